@@ -1,0 +1,742 @@
+"""data.py - what we train on: the toy world, folders of real clips and pictures, cached latents.
+Paper    VideoDiT 4.1: clips at the film's own rate, about 25 a second, cropped square; Latte 4.1: 16 frames,
+         every 3rd, mirrored at random
+Shapes   an item is {"video": (3,T,H,W) in [-1,1], "caption": str}; a batch stacks them to (B,3,T,H,W)
+         B clips, T frames, C channels, H W pixels or latent size; decoded frames are uint8 (T,H,W,3)
+Time     item(index, epoch) is a pure function of (seed, epoch, index) and of the files: there is no loader
+         state to save, so any step can be resumed, on any number of ranks
+Differs  Latte reads whole files, dies on a short one and calls 0,3,..,21,25,28 a stride of 3; here a broken or
+         short file is skipped, counted and named, and a stride is a stride
+Reads    after checkpoint.py and world.py, before vae.py
+Run me   python data.py              # CPU, 3 s: two ranks share an epoch, a clip is written and read back
+         python data.py FOLDER       # what of a folder can be trained on, what cannot, and why"""
+
+import argparse
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+import itertools
+import json
+import logging
+import math
+import os
+import tempfile
+import unicodedata
+import zipfile
+import zlib
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import Interpolation
+from PIL import Image, ImageDraw, ImageOps
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader, get_worker_info
+from tqdm import tqdm
+
+import world
+from checkpoint import UserError, polite, write_atomic
+
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+MAX_PIXELS = 1 << 26            # of one frame, 8192 x 8192: more is a decompression bomb, not a film
+EXACT = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)   # else white is 253
+log = logging.getLogger("data")
+
+
+class Unusable(Exception):
+    """Why one file cannot be trained on: "9 frames, 16 needed". Never leaves this file: it becomes a skip."""
+
+
+# ---------------------------------------------------------------------------------------------- the toy world
+
+class ToyClips:
+    """Clips drawn on the fly (world.py): nothing on disk. count=None: a million, more than a run ever sees."""
+
+    def __init__(self, kind="video", frames=16, size=64, count=None, seed=0, drop=0.15):
+        self.kind, self.frames, self.size, self.seed, self.drop = kind, frames, size, seed, drop
+        self.count = count or 1 << 20
+        self.source = f"toy {kind}: {self.count} clips, {frames} x {size} x {size}, seed {seed}, drop {drop}"
+
+    def __len__(self):
+        return self.count
+
+    def item(self, index, epoch=0):
+        """The index-th clip of the world. Another epoch says other words of the same clip."""
+        spec = world.draw(self.seed, index, self.kind)
+        if self.frames == 1:
+            spec = dataclasses.replace(spec, motion="")           # nobody sees motion in a still
+        words = int(np.random.default_rng([self.seed, epoch, index]).integers(1 << 31))
+        video = to_video(world.render(spec, self.frames, self.size))                    # (3,T,H,W)
+        return {"video": video, "caption": world.caption(spec, words, self.drop), "spec": spec}
+
+
+def to_video(frames):
+    """uint8 (T,H,W,3), 0..255  ->  float (3,T,H,W), -1..1."""
+    return torch.from_numpy(np.array(frames, order="C")).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def to_frames(video):
+    """The way back, rounded and clipped. uint8 passes through, so that savers take either."""
+    if isinstance(video, np.ndarray):
+        return video
+    return video.detach().float().cpu().add(1).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+
+
+# ---------------------------------------------------------------------------------------------- names, captions
+
+def list_files(root):
+    """Every file under a folder, or in "photos.zip" or "photos.zip!/train": sorted names relative to the root.
+    Hidden files and folders (.DS_Store, ._clip.mp4, __MACOSX) are nobody's data."""
+    archive, _, inside = str(root).partition("!/")
+    if zipfile.is_zipfile(archive):
+        prefix = inside.rstrip("/") + "/" if inside else ""
+        names = [name[len(prefix):] for name in open_zip(archive, os.getpid()).namelist()
+                 if name.startswith(prefix) and not name.endswith("/")]
+    elif os.path.isdir(root):
+        names = [os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
+                 for folder, _, found in os.walk(root, followlinks=True) for name in found]
+    else:
+        raise UserError(f"{root} is neither a folder nor a .zip of pictures; give 'toy' or the path of one")
+    return sorted(name for name in names
+                  if not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")))
+
+
+@functools.lru_cache(maxsize=8)
+def open_zip(path, process):
+    """One handle a process: forked workers that share a handle would share, and move, its file position."""
+    return zipfile.ZipFile(path)
+
+
+def read_bytes(root, name):
+    """The content of one of list_files' names."""
+    archive, _, inside = str(root).partition("!/")
+    if os.path.isdir(root):
+        return Path(root, name).read_bytes()
+    return open_zip(archive, os.getpid()).read(f"{inside.rstrip('/')}/{name}" if inside else name)
+
+
+def find(root, names, extensions, what):
+    """Those names that end in one of the extensions; if none does, an error that says what is there instead."""
+    found = [name for name in names if name.lower().endswith(extensions)]
+    if not found:
+        kinds = sorted({os.path.splitext(name)[1].lower() or name for name in names})
+        there = f"{len(names)} other files ({', '.join(kinds[:6])})" if names else "no file at all"
+        raise UserError(f"no {what} in {root} or below: looked for {' '.join(extensions)}, found {there}")
+    return found
+
+
+def find_captions(root, names, of):
+    """A caption for each name in `of`: the .txt beside it, else the row of metadata.csv or metadata.jsonl at the
+    root, else the name of its folder, else, at the root, its own name."""
+    present, table, captions = set(names), {}, []
+    for name in ("metadata.jsonl", "metadata.csv"):                       # .csv is read last, and wins
+        if name in present:
+            table |= read_table(root, name)
+    for name in of:
+        stem = name.rsplit(".", 1)[0]
+        text = " ".join(decode(read_bytes(root, stem + ".txt")).split()) if stem + ".txt" in present else ""
+        place = stem.split("/")
+        captions.append(text or table.get(plain(name)) or (place[-2] if len(place) > 1 else place[-1])
+                        .replace("_", " ").replace("-", " ").strip())
+    return captions
+
+
+def read_table(root, name):
+    """{file: caption} of a metadata file. The columns go by any of the names that people use."""
+    text, table = decode(read_bytes(root, name)), {}
+    try:
+        rows = (list(csv.DictReader(io.StringIO(text))) if name.endswith(".csv")
+                else [json.loads(line) for line in text.splitlines() if line.strip()])
+        for row in rows:
+            file, = [row[key] for key in ("file_name", "path", "video", "image") if row.get(key)][:1]
+            table[plain(file)] = next((row[key] for key in ("text", "caption", "prompt") if row.get(key)), "")
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise UserError(f"{root}/{name}, row {len(table) + 1}: {error}; it needs a file_name (or path, video, image) "
+                        "and a text (or caption, prompt) in each row")
+    return table
+
+
+def plain(name):
+    """One spelling of a path: macOS writes é as e + accent, Linux as one letter."""
+    return unicodedata.normalize("NFC", os.path.normpath(name).replace(os.sep, "/"))
+
+
+def decode(data):
+    """utf-8, with or without the mark that Windows puts in front."""
+    return data.decode("utf-8-sig", errors="replace")
+
+
+# ---------------------------------------------------------------------------------------------- decoding video
+
+class Film:
+    """One video file, opened: which stream, how large its frames become, and its frames in order.
+
+    Headers are believed in nothing but the size of the picture: frame counts and rates are often absent or
+    wrong. `short` is the length of the short side after resizing; None keeps the size."""
+
+    def __init__(self, path, short=None):
+        try:
+            self.container = av.open("file:" + str(path))        # "file:", or 12:30.mp4 would be a protocol
+        except (av.FFmpegError, OSError) as error:
+            raise Unusable(f"cannot be opened ({error.strerror or error})")
+        streams = [stream for stream in self.container.streams.video
+                   if not stream.disposition & av.stream.Disposition.attached_pic]       # a cover is no film
+        if not streams or not streams[0].width:
+            self.container.close()
+            raise Unusable("holds no video stream")
+        self.stream = streams[0]
+        self.stream.thread_type = "AUTO"
+        self.stream.codec_context.thread_count = 1 if get_worker_info() else 0
+        width = self.stream.width * (self.stream.sample_aspect_ratio or 1)       # square the pixels
+        scale = short / min(width, self.stream.height) if short else 1
+        self.width, self.height = max(round(width * scale), 1), max(round(self.stream.height * scale), 1)
+        # Only these containers can be entered in the middle at a known frame; others are read from the start.
+        self.seekable = any(name in self.container.format.name for name in ("mp4", "matroska"))
+
+    def __enter__(self):
+        if self.stream.width * self.stream.height > MAX_PIXELS:
+            raise Unusable(f"frames of {self.stream.width} x {self.stream.height}: too large")
+        return self
+
+    def __exit__(self, *error):
+        self.container.close()
+
+    def frames(self, start=None):
+        """Decoded frames in the order of showing, from the key frame before `start`. Damage loses frames only."""
+        try:
+            if start is not None:          # some decoders learn the file's dialect from its first packet alone
+                next(self.frames(), None)
+                self.container.seek(start, stream=self.stream)
+            for packet in self.container.demux(self.stream):
+                try:
+                    yield from packet.decode()
+                except av.FFmpegError:
+                    continue                                         # a damaged packet: go on with the next
+        except (av.FFmpegError, OSError):
+            return                                                   # a cut file: what came before is good
+
+    def picture(self, frame):
+        """uint8 (H,W,3) at our size. The cubic filter widens when it shrinks (no aliasing); PyAV reads the
+        frame's own matrix and range, so BT.709, full-range and 10-bit film keep their colours."""
+        alpha = any(component.is_alpha for component in frame.format.components)
+        pixels = frame.to_ndarray(format="rgba" if alpha else "rgb24", width=self.width, height=self.height,
+                                  interpolation=EXACT)
+        pixels = np.asarray(over_white(Image.fromarray(pixels))) if alpha else pixels
+        return np.rot90(pixels, frame.rotation // 90)                # phones film sideways and leave a note
+
+
+def scan_times(path):
+    """(pts, seconds) of a film's frames in the order of showing; pts is None where seeking is not safe.
+
+    mp4 and mkv name each frame's time beside its packet, so their list costs no decoding, but for the end:
+    the last frames of a cut file are announced and absent. Elsewhere we decode, once."""
+    with Film(path) as film:
+        if film.seekable:
+            try:
+                pts = sorted({packet.pts for packet in film.container.demux(film.stream)
+                              if packet.size and packet.pts is not None and not packet.is_discard})
+            except av.FFmpegError:
+                pts = []
+            tail = [frame.pts for frame in film.frames(pts[-1])] if pts else []
+            if tail and None not in tail:
+                pts = np.array([time for time in pts if time <= max(tail)])
+                return pts, pts * float(film.stream.time_base)
+    with Film(path) as film:
+        return None, order_times(film, [frame.time for frame in film.frames()])
+
+
+def order_times(film, times):
+    """Seconds for each decoded frame: its own stamp, or, where stamps are missing or out of order (H.264 in
+    .avi), its number over the stream's rate."""
+    if None in times or any(b <= a for a, b in zip(times, times[1:])):
+        times = np.arange(len(times)) / float(film.stream.average_rate or 25)
+    return np.array(times, dtype=np.float64)
+
+
+def read_all(path, short=None):
+    """(seconds (T,), frames uint8 (T,H,W,3)) of a whole film."""
+    with Film(path, short) as film:
+        times, pictures = [], []
+        for frame in film.frames():
+            times.append(frame.time)
+            pictures.append(film.picture(frame))
+        if not pictures:
+            raise Unusable("no frame of it can be decoded")
+        return order_times(film, times), np.stack(pictures)                              # (T,H,W,3)
+
+
+def read_some(path, pts, wanted, short=None):
+    """The frames with the numbers `wanted` (rising, repeats allowed): enters at the last key frame before.
+
+    A number that never decodes shows what was on screen then, the frame before it."""
+    with Film(path, short) as film:
+        pictures, number, shown = [], -1, None
+        for frame in film.frames(None if pts is None else int(pts[wanted[0]])):
+            number = number + 1 if pts is None else int(np.searchsorted(pts, frame.pts))
+            if shown is None and number > wanted[0]:                 # entered too late: take the long way
+                return read_some(path, None, wanted, short)
+            while shown is not None and len(pictures) < len(wanted) and wanted[len(pictures)] < number:
+                pictures.append(film.picture(shown))
+            if len(pictures) == len(wanted):
+                return np.stack(pictures)                                                # (T,H,W,3)
+            shown = frame
+        if shown is None or number < wanted[-1]:
+            raise Unusable(f"frame {wanted[-1]} cannot be decoded")
+        return np.stack(pictures + [film.picture(shown)] * (len(wanted) - len(pictures)))
+
+
+def read_video(path):
+    """Every frame of a clip as uint8 (T,H,W,3)."""
+    try:
+        return read_all(path)[1]
+    except Unusable as reason:
+        raise UserError(f"{path} {reason}; give another video")
+
+
+# ---------------------------------------------------------------------------------------------- real clips
+
+class ClipFolder:
+    """Real clips at any depth under a folder: of each, a random window of `frames` frames an epoch.
+
+    stride    every stride-th frame as it comes; or fps: frames nearest to that many a second, by time stamp
+    part      the portion of each film that may be seen: (0, 0.75) to train on, (0.75, 1) to test on
+    short     the short side before the crop; None: size, so that the crop sees as much as it can
+    memory    bytes of decoded frames kept, in each process. A film's share is memory / number of films: if it
+              fits, it is decoded once and stays; if not, each window is read by seeking"""
+
+    def __init__(self, root, frames, size, stride=1, fps=None, flip=False, seed=0, part=(0.0, 1.0), crop="random",
+                 short=None, memory=1 << 30):
+        if str(root).endswith(".zip"):
+            raise UserError(f"{root}: clips are read from a folder; unpack it first")
+        self.root, self.frames, self.size, self.stride, self.fps = str(root), frames, size, stride, fps
+        self.flip, self.seed, self.part, self.crop, self.short = flip, seed, part, crop, short or size
+        names = list_files(root)
+        self.names = find(root, names, VIDEOS, "videos")
+        self.captions = find_captions(root, names, self.names)
+        self.share, self.films, self.skipped = memory // len(self.names), {}, {}
+        self.source = (f"clips {describe(root, self.names)}, {frames} x {size} x {size}, stride {stride}, fps {fps}, "
+                       f"flip {flip}, part {part}, {crop} crop of {self.short}, seed {seed}")
+        self.item(0)                                                # nothing usable: say so now, not in a worker
+
+    def __len__(self):
+        return len(self.names)
+
+    def item(self, index, epoch=0):
+        return first_usable(self, index, epoch)
+
+    def read(self, index, rng):
+        pts, times, decoded = self.film(index)
+        wanted = self.window(times, rng)                                                 # (T,)
+        if decoded is None:
+            numbers, places = np.unique(wanted, return_inverse=True)
+            clip = read_some(self.path(index), pts, numbers, self.short)[places]         # (T,h,w,3)
+        else:
+            clip = decoded[wanted]
+        clip = cut(clip, self.size, self.crop, self.flip, rng)                           # (T,H,W,3)
+        return {"video": to_video(clip), "caption": self.captions[index]}
+
+    def path(self, index):
+        return os.path.join(self.root, self.names[index])
+
+    def film(self, index):
+        """(pts, seconds, frames or None) of a film; looked at once. A film that cannot be used stays so."""
+        if index not in self.films:
+            try:
+                self.films[index] = self.look(self.path(index))
+            except Unusable as reason:
+                self.films[index] = str(reason)
+        if isinstance(self.films[index], str):
+            raise Unusable(self.films[index])
+        return self.films[index]
+
+    def look(self, path):
+        pts, times = scan_times(path)
+        with Film(path, self.short) as film:
+            fits = len(times) * film.width * film.height * 3 <= self.share
+        if fits:
+            times, decoded = read_all(path, self.short)
+            self.window(times, np.random.default_rng(0))           # too short: found out before it is kept
+            return None, times, decoded
+        return pts, times, None
+
+    def window(self, times, rng):
+        """Numbers of the frames of one clip, drawn from our part of the film."""
+        first, last = (round(share * len(times)) for share in self.part)
+        if self.fps is None:
+            starts = last - first - (self.frames - 1) * self.stride
+            if starts < 1:
+                raise Unusable(f"{last - first} frames, {(self.frames - 1) * self.stride + 1} needed")
+            return first + rng.integers(starts) + self.stride * np.arange(self.frames)   # (T,)
+        seconds = (self.frames - 1) / self.fps
+        starts = np.flatnonzero(times[first:last] + seconds <= times[first:last][-1:] + 0.002)    # mkv rounds to ms
+        if not len(starts):
+            there = times[last - 1] - times[first] if last > first else 0
+            raise Unusable(f"{there:.2f} seconds, {seconds:.2f} needed")
+        moments = times[first + rng.choice(starts)] + np.arange(self.frames) / self.fps  # (T,)
+        middles = (times[first + 1:last] + times[first:last - 1]) / 2
+        return first + np.searchsorted(middles, moments)                                 # the nearest in time
+
+
+def first_usable(dataset, index, epoch):
+    """The item, or, when its file cannot be used, another one: which one is drawn from (seed, epoch, index), so
+    that every rank, worker and resumed run puts the same clip in its place."""
+    def order():
+        yield index
+        yield from np.random.default_rng([dataset.seed, epoch, index]).permutation(len(dataset)).tolist()
+    for candidate in order():
+        try:
+            return dataset.read(candidate, np.random.default_rng([dataset.seed, epoch, index, candidate]))
+        except Unusable as reason:
+            if dataset.names[candidate] not in dataset.skipped:
+                dataset.skipped[dataset.names[candidate]] = str(reason)
+                log.warning("skipped %s in %s: %s (%d of %d files skipped so far)", dataset.names[candidate],
+                            dataset.root, reason, len(dataset.skipped), len(dataset))
+    reasons = [f"{name}: {reason}" for name, reason in dataset.skipped.items()]
+    raise UserError(f"nothing usable in {dataset.root}: {len(dataset)} files, all skipped; {'; '.join(reasons[:3])}"
+                    f"{' ...' if len(reasons) > 3 else ''}")
+
+
+def cut(clip, size, crop, flip, rng):
+    """A square of `size` out of every frame, at one random place of the clip or in the middle; perhaps mirrored."""
+    height, width = clip.shape[1:3]
+    place = rng.random(2) if crop == "random" else (0.5, 0.5)
+    top, left = round(place[0] * (height - size)), round(place[1] * (width - size))
+    clip = clip[:, top:top + size, left:left + size]                                     # (T,H,W,3)
+    return clip[:, :, ::-1] if flip and rng.random() < 0.5 else clip
+
+
+def describe(root, names):
+    """A folder in a line, the same wherever it lies: its name and a checksum of what is in it."""
+    return f"{Path(root).name}: {len(names)} files {zlib.crc32(chr(10).join(names).encode()):08x}"
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+class ImageFolder:
+    """Pictures at any depth under a folder or in a .zip, as clips of one frame.
+
+    root may be "photos.zip" or, for a part of it, "photos.zip!/train"."""
+
+    def __init__(self, root, size, flip=False, seed=0, crop="random"):
+        self.root, self.size, self.flip, self.seed, self.crop, self.skipped = str(root), size, flip, seed, crop, {}
+        names = list_files(root)
+        self.names = find(root, names, IMAGES, "pictures")
+        self.captions = find_captions(root, names, self.names)
+        self.source = f"pictures {describe(root, self.names)}, {size} x {size}, flip {flip}, {crop} crop, seed {seed}"
+        self.item(0)
+
+    def __len__(self):
+        return len(self.names)
+
+    def item(self, index, epoch=0):
+        return first_usable(self, index, epoch)
+
+    def read(self, index, rng):
+        try:
+            picture = read_picture(io.BytesIO(read_bytes(self.root, self.names[index])), self.size)
+        except Exception as error:          # a broken file makes a decoder raise almost anything
+            raise Unusable(f"not a readable picture ({error})")
+        clip = cut(picture[None], self.size, self.crop, self.flip, rng)                  # (1,H,W,3)
+        return {"video": to_video(clip), "caption": self.captions[index]}
+
+
+def read_picture(file, short=None):
+    """uint8 (H,W,3), short side resized; upright, over white, whatever the file's own kind of pixels."""
+    picture = Image.open(file)
+    if picture.width * picture.height > MAX_PIXELS:                          # known before anything is decoded
+        raise ValueError(f"{picture.width} x {picture.height} pixels: too large")
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):                                         # 16-bit grey
+        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+    picture = over_white(picture)
+    if short:
+        scale = short / min(picture.size)
+        picture = picture.resize([max(round(side * scale), short) for side in picture.size], Image.BICUBIC)
+    return np.asarray(picture)                                               # (H,W,3)
+
+
+def over_white(picture):
+    """Transparent means white, as on a page; dropping the alpha instead shows the black below it."""
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def open_source(name, frames, size, seed=0, count=None, stride=1, fps=None, flip=False, part=(0.0, 1.0),
+                crop="random", short=None):
+    """What --data and --images mean: "toy", a folder, or, for pictures, a .zip.
+
+    One frame asked of a folder of films gives single frames of them."""
+    if str(name) == "toy":
+        return ToyClips("video" if frames > 1 else "image", frames, size, count, seed)
+    if frames == 1 and any(file.lower().endswith(IMAGES) for file in list_files(name)):
+        return ImageFolder(name, size, flip, seed, crop)
+    return ClipFolder(name, frames, size, stride, fps, flip, seed, part, crop, short)
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+def schedule(count, batch, seed, start_step=0, rank=0, world_size=1):
+    """For every step, this rank's rows [(index, epoch), ...], for ever.
+
+    Position p of the run is card p mod count of deck p // count, and each epoch's deck is shuffled from
+    (seed, epoch). A step deals batch * world_size positions; two ranks with half the batch see what one sees."""
+    deck, dealt = None, -1
+    for step in itertools.count(start_step):
+        start = (step * world_size + rank) * batch
+        rows = []
+        for epoch, card in (divmod(position, count) for position in range(start, start + batch)):
+            if epoch != dealt:
+                deck, dealt = np.random.default_rng([seed, epoch]).permutation(count), epoch
+            rows.append((int(deck[card]), epoch))
+        yield rows
+
+
+class Rows:
+    """What torch's DataLoader asks of a map: the item at (index, epoch)."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, row):
+        return {**self.dataset.item(*row), "index": torch.tensor(row[0])}
+
+
+def collate(items):
+    """Tensors are stacked, everything else is listed: {"video": (B,3,T,H,W), "caption": [B strings], ...}."""
+    return {key: torch.stack([item[key] for item in items]) if torch.is_tensor(items[0][key])
+            else [item[key] for item in items] for key in items[0]}
+
+
+def load(dataset, rows, workers=0):
+    """Batches in the order of `rows`, fetched ahead by `workers` processes. The loader gets a generator of its
+    own: it draws a number at the start, and that must not be one of the training's."""
+    return iter(DataLoader(Rows(dataset), batch_sampler=rows, num_workers=workers, collate_fn=collate,
+                           generator=torch.Generator()))
+
+
+def batches(dataset, batch, seed=0, start_step=0, rank=0, world_size=1, workers=0):
+    """Endless batches from start_step on: the very batches an uninterrupted run would see there."""
+    if len(dataset) < batch * world_size and rank == 0:
+        log.warning("%d items are fewer than a batch of %d: each batch repeats some", len(dataset), batch * world_size)
+    return load(dataset, schedule(len(dataset), batch, seed, start_step, rank, world_size), workers)
+
+
+# ---------------------------------------------------------------------------------------------- cached latents
+# Encoding costs as much as a quarter of a step of VideoDiT, and nine tenths of one of Latte-S; a frozen VAE gives
+# the same answer every time. So latents are encoded once, into shards that are each written whole.
+# Stored are raw posterior means, before (z - shift) * scale; the constants stand beside them.
+
+def fingerprint(net):
+    """Sixteen hex digits that two networks share only if every weight is the same."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_cache(folder, dataset, encode, batch, vae, shift=0.0, scale=1.0, epochs=1, shard=512, dtype=torch.float16,
+                workers=0, rank=0, world_size=1):
+    """Encode every item (`epochs` windows of each film) into NNNNN-of-MMMMM.safetensors under `folder`.
+
+    encode    batch -> {"latent": (B,C,T',h,w) raw, ...}; what else it returns ("context") is stored beside it
+    vae       fingerprint() of the encoder: read_cache refuses latents of another one
+    Shards that are there are kept, so an interrupted run goes on; ranks take every world_size-th shard."""
+    total, folder = epochs * len(dataset), Path(folder)
+    made = {"vae": vae, "shift": shift, "scale": scale, "source": dataset.source, "items": total, "shard": shard}
+    for path in sorted(folder.glob("*-of-*.safetensors"))[:1]:
+        check_made(folder, cache_made(path)[0], made)
+    shards = math.ceil(total / shard)
+    todo = [(number, folder / f"{number:05d}-of-{shards:05d}.safetensors") for number in range(rank, shards, world_size)]
+    with tqdm(total=total // world_size, unit="clip", desc=f"encoding into {folder}", disable=rank > 0) as bar:
+        for number, path in todo:
+            positions = range(number * shard, min((number + 1) * shard, total))
+            if not path.exists():
+                write_shard(path, dataset, encode, batch, positions, made, dtype, workers, bar)
+            else:
+                bar.update(len(positions))
+
+
+def write_shard(path, dataset, encode, batch, positions, made, dtype, workers, bar):
+    """One file: tensors, and in its metadata the captions and how it was made. It appears whole or not at all."""
+    rows = [divmod(position, len(dataset))[::-1] for position in positions]              # (index, epoch)
+    chunks = [rows[start:start + batch] for start in range(0, len(rows), batch)]
+    parts, captions = [], []
+    for loaded in load(dataset, chunks, workers):
+        parts.append({key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+                      for key, tensor in encode(loaded).items()})
+        captions += loaded["caption"]
+        bar.update(len(loaded["caption"]))
+    state = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}      # (items,C,T',h,w)
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise UserError(f"latents for {path} are not finite in {dtype}; cache in bfloat16, or look at the VAE")
+    metadata = {"made": json.dumps(made), "captions": json.dumps(captions)}
+    write_atomic(path, lambda temporary: save_file(state, temporary, metadata=metadata))
+
+
+def cache_made(path):
+    """(how it was made, captions) of a shard."""
+    try:
+        with safe_open(path, "pt") as file:
+            return tuple(json.loads(file.metadata()[key]) for key in ("made", "captions"))
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is truncated or no shard of a latent cache ({error}); delete it and encode again")
+
+
+def check_made(folder, made, want):
+    """Latents of another VAE look like noise to this one's decoder: refuse, naming what differs."""
+    differs = [f"{key} {made.get(key)} instead of {want[key]}" for key in want if made.get(key) != want[key]]
+    if differs:
+        raise UserError(f"the latent cache in {folder} was made differently: {'; '.join(differs)}; delete it, "
+                        "or give another folder with --cache")
+
+
+@functools.lru_cache(maxsize=4096)
+def open_shard(path, written, process):
+    """Memory-mapped, one handle a process. `written`, its time, tells a shard from an older one of that name."""
+    return safe_open(path, "pt")
+
+
+class LatentCache:
+    """What write_cache wrote, as a dataset of {"latent": (C,T',h,w) raw, "caption": str, ...}.
+
+    vae: the fingerprint that the latents must have been made with; None trusts them."""
+
+    def __init__(self, folder, vae=None):
+        self.paths = sorted(Path(folder).glob("*-of-*.safetensors"))
+        if not self.paths:
+            raise UserError(f"no latent cache in {folder}; encode one first, or check --cache")
+        shards = int(self.paths[0].stem.split("-of-")[1])
+        if len(self.paths) != shards:
+            raise UserError(f"the latent cache in {folder} has {len(self.paths)} of {shards} shards: encoding was "
+                            "interrupted; run it again to go on")
+        self.made = cache_made(self.paths[0])[0]
+        if vae is not None:
+            check_made(folder, self.made, {"vae": vae})
+        self.written = [path.stat().st_mtime_ns for path in self.paths]
+        self.captions = [caption for path in self.paths for caption in cache_made(path)[1]]
+        self.shift, self.scale, self.shard, self.source = (self.made[key] for key in ("shift", "scale", "shard", "source"))
+
+    def __len__(self):
+        return len(self.captions)
+
+    def item(self, index, epoch=0):
+        shard, row = divmod(index, self.shard)
+        file = open_shard(str(self.paths[shard]), self.written[shard], os.getpid())
+        tensors = {key: file.get_slice(key)[row] for key in file.keys()}                 # (C,T',h,w)
+        tensors = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+        return {**tensors, "caption": self.captions[index]}
+
+
+# ---------------------------------------------------------------------------------------------- saving clips
+
+def save_video(path, video, fps=12, crf=14, side=16):
+    """Write (3,T,H,W) in [-1,1], or uint8 (T,H,W,3), as .mp4 or .gif, by the path's extension.
+
+    H.264 in 4:2:0 with the index in front is what every browser plays. It wants even sides, so an odd one gets
+    its last row or column twice. Clips smaller than `side` are enlarged whole times, so that every pixel shows."""
+    frames, path = to_frames(video), Path(path)
+    zoom = math.ceil(side / min(frames.shape[1:3]))
+    frames = frames.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    if path.suffix.lower() == ".gif":
+        first, *rest = [Image.fromarray(frame) for frame in frames]
+        return write_atomic(path, lambda to: first.save(to, format="GIF", save_all=True, append_images=rest,
+                                                        duration=round(1000 / fps), loop=0))
+    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    write_atomic(path, lambda to: encode_h264(to, frames, fps, crf))
+
+
+def encode_h264(path, frames, fps, crf):
+    """BT.709, and tagged so: untagged colours are guessed, and players guess differently. Without x264's macroblock
+    tree: on frames below 100 pixels it reads memory that it never wrote, and the same clip gives other bytes."""
+    with av.open("file:" + str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001),
+                                      options={"crf": str(crf), "mbtree": "0"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = 1
+        context.color_range = 1
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=1, dst_color_range=1,
+                                                       interpolation=EXACT)))
+        container.mux(stream.encode())
+
+
+def contact_sheet(path, videos, labels=None, columns=8, side=96, gap=4):
+    """A .png with a clip a row and `columns` of its frames, first to last; tiny frames are enlarged whole times.
+    labels: a line of text above each row."""
+    rows, head = [], 16 if labels else 0
+    for number, frames in enumerate(map(to_frames, videos)):
+        zoom = math.ceil(side / max(frames.shape[1:3]))
+        picks = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+        frames = frames[picks].repeat(zoom, axis=1).repeat(zoom, axis=2)                 # (columns,H,W,3)
+        frames = np.pad(frames, ((0, 0), (head, gap), (0, gap), (0, 0)), constant_values=255)
+        row = Image.fromarray(np.concatenate(list(frames), axis=1))
+        if labels:
+            ImageDraw.Draw(row).text((2, 2), labels[number], fill="black")
+        rows.append(row)
+    sheet = Image.new("RGB", (max(row.width for row in rows) + gap, sum(row.height for row in rows) + gap), "white")
+    for number, row in enumerate(rows):
+        sheet.paste(row, (gap, gap + sum(above.height for above in rows[:number])))
+    write_atomic(path, lambda to: sheet.save(to, format="PNG"))
+
+
+# ---------------------------------------------------------------------------------------------- demo
+
+def scan(root, frames=16, size=64, stride=1, fps=None, sheet="out/data.png"):
+    """Try every file of a folder; print what is usable, what is skipped and why; save a contact sheet."""
+    names, shown, labels = list_files(root), [], []
+    if not any(name.lower().endswith(VIDEOS + IMAGES) for name in names):
+        find(root, names, VIDEOS + IMAGES, "videos or pictures")
+    for extensions, what in ((VIDEOS, "videos"), (IMAGES, "pictures")):
+        if not any(name.lower().endswith(extensions) for name in names):
+            continue
+        dataset = ClipFolder(root, frames, size, stride, fps) if what == "videos" else ImageFolder(root, size)
+        for index in tqdm(range(len(dataset)), desc=what):
+            item = dataset.item(index)
+            if len(labels) < 16 and dataset.names[index] not in dataset.skipped:
+                shown.append(item["video"])
+                labels.append(f"{dataset.names[index]}: {item['caption']}")
+        print(f"{len(dataset) - len(dataset.skipped)} of {len(dataset)} {what} in {root} are usable")
+    contact_sheet(sheet, shown, labels)
+    print(f"the first of them are in {sheet}")
+
+
+def demo():
+    """Deal one epoch to two ranks; write a clip and read it back.
+    Returns (times that the rarest and the commonest clip were seen, PSNR of the clip read back)."""
+    decks = [schedule(60, batch=6, seed=0, rank=rank, world_size=2) for rank in (0, 1)]
+    seen = [index for _ in range(5) for deck in decks for index, _ in next(deck)]
+    counts = np.bincount(seen, minlength=60)
+    with tempfile.TemporaryDirectory() as folder:
+        clip = world.render(world.draw(0, 0), 16, 64)
+        save_video(f"{folder}/clip.mp4", clip)
+        error = np.mean((read_video(f"{folder}/clip.mp4") - clip.astype(np.float64)) ** 2)
+    return int(counts.min()), int(counts.max()), 10 * math.log10(255 ** 2 / error)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="what of a folder can be trained on", allow_abbrev=False)
+    parser.add_argument("folder", nargs="?", help="videos and pictures at any depth, or a .zip of pictures")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--fps", type=float, default=None)
+    flags = parser.parse_args()
+    if flags.folder:
+        return scan(flags.folder, flags.frames, flags.size, flags.stride, flags.fps)
+    low, high, psnr = demo()
+    print(f"two ranks saw each of 60 clips between {low} and {high} times (right: 1 and 1); "
+          f"a clip came back from .mp4 at {psnr:.1f} dB (right: above 30)")
+
+
+if __name__ == "__main__":
+    polite(main)

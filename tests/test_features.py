@@ -1,0 +1,268 @@
+"""The networks that look: parity with their references, and a judge that takes clips of any shape."""
+
+import gzip
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import features
+from checkpoint import UserError, load_network, save_network
+from features import (C3D, I3D, LPIPS, Inception, Judge, JudgeConfig, judge_loss, judge_right, layer_distances,
+                      load_detector, perceptual_distance)
+
+GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
+COUNTS = {"subjects": 12, "colours": 10, "motions": 6, "scenes": 6}
+
+
+def uniform(name, salt, start, stop):
+    """The fixtures' numbers in [-1,1): a hash of the name and the index, in wrapping 32-bit arithmetic."""
+    h = np.arange(start, stop, dtype=np.uint32)
+    h *= np.uint32(0x9E3779B1)
+    h += np.uint32((zlib.crc32(name.encode()) + salt) % 2 ** 32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h ^= h >> np.uint32(shift)
+        h *= np.uint32(factor)
+    h ^= h >> np.uint32(16)
+    return h * (2 / 2 ** 32) - 1
+
+
+def refill(name, shape, salt):
+    """One weight of a *_fill fixture, in blocks that fit the cache: C3D has 78 M numbers."""
+    count = int(np.prod(shape))
+    if len(shape) > 1:
+        scale, offset = np.sqrt(3 * 2 / (count / shape[0])), 0
+    else:
+        scale, offset = {"running_var": (0.3, 1), "running_mean": (0.2 * np.sqrt(3), 0),
+                         "weight": (0.2 * np.sqrt(3), 1), "bias": (0.1 * np.sqrt(3), 0)}[name.split(".")[-1]]
+    weight = np.empty(count, np.float32)
+    for start in range(0, count, 1 << 15):
+        stop = min(start + (1 << 15), count)
+        weight[start:stop] = uniform(name, salt, start, stop) * scale + offset
+    return torch.from_numpy(weight.reshape(shape))
+
+
+def golden(name):
+    """(config, refilled state, stored tensors) of a fixture; the refill is checked against the stored probes."""
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        config = json.loads(file.metadata()["config"])
+        stored = {key: file.get_tensor(key) for key in file.keys()}
+    state = {key: refill(key, shape, config["salt"]) for key, shape in config["tensors"]}
+    for key, first in config.get("probe", {}).items():
+        torch.testing.assert_close(state[key].flatten()[:len(first)], torch.tensor(first))
+    return config, state, stored
+
+
+def golden_input(shape, salt):
+    """in.x by formula: a wave plus the hash's noise, float64 then float32. Images have no frame axis."""
+    n, c, *t, y, x = np.ogrid[tuple(slice(size) for size in shape)]
+    wave = 0.5 * np.sin(0.11 * y + 0.07 * (c + 1) * x + 0.5 * (t[0] if t else 0) + n)
+    noise = 0.25 * uniform("input", salt, 0, int(np.prod(shape))).reshape(shape)
+    return torch.from_numpy((wave + noise).astype(np.float32))
+
+
+def watch(net, names):
+    """{name: the module's last output}, filled by hooks when the net runs."""
+    seen = {}
+    for name in names:
+        net.get_submodule(name).register_forward_hook(lambda _, __, y, name=name: seen.update({name: y}))
+    return seen
+
+
+def assert_near(got, want):
+    """README of the fixtures: within 1e-4 of the largest value."""
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-4 * float(want.abs().max()))
+
+
+def toy_judge(**options):
+    torch.manual_seed(0)
+    names = {key: tuple(f"{key}{i}" for i in range(count)) for key, count in COUNTS.items()}
+    return Judge(JudgeConfig(**names, **options)).eval()
+
+
+# ---------------------------------------------------------------------------------------------- parity
+
+@pytest.mark.parametrize("net", ["vgg", "alex"])
+def test_golden_lpips_equals_the_lpips_package(net):
+    """LPIPS Eq. 1, version 0.1, with its real linear heads: each layer's share and the sum."""
+    config, trunk, stored = golden(f"lpips_{net}_fill")
+    heads = {key.removeprefix("weights."): w for key, w in stored.items() if key.startswith("weights.")}
+    lpips = LPIPS.from_state_dict(trunk, heads, net=config["net"])
+    layers = layer_distances(lpips.pyramid, stored["in.a"], stored["in.b"], lpips.heads)
+    want = torch.stack([stored[f"out.layer{i}"] for i in range(5)], 1)
+    torch.testing.assert_close(layers, want, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(lpips(stored["in.a"], stored["in.b"]), stored["out.lpips"], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("net", ["vgg", "alex"])
+def test_golden_shipped_lpips_heads_are_the_published_ones(net):
+    """checkpoints/lpips holds version 0.1's heads, and none is negative: a distance cannot fall by looking closer."""
+    _, trunk, stored = golden(f"lpips_{net}_fill")
+    lpips = LPIPS.from_state_dict(trunk)                         # net is told from the shapes
+    for i, head in enumerate(lpips.heads):
+        assert head.min() >= 0
+        torch.testing.assert_close(head.data, stored[f"weights.lin{i}.model.1.weight"], rtol=0, atol=0)
+
+
+def test_golden_i3d_equals_pytorch_i3d():
+    """FVD's network, with TensorFlow's padding, at its own size and in its intermediates."""
+    config, state, stored = golden("i3d_fill")
+    net = I3D.from_state_dict(state)
+    names = [key.removeprefix("out.mean_") for key in stored if key.startswith("out.mean_")]
+    seen, video = watch(net, names), golden_input(config["input_shape"], config["salt"])
+    vector = net.features(video)
+    for name in names:
+        assert_near(seen[name].mean((2, 3, 4)), stored[f"out.mean_{name}"])
+    assert_near(vector, stored["out.features_1024"])
+    logits = net.logits["conv3d"](vector[:, :, None, None, None]).flatten(1)
+    assert_near(logits, stored["out.logits_400_time_mean"])
+
+
+def test_golden_inception_equals_pytorch_fid():
+    """FID's network: its resize, its average pools, its one max pool, and the logits of the Inception Score."""
+    config, state, stored = golden("fid_inception_fill")
+    net = Inception.from_state_dict(state)
+    blocks = {"MaxPool_1": "block0", "MaxPool_2": "block1", "Mixed_6e": "block2"}
+    seen, images = watch(net, blocks), golden_input(config["input_shape"], config["salt"])
+    vector = net.features((images + 0.75) / 1.5 * 2 - 1)
+    for name, block in blocks.items():
+        assert_near(seen[name].mean((2, 3)), stored[f"out.{block}_mean"])
+    assert_near(vector, stored["out.features_2048"])
+    net.features = lambda images: vector
+    assert_near(net(images), stored["out.logits_1008"])
+    assert_near(net(images, bias=False), stored["out.logits_1008_nobias"])
+
+
+def test_golden_c3d_equals_its_port():
+    """The video Inception Score's network on raw pixels, before its softmax."""
+    config, state, stored = golden("c3d_fill")
+    net = C3D.from_state_dict(state)
+    seen, pixels = watch(net, ["conv1", "fc6"]), golden_input(config["input_shape"], config["salt"])
+    fc7 = net.from_pixels(pixels)
+    assert_near(seen["conv1"].mean((2, 3, 4)), stored["out.conv1_mean"])         # before its ReLU
+    assert_near(seen["fc6"].relu(), stored["out.fc6_relu"])
+    assert_near(fc7, stored["out.fc7_relu"])
+    assert_near(net.fc8(fc7), stored["out.logits_487"])
+
+
+@pytest.mark.parametrize("cls, model", [(I3D, "i3d.rgb_imagenet"), (Inception, "fid_inception")])
+def test_golden_released_files_have_our_keys(cls, model):
+    """Every key and shape of the released file is ours and the other way round, batch counters aside."""
+    tables = json.loads(gzip.open(GOLDEN / "checkpoint_keys.json.gz").read())["models"]
+    state = {key: torch.empty(shape, device="meta") for key, shape in tables[model]["tensors"].items()}
+    net = cls.from_state_dict(state)                             # strict
+    assert len(net.state_dict()) == sum(not key.endswith("num_batches_tracked") for key in state)
+
+
+# ---------------------------------------------------------------------------------------------- distances
+
+def test_distance_is_zero_for_equal_images_and_grows_with_blur():
+    """The demo's known answer."""
+    distances = features.demo()
+    assert distances[0] == 0
+    assert distances == sorted(distances) and distances[1] > 0.01
+
+
+def test_distance_has_a_finite_gradient_where_all_features_are_zero():
+    """sqrt has an infinite slope at 0: a VAE trained on it would meet NaN at the first flat corner."""
+    x = torch.zeros(1, 3, 8, 8, requires_grad=True)
+    perceptual_distance(lambda images: [images.relu()], x, torch.ones(1, 3, 8, 8)).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_distance_ignores_how_strong_features_are():
+    """LPIPS Eq. 1 compares directions: twice the features, same distance."""
+    a, b = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    want = perceptual_distance(lambda x: [x], a, b)
+    torch.testing.assert_close(perceptual_distance(lambda x: [2 * x], a, b), want)
+
+
+# ---------------------------------------------------------------------------------------------- the judge
+
+@pytest.mark.parametrize("frames, size", [(1, 64), (2, 64), (16, 64), (17, 32), (8, 48)])
+def test_judge_takes_any_clip(frames, size):
+    """Any number of frames, an image too, and any size."""
+    judge, video = toy_judge(width=8, features=16), torch.rand(2, 3, frames, size, size) * 2 - 1
+    shapes = {name: tuple(logits.shape) for name, logits in judge(video).items()}
+    assert shapes == {"subject": (2, 12), "colour": (2, 10), "motion": (2, 6), "scene": (2, 6)}
+    assert judge.frame_features(video).shape == (2, frames, 16)
+    assert judge.clip_features(video).shape == (2, 32)
+
+
+def test_judge_names_what_stands_still_from_any_frame():
+    """Only the motion looks at change: one frame and a frozen clip of it get the same other three answers."""
+    judge, image = toy_judge(width=8), torch.rand(2, 3, 1, 64, 64) * 2 - 1
+    frozen = judge(image.repeat(1, 1, 9, 1, 1))
+    for name, logits in judge(image).items():
+        if name != "motion":
+            torch.testing.assert_close(frozen[name], logits)
+
+
+def test_judge_learns_a_batch_by_heart():
+    """Loss and right answers belong together: a dozen steps on 8 clips, one of them a direction in time."""
+    judge, ramp = toy_judge(width=8, features=32).train(), torch.linspace(-1, 1, 8).view(1, 1, 8, 1, 1)
+    video = torch.cat([ramp * torch.ones(4, 3, 8, 64, 64), -ramp * torch.ones(4, 3, 8, 64, 64)])
+    video = video + 0.1 * torch.randn(video.shape)
+    targets = {name: torch.tensor([0] * 4 + [1] * 4) if name == "motion" else torch.full((8,), -1)
+               for name in judge.heads}
+    optimizer = torch.optim.AdamW(judge.parameters(), 3e-3)
+    for _ in range(15):
+        optimizer.zero_grad()
+        judge_loss(judge, video, targets).backward()
+        optimizer.step()
+    assert all(right.all() for right in judge_right(judge, video, targets).values())
+
+
+def test_judge_survives_its_file(tmp_path):
+    """Names and weights come back from one .safetensors: what a logit means needs no other file."""
+    judge = toy_judge(width=8)
+    save_network(tmp_path / "judge.safetensors", judge)
+    again = load_network(Judge, tmp_path / "judge.safetensors")
+    assert again.config == judge.config
+    video = torch.rand(1, 3, 4, 64, 64)
+    torch.testing.assert_close(again(video), judge(video), rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+def test_a_missing_detector_says_where_it_is_published(tmp_path):
+    """One line: the file, who has it, how big it is."""
+    with pytest.raises(UserError, match="nowhere.pth; inception needs pt_inception.*95,628,359 bytes.*pytorch-fid"):
+        load_detector(tmp_path / "nowhere.pth", "inception")
+
+
+def test_a_wrong_detector_file_is_named_with_its_keys(tmp_path):
+    """A state dict of something else."""
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
+    for kind in features.PUBLISHED:
+        with pytest.raises(UserError, match="other.pth does not fit .*missing.*unexpected: weight"):
+            load_detector(tmp_path / "other.pth", kind)
+
+
+class EveryFlag(torch.nn.Module):
+    """Called as StyleGAN-V's i3d_torchscript.pt is; its answer shows what it was given."""
+
+    def forward(self, x, rescale: bool, resize: bool, return_features: bool):
+        return x.mean((2, 3, 4)) if return_features and not (rescale or resize) else x
+
+
+def test_torchscript_is_code_and_runs_only_when_trusted(tmp_path):
+    """A TorchScript detector is taken as it is, but only if the user says so by name."""
+    torch.jit.script(EveryFlag()).save(tmp_path / "i3d.pt")
+    with pytest.raises(UserError, match="runs its code.*--trust-torchscript"):
+        load_detector(tmp_path / "i3d.pt", "i3d")
+    net, video = load_detector(tmp_path / "i3d.pt", "i3d", trust_torchscript=True), torch.rand(2, 3, 4, 56, 56)
+    torch.testing.assert_close(net(video), video.mean((2, 3, 4)), rtol=0, atol=1e-5)
+
+
+def test_too_short_clips_are_refused_by_name():
+    """I3D needs 9 frames, C3D 16: a UserError before any work, not a shape error from inside."""
+    with torch.device("meta"):
+        for net in (I3D(), C3D()):
+            with pytest.raises(UserError, match="longer clips"):
+                net(torch.zeros(1, 3, 8, 64, 64))

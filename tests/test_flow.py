@@ -1,0 +1,631 @@
+"""Tests of flow.py: sentences of VideoDiT A.2, SD3 3.1, Latte 3.1 and the papers it stands on."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch.testing import assert_close
+
+import flow
+from checkpoint import UserError
+from flow import DDPM, along
+
+GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
+SD3_LEVELS = """1.0 .9874 .9741 .9601 .9454 .9298 .9133 .8959 .8774 .8577 .8367 .8143 .7904 .7647 .7371 .7073
+    .6751 .6402 .6022 .5606 .5151 .4649 .4093 .3474 .2780 .1998 .1109 .0089 0."""          # 28 steps, shift 3
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ------------------------------------------------------------------------------------ randomness that replays
+
+def test_noise_of_a_clip_does_not_depend_on_how_the_batch_is_split():
+    """Two ranks with half the batch each draw what one rank draws."""
+    whole = flow.keyed_noise((4, 3, 2), seed=5, step=7)
+    halves = [flow.keyed_noise((2, 3, 2), seed=5, step=7, first_index=i) for i in (0, 2)]
+    assert torch.equal(whole, torch.cat(halves))
+
+
+def test_noise_does_not_depend_on_the_global_generator():
+    """A resumed run has drawn less before; its noise must be the same."""
+    torch.manual_seed(1)
+    first = flow.keyed_noise((2, 50), seed=5, step=7)
+    torch.randn(13)
+    state = torch.get_rng_state()
+    assert torch.equal(first, flow.keyed_noise((2, 50), seed=5, step=7))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_every_part_of_the_key_changes_the_noise():
+    """Seed, step, clip and stream: five unrelated draws, each standard normal."""
+    keys = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
+    draws = torch.stack([flow.keyed_noise((1, 4000), a, b, c, stream=d)[0] for a, b, c, d in keys])
+    assert_close(torch.cov(draws), torch.eye(5), atol=0.08, rtol=0)
+
+
+def test_keyed_draws_may_be_one_uniform_number_a_clip():
+    """Prompt dropout and DDPM's times need them."""
+    u = flow.keyed_noise((4000,), seed=0, step=0, stream=flow.DROP, draw=torch.rand)
+    assert u.shape == (4000,) and u.min() >= 0 and u.max() < 1
+    assert abs(u.mean() - 0.5) < 0.02
+    t = DDPM().sample_times(u)
+    assert t.dtype == torch.long and t.min() >= 0 and t.max() <= 999 and len(t.unique()) > 900
+
+
+def test_keyed_noise_has_the_type_asked_for():
+    """Drawn in float32 and then rounded, so every precision sees the same draw."""
+    full, half = (flow.keyed_noise((2, 64), 0, 0, dtype=d) for d in (torch.float32, torch.bfloat16))
+    assert half.dtype == torch.bfloat16 and torch.equal(full.bfloat16(), half)
+
+
+# -------------------------------------------------------------------------------------------- rectified flow
+
+def test_the_line_starts_at_noise_and_ends_at_data_with_constant_velocity():
+    """VideoDiT Eq. 5, for a video: X_0 at t=0, X_1 at t=1, slope X_1 - X_0 in between."""
+    x0, x1 = randn(3, 2, 4, 5, 6), randn(3, 2, 4, 5, 6, seed=1)
+    assert torch.equal(flow.interpolate(x0, x1, torch.zeros(3)), x0)
+    assert torch.equal(flow.interpolate(x0, x1, torch.ones(3)), x1)
+    early, late = (flow.interpolate(x0, x1, torch.full((3,), t)) for t in (0.25, 0.75))
+    assert_close((late - early) / 0.5, x1 - x0)
+
+
+def test_each_clip_of_a_batch_has_its_own_time():
+    """Eq. 5 longhand, clip by clip."""
+    x0, x1, t = randn(3, 2, 4), randn(3, 2, 4, seed=1), torch.tensor([0.1, 0.5, 0.9])
+    x = flow.interpolate(x0, x1, t)
+    for i in range(3):
+        assert_close(x[i], (1 - t[i]) * x0[i] + t[i] * x1[i])
+
+
+def test_euler_lands_exactly_on_a_one_point_dataset():
+    """v = (p - x)/(1 - t) is exact, so any number of steps and any shift give p."""
+    point = randn(1, 3, 2, 4, 4, seed=3)
+    velocity = lambda x, t: (point - x) / along(1 - t, x)
+    for steps, shift in ((1, 1.0), (2, 3.0), (28, 3.0), (50, 1.0)):
+        x = flow.euler(velocity, randn(2, 3, 2, 4, 4), flow.sigmas(steps, shift))
+        assert_close(x, point.expand_as(x), atol=1e-5, rtol=0)
+
+
+def test_euler_needs_one_step_when_the_paths_are_straight():
+    """Eq. 5: with the true pairing known, v = X_1 - X_0 carries noise to data in a single step."""
+    noise, data = randn(2, 3), randn(2, 3, seed=1)
+    assert_close(flow.euler(lambda x, t: data - noise, noise, flow.sigmas(1)), data)
+
+
+def test_euler_tells_the_model_the_time_and_the_caller_every_step():
+    """t = 1 - sigma for every clip, from 0 up; the callback's last x is the result."""
+    times, seen = [], []
+    velocity = lambda x, t: times.append(t) or torch.zeros_like(x)
+    x = flow.euler(velocity, randn(2, 3), flow.sigmas(4), callback=lambda i, x: seen.append((i, x)))
+    assert_close(torch.stack(times), (1 - flow.sigmas(4)[:-1])[:, None].expand(4, 2))
+    assert [i for i, _ in seen] == [0, 1, 2, 3] and torch.equal(seen[-1][1], x)
+
+
+def test_a_partial_start_keeps_the_clip_when_almost_nothing_is_denoised():
+    """Image to image: euler's data enters at sigmas[0]; with no step left it comes back as it was."""
+    data, levels = randn(2, 3), flow.sigmas(10, denoise=0.6)
+    assert len(levels) == 7 and torch.equal(levels, flow.sigmas(10)[4:])
+    still = lambda x, t: torch.zeros_like(x)
+    start = flow.euler(still, randn(2, 3, seed=1), levels, data=data)
+    assert_close(start, levels[0] * randn(2, 3, seed=1) + (1 - levels[0]) * data)
+    assert torch.equal(flow.euler(still, randn(2, 3), flow.sigmas(10, denoise=0.0), data=data), data)
+
+
+def test_the_schedule_is_sd3s_table():
+    """SD3's released sampler: 28 steps with shift 3, shifted twice; the last level is 0.0089."""
+    expected = torch.tensor([float(level) for level in SD3_LEVELS.split()])
+    assert_close(flow.sigmas(28, 3.0), expected, atol=6e-5, rtol=0)
+    assert flow.sigmas(28).dtype == torch.float32
+
+
+def test_shift_one_changes_nothing_and_a_larger_shift_means_more_noise():
+    """SD3 5.3.2: sigma' = s sigma / (1 + (s-1) sigma) keeps both ends and lifts the middle."""
+    sigma = torch.linspace(0, 1, 11)
+    assert_close(flow.shift_sigma(sigma, 1.0), sigma)
+    shifted = flow.shift_sigma(sigma, 3.0)
+    assert shifted[0] == 0 and shifted[-1] == 1 and (shifted[1:-1] > sigma[1:-1]).all()
+    assert_close(flow.shift_sigma(torch.tensor(0.5), 3.0), torch.tensor(0.75))
+
+
+def test_training_times_are_logit_normal():
+    """SD3 3.1: logit(sigma) ~ N(mean, std); t = 1 - sigma; the shift lowers t (more noise)."""
+    t = flow.sample_times(20000, mean=0.5, std=2.0, generator=torch.Generator().manual_seed(0))
+    logit = torch.logit(1 - t.double())
+    assert abs(logit.mean() - 0.5) < 0.05 and abs(logit.std() - 2.0) < 0.05
+    u = randn(100)
+    assert_close(flow.sample_times(100, u=u), 1 - torch.sigmoid(u))
+    assert (flow.sample_times(100, shift=3.0, u=u) < flow.sample_times(100, u=u)).all()
+
+
+def test_uniform_and_mode_times_come_from_the_same_normal_numbers():
+    """SD3 3.1: all three densities read u ~ N(0,1); the mode density prefers the middle."""
+    u, kinds = randn(20000), ("uniform", "mode", "logit_normal")
+    uniform, mode, bell = (flow.sample_times(20000, u=u, density=kind) for kind in kinds)
+    middle = [((t - 0.5).abs() < 0.1).float().mean().item() for t in (uniform, mode, bell)]
+    assert abs(middle[0] - 0.2) < 0.02 and middle[1] > 0.22 and middle[2] > 0.28
+    assert_close(mode, 1 - flow.mode_sigma(1 - uniform), atol=1e-5, rtol=0)
+
+
+def test_flow_loss_is_the_mean_squared_velocity_error_in_float32():
+    """Eq. 5's target X_1 - X_0; a model that answers 0 loses the mean square of it, in bfloat16 too."""
+    x1, noise, t = randn(3, 2, 5), randn(3, 2, 5, seed=1), torch.tensor([0.2, 0.5, 0.7])
+    zero = lambda x, t: torch.zeros_like(x, dtype=torch.bfloat16)
+    loss = flow.flow_loss(zero, x1, {}, t=t, noise=noise)
+    assert loss.dtype == torch.float32
+    assert_close(loss, (x1 - noise).square().mean())
+    perfect = lambda x, t: x1 - noise
+    assert flow.flow_loss(perfect, x1, {}, t=t, noise=noise) == 0
+
+
+def test_flow_loss_shows_the_model_the_point_on_the_line_and_its_conditions():
+    """The model is called as model(x_t, t, **cond)."""
+    x1, noise, t, context = randn(2, 4), randn(2, 4, seed=1), torch.tensor([0.2, 0.9]), randn(2, 3, seed=2)
+    def model(x, time, context):
+        assert_close(x, flow.interpolate(noise, x1, t))
+        assert torch.equal(time, t)
+        return x * context.mean()
+    assert flow.flow_loss(model, x1, {"context": context}, t=t, noise=noise) > 0
+
+
+def test_a_weighted_loss_is_the_weighted_mean_over_clips():
+    """SD3 3.1: w(t) multiplies each clip's error."""
+    x1, noise, t = randn(2, 4), randn(2, 4, seed=1), torch.tensor([0.2, 0.9])
+    zero = lambda x, t: torch.zeros_like(x)
+    errors = (x1 - noise).square().mean(1)
+    expected = (errors * (1 - t) ** -2).mean()
+    assert_close(flow.flow_loss(zero, x1, {}, t=t, noise=noise, weighting="sigma_sqrt"), expected)
+
+
+def test_eq5_and_sd3_take_the_same_euler_step():
+    """SD3: x += (sigma' - sigma) v with v = noise - data and input 1000 sigma; t_paper = 1 - sigma."""
+    network = lambda x, clock: torch.cat([0.3 * x + along(clock, x) / 1000 * x.cos(), x], 1)
+    levels, x = torch.tensor([0.7, 0.4]), randn(2, 3, 4)
+    sd3 = x + (0.4 - 0.7) * network(x, torch.full((2,), 700.0))[:, :3]
+    assert_close(flow.euler(flow.velocity_of(network), x, levels), sd3)
+
+
+def test_dropped_prompts_are_zero_and_the_others_untouched():
+    """Guidance's null prompt: zeros at full length, where the mask says so; not even a NaN gets through."""
+    context, pooled, drop = randn(3, 5, 4), randn(3, 6), torch.tensor([True, False, True])
+    context[0] = math.nan
+    got_context, got_pooled = flow.drop_prompt(context, pooled, drop)
+    assert torch.equal(got_context[1], context[1]) and torch.equal(got_pooled[1], pooled[1])
+    assert not got_context[drop].any() and not got_pooled[drop].any()
+    assert flow.drop_prompt(context, None, drop)[1] is None
+
+
+def test_sampling_guides_away_from_the_null_prompt_of_training():
+    """drop_prompt and guided must agree on what no prompt is."""
+    seen = []
+    model = lambda x, t, context, pooled: seen.append((context, pooled)) or x
+    cond = {"context": randn(2, 5, 4), "pooled": randn(2, 6)}
+    flow.guided(model, cond, 3.0)(randn(2, 3), torch.ones(2))
+    null = flow.drop_prompt(cond["context"], cond["pooled"], torch.ones(2, dtype=torch.bool))
+    assert torch.equal(seen[0][0], torch.cat([null[0], cond["context"]]))
+    assert torch.equal(seen[0][1], torch.cat([null[1], cond["pooled"]]))
+
+
+def test_guidance_is_the_null_answer_plus_scale_times_the_difference():
+    """v = v_u + s (v_c - v_u), for zeros and for a given null condition."""
+    model = lambda x, t, c: x * along(c, x) + along(t, x)
+    x, t, c, null = randn(2, 3), torch.tensor([0.1, 0.6]), torch.tensor([2.0, 3.0]), torch.tensor([7.0, 7.0])
+    for given, used in ((None, torch.zeros(2)), ({"c": null}, null)):
+        v_u, v_c = model(x, t, used), model(x, t, c)
+        assert_close(flow.guided(model, {"c": c}, 4.5, given)(x, t), v_u + 4.5 * (v_c - v_u))
+
+
+def test_scale_one_is_one_forward_of_the_conditional_model():
+    """No guidance, no second batch."""
+    batches = []
+    model = lambda x, t, c: batches.append(len(x)) or x * along(c, x)
+    x, t, c = randn(2, 3), torch.zeros(2), torch.tensor([2.0, 3.0])
+    assert_close(flow.guided(model, {"c": c}, 1.0)(x, t), x * c[:, None])
+    flow.guided(model, {"c": c}, 2.0)(x, t)
+    assert batches == [2, 4]
+
+
+def test_guidance_leaves_the_variance_channels_to_the_conditional_model():
+    """Latte guides all C eps channels of 2C; DiT's released code only the first 3."""
+    model = lambda x, t, c: torch.cat([x * along(c, x), x + along(c, x)], 1)
+    x, t, c = randn(2, 4, 2), torch.zeros(2), torch.tensor([2.0, 3.0])
+    full, null = model(x, t, c), model(x, t, 0 * c)
+    for channels, n in ((None, 4), (3, 3)):
+        out = flow.guided(model, {"c": c}, 7.0, channels=channels)(x, t)
+        assert_close(out[:, :n], null[:, :n] + 7 * (full[:, :n] - null[:, :n]))
+        assert torch.equal(out[:, n:], full[:, n:])
+
+
+# ------------------------------------------------------------------------------------- rectified flow, golden
+
+@pytest.fixture(scope="module")
+def sd3():
+    return json.loads((GOLDEN / "flow_sd3.json").read_text())
+
+
+def shaped(values, sd3):
+    return torch.tensor(values).view(sd3["toy"]["shape"])
+
+
+def toy_network(x, clock, c):
+    """The fixture's toy velocity, in SD3's convention."""
+    sigma, c = along(clock / 1000, x), along(c, x)
+    return 0.7 * x * (1 - 0.3 * c) + sigma * torch.sin(2 * x + c)
+
+
+def test_golden_schedules_of_both_references(sd3):
+    """sd3-ref and diffusers, 5 to 50 steps, with and without shift."""
+    for run in sd3["schedules"]:
+        levels = flow.sigmas(run["steps"], run["shift"])
+        assert_close(levels, torch.tensor(run["sigmas_sd3ref"]), atol=1e-6, rtol=0)
+        assert_close(levels, torch.tensor(run["sigmas_diffusers"]), atol=1e-6, rtol=0)
+        assert_close(1000 * levels[:-1], torch.tensor(run["timesteps_diffusers"]), atol=1e-3, rtol=0)
+        assert levels[0] == run["sigma_max"]
+        assert flow.shift_sigma(0.001, run["shift"]) == pytest.approx(run["sigma_min"], abs=1e-6)
+
+
+def test_golden_euler_trajectories_with_guidance(sd3):
+    """The whole loop: start (also in the middle, from a latent), first step, end."""
+    for run in sd3["toy"]["runs"]:
+        levels = flow.sigmas(run["steps"], run["shift"], run["denoise"])
+        assert_close(levels, torch.tensor(run["sigmas"]), atol=1e-6, rtol=0)
+        x, latent = shaped(sd3["toy"]["x_init"], sd3), shaped(sd3["toy"]["latent"], sd3)
+        velocity = flow.guided(flow.velocity_of(toy_network), {"c": torch.ones(len(x))}, run["cfg"])
+        path, data = [], latent if run["denoise"] < 1 else None
+        start = flow.euler(velocity, x, levels[:1], data=data)
+        final = flow.euler(velocity, x, levels, data=data, callback=lambda i, x: path.append(x))
+        got = {"start": start, "first_step": path[0], "final": final, "final_diffusers": final}
+        for name in got.keys() & run.keys():
+            assert_close(got[name], shaped(run[name], sd3), atol=1e-5, rtol=0)
+
+
+def test_golden_interpolation_and_target(sd3):
+    """x_sigma = (1-sigma) x0 + sigma noise; SD3's target is minus ours."""
+    case = sd3["training"]["interpolation"]
+    data, noise = torch.tensor(case["x0"])[None], torch.tensor(case["noise"])[None]
+    x = flow.interpolate(noise, data, torch.tensor([1 - case["sigma"]]))
+    assert_close(x[0], torch.tensor(case["x_sigma"]), atol=1e-6, rtol=0)
+    target = torch.tensor(case["target"])[None]
+    model = flow.velocity_of(lambda x, t: target)
+    assert flow.flow_loss(model, data, {}, t=torch.tensor([1 - case["sigma"]]), noise=noise) < 1e-12
+
+
+def test_golden_densities_and_shift_of_training_times(sd3):
+    """Logit-normal, mode and shifted times."""
+    case, bell = sd3["training"], sd3["training"]["logit_normal"]
+    u = torch.tensor(case["normal_draws"])
+    t = flow.sample_times(len(u), mean=bell["mean"], std=bell["std"], u=u)
+    assert_close(1 - t, torch.tensor(bell["u"]), atol=1e-6, rtol=0)
+    mode = flow.mode_sigma(torch.tensor(case["uniform_draws"]), case["mode"]["scale"])
+    assert_close(mode, torch.tensor(case["mode"]["u"]), atol=1e-6, rtol=0)
+    shifted = flow.shift_sigma(torch.tensor(case["timestep_shift"]["u"]), case["timestep_shift"]["shift"])
+    assert_close(shifted, torch.tensor(case["timestep_shift"]["sigma"]), atol=1e-6, rtol=0)
+
+
+def test_golden_loss_weights(sd3):
+    """1, sigma^-2 and CosMap. t = 1 - sigma in float64: the smallest sigmas lose digits in float32."""
+    t = 1 - torch.tensor(sd3["training"]["sigmas"], dtype=torch.float64)
+    for kind, expected in sd3["training"]["weighting"].items():
+        expected = torch.tensor(expected, dtype=torch.float64)
+        assert_close(flow.loss_weight(t, kind), expected, atol=1e-6, rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------ DDPM
+
+def test_the_noise_levels_multiply_up():
+    """Ho 2: abar_t = prod(1 - beta); 1000 steps from 1e-4 to 0.02 leave almost nothing of the data."""
+    ddpm, product = DDPM(), 1.0
+    for t in range(1000):
+        product *= 1 - (1e-4 + (0.02 - 1e-4) * t / 999)
+        assert ddpm.alpha_bar[t].item() == pytest.approx(product, rel=1e-9)
+    assert product < 5e-5
+
+
+def test_the_posterior_is_bayes_rule():
+    """Ho Eq. 7 against the product of two Gaussians, longhand: precisions add."""
+    ddpm, t = DDPM(), torch.tensor([1, 400, 999])
+    x0, xt = randn(3, 5), randn(3, 5, seed=1)
+    mean, log_variance = ddpm.posterior(x0, xt, t)
+    beta, prev = ddpm.beta[t][:, None], ddpm.alpha_bar_prev[t][:, None]
+    precision = 1 / (1 - prev) + (1 - beta) / beta
+    longhand = (prev.sqrt() * x0 / (1 - prev) + (1 - beta).sqrt() * xt / beta) / precision
+    assert_close(mean.double(), longhand, atol=1e-5, rtol=1e-5)
+    assert_close(log_variance.exp().double(), (1 / precision).expand(3, 5), atol=1e-6, rtol=1e-5)
+
+
+def test_x0_and_eps_are_two_views_of_the_same_guess():
+    """Ho Eq. 4, solved for either."""
+    ddpm, t, x0, eps = DDPM(), torch.tensor([1, 300, 900]), randn(3, 5), randn(3, 5, seed=1)
+    xt = ddpm.q_sample(x0, t, eps)
+    assert_close(ddpm.eps_from_x0(x0, xt, t), eps, atol=1e-4, rtol=1e-4)
+    assert_close(ddpm.x0_from_eps(eps, xt, t), x0, atol=1e-4, rtol=1e-4)
+
+
+def test_learned_variance_lies_between_the_two_fixed_ones():
+    """Nichol Eq. 15: v=-1 is the posterior's variance, v=1 is beta, 0 the geometric mean."""
+    t, xt = torch.tensor([0, 3, 999]), randn(3, 2, 4)
+    small, large = (DDPM(variance=v).log_variance(xt, xt, t) for v in ("fixed_small", "fixed_large"))
+    ddpm = DDPM()
+    for v, expected in ((-1.0, small), (1.0, ddpm.at(ddpm.beta.log(), t, xt).expand_as(xt))):
+        assert_close(ddpm.log_variance(torch.cat([xt, torch.full_like(xt, v)], 1), xt, t), expected)
+    assert_close(large[1:], ddpm.at(ddpm.beta.log(), t, xt).expand_as(xt)[1:])
+    assert_close(large[0], small[0])
+
+
+def point_oracle(ddpm, point, v=-1.0):
+    """The exact eps for a data set of one point, with the variance channels v."""
+    def predict(x, t):
+        index = torch.stack([(ddpm.timesteps == one).nonzero()[0, 0] for one in t])
+        return torch.cat([ddpm.eps_from_x0(point, x, index), torch.full_like(x, v)], 1)
+    return predict
+
+
+@pytest.mark.parametrize("spacing", ["1", "8", "50", "ddim25"])
+def test_samplers_land_on_a_one_point_dataset(spacing):
+    """With the true eps every step knows the data: ancestral sampling and DDIM, any eta, any spacing."""
+    ddpm, point = DDPM().respace(spacing), randn(1, 3, 2, 4, 4, seed=3).clamp(-1, 1)
+    noise, predict = randn(2, 3, 2, 4, 4), point_oracle(ddpm, point)
+    generator = torch.Generator().manual_seed(0)
+    results = [flow.ddpm_sample(ddpm, predict, noise, generator=generator)]
+    results += [flow.ddim_sample(ddpm, predict, noise, eta=eta, generator=generator) for eta in (0.0, 0.5)]
+    for x in results:
+        assert_close(x, point.expand_as(x), atol=1e-3, rtol=0)
+
+
+def test_ancestral_step_longhand():
+    """Ho Algorithm 2: x' = (x - beta/sqrt(1-abar) eps)/sqrt(alpha) + sigma z, and no noise at t=0."""
+    ddpm, t = DDPM(variance="fixed_large"), torch.tensor([0, 10, 700])
+    xt, eps, z = randn(3, 4), randn(3, 4, seed=1), randn(3, 4, seed=2)
+    beta, abar = ddpm.beta[t][:, None], ddpm.alpha_bar[t][:, None]
+    mean = (xt - beta / (1 - abar).sqrt() * eps) / (1 - beta).sqrt()
+    expected = mean + (t > 0)[:, None] * beta.sqrt() * z
+    assert_close(ddpm.ancestral_step(eps, xt, t, z).double(), expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_step_longhand(eta):
+    """DDIM Eq. 12 and 16, scalars in Python floats."""
+    ddpm, xt, eps, z = DDPM(), randn(1, 4), randn(1, 4, seed=1), randn(1, 4, seed=2)
+    for t in (1, 250, 999):
+        now, prev = ddpm.alpha_bar[t].item(), ddpm.alpha_bar[t - 1].item()
+        sigma = eta * math.sqrt((1 - prev) / (1 - now)) * math.sqrt(1 - now / prev)
+        guess = (xt - math.sqrt(1 - now) * eps) / math.sqrt(now)
+        expected = math.sqrt(prev) * guess + math.sqrt(1 - prev - sigma ** 2) * eps + sigma * z
+        output = torch.cat([eps, torch.zeros(1, 4)], 1)
+        assert_close(ddpm.ddim_step(output, xt, torch.tensor([t]), z, eta), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_ddim_without_eta_ignores_the_noise_and_ddpm_does_not():
+    """DDIM 4.1: eta = 0 is a deterministic map of its start."""
+    ddpm, noise = DDPM().respace("8"), randn(2, 3, 4)
+    predict = lambda x, t: torch.cat([0.1 * x, 0 * x], 1)
+    def two(sample):
+        seeds = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        return [sample(ddpm, predict, noise, generator=generator) for generator in seeds]
+    assert torch.equal(*two(flow.ddim_sample))
+    a, b = two(flow.ddpm_sample)
+    assert (a - b).abs().max() > 0.1
+    assert torch.equal(a, two(flow.ddpm_sample)[0])
+
+
+def test_the_loss_trains_eps_with_mse_only_and_the_variance_with_vlb_only():
+    """Nichol 3.1: a stop-gradient keeps L_vlb away from the mean."""
+    ddpm, t, x0, noise = DDPM(), torch.tensor([3, 500]), randn(2, 3, 4), randn(2, 3, 4, seed=1)
+    def gradient(term):
+        output = randn(2, 6, 4, seed=2).requires_grad_()
+        terms = flow.ddpm_terms(ddpm, lambda x, t: output, x0, {}, t=t, noise=noise)
+        return torch.autograd.grad(terms[term].sum(), output)[0]
+    assert gradient("mse")[:, :3].any() and not gradient("mse")[:, 3:].any()
+    assert gradient("vb")[:, 3:].any() and not gradient("vb")[:, :3].any()
+    assert_close(gradient("loss"), gradient("mse") + gradient("vb"))
+
+
+def test_the_vlb_term_is_the_kl_of_two_gaussians_in_bits():
+    """Ho Eq. 5 against torch's own KL divergence."""
+    ddpm, t, x0, xt = DDPM(), torch.tensor([5, 500]), randn(2, 3, 4), randn(2, 3, 4, seed=1)
+    output = 0.1 * randn(2, 6, 4, seed=2)
+    mean, log_variance, _ = ddpm.p_mean_variance(output, xt, t)
+    true_mean, true_log_variance = ddpm.posterior(x0, xt, t)
+    normals = [torch.distributions.Normal(m, (0.5 * v).exp())
+               for m, v in ((true_mean, true_log_variance), (mean, log_variance))]
+    bits = torch.distributions.kl_divergence(*normals).flatten(1).mean(1) / math.log(2)
+    assert_close(ddpm.vlb_bits(output, x0, xt, t), bits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_decoder_is_a_distribution_over_256_grey_values():
+    """Ho Eq. 13: the probabilities of all grey values sum to 1; a sharp Gaussian is sure of the right one."""
+    grey = torch.arange(256) / 127.5 - 1
+    for mean, std in ((0.0, 0.05), (0.9, 0.3), (-1.0, 0.01)):
+        nll = flow.decoder_nll(grey, torch.tensor(mean), torch.tensor(std).log())
+        assert_close(nll.neg().exp().sum(), torch.tensor(1.0), atol=1e-4, rtol=0)
+    assert flow.decoder_nll(grey, grey, torch.tensor(1e-4).log()).max() < 1e-4
+
+
+def test_the_model_receives_original_timesteps():
+    """Latte samples 250 of the 1000 steps it was trained on; the network must see those."""
+    ddpm, seen = DDPM().respace("250"), []
+    predict = lambda x, t: seen.append(t[0].item()) or torch.cat([x, x], 1)
+    flow.ddim_sample(ddpm, predict, randn(1, 2))
+    assert seen == ddpm.timesteps.tolist()[::-1]
+    assert len(seen) == 250 and seen[0] == 999 and seen[-1] == 0
+    flow.ddpm_terms(ddpm, predict, randn(1, 2), {}, t=torch.tensor([249]), noise=randn(1, 2))
+    assert seen[-1] == 999
+
+
+def test_respacing_keeps_the_noise_levels():
+    """Nichol 4: betas are recomputed so that alpha_bar at the kept steps stays what it was."""
+    ddpm, short = DDPM(), DDPM().respace("50")
+    assert_close(short.alpha_bar, ddpm.alpha_bar[short.timesteps], rtol=1e-12, atol=0)
+    assert DDPM().respace("1000").timesteps.tolist() == list(range(1000))
+    for wrong in ("ddim300", "1001", "10,600", "0"):
+        with pytest.raises(UserError):
+            ddpm.respace(wrong)
+
+
+class TinyVideo(torch.nn.Module):
+    """A network of Latte's shape: 2C channels out, a clock of 0..1000."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Sequential(torch.nn.Conv3d(3, 16, 1), torch.nn.SiLU(), torch.nn.Conv3d(16, 4, 1))
+
+    def forward(self, x, clock):
+        clock = along(clock / 1000, x).expand_as(x[:, :1])
+        return self.conv(torch.cat([x, clock], 1))
+
+
+@pytest.mark.parametrize("method", ["flow", "ddpm"])
+def test_one_network_trains_with_either_objective(method):
+    """Latte 3.1 or VideoDiT A.2 by one flag: the loss of a constant clip falls by a third in 100 steps."""
+    torch.manual_seed(0)
+    net, ddpm, x1, losses = TinyVideo(), DDPM(), torch.full((16, 2, 2, 2, 2), 0.5), []
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(100):
+        noise = torch.randn_like(x1)
+        if method == "flow":
+            loss = flow.flow_loss(flow.velocity_of(net), x1, {}, t=flow.sample_times(16), noise=noise)
+        else:
+            loss = flow.ddpm_loss(ddpm, net, x1, {}, t=ddpm.sample_times(torch.rand(16)), noise=noise)
+        optimizer.zero_grad(), loss.backward(), optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.67 * sum(losses[:10])
+
+
+# ----------------------------------------------------------------------------------------------- DDPM, golden
+
+@pytest.fixture(scope="module")
+def golden():
+    with safe_open(GOLDEN / "ddpm.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        return {**tensors, "config": json.loads(file.metadata()["config"])}
+
+
+def inputs(golden, prefix=""):
+    """x_start, model_output, t, noise and step_noise; a video becomes (B,C,F,H,W), channels second."""
+    names = ("x_start", "model_output", "t", "noise", "step_noise")
+    values = [golden[f"in.{prefix}{name}"] for name in names]
+    return [v.transpose(1, 2) if v.ndim == 5 else v for v in values]
+
+
+def check(golden, **outputs):
+    """1e-5 of the README; rtol is float32's rounding, for the values near 1000."""
+    for name, value in outputs.items():
+        expected = golden["out." + name.replace("__", ".")]
+        assert_close(value, expected, atol=1e-5, rtol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def toy_model(x, t):
+    """The fixture's toy, 2C outputs."""
+    eps = 0.8 * x * torch.cos(along(t.float(), x) / 1000) + 0.05 * torch.sin(3 * x)
+    return torch.cat([eps, 0.5 * torch.tanh(x) - 0.1], 1)
+
+
+def test_golden_schedule(golden):
+    """Linear betas and everything derived from them, in float64."""
+    ddpm = DDPM()
+    tables = {"betas": ddpm.beta, "alphas_cumprod": ddpm.alpha_bar, "posterior_mean_coef1": ddpm.posterior_x0,
+              "posterior_mean_coef2": ddpm.posterior_xt, "posterior_variance": ddpm.posterior_variance,
+              "posterior_log_variance_clipped": ddpm.posterior_log_variance}
+    for name, table in tables.items():
+        assert_close(table, golden[f"out.schedule.{name}"], rtol=1e-12, atol=1e-18)
+
+
+def test_golden_respacing(golden):
+    """Which steps are kept, and their betas."""
+    for spacing, kept in golden["config"]["respacing"].items():
+        short = DDPM().respace(spacing)
+        assert short.timesteps.tolist() == kept
+        assert_close(short.beta, golden[f"out.respaced_{spacing}.betas"], rtol=1e-12, atol=0)
+
+
+def test_golden_forward_process(golden):
+    """x_t, the posterior and the prior's bits."""
+    x0, _, t, noise, _ = inputs(golden)
+    ddpm = DDPM()
+    xt = ddpm.q_sample(x0, t, noise)
+    mean, log_variance = ddpm.posterior(x0, xt, t)
+    check(golden, x_t=xt, q_posterior_mean=mean, q_posterior_log_variance=log_variance,
+          prior_bpd=ddpm.prior_bits(x0))
+
+
+@pytest.mark.parametrize("name", ["clip", "noclip"])
+def test_golden_learned_range_steps(golden, name):
+    """The model's Gaussian, its bits, and one step of each sampler."""
+    x0, output, t, noise, step_noise = inputs(golden)
+    ddpm, clip = DDPM(), name == "clip"
+    xt = ddpm.q_sample(x0, t, noise)
+    mean, log_variance, guess = ddpm.p_mean_variance(output, xt, t, clip)
+    check(golden, **{f"pmv_{name}__mean": mean, f"pmv_{name}__log_variance": log_variance,
+                     f"pmv_{name}__pred_xstart": guess,
+                     f"vb_bpd_{name}": ddpm.vlb_bits(output, x0, xt, t, clip),
+                     f"p_sample_{name}": ddpm.ancestral_step(output, xt, t, step_noise, clip),
+                     f"ddim_{name}_eta0__0": ddpm.ddim_step(output, xt, t, step_noise, 0.0, clip),
+                     f"ddim_{name}_eta0__5": ddpm.ddim_step(output, xt, t, step_noise, 0.5, clip)})
+
+
+@pytest.mark.parametrize("name, variance, predict", [("fixedsmall", "fixed_small", "eps"),
+                                                     ("fixedlarge", "fixed_large", "eps"),
+                                                     ("predx0", "fixed_large", "x0")])
+def test_golden_other_kinds(golden, name, variance, predict):
+    """Fixed variances and x0 prediction (clipped): the Gaussian and the loss, L_simple alone."""
+    x0, output, t, noise, _ = inputs(golden)
+    ddpm = DDPM(variance=variance, predict=predict)
+    mean, log_variance, _ = ddpm.p_mean_variance(output, ddpm.q_sample(x0, t, noise), t, clip=True)
+    loss = flow.ddpm_terms(ddpm, lambda x, t: output, x0, {}, t=t, noise=noise)["loss"]
+    check(golden, **{f"pmv_{name}__mean": mean, f"pmv_{name}__log_variance": log_variance,
+                     f"train_{name}__loss": loss})
+
+
+@pytest.mark.parametrize("name, betas, objective", [
+    ("train", flow.linear_betas, "hybrid"), ("train_cosine", flow.cosine_betas, "hybrid"),
+    ("train_rescaled_mse", flow.linear_betas, "hybrid"), ("train_rescaled_kl", flow.linear_betas, "kl")])
+def test_golden_training_losses(golden, name, betas, objective):
+    """loss = mse + vb. rescaled_mse multiplies vb by T/1000, which is 1 here: the same numbers as train."""
+    x0, output, t, noise, _ = inputs(golden)
+    terms = flow.ddpm_terms(DDPM(betas()), lambda x, t: output, x0, {}, t=t, noise=noise, objective=objective)
+    check(golden, **{f"{name}__{key}": value for key, value in terms.items()})
+
+
+def test_golden_sampling_loops(golden):
+    """Respaced loops, unclipped, every step's sample; the same noises replayed."""
+    ddpm, noises = DDPM().respace(golden["config"]["loop_respacing"]), golden["in.loop_noise"]
+    times, asked = [], golden["config"]["loop_model_timesteps"]
+    predict = lambda x, t: times.append(t[0].item()) or toy_model(x, t)
+    for name, sample in (("loop_ddpm", flow.ddpm_sample), ("loop_ddim", flow.ddim_sample)):
+        path = []
+        sample(ddpm, predict, golden["in.loop_x_T"], noises=noises, callback=lambda k, x: path.append(x))
+        check(golden, **{name: torch.stack(path)})
+    assert times == asked
+
+
+def test_golden_bits_per_dimension(golden):
+    """The whole bound, clipped, on the first clips of x_start."""
+    ddpm, noises = DDPM().respace(golden["config"]["loop_respacing"]), golden["in.loop_noise"]
+    bits = flow.bits_per_dim(ddpm, toy_model, golden["in.x_start"][:noises.shape[1]], noises)
+    check(golden, **{f"bpd_loop__{name}": value for name, value in bits.items()})
+
+
+def test_golden_video(golden):
+    """Latte's layout (B,F,C,H,W): the same formulas once channels come second."""
+    x0, output, t, noise, step_noise = inputs(golden, "video_")
+    ddpm = DDPM()
+    xt = ddpm.q_sample(x0, t, noise)
+    terms = flow.ddpm_terms(ddpm, lambda x, t: output, x0, {}, t=t, noise=noise)
+    check(golden, video_p_sample=ddpm.ancestral_step(output, xt, t, step_noise).transpose(1, 2),
+          video_ddim=ddpm.ddim_step(output, xt, t, step_noise).transpose(1, 2),
+          **{f"video_train__{name}": value for name, value in terms.items()})
+
+
+# ------------------------------------------------------------------------------------------------------ demo
+
+def test_the_demo_finds_the_eight_points():
+    """A flow learned in seconds ends on the data, the exact velocity exactly so; no point is missed."""
+    exact, trained, rarest = flow.demo()
+    assert exact < 1e-4
+    assert trained < 0.1
+    assert 0.05 < rarest <= 0.125

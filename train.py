@@ -1,0 +1,676 @@
+"""train.py - every stage, one loop: judge, vae, dit, dpvae, videodit.
+Paper    VideoDiT 3.1 (stage dpvae), 3.2 and A.2 (stage videodit), 4.1 (hyper-parameters)
+Shapes   batches of clips (B,3,T,H,W) or of cached latents (B,C,T',h,w)
+Time     t=0 noise, t=1 data; noise and times depend on (seed, step, clip), not on ranks, and so a resumed run is
+         the same run and two processes are one
+Differs  grep DEVIATES; the papers' stages start from Stable Diffusion 3, the toy's from nothing
+Reads    after sample.py
+Run me   python train.py --config tiny --stage all          # CPU, under 90 s: every stage, then a sample
+         python train.py --config toy --stage all           # CPU, hours: the shipped checkpoint
+         torchrun --nproc-per-node 8 train.py --config videodit-256 --stage videodit --init sd3.safetensors"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from tqdm import tqdm
+
+import world
+from checkpoint import (UserError, load_network, load_strict, polite, read_config, read_state, save_network,
+                        save_state, write_atomic)
+from data import LatentCache, ToyClips, batches, contact_sheet, fingerprint, open_source, save_video, write_cache
+from dit import MMDiT, MMDiTConfig, VideoDiT
+from features import Judge, JudgeConfig, judge_loss, judge_right, perceptual_distance
+from flow import DROP, NOISE, TIME, drop_prompt, flow_loss, keyed_generator, keyed_noise, sample_times
+from sample import FlagParser, Models, generate
+from text import ToyText, ToyTextConfig
+from vae import (DPVAE, GOP, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, discriminator_loss, dp_vae_loss, fold,
+                 kl_vae_loss, measure_latents)
+
+KIND = 9    # stream of keyed_generator: is this step for videos or for images?
+
+
+@dataclass
+class Config:
+    """Every field is a flag; a preset's table and the stage's row in it are the defaults."""
+    stage: str = "all"             # judge, vae, dit, dpvae, videodit, cache, or all of a preset's
+    out: str = ""                  # folder of the weights; "": runs/PRESET
+    data: str = "toy"              # clips: "toy" or a folder of videos
+    images: str = "toy"            # pictures: "toy", a folder or a .zip
+    init: str = ""                 # published weights to start from (a Stable Diffusion 3 file)
+    resume: str = "auto"           # auto: go on where --out stopped; none: start again; or a folder with a state.pt
+    seed: int = 0
+    # what a clip is
+    size: int = 64                 # pixels, height and width
+    frames: int = 16               # 1 or a multiple of 4
+    stride: int = 1                # of the frames of real films
+    fps: float = 0.0               # resample real films to this rate instead; 0: their own
+    flip: bool = False             # mirror half of the real clips
+    part: tuple = (0.0, 1.0)       # of each real film: (0, 0.75) leaves its last quarter for a test
+    workers: int = 0               # processes that load data
+    # the optimizer
+    steps: int = 0
+    batch: int = 16                # over all ranks
+    accumulate: int = 1            # micro-batches a step; batch must divide by accumulate * ranks
+    lr: float = 1e-3
+    warmup: int = 100              # steps of linear warm-up
+    decay: float = 0.0             # share of the steps, at the end, over which lr falls linearly to 0
+    betas: tuple = (0.9, 0.99)
+    weight_decay: float = 0.0
+    clip: float = 1.0              # gradient norm
+    ema: float = 0.999             # with warm-up: min(ema, (1 + step) / (10 + step))
+    bf16: bool = True              # autocast; weights and optimizer stay in float32
+    compile: bool = False          # torch.compile of each transformer block
+    checkpointing: bool = False    # recompute blocks in backward: less memory, a third more time
+    # losses
+    kl_weight: float = 1e-6        # stage vae
+    lpips_weight: float = 0.1      # VideoDiT 4: lambda_LPIPS
+    reg_weight: float = 1.0        # VideoDiT 4: lambda_reg; 0 is Table 3's ablation
+    disc_weight: float = 0.01      # VideoDiT 4: lambda_disc; 0 trains no discriminator
+    disc_start: int = 1000         # steps before the discriminator is heard; it learns from half of that on
+    disc_warmup: int = 1000        # steps over which disc_weight then rises linearly
+    # transformers
+    shift: float = 1.0             # of the noise levels, in training and sampling; SD3: 3
+    text_drop: float = 0.1         # VideoDiT 4.1: prompts dropped for guidance
+    p_video: float = 0.8           # VideoDiT 4.1: probability that a step trains on videos
+    attention: str = "2d->3d"      # or "2d+3d", VideoDiT Table 4
+    patchify_3d: bool = True       # --no-patchify_3d: VideoDiT Table 5
+    items: int = 0                 # toy: how many clips, and how many pictures, are cached as latents
+    cache: str = ""                # folder of the cached latents; "": OUT/cache
+    # looking
+    save_every: int = 500
+    preview_every: int = 500
+    log_every: int = 20
+    # networks
+    judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(
+        world.SUBJECTS, tuple(world.COLOURS), world.MOTIONS, world.SCENES))
+    vae: KLVAEConfig = field(default_factory=KLVAEConfig)
+    disc: PatchGAN3DConfig = field(default_factory=PatchGAN3DConfig)
+    text: ToyTextConfig = field(default_factory=lambda: ToyTextConfig(words=world.WORDS))
+    dit: MMDiTConfig = field(default_factory=MMDiTConfig)
+
+
+JUDGE = (world.SUBJECTS, tuple(world.COLOURS), world.MOTIONS, world.SCENES)
+PRESETS = {
+    # every stage and a sample in under 90 s on two cores; nothing good comes out
+    "tiny": dict(
+        size=32, frames=8, items=64, save_every=20, preview_every=1000, warmup=5, log_every=5, bf16=False,
+        judge=JudgeConfig(*JUDGE, width=8, features=32, size=32),
+        vae=KLVAEConfig(4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4, scale=1.0, shift=0.0),
+        disc=PatchGAN3DConfig(8, 1), text=ToyTextConfig(world.WORDS, 12, 32, 1, 2),
+        dit=MMDiTConfig(4, 2, 2, 2, 16, context_dim=32, pooled_dim=32, pos_grid=4, base_size=4),
+        stages={"judge": dict(steps=20, batch=8, lr=2e-3), "vae": dict(steps=30, batch=8, lr=2e-3),
+                "dit": dict(steps=20, batch=8), "dpvae": dict(steps=12, batch=2, disc_start=4, disc_warmup=4),
+                "videodit": dict(steps=20, batch=8)}),
+    # the shipped checkpoint: see README for what it reaches
+    "toy": dict(
+        size=64, frames=16, items=16384, decay=0.4,
+        vae=KLVAEConfig(16, ch=24, ch_mult=(1, 2, 3, 3), num_res_blocks=1, groups=8, scale=1.0, shift=0.0),
+        text=ToyTextConfig(world.WORDS, 12, 128, 2, 4),
+        dit=MMDiTConfig(16, 2, 6, 5, 32, context_dim=128, pooled_dim=128, pos_grid=8, base_size=8),
+        stages={"judge": dict(steps=1500, batch=32, lr=2e-3),
+                "vae": dict(steps=4800, batch=16, lr=2e-3, kl_weight=1e-3, lpips_weight=0.0, weight_decay=1e-4),
+                "dit": dict(steps=4000, batch=96, lr=1e-3),
+                # DEVIATES VideoDiT Eq. 4: no adversary in the toy. Flat shapes have no texture to fake, and the
+                # adversary costs a third of the step. `tiny` and the paper's presets train it.
+                "dpvae": dict(steps=1600, batch=4, lr=1e-3, disc_weight=0.0, lpips_weight=0.02),
+                "videodit": dict(steps=8000, batch=48, lr=1e-3)}),
+    # VideoDiT 4.3, the ablations' setting
+    "videodit-256": dict(
+        size=256, frames=32, data="", images="", flip=True, shift=3.0, lr=5e-5, warmup=1000, betas=(0.9, 0.95),
+        ema=0.9999, checkpointing=True, compile=True, save_every=5000, preview_every=5000,
+        stages={"dpvae": dict(steps=600_000, batch=8, disc_start=100_000, disc_warmup=10_000),     # VideoDiT 4.1
+                "videodit": dict(steps=60_000, batch=64, p_video=1.0)}),                           # VideoDiT 4.3
+}
+# VideoDiT 4.1, "Video Diffusion Transformer": 320 first, then --init from its result at 512.
+for _name, _size in (("videodit-320", 320), ("videodit-512", 512)):
+    PRESETS[_name] = {**PRESETS["videodit-256"], "size": _size, "frames": 96,
+                      "stages": {"videodit": dict(steps=200_000, batch=64, p_video=0.8)}}
+
+
+# ---------------------------------------------------------------------------------------------- flags
+
+def parse(argv):
+    """argv -> one Config per stage, in order. Flags beat the stage's row, which beats the preset."""
+    flags = FlagParser(prog="train.py", description="train a stage, or all, of a preset")
+    flags.add_argument("--config", default="tiny", help=", ".join(PRESETS))
+    for name, default in flatten(Config()).items():
+        kind = type(default)
+        if kind is bool:
+            flags.add_argument(f"--{name}", action=argparse_bool(), default=None)
+        elif kind is tuple:
+            flags.add_argument(f"--{name}", nargs="+", type=type(default[0]) if default else str, default=None)
+        else:
+            flags.add_argument(f"--{name}", type=kind, default=None)
+    given = vars(flags.parse_args(argv))
+    preset = given.pop("config")
+    if preset not in PRESETS:
+        raise UserError(f"--config {preset}: must be one of {', '.join(PRESETS)}")
+    table = PRESETS[preset]
+    asked = given.pop("stage") or "all"
+    stages = list(table["stages"]) if asked == "all" else [asked]
+    configs = []
+    for stage in stages:
+        if stage not in STAGES:
+            raise UserError(f"--stage {stage}: must be all or one of {', '.join(STAGES)}")
+        row = {**{k: v for k, v in table.items() if k != "stages"}, **table["stages"].get(stage, {})}
+        config = dataclasses.replace(Config(stage=stage, out=f"runs/{preset}"), **row)
+        configs.append(check(apply(config, {k: v for k, v in given.items() if v is not None})))
+    return configs
+
+
+def argparse_bool():
+    import argparse
+    return argparse.BooleanOptionalAction
+
+
+def flatten(config, prefix=""):
+    """{"lr": 0.001, "dit.depth": 6, ...}: a network's fields are flags with its name in front."""
+    flat = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{item.name}."))
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def apply(config, flat):
+    """The config with the given flags set."""
+    for name, value in flat.items():
+        value = tuple(value) if isinstance(value, list) else value
+        owner, _, leaf = name.rpartition(".")
+        if owner:
+            value = dataclasses.replace(getattr(config, owner), **{leaf: value})
+        config = dataclasses.replace(config, **{owner or leaf: value})
+    return config
+
+
+def check(config):
+    """Every value that would fail later fails now, before anything is allocated or written."""
+    least = {"steps": 1, "batch": 1, "accumulate": 1, "size": 8, "frames": 1, "stride": 1, "save_every": 1,
+             "preview_every": 1, "log_every": 1, "lr": 1e-12, "clip": 1e-12, "workers": 0, "items": 0, "warmup": 0}
+    for name, bound in least.items():
+        if not getattr(config, name) >= bound:                     # `not >=` catches nan as well
+            raise UserError(f"--{name} {getattr(config, name)}: must be at least {bound}")
+    for name in ("decay", "text_drop", "p_video", "ema"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")
+    if config.frames > 1 and config.frames % GOP:
+        raise UserError(f"--frames {config.frames}: must be 1 or a multiple of {GOP}")
+    if config.attention not in ("2d->3d", "2d+3d"):
+        raise UserError(f"--attention {config.attention}: must be 2d->3d or 2d+3d")
+    return config
+
+
+# ---------------------------------------------------------------------------------------------- distributed
+
+@dataclass
+class Run:
+    """Who we are among the processes; one process takes the same path."""
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+
+
+def setup():
+    """torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without it this is rank 0 of 1."""
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    if device != "cpu":
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if world_size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device != "cpu" else "gloo")
+    return Run(rank, world_size, device)
+
+
+def all_ranks(run, flag):
+    """True where it is true on any rank, so that all skip, save or stop together."""
+    if run.world == 1:
+        return bool(flag)
+    told = torch.tensor(float(flag), device=run.device)
+    dist.all_reduce(told, dist.ReduceOp.MAX)
+    return told.item() > 0
+
+
+# ---------------------------------------------------------------------------------------------- stages
+
+class Player(nn.Module):
+    """Networks that one optimizer trains, with their loss as forward(): that is what DDP can wrap.
+
+    loss(nets, batch) -> (loss, {name: number for the log})."""
+
+    def __init__(self, loss, **nets):
+        super().__init__()
+        self.nets, self.loss = nn.ModuleDict(nets), loss
+
+    def forward(self, batch):
+        return self.loss(self.nets, batch)
+
+
+@dataclass
+class Stage:
+    """What a stage gives the loop."""
+    players: dict                      # name -> Player, stepped in this order; more than one is a game (GAN)
+    batches: object                    # start_step -> endless iterator of batches
+    preview: object                    # (nets, folder/name) -> files a person can open
+    finish: object = None              # nets -> None, before the last save
+
+
+def toy_or_folder(cfg, run, kind):
+    """The data set behind --data (kind "video") or --images (kind "image")."""
+    name = cfg.data if kind == "video" else cfg.images
+    if not name:
+        raise UserError(f"--{'data' if kind == 'video' else 'images'}: give a folder, or toy")
+    frames = cfg.frames if kind == "video" else 1
+    return open_source(name, frames, cfg.size, cfg.seed, cfg.items or None, cfg.stride, cfg.fps or None, cfg.flip,
+                       tuple(cfg.part))
+
+
+def loader(cfg, run, dataset):
+    """start_step -> this rank's micro-batches, each knowing its step and its first clip's number in the batch."""
+    rows = cfg.batch // (run.world * cfg.accumulate)
+
+    def from_step(start):
+        endless = batches(dataset, rows, cfg.seed, start * cfg.accumulate, run.rank, run.world, cfg.workers)
+        for count, batch in enumerate(endless, start * cfg.accumulate):
+            step, micro = divmod(count, cfg.accumulate)
+            yield {**batch, "step": step, "first": (micro * run.world + run.rank) * rows}
+    return from_step
+
+
+def mixed(cfg, videos, images, p):
+    """VideoDiT A.2: each step is for videos with probability p, else for images; the same draw on all ranks."""
+    is_video = lambda step: torch.rand((), generator=keyed_generator(cfg.seed, step, 0, KIND)).item() < p
+
+    def from_step(start):
+        before = sum(is_video(step) for step in range(start))
+        sources = {True: videos(before) if p > 0 else None, False: images(start - before) if p < 1 else None}
+        for step in itertools.count(start):
+            for _ in range(cfg.accumulate):
+                yield {**next(sources[is_video(step)]), "step": step}
+    return from_step
+
+
+def stage_judge(cfg, run):                                  # the instrument: names what it sees (design: toy world)
+    names = {"subject": world.SUBJECTS, "colour": tuple(world.COLOURS), "motion": world.MOTIONS, "scene": world.SCENES}
+
+    def loss(nets, batch):
+        targets = {key: torch.tensor([values.index(getattr(spec, key)) for spec in batch["spec"]], device=run.device)
+                   for key, values in names.items()}
+        right = judge_right(nets["judge"], batch["video"], targets)
+        return judge_loss(nets["judge"], batch["video"], targets), {k: v.float().mean() for k, v in right.items()}
+
+    player = Player(loss, judge=Judge(cfg.judge))
+    return Stage({"judge": player}, loader(cfg, run, ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0)), None)
+
+
+def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
+    vae = KLVAE(cfg.vae).to(memory_format=torch.channels_last)
+    perceptual = perceptual_for(cfg, run)
+    videos, images = (loader(cfg, run, _single(cfg, run, kind)) for kind in ("video", "image"))
+
+    def loss(nets, batch):
+        x = batch["video"]
+        side = x.shape[-1] // vae.downsampling
+        noise = draw(cfg, batch, (len(x), cfg.vae.z_channels, 1, side, side), run.device)
+        return kl_vae_loss(nets["vae"], x, noise, cfg.kl_weight, perceptual, cfg.lpips_weight)
+
+    def finish(nets):                                       # from now on the transformer sees unit variance
+        source = mixed(cfg, videos, images, 0.5)(0)
+        clips = [next(source)["video"].to(run.device) for _ in range(8)]
+        nets["vae"].config.shift, nets["vae"].config.scale = measure_latents(nets["vae"], clips)
+
+    held = next(mixed(cfg, videos, images, 0.5)(0))["video"][:8]
+    return Stage({"vae": Player(loss, vae=vae)}, mixed(cfg, videos, images, 0.5), show_reconstruction(held, run), finish)
+
+
+def _single(cfg, run, kind):
+    """Single frames of the clips, or the pictures."""
+    if kind == "video" and cfg.data == "toy":
+        return ToyFrames(cfg.frames, cfg.size, cfg.seed)
+    return toy_or_folder(dataclasses.replace(cfg, frames=1) if kind == "video" else cfg, run, kind)
+
+
+class ToyFrames(ToyClips):
+    """One frame, at random, of each toy clip."""
+
+    def __init__(self, frames, size, seed):
+        super().__init__("video", frames, size, None, seed)
+
+    def item(self, index, epoch=0):
+        spec = world.draw(self.seed, index, "video")
+        frame = torch.from_numpy(world.render(spec, self.frames, self.size, only=[index % self.frames]))
+        return {"video": frame.permute(3, 0, 1, 2).float() / 127.5 - 1, "caption": world.caption(spec)}  # (3,1,H,W)
+
+
+def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 1-4
+    dp = DPVAE.from_image(image_vae(cfg, run)).to(memory_format=torch.channels_last)
+    dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
+    perceptual, disc = perceptual_for(cfg, run), PatchGAN3D(cfg.disc).to(run.device)
+
+    def loss(nets, batch):
+        warm = min(max(batch["step"] - cfg.disc_start, 0) / max(cfg.disc_warmup, 1), 1.0)
+        disc.requires_grad_(False)                          # the generator's gradient passes through, not into it
+        total, batch["x_hat"], log = dp_vae_loss(nets["dpvae"], batch["video"], perceptual, disc if warm else None, 1.0,
+                                                 cfg.reg_weight, cfg.disc_weight * warm, cfg.lpips_weight)
+        disc.requires_grad_(True)
+        return total, log
+
+    def adversary(nets, batch):
+        if batch["step"] < cfg.disc_start // 2:             # nothing to learn from a decoder that is all blur
+            return 0.0 * sum(p.sum() for p in nets["disc"].parameters()), {}
+        total = discriminator_loss(nets["disc"], batch["video"], batch["x_hat"])
+        return total, {"disc": total.detach()}
+
+    source = loader(cfg, run, toy_or_folder(cfg, run, "video"))
+    players = {"dpvae": Player(loss, dpvae=dp)}
+    if cfg.disc_weight:
+        players["disc"] = Player(adversary, disc=disc)
+    return Stage(players, source, show_reconstruction(next(source(0))["video"][:4], run))
+
+
+def stage_dit(cfg, run):                                    # the text-to-image model that the papers start from
+    vae = load_network(KLVAE, Path(cfg.out) / "vae.safetensors").to(run.device)
+    dit, text = MMDiT(cfg.dit), ToyText(cfg.text)
+    images = loader(cfg, run, cached(cfg, run, vae, "image"))
+
+    def loss(nets, batch):
+        return transformer_loss(cfg, run, nets["dit"], nets["text"], vae, batch), {}
+
+    return Stage({"dit": Player(loss, dit=dit, text=text)}, images, show_samples(cfg, run, vae, 1))
+
+
+def stage_videodit(cfg, run):                               # VideoDiT 3.2: the image transformer, made to move
+    out = Path(cfg.out)
+    dp = load_network(DPVAE, out / "dpvae.safetensors").to(run.device)
+    image = (MMDiT.from_state_dict(read_state(cfg.init)) if cfg.init else load_network(MMDiT, out / "dit.safetensors"))
+    text = None if cfg.init else load_network(ToyText, out / "text.safetensors").to(run.device).requires_grad_(False)
+    net = VideoDiT.from_image(image.float(), attention=cfg.attention, patchify_3d=cfg.patchify_3d)
+    prepare_blocks(cfg, net)
+    videos = loader(cfg, run, cached(cfg, run, dp, "video"))
+    images = loader(cfg, run, cached(cfg, run, dp, "image")) if cfg.p_video < 1 else None
+
+    def loss(nets, batch):
+        return transformer_loss(cfg, run, nets["videodit"], text, dp, batch), {}
+
+    preview = show_samples(cfg, run, dp, cfg.frames, text) if text else None
+    return Stage({"videodit": Player(loss, videodit=net)}, mixed(cfg, videos, images, cfg.p_video), preview)
+
+
+STAGES = {"judge": stage_judge, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae, "videodit": stage_videodit}
+
+
+# ---------------------------------------------------------------------------------------------- what stages share
+
+def draw(cfg, batch, shape, device, stream=NOISE, how=torch.randn):
+    return keyed_noise(shape, cfg.seed, batch["step"], batch["first"], device, stream=stream, draw=how)
+
+
+# VideoDiT Eq. 5 on a cached latent, prompts dropped for guidance.
+def transformer_loss(cfg, run, net, text, vae, batch):
+    z, rows = vae.scaled(batch["latent"]), len(batch["latent"])                             # (B,C,T',h,w)
+    t = sample_times(rows, cfg.shift, u=draw(cfg, batch, (rows,), run.device, TIME))        # (B,)
+    context, pooled = (batch["context"], batch["pooled"]) if text is None else text(batch["caption"])
+    drop = draw(cfg, batch, (rows,), run.device, DROP, torch.rand) < cfg.text_drop          # (B,)
+    context, pooled = drop_prompt(context, pooled, drop)
+    return flow_loss(net, z, {"context": context, "pooled": pooled}, t=t, noise=draw(cfg, batch, z.shape, run.device))
+
+
+def cached(cfg, run, vae, kind):
+    """Latents of --data or --images, encoded once by this very VAE (or found encoded) and read from then on."""
+    mark = fingerprint(vae)
+    folder = Path(cfg.cache or Path(cfg.out) / "cache") / f"{kind}-{cfg.size}-{mark}"
+    dataset = toy_or_folder(cfg, run, kind)
+
+    @torch.no_grad()
+    def encode(batch):
+        with autocast(cfg, run):
+            return {"latent": vae.encode(batch["video"].to(run.device)).float()}
+
+    write_cache(folder, dataset, encode, 16, mark, vae.config.shift if isinstance(vae, KLVAE) else vae.image.config.shift,
+                vae.image.config.scale if isinstance(vae, DPVAE) else vae.config.scale, rank=run.rank,
+                world_size=run.world)
+    if run.world > 1:
+        dist.barrier()
+    return LatentCache(folder, mark)
+
+
+def image_vae(cfg, run):
+    """The frozen 2D VAE: Stable Diffusion's from --init, or the one that stage vae trained."""
+    if cfg.init:
+        return KLVAE.from_state_dict(read_state(cfg.init)).float().to(run.device)
+    return load_network(KLVAE, Path(cfg.out) / "vae.safetensors").to(run.device)
+
+
+def perceptual_for(cfg, run):
+    """LPIPS's distance. The toy world's judge stands in for VGG, whose weights are not shipped."""
+    path = Path(cfg.out) / "judge.safetensors"
+    if not cfg.lpips_weight or not path.is_file():
+        return None
+    judge = load_network(Judge, path).to(run.device).requires_grad_(False)
+    return lambda a, b: perceptual_distance(judge.pyramid, a, b).mean()
+
+
+def prepare_blocks(cfg, net):
+    net.checkpointing = cfg.checkpointing
+    if cfg.compile:
+        for block in net.joint_blocks:                      # block by block: one compilation serves all of them
+            block.compile()
+
+
+def autocast(cfg, run):
+    return torch.autocast(run.device.split(":")[0], torch.bfloat16, enabled=cfg.bf16)
+
+
+def show_reconstruction(clips, run):
+    """Each clip above its reconstruction."""
+    @torch.no_grad()
+    def preview(nets, name):
+        vae = nets.get("vae", nets.get("dpvae"))
+        redone = vae.decode(vae.encode(clips.to(run.device))).clamp(-1, 1).cpu()
+        pairs = [clip for pair in zip(clips, redone) for clip in pair]
+        if clips.shape[2] == 1:                             # pictures side by side rather than below each other
+            pairs = [torch.cat([pair[i] for pair in zip(clips, redone)], 1) for i in range(0)] or \
+                    [torch.cat(list(clips), 1), torch.cat(list(redone), 1)]
+        contact_sheet(f"{name}.png", pairs)
+    return preview
+
+
+PROMPTS = ("a cat", "a red fish moving left underwater", "a blue car in snow", "a yellow star spinning at night")
+
+
+def show_samples(cfg, run, vae, frames, text=None):
+    """The same four prompts each time, from the same noise."""
+    def preview(nets, name):
+        net = nets.get("videodit", nets.get("dit"))
+        models = Models(vae, text or nets["text"], net, cfg.size, frames, cfg.shift)
+        with autocast(cfg, run):
+            clips = generate(models, list(PROMPTS), frames, steps=20).cpu()
+        contact_sheet(f"{name}.png", clips, PROMPTS)
+        if frames > 1:
+            save_video(f"{name}.mp4", torch.cat(list(clips), 3))
+    return preview
+
+
+# ---------------------------------------------------------------------------------------------- state on disk
+
+class Trainer:
+    """The networks of a stage with their optimizers and averages: what a checkpoint has to hold."""
+
+    def __init__(self, cfg, run, stage):
+        self.cfg, self.run, self.step, self.skipped = cfg, run, 0, 0
+        self.players = {name: player.to(run.device) for name, player in stage.players.items()}
+        self.nets = {name: net for player in self.players.values() for name, net in player.nets.items()}
+        self.trained = {name: [p for p in player.parameters() if p.requires_grad] for name, player in self.players.items()}
+        self.ema = {name: [p.detach().clone() for p in values] for name, values in self.trained.items()}
+        self.optimizers = {name: torch.optim.AdamW(values, cfg.lr, tuple(cfg.betas), weight_decay=cfg.weight_decay,
+                                                   fused=True) for name, values in self.trained.items()}
+        self.wrapped = {name: self.parallel(player) for name, player in self.players.items()}
+
+    def parallel(self, player):
+        if self.run.world == 1:
+            return player
+        ids = [torch.device(self.run.device).index] if self.run.device != "cpu" else None
+        return nn.parallel.DistributedDataParallel(player, device_ids=ids, gradient_as_bucket_view=True,
+                                                   broadcast_buffers=False, find_unused_parameters=True)
+
+    def update_ema(self, name):
+        decay = min(self.cfg.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.ema[name], [p.detach() for p in self.trained[name]], 1 - decay)
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Inside, the networks hold their averages; outside, the weights that are being trained."""
+        pairs = [pair for name in self.trained for pair in zip(self.trained[name], self.ema[name])]
+        for parameter, average in pairs:
+            parameter.data, average.data = average.data, parameter.data
+        modes = {net: net.training for net in self.nets.values()}
+        try:
+            yield {name: net.eval() for name, net in self.nets.items()}
+        finally:
+            for parameter, average in pairs:
+                parameter.data, average.data = average.data, parameter.data
+            for net, mode in modes.items():
+                net.train(mode)
+
+    def save(self, finish=None):
+        """Averages as NAME.safetensors, what sampling loads; all the rest as state.pt, what resuming loads."""
+        out = Path(self.cfg.out)
+        state = {"step": self.step, "skipped": self.skipped, "rng": torch.get_rng_state(), "ema": self.ema,
+                 "players": {name: player.state_dict() for name, player in self.players.items()},
+                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                 "config": json.dumps(dataclasses.asdict(self.cfg))}
+        with self.averaged() as nets:
+            if finish:
+                finish(nets)
+            if self.run.rank == 0:
+                about = {"size": self.cfg.size, "frames": self.cfg.frames, "shift": self.cfg.shift, "step": self.step}
+                for name, net in nets.items():
+                    save_network(out / f"{name}.safetensors", net, extra=about)
+        if self.run.rank == 0:
+            write_atomic(out / self.cfg.stage / "state.pt", lambda temporary: torch.save(state, temporary))
+
+    def resume(self):
+        """Take up the run in --out (auto) or in the folder that --resume names."""
+        where = Path(self.cfg.out) / self.cfg.stage if self.cfg.resume == "auto" else Path(self.cfg.resume)
+        if self.cfg.resume == "none" or (self.cfg.resume == "auto" and not (where / "state.pt").is_file()):
+            return
+        if not (where / "state.pt").is_file():
+            raise UserError(f"--resume {self.cfg.resume}: no state.pt there; give auto, none, or a folder OUT/STAGE")
+        state = read_state(where / "state.pt")
+        for name, player in self.players.items():
+            load_strict(player, state["players"][name], where / "state.pt")
+            self.optimizers[name].load_state_dict(state["optimizers"][name])
+            for mine, saved in zip(self.ema[name], state["ema"][name]):
+                mine.copy_(saved)
+        self.step, self.skipped = state["step"], state["skipped"]
+        torch.set_rng_state(state["rng"])
+
+
+# ---------------------------------------------------------------------------------------------- the loop
+
+def learning_rate(cfg, step):
+    """Linear warm-up, constant, linear decay to zero over the last `decay` of the steps."""
+    warm = min(1.0, (step + 1) / max(cfg.warmup, 1))
+    return cfg.lr * min(warm, (cfg.steps - step) / (cfg.decay * cfg.steps) if cfg.decay else 1.0)
+
+
+STOP = []    # signals received: the loop ends after its step, saved
+
+
+def train(cfg):
+    """One stage from its start, or from where it stopped, to its last step."""
+    run = setup()
+    if cfg.batch % (run.world * cfg.accumulate):
+        raise UserError(f"--batch {cfg.batch}: must divide by {run.world} processes x {cfg.accumulate} micro-batches")
+    torch.manual_seed(cfg.seed)
+    stage = STAGES[cfg.stage](cfg, run)
+    trainer = Trainer(cfg, run, stage)
+    trainer.resume()
+    folder = Path(cfg.out) / cfg.stage
+    folder.mkdir(parents=True, exist_ok=True)
+    if trainer.step >= cfg.steps:
+        print(f"{cfg.stage}: already at step {trainer.step} of {cfg.steps}; --resume none starts again")
+        return
+    source, shown, failed = stage.batches(trainer.step), {}, 0
+    bar = tqdm(total=cfg.steps, initial=trainer.step, desc=cfg.stage, disable=run.rank > 0, mininterval=1)
+    started, first = time.perf_counter(), trainer.step
+
+    while trainer.step < cfg.steps:
+        lr, micros = learning_rate(cfg, trainer.step), [next(source) for _ in range(cfg.accumulate)]
+        micros = [{k: v.to(run.device) if torch.is_tensor(v) else v for k, v in micro.items()} for micro in micros]
+
+        for name, player in trainer.wrapped.items():
+            for i, micro in enumerate(micros):
+                last = i + 1 == cfg.accumulate or run.world == 1
+                with contextlib.nullcontext() if last else player.no_sync():
+                    with autocast(cfg, run):
+                        loss, log = player(micro)
+                    (loss / cfg.accumulate).backward()
+            norm = nn.utils.clip_grad_norm_(trainer.trained[name], cfg.clip)
+            bad = all_ranks(run, not (torch.isfinite(loss) & torch.isfinite(norm)))
+            for group in trainer.optimizers[name].param_groups:
+                group["lr"] = lr
+            if not bad:
+                trainer.optimizers[name].step()
+                trainer.update_ema(name)
+            trainer.optimizers[name].zero_grad(set_to_none=True)
+            failed = failed + 1 if bad else 0
+            trainer.skipped += bad
+            shown.update({name: loss.detach(), "norm": norm, **log} if name != "disc" else log)
+        if failed >= 10:
+            raise UserError(f"{cfg.stage}: the loss was not finite 10 times in a row at step {trainer.step}; the last "
+                            f"good checkpoint is in {cfg.out}. Lower --lr, or try --no-bf16")
+        trainer.step += 1
+        bar.update()
+
+        if trainer.step % cfg.log_every == 0 or trainer.step == cfg.steps:
+            numbers = {key: float(value) for key, value in shown.items()}
+            bar.set_postfix({key: f"{value:.4g}" for key, value in numbers.items()})
+            if run.rank == 0:
+                speed = (trainer.step - first) / (time.perf_counter() - started)
+                line = {"step": trainer.step, "lr": lr, "steps_per_s": speed, "skipped": trainer.skipped, **numbers}
+                with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+
+        end = trainer.step == cfg.steps
+        stopped = all_ranks(run, STOP)
+        if end or stopped or trainer.step % cfg.save_every == 0:
+            trainer.save(stage.finish if end else None)
+        if stage.preview and run.rank == 0 and (end or trainer.step % cfg.preview_every == 0):
+            with trainer.averaged() as nets:
+                stage.preview(nets, folder / f"{trainer.step:07d}")
+        if stopped:
+            raise UserError(f"stopped by a signal at step {trainer.step}, saved; the same command goes on from there")
+    bar.close()
+    if run.rank == 0:
+        print(f"{cfg.stage}: weights in {cfg.out}/, log and previews in {folder}/")
+
+
+def main(argv):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, frame: STOP.append(received) if not STOP else sys.exit(130))
+    try:
+        for config in parse(argv):
+            train(config)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    polite(lambda: main(sys.argv[1:]))
