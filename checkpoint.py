@@ -106,6 +106,14 @@ def read_config(path):
     return {key: value if key == "class" else json.loads(value) for key, value in metadata.items()}
 
 
+def class_of(path):
+    """The class of one of our own .safetensors files, "" for anything else (a published checkpoint, say)."""
+    try:
+        return read_config(path)["class"]
+    except UserError:
+        return ""
+
+
 def load_network(cls, path):
     """The network that save_network wrote, in float32, eval mode."""
     described = read_config(path)

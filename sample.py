@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import UserError, load_network, polite, read_config
+from checkpoint import UserError, load_network, polite, read_config, read_state
 from data import contact_sheet, save_video
 from dit import MMDiT, VideoDiT
 from flow import SAMPLING, euler, guided, keyed_noise, sigmas
-from text import ToyText
+from text import SD3Text, ToyText, read_folder
 from vae import DPVAE, GOP, KLVAE
 
 TOY = Path(__file__).parent / "checkpoints" / "toy"
@@ -50,15 +50,17 @@ class FlagParser(argparse.ArgumentParser):
 class Models:
     """What a clip is made with. shift belongs to the transformer: it was trained with it."""
     vae: torch.nn.Module           # DPVAE, or KLVAE where there is only an image model
-    text: torch.nn.Module          # prompts -> context, pooled
+    text: object                   # prompts -> context, pooled: ToyText or SD3Text
     transformer: torch.nn.Module   # VideoDiT, or MMDiT for images
     size: int = 64
     frames: int = 16
     shift: float = 1.0
 
 
-def load_models(folder, device="cpu"):
-    """The networks of a folder that train.py wrote: dpvae + videodit, or vae + dit where there is no video yet."""
+def load_models(folder, device="cpu", weights=""):
+    """The networks of a folder that train.py wrote: dpvae + videodit, or vae + dit where there is no video yet.
+
+    weights: Stable Diffusion 3's file, whose text encoders a transformer that started from it goes on using."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; give --ckpt a folder that train.py wrote")
@@ -67,7 +69,10 @@ def load_models(folder, device="cpu"):
         names = ("vae", KLVAE, "dit", MMDiT)
     vae = load_network(names[1], folder / f"{names[0]}.safetensors").to(device)
     transformer = load_network(names[3], folder / f"{names[2]}.safetensors").to(device)
-    text = load_network(ToyText, folder / "text.safetensors").to(device)
+    if weights:
+        text = SD3Text.load(weights).to(device)
+    else:
+        text = load_network(ToyText, folder / "text.safetensors").to(device)
     made = read_config(folder / f"{names[2]}.safetensors")
     return Models(vae, text, transformer, made["size"], made["frames"] if names[0] == "dpvae" else 1, made["shift"])
 
@@ -84,19 +89,59 @@ def generate(models, prompts, frames=None, size=None, steps=28, cfg=4.0, seed=0,
     clip of a batch can be made again by itself. frames=1 makes images."""
     frames, size = frames or models.frames, size or models.size
     check_frames(frames)
-    device = next(models.transformer.parameters()).device
     context, pooled = models.text(prompts)                                                  # (B,L,D), (B,P)
     side = size // models.vae.downsampling
-    shape = (len(prompts), models.vae.config.z_channels, frames // GOP if frames > 1 else 1, side, side)
-    noise = keyed_noise(shape, seed, 0, first_index, device=device, stream=SAMPLING)        # (B,C,T/4,h,w)
+    shape = (models.vae.config.z_channels, frames // GOP if frames > 1 else 1, side, side)
+    z = denoise(models.transformer, context, pooled, shape, models.shift, steps, cfg, seed, first_index, progress)
+    return decode(models.vae, z, frames)
+
+
+def denoise(transformer, context, pooled, shape, shift, steps, cfg, seed, first_index=0, progress=False):
+    """Noise of shape (C,T',h,w) for each prompt -> scaled latents (B,C,T',h,w)."""
+    noise = keyed_noise((len(context), *shape), seed, 0, first_index, device=context.device, stream=SAMPLING)
     # ASSUMED: the paper gives neither steps nor guidance; 28 steps and SD3's schedule, guidance by preset.
-    velocity = guided(models.transformer, {"context": context, "pooled": pooled}, cfg)
-    z = models.vae.unscaled(euler(velocity, noise, sigmas(steps, models.shift), progress=progress))
-    if isinstance(models.vae, KLVAE):
-        clip = models.vae.decode(z)                                                         # (B,3,T,H,W)
-    else:
-        clip = models.vae.decode(z) if frames > 1 else models.vae.decode_keys(z)
-    return clip.float().clamp(-1, 1)
+    velocity = guided(transformer, {"context": context, "pooled": pooled}, cfg)
+    return euler(velocity, noise, sigmas(steps, shift), progress=progress)
+
+
+# VideoDiT A.2: "decoding using the corresponding decoder": D for clips, D_k for images.
+def decode(vae, z, frames):
+    z = vae.unscaled(z)
+    if frames > 1 or isinstance(vae, KLVAE):
+        return vae.decode(z).float().clamp(-1, 1)                                           # (B,3,T,H,W)
+    return vae.decode_keys(z).float().clamp(-1, 1)
+
+
+# ---------------------------------------------------------------------------------------------- published weights
+
+@torch.no_grad()
+def generate_from_weights(source, prompts, frames=1, size=1024, steps=28, cfg=7.0, seed=0, device="cpu", progress=False):
+    """Stable Diffusion 3 itself, from one file or a Diffusers folder: prompts -> (B,3,T,H,W).
+
+    One part is in memory at a time: text encoders, then the transformer in bf16, then the VAE. An empty prompt is
+    the null prompt and needs no encoder. frames > 1 is VideoDiT Fig. 2: nothing is trained, attention sees all
+    frames, each is decoded as a picture."""
+    state = read_part(source, "transformer")
+    context = torch.zeros(len(prompts), 154, 4096, device=device)
+    pooled = torch.zeros(len(prompts), 2048, device=device)
+    if any(prompts):
+        context, pooled = SD3Text.load(source).to(device).encode(prompts)                   # (B,154,4096), (B,2048)
+    transformer = MMDiT.from_state_dict(state, dtype=torch.bfloat16).to(device)
+    shape = (transformer.config.in_channels, frames, size // 8, size // 8)
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        z = denoise(transformer, context, pooled, shape, 3.0, steps, cfg if any(prompts) else 1.0, seed, 0, progress)
+    del transformer, state
+    vae = KLVAE.from_state_dict(read_part(source, "vae"))
+    return decode(vae.float().to(device), z, frames)
+
+
+def read_part(source, part):
+    """The tensors of a single-file checkpoint, or of one part of a Diffusers folder."""
+    state = read_folder(Path(source) / part) if Path(source).is_dir() else read_state(source)
+    if not state:
+        raise UserError(f"no weights in {Path(source) / part}; --weights wants Stable Diffusion 3's single file or its "
+                        "Diffusers folder")
+    return state
 
 
 def file_name(index, prompt):
@@ -109,12 +154,17 @@ def parse(argv):
     flags = FlagParser(prog="sample.py", description="make clips, or with --image pictures, from prompts")
     flags.add_argument("prompt", nargs="*", help="one clip for each")
     flags.add_argument("--prompts", metavar="FILE", help="a text file, one prompt a line")
-    flags.add_argument("--ckpt", default=str(TOY), help="a folder that train.py wrote")
+    flags.add_argument("--ckpt", default="", help="a folder that train.py wrote; by default checkpoints/toy")
+    flags.add_argument("--weights", default="", help="Stable Diffusion 3: one file, or a Diffusers folder. Alone: makes "
+                       "pictures with it (needs 5 GB for the transformer in bf16 and, if the file has T5, 10 GB for "
+                       "that, one after the other). With --ckpt: its text encoders serve that checkpoint")
+    flags.add_argument("--zero-shot-video", action="store_true", help="with --weights alone: VideoDiT Fig. 2, the "
+                       "untrained image model attending over --frames pictures at once (memory as for a picture)")
     flags.add_argument("--image", action="store_true", help="pictures (.png) instead of clips")
     flags.add_argument("--frames", type=int, default=0, help="a multiple of 4; 0: what the model was trained on")
     flags.add_argument("--size", type=int, default=0, help="pixels; 0: what the model was trained on")
     flags.add_argument("--steps", type=int, default=28, help="calls of the transformer")
-    flags.add_argument("--cfg", type=float, default=4.0, help="guidance; 1 is none")
+    flags.add_argument("--cfg", type=float, default=0.0, help="guidance; 1 is none; 0: 4, or 7 with --weights alone")
     flags.add_argument("--seed", type=int, default=0, help="same seed, same clip")
     flags.add_argument("-n", type=int, default=1, help="clips for each prompt")
     flags.add_argument("--out", default="out", help="folder")
@@ -130,33 +180,47 @@ def parse(argv):
     for name, least in (("steps", 1), ("n", 1), ("fps", 0.1), ("size", 0)):
         if not getattr(args, name) >= least:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
-    if args.frames:
+    if args.zero_shot_video and (args.ckpt or not args.weights):
+        raise UserError("--zero-shot-video shows an untrained Stable Diffusion 3: give --weights, and no --ckpt")
+    if args.frames and not args.zero_shot_video:
         check_frames(args.frames)
     return args
 
 
+def make(args, prompts, device):
+    """The clips of the parsed flags, (B,3,T,H,W)."""
+    common = dict(steps=args.steps, seed=args.seed, progress=True)
+    if args.weights and not args.ckpt:
+        if args.size % 16:
+            raise UserError(f"--size {args.size}: must be a multiple of 16")
+        frames = (args.frames or 8) if args.zero_shot_video else 1
+        return generate_from_weights(args.weights, prompts, frames, args.size or 1024, cfg=args.cfg or 7.0,
+                                     device=device, **common)
+    models = load_models(args.ckpt or TOY, device, args.weights)
+    unit = models.vae.downsampling * models.transformer.config.patch
+    if args.size % unit:
+        raise UserError(f"--size {args.size}: must be a multiple of {unit}")
+    frames = 1 if args.image else args.frames or models.frames
+    return generate(models, prompts, frames, args.size, cfg=args.cfg or 4.0, **common)
+
+
 def main(argv=None):
     args = parse(argv)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    models = load_models(args.ckpt, device)
-    if args.size % (models.vae.downsampling * models.transformer.config.patch):
-        raise UserError(f"--size {args.size}: must be a multiple of "
-                        f"{models.vae.downsampling * models.transformer.config.patch}")
-    frames = 1 if args.image else args.frames or models.frames
     prompts, start = [prompt for prompt in args.prompt for _ in range(args.n)], time.perf_counter()
-    clips = generate(models, prompts, frames, args.size, args.steps, args.cfg, args.seed, progress=True)
+    clips = make(args, prompts, "cuda" if torch.cuda.is_available() else "cpu")
     out = Path(args.out)
     for index, (prompt, clip) in enumerate(zip(prompts, clips)):
-        base = out / file_name(index, prompt)
-        contact_sheet(base.with_suffix(".png"), [clip])
-        if frames > 1:
-            save_video(base.with_suffix(".mp4"), clip, args.fps)
-        if args.gif and frames > 1:
-            save_video(base.with_suffix(".gif"), clip, args.fps)
-        about = {"prompt": prompt, "seed": args.seed, "index": index, "cfg": args.cfg, "steps": args.steps,
-                 "frames": frames, "size": clip.shape[-1], "ckpt": args.ckpt, "torch": torch.__version__}
-        base.with_suffix(".json").write_text(json.dumps(about) + "\n", "utf-8")
-        print(f'"{prompt}" -> {base.with_suffix(".png" if frames == 1 else ".mp4")}')
+        base, is_clip = out / file_name(index, prompt), clip.shape[1] > 1
+        contact_sheet(f"{base}.png", [clip])
+        if is_clip:
+            save_video(f"{base}.mp4", clip, args.fps)
+        if args.gif and is_clip:
+            save_video(f"{base}.gif", clip, args.fps)
+        about = {"prompt": prompt, "index": index, "frames": clip.shape[1], "pixels": clip.shape[-1],
+                 **{key: getattr(args, key) for key in ("seed", "cfg", "steps", "ckpt", "weights")},
+                 "torch": torch.__version__}
+        Path(f"{base}.json").write_text(json.dumps(about) + "\n", "utf-8")
+        print(f'"{prompt}" -> {base}.{"mp4" if is_clip else "png"}')
     print(f"{len(clips)} in {time.perf_counter() - start:.1f} s; contact sheets (.png) and settings (.json) beside them")
 
 

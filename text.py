@@ -622,7 +622,7 @@ class SD3Text:
                             "sd3_medium_incl_clips.safetensors, or a folder with clip_l and clip_g")
         self.states, self.heads, self.width = states, heads or {}, width
         self.clip_tokenizer, self.t5_tokenizer = CLIPTokenizer.load(), t5_tokenizer
-        self.device, self.dtype = "cpu", None
+        self.device, self.dtype, self.kept = "cpu", None, None
 
     @classmethod
     def from_state_dict(cls, state, t5_tokenizer=None, heads=None, width=4096):
@@ -647,9 +647,10 @@ class SD3Text:
                   for name, folder in SD3_FOLDERS.items()}
         return cls(states, tokenizer)
 
-    def to(self, device, dtype=None):
-        """Where and in what to compute; by default as stored, but bf16 for fp8 and for T5 in fp16."""
-        self.device, self.dtype = device, dtype
+    def to(self, device, dtype=None, keep=False):
+        """Where and in what to compute; by default as stored, but bf16 for fp8 and for T5 in fp16.
+        keep: hold the encoders after their turn, which pays when millions of captions follow one another."""
+        self.device, self.dtype, self.kept = device, dtype, {} if keep else None
         return self
 
     def encode(self, prompts):
@@ -679,12 +680,16 @@ class SD3Text:
         return context, torch.cat([clip_l.pooled, clip_g.projected], dim=-1).float()          # (B,768+1280)
 
     def run(self, name, ids):
-        """One encoder, alive only inside this call."""
-        if name == "t5xxl":
+        """One encoder, alive only inside this call unless it is to be kept."""
+        if self.kept and name in self.kept:
+            net = self.kept[name]
+        elif name == "t5xxl":
             net = T5Encoder.from_state_dict(self.states[name], source=name)
         else:
             act = {"clip_l": "quick_gelu", "clip_g": "gelu"}[name]
             net = CLIPText.from_state_dict(self.states[name], self.heads.get(name), act, source=name)
+        if self.kept is not None:
+            self.kept[name] = net
         return run_frozen(net, self.device, self.dtype, ids)
 
 

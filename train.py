@@ -27,14 +27,13 @@ from torch import nn
 from tqdm import tqdm
 
 import world
-from checkpoint import (UserError, load_network, load_strict, polite, read_config, read_state, save_network,
-                        save_state, write_atomic)
+from checkpoint import (UserError, class_of, load_network, load_strict, polite, read_state, save_network, write_atomic)
 from data import LatentCache, ToyClips, batches, contact_sheet, fingerprint, open_source, save_video, write_cache
 from dit import MMDiT, MMDiTConfig, VideoDiT
 from features import Judge, JudgeConfig, judge_loss, judge_right, perceptual_distance
 from flow import DROP, NOISE, TIME, drop_prompt, flow_loss, keyed_generator, keyed_noise, sample_times
 from sample import FlagParser, Models, generate
-from text import ToyText, ToyTextConfig
+from text import SD3Text, ToyText, ToyTextConfig
 from vae import (DPVAE, GOP, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, discriminator_loss, dp_vae_loss, fold,
                  kl_vae_loss, measure_latents)
 
@@ -87,6 +86,7 @@ class Config:
     attention: str = "2d->3d"      # or "2d+3d", VideoDiT Table 4
     patchify_3d: bool = True       # --no-patchify_3d: VideoDiT Table 5
     items: int = 0                 # toy: how many clips, and how many pictures, are cached as latents
+    windows: int = 8               # real films: how many random windows of each are cached
     cache: str = ""                # folder of the cached latents; "": OUT/cache
     # looking
     save_every: int = 500
@@ -397,9 +397,15 @@ def stage_dit(cfg, run):                                    # the text-to-image 
 def stage_videodit(cfg, run):                               # VideoDiT 3.2: the image transformer, made to move
     out = Path(cfg.out)
     dp = load_network(DPVAE, out / "dpvae.safetensors").to(run.device)
-    image = (MMDiT.from_state_dict(read_state(cfg.init)) if cfg.init else load_network(MMDiT, out / "dit.safetensors"))
-    text = None if cfg.init else load_network(ToyText, out / "text.safetensors").to(run.device).requires_grad_(False)
-    net = VideoDiT.from_image(image.float(), attention=cfg.attention, patchify_3d=cfg.patchify_3d)
+    text = None                                             # with published weights, prompts come from the cache
+    if not cfg.init:
+        text = load_network(ToyText, out / "text.safetensors").to(run.device).requires_grad_(False)
+    if class_of(cfg.init) == "VideoDiT":                    # 4.1: the 512 phase goes on from the 320 phase
+        net = load_network(VideoDiT, cfg.init).train()
+    else:
+        image = (MMDiT.from_state_dict(read_state(cfg.init), dtype=torch.float32) if cfg.init
+                 else load_network(MMDiT, out / "dit.safetensors"))
+        net = VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
     prepare_blocks(cfg, net)
     videos = loader(cfg, run, cached(cfg, run, dp, "video"))
     images = loader(cfg, run, cached(cfg, run, dp, "image")) if cfg.p_video < 1 else None
@@ -411,7 +417,20 @@ def stage_videodit(cfg, run):                               # VideoDiT 3.2: the 
     return Stage({"videodit": Player(loss, videodit=net)}, mixed(cfg, videos, images, cfg.p_video), preview)
 
 
-STAGES = {"judge": stage_judge, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae, "videodit": stage_videodit}
+def stage_cache(cfg, run):                                  # latents and text of all clips and pictures, once
+    """Afterwards neither the VAE's nor the text encoders' work is in the training's steps. --init: the SD3 file
+    whose text encoders speak. Interrupted, the same command goes on; ranks share the work."""
+    if not cfg.init:
+        raise UserError("--stage cache: give --init, the Stable Diffusion 3 file with the text encoders")
+    dp = load_network(DPVAE, Path(cfg.out) / "dpvae.safetensors").to(run.device)
+    text = SD3Text.load(cfg.init).to(run.device, keep=run.device != "cpu")
+    for kind, wanted in (("video", True), ("image", cfg.p_video < 1)):
+        if wanted:
+            cached(cfg, run, dp, kind, text)
+
+
+STAGES = {"judge": stage_judge, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae, "videodit": stage_videodit,
+          "cache": stage_cache}
 
 
 # ---------------------------------------------------------------------------------------------- what stages share
@@ -430,20 +449,26 @@ def transformer_loss(cfg, run, net, text, vae, batch):
     return flow_loss(net, z, {"context": context, "pooled": pooled}, t=t, noise=draw(cfg, batch, z.shape, run.device))
 
 
-def cached(cfg, run, vae, kind):
-    """Latents of --data or --images, encoded once by this very VAE (or found encoded) and read from then on."""
+def cached(cfg, run, vae, kind, text=None):
+    """Latents of --data or --images, encoded once by this very VAE (or found encoded) and read from then on;
+    with `text` the prompts' context and pooled vectors as well (stage cache)."""
     mark = fingerprint(vae)
     folder = Path(cfg.cache or Path(cfg.out) / "cache") / f"{kind}-{cfg.size}-{mark}"
+    if cfg.init and text is None:                           # the text has to be there already
+        return LatentCache(folder, mark)
     dataset = toy_or_folder(cfg, run, kind)
 
     @torch.no_grad()
     def encode(batch):
         with autocast(cfg, run):
-            return {"latent": vae.encode(batch["video"].to(run.device)).float()}
+            found = {"latent": vae.encode(batch["video"].to(run.device)).float()}
+        if text is not None:
+            found["context"], found["pooled"] = text(batch["caption"])
+        return found
 
-    write_cache(folder, dataset, encode, 16, mark, vae.config.shift if isinstance(vae, KLVAE) else vae.image.config.shift,
-                vae.image.config.scale if isinstance(vae, DPVAE) else vae.config.scale, rank=run.rank,
-                world_size=run.world)
+    write_cache(folder, dataset, encode, 16, mark, vae.config.shift, vae.config.scale,
+                epochs=1 if cfg.data == "toy" or kind == "image" else cfg.windows, dtype=torch.bfloat16 if text else
+                torch.float16, workers=cfg.workers, rank=run.rank, world_size=run.world)
     if run.world > 1:
         dist.barrier()
     return LatentCache(folder, mark)
@@ -468,7 +493,7 @@ def perceptual_for(cfg, run):
 def prepare_blocks(cfg, net):
     net.checkpointing = cfg.checkpointing
     if cfg.compile:
-        for block in net.joint_blocks:                      # block by block: one compilation serves all of them
+        for block in net.image.joint_blocks:                # block by block: one compilation serves all of them
             block.compile()
 
 
@@ -599,6 +624,8 @@ def train(cfg):
         raise UserError(f"--batch {cfg.batch}: must divide by {run.world} processes x {cfg.accumulate} micro-batches")
     torch.manual_seed(cfg.seed)
     stage = STAGES[cfg.stage](cfg, run)
+    if stage is None:                                       # stage cache only writes files
+        return
     trainer = Trainer(cfg, run, stage)
     trainer.resume()
     folder = Path(cfg.out) / cfg.stage

@@ -378,6 +378,17 @@ def test_frames_see_each_other_in_both_variants():
         assert (video(z, t, **cond) - before)[:, :, 0].abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("attention", ["2d->3d", "2d+3d"])
+def test_clips_of_a_batch_do_not_mix(attention):
+    """Frames are folded into the batch and back, text and modulation with them: each clip keeps its own."""
+    video = scrambled(VideoDiT.from_image(MMDiT(SMALL), attention), std=0.1)
+    z, t, cond = draw(frames=3)
+    both = video(z, t, **cond)
+    for i in range(2):
+        alone = video(z[i:i + 1], t[i:i + 1], **{name: tensor[i:i + 1] for name, tensor in cond.items()})
+        close(alone, both[i:i + 1], atol=1e-4 * both.abs().max().item())
+
+
 def test_a_clip_of_another_length_and_size_runs():
     """4.1: trained at 320, continued at 512; images between the videos."""
     video = VideoDiT.from_image(scrambled(MMDiT(SMALL)))
