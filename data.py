@@ -45,7 +45,8 @@ from checkpoint import UserError, polite, write_atomic
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MAX_PIXELS = 1 << 26            # of one frame, 8192 x 8192: more is a decompression bomb, not a film
-EXACT = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)   # else white is 253
+# FFmpeg's scaler is quick and wrong unless asked: without the last two, white comes out as 253.
+EXACT = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 log = logging.getLogger("data")
 
 
@@ -192,6 +193,8 @@ class Film:
             self.container.close()
             raise Unusable("holds no video stream")
         self.stream = streams[0]
+        if self.stream.width * self.stream.height > MAX_PIXELS:
+            raise Unusable(f"frames of {self.stream.width} x {self.stream.height}: too large")
         self.stream.thread_type = "AUTO"
         self.stream.codec_context.thread_count = 1 if get_worker_info() else 0
         width = self.stream.width * (self.stream.sample_aspect_ratio or 1)       # square the pixels
@@ -202,8 +205,6 @@ class Film:
         self.seekable = any(name in self.container.format.name for name in ("mp4", "matroska"))
 
     def __enter__(self):
-        if self.stream.width * self.stream.height > MAX_PIXELS:
-            raise Unusable(f"frames of {self.stream.width} x {self.stream.height}: too large")
         return self
 
     def __exit__(self, *error):
@@ -212,8 +213,8 @@ class Film:
     def frames(self, start=None):
         """Frames in the order of showing, from the key frame before `start`. Damage loses frames only."""
         try:
-            if start is not None:          # some decoders learn the file's dialect from its first packet alone
-                next(self.frames(), None)
+            if start is not None:           # the first packet alone says which x264 wrote the file, and some
+                next(self.frames(), None)   # (4:4:4) come out as garbage if that is not known
                 self.container.seek(start, stream=self.stream)
             for packet in self.container.demux(self.stream):
                 try:
@@ -230,7 +231,7 @@ class Film:
         pixels = self.scaler.reformat(frame, self.width, self.height, "rgba" if alpha else "rgb24",
                                       interpolation=EXACT, threads=1).to_ndarray()
         pixels = np.asarray(over_white(Image.fromarray(pixels))) if alpha else pixels
-        return np.rot90(pixels, frame.rotation // 90)                # phones film sideways and leave a note
+        return np.rot90(pixels, round(frame.rotation / 90))          # phones film sideways and leave a note
 
 
 def scan_times(path):
@@ -314,10 +315,10 @@ class ClipFolder:
 
     def __init__(self, root, frames, size, stride=1, fps=None, flip=False, seed=0, part=(0.0, 1.0),
                  crop="random", short=None, memory=1 << 30):
-        if str(root).endswith(".zip"):
+        if ".zip" in str(root) and not os.path.isdir(root):
             raise UserError(f"{root}: clips are read from a folder; unpack it first")
         self.root, self.frames, self.size, self.stride, self.fps = str(root), frames, size, stride, fps
-        self.flip, self.seed, self.part, self.crop, self.short = flip, seed, part, crop, short or size
+        self.flip, self.seed, self.part, self.crop, self.short = flip, seed, part, crop, max(short or 0, size)
         names = list_files(root)
         self.names = find(root, names, VIDEOS, "videos")
         self.captions = find_captions(root, names, self.names)
@@ -397,8 +398,8 @@ def first_usable(dataset, index, epoch):
             name, skipped = dataset.names[candidate], dataset.skipped
             if name not in skipped:
                 skipped[name] = str(reason)
-                log.warning("skipped %s in %s: %s (%d of %d files skipped so far)", name, dataset.root, reason,
-                            len(skipped), len(dataset))
+                log.warning("skipped %s in %s: %s (%d of %d files skipped so far)",
+                            name, dataset.root, reason, len(skipped), len(dataset))
     reasons = [f"{name}: {reason}" for name, reason in dataset.skipped.items()]
     raise UserError(f"nothing usable in {dataset.root}: all {len(dataset)} files were skipped; "
                     f"{'; '.join(reasons[:3])}{' ...' if len(reasons) > 3 else ''}")
@@ -430,7 +431,8 @@ class ImageFolder:
         names = list_files(root)
         self.names = find(root, names, IMAGES, "pictures")
         self.captions, self.skipped = find_captions(root, names, self.names), {}
-        self.source = f"pictures {describe(root, self.names)}, {size} x {size}, flip {flip}, {crop} crop, {seed}"
+        self.source = (f"pictures {describe(root, self.names)}, {size} x {size}, flip {flip}, {crop} crop, "
+                       f"seed {seed}")
         self.item(0)
 
     def __len__(self):
@@ -528,7 +530,7 @@ def batches(dataset, batch, seed=0, start_step=0, rank=0, world_size=1, workers=
     """Endless batches from start_step on: the very batches an uninterrupted run would see there."""
     count = len(dataset)
     if count < batch * world_size and rank == 0:
-        log.warning("%d items are fewer than a batch of %d: each batch repeats some", count, batch * world_size)
+        log.warning("%d items, a batch of %d: every batch repeats some", count, batch * world_size)
     return load(dataset, schedule(count, batch, seed, start_step, rank, world_size), workers)
 
 
@@ -553,11 +555,12 @@ def write_cache(folder, dataset, encode, batch, vae, shift=0.0, scale=1.0, epoch
     vae       fingerprint() of the encoder: LatentCache refuses latents of another one
     Shards that are there are kept, so an interrupted run goes on; ranks take every world_size-th shard."""
     total, folder = epochs * len(dataset), Path(folder)
-    made = {"vae": vae, "shift": shift, "scale": scale, "source": dataset.source, "items": total, "shard": shard}
+    made = {"vae": vae, "shift": shift, "scale": scale, "source": dataset.source, "items": total,
+            "shard": shard}
     for path in sorted(folder.glob("*-of-*.safetensors"))[:1]:
         check_made(folder, cache_made(path)[0], made)
     shards = math.ceil(total / shard)
-    with tqdm(total=total // world_size, unit="clip", desc=f"encoding into {folder}", disable=rank > 0) as bar:
+    with tqdm(total=total // world_size, unit="clip", desc=f"encode to {folder}", disable=rank > 0) as bar:
         for number in range(rank, shards, world_size):
             path = folder / f"{number:05d}-of-{shards:05d}.safetensors"
             positions = range(number * shard, min((number + 1) * shard, total))
@@ -575,7 +578,7 @@ def write_shard(path, dataset, encode, batch, positions, made, dtype, workers):
         parts.append({key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
                       for key, tensor in encode(loaded).items()})
         captions += loaded["caption"]
-    state = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}     # (B,C,T',h,w)
+    state = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]} # (B,C,T',h,w)
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise UserError(f"latents for {path} are not finite in {dtype}; try bfloat16, or look at the VAE")
     metadata = {"made": json.dumps(made), "captions": json.dumps(captions)}
@@ -616,8 +619,8 @@ class LatentCache:
             raise UserError(f"no latent cache in {folder}; encode one first, or check --cache")
         shards = int(self.paths[0].stem.split("-of-")[1])
         if len(self.paths) != shards:
-            raise UserError(f"the latent cache in {folder} has {len(self.paths)} of {shards} shards: encoding "
-                            "was interrupted; run it again to go on")
+            raise UserError(f"the latent cache in {folder} has {len(self.paths)} of {shards} shards: it was "
+                            "interrupted; run the encoding again to go on")
         self.made = cache_made(self.paths[0])[0]
         if vae is not None:
             check_made(folder, self.made, {"vae": vae})
@@ -643,7 +646,7 @@ def save_video(path, video, fps=12, crf=14, side=16):
     """Write (3,T,H,W) in [-1,1], or uint8 (T,H,W,3), as .mp4 or .gif, by the path's extension.
 
     H.264 in 4:2:0 with the index in front is what every browser plays. It wants even sides, so an odd one
-    gets its last row or column twice. Clips smaller than `side` are enlarged whole times: every pixel shows."""
+    gets its last row or column twice. Clips smaller than `side` are enlarged whole times."""
     frames, path = to_frames(video), Path(path)
     zoom = math.ceil(side / min(frames.shape[1:3]))
     frames = frames.repeat(zoom, axis=1).repeat(zoom, axis=2)

@@ -74,9 +74,10 @@ class Config:
     checkpointing: bool = False    # recompute blocks in backward: less memory, a third more time
     # losses
     kl_weight: float = 1e-6        # stage vae
-    lpips_weight: float = 0.1      # VideoDiT 4: lambda_LPIPS
-    reg_weight: float = 1.0        # VideoDiT 4: lambda_reg; 0 is Table 3's ablation
-    disc_weight: float = 0.01      # VideoDiT 4: lambda_disc; 0 trains no discriminator
+    lpips_weight: float = 0.1      # VideoDiT 3.1: lambda_LPIPS
+    reg_weight: float = 1.0        # VideoDiT 3.1: lambda_reg; 0 is Table 3's ablation, column "Regularization"
+    key_encoder: bool = True       # --no-key_encoder: z = E_r(x) alone; Table 3's ablation, column "2D VAE"
+    disc_weight: float = 0.01      # VideoDiT 3.1: lambda_disc; 0 trains no discriminator
     disc_start: int = 1000         # steps before the discriminator is heard; it learns from half of that on
     disc_warmup: int = 1000        # steps over which disc_weight then rises linearly
     # transformers
@@ -115,16 +116,16 @@ PRESETS = {
                 "videodit": dict(steps=20, batch=8)}),
     # the shipped checkpoint: see README for what it reaches
     "toy": dict(
-        size=64, frames=16, items=16384, decay=0.4,
+        size=64, frames=16, items=6144, decay=0.4,
         vae=KLVAEConfig(16, ch=24, ch_mult=(1, 2, 3, 3), num_res_blocks=1, groups=8, scale=1.0, shift=0.0),
         text=ToyTextConfig(world.WORDS, 12, 128, 2, 4),
         dit=MMDiTConfig(16, 2, 6, 5, 32, context_dim=128, pooled_dim=128, pos_grid=8, base_size=8),
-        stages={"judge": dict(steps=1500, batch=32, lr=2e-3),
+        stages={"judge": dict(steps=1000, batch=32, lr=2e-3),
                 "vae": dict(steps=4800, batch=16, lr=2e-3, kl_weight=1e-3, lpips_weight=0.0, weight_decay=1e-4),
                 "dit": dict(steps=4000, batch=96, lr=1e-3),
                 # DEVIATES VideoDiT Eq. 4: no adversary in the toy. Flat shapes have no texture to fake, and the
                 # adversary costs a third of the step. `tiny` and the paper's presets train it.
-                "dpvae": dict(steps=1600, batch=4, lr=1e-3, disc_weight=0.0, lpips_weight=0.02),
+                "dpvae": dict(steps=2400, batch=2, lr=6e-4, disc_weight=0.0, lpips_weight=0.02),
                 "videodit": dict(steps=8000, batch=48, lr=1e-3)}),
     # VideoDiT 4.3, the ablations' setting
     "videodit-256": dict(
@@ -358,7 +359,7 @@ class ToyFrames(ToyClips):
 
 
 def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 1-4
-    dp = DPVAE.from_image(image_vae(cfg, run)).to(memory_format=torch.channels_last)
+    dp = DPVAE.from_image(image_vae(cfg, run), key_encoder=cfg.key_encoder).to(memory_format=torch.channels_last)
     dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
     perceptual, disc = perceptual_for(cfg, run), PatchGAN3D(cfg.disc).to(run.device)
 

@@ -1,0 +1,48 @@
+"""The released sizes, on random weights: gigabytes and a minute, so only `pytest -m slow` runs this file."""
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dit import MMDiT, MMDiTConfig
+from vae import SD3, KLVAE
+
+MEASURE = """
+import resource, runpy, sys
+sys.argv = ["sample.py"] + sys.argv[1:]
+runpy.run_path("sample.py", run_name="__main__")
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "GB")
+"""
+
+
+@pytest.fixture(scope="module")
+def sd3_file(tmp_path_factory):
+    """sd3_medium.safetensors as published, but for the numbers in it: 4.3 GB of fp16."""
+    with torch.device("meta"):
+        parts = {"model.diffusion_model.": MMDiT(MMDiTConfig()), "first_stage_model.": KLVAE(SD3)}
+    noise = torch.randn(1 << 26).mul_(0.02).half()
+    state = {}
+    for prefix, net in parts.items():
+        for name, tensor in net.state_dict().items():
+            repeats = -(-tensor.numel() // len(noise))
+            state[prefix + name] = noise.repeat(repeats)[:tensor.numel()].view(tensor.shape).clone()
+    path = tmp_path_factory.mktemp("sd3") / "sd3_medium.safetensors"
+    save_file(state, path)
+    yield path
+    path.unlink()
+
+
+@pytest.mark.slow
+def test_a_full_size_sd3_file_makes_an_image_in_less_than_12_gb(sd3_file, tmp_path):
+    """4.3 GB on disk, memory-mapped, computed in bf16: one 256 x 256 image, one step, null prompt."""
+    assert 4.2e9 < sd3_file.stat().st_size < 4.4e9
+    done = subprocess.run([sys.executable, "-c", MEASURE, "", "--weights", str(sd3_file), "--size", "256", "--steps", "1",
+                           "--out", str(tmp_path)], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    assert float(re.search(r"peak ([\d.]+) GB", done.stdout)[1]) < 12
+    assert list(tmp_path.glob("*.png"))
