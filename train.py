@@ -9,6 +9,7 @@ Run me   python train.py --config tiny --stage all          # CPU, under 90 s: e
          python train.py --config toy --stage all           # CPU, hours: the shipped checkpoint
          torchrun --nproc-per-node 8 train.py --config videodit-256 --stage videodit --init sd3.safetensors"""
 
+import argparse
 import contextlib
 import dataclasses
 import itertools
@@ -47,7 +48,7 @@ class Config:
     out: str = ""                  # folder of the weights; "": runs/PRESET
     data: str = "toy"              # clips: "toy" or a folder of videos
     images: str = "toy"            # pictures: "toy", a folder or a .zip
-    init: str = ""                 # published weights to start from (a Stable Diffusion 3 file)
+    init: str = ""                 # weights to start from: a Stable Diffusion 3 file, or one of our own
     resume: str = "auto"           # auto: go on where --out stopped; none: start again; or a folder with a state.pt
     seed: int = 0
     # what a clip is
@@ -149,7 +150,7 @@ def parse(argv):
     for name, default in flatten(Config()).items():
         kind = type(default)
         if kind is bool:
-            flags.add_argument(f"--{name}", action=argparse_bool(), default=None)
+            flags.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None)
         elif kind is tuple:
             flags.add_argument(f"--{name}", nargs="+", type=type(default[0]) if default else str, default=None)
         else:
@@ -169,11 +170,6 @@ def parse(argv):
         config = dataclasses.replace(Config(stage=stage, out=f"runs/{preset}"), **row)
         configs.append(check(apply(config, {k: v for k, v in given.items() if v is not None})))
     return configs
-
-
-def argparse_bool():
-    import argparse
-    return argparse.BooleanOptionalAction
 
 
 def flatten(config, prefix=""):
@@ -271,7 +267,7 @@ class Stage:
     finish: object = None              # nets -> None, before the last save
 
 
-def toy_or_folder(cfg, run, kind):
+def toy_or_folder(cfg, kind):
     """The data set behind --data (kind "video") or --images (kind "image")."""
     name = cfg.data if kind == "video" else cfg.images
     if not name:
@@ -320,9 +316,10 @@ def stage_judge(cfg, run):                                  # the instrument: na
 
 
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
-    vae = KLVAE(cfg.vae).to(memory_format=torch.channels_last)
+    vae = image_vae(cfg, run) if cfg.init else KLVAE(cfg.vae)
+    vae = vae.to(memory_format=torch.channels_last)
     perceptual = perceptual_for(cfg, run)
-    videos, images = (loader(cfg, run, _single(cfg, run, kind)) for kind in ("video", "image"))
+    videos, images = (loader(cfg, run, singles(cfg, kind)) for kind in ("video", "image"))
 
     def loss(nets, batch):
         x = batch["video"]
@@ -339,11 +336,11 @@ def stage_vae(cfg, run):                                    # pixels <-> latents
     return Stage({"vae": Player(loss, vae=vae)}, mixed(cfg, videos, images, 0.5), show_reconstruction(held, run), finish)
 
 
-def _single(cfg, run, kind):
+def singles(cfg, kind):
     """Single frames of the clips, or the pictures."""
     if kind == "video" and cfg.data == "toy":
         return ToyFrames(cfg.frames, cfg.size, cfg.seed)
-    return toy_or_folder(dataclasses.replace(cfg, frames=1) if kind == "video" else cfg, run, kind)
+    return toy_or_folder(dataclasses.replace(cfg, frames=1) if kind == "video" else cfg, kind)
 
 
 class ToyFrames(ToyClips):
@@ -377,7 +374,7 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
         total = discriminator_loss(nets["disc"], batch["video"], batch["x_hat"])
         return total, {"disc": total.detach()}
 
-    source = loader(cfg, run, toy_or_folder(cfg, run, "video"))
+    source = loader(cfg, run, toy_or_folder(cfg, "video"))
     players = {"dpvae": Player(loss, dpvae=dp)}
     if cfg.disc_weight:
         players["disc"] = Player(adversary, disc=disc)
@@ -457,7 +454,7 @@ def cached(cfg, run, vae, kind, text=None):
     folder = Path(cfg.cache or Path(cfg.out) / "cache") / f"{kind}-{cfg.size}-{mark}"
     if cfg.init and text is None:                           # the text has to be there already
         return LatentCache(folder, mark)
-    dataset = toy_or_folder(cfg, run, kind)
+    dataset = toy_or_folder(cfg, kind)
 
     @torch.no_grad()
     def encode(batch):
@@ -476,7 +473,9 @@ def cached(cfg, run, vae, kind, text=None):
 
 
 def image_vae(cfg, run):
-    """The frozen 2D VAE: Stable Diffusion's from --init, or the one that stage vae trained."""
+    """The 2D VAE: from --init, Stable Diffusion's or an earlier run's, or the one that stage vae left in --out."""
+    if class_of(cfg.init) == "KLVAE":
+        return load_network(KLVAE, cfg.init).to(run.device)
     if cfg.init:
         return KLVAE.from_state_dict(read_state(cfg.init)).float().to(run.device)
     return load_network(KLVAE, Path(cfg.out) / "vae.safetensors").to(run.device)
@@ -508,11 +507,10 @@ def show_reconstruction(clips, run):
     def preview(nets, name):
         vae = nets.get("vae", nets.get("dpvae"))
         redone = vae.decode(vae.encode(clips.to(run.device))).clamp(-1, 1).cpu()
-        pairs = [clip for pair in zip(clips, redone) for clip in pair]
-        if clips.shape[2] == 1:                             # pictures side by side rather than below each other
-            pairs = [torch.cat([pair[i] for pair in zip(clips, redone)], 1) for i in range(0)] or \
-                    [torch.cat(list(clips), 1), torch.cat(list(redone), 1)]
-        contact_sheet(f"{name}.png", pairs)
+        rows = [clip for pair in zip(clips, redone) for clip in pair]
+        if clips.shape[2] == 1:                             # pictures: all side by side, as if they were one clip
+            rows = [torch.cat(list(clips), 1), torch.cat(list(redone), 1)]
+        contact_sheet(f"{name}.png", rows)
     return preview
 
 

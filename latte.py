@@ -1,0 +1,669 @@
+"""latte.py - Latte: a DiT whose blocks look across a frame or along time; four variants and every option.
+Paper    Latte 3.2 (variants, Fig. 2), 3.3 (options), Tables 1, 2, Fig. 6, 8; its text-to-video model: 4.5
+Shapes   z (B,C,T,H,W) scaled latents, pictures after the clip if `images`; x (B,T,N,D) tokens, N = h*w
+         patches in a frame; c (B,G,D) conditions, G = 1 or 1 + images; context (B,L,D) text tokens
+Time     DDPM's integer steps, 999 noise. As a rectified flow: flow.velocity_of(net), t in [0,1], 1 data
+Differs  x is never reordered, adaLN runs once a clip; text vector and silent temporal start: grep DEVIATES
+Reads    after dit.py and flow.py, before sample.py
+Run me   python latte.py      # CPU, 5 s: Table 2 to the digit, and an untrained Latte answers exactly 0
+         python latte.py similarity --ckpt FILE      # how alike the frames are, block by block (Fig. 6, 8)"""
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from checkpoint import UserError, load_network, polite, read_state, write_atomic
+from dit import (DIFFUSERS_PIXART, MLP, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, SingleFinalLayer,
+                 TimestepEmbedder, attend, convert, count_blocks, fill, initialise, modulate, norm, run_block,
+                 shape_of, sincos, sincos_2d, unpatchify, unwrap)
+
+
+@dataclass
+class LatteConfig:                  # the defaults are the paper's best practice (4.3) at Latte-XL/2
+    variant: int = 1                # Fig. 2: 1 interleaved blocks, 2 late fusion, 3 one block, 4 half the heads
+    depth: int = 28                 # blocks of Variant 1; 3, which has more in a block, gets fewer: blocks_of
+    width: int = 1152
+    heads: int = 16
+    patch: int = 2                  # latent pixels on a side of a token
+    mlp_ratio: float = 4.0
+    in_channels: int = 4            # of the latent
+    learn_sigma: bool = True        # twice the channels out: noise, then the variance's interpolation
+    frames: int = 16                # of the clips in training; others run too
+    input_size: int = 32            # latent pixels on a side in training; others, and not square, run too
+    condition: str = "none"         # none | class | text
+    classes: int = 101              # of condition "class"; label 101 is then "no class"
+    class_dropout: float = 0.1      # of labels in training, for guidance
+    context_dim: int = 4096         # of "text": width of the tokens for cross-attention, 0 for none
+    pooled_dim: int = 0             # of "text": width of a vector that joins the timestep, 0 for none
+    conditioning: str = "s_adaln"   # 3.3.2: s_adaln | all_tokens; adaln_single is the text-to-video model's
+    patch_embed: str = "uniform"    # 3.3.1: uniform | compression, in tubes of several frames
+    tube: int = 2                   # frames in such a tube. ASSUMED: the paper's stride is not printed
+    temporal: str = "sincos"        # 3.3.3: sincos | rope
+    joint: str = "only_video"       # 3.3.4: what pictures beside a clip do in time: only_video | temporal_mask
+    v4: str = "half_heads"          # Variant 4 as the text has it, or as Table 1 counts it: paper_count
+
+
+SIZES = {                           # Table 2
+    "S": dict(depth=12, width=384, heads=6),        #  32.48 M
+    "B": dict(depth=12, width=768, heads=12),       # 129.54 M
+    "L": dict(depth=24, width=1024, heads=16),      # 456.81 M
+    "XL": dict(depth=28, width=1152, heads=16),     # 673.68 M
+}
+CHOICES = {"variant": (1, 2, 3, 4), "condition": ("none", "class", "text"),
+           "conditioning": ("s_adaln", "all_tokens", "adaln_single"), "temporal": ("sincos", "rope"),
+           "patch_embed": ("uniform", "compression"), "joint": ("only_video", "temporal_mask"),
+           "v4": ("half_heads", "paper_count")}
+
+
+def check(config):
+    """A choice nobody offers, or numbers that do not divide, in one line."""
+    for name, known in CHOICES.items():
+        if getattr(config, name) not in known:
+            raise UserError(f"{name}={getattr(config, name)!r} is not known; choose {', '.join(map(str, known))}")
+    if config.variant in (1, 2) and config.depth % 2:
+        raise UserError(f"depth={config.depth}: half of the blocks are temporal, so choose an even number")
+    if config.width % config.heads or (config.width // config.heads) % 2:
+        raise UserError(f"width={config.width} and heads={config.heads}: a head must get an even, whole width")
+    if config.variant == 4 and config.v4 == "half_heads" and config.heads % 2:
+        raise UserError(f"heads={config.heads}: Variant 4 halves them, so choose an even number")
+
+
+# Latte 3.2 and 4.2, "we strive to equate the parameter counts".
+def blocks_of(config):
+    """Along which axes each block attends. The deepest difference between the variants is this list."""
+    space, time, both, half = ("space",), ("time",), ("space", "time"), config.depth // 2
+    # ASSUMED: Table 1 fits 23 blocks of 22 D^2 for 28 of 18 D^2; the paper does not print the number.
+    fewer = round(config.depth * 18 / 22)
+    return {1: [space, time] * half, 2: [space] * half + [time] * half, 3: [both] * fewer,
+            4: [both] * (config.depth if config.v4 == "half_heads" else fewer)}[config.variant]
+
+
+# ---------------------------------------------------------------------------------------------------- a block
+
+class Clip(NamedTuple):
+    """What a block must know beside its tokens and c."""
+    video: int                      # so many frames are the clip, the rest are pictures
+    mask: torch.Tensor = None       # (T,T) True where a frame may look: Temporal Mask; None: Only Video
+    angles: torch.Tensor = None     # (T,d/2) of RoPE; None: positions were added to x
+    context: torch.Tensor = None    # (B,L,D), or (B*T,L,D) where pictures have texts of their own
+    hidden: torch.Tensor = None     # (B,L) or (B*T,L), 0 where the text is padding
+
+
+def per_frame(values, video):
+    """(B,G,...) -> (B,T,...): the clip's row for each of its frames, then a row a picture. G=1 broadcasts."""
+    if values.shape[1] == 1:
+        return values
+    return torch.cat([values[:, :1].expand(-1, video, *values.shape[2:]), values[:, 1:]], dim=1)
+
+
+# Latte 3.3.3, RoPE (Su et al. 2024): turn q and k by an angle that grows with time; their product then knows
+# how far apart two frames are and nothing else.
+# ASSUMED: base 10000, whole frames, every temporal attention; the paper names the method only.
+def rotate(q, angles):
+    """q (..,T,d), angles (T,d/2)."""
+    a, b = q.chunk(2, dim=-1)
+    cos, sin = angles.cos().to(q.dtype), angles.sin().to(q.dtype)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class AxialAttention(nn.Module):
+    """Within a frame ("space"), or each patch with its own past and future ("time").
+
+    x keeps its order: attention transposes q, k and v anyway, so the other axis costs no further copy."""
+
+    def __init__(self, axis, width, heads, head_dim):
+        super().__init__()
+        self.axis, self.heads = axis, heads
+        self.qkv = nn.Linear(width, 3 * heads * head_dim)
+        self.proj = nn.Linear(heads * head_dim, width)
+
+    def forward(self, x, clip):
+        rows, seq = ("b t", "n") if self.axis == "space" else ("b n", "t")
+        q, k, v = rearrange(self.qkv(x), f"b t n (three h d) -> three ({rows}) h {seq} d", three=3, h=self.heads)
+        mask = None
+        if self.axis == "time":
+            mask = clip.mask
+            if clip.angles is not None:
+                q, k = rotate(q, clip.angles[:x.shape[1]]), rotate(k, clip.angles[:x.shape[1]])
+        sizes = {"b": x.shape[0], "t": x.shape[1], "n": x.shape[2]}
+        kept = {letter: sizes[letter] for letter in rows.split()}
+        return self.proj(rearrange(attend(q, k, v, mask), f"({rows}) h {seq} d -> b t n (h d)", **kept))
+
+
+class LatteBlock(nn.Module):
+    """Attention along one axis or both, text in between if there is any, MLP: a DiT or a PixArt block."""
+
+    def __init__(self, config, axes):
+        super().__init__()
+        width, self.axes, self.parallel = config.width, axes, config.variant == 4
+        halves = 2 if self.parallel and config.v4 == "half_heads" else 1
+        heads, head_dim = config.heads // halves, width // config.heads
+        self.attn = AxialAttention(axes[0], width, heads, head_dim)
+        self.attn_time = AxialAttention("time", width, heads, head_dim) if len(axes) == 2 else None
+        reads = config.condition == "text" and config.context_dim > 0 and "space" in axes
+        self.cross_attn = CrossAttention(width, config.heads) if reads else None
+        self.mlp = MLP(width, int(width * config.mlp_ratio), width)
+        self.conditioning = config.conditioning
+        if config.conditioning == "s_adaln":
+            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        elif config.conditioning == "adaln_single":
+            self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width ** 0.5)
+        else:
+            self.norm_table = nn.Parameter(torch.zeros(4, width))
+
+    # Latte 3.3.2, Fig. 10 (S-AdaLN). DEVIATES: printed, alpha scales the residual itself; the published code,
+    # and so we, scale what a branch adds to it (adaLN-Zero), which is what makes a block start as identity.
+    def modulation(self, c, clip):
+        """Shift, scale, gate of the attention, then of the MLP: (B,1,1,D), with own labels (B,T,1,D)."""
+        if self.conditioning == "all_tokens":       # no c here: an ordinary LayerNorm, weight = 1 + scale
+            shift, scale, shift2, scale2 = self.norm_table
+            return shift, scale, torch.ones_like(shift), shift2, scale2, torch.ones_like(shift)
+        if self.conditioning == "s_adaln":
+            six = self.adaLN_modulation(c)                                      # (B,G,6D)
+        else:
+            six = c + self.scale_shift_table.flatten()      # c is already 6 D wide, one Linear for all blocks
+        return per_frame(six, clip.video).unsqueeze(2).chunk(6, dim=-1)
+
+    def forward(self, x, c, clip):
+        """x (B,T,N,D) -> (B,T,N,D)."""
+        shift, scale, gate, shift2, scale2, gate2 = self.modulation(c, clip)
+        h = modulate(norm(x), shift, scale)
+        attended = self.attn(h, clip)
+        if self.parallel:                           # Variant 4: both axes read the same h, and are added
+            attended = attended + self.over_time(h, clip)
+        x = torch.addcmul(x, gate, attended)
+        if self.attn_time is not None and not self.parallel:    # Variant 3: "only layer normalization" between
+            x = torch.addcmul(x, gate, self.over_time(modulate(norm(x), shift, scale), clip))
+        if self.cross_attn is not None:             # no norm, no gate; the text is not repeated for each frame
+            asked = self.cross_attn(x.reshape(len(clip.context), -1, x.shape[-1]), clip.context, clip.hidden)
+            x = x + asked.view(x.shape)
+        return torch.addcmul(x, gate2, self.mlp(modulate(norm(x), shift2, scale2)))
+
+    def over_time(self, h, clip):
+        """Temporal attention of a block that has both; with Only Video the pictures get nothing from it."""
+        pictures = h.shape[1] - clip.video
+        if clip.mask is not None or pictures == 0:
+            return self.attn_time(h, clip)
+        if clip.video == 0:
+            return torch.zeros_like(h)
+        return F.pad(self.attn_time(h[:, :clip.video], clip), (0, 0, 0, 0, 0, pictures))
+
+
+# -------------------------------------------------------------------------------------------------- the model
+
+class TubeEmbed(nn.Module):
+    """Compression patch embedding (3.3.1): s frames of p x p latent pixels become one token."""
+
+    def __init__(self, channels, width, patch, tube):
+        super().__init__()
+        self.proj = nn.Conv3d(channels, width, (tube, patch, patch), (tube, patch, patch))
+
+    def forward(self, z):
+        (s, p, _), (T, H, W) = self.proj.stride, z.shape[2:]
+        if T % s or H % p or W % p:
+            raise UserError(f"a clip of {T} x {H} x {W} does not divide into tubes of {s} x {p} x {p}; choose a "
+                            f"multiple of {s} frames and of {p} latent pixels")
+        return rearrange(self.proj(z), "b d t h w -> b t h w d")                # (B,T/s,h,w,D)
+
+
+class PlainFinalLayer(nn.Module):
+    """LayerNorm and Linear: with all_tokens the condition has come in by the tokens. c is not read."""
+
+    def __init__(self, width, outputs):
+        super().__init__()
+        self.norm_final = nn.LayerNorm(width, eps=1e-6)
+        self.linear = nn.Linear(width, outputs)
+
+    def forward(self, x, c):
+        return self.linear(self.norm_final(x))
+
+
+class Latte(nn.Module):
+    """Noise of a noisy clip, and the pictures after it. Weights of the released Latte load by name."""
+
+    Config = LatteConfig
+
+    def __init__(self, config):
+        super().__init__()
+        check(config)
+        self.config, width = config, config.width
+        self.checkpointing = False                  # see dit.run_block
+        self.tube = config.tube if config.patch_embed == "compression" else 1
+        self.register_buffer("pos_embed", self.space(config.input_size // config.patch).view(1, -1, width))
+        if config.temporal == "sincos":             # a table as released; RoPE needs none
+            self.register_buffer("temp_embed", sincos(torch.arange(config.frames // self.tube), width)[None])
+        self.t_embedder = TimestepEmbedder(width)
+        self.build_conditions(config, width)
+        self.blocks = nn.ModuleList(LatteBlock(config, axes) for axes in blocks_of(config))
+        channels = config.in_channels * (2 if config.learn_sigma else 1)
+        head = {"s_adaln": FinalLayer, "adaln_single": SingleFinalLayer, "all_tokens": PlainFinalLayer}
+        self.final_layer = head[config.conditioning](width, config.patch ** 2 * channels)
+        self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
+        if self.tube > 1:
+            self.x_embedder = TubeEmbed(config.in_channels, width, config.patch, self.tube)
+            self.upsample = nn.ConvTranspose3d(channels, channels, (self.tube, 1, 1), (self.tube, 1, 1))
+        self.initialise()
+
+    def build_conditions(self, config, width):
+        if config.conditioning == "adaln_single":   # modulates all blocks, which keep a small table each
+            self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        if config.condition == "class":
+            self.y_embedder = LabelEmbedder(config.classes, width, config.class_dropout)
+        if config.condition == "text" and config.context_dim:
+            self.y_embedder = nn.ModuleDict({"y_proj": MLP(config.context_dim, width, width)})
+        if config.condition == "text" and config.pooled_dim:
+            self.text_embedding_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.pooled_dim, width))
+
+    def initialise(self):
+        """dit.initialise, and so that nothing temporal speaks before it has learned: the output is 0, and a
+        frame is not touched by the others."""
+        initialise(self)
+        if self.tube > 1:
+            nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
+            eye = torch.eye(len(self.upsample.bias))[:, :, None, None, None]
+            self.upsample.weight.data.copy_(eye.expand_as(self.upsample.weight))        # each frame s times
+            nn.init.zeros_(self.upsample.bias)
+        for block in self.blocks:
+            if block.cross_attn is not None:
+                nn.init.zeros_(block.cross_attn.proj.weight)
+            if self.config.conditioning != "s_adaln":
+                silence_time(block)
+
+    def forward(self, z, t, labels=None, context=None, pooled=None, mask=None, images=0):
+        """z (B,C,T,H,W), t (B,) -> noise and, if learn_sigma, variance (B,2C,T,H,W).
+
+        The last `images` frames are pictures, each on its own; a clip of one frame is one too. labels (B,),
+        context (B,L,D) with mask (B,L), pooled (B,P) hold for all frames, or have 1 + images rows a clip,
+        (B,1+images,...): one for the clip and one for each picture."""
+        images = 1 if z.shape[2] == 1 else images
+        video = z.shape[2] - images
+        tubes = self.as_tubes(z, video)
+        x = self.x_embedder(tubes)                                              # (B,T/s,h,w,D)
+        x = (x + self.space(*x.shape[2:4]).to(self.pos_embed.dtype)).flatten(2, 3)      # (B,T/s,N,D)
+        parts, final = self.condition(t, labels, pooled)
+        clip = self.describe(x, video // self.tube, context, mask)
+        extra = len(parts) if self.config.conditioning == "all_tokens" else 0
+        if extra:
+            tokens = [per_frame(part, clip.video).expand(-1, x.shape[1], -1) for part in parts]
+            x = torch.cat([torch.stack(tokens, dim=2).to(x.dtype), x], dim=2)   # (B,T/s,1 or 2 more,D)
+        x = self.backbone(x, self.modulator(parts), clip)[:, :, extra:]         # (B,T/s,N,D)
+        out = self.head(x, final, clip.video)                                   # (B,T/s*N,p*p*2C)
+        return self.as_frames(unpatchify(out, tubes[:, :, ::self.tube], self.config.patch), clip.video)
+
+    def backbone(self, x, c, clip):
+        dated = self.config.temporal == "rope"
+        for block in self.blocks:
+            if "time" in block.axes and not dated:  # once: as released, before the first block that needs it
+                x, dated = self.add_time(x, clip.video), True
+            if block.axes == ("time",) and clip.mask is None and clip.video < x.shape[1]:
+                if clip.video:                      # Only Video: this block does not exist for the pictures
+                    moved = run_block(block, self.checkpointing, x[:, :clip.video], c[:, :1], clip)
+                    x = torch.cat([moved, x[:, clip.video:]], dim=1)
+            else:
+                x = run_block(block, self.checkpointing, x, c, clip)
+        return x
+
+    def head(self, x, final, video):
+        """x (B,T,N,D) -> (B,T*N,outputs); final (B,G,D), one row a frame if pictures have their own."""
+        final = per_frame(final, video).flatten(0, 1)                           # (B,D) or (B*T,D)
+        return self.final_layer(x.flatten(0, 1), final).view(len(x), -1, self.final_layer.linear.out_features)
+
+    # Latte 3.3.1. ASSUMED: a picture is a tube that stands still, and its answer is the tube's first frame; the
+    # paper tries compression and joint training only apart.
+    def as_tubes(self, z, video):
+        return z if self.tube == 1 else torch.cat(
+            [z[:, :, :video], z[:, :, video:].repeat_interleave(self.tube, dim=2)], dim=2)
+
+    def as_frames(self, out, video):
+        if self.tube == 1:
+            return out
+        out, video = self.upsample(out), video * self.tube
+        return torch.cat([out[:, :, :video], out[:, :, video::self.tube]], dim=2)       # (B,2C,T,H,W)
+
+    # ------------------------------------------------------------------------------------ conditions, positions
+
+    def condition(self, t, labels, pooled):
+        """-> what modulates the blocks, as parts to be added or to be tokens, each (B,G,D), and the head's c."""
+        parts, kind = [self.t_embedder(t)[:, None]], self.config.condition      # (B,1,D)
+        if kind == "class":
+            if labels is None:
+                raise UserError(f"this Latte was trained on classes: give labels, {self.config.classes} for none")
+            labels = labels if labels.dim() == 2 else labels[:, None]           # (B,G)
+            parts.append(self.y_embedder(labels))
+        final = sum(parts)
+        # As released (extras=78), a text vector reaches the blocks and not the head.
+        # DEVIATES Latte 4.5: its text-to-video model has no text vector, so its temporal blocks never hear of
+        # the text; with pooled_dim a small model learns which word means which motion.
+        if kind == "text" and self.config.pooled_dim:
+            if pooled is None:
+                raise UserError("this Latte was trained with a text vector: give pooled (B,P)")
+            pooled = pooled if pooled.dim() == 3 else pooled[:, None]           # (B,G,P)
+            parts.append(self.text_embedding_projection(pooled))
+        return parts, final
+
+    def modulator(self, parts):
+        """What LatteBlock.modulation reads."""
+        c = sum(parts)                                                          # (B,G,D)
+        return self.t_block(c) if self.config.conditioning == "adaln_single" else c
+
+    def describe(self, x, video, context, mask):
+        """Everything else the blocks share."""
+        frames, angles, hidden, see = x.shape[1], None, None, None
+        if self.config.temporal == "rope":
+            half = self.config.width // self.config.heads // 2
+            w = 10000 ** (-torch.arange(half, device=x.device) / half)
+            angles = torch.arange(frames, device=x.device)[:, None] * w         # (T,d/2)
+        if self.config.joint == "temporal_mask" and video < frames:
+            see = temporal_mask(video, frames - video, x.device)
+        if self.config.condition == "text" and self.config.context_dim:
+            if context is None:
+                raise UserError("this Latte was trained on text: give context (B,L,D)")
+            context = self.y_embedder["y_proj"](context)                        # (B,L,D) or (B,G,L,D)
+            if context.dim() == 4:
+                mask = None if mask is None else per_frame(mask, video).flatten(0, 1)
+                context = per_frame(context, video).flatten(0, 1)               # (B*T,L,D)
+        return Clip(video, see, angles, context, mask)
+
+    # ASSUMED: a picture of another size spans the coordinates of training, as in PixArt; a longer clip counts
+    # on, because stretched times would be slow motion. At the size of training: the checkpoint's own table.
+    def space(self, rows, columns=None):
+        """(h,w,D)."""
+        columns, side = rows if columns is None else columns, self.config.input_size // self.config.patch
+        table = getattr(self, "pos_embed", None)
+        if table is not None and (rows, columns) == (side, side):
+            return table.view(side, side, -1)
+        device = None if table is None else table.device
+        across = [torch.arange(n, device=device) * (side / n) for n in (rows, columns)]
+        return sincos_2d(self.config.width, *across)
+
+    def add_time(self, x, video):
+        """Date the clip's frames; a picture has no time."""
+        table = self.temp_embed[0]                                              # (T,D)
+        if video > len(table):
+            table = sincos(torch.arange(video, device=x.device), self.config.width).to(table.dtype)
+        if video == x.shape[1]:
+            return x + table[:video, None]
+        return torch.cat([x[:, :video] + table[:video, None], x[:, video:]], dim=1)
+
+    # ------------------------------------------------------------------------------------- published weights
+
+    @classmethod
+    def from_state_dict(cls, state, head_dim=72, input_size=64, frames=16, joint="", dtype=None):
+        """Released Latte (`ema`, `model` or bare; also its text-vector kind) or, in Diffusers' names, its
+        text-to-video model, whose tables are not in the file: input_size and frames are for that one.
+        head_dim: 72 for XL and text-to-video, 64 for S, B and L."""
+        state = {name.replace("time_embed", "temp_embed"): tensor for name, tensor in unwrap(state).items()}
+        t2v = "pos_embed.proj.weight" in state
+        if t2v:
+            state = convert(state, DIFFUSERS_LATTE)
+        width, channels, patch, _ = shape_of(state, "x_embedder.proj.weight", "Latte")
+        size = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        labels, vector = "y_embedder.embedding_table.weight", "text_embedding_projection.1.weight"
+        if not t2v:
+            input_size = patch * math.isqrt(shape_of(state, "pos_embed", "Latte")[1])
+            frames = shape_of(state, "temp_embed", "Latte")[1]
+        config = LatteConfig(
+            depth=count_blocks(state, r"blocks\.(\d+)\."), width=width, heads=width // head_dim, patch=patch,
+            mlp_ratio=shape_of(state, "blocks.0.mlp.fc1.weight", "Latte")[0] / width, in_channels=channels,
+            learn_sigma=shape_of(state, "final_layer.linear.weight", "Latte")[0] == 2 * patch ** 2 * channels,
+            frames=frames, input_size=input_size, classes=size[labels][0] - 1 if labels in size else 101,
+            condition="class" if labels in size else "text" if t2v or vector in size else "none",
+            context_dim=size["y_embedder.y_proj.fc1.weight"][1] if t2v else 0,
+            pooled_dim=size[vector][1] if vector in size else 0,
+            conditioning="adaln_single" if t2v else "s_adaln",
+            # Latte-1 makes pictures with its temporal blocks, which only the mask can have taught it
+            joint=joint or ("temporal_mask" if t2v else "only_video"))
+        if t2v:
+            grid = torch.arange(input_size // patch)
+            state["pos_embed"] = sincos_2d(width, grid, grid).view(1, -1, width)
+            state["temp_embed"] = sincos(torch.arange(frames), width)[None]
+        return fill(cls, config, state, dtype)
+
+
+DIFFUSERS_LATTE = [
+    (r"^transformer_blocks\.(\d+)", lambda found: f"blocks.{2 * int(found[1])}"),
+    (r"^temporal_transformer_blocks\.(\d+)", lambda found: f"blocks.{2 * int(found[1]) + 1}"),
+    *DIFFUSERS_PIXART]
+
+
+# Latte 3.3.4 and Fig. 4. Without it, pictures teach the spatial modules only ("Only Video"); here they pass
+# through the temporal ones, alone. Zero-shot FVD on UCF101: 589.86 against 705.72.
+def temporal_mask(video, images, device=None):
+    """(T,T), T = video + images: the clip sees the whole clip, a picture sees itself."""
+    see = torch.eye(video + images, dtype=torch.bool, device=device)
+    see[:video, :video] = True
+    return see
+
+
+def silence_time(block):
+    """What a block does along time starts at 0, and from there gets a gradient at once.
+
+    DEVIATES Latte 4.5: the released text-to-video model starts its temporal blocks from noise."""
+    layers = [block.attn.proj, block.mlp.fc2] if block.axes == ("time",) else []
+    if block.attn_time is not None:
+        layers = [block.attn_time.proj]
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+# Latte 3.3.4: "temporally replicate the positional embedding", "discard the label embedding ... zero".
+# ASSUMED: it does not say what temporal blocks start from. "all": every block takes a DiT block, as its code's
+# loader would, by name. "silent": spatial blocks only, and the others add nothing: a video is its frames.
+def init_from_image(net, image, temporal="all"):
+    """Weights of a DiT, or of a PixArt for a text-to-video Latte (4.5: "silent"), into a fresh Latte."""
+    theirs, ours = image.state_dict(), net.state_dict()
+    carried = {name: tensor for name, tensor in theirs.items()
+               if not name.startswith(("blocks.", "y_embedder.embedding_table", "pos_embed"))}
+    hosts = [i for i, block in enumerate(net.blocks) if temporal == "all" or "space" in block.axes]
+    for k, i in enumerate(hosts):
+        source = f"blocks.{k * len(image.blocks) // len(hosts)}."       # in order, evenly, if it has more
+        carried |= {f"blocks.{i}." + name.removeprefix(source): tensor
+                    for name, tensor in theirs.items() if name.startswith(source)}
+    if temporal == "all":               # a temporal block has no cross-attention to fill
+        carried = {name: carried[name] for name in carried if name in ours or ".cross_attn." not in name}
+    wrong = [name for name in carried if name not in ours or ours[name].shape != carried[name].shape]
+    if wrong:
+        raise UserError(f"this {type(image).__name__} does not fit this Latte: {', '.join(wrong[:3])} differ; "
+                        "choose the same width, patch, channels and condition, and conditioning s_adaln for a "
+                        "DiT, adaln_single for a PixArt")
+    if ours["pos_embed"].shape == theirs.get("pos_embed", torch.empty(0)).shape:
+        carried["pos_embed"] = theirs["pos_embed"]      # added to every frame, which is to replicate it
+    net.load_state_dict(carried, strict=False)
+    if net.config.condition == "class":
+        nn.init.zeros_(net.y_embedder.embedding_table.weight)
+    if temporal == "silent":
+        for block in net.blocks:
+            if net.config.conditioning != "s_adaln" or block.attn_time is not None:
+                silence_time(block)
+    return net
+
+
+# --------------------------------------------------------------------------------------------- what it costs
+
+# Latte Tables 1 and 2. Both were counted with the tool thop, whose rule is: a Linear costs in x out for each
+# row, a convolution its kernel for each output, a LayerNorm 2 for each element; attention's own products cost
+# nothing; a parameter is one of a Linear or convolution, so neither tables of positions nor of labels. It was
+# given THREE clips, rows of c repeated for each frame or patch, and in Variants 3 and 4 it missed the patch
+# embedding. Variant 4's 1545 G, "a quarter", is its cost at patch 4: at 2 it is Variant 3's.
+def paper_count(config):
+    """{params, ops: as the tables count; clip: multiply-adds of one clip, attention and patches included}."""
+    with torch.device("meta"):
+        net = Latte(config)
+    width, patches = config.width, (config.input_size // config.patch) ** 2
+    per_axis = {"space": config.frames // net.tube, "time": patches}    # rows of c, of sequences
+    tokens = per_axis["space"] * patches
+    norms = 1 + sum(2 + (config.variant == 3) for _ in net.blocks)
+    counted, missed, linear = 0, 0, 2 * tokens * width * norms
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.Linear):
+            counted += layer.weight.numel() + layer.bias.numel()
+            linear += layer.weight.numel() * rows_of(name, net, per_axis, tokens)
+    patch = net.x_embedder.proj
+    if config.variant <= 2:
+        counted += patch.weight.numel() + patch.bias.numel()
+    else:
+        missed = patch.weight.numel() * tokens
+    linear += patch.weight.numel() * tokens
+    products = 0
+    for block in net.blocks:
+        for axis in block.axes:
+            inner = block.attn.proj.in_features
+            products += 2 * tokens * inner * (patches if axis == "space" else per_axis["space"])
+    return {"params": counted, "ops": 3 * (linear - missed), "clip": linear + products}
+
+
+def rows_of(name, net, per_axis, tokens):
+    """How many rows the published code sends through this Linear for one clip."""
+    if name.startswith("t_embedder"):
+        return 1
+    if "adaLN_modulation" not in name:
+        return tokens
+    if name.startswith("final_layer"):
+        return per_axis["space"]
+    return sum(per_axis[axis] for axis in net.blocks[int(name.split(".")[1])].axes)
+
+
+# ---------------------------------------------------------------------------------- how alike the frames are
+
+def cosines(one, other):
+    """(B,T,N,D) twice -> (T,T): how alike frame i of one and frame j of the other are, over all patches."""
+    one, other = (F.normalize(x.float().flatten(2), dim=-1) for x in (one, other))      # (B,T,N*D)
+    return (one @ other.transpose(1, 2)).mean(0)
+
+
+# Latte 4.2, Fig. 6: in Variant 2 each further spatial block makes the frames less alike, and unevenly so.
+# Fig. 8: in Variant 4 what the two attentions add to each other is not alike at all.
+@torch.no_grad()
+def frame_similarity(net, z, t, cond):
+    """{name: (T,T)} for each block's output, and for both attentions and between them if a block has both."""
+    seen = {}
+    keep = lambda name: lambda module, given, out: seen.__setitem__(name, out)
+    hooks = []
+    for i, block in enumerate(net.blocks):
+        hooks.append(block.register_forward_hook(keep(f"{i} {'+'.join(block.axes)}")))
+        if block.attn_time is not None:
+            hooks += [block.attn.register_forward_hook(keep(f"{i} space alone")),
+                      block.attn_time.register_forward_hook(keep(f"{i} time alone"))]
+    net(z, t, **cond)
+    for hook in hooks:
+        hook.remove()
+    found = {name: cosines(out, out) for name, out in seen.items()}
+    for name in [name for name in seen if name.endswith("space alone")]:
+        other = name.replace("space", "time")
+        found[name.replace("space alone", "space with time")] = cosines(seen[name], seen[other])
+    return dict(sorted(found.items(), key=lambda item: int(item[0].split()[0])))
+
+
+def summary(matrix):
+    """Mean and variance over pairs of frames, and how often a frame is more like a later than a nearer one."""
+    i, j = torch.triu_indices(len(matrix), len(matrix), 1)
+    i3, j3, k3 = torch.combinations(torch.arange(len(matrix)), 3).T
+    inverted = (matrix[i3, j3] < matrix[i3, k3]).float().mean().item() if len(matrix) > 2 else 0.0
+    return matrix[i, j].mean().item(), matrix[i, j].var(correction=0).item(), inverted
+
+
+def draw_similarity(path, found, columns=7, side=96):
+    """One square a block, white where two frames are alike (1), black at 0 or below."""
+    from PIL import Image, ImageDraw
+    rows = math.ceil(len(found) / columns)
+    sheet = Image.new("L", (min(columns, len(found)) * (side + 8) + 8, rows * (side + 20) + 8), 60)
+    for k, (name, matrix) in enumerate(found.items()):
+        left, top = 8 + k % columns * (side + 8), 8 + k // columns * (side + 20)
+        grey = (matrix.clamp(0, 1) * 255).byte().numpy()
+        sheet.paste(Image.fromarray(grey).resize((side, side), Image.NEAREST), (left, top + 12))
+        ImageDraw.Draw(sheet).text((left, top), name, fill=255)
+    write_atomic(path, sheet.save)
+
+
+def load(path):
+    """A Latte that train.py wrote, or one as its authors released it."""
+    if Path(path).suffix == ".safetensors":
+        state = read_state(path)
+        return Latte.from_state_dict(state) if "pos_embed.proj.weight" in state else load_network(Latte, path)
+    return Latte.from_state_dict(read_state(path), dtype=torch.float32)
+
+
+def nothing_asked(net, batch):
+    """The conditions of an unguided clip: no class, or text that is all zeros."""
+    config, zeros = net.config, torch.zeros
+    if config.condition == "class":
+        return {"labels": torch.full((batch,), config.classes)}
+    if config.condition == "text":
+        return {"context": zeros(batch, 1, config.context_dim), "pooled": zeros(batch, config.pooled_dim)}
+    return {}
+
+
+def similarity(args):
+    """Print and draw Fig. 6 and, for Variants 3 and 4, Fig. 8."""
+    net = load(args.ckpt)
+    size = net.config.input_size
+    if args.latents:
+        z = next(iter(read_state(args.latents).values())).float()               # (B,C,T,H,W)
+    else:       # ASSUMED: the paper's clips are not named. Without any: a picture that turns into another
+        first, last = torch.randn(2, 1, net.config.in_channels, 1, size, size,
+                                  generator=torch.Generator().manual_seed(args.seed))
+        angle = torch.linspace(0, math.pi / 2, net.config.frames).view(1, 1, -1, 1, 1)
+        z = first * angle.cos() + last * angle.sin()
+    t = torch.full((len(z),), float(args.step))
+    found = frame_similarity(net, z, t, nothing_asked(net, len(z)))
+    print(f"{'block':24s} {'mean':>8s} {'variance':>10s} {'inverted':>9s}")
+    for name, matrix in found.items():
+        print("{:24s} {:8.4f} {:10.6f} {:8.1%}".format(name, *summary(matrix)))
+    draw_similarity(args.out, found)
+    print(f"drawn in {args.out}")
+
+
+# ------------------------------------------------------------------------------------------------------- demo
+
+TABLE_1 = {  # (params in M, operations in G) as printed. Variant 4 is counted at patch 4: see paper_count
+    "Variant 1": (LatteConfig(), 673.68, 5572.69), "Variant 2": (LatteConfig(variant=2), 673.68, 5572.69),
+    "Variant 3": (LatteConfig(variant=3), 676.33, 6153.15),
+    "Variant 4": (LatteConfig(variant=4, patch=4, v4="paper_count"), 676.44, 1545.15)}
+
+
+def demo():
+    """[(name, our params, the paper's, our operations, the paper's, one clip)], then the largest output of
+    four small untrained Lattes, which must be 0."""
+    rows = [(name, *cut(paper_count(config), params, ops)) for name, (config, params, ops) in TABLE_1.items()]
+    largest = 0.0
+    for variant in CHOICES["variant"]:
+        net = Latte(LatteConfig(variant, depth=4, width=48, heads=4, frames=4, input_size=8))
+        largest = max(largest, net(torch.randn(2, 4, 4, 8, 8), torch.tensor([3, 900])).abs().max().item())
+    return rows, largest
+
+
+def cut(count, params, ops):
+    """Digits cut off, not rounded, as printed."""
+    millions, billions = (math.floor(count[name] / unit) / 100 for name, unit in (("params", 1e4), ("ops", 1e7)))
+    return millions, params, billions, ops, count["clip"] / 1e9
+
+
+def main(argv):
+    if not argv:
+        rows, largest = demo()
+        print("           params (M)  printed    ops (G)  printed   one clip, all counted (G)")
+        for row in rows:
+            print("{:10s} {:10.2f} {:8.2f} {:10.2f} {:8.2f} {:12.1f}".format(*row))
+        print(f"largest output of an untrained Latte: {largest}   (a right one: 0.0)")
+        return
+    flags = argparse.ArgumentParser(prog="latte.py", allow_abbrev=False)
+    flags.add_argument("what", choices=["similarity"])
+    flags.add_argument("--ckpt", required=True, help="a Latte: ours (.safetensors), or as released")
+    flags.add_argument("--latents", default="", help="a file of clips (B,C,T,H,W) as latents; default: made up")
+    flags.add_argument("--step", type=int, default=100, help="how noisy the network is told they are, 0 to 999")
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--out", default="out/similarity.png")
+    similarity(flags.parse_args(argv))
+
+
+if __name__ == "__main__":
+    polite(lambda: main(sys.argv[1:]))
