@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import torch
@@ -38,17 +39,20 @@ def write_atomic(path, write):
 
     The rename comes after fsync: a power cut may otherwise keep the rename and lose the data."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.tmp{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose another folder")
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if type(error) is RuntimeError and "inline_container" not in str(error):          # torch.save says so
+            raise
+        raise UserError(f"cannot write {path}: {first_line(error)}; free some space or choose another folder")
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def save_network(path, net, dtype=None, extra=None):
@@ -82,7 +86,8 @@ def read_state(path):
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=size > 1 << 20)
+        mapped = size > 1 << 20 and zipfile.is_zipfile(path)       # files from before torch 1.6 cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"{path} ({size:,} bytes) is truncated or not a checkpoint ({first_line(error)}); "
                         "download or copy it again")
@@ -101,9 +106,11 @@ def read_config(path):
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is truncated or not a .safetensors file ({first_line(error)}); copy it again")
-    if "config" not in metadata:
+    try:
+        return {key: value if key == "class" else json.loads(value)
+                for key, value in {"class": metadata["class"], "config": metadata["config"], **metadata}.items()}
+    except (KeyError, ValueError):
         raise UserError(f"{path} carries no config: it was not written by this project's train.py")
-    return {key: value if key == "class" else json.loads(value) for key, value in metadata.items()}
 
 
 def class_of(path):
@@ -119,7 +126,10 @@ def load_network(cls, path):
     described = read_config(path)
     if described["class"] != cls.__name__:
         raise UserError(f"{path} holds a {described['class']}, not a {cls.__name__}; give the right file")
-    net = cls(cls.Config(**described["config"]))
+    try:
+        net = cls(cls.Config(**described["config"]))
+    except TypeError as error:
+        raise UserError(f"{path} was written by another version of {cls.__name__} ({first_line(error)}); train it again")
     load_strict(net, read_state(path), path)
     return net.eval()
 

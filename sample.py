@@ -21,7 +21,8 @@ import torch
 from checkpoint import UserError, load_network, polite, read_config, read_state
 from data import contact_sheet, save_video
 from dit import MMDiT, VideoDiT
-from flow import SAMPLING, euler, guided, keyed_noise, sigmas
+from flow import DDPM, SAMPLING, ddim_sample, ddpm_sample, euler, guided, keyed_noise, sigmas, velocity_of
+from latte import Latte
 from text import SD3Text, ToyText, read_folder
 from vae import DPVAE, GOP, KLVAE
 
@@ -48,33 +49,38 @@ class FlagParser(argparse.ArgumentParser):
 
 @dataclass
 class Models:
-    """What a clip is made with. shift belongs to the transformer: it was trained with it."""
-    vae: torch.nn.Module           # DPVAE, or KLVAE where there is only an image model
-    text: object                   # prompts -> context, pooled: ToyText or SD3Text
-    transformer: torch.nn.Module   # VideoDiT, or MMDiT for images
+    """What a clip is made with. shift, objective and classes belong to the transformer: it was trained with them."""
+    vae: torch.nn.Module           # DPVAE, or KLVAE: an image model's, or Latte's, frame by frame
+    text: object                   # prompts -> context, pooled: ToyText or SD3Text; None where there is no text
+    transformer: torch.nn.Module   # VideoDiT or Latte, or MMDiT for images
     size: int = 64
     frames: int = 16
     shift: float = 1.0
+    objective: str = "flow"        # "ddpm": Latte's
+    classes: tuple = ()            # names of a class-conditional Latte's labels
 
 
-def load_models(folder, device="cpu", weights=""):
-    """The networks of a folder that train.py wrote: dpvae + videodit, or vae + dit where there is no video yet.
+def load_models(folder, device="cpu", weights="", model=""):
+    """The networks of a folder that train.py wrote: model videodit (with dpvae), dit (with vae) or latte (with
+    either); "" takes the first of these that is there.
 
     weights: Stable Diffusion 3's file, whose text encoders a transformer that started from it goes on using."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; give --ckpt a folder that train.py wrote")
-    names = ("dpvae", DPVAE, "videodit", VideoDiT)
-    if not (folder / "videodit.safetensors").is_file() and (folder / "dit.safetensors").is_file():
-        names = ("vae", KLVAE, "dit", MMDiT)
-    vae = load_network(names[1], folder / f"{names[0]}.safetensors").to(device)
-    transformer = load_network(names[3], folder / f"{names[2]}.safetensors").to(device)
+    kinds = {"videodit": VideoDiT, "dit": MMDiT, "latte": Latte}
+    model = model or next((name for name in kinds if (folder / f"{name}.safetensors").is_file()), "videodit")
+    transformer = load_network(kinds[model], folder / f"{model}.safetensors").to(device)
+    made = read_config(folder / f"{model}.safetensors")
+    latents = made.get("latents", "vae" if model == "dit" else "dpvae")
+    vae = load_network({"vae": KLVAE, "dpvae": DPVAE}[latents], folder / f"{latents}.safetensors").to(device)
+    text = None
     if weights:
         text = SD3Text.load(weights).to(device)
-    else:
+    elif getattr(transformer.config, "condition", "text") == "text":
         text = load_network(ToyText, folder / "text.safetensors").to(device)
-    made = read_config(folder / f"{names[2]}.safetensors")
-    return Models(vae, text, transformer, made["size"], made["frames"] if names[0] == "dpvae" else 1, made["shift"])
+    return Models(vae, text, transformer, made["size"], 1 if model == "dit" else made["frames"], made["shift"],
+                  made.get("objective", "flow"), tuple(made.get("classes", ())))
 
 
 def check_frames(frames):
@@ -84,28 +90,71 @@ def check_frames(frames):
 
 
 @torch.no_grad()
-def generate(models, prompts, frames=None, size=None, steps=28, cfg=4.0, seed=0, first_index=0, progress=False):
+def generate(models, prompts, frames=None, size=None, steps=28, cfg=4.0, seed=0, first_index=0, progress=False,
+             sampler=""):
     """prompts (B strings) -> clips (B,3,T,H,W) in [-1,1]. Clip i depends on seed and first_index + i alone, so a
-    clip of a batch can be made again by itself. frames=1 makes images."""
+    clip of a batch can be made again by itself. frames=1 makes images. sampler: euler, ddpm or ddim."""
     frames, size = frames or models.frames, size or models.size
-    check_frames(frames)
-    context, pooled = models.text(prompts)                                                  # (B,L,D), (B,P)
+    groups = GOP if isinstance(models.vae, DPVAE) else 1
+    if groups > 1:
+        check_frames(frames)
+    cond, null_cond = conditions(models, prompts)
     side = size // models.vae.downsampling
-    shape = (models.vae.config.z_channels, frames // GOP if frames > 1 else 1, side, side)
-    z = denoise(models.transformer, context, pooled, shape, models.shift, steps, cfg, seed, first_index, progress)
+    shape = (len(prompts), models.vae.config.z_channels, max(frames // groups, 1), side, side)
+    device = next(models.transformer.parameters()).device
+    if models.objective == "ddpm":
+        z = undo_ddpm(models.transformer, cond, null_cond, shape, steps, cfg, seed, first_index, progress, sampler, device)
+    elif sampler in ("", "euler"):
+        network = velocity_of(models.transformer) if isinstance(models.transformer, Latte) else models.transformer
+        z = denoise(network, cond, null_cond, shape, models.shift, steps, cfg, seed, first_index, progress, device)
+    else:
+        raise UserError(f"--sampler {sampler}: this model was trained as a flow; its sampler is euler")
     return decode(models.vae, z, frames)
 
 
-def denoise(transformer, context, pooled, shape, shift, steps, cfg, seed, first_index=0, progress=False):
-    """Noise of shape (C,T',h,w) for each prompt -> scaled latents (B,C,T',h,w)."""
-    noise = keyed_noise((len(context), *shape), seed, 0, first_index, device=context.device, stream=SAMPLING)
+def conditions(models, prompts):
+    """What the transformer is told, and what it is told for guidance: {name: tensor} both."""
+    if models.classes:
+        device = next(models.transformer.parameters()).device
+        labels = torch.tensor([label_of(prompt, models.classes) for prompt in prompts], device=device)       # (B,)
+        return {"labels": labels}, {"labels": torch.full_like(labels, models.transformer.config.classes)}
+    if models.text is None:
+        return {}, {}
+    context, pooled = models.text(prompts)                                                  # (B,L,D), (B,P)
+    return {"context": context, "pooled": pooled}, None
+
+
+def label_of(prompt, classes):
+    """A class by number, by name, or by a word of the prompt."""
+    named = [i for i, name in enumerate(classes) if name in (prompt, *prompt.lower().split())]
+    if prompt.isdigit() and int(prompt) < len(classes):
+        named = [int(prompt)]
+    if not named:
+        raise UserError(f'"{prompt}" is no class of this model; it knows {", ".join(classes[:20])}')
+    return named[0]
+
+
+def denoise(velocity, cond, null_cond, shape, shift, steps, cfg, seed, first_index=0, progress=False, device="cpu"):
+    """Noise of shape (B,C,T',h,w) -> scaled latents of the same shape, along the flow."""
+    noise = keyed_noise(shape, seed, 0, first_index, device, stream=SAMPLING)
     # ASSUMED: the paper gives neither steps nor guidance; 28 steps and SD3's schedule, guidance by preset.
-    velocity = guided(transformer, {"context": context, "pooled": pooled}, cfg)
-    return euler(velocity, noise, sigmas(steps, shift), progress=progress)
+    return euler(guided(velocity, cond, cfg if cond else 1, null_cond), noise, sigmas(steps, shift), progress=progress)
+
+
+# Latte 3.1: ancestral sampling with learned variances (250 steps in the published configurations), or DDIM.
+def undo_ddpm(network, cond, null_cond, shape, steps, cfg, seed, first_index, progress, sampler, device):
+    if sampler not in ("", "ddpm", "ddim"):
+        raise UserError(f"--sampler {sampler}: this model was trained by DDPM; its samplers are ddpm and ddim")
+    diffusion = DDPM(variance="learned_range" if network.config.learn_sigma else "fixed_large").respace(str(steps))
+    noises = [keyed_noise(shape, seed, step, first_index, device, stream=SAMPLING) for step in range(steps + 1)]
+    predict = guided(network, cond, cfg if cond else 1, null_cond, channels=shape[1])
+    walk = ddim_sample if sampler == "ddim" else ddpm_sample
+    return walk(diffusion, predict, noises[0], noises=noises[1:], progress=progress)
 
 
 # VideoDiT A.2: "decoding using the corresponding decoder": D for clips, D_k for images.
 def decode(vae, z, frames):
+    """Scaled latents -> clips in [-1,1]."""
     z = vae.unscaled(z)
     if frames > 1 or isinstance(vae, KLVAE):
         return vae.decode(z).float().clamp(-1, 1)                                           # (B,3,T,H,W)
@@ -127,9 +176,10 @@ def generate_from_weights(source, prompts, frames=1, size=1024, steps=28, cfg=7.
     if any(prompts):
         context, pooled = SD3Text.load(source).to(device).encode(prompts)                   # (B,154,4096), (B,2048)
     transformer = MMDiT.from_state_dict(state, dtype=torch.bfloat16).to(device)
-    shape = (transformer.config.in_channels, frames, size // 8, size // 8)
+    shape = (len(prompts), transformer.config.in_channels, frames, size // 8, size // 8)
     with torch.autocast(torch.device(device).type, torch.bfloat16):
-        z = denoise(transformer, context, pooled, shape, 3.0, steps, cfg if any(prompts) else 1.0, seed, 0, progress)
+        z = denoise(transformer, {"context": context, "pooled": pooled}, None, shape, 3.0, steps,
+                    cfg if any(prompts) else 1.0, seed, 0, progress, device)
     del transformer, state
     vae = KLVAE.from_state_dict(read_part(source, "vae"))
     return decode(vae.float().to(device), z, frames)
@@ -155,6 +205,9 @@ def parse(argv):
     flags.add_argument("prompt", nargs="*", help="one clip for each")
     flags.add_argument("--prompts", metavar="FILE", help="a text file, one prompt a line")
     flags.add_argument("--ckpt", default="", help="a folder that train.py wrote; by default checkpoints/toy")
+    flags.add_argument("--model", default="", choices=["", "videodit", "dit", "latte"], help="which of the folder's models")
+    flags.add_argument("--sampler", default="", choices=["", "euler", "ddpm", "ddim"], help="by default euler, or ddpm "
+                       "for a Latte trained by DDPM (try --steps 250)")
     flags.add_argument("--weights", default="", help="Stable Diffusion 3: one file, or a Diffusers folder. Alone: makes "
                        "pictures with it (needs 5 GB for the transformer in bf16 and, if the file has T5, 10 GB for "
                        "that, one after the other). With --ckpt: its text encoders serve that checkpoint")
@@ -196,12 +249,12 @@ def make(args, prompts, device):
         frames = (args.frames or 8) if args.zero_shot_video else 1
         return generate_from_weights(args.weights, prompts, frames, args.size or 1024, cfg=args.cfg or 7.0,
                                      device=device, **common)
-    models = load_models(args.ckpt or TOY, device, args.weights)
+    models = load_models(args.ckpt or TOY, device, args.weights, args.model)
     unit = models.vae.downsampling * models.transformer.config.patch
     if args.size % unit:
         raise UserError(f"--size {args.size}: must be a multiple of {unit}")
     frames = 1 if args.image else args.frames or models.frames
-    return generate(models, prompts, frames, args.size, cfg=args.cfg or 4.0, **common)
+    return generate(models, prompts, frames, args.size, cfg=args.cfg or 4.0, sampler=args.sampler, **common)
 
 
 def main(argv=None):

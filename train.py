@@ -30,11 +30,13 @@ from tqdm import tqdm
 import world
 from checkpoint import (UserError, class_of, load_network, load_strict, polite, read_state, save_network, write_atomic)
 from data import LatentCache, ToyClips, batches, contact_sheet, fingerprint, open_source, save_video, write_cache
-from dit import MMDiT, MMDiTConfig, VideoDiT
+from dit import DiT, MMDiT, MMDiTConfig, PixArt, VideoDiT
 from features import Judge, JudgeConfig, judge_loss, judge_right, perceptual_distance
-from flow import DROP, NOISE, TIME, drop_prompt, flow_loss, keyed_generator, keyed_noise, sample_times
-from sample import FlagParser, Models, generate
-from text import SD3Text, ToyText, ToyTextConfig
+from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_prompt, flow_loss, keyed_generator, keyed_noise, sample_times,
+                  velocity_of)
+from latte import Latte, LatteConfig, init_from_image
+from sample import FlagParser, Models, generate, label_of
+from text import SD3Text, ToyText, ToyTextConfig, encode_t5
 from vae import (DPVAE, GOP, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, discriminator_loss, dp_vae_loss, fold,
                  kl_vae_loss, measure_latents)
 
@@ -44,6 +46,7 @@ KIND = 9    # stream of keyed_generator: is this step for videos or for images?
 @dataclass
 class Config:
     """Every field is a flag; a preset's table and the stage's row in it are the defaults."""
+    config: str = "tiny"           # the preset
     stage: str = "all"             # judge, vae, dit, dpvae, videodit, cache, or all of a preset's
     out: str = ""                  # folder of the weights; "": runs/PRESET
     data: str = "toy"              # clips: "toy" or a folder of videos
@@ -87,6 +90,11 @@ class Config:
     p_video: float = 0.8           # VideoDiT 4.1: probability that a step trains on videos
     attention: str = "2d->3d"      # or "2d+3d", VideoDiT Table 4
     patchify_3d: bool = True       # --no-patchify_3d: VideoDiT Table 5
+    objective: str = "ddpm"        # stage latte: ddpm (Latte 3.1), or flow, which the paper does not have
+    latents: str = "vae"           # stage latte: of the image VAE, frame by frame, or of the dpvae, 4x fewer
+    joint_images: int = 0          # stage latte: pictures beside each clip (Latte 3.3.4; published configs: 8)
+    image_start: str = "all"       # stage latte with --init: "all" blocks copy the image model, or "silent": temporal ones start mute
+    vae_weights: str = ""          # stage latte: a published VAE (Stable Diffusion 1.4's)
     items: int = 0                 # toy: how many clips, and how many pictures, are cached as latents
     windows: int = 8               # real films: how many random windows of each are cached
     cache: str = ""                # folder of the cached latents; "": OUT/cache
@@ -101,6 +109,7 @@ class Config:
     disc: PatchGAN3DConfig = field(default_factory=PatchGAN3DConfig)
     text: ToyTextConfig = field(default_factory=lambda: ToyTextConfig(words=world.WORDS))
     dit: MMDiTConfig = field(default_factory=MMDiTConfig)
+    latte: LatteConfig = field(default_factory=LatteConfig)
 
 
 JUDGE = (world.SUBJECTS, tuple(world.COLOURS), world.MOTIONS, world.SCENES)
@@ -112,22 +121,29 @@ PRESETS = {
         vae=KLVAEConfig(4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4, scale=1.0, shift=0.0),
         disc=PatchGAN3DConfig(8, 1), text=ToyTextConfig(world.WORDS, 12, 32, 1, 2),
         dit=MMDiTConfig(4, 2, 2, 2, 16, context_dim=32, pooled_dim=32, pos_grid=4, base_size=4),
+        latte=LatteConfig(1, 2, 32, 2, in_channels=4, frames=8, input_size=8, condition="text", context_dim=32,
+                          pooled_dim=32),
         stages={"judge": dict(steps=20, batch=8, lr=2e-3), "vae": dict(steps=30, batch=8, lr=2e-3),
                 "dit": dict(steps=20, batch=8), "dpvae": dict(steps=12, batch=2, disc_start=4, disc_warmup=4),
-                "videodit": dict(steps=20, batch=8)}),
+                "videodit": dict(steps=20, batch=8), "latte": dict(steps=20, batch=4, joint_images=2)}),
     # the shipped checkpoint: see README for what it reaches
     "toy": dict(
         size=64, frames=16, items=6144, decay=0.4,
         vae=KLVAEConfig(16, ch=24, ch_mult=(1, 2, 3, 3), num_res_blocks=1, groups=8, scale=1.0, shift=0.0),
         text=ToyTextConfig(world.WORDS, 12, 128, 2, 4),
         dit=MMDiTConfig(16, 2, 6, 5, 32, context_dim=128, pooled_dim=128, pos_grid=8, base_size=8),
+        latte=LatteConfig(1, 8, 160, 5, in_channels=16, frames=4, input_size=8, condition="text", context_dim=128,
+                          pooled_dim=128, learn_sigma=False, joint="temporal_mask"),
         stages={"judge": dict(steps=1000, batch=32, lr=2e-3),
                 "vae": dict(steps=4800, batch=16, lr=2e-3, kl_weight=1e-3, lpips_weight=0.0, weight_decay=1e-4),
                 "dit": dict(steps=4000, batch=96, lr=1e-3),
                 # DEVIATES VideoDiT Eq. 4: no adversary in the toy. Flat shapes have no texture to fake, and the
                 # adversary costs a third of the step. `tiny` and the paper's presets train it.
                 "dpvae": dict(steps=2400, batch=2, lr=6e-4, disc_weight=0.0, lpips_weight=0.02),
-                "videodit": dict(steps=8000, batch=48, lr=1e-3)}),
+                "videodit": dict(steps=8000, batch=48, lr=1e-3),
+                # DEVIATES Latte 3.1: a flow, which needs 28 calls where DDPM takes 250, on a CPU a minute a clip;
+                # and DP-VAE's latents, a quarter of the tokens and already cached.
+                "latte": dict(steps=6000, batch=48, lr=1e-3, objective="flow", latents="dpvae", joint_images=1)}),
     # VideoDiT 4.3, the ablations' setting
     "videodit-256": dict(
         size=256, frames=32, data="", images="", flip=True, shift=3.0, lr=5e-5, warmup=1000, betas=(0.9, 0.95),
@@ -140,13 +156,29 @@ for _name, _size in (("videodit-320", 320), ("videodit-512", 512)):
     PRESETS[_name] = {**PRESETS["videodit-256"], "size": _size, "frames": 96,
                       "stages": {"videodit": dict(steps=200_000, batch=64, p_video=0.8)}}
 
+# Latte 4.1 and the published configurations: XL/2, 16 frames three apart, 8 GPUs x 5 clips, or x 4 clips with 8
+# pictures each. The paper prints neither rate nor batch nor steps; 1 M steps is the configurations' upper bound.
+# DEVIATES: gradients are clipped to 0.1 from the start, the published code starts after 20-500 K steps.
+_latte = dict(size=256, frames=16, stride=3, data="", images="", lr=1e-4, warmup=1, betas=(0.9, 0.999), clip=0.1, ema=0.9999,
+              compile=True, save_every=10_000, preview_every=10_000)
+for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), ("taichi", True, "none"),
+                                 ("ucf101", True, "class")):
+    for _suffix, _batch, _pictures in (("", 40, 0), ("-img", 32, 8)):
+        PRESETS[f"latte-{_name}{_suffix}"] = {
+            **_latte, "flip": _flip, "latte": LatteConfig(condition=_condition),
+            "stages": {"latte": dict(steps=1_000_000, batch=_batch, joint_images=_pictures)}}
+# Latte 4.5: 28 + 28 blocks from PixArt-alpha (--init), T5 for text (stage cache), 512 x 512
+PRESETS["latte-t2v"] = {
+    **_latte, "size": 512, "stride": 1, "images": "", "checkpointing": True,
+    "latte": LatteConfig(depth=56, input_size=64, condition="text", conditioning="adaln_single", joint="temporal_mask"),
+    "stages": {"latte": dict(steps=1_000_000, batch=32, joint_images=8)}}
+
 
 # ---------------------------------------------------------------------------------------------- flags
 
 def parse(argv):
     """argv -> one Config per stage, in order. Flags beat the stage's row, which beats the preset."""
     flags = FlagParser(prog="train.py", description="train a stage, or all, of a preset")
-    flags.add_argument("--config", default="tiny", help=", ".join(PRESETS))
     for name, default in flatten(Config()).items():
         kind = type(default)
         if kind is bool:
@@ -156,7 +188,7 @@ def parse(argv):
         else:
             flags.add_argument(f"--{name}", type=kind, default=None)
     given = vars(flags.parse_args(argv))
-    preset = given.pop("config")
+    preset = given.pop("config") or "tiny"
     if preset not in PRESETS:
         raise UserError(f"--config {preset}: must be one of {', '.join(PRESETS)}")
     table = PRESETS[preset]
@@ -167,7 +199,7 @@ def parse(argv):
         if stage not in STAGES:
             raise UserError(f"--stage {stage}: must be all or one of {', '.join(STAGES)}")
         row = {**{k: v for k, v in table.items() if k != "stages"}, **table["stages"].get(stage, {})}
-        config = dataclasses.replace(Config(stage=stage, out=f"runs/{preset}"), **row)
+        config = dataclasses.replace(Config(preset, stage, f"runs/{preset}"), **row)
         configs.append(check(apply(config, {k: v for k, v in given.items() if v is not None})))
     return configs
 
@@ -207,8 +239,10 @@ def check(config):
             raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")
     if config.frames > 1 and config.frames % GOP:
         raise UserError(f"--frames {config.frames}: must be 1 or a multiple of {GOP}")
-    if config.attention not in ("2d->3d", "2d+3d"):
-        raise UserError(f"--attention {config.attention}: must be 2d->3d or 2d+3d")
+    for name, known in (("attention", ("2d->3d", "2d+3d")), ("objective", ("ddpm", "flow")), ("latents", ("vae", "dpvae")),
+                        ("image_start", ("all", "silent"))):
+        if getattr(config, name) not in known:
+            raise UserError(f"--{name} {getattr(config, name)}: must be {' or '.join(known)}")
     return config
 
 
@@ -265,6 +299,7 @@ class Stage:
     batches: object                    # start_step -> endless iterator of batches
     preview: object                    # (nets, folder/name) -> files a person can open
     finish: object = None              # nets -> None, before the last save
+    about: dict = field(default_factory=dict)       # more for the checkpoint to say
 
 
 def toy_or_folder(cfg, kind):
@@ -404,7 +439,7 @@ def stage_videodit(cfg, run):                               # VideoDiT 3.2: the 
         image = (MMDiT.from_state_dict(read_state(cfg.init), dtype=torch.float32) if cfg.init
                  else load_network(MMDiT, out / "dit.safetensors"))
         net = VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
-    prepare_blocks(cfg, net)
+    prepare_blocks(cfg, net, net.image.joint_blocks)
     videos = loader(cfg, run, cached(cfg, run, dp, "video"))
     images = loader(cfg, run, cached(cfg, run, dp, "image")) if cfg.p_video < 1 else None
 
@@ -415,20 +450,108 @@ def stage_videodit(cfg, run):                               # VideoDiT 3.2: the 
     return Stage({"videodit": Player(loss, videodit=net)}, mixed(cfg, videos, images, cfg.p_video), preview)
 
 
+def stage_latte(cfg, run):                                  # Latte 3: blocks over space, blocks over time
+    out, pictures = Path(cfg.out), cfg.joint_images
+    vae, net = latte_vae(cfg, run), Latte(cfg.latte)
+    if cfg.init:
+        kind = PixArt if cfg.latte.conditioning == "adaln_single" else DiT
+        init_from_image(net, kind.from_state_dict(read_state(cfg.init)), cfg.image_start)
+    prepare_blocks(cfg, net, net.blocks)
+    clips, images = cached(cfg, run, vae, "video"), cached(cfg, run, vae, "image") if pictures else None
+    asks = cfg.latte.condition
+    text = None
+    if asks == "text" and (out / "text.safetensors").is_file():
+        text = load_network(ToyText, out / "text.safetensors").to(run.device).requires_grad_(False)
+    classes = class_names(cfg, clips) if asks == "class" else ()
+    diffusion = DDPM(variance="learned_range" if cfg.latte.learn_sigma else "fixed_large")
+
+    def loss(nets, batch):
+        z, rows = vae.scaled(batch["latent"]), len(batch["latent"])                         # (B,C,T'+images,h,w)
+        cond = {"images": pictures, **conditions(batch, text, classes, run.device)}
+        drop = draw(cfg, batch, (rows,), run.device, DROP, torch.rand) < cfg.text_drop
+        if "context" in cond:                               # labels are dropped inside the network
+            cond["context"], pooled = drop_prompt(cond["context"], cond.get("pooled"), drop)
+            cond.update({} if pooled is None else {"pooled": pooled})
+        noise = draw(cfg, batch, z.shape, run.device)
+        if cfg.objective == "flow":
+            t = sample_times(rows, cfg.shift, u=draw(cfg, batch, (rows,), run.device, TIME))
+            return flow_loss(velocity_of(nets["latte"]), z, cond, t=t, noise=noise), {}
+        t = diffusion.sample_times(draw(cfg, batch, (rows,), run.device, TIME, torch.rand))
+        return ddpm_loss(diffusion, nets["latte"], z, cond, t=t, noise=noise), {}
+
+    source = loader(cfg, run, clips)
+    if pictures:
+        source = beside(source, loader(dataclasses.replace(cfg, batch=cfg.batch * pictures), run, images), pictures)
+    preview = show_samples(cfg, run, vae, cfg.frames, text) if text else None
+    about = {"objective": cfg.objective, "classes": list(classes), "latents": cfg.latents}
+    return Stage({"latte": Player(loss, latte=net)}, source, preview, about=about)
+
+
+def latte_vae(cfg, run):
+    """Stable Diffusion's VAE from --vae_weights, which --out then carries, or one of the stages before."""
+    out = Path(cfg.out)
+    if cfg.vae_weights and run.rank == 0 and not (out / "vae.safetensors").is_file():
+        save_network(out / "vae.safetensors", KLVAE.from_state_dict(read_state(cfg.vae_weights)).float())
+    if run.world > 1:
+        dist.barrier()
+    kind = {"vae": KLVAE, "dpvae": DPVAE}[cfg.latents]
+    return load_network(kind, out / f"{cfg.latents}.safetensors").to(run.device)
+
+
+def class_names(cfg, clips):
+    """What a label is: the toy's subjects, or the folders' names in alphabetical order."""
+    names = world.SUBJECTS if cfg.data == "toy" else tuple(sorted(set(clips.captions)))
+    if len(names) > cfg.latte.classes:
+        raise UserError(f"{len(names)} classes in --data, --latte.classes {cfg.latte.classes}: give at least as many")
+    return names
+
+
+def conditions(batch, text, classes, device):
+    """What a Latte is told of a batch: (B,...), or (B,1+M,...) where M pictures stand beside each clip."""
+    captions = batch["caption"]
+    groups = len(captions) // len(batch["latent"])          # captions: those of the clips, then M a clip of pictures
+    grouped = lambda told: told if groups == 1 else torch.cat(
+        [told[:len(batch["latent"]), None], told[len(batch["latent"]):].unflatten(0, (-1, groups - 1))], 1)
+    if classes:
+        return {"labels": grouped(torch.tensor([label_of(c, classes) for c in captions], device=device))}   # (B,1+M)
+    if text is not None:
+        context, pooled = text(captions)
+        return {"context": grouped(context), "pooled": grouped(pooled)}                     # (B,1+M,L,D), (B,1+M,D)
+    return {key: grouped(batch[key]).bool() if key == "mask" else grouped(batch[key])
+            for key in ("context", "mask") if key in batch}
+
+
+def beside(clips, images, pictures):
+    """Latte 3.3.4: the latents of M pictures appended to each clip's, along time."""
+    def from_step(start):
+        for clip, others in zip(clips(start), images(start)):
+            latent = others["latent"].squeeze(2).unflatten(0, (-1, pictures)).transpose(1, 2)               # (B,C,M,h,w)
+            joined = {"latent": torch.cat([clip["latent"], latent], 2), "caption": clip["caption"] + others["caption"]}
+            told = {key: torch.cat([clip[key], others[key]]) for key in ("context", "mask") if key in clip}
+            yield {**clip, **joined, **told}                                                # (B,C,T'+M,h,w)
+    return from_step
+
+
 def stage_cache(cfg, run):                                  # latents and text of all clips and pictures, once
     """Afterwards neither the VAE's nor the text encoders' work is in the training's steps. --init: the SD3 file
     whose text encoders speak. Interrupted, the same command goes on; ranks share the work."""
     if not cfg.init:
-        raise UserError("--stage cache: give --init, the Stable Diffusion 3 file with the text encoders")
-    dp = load_network(DPVAE, Path(cfg.out) / "dpvae.safetensors").to(run.device)
-    text = SD3Text.load(cfg.init).to(run.device, keep=run.device != "cpu")
-    for kind, wanted in (("video", True), ("image", cfg.p_video < 1)):
+        raise UserError("--stage cache: give --init, the Stable Diffusion 3 file (or, for latte-t2v, the Diffusers "
+                        "folder) with the text encoders")
+    out, device = Path(cfg.out), run.device
+    if "latte" in PRESETS[cfg.config]["stages"]:            # Latte 4.5: T5 alone, with its mask
+        vae, encode = latte_vae(cfg, run), lambda captions: dict(zip(("context", "mask"), encode_t5(captions, cfg.init, device)))
+    else:
+        vae, sd3 = load_network(DPVAE, out / "dpvae.safetensors").to(device), SD3Text.load(cfg.init)
+        sd3 = sd3.to(device, keep=device != "cpu")
+        encode = lambda captions: dict(zip(("context", "pooled"), sd3.encode(captions)))
+    for kind, wanted in (("video", True), ("image", cfg.p_video < 1 or cfg.joint_images)):
         if wanted:
-            cached(cfg, run, dp, kind, text)
+            cached(cfg, run, vae, kind, encode)
 
 
 STAGES = {"judge": stage_judge, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae, "videodit": stage_videodit,
-          "cache": stage_cache}
+          "latte": stage_latte, "cache": stage_cache}
 
 
 # ---------------------------------------------------------------------------------------------- what stages share
@@ -449,10 +572,10 @@ def transformer_loss(cfg, run, net, text, vae, batch):
 
 def cached(cfg, run, vae, kind, text=None):
     """Latents of --data or --images, encoded once by this very VAE (or found encoded) and read from then on;
-    with `text` the prompts' context and pooled vectors as well (stage cache)."""
+    with `text`, captions -> {name: tensor}, what the text encoders say as well (stage cache)."""
     mark = fingerprint(vae)
     folder = Path(cfg.cache or Path(cfg.out) / "cache") / f"{kind}-{cfg.size}-{mark}"
-    if cfg.init and text is None:                           # the text has to be there already
+    if cfg.init and text is None and cfg.data != "toy":     # the text has to be there already
         return LatentCache(folder, mark)
     dataset = toy_or_folder(cfg, kind)
 
@@ -461,7 +584,7 @@ def cached(cfg, run, vae, kind, text=None):
         with autocast(cfg, run):
             found = {"latent": vae.encode(batch["video"].to(run.device)).float()}
         if text is not None:
-            found["context"], found["pooled"] = text(batch["caption"])
+            found |= text(batch["caption"])
         return found
 
     write_cache(folder, dataset, encode, 16, mark, vae.config.shift, vae.config.scale,
@@ -490,10 +613,10 @@ def perceptual_for(cfg, run):
     return lambda a, b: perceptual_distance(judge.pyramid, a, b).mean()
 
 
-def prepare_blocks(cfg, net):
+def prepare_blocks(cfg, net, blocks):
     net.checkpointing = cfg.checkpointing
     if cfg.compile:
-        for block in net.image.joint_blocks:                # block by block: one compilation serves all of them
+        for block in blocks:                                # block by block: one compilation serves all of them
             block.compile()
 
 
@@ -520,8 +643,9 @@ PROMPTS = ("a cat", "a red fish moving left underwater", "a blue car in snow", "
 def show_samples(cfg, run, vae, frames, text=None):
     """The same four prompts each time, from the same noise."""
     def preview(nets, name):
-        net = nets.get("videodit", nets.get("dit"))
-        models = Models(vae, text or nets["text"], net, cfg.size, frames, cfg.shift)
+        net = nets.get("videodit", nets.get("dit", nets.get("latte")))
+        models = Models(vae, text or nets["text"], net, cfg.size, frames, cfg.shift,
+                        cfg.objective if "latte" in nets else "flow")
         with autocast(cfg, run):
             clips = generate(models, list(PROMPTS), frames, steps=20).cpu()
         contact_sheet(f"{name}.png", clips, PROMPTS)
@@ -536,7 +660,7 @@ class Trainer:
     """The networks of a stage with their optimizers and averages: what a checkpoint has to hold."""
 
     def __init__(self, cfg, run, stage):
-        self.cfg, self.run, self.step, self.skipped = cfg, run, 0, 0
+        self.cfg, self.run, self.stage, self.step, self.skipped = cfg, run, stage, 0, 0
         self.players = {name: player.to(run.device) for name, player in stage.players.items()}
         self.nets = {name: net for player in self.players.values() for name, net in player.nets.items()}
         self.trained = {name: [p for p in player.parameters() if p.requires_grad] for name, player in self.players.items()}
@@ -582,7 +706,8 @@ class Trainer:
             if finish:
                 finish(nets)
             if self.run.rank == 0:
-                about = {"size": self.cfg.size, "frames": self.cfg.frames, "shift": self.cfg.shift, "step": self.step}
+                about = {"size": self.cfg.size, "frames": self.cfg.frames, "shift": self.cfg.shift, "step": self.step,
+                         **self.stage.about}
                 for name, net in nets.items():
                     save_network(out / f"{name}.safetensors", net, extra=about)
         if self.run.rank == 0:

@@ -95,22 +95,6 @@ def test_seeking_reads_the_very_frames_that_reading_whole_does(tmp_path, name, c
         same(sought.item(0, epoch), whole.item(0, epoch))
 
 
-def test_seeking_knows_which_encoder_wrote_the_film(tmp_path):
-    """Old x264 wrote 4:4:4 its own way and said so in the first packet only (cockatoo.mp4)."""
-    with av.open(str(tmp_path / "a.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"g": "10", "crf": "30"})
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv444p"
-        for pixels in world.render(world.draw(0, 1), 40, 64):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    content = (tmp_path / "a.mp4").read_bytes()
-    version = content.index(b"x264 - core ") + len(b"x264 - core ")
-    (tmp_path / "a.mp4").write_bytes(content[:version] + b"120" + content[version + 3:])
-    whole, sought = (data.ClipFolder(tmp_path, 5, 64, memory=memory) for memory in (1 << 30, 0))
-    for epoch in range(6):
-        same(sought.item(0, epoch), whole.item(0, epoch))
-
-
 def test_parts_never_share_a_frame(tmp_path):
     """Must show 6: trained on (0, 0.75), tested on (0.75, 1)."""
     make_clip(tmp_path / "a.mp4", 41)

@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 import features
 from checkpoint import UserError, load_network, save_network
-from features import (C3D, I3D, LPIPS, Inception, Judge, JudgeConfig, judge_loss, judge_right, layer_distances,
-                      load_detector, perceptual_distance)
+from features import (C3D, I3D, LPIPS, Inception, Judge, JudgeConfig, judge_loss, judge_right,
+                      layer_distances, load_detector, perceptual_distance)
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 COUNTS = {"subjects": 12, "colours": 10, "motions": 6, "scenes": 6}
@@ -48,7 +48,7 @@ def refill(name, shape, salt):
 
 
 def golden(name):
-    """(config, refilled state, stored tensors) of a fixture; the refill is checked against the stored probes."""
+    """(config, refilled state, stored tensors) of a fixture; the refill is checked against its probes."""
     with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
         config = json.loads(file.metadata()["config"])
         stored = {key: file.get_tensor(key) for key in file.keys()}
@@ -74,6 +74,11 @@ def watch(net, names):
     return seen
 
 
+def output(stored, prefix):
+    """The one stored output of that name; its width may be part of the name."""
+    return next(tensor for key, tensor in stored.items() if key.startswith(f"out.{prefix}"))
+
+
 def assert_near(got, want):
     """README of the fixtures: within 1e-4 of the largest value."""
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4 * float(want.abs().max()))
@@ -96,12 +101,13 @@ def test_golden_lpips_equals_the_lpips_package(net):
     layers = layer_distances(lpips.pyramid, stored["in.a"], stored["in.b"], lpips.heads)
     want = torch.stack([stored[f"out.layer{i}"] for i in range(5)], 1)
     torch.testing.assert_close(layers, want, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(lpips(stored["in.a"], stored["in.b"]), stored["out.lpips"], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(layers.sum(1), stored["out.lpips"], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(lpips(stored["in.a"][:1], stored["in.b"][:1]), layers[:1].sum(1))
 
 
 @pytest.mark.parametrize("net", ["vgg", "alex"])
 def test_golden_shipped_lpips_heads_are_the_published_ones(net):
-    """checkpoints/lpips holds version 0.1's heads, and none is negative: a distance cannot fall by looking closer."""
+    """checkpoints/lpips holds version 0.1's heads, and none is negative: more difference is never nearer."""
     _, trunk, stored = golden(f"lpips_{net}_fill")
     lpips = LPIPS.from_state_dict(trunk)                         # net is told from the shapes
     for i, head in enumerate(lpips.heads):
@@ -118,13 +124,13 @@ def test_golden_i3d_equals_pytorch_i3d():
     vector = net.features(video)
     for name in names:
         assert_near(seen[name].mean((2, 3, 4)), stored[f"out.mean_{name}"])
-    assert_near(vector, stored["out.features_1024"])
-    logits = net.logits["conv3d"](vector[:, :, None, None, None]).flatten(1)
-    assert_near(logits, stored["out.logits_400_time_mean"])
+    assert_near(vector, output(stored, "features"))
+    net.features = lambda video: vector
+    assert_near(net(video), output(stored, "logits"))
 
 
 def test_golden_inception_equals_pytorch_fid():
-    """FID's network: its resize, its average pools, its one max pool, and the logits of the Inception Score."""
+    """FID's network: its resize, its average pools, its one max pool, and the Inception Score's logits."""
     config, state, stored = golden("fid_inception_fill")
     net = Inception.from_state_dict(state)
     blocks = {"MaxPool_1": "block0", "MaxPool_2": "block1", "Mixed_6e": "block2"}
@@ -132,10 +138,10 @@ def test_golden_inception_equals_pytorch_fid():
     vector = net.features((images + 0.75) / 1.5 * 2 - 1)
     for name, block in blocks.items():
         assert_near(seen[name].mean((2, 3)), stored[f"out.{block}_mean"])
-    assert_near(vector, stored["out.features_2048"])
+    assert_near(vector, output(stored, "features"))
     net.features = lambda images: vector
-    assert_near(net(images), stored["out.logits_1008"])
-    assert_near(net(images, bias=False), stored["out.logits_1008_nobias"])
+    assert_near(net(images, bias=False), stored.pop(next(key for key in stored if key.endswith("nobias"))))
+    assert_near(net(images), output(stored, "logits"))
 
 
 def test_golden_c3d_equals_its_port():
@@ -147,7 +153,7 @@ def test_golden_c3d_equals_its_port():
     assert_near(seen["conv1"].mean((2, 3, 4)), stored["out.conv1_mean"])         # before its ReLU
     assert_near(seen["fc6"].relu(), stored["out.fc6_relu"])
     assert_near(fc7, stored["out.fc7_relu"])
-    assert_near(net.fc8(fc7), stored["out.logits_487"])
+    assert_near(net.fc8(fc7), output(stored, "logits"))
 
 
 @pytest.mark.parametrize("cls, model", [(I3D, "i3d.rgb_imagenet"), (Inception, "fid_inception")])
@@ -204,9 +210,9 @@ def test_judge_names_what_stands_still_from_any_frame():
 
 
 def test_judge_learns_a_batch_by_heart():
-    """Loss and right answers belong together: a dozen steps on 8 clips, one of them a direction in time."""
-    judge, ramp = toy_judge(width=8, features=32).train(), torch.linspace(-1, 1, 8).view(1, 1, 8, 1, 1)
-    video = torch.cat([ramp * torch.ones(4, 3, 8, 64, 64), -ramp * torch.ones(4, 3, 8, 64, 64)])
+    """Only a direction in time tells 4 of the 8 clips from the others; a name not asked costs nothing."""
+    judge, ramp = toy_judge(width=8, features=32, size=32), torch.linspace(-1, 1, 8).view(1, 1, 8, 1, 1)
+    video = torch.cat([ramp * torch.ones(4, 3, 8, 32, 32), -ramp * torch.ones(4, 3, 8, 32, 32)])
     video = video + 0.1 * torch.randn(video.shape)
     targets = {name: torch.tensor([0] * 4 + [1] * 4) if name == "motion" else torch.full((8,), -1)
                for name in judge.heads}
@@ -232,7 +238,7 @@ def test_judge_survives_its_file(tmp_path):
 
 def test_a_missing_detector_says_where_it_is_published(tmp_path):
     """One line: the file, who has it, how big it is."""
-    with pytest.raises(UserError, match="nowhere.pth; inception needs pt_inception.*95,628,359 bytes.*pytorch-fid"):
+    with pytest.raises(UserError, match="nowhere.pth; inception needs pt_inc.*95,628,359 bytes.*pytorch-fid"):
         load_detector(tmp_path / "nowhere.pth", "inception")
 
 
@@ -256,8 +262,25 @@ def test_torchscript_is_code_and_runs_only_when_trusted(tmp_path):
     torch.jit.script(EveryFlag()).save(tmp_path / "i3d.pt")
     with pytest.raises(UserError, match="runs its code.*--trust-torchscript"):
         load_detector(tmp_path / "i3d.pt", "i3d")
-    net, video = load_detector(tmp_path / "i3d.pt", "i3d", trust_torchscript=True), torch.rand(2, 3, 4, 56, 56)
+    net = load_detector(tmp_path / "i3d.pt", "i3d", trust_torchscript=True)
+    video = torch.rand(2, 3, 4, 56, 56)
     torch.testing.assert_close(net(video), video.mean((2, 3, 4)), rtol=0, atol=1e-5)
+
+
+class Bytes(torch.nn.Module):
+    """Called as StyleGAN-V's c3d_ucf101.pt is: bytes of 16 frames in, probabilities out."""
+
+    def forward(self, x):
+        assert x.dtype == torch.uint8 and x.shape[2] == 16
+        return torch.stack([x.float().mean((1, 2, 3, 4)) / 255, 1 - x.float().mean((1, 2, 3, 4)) / 255], 1)
+
+
+def test_torchscript_c3d_probabilities_become_logits(tmp_path):
+    """The Inception Score takes a softmax of every detector's logits: it must give the probabilities back."""
+    torch.jit.script(Bytes()).save(tmp_path / "c3d.pt")
+    net = load_detector(tmp_path / "c3d.pt", "c3d", trust_torchscript=True)
+    video = torch.tensor([-1.0, 0.6]).view(2, 1, 1, 1, 1).expand(2, 3, 20, 8, 8)
+    torch.testing.assert_close(net(video).softmax(1), torch.tensor([[0.0, 1.0], [0.8, 0.2]]))
 
 
 def test_too_short_clips_are_refused_by_name():

@@ -1,0 +1,300 @@
+"""Tests of checkpoint.py: a file on disk is whole or refused, and nothing in it is ever executed."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.testing import assert_close
+
+import checkpoint
+from checkpoint import (UserError, class_of, load_network, load_strict, polite, read_config, read_state, save_network,
+                        save_state, write_atomic)
+
+
+@dataclass
+class TinyConfig:
+    width: int = 3                    # of the one layer
+    sizes: tuple = (1, 2)             # a tuple, which JSON does not know
+
+    def __post_init__(self):
+        self.sizes = tuple(self.sizes)
+
+
+class Tiny(nn.Module):
+    Config = TinyConfig
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.layer = nn.Linear(config.width, 2)
+        self.register_buffer("counts", torch.arange(config.width))
+
+
+class Other(Tiny):
+    """The same tensors under another class name."""
+
+
+class Bomb:
+    """A pickle that runs a shell command when it is read."""
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
+    """write_atomic: `path` is the old file or the new one, whatever happens in between."""
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(b"old")
+
+    def broken(temporary):
+        Path(temporary).write_bytes(b"half of the new")
+        raise ValueError("torn")
+    with pytest.raises(ValueError, match="torn"):
+        write_atomic(path, broken)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["net.safetensors"]
+
+
+def test_a_write_makes_its_folder_and_leaves_one_file(tmp_path):
+    """The first checkpoint of a run goes into a folder that does not exist yet."""
+    path = tmp_path / "runs" / "a" / "net.bin"
+    write_atomic(path, lambda temporary: Path(temporary).write_bytes(b"new"))
+    assert path.read_bytes() == b"new" and os.listdir(path.parent) == ["net.bin"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    """An OSError becomes a UserError that names the path."""
+    path = tmp_path / "net.safetensors"
+    path.mkdir()
+    with pytest.raises(UserError, match="cannot write .*net.safetensors"):
+        write_atomic(path, lambda temporary: Path(temporary).write_bytes(b"new"))
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write .*file/net.safetensors"):
+        write_atomic(tmp_path / "file" / "net.safetensors", lambda temporary: Path(temporary).write_bytes(b"new"))
+
+
+@pytest.fixture
+def full_disk():
+    """No file can grow beyond 100 kB, which fails as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "state.pt", "text.json"])
+def test_a_full_disk_is_explained_and_keeps_the_old_file(tmp_path, full_disk, name):
+    """safetensors, torch.save and plain files each fail in their own way; the person reads one line."""
+    path, state = tmp_path / name, {"w": torch.zeros(100_000)}
+    path.write_bytes(b"old")
+    write = {".safetensors": lambda temporary: save_file(state, temporary),
+             ".pt": lambda temporary: torch.save(state, temporary),
+             ".json": lambda temporary: Path(temporary).write_text("x" * 200_000)}[path.suffix]
+    with pytest.raises(UserError, match=f"cannot write .*{name}.* free some space") as caught:
+        write_atomic(path, write)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == [name]
+
+
+def test_a_bug_in_a_writer_is_not_called_a_full_disk(tmp_path):
+    """A RuntimeError of another kind keeps its type and its stack trace."""
+    def broken(temporary):
+        raise RuntimeError("shapes do not match")
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        write_atomic(tmp_path / "net.pt", broken)
+
+
+def save_forever(folder, ready):
+    """What the process that gets killed does; one thread, because it is a fork."""
+    torch.set_num_threads(1)
+    n = 0
+    while True:
+        state = {"w": torch.full((300_000,), float(n)), "n": torch.tensor(n)}
+        save_state(folder / "net.safetensors", state, "Tiny", {})
+        write_atomic(folder / "state.pt", lambda temporary: torch.save(state, temporary))
+        n += 1
+        ready.set()
+
+
+def test_a_killed_save_never_tears_the_file(tmp_path):
+    """SIGKILL at random moments of a process that only saves: both files always read, and each is of one save."""
+    fork, draws = multiprocessing.get_context("fork"), random.Random(0)
+    for _ in range(6):
+        ready = fork.Event()
+        process = fork.Process(target=save_forever, args=(tmp_path, ready), daemon=True)
+        process.start()
+        assert ready.wait(timeout=60)
+        time.sleep(draws.uniform(0.0, 0.05))
+        process.kill()
+        process.join()
+        for name in ("net.safetensors", "state.pt"):
+            state = read_state(tmp_path / name)
+            assert_close(state["w"], torch.full((300_000,), float(state["n"])), atol=0, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+def test_a_network_comes_back_with_its_config_and_its_tuples(tmp_path):
+    """One .safetensors holds weights, config and extras: nothing else has to be kept beside it."""
+    net = Tiny(TinyConfig(width=5, sizes=(4, 7)))
+    save_network(tmp_path / "net.safetensors", net, extra={"step": 12, "note": "a", "list": [1.5, None]})
+    back = load_network(Tiny, tmp_path / "net.safetensors")
+    assert back.config == net.config and back.config.sizes == (4, 7) and not back.training
+    assert_close(back.state_dict(), net.state_dict(), atol=0, rtol=0)
+    assert read_config(tmp_path / "net.safetensors") == {
+        "class": "Tiny", "config": {"width": 5, "sizes": [4, 7]}, "step": 12, "note": "a", "list": [1.5, None]}
+
+
+def test_a_half_precision_file_is_half_the_size_and_loads_in_float32(tmp_path):
+    """dtype casts floating tensors only; a counter stays an integer."""
+    net = Tiny(TinyConfig())
+    save_network(tmp_path / "net.safetensors", net, dtype=torch.float16)
+    stored = read_state(tmp_path / "net.safetensors")
+    assert stored["layer.weight"].dtype == torch.float16 and stored["counts"].dtype == torch.int64
+    back = load_network(Tiny, tmp_path / "net.safetensors")
+    assert back.layer.weight.dtype == torch.float32
+    assert_close(back.layer.weight, net.layer.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_tied_tensors_can_be_saved(tmp_path):
+    """safetensors refuses two names of one storage; T5's embedding has two names."""
+    net = Tiny(TinyConfig(width=2))
+    net.again = net.layer
+    save_network(tmp_path / "net.safetensors", net)
+    assert {"layer.weight", "again.weight"} <= read_state(tmp_path / "net.safetensors").keys()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """All three readers, and for a folder too."""
+    for read in (read_state, read_config, lambda path: load_network(Tiny, path)):
+        with pytest.raises(UserError, match="no checkpoint at .*gone"):
+            read(tmp_path / "gone.safetensors")
+    with pytest.raises(UserError, match="no checkpoint at"):
+        read_state(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "net.pt"])
+@pytest.mark.parametrize("keep", [0, 5, 300, 0.5, -1])
+def test_a_truncated_file_is_refused(tmp_path, name, keep):
+    """A download that broke off after `keep` bytes (or that part) is called truncated, with its size."""
+    path = tmp_path / name
+    state = {"w": torch.randn(400, 100)}
+    save_file(state, path) if name.endswith("safetensors") else torch.save(state, path)
+    whole = path.read_bytes()
+    part = whole[:int(keep * len(whole)) if isinstance(keep, float) else keep]
+    path.write_bytes(part)
+    with pytest.raises(UserError, match=f"{name} .*{len(part):,} bytes. is truncated or not a checkpoint"):
+        read_state(path)
+
+
+def test_a_large_truncated_pickle_is_refused(tmp_path):
+    """Above 1 MB a .pt is memory-mapped, which is another path through torch.load."""
+    path = tmp_path / "net.pt"
+    torch.save({"w": torch.randn(600, 600)}, path)
+    path.write_bytes(path.read_bytes()[:-50_000])
+    with pytest.raises(UserError, match="truncated"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("width", [10, 600])
+def test_a_pickle_from_before_torch_1_6_is_read(tmp_path, width):
+    """The published I3D and C3D weights are in torch's first format, which cannot be memory-mapped."""
+    state = {"w": torch.randn(width, width)}
+    torch.save(state, tmp_path / "net.pt", _use_new_zipfile_serialization=False)
+    assert_close(read_state(tmp_path / "net.pt"), state, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb))])
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, write):
+    """weights_only=True: the shell command inside never makes its file."""
+    marker = tmp_path / "marker"
+    write({"w": Bomb(f"touch {marker}")}, tmp_path / "net.ckpt")
+    with pytest.raises(UserError, match="net.ckpt .*(more than tensors|not a checkpoint)"):
+        read_state(tmp_path / "net.ckpt")
+    assert not marker.exists()
+
+
+def test_a_wrong_class_is_named(tmp_path):
+    """A DP-VAE given where a transformer is wanted."""
+    save_network(tmp_path / "net.safetensors", Tiny(TinyConfig()))
+    assert class_of(tmp_path / "net.safetensors") == "Tiny"
+    with pytest.raises(UserError, match="holds a Tiny, not a Other"):
+        load_network(Other, tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"config": "{}"}, {"class": "Tiny", "config": "{"},
+                                      {"class": "Tiny", "config": "{}", "notes": "not JSON"}])
+def test_a_file_of_somebody_else_has_no_config_of_ours(tmp_path, metadata):
+    """Published files carry metadata of their own, or none."""
+    save_file({"w": torch.zeros(2)}, tmp_path / "net.safetensors", metadata=metadata)
+    assert class_of(tmp_path / "net.safetensors") == ""
+    with pytest.raises(UserError, match="carries no config"):
+        load_network(Tiny, tmp_path / "net.safetensors")
+
+
+def test_a_config_of_another_version_is_explained(tmp_path):
+    """A setting that this version does not know is named, not shown as a stack trace."""
+    save_state(tmp_path / "net.safetensors", Tiny(TinyConfig()).state_dict(), "Tiny", {"width": 3, "colour": "red"})
+    with pytest.raises(UserError, match="net.safetensors .*colour"):
+        load_network(Tiny, tmp_path / "net.safetensors")
+
+
+def test_every_difference_is_listed_at_once():
+    """load_strict: missing, unexpected and wrongly shaped tensors in one message; nothing is loaded."""
+    net = Tiny(TinyConfig())
+    before = net.layer.weight.clone()
+    with pytest.raises(UserError) as caught:
+        load_strict(net, {"layer.weight": torch.zeros(2, 4), "counts": torch.arange(3), "extra": torch.ones(1)}, "it")
+    message = str(caught.value)
+    assert "1 missing: layer.bias" in message and "1 unexpected: extra" in message
+    assert "1 wrongly shaped: layer.weight (2, 4) instead of (2, 3)" in message and "\n" not in message
+    assert_close(net.layer.weight, before, atol=0, rtol=0)
+
+
+def test_a_network_on_the_meta_device_takes_the_tensors_over():
+    """assign=True: a 2 B network is never held twice, and keeps the file's dtype."""
+    state = {name: tensor.half() if tensor.is_floating_point() else tensor
+             for name, tensor in Tiny(TinyConfig()).state_dict().items()}
+    with torch.device("meta"):
+        net = Tiny(TinyConfig())
+    load_strict(net, state, "it", assign=True)
+    assert net.layer.weight.data_ptr() == state["layer.weight"].data_ptr() and net.layer.weight.dtype == torch.float16
+
+
+# ---------------------------------------------------------------------------------------------- scripts
+
+def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
+    """polite(): no stack trace for what the person can mend."""
+    script = "from checkpoint import polite, read_state; import sys; polite(lambda: read_state(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "gone.safetensors"], capture_output=True, text=True,
+                          cwd=Path(checkpoint.__file__).parent)
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    assert done.stderr.startswith("-c: no checkpoint at") and done.stderr.count("\n") == 1
+
+
+def test_a_bug_still_has_its_stack_trace():
+    """polite() hides UserError alone."""
+    with pytest.raises(ZeroDivisionError):
+        polite(lambda: 1 / 0)
+    assert polite(lambda: json.dumps({})) is None
+
+
+def test_the_demo_says_truncated():
+    """`python checkpoint.py`."""
+    assert "is truncated" in checkpoint.demo()

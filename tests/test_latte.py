@@ -1,0 +1,602 @@
+"""Tests of latte.py: parity with the published networks, Tables 1 and 2, and what Latte 3.2 and 3.3 promise."""
+
+import gzip
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from einops import rearrange
+from PIL import Image
+from safetensors import safe_open
+from torch.testing import assert_close
+
+import latte
+from checkpoint import UserError, load_network, save_network
+from dit import DiT, DiTConfig, PixArt, PixArtConfig, scrambled
+from flow import DDPM, ddpm_loss, flow_loss, guided, velocity_of
+from latte import SIZES, Latte, LatteConfig, frame_similarity, init_from_image, paper_count, temporal_mask
+
+GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
+LATTE_FILES = ["latte_uncond", "latte_class", "latte_text", "latte_img", "latte_img_class"]
+SMALL = LatteConfig(depth=4, width=24, heads=2, frames=4, input_size=8, classes=5, context_dim=10, pooled_dim=6)
+OPTIONS = {
+    "plain": {}, "class": {"condition": "class"}, "text": {"condition": "text"},
+    "text, adaln_single": {"condition": "text", "conditioning": "adaln_single"},
+    "all_tokens": {"conditioning": "all_tokens"},
+    "all_tokens, class": {"conditioning": "all_tokens", "condition": "class"},
+    "compression": {"patch_embed": "compression"}, "rope": {"temporal": "rope"},
+    "temporal_mask": {"joint": "temporal_mask"}, "paper_count": {"v4": "paper_count"},
+}
+EVERY = pytest.mark.parametrize("option", OPTIONS)
+VARIANTS = pytest.mark.parametrize("variant", [1, 2, 3, 4])
+
+
+# ---------------------------------------------------------------------------------------------------- helpers
+
+def golden(name):
+    """weights, inputs, expected outputs and config of a fixture."""
+    groups = {"weights": {}, "in": {}, "out": {}}
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        for key in file.keys():
+            group, rest = key.split(".", 1)
+            groups[group][rest] = file.get_tensor(key)
+        return *groups.values(), json.loads(file.metadata()["config"])
+
+
+def golden_latte(name):
+    """The network, what it is called with, and what it must answer; clips are (B,F,C,H,W) in the file."""
+    weights, given, expected, config = golden(name)
+    net = Latte.from_state_dict(weights, head_dim=config["hidden_size"] // config["num_heads"])
+    cond = {"images": config["use_image_num"]}
+    if "y" in given:
+        cond["labels"] = torch.cat([given["y"][:, None], given["y_image"]], 1) if "y_image" in given else given["y"]
+    if "text_embedding" in given:
+        cond["pooled"] = given["text_embedding"].flatten(1)
+    return net, given["x"].transpose(1, 2), given["t"], cond, given, expected, config
+
+
+def golden_t2v():
+    weights, given, expected, config = golden("latte_t2v_diffusers")
+    config = config["diffusers"]
+    net = Latte.from_state_dict(weights, config["attention_head_dim"], config["sample_size"], config["video_length"])
+    return net, given, expected
+
+
+def released(name):
+    """{name: meta tensor} with the keys and shapes of a released checkpoint."""
+    with gzip.open(GOLDEN / "checkpoint_keys.json.gz") as file:
+        tensors = json.load(file)["models"][name]["tensors"]
+    return {key: torch.empty(shape, device="meta") for key, shape in tensors.items()}
+
+
+def outputs_of(blocks, run):
+    """What each block returns while run() runs, and what run() returns."""
+    seen = []
+    hooks = [block.register_forward_hook(lambda module, given, out: seen.append(out)) for block in blocks]
+    with torch.no_grad():
+        result = run()
+    for hook in hooks:
+        hook.remove()
+    return seen, result
+
+
+def close(actual, expected, atol=1e-5):
+    assert_close(actual, expected, atol=atol, rtol=0)
+
+
+def in_their_layout(x, block):
+    """(B,T,N,D) as the published code keeps it: frames, or patches, in the batch."""
+    return rearrange(x, "b t n d -> (b t) n d" if block.axes == ("space",) else "b t n d -> (b n) t d")
+
+
+def make(variant=1, option="plain", seed=0, **changes):
+    torch.manual_seed(seed)
+    return Latte(replace(SMALL, variant=variant, **{**OPTIONS[option], **changes}))
+
+
+def trained(variant=1, option="plain", **changes):
+    """As if trained: no weight is zero by design."""
+    return scrambled(make(variant, option, **changes), std=0.2).eval()
+
+
+def draw(net, batch=2, frames=4, height=8, width=8, images=0, seed=1):
+    """A clip, its time and its conditions, with pictures after it."""
+    generator = torch.Generator().manual_seed(seed)
+    normal = lambda *shape: torch.randn(batch, *shape, generator=generator)
+    cond = {"images": images}
+    if net.config.condition == "class":
+        cond["labels"] = torch.arange(batch) % net.config.classes
+    if net.config.condition == "text":
+        cond |= {"context": normal(3, net.config.context_dim), "pooled": normal(net.config.pooled_dim)}
+    return normal(net.config.in_channels, frames + images, height, width), torch.arange(batch) * 400 + 7., cond
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+# ------------------------------------------------------------------------------------ golden: the published V1
+
+@pytest.mark.parametrize("name", LATTE_FILES)
+def test_golden_latte_equals_the_published_network(name):
+    """Unconditional, class, text vector, Only Video joint training: every block and the output."""
+    net, x, t, cond, _, expected, config = golden_latte(name)
+    video = config["num_frames"]
+    seen, out = outputs_of(net.blocks, lambda: net(x, t, **cond))
+    for i, (block, h) in enumerate(zip(net.blocks, seen)):
+        h = h[:, :video] if block.axes == ("time",) else h
+        close(in_their_layout(h, block), expected[f"block{i}"])
+    close(out.transpose(1, 2), expected["model_output"])
+
+
+@pytest.mark.parametrize("name, key, flat", [("latte_class", "labels", False), ("latte_text", "pooled", True)])
+def test_golden_guidance_is_on_the_noise_and_not_on_the_variance(name, key, flat):
+    """Latte's forward_with_cfg by flow.guided: C channels guided, the variance each half's own."""
+    net, _, _, _, given, expected, config = golden_latte(name)
+    rows = given["cfg_y"] if "cfg_y" in given else given["cfg_text_embedding"].flatten(1)
+    half, C = len(rows) // 2, config["in_channels"]
+    x, t = given["cfg_x"][:half].transpose(1, 2), given["cfg_t"]
+    predict = guided(net, {key: rows[:half]}, given["cfg_scale"].item(), {key: rows[half:]}, channels=C)
+    want = expected["cfg_output"].transpose(1, 2)
+    with torch.no_grad():
+        out = predict(x, t[:half])
+        close(out, want[:half], atol=5e-5)
+        close(out[:, :C], want[half:, :C], atol=5e-5)
+        close(net(x, t[half:], **{key: rows[half:]})[:, C:], want[half:, C:])
+
+
+def test_golden_text_to_video_equals_the_published_network():
+    """Latte-T2V in Diffusers' layout: 28 + 28 blocks there, spatial and temporal in turn here."""
+    net, given, expected = golden_t2v()
+    seen, out = outputs_of(net.blocks, lambda: net(given["x"], given["t"], context=given["text"]))
+    for i, (block, h) in enumerate(zip(net.blocks, seen)):
+        close(in_their_layout(h, block), expected[f"{'spatial' if i % 2 == 0 else 'temporal'}{i // 2}"])
+    close(out, expected["model_output"])
+    close(net.pos_embed, expected["pos_embed"])
+    close(net.temp_embed, expected["temp_pos_embed"])
+
+
+def test_golden_text_to_video_of_pictures_alone_skips_the_temporal_blocks():
+    """Only Video: frames that are all pictures never meet a temporal block."""
+    net, given, expected = golden_t2v()
+    net.config.joint = "only_video"
+    with torch.no_grad():
+        out = net(given["x"], given["t"], context=given["text"], images=given["x"].shape[2])
+    close(out, expected["model_output_no_temporal"])
+
+
+def test_golden_a_checkpoint_loads_out_of_every_container(tmp_path):
+    """facts of the released files: `ema`, then `model`, then bare; DDP's and torch.compile's prefixes."""
+    weights, _, _, config = golden("latte_class")
+    head_dim = config["hidden_size"] // config["num_heads"]
+    old = {name.replace("temp_embed", "time_embed"): tensor for name, tensor in weights.items()}
+    wrong = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    for state in (weights, {"ema": weights, "model": wrong}, {"model": weights}, old,
+                  {f"module.{name}": tensor for name, tensor in weights.items()},
+                  {"ema": {f"module._orig_mod.{name}": tensor for name, tensor in old.items()}}):
+        torch.save(state, tmp_path / "latte.pt")
+        net = Latte.from_state_dict(latte.read_state(tmp_path / "latte.pt"), head_dim)
+        assert_close(net.state_dict(), weights, atol=0, rtol=0)
+
+
+def test_golden_config_is_read_off_the_shapes():
+    """What shapes cannot tell is an argument."""
+    net, _, _, _, _, _, config = golden_latte("latte_class")
+    for ours, theirs in (("depth", "depth"), ("width", "hidden_size"), ("heads", "num_heads"),
+                         ("patch", "patch_size"), ("input_size", "input_size"), ("frames", "num_frames"),
+                         ("classes", "num_classes"), ("learn_sigma", "learn_sigma")):
+        assert getattr(net.config, ours) == config[theirs], ours
+
+
+def test_golden_our_own_file_gives_the_network_back(tmp_path):
+    """save_network, load_network: the same config and the same answer."""
+    net, x, t, cond, *_ = golden_latte("latte_img_class")
+    save_network(tmp_path / "latte.safetensors", net)
+    again = load_network(Latte, tmp_path / "latte.safetensors")
+    assert again.config == net.config
+    with torch.no_grad():
+        close(again(x, t, **cond), net(x, t, **cond), atol=0)
+
+
+def test_golden_released_latte_keys_all_fit():
+    """Latte-XL/2 of UCF101: 293 tensors, 674,112,416 elements with both tables."""
+    state = released("Latte-XL-2-extras2")
+    net = Latte.from_state_dict(state)
+    assert asdict(net.config) == asdict(LatteConfig(condition="class", context_dim=0))
+    assert sum(tensor.numel() for tensor in net.state_dict().values()) == 674_112_416
+
+
+def test_golden_released_text_to_video_keys_all_fit():
+    """Latte-1: 28 spatial and 28 temporal blocks, 1,057.25 M parameters."""
+    net = Latte.from_state_dict(released("Latte-1.diffusers_transformer"))
+    axes = [block.axes for block in net.blocks]
+    assert axes == [("space",), ("time",)] * 28 and (net.config.heads, net.config.context_dim) == (16, 4096)
+    assert count(net) == 1_057_246_880
+
+
+def test_another_networks_weights_are_refused_by_name():
+    """A clear line, not a KeyError."""
+    with pytest.raises(UserError, match="Latte"):
+        Latte.from_state_dict({"conv1.weight": torch.zeros(2, 2)})
+
+
+# --------------------------------------------------------------------------------------------- Tables 1 and 2
+
+@pytest.mark.parametrize("size, params, ops", [
+    ("S", 32_480_672, 265.728), ("B", 129_547_040, 1061.988), ("L", 456_815_648, 3774.399),
+    ("XL", 673_681_568, 5572.695)])
+def test_table_2_sizes_to_the_digit(size, params, ops):
+    """Latte Table 2: 32.48, 129.54, 456.81, 673.68 M."""
+    counted = paper_count(LatteConfig(**SIZES[size]))
+    assert counted["params"] == params
+    assert round(counted["ops"] / 1e9, 3) == ops
+
+
+@pytest.mark.parametrize("name", latte.TABLE_1)
+def test_table_1_variants_to_the_digit(name):
+    """Latte Table 1, digits cut off as printed; the honest cost of a clip stands beside it."""
+    config, params, ops = latte.TABLE_1[name]
+    counted = paper_count(config)
+    assert latte.cut(counted, params, ops)[:4] == (params, params, ops, ops)
+    clip = {1: 1893.5, 2: 1893.5, 3: 2110.2, 4: 2109.9}[config.variant]
+    assert paper_count(replace(config, patch=2))["clip"] / 1e9 == pytest.approx(clip, abs=0.1)
+
+
+def test_half_heads_give_variant_4_the_budget_of_variant_1():
+    """Read literally, half of the heads on each axis: 673.71 M parameters and within 2 % of the cost."""
+    with torch.device("meta"):
+        assert count(Latte(LatteConfig(variant=4))) == 673_713_824
+    ours, first = (paper_count(LatteConfig(variant=v))["clip"] for v in (4, 1))
+    assert ours / 1e9 == pytest.approx(1923.8, abs=0.1) and abs(ours / first - 1) < 0.02
+
+
+def test_all_tokens_is_a_third_smaller():
+    """No modulation in the blocks: XL/2 has 448.0 M parameters instead of 673.7."""
+    with torch.device("meta"):
+        assert count(Latte(LatteConfig(conditioning="all_tokens"))) // 100_000 == 4480
+
+
+# ------------------------------------------------------------------------------------------- before training
+
+@VARIANTS
+@EVERY
+def test_an_untrained_latte_answers_zero(variant, option):
+    """adaLN-Zero: the head is 0, whatever the variant and the option."""
+    net = make(variant, option)
+    z, t, cond = draw(net, images=2)
+    out = net(z, t, **cond)
+    assert out.shape == (2, 8, 6, 8, 8) and out.abs().max() == 0
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o != "compression"])
+@VARIANTS
+def test_time_starts_silent(variant, option):
+    """At step 0 nothing passes between frames: the other frames can be anything."""
+    net = make(variant, option)
+    torch.nn.init.normal_(net.final_layer.linear.weight)
+    z, t, cond = draw(net)
+    other = z.clone()
+    other[:, :, 1:] = torch.randn_like(other[:, :, 1:])
+    with torch.no_grad():
+        close(net(other, t, **cond)[:, :, 0], net(z, t, **cond)[:, :, 0], atol=1e-6)
+        assert net(z, t, **cond).abs().max() > 0.1
+
+
+@EVERY
+def test_a_temporal_block_at_init_changes_nothing(option):
+    """A block that has only just been added is the identity, in each conditioning."""
+    net = make(1, option)
+    z, t, cond = draw(net)
+    seen, _ = outputs_of(net.blocks, lambda: net(z, t, **cond))
+    x = torch.randn_like(seen[0])
+    block, clip = net.blocks[1], latte.Clip(video=x.shape[1])
+    c = torch.randn(2, 1, 24 * (6 if "single" in option else 1))
+    close(block(x, c, clip), x, atol=0)
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o != "paper_count"])
+def test_each_option_trains(option):
+    """A few steps on one batch of random latents: the loss falls (Variant 1)."""
+    falls(make(1, option))
+
+
+@pytest.mark.parametrize("variant, option", [(2, "class"), (3, "text"), (4, "plain"), (4, "paper_count"),
+                                             (3, "all_tokens"), (4, "rope"), (2, "compression")])
+def test_each_variant_trains(variant, option):
+    """The same for Variants 2 to 4."""
+    falls(make(variant, option))
+
+
+def falls(net, steps=8):
+    """DDPM's loss at a fixed time and noise, before and after; pictures beside the clip."""
+    ddpm, (z, _, cond) = DDPM(), draw(net, images=2)
+    noise, t = torch.randn_like(z), torch.tensor([300, 700])
+    optimizer, losses = torch.optim.Adam(net.parameters(), lr=5e-3), []
+    for _ in range(steps):
+        loss = ddpm_loss(ddpm, net, z, cond, t=t, noise=noise)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(p.grad is not None for p in net.parameters())
+    assert losses[-1] < 0.95 * losses[0], losses
+
+
+def test_latte_also_trains_as_a_rectified_flow():
+    """flow.velocity_of mirrors time and takes the first C channels: at init v = 0, so the loss is E|x1-x0|^2."""
+    net = make(1, "class").eval()
+    z, _, cond = draw(net)
+    noise = torch.randn_like(z)
+    loss = flow_loss(velocity_of(net), z, cond, t=torch.tensor([0.2, 0.9]), noise=noise)
+    close(loss, (z - noise).square().mean())
+
+
+# ------------------------------------------------------------------------------------- clips, pictures, sizes
+
+@VARIANTS
+@pytest.mark.parametrize("option", ["plain", "all_tokens", "rope", "compression"])
+def test_a_clip_of_other_length_and_size_runs(variant, option):
+    """Neither the frame count nor the resolution is frozen in the weights."""
+    net = trained(variant, option)
+    for frames, height, width in ((6, 8, 8), (2, 8, 12), (4, 12, 4)):
+        z, t, cond = draw(net, frames=frames, height=height, width=width)
+        with torch.no_grad():
+            out = net(z, t, **cond)
+        assert out.shape == (2, 8, frames, height, width) and out.isfinite().all()
+
+
+def test_a_longer_clip_counts_on_and_a_larger_picture_spans_the_same():
+    """Times of a longer clip begin with those of training; rows of a larger picture end where they did."""
+    net = make()
+    zero = torch.zeros(1, 9, 1, 24)
+    assert_close(net.add_time(zero, 9)[0, :4, 0], net.temp_embed[0])
+    assert_close(net.space(8, 8)[::2, ::2], net.space(4, 4))
+
+
+def test_a_size_that_does_not_divide_is_named():
+    """One line, with the way out."""
+    for option, shape, word in (("plain", (1, 4, 4, 7, 8), "multiples"), ("compression", (1, 4, 3, 8, 8), "frames")):
+        with pytest.raises(UserError, match=word):
+            make(1, option)(torch.zeros(shape), torch.zeros(1))
+
+
+@VARIANTS
+@pytest.mark.parametrize("option", ["temporal_mask", "plain"])
+def test_no_frame_sees_a_picture_and_no_picture_sees_a_frame(variant, option):
+    """Latte 3.3.4: perturb one picture and only it moves; perturb one frame and only the clip moves."""
+    net = trained(variant, option)
+    z, t, _ = draw(net, images=3)
+    with torch.no_grad():
+        before = net(z, t, images=3)
+        for touched, moves in ((5, [5]), (0, [0, 1, 2, 3])):
+            other = z.clone()
+            other[:, :, touched] += 1
+            change = (net(other, t, images=3) - before).abs().amax((0, 1, 3, 4))
+            still = [i for i in range(7) if i not in moves]
+            assert change[still].max() == 0 and change[moves].min() > 1e-4
+
+
+def test_temporal_mask_lets_pictures_train_the_temporal_blocks():
+    """That is its whole point; with Only Video their loss has no gradient there."""
+    for option, reached in (("temporal_mask", True), ("plain", False)):
+        net = trained(1, option)
+        z, t, _ = draw(net, images=2)
+        net(z, t, images=2)[:, :, 4:].sum().backward()
+        gradient = net.blocks[1].attn.proj.weight.grad
+        assert reached == (gradient is not None and gradient.abs().max().item() > 0)
+
+
+def test_the_mask_is_a_square_for_the_clip_and_a_diagonal_for_the_pictures():
+    """Latte Fig. 4."""
+    assert temporal_mask(2, 2).int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("option", ["plain", "temporal_mask", "compression"])
+def test_a_picture_beside_a_clip_is_a_picture_alone(option):
+    """An image is a clip of one frame: no time, and no neighbour."""
+    net = trained(1, option)
+    z, t, _ = draw(net, images=1)
+    with torch.no_grad():
+        close(net(z[:, :, 4:], t), net(z, t, images=1)[:, :, 4:], atol=1e-4)
+        close(net(z[:, :, :4], t), net(z, t, images=1)[:, :, :4], atol=1e-4)
+
+
+@pytest.mark.parametrize("option", ["class", "text", "text, adaln_single", "all_tokens, class"])
+@VARIANTS
+def test_pictures_may_have_conditions_of_their_own(variant, option):
+    """One row more a picture: with the clip's in all of them nothing changes, with others the picture does."""
+    net = trained(variant, option)
+    z, t, cond = draw(net, images=2)
+    images = cond.pop("images")
+    rows = {name: value[:, None].expand(-1, 3, *value.shape[1:]).clone() for name, value in cond.items()}
+    with torch.no_grad():
+        before = net(z, t, **cond, images=images)
+        close(net(z, t, **rows, images=images), before, atol=1e-4)
+        for value in rows.values():
+            value[:, 2] = value[:, 2] + 1
+        change = (net(z, t, **rows, images=images) - before).abs().amax((0, 1, 3, 4))
+    assert change[:5].max() < 1e-4 < 1e-3 < change[5]
+
+
+def test_padded_text_is_not_read():
+    """mask (B,L): a hidden token can be anything."""
+    net = trained(1, "text")
+    z, t, cond = draw(net)
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    other = {**cond, "context": cond["context"] + 5 * (1 - mask)[..., None]}
+    with torch.no_grad():
+        close(net(z, t, **other, mask=mask), net(z, t, **cond, mask=mask), atol=0)
+
+
+def test_what_the_model_needs_is_asked_for():
+    """A missing condition is named, with its shape."""
+    for option, name in (("class", "labels"), ("text", "pooled"), ("all_tokens, class", "labels")):
+        with pytest.raises(UserError, match=name):
+            make(1, option)(torch.zeros(1, 4, 4, 8, 8), torch.zeros(1))
+
+
+@pytest.mark.parametrize("change", [{"variant": 5}, {"joint": "both"}, {"depth": 3}, {"width": 25},
+                                    {"variant": 4, "heads": 3, "width": 36}])
+def test_a_config_that_cannot_be_is_named(change):
+    """The field, its value, and what to choose instead."""
+    with pytest.raises(UserError, match=list(change)[0] if len(change) == 1 else "heads"):
+        Latte(replace(SMALL, **change))
+
+
+# ---------------------------------------------------------------------------------------------------- the parts
+
+def test_rotary_positions_are_relative():
+    """RoPE: q k^T depends on how far apart two frames are; shift all and attention stays."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 2, 5, 8, dtype=torch.float64)
+    w = 10000 ** (-torch.arange(4) / 4)
+    now, later = (torch.arange(5)[:, None].add(shift) * w for shift in (0, 7))
+    attended = [latte.attend(latte.rotate(q, a), latte.rotate(k, a), v) for a in (now, later)]
+    assert_close(*attended, atol=1e-6, rtol=0)
+    assert (latte.attend(q, k, v) - attended[0]).abs().max() > 0.01
+
+
+def test_without_positions_frames_have_no_order_and_rope_gives_them_one():
+    """Reverse the clip: a model that knows no time answers in reverse, one with RoPE does not."""
+    net = trained(1, "rope")
+    z, t, _ = draw(net)
+    with torch.no_grad():
+        assert (net(z.flip(2), t).flip(2) - net(z, t)).abs().max() > 1e-3
+        net.describe = lambda *given: Latte.describe(net, *given)._replace(angles=None)
+        close(net(z.flip(2), t).flip(2), net(z, t), atol=1e-4)
+
+
+def test_compression_makes_one_token_of_two_frames():
+    """Latte 3.3.1: n_t = F/s tokens in time, and a transposed convolution of 8*8*s + 8 weights back to F."""
+    net = make(1, "compression")
+    seen, out = outputs_of([net.x_embedder], lambda: net(torch.randn(2, 4, 4, 8, 8), torch.zeros(2)))
+    assert seen[0].shape == (2, 2, 4, 4, 24) and out.shape == (2, 8, 4, 8, 8)
+    assert count(net.upsample) == 8 * 8 * 2 + 8
+    frames = torch.randn(1, 8, 2, 4, 4)
+    assert_close(net.upsample(frames), frames.repeat_interleave(2, dim=2))
+
+
+def test_temporal_positions_are_added_once_where_time_first_matters():
+    """Before block 1 in Variant 1 as released, half way in 2, at the input in 3 and 4."""
+    for variant, dated in ((1, 1), (2, 2), (3, 0), (4, 0)):
+        net, times = make(variant), []
+        add = net.add_time
+        net.add_time = lambda x, video: times.append(len(seen)) or add(x, video)
+        seen = []
+        for block in net.blocks:
+            block.register_forward_hook(lambda *_: seen.append(1))
+        net(*draw(net)[:2])
+        assert times == [dated]
+
+
+@pytest.mark.parametrize("variant", [1, 2, 3, 4])
+def test_saving_memory_changes_no_gradient(variant):
+    """Blocks run twice, results once."""
+    net, grads = trained(variant, "text"), []
+    z, t, cond = draw(net)
+    for net.checkpointing in (False, True):
+        net.zero_grad()
+        net(z, t, **cond).square().mean().backward()
+        grads.append([p.grad.clone() for p in net.parameters()])
+    assert_close(*grads)
+
+
+def test_bf16_follows_float32():
+    """Autocast and pure bfloat16: the same answer to half precision."""
+    net = scrambled(make(1, "text"), std=0.05).eval()
+    z, t, cond = draw(net)
+    with torch.no_grad():
+        exact = net(z, t, **cond)
+        with torch.autocast("cpu", torch.bfloat16):
+            auto = net(z, t, **cond)
+        half = {name: v.bfloat16() if torch.is_tensor(v) else v for name, v in cond.items()}
+        pure = net.bfloat16()(z.bfloat16(), t, **half)
+    for out in (auto, pure):
+        assert (out.float() - exact).norm() < 0.05 * exact.norm()
+
+
+# ----------------------------------------------------------------------------------- from an image model
+
+def dit_of(depth=4, **changes):
+    torch.manual_seed(0)
+    return scrambled(DiT(DiTConfig(input_size=8, depth=depth, width=24, heads=2, classes=3, **changes)), 0.2).eval()
+
+
+@pytest.mark.parametrize("variant, depth", [(1, 8), (2, 8), (3, 5), (4, 5)])
+def test_a_silent_latte_from_dit_answers_as_dit_on_each_frame(variant, depth):
+    """3.3.4: positions replicated, labels dropped and zeroed; with silent time, DiT frame by frame."""
+    image = dit_of(depth=4)
+    image.y_embedder.embedding_table.weight.data.zero_()
+    net = init_from_image(make(variant, "class", depth=depth, v4="paper_count", temporal="rope"), image, "silent")
+    z, t, cond = draw(net)
+    with torch.no_grad():
+        frames = [image(z[:, :, i], t, torch.zeros(2, dtype=torch.long)) for i in range(4)]
+        close(net.eval()(z, t, **cond), torch.stack(frames, 2), atol=1e-4)
+    assert net.y_embedder.embedding_table.weight.abs().max() == 0
+
+
+def test_all_blocks_from_dit_take_the_block_of_their_number():
+    """As the published loader does by name, temporal blocks too."""
+    image = dit_of()
+    net = init_from_image(make(1), image, "all")
+    assert_close(net.blocks.state_dict(), image.blocks.state_dict())
+    assert_close(net.pos_embed, image.pos_embed)
+
+
+def test_text_to_video_starts_as_pixart_on_each_frame():
+    """4.5: spatial blocks from PixArt-alpha; our temporal ones start silent."""
+    torch.manual_seed(0)
+    image = scrambled(PixArt(PixArtConfig(depth=2, width=24, heads=2, caption_channels=10, sample_size=8)), 0.2)
+    net = make(1, "text, adaln_single", temporal="rope", pooled_dim=0)
+    init_from_image(net, image, "silent").eval()
+    z, t, cond = draw(net)
+    with torch.no_grad():
+        frames = [image(z[:, :, i], t, cond["context"]) for i in range(4)]
+        close(net(z, t, **cond), torch.stack(frames, 2), atol=1e-4)
+
+
+def test_an_image_model_that_does_not_fit_is_refused():
+    """The names that differ and what to choose."""
+    for changes in ({"width": 48}, {"conditioning": "adaln_single"}):
+        with pytest.raises(UserError, match="does not fit"):
+            init_from_image(make(1, **changes), dit_of())
+
+
+# ------------------------------------------------------------------------------------- Figs. 6 and 8, the demo
+
+def test_equal_frames_are_alike_and_opposite_ones_are_not():
+    """Worked value of the diagnostic: cosine 1 and -1, half of the nearer frames less alike."""
+    x = torch.randn(1, 1, 3, 5)
+    matrix = latte.cosines(torch.cat([x, x, -x], 1), torch.cat([x, x, -x], 1))
+    assert_close(matrix, torch.tensor([[1., 1, -1], [1, 1, -1], [-1, -1, 1]]))
+    mean, variance, inverted = latte.summary(matrix)
+    assert mean == pytest.approx(-1 / 3) and variance == pytest.approx(8 / 9) and inverted == 0
+
+
+def test_variant_4_shows_its_two_attentions():
+    """Fig. 8: spatial, temporal, and between them, of each block."""
+    net = trained(4)
+    z, t, cond = draw(net)
+    found = frame_similarity(net, z, t, cond)
+    assert len(found) == 4 * 4 and "0 space with time" in found and "3 space+time" in found
+    assert all(matrix.shape == (4, 4) for matrix in found.values())
+
+
+@pytest.mark.parametrize("option", ["plain", "class", "text"])
+def test_similarity_prints_every_block_and_draws_them(option, tmp_path, capsys):
+    """`python latte.py similarity --ckpt FILE`."""
+    save_network(tmp_path / "latte.safetensors", trained(2, option))
+    latte.main(["similarity", "--ckpt", str(tmp_path / "latte.safetensors"), "--out", str(tmp_path / "s.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[1:5]] == ["space", "space", "time", "time"]
+    assert Image.open(tmp_path / "s.png").size[0] > 300
+
+
+def test_demo_prints_the_papers_numbers():
+    """What `python latte.py` shows."""
+    rows, largest = latte.demo()
+    assert all(ours == printed and ops == theirs for _, ours, printed, ops, theirs, _ in rows)
+    assert largest == 0
