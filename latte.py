@@ -18,17 +18,18 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from PIL import Image, ImageDraw
 from torch import nn
 
 from checkpoint import UserError, load_network, polite, read_state, write_atomic
-from dit import (DIFFUSERS_PIXART, MLP, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, SingleFinalLayer,
-                 TimestepEmbedder, attend, convert, count_blocks, fill, initialise, modulate, norm, run_block,
-                 shape_of, sincos, sincos_2d, unpatchify, unwrap)
+from dit import (DIFFUSERS_PIXART, MLP, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed,
+                 SingleFinalLayer, TimestepEmbedder, attend, convert, count_blocks, fill, initialise,
+                 modulate, norm, run_block, shape_of, sincos, sincos_2d, unpatchify, unwrap)
 
 
 @dataclass
 class LatteConfig:                  # the defaults are the paper's best practice (4.3) at Latte-XL/2
-    variant: int = 1                # Fig. 2: 1 interleaved blocks, 2 late fusion, 3 one block, 4 half the heads
+    variant: int = 1                # Fig. 2: 1 blocks in turn, 2 late fusion, 3 both in a block, 4 half heads
     depth: int = 28                 # blocks of Variant 1; 3, which has more in a block, gets fewer: blocks_of
     width: int = 1152
     heads: int = 16
@@ -47,7 +48,7 @@ class LatteConfig:                  # the defaults are the paper's best practice
     patch_embed: str = "uniform"    # 3.3.1: uniform | compression, in tubes of several frames
     tube: int = 2                   # frames in such a tube. ASSUMED: the paper's stride is not printed
     temporal: str = "sincos"        # 3.3.3: sincos | rope
-    joint: str = "only_video"       # 3.3.4: what pictures beside a clip do in time: only_video | temporal_mask
+    joint: str = "only_video"       # 3.3.4: pictures beside a clip, in time: only_video | temporal_mask
     v4: str = "half_heads"          # Variant 4 as the text has it, or as Table 1 counts it: paper_count
 
 
@@ -67,11 +68,12 @@ def check(config):
     """A choice nobody offers, or numbers that do not divide, in one line."""
     for name, known in CHOICES.items():
         if getattr(config, name) not in known:
-            raise UserError(f"{name}={getattr(config, name)!r} is not known; choose {', '.join(map(str, known))}")
+            raise UserError(f"{name}={getattr(config, name)!r} is not known; "
+                            f"choose {', '.join(map(str, known))}")
     if config.variant in (1, 2) and config.depth % 2:
         raise UserError(f"depth={config.depth}: half of the blocks are temporal, so choose an even number")
     if config.width % config.heads or (config.width // config.heads) % 2:
-        raise UserError(f"width={config.width} and heads={config.heads}: a head must get an even, whole width")
+        raise UserError(f"width={config.width}, heads={config.heads}: a head must get an even, whole width")
     if config.variant == 4 and config.v4 == "half_heads" and config.heads % 2:
         raise UserError(f"heads={config.heads}: Variant 4 halves them, so choose an even number")
 
@@ -127,7 +129,7 @@ class AxialAttention(nn.Module):
 
     def forward(self, x, clip):
         rows, seq = ("b t", "n") if self.axis == "space" else ("b n", "t")
-        q, k, v = rearrange(self.qkv(x), f"b t n (three h d) -> three ({rows}) h {seq} d", three=3, h=self.heads)
+        q, k, v = rearrange(self.qkv(x), f"b t n (z h d) -> z ({rows}) h {seq} d", z=3, h=self.heads)
         mask = None
         if self.axis == "time":
             mask = clip.mask
@@ -180,9 +182,9 @@ class LatteBlock(nn.Module):
         if self.parallel:                           # Variant 4: both axes read the same h, and are added
             attended = attended + self.over_time(h, clip)
         x = torch.addcmul(x, gate, attended)
-        if self.attn_time is not None and not self.parallel:    # Variant 3: "only layer normalization" between
+        if self.attn_time is not None and not self.parallel:    # Variant 3: only a LayerNorm in between
             x = torch.addcmul(x, gate, self.over_time(modulate(norm(x), shift, scale), clip))
-        if self.cross_attn is not None:             # no norm, no gate; the text is not repeated for each frame
+        if self.cross_attn is not None:             # no norm, no gate; text is not repeated for each frame
             asked = self.cross_attn(x.reshape(len(clip.context), -1, x.shape[-1]), clip.context, clip.hidden)
             x = x + asked.view(x.shape)
         return torch.addcmul(x, gate2, self.mlp(modulate(norm(x), shift2, scale2)))
@@ -209,8 +211,8 @@ class TubeEmbed(nn.Module):
     def forward(self, z):
         (s, p, _), (T, H, W) = self.proj.stride, z.shape[2:]
         if T % s or H % p or W % p:
-            raise UserError(f"a clip of {T} x {H} x {W} does not divide into tubes of {s} x {p} x {p}; choose a "
-                            f"multiple of {s} frames and of {p} latent pixels")
+            raise UserError(f"a clip of {T} x {H} x {W} does not divide into tubes of {s} x {p} x {p}; "
+                            f"choose multiples of {s} frames and of {p} latent pixels")
         return rearrange(self.proj(z), "b d t h w -> b t h w d")                # (B,T/s,h,w,D)
 
 
@@ -316,8 +318,8 @@ class Latte(nn.Module):
         final = per_frame(final, video).flatten(0, 1)                           # (B,D) or (B*T,D)
         return self.final_layer(x.flatten(0, 1), final).view(len(x), -1, self.final_layer.linear.out_features)
 
-    # Latte 3.3.1. ASSUMED: a picture is a tube that stands still, and its answer is the tube's first frame; the
-    # paper tries compression and joint training only apart.
+    # Latte 3.3.1. ASSUMED: a picture is a tube that stands still and its answer the tube's first frame; the
+    # paper tries compression and joint training apart only.
     def as_tubes(self, z, video):
         return z if self.tube == 1 else torch.cat(
             [z[:, :, :video], z[:, :, video:].repeat_interleave(self.tube, dim=2)], dim=2)
@@ -328,15 +330,17 @@ class Latte(nn.Module):
         out, video = self.upsample(out), video * self.tube
         return torch.cat([out[:, :, :video], out[:, :, video::self.tube]], dim=2)       # (B,2C,T,H,W)
 
-    # ------------------------------------------------------------------------------------ conditions, positions
+    # ----------------------------------------------------------------------------------- conditions, positions
 
     def condition(self, t, labels, pooled):
-        """-> what modulates the blocks, as parts to be added or to be tokens, each (B,G,D), and the head's c."""
+        """-> what the blocks hear, parts (B,G,D) to be summed or to be tokens, and what the head hears."""
         parts, kind = [self.t_embedder(t)[:, None]], self.config.condition      # (B,1,D)
         if kind == "class":
             if labels is None:
-                raise UserError(f"this Latte was trained on classes: give labels, {self.config.classes} for none")
+                raise UserError("this Latte was trained on classes: give labels (B,), "
+                                f"{self.config.classes} for none")
             labels = labels if labels.dim() == 2 else labels[:, None]           # (B,G)
+            # DEVIATES from the code: it drops the labels of a clip's pictures all together or not at all
             parts.append(self.y_embedder(labels))
         final = sum(parts)
         # As released (extras=78), a text vector reaches the blocks and not the head.
@@ -456,8 +460,8 @@ def silence_time(block):
 
 
 # Latte 3.3.4: "temporally replicate the positional embedding", "discard the label embedding ... zero".
-# ASSUMED: it does not say what temporal blocks start from. "all": every block takes a DiT block, as its code's
-# loader would, by name. "silent": spatial blocks only, and the others add nothing: a video is its frames.
+# ASSUMED: it does not say what temporal blocks start from. "all": every block takes a DiT block, as the code's
+# loader by name would. "silent": spatial blocks only, and the others add nothing: a video is its frames.
 def init_from_image(net, image, temporal="all"):
     """Weights of a DiT, or of a PixArt for a text-to-video Latte (4.5: "silent"), into a fresh Latte."""
     theirs, ours = image.state_dict(), net.state_dict()
@@ -473,8 +477,8 @@ def init_from_image(net, image, temporal="all"):
     wrong = [name for name in carried if name not in ours or ours[name].shape != carried[name].shape]
     if wrong:
         raise UserError(f"this {type(image).__name__} does not fit this Latte: {', '.join(wrong[:3])} differ; "
-                        "choose the same width, patch, channels and condition, and conditioning s_adaln for a "
-                        "DiT, adaln_single for a PixArt")
+                        "choose the same width, patch and channels, and conditioning s_adaln for a DiT, "
+                        "adaln_single with condition text for a PixArt")
     if ours["pos_embed"].shape == theirs.get("pos_embed", torch.empty(0)).shape:
         carried["pos_embed"] = theirs["pos_embed"]      # added to every frame, which is to replicate it
     net.load_state_dict(carried, strict=False)
@@ -523,7 +527,7 @@ def paper_count(config):
 
 def rows_of(name, net, per_axis, tokens):
     """How many rows the published code sends through this Linear for one clip."""
-    if name.startswith("t_embedder"):
+    if name.startswith(("t_", "y_", "text_")) or "kv_linear" in name:   # t, labels, and one token of text
         return 1
     if "adaLN_modulation" not in name:
         return tokens
@@ -564,7 +568,7 @@ def frame_similarity(net, z, t, cond):
 
 
 def summary(matrix):
-    """Mean and variance over pairs of frames, and how often a frame is more like a later than a nearer one."""
+    """Mean and variance over pairs of frames; how often a frame is more like a later than a nearer one."""
     i, j = torch.triu_indices(len(matrix), len(matrix), 1)
     i3, j3, k3 = torch.combinations(torch.arange(len(matrix)), 3).T
     inverted = (matrix[i3, j3] < matrix[i3, k3]).float().mean().item() if len(matrix) > 2 else 0.0
@@ -573,7 +577,6 @@ def summary(matrix):
 
 def draw_similarity(path, found, columns=7, side=96):
     """One square a block, white where two frames are alike (1), black at 0 or below."""
-    from PIL import Image, ImageDraw
     rows = math.ceil(len(found) / columns)
     sheet = Image.new("L", (min(columns, len(found)) * (side + 8) + 8, rows * (side + 20) + 8), 60)
     for k, (name, matrix) in enumerate(found.items()):
@@ -643,7 +646,7 @@ def demo():
 
 def cut(count, params, ops):
     """Digits cut off, not rounded, as printed."""
-    millions, billions = (math.floor(count[name] / unit) / 100 for name, unit in (("params", 1e4), ("ops", 1e7)))
+    millions, billions = math.floor(count["params"] / 1e4) / 100, math.floor(count["ops"] / 1e7) / 100
     return millions, params, billions, ops, count["clip"] / 1e9
 
 
@@ -658,8 +661,8 @@ def main(argv):
     flags = argparse.ArgumentParser(prog="latte.py", allow_abbrev=False)
     flags.add_argument("what", choices=["similarity"])
     flags.add_argument("--ckpt", required=True, help="a Latte: ours (.safetensors), or as released")
-    flags.add_argument("--latents", default="", help="a file of clips (B,C,T,H,W) as latents; default: made up")
-    flags.add_argument("--step", type=int, default=100, help="how noisy the network is told they are, 0 to 999")
+    flags.add_argument("--latents", default="", help="file of clips as latents (B,C,T,H,W); default: made up")
+    flags.add_argument("--step", type=int, default=100, help="0 to 999: how noisy the network is told they are")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--out", default="out/similarity.png")
     similarity(flags.parse_args(argv))

@@ -10,6 +10,7 @@ import argparse
 import difflib
 import hashlib
 import json
+import math
 import re
 import sys
 import time
@@ -36,7 +37,7 @@ class FlagParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **settings)
 
     def parse_args(self, argv=None):
-        known, unknown = self.parse_known_args(argv)
+        known, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1, 0.4)
@@ -78,6 +79,8 @@ def load_models(folder, device="cpu", weights="", model=""):
     if weights:
         text = SD3Text.load(weights).to(device)
     elif getattr(transformer.config, "condition", "text") == "text":
+        if not (folder / "text.safetensors").is_file():
+            raise UserError(f"{folder} holds no text encoder; give with --weights the file whose prompts it was trained on")
         text = load_network(ToyText, folder / "text.safetensors").to(device)
     return Models(vae, text, transformer, made["size"], 1 if model == "dit" else made["frames"], made["shift"],
                   made.get("objective", "flow"), tuple(made.get("classes", ())))
@@ -164,22 +167,22 @@ def decode(vae, z, frames):
 # ---------------------------------------------------------------------------------------------- published weights
 
 @torch.no_grad()
-def generate_from_weights(source, prompts, frames=1, size=1024, steps=28, cfg=7.0, seed=0, device="cpu", progress=False):
+def generate_from_weights(source, prompts, frames=1, size=1024, steps=28, cfg=7.0, seed=0, first_index=0, device="cpu",
+                          progress=False):
     """Stable Diffusion 3 itself, from one file or a Diffusers folder: prompts -> (B,3,T,H,W).
 
     One part is in memory at a time: text encoders, then the transformer in bf16, then the VAE. An empty prompt is
     the null prompt and needs no encoder. frames > 1 is VideoDiT Fig. 2: nothing is trained, attention sees all
     frames, each is decoded as a picture."""
     state = read_part(source, "transformer")
-    context = torch.zeros(len(prompts), 154, 4096, device=device)
-    pooled = torch.zeros(len(prompts), 2048, device=device)
-    if any(prompts):
-        context, pooled = SD3Text.load(source).to(device).encode(prompts)                   # (B,154,4096), (B,2048)
+    told = SD3Text.load(source).to(device).encode(prompts) if any(prompts) else None        # (B,154,4096), (B,2048)
     transformer = MMDiT.from_state_dict(state, dtype=torch.bfloat16).to(device)
+    context, pooled = told or (torch.zeros(len(prompts), 154, transformer.config.context_dim, device=device),
+                               torch.zeros(len(prompts), transformer.config.pooled_dim, device=device))
     shape = (len(prompts), transformer.config.in_channels, frames, size // 8, size // 8)
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         z = denoise(transformer, {"context": context, "pooled": pooled}, None, shape, 3.0, steps,
-                    cfg if any(prompts) else 1.0, seed, 0, progress, device)
+                    cfg if any(prompts) else 1.0, seed, first_index, progress, device)
     del transformer, state
     vae = KLVAE.from_state_dict(read_part(source, "vae"))
     return decode(vae.float().to(device), z, frames)
@@ -197,7 +200,7 @@ def read_part(source, part):
 def file_name(index, prompt):
     """0003-a-red-cat, or a hash where nothing of the prompt may stand in a file name."""
     slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60]
-    return f"{index:04d}-{slug or hashlib.sha1(prompt.encode()).hexdigest()[:10]}"
+    return f"{index:04d}-{slug or hashlib.sha1(prompt.encode(errors='replace')).hexdigest()[:10]}"
 
 
 def parse(argv):
@@ -217,9 +220,11 @@ def parse(argv):
     flags.add_argument("--frames", type=int, default=0, help="a multiple of 4; 0: what the model was trained on")
     flags.add_argument("--size", type=int, default=0, help="pixels; 0: what the model was trained on")
     flags.add_argument("--steps", type=int, default=28, help="calls of the transformer")
-    flags.add_argument("--cfg", type=float, default=0.0, help="guidance; 1 is none; 0: 4, or 7 with --weights alone")
+    flags.add_argument("--cfg", type=float, help="guidance; 1 is none; by default 4, or 7 with --weights alone")
     flags.add_argument("--seed", type=int, default=0, help="same seed, same clip")
     flags.add_argument("-n", type=int, default=1, help="clips for each prompt")
+    flags.add_argument("--first", type=int, default=0, help="number of the first clip: clip 3 of -n 4 is made alone "
+                       "by --first 3")
     flags.add_argument("--out", default="out", help="folder")
     flags.add_argument("--fps", type=float, default=12.0)
     flags.add_argument("--gif", action="store_true", help="write .gif beside the .mp4")
@@ -227,34 +232,41 @@ def parse(argv):
     if args.prompts:
         if not Path(args.prompts).is_file():
             raise UserError(f"no file {args.prompts}; --prompts wants a text file, one prompt a line")
-        args.prompt += [line.strip() for line in Path(args.prompts).read_text("utf-8").splitlines() if line.strip()]
+        args.prompt += [line.strip() for line in Path(args.prompts).read_text("utf-8-sig", "replace").splitlines() if line.strip()]
     if not args.prompt:
         raise UserError('give a prompt, such as "a cat", or a file of them with --prompts')
-    for name, least in (("steps", 1), ("n", 1), ("fps", 0.1), ("size", 0)):
-        if not getattr(args, name) >= least:
-            raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
+    if args.cfg is None:
+        args.cfg = 7.0 if args.weights and not args.ckpt else 4.0
+    for name, least in (("steps", 1), ("n", 1), ("fps", 0.1), ("size", 0), ("cfg", 0), ("first", 0), ("seed", -math.inf)):
+        if not least <= getattr(args, name) < math.inf:            # nan is not, either
+            raise UserError(f"{'-' if name == 'n' else '--'}{name} {getattr(args, name)}: must be at least {least}")
     if args.zero_shot_video and (args.ckpt or not args.weights):
         raise UserError("--zero-shot-video shows an untrained Stable Diffusion 3: give --weights, and no --ckpt")
     if args.frames and not args.zero_shot_video:
         check_frames(args.frames)
+    if args.frames > 1 and args.weights and not args.ckpt and not args.zero_shot_video:
+        raise UserError(f"--frames {args.frames}: Stable Diffusion 3 makes pictures; add --zero-shot-video, or --ckpt")
+    if Path(args.out).is_file():
+        raise UserError(f"--out {args.out}: is a file; give a folder")
     return args
 
 
 def make(args, prompts, device):
     """The clips of the parsed flags, (B,3,T,H,W)."""
-    common = dict(steps=args.steps, seed=args.seed, progress=True)
+    common = dict(steps=args.steps, cfg=args.cfg, seed=args.seed, first_index=args.first, progress=True)
     if args.weights and not args.ckpt:
         if args.size % 16:
             raise UserError(f"--size {args.size}: must be a multiple of 16")
         frames = (args.frames or 8) if args.zero_shot_video else 1
-        return generate_from_weights(args.weights, prompts, frames, args.size or 1024, cfg=args.cfg or 7.0,
-                                     device=device, **common)
+        return generate_from_weights(args.weights, prompts, frames, args.size or 1024, device=device, **common)
     models = load_models(args.ckpt or TOY, device, args.weights, args.model)
     unit = models.vae.downsampling * models.transformer.config.patch
     if args.size % unit:
         raise UserError(f"--size {args.size}: must be a multiple of {unit}")
     frames = 1 if args.image else args.frames or models.frames
-    return generate(models, prompts, frames, args.size, cfg=args.cfg or 4.0, sampler=args.sampler, **common)
+    if frames > 1 and isinstance(models.transformer, MMDiT):
+        raise UserError(f"--frames {frames}: {args.ckpt} holds an image model only; add --image, or train stage videodit")
+    return generate(models, prompts, frames, args.size, sampler=args.sampler, **common)
 
 
 def main(argv=None):
@@ -262,7 +274,7 @@ def main(argv=None):
     prompts, start = [prompt for prompt in args.prompt for _ in range(args.n)], time.perf_counter()
     clips = make(args, prompts, "cuda" if torch.cuda.is_available() else "cpu")
     out = Path(args.out)
-    for index, (prompt, clip) in enumerate(zip(prompts, clips)):
+    for index, (prompt, clip) in enumerate(zip(prompts, clips), args.first):
         base, is_clip = out / file_name(index, prompt), clip.shape[1] > 1
         contact_sheet(f"{base}.png", [clip])
         if is_clip:

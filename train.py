@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -40,7 +41,7 @@ from text import SD3Text, ToyText, ToyTextConfig, encode_t5
 from vae import (DPVAE, GOP, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, discriminator_loss, dp_vae_loss, fold,
                  kl_vae_loss, measure_latents)
 
-KIND = 9    # stream of keyed_generator: is this step for videos or for images?
+KIND, CROP = 9, 10    # streams of keyed_generator: is this step for videos or for images? which square?
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Config:
     flip: bool = False             # mirror half of the real clips
     part: tuple = (0.0, 1.0)       # of each real film: (0, 0.75) leaves its last quarter for a test
     workers: int = 0               # processes that load data
+    crop: int = 0                  # stage dpvae: train on random squares of this size; 0: the whole frame
     # the optimizer
     steps: int = 0
     batch: int = 16                # over all ranks
@@ -137,9 +139,10 @@ PRESETS = {
         stages={"judge": dict(steps=1000, batch=32, lr=2e-3),
                 "vae": dict(steps=4800, batch=16, lr=2e-3, kl_weight=1e-3, lpips_weight=0.0, weight_decay=1e-4),
                 "dit": dict(steps=4000, batch=96, lr=1e-3),
-                # DEVIATES VideoDiT Eq. 4: no adversary in the toy. Flat shapes have no texture to fake, and the
-                # adversary costs a third of the step. `tiny` and the paper's presets train it.
-                "dpvae": dict(steps=2400, batch=2, lr=6e-4, disc_weight=0.0, lpips_weight=0.02),
+                # DEVIATES VideoDiT Eq. 4: no adversary, no LPIPS in the toy. Flat shapes have no texture to fake, and the
+                # adversary costs a third of the step, the perceptual term a fifth. `tiny` and the paper's presets
+                # train both. Squares of half the size: motion is local, and a step costs a quarter.
+                "dpvae": dict(steps=3000, batch=6, crop=32, lr=8e-4, disc_weight=0.0, lpips_weight=0.0),
                 "videodit": dict(steps=8000, batch=48, lr=1e-3),
                 # DEVIATES Latte 3.1: a flow, which needs 28 calls where DDPM takes 250, on a CPU a minute a clip;
                 # and DP-VAE's latents, a quarter of the tokens and already cached.
@@ -147,14 +150,14 @@ PRESETS = {
     # VideoDiT 4.3, the ablations' setting
     "videodit-256": dict(
         size=256, frames=32, data="", images="", flip=True, shift=3.0, lr=5e-5, warmup=1000, betas=(0.9, 0.95),
-        ema=0.9999, checkpointing=True, compile=True, save_every=5000, preview_every=5000,
+        ema=0.9999, checkpointing=True, compile=True, save_every=5000, preview_every=5000, p_video=1.0,
         stages={"dpvae": dict(steps=600_000, batch=8, disc_start=100_000, disc_warmup=10_000),     # VideoDiT 4.1
-                "videodit": dict(steps=60_000, batch=64, p_video=1.0)}),                           # VideoDiT 4.3
+                "videodit": dict(steps=60_000, batch=64)}),                                        # VideoDiT 4.3
 }
 # VideoDiT 4.1, "Video Diffusion Transformer": 320 first, then --init from its result at 512.
 for _name, _size in (("videodit-320", 320), ("videodit-512", 512)):
-    PRESETS[_name] = {**PRESETS["videodit-256"], "size": _size, "frames": 96,
-                      "stages": {"videodit": dict(steps=200_000, batch=64, p_video=0.8)}}
+    PRESETS[_name] = {**PRESETS["videodit-256"], "size": _size, "frames": 96, "p_video": 0.8,
+                      "stages": {"videodit": dict(steps=200_000, batch=64)}}
 
 # Latte 4.1 and the published configurations: XL/2, 16 frames three apart, 8 GPUs x 5 clips, or x 4 clips with 8
 # pictures each. The paper prints neither rate nor batch nor steps; 1 M steps is the configurations' upper bound.
@@ -230,15 +233,27 @@ def apply(config, flat):
 def check(config):
     """Every value that would fail later fails now, before anything is allocated or written."""
     least = {"steps": 1, "batch": 1, "accumulate": 1, "size": 8, "frames": 1, "stride": 1, "save_every": 1,
-             "preview_every": 1, "log_every": 1, "lr": 1e-12, "clip": 1e-12, "workers": 0, "items": 0, "warmup": 0}
-    for name, bound in least.items():
-        if not getattr(config, name) >= bound:                     # `not >=` catches nan as well
-            raise UserError(f"--{name} {getattr(config, name)}: must be at least {bound}")
+             "preview_every": 1, "log_every": 1, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12, "windows": 1}
+    for name, value in flatten(config).items():
+        bound = 0 if name == "steps" and config.stage == "cache" else least.get(name, 0)
+        if type(value) in (int, float) and not bound <= value < math.inf and name != "vae.shift":    # nan fails, too
+            raise UserError(f"--{name} {value}: must be at least {bound}, and finite")
     for name in ("decay", "text_drop", "p_video", "ema"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")
-    if config.frames > 1 and config.frames % GOP:
-        raise UserError(f"--frames {config.frames}: must be 1 or a multiple of {GOP}")
+    for name, top in (("betas", 1 - 1e-9), ("part", 1)):
+        values = getattr(config, name)
+        if len(values) != 2 or not all(0 <= value <= top for value in values):
+            raise UserError(f"--{name} {' '.join(map(str, values))}: must be two numbers between 0 and 1")
+    if config.frames % GOP and (config.frames > 1 or config.stage in ("dpvae", "videodit")):
+        raise UserError(f"--frames {config.frames}: must be {'1 or ' * (config.frames > 1)}a multiple of {GOP}")
+    unit = 2 ** (len(config.vae.ch_mult) - 1) * config.dit.patch
+    if config.size % unit:
+        raise UserError(f"--size {config.size}: must be a multiple of {unit}")
+    if "toy" in (config.data, config.images) and not config.items and config.stage in ("dit", "videodit"):
+        raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
+    if Path(config.out).is_file():
+        raise UserError(f"--out {config.out}: is a file; give a folder")
     for name, known in (("attention", ("2d->3d", "2d+3d")), ("objective", ("ddpm", "flow")), ("latents", ("vae", "dpvae")),
                         ("image_start", ("all", "silent"))):
         if getattr(config, name) not in known:
@@ -351,7 +366,7 @@ def stage_judge(cfg, run):                                  # the instrument: na
 
 
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
-    vae = image_vae(cfg, run) if cfg.init else KLVAE(cfg.vae)
+    vae = image_vae(cfg, run) if cfg.init else KLVAE(dataclasses.replace(cfg.vae))
     vae = vae.to(memory_format=torch.channels_last)
     perceptual = perceptual_for(cfg, run)
     videos, images = (loader(cfg, run, singles(cfg, kind)) for kind in ("video", "image"))
@@ -359,7 +374,7 @@ def stage_vae(cfg, run):                                    # pixels <-> latents
     def loss(nets, batch):
         x = batch["video"]
         side = x.shape[-1] // vae.downsampling
-        noise = draw(cfg, batch, (len(x), cfg.vae.z_channels, 1, side, side), run.device)
+        noise = draw(cfg, batch, (len(x), vae.config.z_channels, 1, side, side), run.device)
         return kl_vae_loss(nets["vae"], x, noise, cfg.kl_weight, perceptual, cfg.lpips_weight)
 
     def finish(nets):                                       # from now on the transformer sees unit variance
@@ -396,6 +411,7 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
     perceptual, disc = perceptual_for(cfg, run), PatchGAN3D(cfg.disc).to(run.device)
 
     def loss(nets, batch):
+        batch["video"] = random_square(cfg, batch)
         warm = min(max(batch["step"] - cfg.disc_start, 0) / max(cfg.disc_warmup, 1), 1.0)
         disc.requires_grad_(False)                          # the generator's gradient passes through, not into it
         total, batch["x_hat"], log = dp_vae_loss(nets["dpvae"], batch["video"], perceptual, disc if warm else None, 1.0,
@@ -414,6 +430,16 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
     if cfg.disc_weight:
         players["disc"] = Player(adversary, disc=disc)
     return Stage(players, source, show_reconstruction(next(source(0))["video"][:4], run))
+
+
+def random_square(cfg, batch):
+    """The same random square of cfg.crop pixels, on multiples of 8, of all clips of a batch."""
+    x = batch["video"]
+    if not cfg.crop or cfg.crop >= x.shape[-1]:
+        return x
+    key = keyed_generator(cfg.seed, batch["step"], batch["first"], CROP)
+    top, left = (torch.randint((x.shape[-1] - cfg.crop) // 8 + 1, (2,), generator=key) * 8).tolist()
+    return x[..., top:top + cfg.crop, left:left + cfg.crop]                                 # (B,3,T,crop,crop)
 
 
 def stage_dit(cfg, run):                                    # the text-to-image model that the papers start from
@@ -672,9 +698,9 @@ class Trainer:
     def parallel(self, player):
         if self.run.world == 1:
             return player
-        ids = [torch.device(self.run.device).index] if self.run.device != "cpu" else None
-        return nn.parallel.DistributedDataParallel(player, device_ids=ids, gradient_as_bucket_view=True,
-                                                   broadcast_buffers=False, find_unused_parameters=True)
+        # no device_ids: with them DDP hands each player a copy of the batch, and a game's players share theirs
+        return nn.parallel.DistributedDataParallel(player, gradient_as_bucket_view=True, broadcast_buffers=False,
+                                                   find_unused_parameters=True)
 
     def update_ema(self, name):
         decay = min(self.cfg.ema, (1 + self.step) / (10 + self.step))
@@ -721,6 +747,9 @@ class Trainer:
         if not (where / "state.pt").is_file():
             raise UserError(f"--resume {self.cfg.resume}: no state.pt there; give auto, none, or a folder OUT/STAGE")
         state = read_state(where / "state.pt")
+        if state.get("players", {}).keys() != self.players.keys():
+            raise UserError(f"{where / 'state.pt'} is not of stage {self.cfg.stage} with these flags (it holds "
+                            f"{', '.join(state.get('players', {})) or 'no networks'}); --resume none starts again")
         for name, player in self.players.items():
             load_strict(player, state["players"][name], where / "state.pt")
             self.optimizers[name].load_state_dict(state["optimizers"][name])
@@ -765,6 +794,7 @@ def train(cfg):
         lr, micros = learning_rate(cfg, trainer.step), [next(source) for _ in range(cfg.accumulate)]
         micros = [{k: v.to(run.device) if torch.is_tensor(v) else v for k, v in micro.items()} for micro in micros]
 
+        step_bad = False
         for name, player in trainer.wrapped.items():
             for i, micro in enumerate(micros):
                 last = i + 1 == cfg.accumulate or run.world == 1
@@ -780,9 +810,10 @@ def train(cfg):
                 trainer.optimizers[name].step()
                 trainer.update_ema(name)
             trainer.optimizers[name].zero_grad(set_to_none=True)
-            failed = failed + 1 if bad else 0
-            trainer.skipped += bad
+            step_bad |= bad
             shown.update({name: loss.detach(), "norm": norm, **log} if name != "disc" else log)
+        failed = failed + 1 if step_bad else 0
+        trainer.skipped += step_bad
         if failed >= 10:
             raise UserError(f"{cfg.stage}: the loss was not finite 10 times in a row at step {trainer.step}; the last "
                             f"good checkpoint is in {cfg.out}. Lower --lr, or try --no-bf16")

@@ -116,6 +116,13 @@ def test_fps_follows_time_stamps_not_frame_numbers(tmp_path):
             assert all(abs(b - a - 100) <= 20 for a, b in zip(shown, shown[1:]))
 
 
+def test_h264_in_avi_has_its_frames_in_order_but_not_its_time_stamps(tmp_path):
+    """Its frames come out stamped 1, 3, 4, 2: numbers over the stream's rate are used instead."""
+    make_clip(tmp_path / "a.avi", bf="3")
+    shown = numbers(data.ClipFolder(tmp_path, 8, 16, fps=12.5).item(0))
+    assert [b - a for a, b in zip(shown, shown[1:])] == [2] * 7
+
+
 def test_stride_is_exact(tmp_path):
     """facts/latte.md 1.4: Latte's linspace gives 0,3,..,21,25 where stride 3 was asked for."""
     make_clip(tmp_path / "a.mp4", 46)
@@ -188,6 +195,14 @@ def test_paths_may_hold_any_letters(tmp_path):
     assert item["caption"] == "Fjörd 雪:2" and len(numbers(item)) == 8
 
 
+def test_a_relative_path_may_look_like_a_protocol(tmp_path, monkeypatch):
+    """FFmpeg reads "file2:a/b.mp4" as the protocol file2."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file2:a").mkdir()
+    make_clip(tmp_path / "file2:a/b.mp4")
+    assert len(numbers(data.ClipFolder("file2:a", 8, 16).item(0))) == 8
+
+
 def test_a_phones_sideways_film_is_turned_upright(tmp_path):
     """facts/performance.md 2.2: rotated phone video. The matrix in the track header says: a quarter turn."""
     pixels = np.zeros((8, 32, 64, 3), np.uint8)
@@ -215,6 +230,12 @@ def test_colours_follow_the_films_own_matrix_and_range(tmp_path, matrix, full):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     assert np.abs(data.read_video(tmp_path / "a.mkv")[0, 9, 9] - np.array(RED)).max() <= 3
+
+
+def test_white_stays_white_when_a_film_is_made_smaller(tmp_path):
+    """FFmpeg's quick scaler would give 253."""
+    data.save_video(tmp_path / "a.mp4", np.full((2, 64, 64, 3), 255, np.uint8))
+    torch.testing.assert_close(data.ClipFolder(tmp_path, 2, 24).item(0)["video"], torch.ones(3, 2, 24, 24))
 
 
 def test_the_first_of_several_streams_is_the_film(tmp_path):

@@ -224,6 +224,17 @@ def test_judge_learns_a_batch_by_heart():
     assert all(right.all() for right in judge_right(judge, video, targets).values())
 
 
+def test_judge_loss_takes_images_whose_motion_is_not_asked():
+    """-1 in a whole batch is a mean over nothing: it must be 0, not NaN, whichever frame the loss starts at."""
+    judge, images = toy_judge(width=8, size=32), torch.rand(2, 3, 1, 32, 32)
+    asked = {name: torch.full((2,), -1 if name == "motion" else 0) for name in judge.heads}
+    for _ in range(8):
+        loss = judge_loss(judge, images, asked)
+        logits = judge(images)
+        want = sum(-logits[name].log_softmax(1)[:, 0].mean() for name in logits if name != "motion")
+        torch.testing.assert_close(loss, want)
+
+
 def test_judge_survives_its_file(tmp_path):
     """Names and weights come back from one .safetensors: what a logit means needs no other file."""
     judge = toy_judge(width=8)

@@ -1,0 +1,326 @@
+"""bench.py - what a step costs: time, FLOPs, MFU and memory of every network; clips a second of data and of I3D.
+Paper    Latte Tables 1, 2 and VideoDiT 4.1 say how large the networks are, neither says what they cost to run
+Shapes   clips (B,3,T,H,W) and latents (B,C,T',h,w) of random numbers: time and memory do not depend on their values
+Counts   FLOPs are 2 for each multiply-add, counted on the meta device, the same on any machine. What --checkpointing
+         computes twice counts once: MFU, not HFU. Milliseconds are the median of --steps runs after --warmup
+Differs  bf16 is what train.py does, autocast over float32 weights; with --no-backward, as in sample.py, bf16 weights
+Reads    last; after train.py, whose presets it sizes the networks by
+Run me   python bench.py                                        # CPU, 5 s: FLOPs with a known answer
+         python bench.py latte-S/2 --frames 16 --size 256 --dtype bf16      # a training step of Latte-S/2, and
+         python bench.py latte-S/2 --frames 16 --size 256 --dtype fp32      # in float32
+         python bench.py dpvae --preset toy --frames 96 --no-backward       # does a long clip need more memory?
+         python bench.py videodit --preset sd3 --frames 96 --size 512 --dtype bf16 --no-backward    # on a GPU"""
+
+import argparse
+import contextlib
+import json
+import re
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from checkpoint import UserError, polite
+from data import batches, open_source
+from dit import MMDiT, MMDiTConfig, VideoDiT, VideoDiTConfig
+from features import I3D
+from flow import DDPM, ddpm_loss, flow_loss
+from latte import SIZES, Latte, LatteConfig
+from sample import FlagParser
+from train import PRESETS, setup
+from vae import DPVAE, GOP, KLVAE, SD3, DPVAEConfig, dp_vae_loss, kl_vae_loss
+
+PEAKS = {"A100": 312, "H100": 989, "H200": 989}                 # TFLOP/s, dense bf16; TF32, for fp32, is half of it
+MODELS = [*(f"latte-{size}/2" for size in SIZES), "mmdit", "videodit", "vae", "dpvae", "data", "i3d"]
+
+
+# ---------------------------------------------------------------------------------------------- what is measured
+# A bench is the networks and {name: function that does it once}. It is built twice: on the meta device, where
+# nothing is computed and FLOPs are counted, and on the real one.
+
+def bench_latte(args, device):
+    """Unconditional, as the published code was measured; the loss is Latte 3.1's L_simple + L_vlb."""
+    size, patch = re.fullmatch(r"latte-(\w+)/(\d)", args.model).groups()
+    config = LatteConfig(args.variant, **SIZES[size], patch=int(patch), frames=args.frames, input_size=args.size // 8)
+    net, ddpm, side = Latte(config), DDPM(), args.size // 8
+    z, noise = torch.randn(2, args.batch, config.in_channels, args.frames, side, side)      # (B,C,T,h,w) each
+    t = torch.randint(1000, (args.batch,))
+    return prepared(args, net, net.blocks), trained(
+        args, net, lambda: net(z, t), lambda: ddpm_loss(ddpm, net, z, {}, t=t, noise=noise))
+
+
+def bench_mmdit(args, device):
+    """SD3's transformer on a picture, or on --frames of them at once (VideoDiT Fig. 2)."""
+    config = MMDiTConfig() if args.preset == "sd3" else PRESETS[args.preset]["dit"]
+    net = MMDiT(config)
+    return prepared(args, net, net.joint_blocks), rectified_flow(args, net, config, args.frames)
+
+
+def bench_videodit(args, device):
+    config = VideoDiTConfig(**vars(MMDiTConfig() if args.preset == "sd3" else PRESETS[args.preset]["dit"]),
+                            attention=args.attention)
+    net = VideoDiT(config)
+    latent_frames = args.frames if args.frames == 1 else args.frames // GOP
+    return prepared(args, net, net.image.joint_blocks), rectified_flow(args, net, config, latent_frames)
+
+
+def rectified_flow(args, net, config, frames):
+    """VideoDiT Eq. 5, with as many text tokens as SD3's 77 + 77, or the toy's 12."""
+    tokens, side = 154 if args.preset == "sd3" else PRESETS[args.preset]["text"].length, args.size // 8
+    z, noise = torch.randn(2, args.batch, config.in_channels, frames, side, side)           # (B,C,T',h,w) each
+    cond = {"context": torch.randn(args.batch, tokens, config.context_dim),
+            "pooled": torch.randn(args.batch, config.pooled_dim)}
+    t = torch.rand(args.batch)
+    return trained(args, net, lambda: net(z, t, **cond), lambda: flow_loss(net, z, cond, t=t, noise=noise))
+
+
+def bench_vae(args, device):
+    net = KLVAE(vae_config(args)).to(memory_format=torch.channels_last)
+    x, side = torch.rand(args.batch, 3, args.frames, args.size, args.size), args.size // 8
+    z = torch.randn(args.batch, net.config.z_channels, args.frames, side, side)
+    rows = {"encode": lambda: net.encode(x), "decode": lambda: net.decode(z)}
+    return net, rows | trained(args, net, None, lambda: kl_vae_loss(net, x, z)[0])
+
+
+def bench_dpvae(args, device):
+    """A long clip is decoded window by window: its peak is to stay near that of one window."""
+    net = DPVAE(DPVAEConfig(**vars(vae_config(args)))).to(memory_format=torch.channels_last)
+    net.residual.checkpointing = net.decoder.checkpointing = args.checkpointing
+    x, side, window = torch.rand(args.batch, 3, args.frames, args.size, args.size), args.size // 8, net.config.window
+    z = torch.randn(args.batch, net.config.z_channels, args.frames // GOP, side, side)
+    rows = {f"decode {window} frames": lambda: net.decode(z[:, :, :window // GOP])} if args.frames > window else {}
+    rows |= {f"decode {args.frames} frames": lambda: net.decode(z), "encode": lambda: net.encode(x)}
+    clip = x[:, :, :window]                                     # a training step is never longer
+    return net, rows | trained(args, net, None, lambda: dp_vae_loss(net, clip)[0])
+
+
+def bench_i3d(args, device):
+    """The network alone: what `eval.py fvd` cannot be faster than."""
+    net, x = I3D(), torch.rand(args.batch, 3, args.frames, args.size, args.size)
+    return net, {"logits": lambda: net(x)}
+
+
+def bench_data(args, device):
+    """Clips as training gets them: rendered or decoded, cut, collated."""
+    source = batches(open_source(args.data, args.frames, args.size), args.batch, workers=args.workers)
+    return nn.Module(), {"batch": lambda: next(source)}
+
+
+BENCHES = {"latte": bench_latte, "mmdit": bench_mmdit, "videodit": bench_videodit, "vae": bench_vae,
+           "dpvae": bench_dpvae, "i3d": bench_i3d, "data": bench_data}
+
+
+def vae_config(args):
+    return SD3 if args.preset == "sd3" else PRESETS[args.preset]["vae"]
+
+
+def prepared(args, net, blocks):
+    net.checkpointing = args.checkpointing
+    if args.compile:
+        for block in blocks:                                    # block by block, as train.py does
+            block.compile()
+    return net
+
+
+def trained(args, net, forward, loss):
+    """The rows of a network: forward alone, then a step without and with its optimizer."""
+    rows = {} if forward is None else {"forward": forward}
+    if not args.backward:
+        return rows
+    learning = []                                               # made at the first step: its state is memory
+
+    def backward():
+        loss().backward()
+
+    def step():
+        if not learning:
+            learning.append(torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], 1e-4, fused=True))
+        backward()
+        learning[0].step()
+
+    return rows | {"forward + backward": backward, "and AdamW": step}
+
+
+# ---------------------------------------------------------------------------------------------- how it is measured
+
+def build(args, device):
+    """A bench on `device`; everything in it, weights and inputs, is made there."""
+    name = "latte" if args.model.startswith("latte") else args.model
+    place = contextlib.nullcontext() if name == "data" else torch.device(device)
+    with place:
+        net, rows = BENCHES[name](args, device)
+    return (net.bfloat16() if args.dtype == "bf16" and not args.backward else net), rows
+
+
+def once(args, device, net, function, training):
+    """One run, under train.py's autocast or sample.py's no_grad."""
+    with torch.set_grad_enabled(training), torch.autocast(device, torch.bfloat16, enabled=args.dtype == "bf16"):
+        function()
+    net.zero_grad(set_to_none=True)
+
+
+def flops(args):
+    """{row: FLOPs of one run}. On the meta device attention is products that can be counted; a CPU's fused kernel
+    is not in torch's list, and would count as nothing."""
+    if args.model == "data":
+        return {"batch": 0}
+    plain = argparse.Namespace(**{**vars(args), "compile": False, "checkpointing": False, "dtype": "fp32"})
+    net, rows = build(plain, "meta")
+    counts = {}
+    for name, function in rows.items():
+        if name == "and AdamW":                                 # a few for each weight: nothing
+            counts[name] = counts["forward + backward"]
+            continue
+        with FlopCounterMode(display=False) as counter:
+            once(plain, "cpu", net, function, "backward" in name)
+        counts[name] = counter.get_total_flops()
+    return counts
+
+
+def measure(args, device):
+    """[{name, ms, clips_per_s, gflop, tflops, peak_gb}], one for each row of the bench."""
+    counted, (net, rows), results = flops(args), build(args, device), []
+    for name, function in rows.items():
+        reset_peak(device)
+        times = []
+        for _ in range(args.warmup + args.steps):
+            start = clock(device)
+            once(args, device, net, function, "backward" in name or "AdamW" in name)
+            times.append(clock(device) - start)
+        seconds = statistics.median(times[args.warmup:])
+        results.append({"name": name, "ms": 1e3 * seconds, "clips_per_s": args.batch / seconds,
+                        "gflop": counted[name] / 1e9, "tflops": counted[name] / seconds / 1e12,
+                        "peak_gb": peak_memory(device) / 1e9})
+    return sum(p.numel() for p in net.parameters()), results
+
+
+def clock(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+# /proc: getrusage's peak is that of the whole process so far, and cannot be set back.
+def reset_peak(device):
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device):
+    """Bytes since reset_peak: allocated on the GPU, or resident in memory, Python and torch included."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if Path("/proc/self/status").exists():
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_tflops(args, device):
+    """What MFU is measured against: --peak, or what this GPU's maker states; None where nobody says."""
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    known = args.peak or next((known for known in PEAKS if known in name), "")
+    try:
+        return float(known) if known.upper() not in PEAKS else PEAKS[known.upper()] / (1 if args.dtype == "bf16" else 2)
+    except ValueError:
+        if known:
+            raise UserError(f"--peak {known}: give TFLOP/s, or one of {', '.join(PEAKS)}")
+        return None
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+def parse(argv):
+    flags = FlagParser(prog="bench.py", description="what a step costs; without a model, a check of the FLOPs")
+    flags.add_argument("model", choices=MODELS)
+    flags.add_argument("--preset", default="sd3", choices=["tiny", "toy", "sd3"], help="of everything but Latte")
+    flags.add_argument("--frames", type=int, default=0, help="0: 16 (Latte, I3D, data), 1 (mmdit), or the preset's")
+    flags.add_argument("--size", type=int, default=0, help="pixels; a latent has an eighth; 0: 256, or the preset's")
+    flags.add_argument("--batch", type=int, default=1, help="clips")
+    flags.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="bf16: see the top of this file")
+    flags.add_argument("--variant", type=int, default=1, choices=[1, 2, 3, 4], help="of Latte (Fig. 2)")
+    flags.add_argument("--attention", default="2d->3d", choices=["2d->3d", "2d+3d"], help="of VideoDiT (Table 4)")
+    flags.add_argument("--backward", action=argparse.BooleanOptionalAction, default=True, help="training steps too")
+    flags.add_argument("--checkpointing", action="store_true", help="recompute blocks in the backward pass")
+    flags.add_argument("--compile", action="store_true", help="torch.compile of each block of a transformer")
+    flags.add_argument("--data", default="toy", help="for `data`: toy, or a folder of films")
+    flags.add_argument("--workers", type=int, default=0, help="for `data`: processes")
+    flags.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's choice")
+    flags.add_argument("--steps", type=int, default=5, help="timed runs, of which the median is printed")
+    flags.add_argument("--warmup", type=int, default=2, help="runs before those")
+    flags.add_argument("--peak", default="", help="TFLOP/s for MFU, or " + ", ".join(PEAKS))
+    args = flags.parse_args(argv)
+    preset = PRESETS.get(args.preset, {"frames": 32, "size": 256})
+    own = args.model.startswith("latte") or args.model in ("i3d", "data")
+    args.frames = args.frames or (16 if own else 1 if args.model == "mmdit" else preset["frames"])
+    args.size = args.size or (256 if own else preset["size"])
+    for name, least in (("batch", 1), ("steps", 1), ("warmup", 0), ("workers", 0), ("threads", 0), ("frames", 1)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
+    if args.size < 16 or args.size % 16:
+        raise UserError(f"--size {args.size}: must be a multiple of 16")
+    if args.model in ("dpvae", "videodit") and args.frames % GOP and (args.frames, args.model) != (1, "videodit"):
+        raise UserError(f"--frames {args.frames}: must be a multiple of {GOP}")
+    return args
+
+
+def report(args):
+    """Measure, print a table, and last a line of JSON; returns what is in that line."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = setup().device.split(":")[0]                       # with TF32 on, as in training
+    peak = peak_tflops(args, device)
+    params, rows = measure(args, device)
+    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{args.model}: {params:,} parameters; {args.batch} x {args.frames} x {args.size} x {args.size}, "
+          f"{args.dtype}; {name}")
+    print(f"MFU against {peak:g} TFLOP/s" if peak else "no MFU: no peak is known of this device; give --peak TFLOPS")
+    print(f"{'':22s}{'ms':>10s}{'clips/s':>10s}{'GFLOP':>12s}{'TFLOP/s':>10s}{'MFU':>8s}{'peak GB':>9s}")
+    for row in rows:
+        row["mfu"] = row["tflops"] / peak if peak else None
+        mfu = f"{row['mfu']:.1%}" if peak else "-"
+        print(f"{row['name']:22s}{row['ms']:10.1f}{row['clips_per_s']:10.3g}{row['gflop']:12.1f}{row['tflops']:10.3g}"
+              f"{mfu:>8s}{row['peak_gb']:9.2f}")
+    result = {**vars(args), "device": name, "parameters": params, "peak_tflops": peak, "rows": rows}
+    print(json.dumps(result))
+    return result
+
+
+def demo():
+    """{what: (FLOPs counted, FLOPs by hand)}: a Linear's step, and SD3-medium's attention as frames are added."""
+    linear, x = nn.Linear(64, 32, device="meta"), torch.randn(8, 64, device="meta", requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        linear(x).sum().backward()                              # y = x W, dx = dy W', dW = x' dy: three products
+    one, two = (flops(parse(["mmdit", "--frames", str(frames), "--size", "512", "--no-backward"]))["forward"]
+                for frames in (1, 2))
+    width, layers, text, picture = 1536, 24, 154, 1024
+    pairs = (text + 2 * picture) ** 2 - 2 * (text + picture) ** 2           # more than two single pictures have
+    saved = two - 2 * one - layers * 4 * width * pairs                      # text and time: once for both
+    return {"a Linear's step": (counter.get_total_flops(), 3 * 2 * 8 * 64 * 32),
+            "SD3's text and time, once less": (-saved, text_and_time(width, layers, text))}
+
+
+def text_and_time(width, layers, text):
+    """By hand: the FLOPs of SD3-medium that do not grow with the picture, attention left out."""
+    mlp, attention, modulation = 8 * width ** 2, 4 * width ** 2, 6 * width ** 2
+    token = (layers - 1) * (mlp + attention) + 3 * width ** 2 + 4096 * width            # the last block keeps q, k, v
+    vector = layers * 2 * modulation - 4 * width ** 2 + 2 * width ** 2 + (256 + 2048 + 2 * width) * width
+    return 2 * (text * token + vector)
+
+
+def main(argv):
+    if not argv:
+        for name, (counted, by_hand) in demo().items():
+            print(f"{name}: {counted:,} FLOPs counted   (by hand: {by_hand:,})")
+    else:
+        report(parse(argv))
+
+
+if __name__ == "__main__":
+    polite(lambda: main(sys.argv[1:]))

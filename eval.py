@@ -1,0 +1,838 @@
+"""eval.py - what a model is worth: PSNR, SSIM, LPIPS, FVD, FID, KVD, IS, and the toy world's prompt score.
+Paper    VideoDiT 4.1-4.2 (reconstruction; zero-shot UCF101), Latte 4.1 (FVD over 2,048 clips of 16 frames)
+Shapes   video (B,3,T,H,W) in [-1,1]; features (N,R,F): N clips, R rows a clip (1 for FVD, T for FID), F features
+Numbers  distances are computed in float64; each is printed with its whole protocol and a standard error
+Differs  published FVDs are hard to reproduce because protocols go unstated: here every choice is a flag. Real sets
+         are drawn with a seed, and no clip counts twice on several GPUs. grep DEVIATES, ASSUMED
+Reads    after train.py
+Run me   python eval.py                         # CPU, 1 s: the Frechet distance of two Gaussians, known in closed form
+         python eval.py toy                     # prompt score of checkpoints/toy, and its VAE's PSNR
+         python eval.py fvd REAL FAKE           # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+import world
+from checkpoint import UserError, class_of, load_network, polite, read_config, read_state, write_atomic
+from data import (IMAGES, VIDEOS, ClipFolder, Unusable, find, fingerprint, list_files, read_bytes, read_picture,
+                  read_some, save_video, scan_times, to_frames, to_video)
+from features import PUBLISHED, Judge, judge_right, load_detector, perceptual_distance
+from sample import TOY, FlagParser, generate, load_models
+from vae import DPVAE, GOP, KLVAE, fold
+
+UNSEEN = 20_250_101    # the seed of every toy clip that is judged: no training draws its clips from it
+
+
+# ---------------------------------------------------------------------------------------------- pictures in pairs
+
+def psnr(a, b, peak=2.0):
+    """(N,C,H,W) twice -> (N,) decibels; peak is the range of values. Equal pictures get 100 dB, not infinity."""
+    error = ((a.double() - b.double()) ** 2).flatten(1).mean(1)                             # (N,)
+    return 10 * torch.log10(peak ** 2 / error.clamp(min=peak ** 2 * 1e-10))
+
+
+# Wang et al. 2004, Eq. 13, with their Gaussian window; only where the window lies inside the picture.
+def ssim(a, b, peak=2.0, sigma=1.5, window=11, k1=0.01, k2=0.03):
+    """(N,C,H,W) twice -> (N,). In float64: float32 loses 1e-4 where pictures are flat."""
+    if min(a.shape[-2:]) < window:
+        raise UserError(f"SSIM looks through a window of {window} pixels; the pictures are {a.shape[-1]}x{a.shape[-2]}")
+    offsets = torch.arange(window, dtype=torch.float64, device=a.device) - window // 2
+    weights = torch.exp(-offsets ** 2 / (2 * sigma ** 2))
+    weights = (weights / weights.sum()).view(1, 1, -1, 1)
+
+    def blur(x):                                                                            # (N,C,H-10,W-10)
+        x = F.conv2d(x.flatten(0, 1)[:, None], weights)
+        return F.conv2d(x, weights.mT).unflatten(0, a.shape[:2])[:, :, 0]
+
+    x, y, c1, c2 = a.double(), b.double(), (k1 * peak) ** 2, (k2 * peak) ** 2
+    mu_x, mu_y = blur(x), blur(y)
+    var_x, var_y, cov = blur(x * x) - mu_x ** 2, blur(y * y) - mu_y ** 2, blur(x * y) - mu_x * mu_y
+    values = (2 * mu_x * mu_y + c1) * (2 * cov + c2) / ((mu_x ** 2 + mu_y ** 2 + c1) * (var_x + var_y + c2))
+    return values.flatten(1).mean(1)                                                        # (N,)
+
+
+# ---------------------------------------------------------------------------------------------- sets of features
+
+def gaussian(features, ddof=0):
+    """(N,F) -> mean (F,), covariance (F,F), divided by N - ddof."""
+    x = features.double()
+    mean = x.mean(0)
+    return mean, (x - mean).T @ (x - mean) / (len(x) - ddof)
+
+
+# Frechet distance of two Gaussians (FID: Heusel et al. 2017, Eq. 6): |mu_a-mu_b|^2 + Tr(A + B - 2 sqrt(A B)).
+# sqrt(A B) has the eigenvalues of sqrt(A) B sqrt(A), which is symmetric: no complex numbers, no trouble with
+# fewer clips than features, where the usual sqrtm(A B) is inaccurate or fails.
+def frechet(mean_a, cov_a, mean_b, cov_b):
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T                                 # (F,F)
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+    return max(distance.item(), 0.0)
+
+
+# Kernel distance (KID: Binkowski et al. 2018, Eq. 4): unbiased squared MMD with kernel (x.y/F + 1)^3, as KVD with
+# I3D's features. Unlike Frechet's it does not fall with the number of clips, so small sets can be compared.
+def kernel_distance(a, b, subset=1000, subsets=100, seed=0):
+    """(N,F), (M,F) -> mean over random subsets; everything at once where one subset holds all."""
+    size = min(len(a), len(b), subset)
+    picks, results = np.random.default_rng(seed), []
+    for _ in range(1 if size == max(len(a), len(b)) else subsets):
+        x, y = (s[picks.choice(len(s), size, replace=False)].double() for s in (a, b))      # (size,F)
+        xx, yy, xy = ((p @ q.T / p.shape[1] + 1) ** 3 for p, q in ((x, x), (y, y), (x, y)))  # (size,size)
+        within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (size * (size - 1))
+        results.append((within - 2 * xy.mean()).item())
+    return float(np.mean(results))
+
+
+# Inception Score (Salimans et al. 2016): exp(E KL(p(y|x) || p(y))).
+def inception_score(logits, splits=10):
+    """(N,K) -> mean and deviation over `splits` consecutive parts of N // splits; what is left over is left out."""
+    p, scores = logits.double().softmax(1), []
+    for part in p[:len(p) // splits * splits].chunk(splits):
+        divergence = (torch.special.xlogy(part, part) - torch.special.xlogy(part, part.mean(0))).sum(1)
+        scores.append(divergence.mean().exp().item())
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def standard_error(measure, *sets, draws=10, seed=0):
+    """Spread of `measure` over random halves of each set (N,...). A half drawn without replacement strays from the
+    whole as far as the whole strays from the truth, so this is the error of the whole, not of the half."""
+    rng, results = np.random.default_rng(seed), []
+    if min(map(len, sets)) < 4:
+        return float("nan")
+    for _ in range(draws):
+        results.append(measure(*(s[rng.choice(len(s), len(s) // 2, replace=False)] for s in sets)))
+    return float(np.std(results, ddof=1))
+
+
+# ---------------------------------------------------------------------------------------------- protocols
+
+@dataclass(frozen=True)
+class Protocol:
+    """How clips are cut out of videos before a network looks at them. Every field is a flag."""
+    clips: int = 2048              # of each side, one a video; fewer real ones are allowed, with a warning
+    frames: int = 16
+    real_stride: int = 3           # every 3rd frame of the real videos, as in Latte's training (Taichi: 6)
+    fake_stride: int = 1
+    window: str = "random"         # of a real video; or first. Of a generated one it is always the first
+    order: str = "crop-resize"     # to a square, then to size; or resize-crop: short side to size, then to a square
+    filter: str = "lanczos"        # or bicubic, bilinear
+    size: int = 256
+    jpeg: int = 75                 # quality of a JPEG round trip of every frame that is not a .jpg yet; 0: none
+    ddof: int = 0                  # covariance divided by n - ddof
+    seed: int = 0                  # draws real videos and windows
+
+
+PROTOCOLS = {
+    # facts of the published tools: they ask for JPEG quality 95 by a name that Pillow ignores, so it is 75
+    "latte": Protocol(),
+    "stylegan-v": Protocol(real_stride=1, order="resize-crop"),
+    # ASSUMED: VideoDiT 4.1 says "zero-shot FVD on UCF101" and nothing more; its clips run at UCF101's 25 fps
+    "videodit": Protocol(real_stride=1, order="resize-crop", filter="bicubic", jpeg=0, ddof=1),
+    # for rendered clips, which move a pixel a frame, and the networks trained on them
+    "toy": Protocol(real_stride=1, window="first", size=64, jpeg=0),
+}
+FILTERS = {"lanczos": Image.LANCZOS, "bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
+
+
+def add_protocol_flags(flags):
+    flags.add_argument("--protocol", default="", help=", ".join(PROTOCOLS) + "; default: latte, or toy with toy features")
+    for item in dataclasses.fields(Protocol):
+        flags.add_argument(f"--{item.name}", type=type(item.default), default=None)
+
+
+def read_protocol(args):
+    """The preset with the flags that were given on top, checked."""
+    name = args.protocol or ("toy" if args.features == "toy" else "latte")
+    choices = {"protocol": PROTOCOLS, "filter": FILTERS, "window": ("random", "first"),
+               "order": ("crop-resize", "resize-crop"), "ddof": (0, 1), "jpeg": range(101)}
+    given = {item.name: getattr(args, item.name) for item in dataclasses.fields(Protocol)}
+    for key, value in {"protocol": name, **given}.items():
+        if value is not None and key in choices and value not in choices[key]:
+            raise UserError(f"--{key} {value}: must be one of {', '.join(map(str, choices[key]))}"[:200])
+    protocol = dataclasses.replace(PROTOCOLS[name], **{key: value for key, value in given.items() if value is not None})
+    for key, least in {"clips": 2, "frames": 1, "real_stride": 1, "fake_stride": 1, "size": 8, "seed": 0}.items():
+        if getattr(protocol, key) < least:
+            raise UserError(f"--{key} {getattr(protocol, key)}: must be at least {least}")
+    changed = [f"--{key} {value}" for key, value in given.items() if value is not None]
+    print(f"protocol {name}{' with ' + ' '.join(changed) if changed else ''}: {protocol}")
+    return protocol
+
+
+class Side:
+    """REAL or FAKE: videos at any depth, folders of frames (one a clip), or "toy", "toy:KIND", "toy:KIND:SEED".
+    With --frames 1 every picture is a clip."""
+
+    def __init__(self, root, protocol, fake=False):
+        self.root, self.protocol, self.fake, self.skipped, self.small = str(root), protocol, fake, [], 0
+        self.stride = protocol.fake_stride if fake else protocol.real_stride
+        self.window = "first" if fake else protocol.window
+        self.toy = parse_toy(self.root)
+        if self.toy:
+            self.clips = list(range(protocol.clips))
+            return
+        names = list_files(root)
+        find(root, names, VIDEOS + IMAGES, "videos or frames")
+        films = [[name] for name in names if name.lower().endswith(VIDEOS)]
+        self.clips = films or group_frames([name for name in names if name.lower().endswith(IMAGES)], protocol.frames)
+
+    def contents(self):
+        """What the cache knows a set by: names, sizes and times of its files."""
+        if self.toy:
+            return [self.toy]
+        stats = ((name, os.stat(os.path.join(self.root, name) if os.path.isdir(self.root) else self.root.split("!/")[0]))
+                 for name in itertools.chain(*self.clips))
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+    def read(self, index):
+        """uint8 (T,size,size,3), or the reason why not."""
+        try:
+            pictures = self.pictures(self.clips[index], np.random.default_rng([self.protocol.seed, index]))
+            if len({picture.size for picture in pictures}) > 1:
+                raise Unusable("frames of different sizes")
+            short = min(pictures[0].size)
+            if self.fake and short < self.protocol.size:
+                raise UserError(f"{self.root} holds clips of {short} pixels, the protocol compares at "
+                                f"{self.protocol.size}: give --size {short}, or sample larger clips")
+            self.small += short < self.protocol.size
+            is_jpeg = not self.toy and self.clips[index][0].lower().endswith((".jpg", ".jpeg"))
+            return np.stack([prepare(picture, self.protocol, is_jpeg) for picture in pictures])      # (T,H,W,3)
+        except Unusable as reason:
+            return f"{self.clips[index][0]}: {reason}"
+
+    def pictures(self, names, rng):
+        """The frames of one clip, as they lie on the disk."""
+        frames, stride = self.protocol.frames, self.stride
+        if self.toy:
+            spec, span = world.draw(UNSEEN + self.toy[1], names, self.toy[0]), (frames - 1) * stride + 1
+            raw = world.render(spec, span, self.protocol.size, only=range(0, span, stride))
+        elif names[0].lower().endswith(VIDEOS):
+            path = os.path.join(self.root, names[0])
+            pts, count = None, None
+            if self.window == "random":
+                pts, times = scan_times(path)
+                count = len(times)
+            raw = read_some(path, pts, self.numbers(count, rng))
+        else:
+            raw = [self.frame(names[number]) for number in self.numbers(len(names), rng)]
+        return [Image.fromarray(frame) for frame in raw]
+
+    def frame(self, name):
+        try:
+            return read_picture(io.BytesIO(read_bytes(self.root, name)))
+        except Exception as error:          # a broken file makes a decoder raise almost anything
+            raise Unusable(f"{name} is not a readable picture ({error})")
+
+    def numbers(self, count, rng):
+        """Which frames of `count` (None: not known, and not needed, as we start at the first)."""
+        frames, stride = self.protocol.frames, self.stride
+        # Latte's tool drops videos of less than 16 * stride frames, although 15 * stride + 1 would do.
+        if count is not None and count < frames * stride:
+            raise Unusable(f"{count} frames, {frames * stride} needed")
+        start = 0 if self.window == "first" else rng.integers(count - (frames - 1) * stride)
+        return start + stride * np.arange(frames)                                           # (T,)
+
+    def stream(self, workers):
+        """Usable clips (index, uint8 (T,H,W,3)) in a seeded random order, at most --clips of them. Threads decode
+        ahead, so that the network never waits: FFmpeg, Pillow and NumPy let go of Python's lock."""
+        order, found, pending = np.random.default_rng(self.protocol.seed).permutation(len(self.clips)), 0, deque()
+        pool = ThreadPoolExecutor(max(workers, 1))
+        try:
+            for index in itertools.chain(order.tolist(), [None] * (4 * workers)):
+                if index is not None:
+                    pending.append(pool.submit(self.read, index))
+                if pending and (index is None or len(pending) > 4 * workers):
+                    clip = pending.popleft().result()
+                    if isinstance(clip, str):
+                        self.skipped.append(clip)
+                    elif found < self.protocol.clips:
+                        found += 1
+                        yield clip
+                if found == self.protocol.clips:
+                    return
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def parse_toy(name):
+    """(kind, seed) of "toy", "toy:video_heldout" or "toy:video:1", None for a path."""
+    word, _, rest = name.partition(":")
+    if word != "toy":
+        return None
+    kind, _, seed = rest.partition(":")
+    if (kind or "video") not in world.KINDS or not (seed or "0").isdecimal():
+        raise UserError(f"{name}: write toy:KIND or toy:KIND:SEED, where KIND is one of {', '.join(world.KINDS)}")
+    return kind or "video", int(seed or 0)
+
+
+def group_frames(names, frames):
+    """Pictures -> clips: those of one folder, in the order of their numbers (2.jpg comes before 10.jpg)."""
+    folders = {}
+    for name in names:
+        folders.setdefault(name if frames == 1 else name.rpartition("/")[0], []).append(name)
+    by_number = lambda name: [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
+    return [sorted(group, key=by_number) for group in folders.values()]
+
+
+def prepare(picture, protocol, is_jpeg=False):
+    """PIL picture -> uint8 (size,size,3) by the protocol's order, filter and JPEG quality."""
+    size, method = protocol.size, FILTERS[protocol.filter]
+    if picture.size != (size, size):
+        if protocol.order == "resize-crop":
+            scale = size / min(picture.size)
+            picture = picture.resize([max(round(side * scale), size) for side in picture.size], method)
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        picture = picture.crop((left, top, left + side, top + side))
+        picture = picture if side == size else picture.resize((size, size), method)
+        is_jpeg = False
+    if protocol.jpeg and not is_jpeg:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=protocol.jpeg)
+        picture = Image.open(file)
+    return np.asarray(picture)                                                              # (H,W,3)
+
+
+# ---------------------------------------------------------------------------------------------- looking at sets
+
+# What is looked for where --weights is not given: in checkpoints/detectors/, under the publishers' file names.
+FILES = {"i3d": "i3d_torchscript.pt", "inception": "pt_inception-2015-12-05-6726825d.pth", "c3d": "c3d_ucf101.pt",
+         "lpips_alex": "alexnet-owt-7be5be79.pth", "lpips_vgg": "vgg16-397923af.pth"}
+
+
+@dataclass
+class Detector:
+    """A fixed network: look(video (B,3,T,H,W)) -> (B,R,F). mark tells two files apart in the cache."""
+    look: object
+    mark: str
+    label: str
+
+
+def open_detector(kind, args, purpose):
+    """kind: i3d, inception, c3d, or toy: the judge. purpose: fvd, fid or is."""
+    if kind == "toy":
+        judge = load_network(Judge, args.judge).to(device())
+        look = {"fvd": lambda video: judge.clip_features(video)[:, None],                   # (B,1,F)
+                "fid": judge.frame_features,                                                # (B,T,F)
+                "is": lambda video: judge(video)["subject"][:, None]}[purpose]              # (B,1,12)
+        return Detector(look, f"judge {fingerprint(judge)} {purpose}", "toy ")
+    path = Path(args.weights or TOY.parent / "detectors" / FILES[kind])
+    net = load_detector(path, kind, args.trust_torchscript).to(device())
+    if kind == "inception":
+        see = net.features if purpose == "fid" else lambda images: net(images, bias=False)
+        look = lambda video: see(fold(video)).unflatten(0, (len(video), -1))                # (B,T,F)
+    else:
+        look = lambda video: net(video)[:, None]                                            # (B,1,F)
+    with open(path, "rb") as file:
+        return Detector(look, f"{kind} {hashlib.file_digest(file, 'sha256').hexdigest()} {purpose}", "")
+
+
+def device():
+    """The GPU that torchrun gave us, or the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+@torch.no_grad()
+def extract(side, detector, batch=8, workers=2, clock=None):
+    """Features (N,R,F) of every usable clip of a side. clock collects clips and the network's seconds."""
+    found, name = [], Path(side.root).name
+    clips, bar = side.stream(workers), tqdm(total=min(side.protocol.clips, len(side.clips)), desc=name, unit="clip")
+    while pack := list(itertools.islice(clips, batch)):
+        video = torch.stack([to_video(clip) for clip in pack]).to(device())                 # (B,3,T,H,W)
+        started = time.perf_counter()
+        found.append(detector.look(video).float().cpu())
+        if clock is not None:
+            clock.update(net=clock["net"] + time.perf_counter() - started, clips=clock["clips"] + len(pack), video=video)
+        bar.update(len(pack))
+    bar.close()
+    check_count(side, sum(map(len, found)))
+    return torch.cat(found)                                                                 # (N,R,F)
+
+
+def check_count(side, found):
+    """Too few clips to go on, or reasons to doubt the number."""
+    want, reasons = side.protocol.clips, "; ".join(side.skipped[:3]) + (" ..." if len(side.skipped) > 3 else "")
+    lost = f" ({len(side.skipped)} of {len(side.clips)} skipped: {reasons})" if side.skipped else ""
+    if found < 2 or (side.fake and found < want):
+        raise UserError(f"{side.root} has {found} usable clips, {want} wanted{lost}; sample more, or give --clips "
+                        f"{max(found, 2)}")
+    if found < want or lost:
+        warn(f"{side.root}: {found} usable clips, {want} wanted{lost}")
+    if side.small:
+        warn(f"{side.root}: {side.small} clips were enlarged to {side.protocol.size} pixels")
+
+
+def warn(text):
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def extract_real(side, detector, args, clock):
+    """The same, remembered under --cache: by the files' names, sizes and times, the protocol and the network."""
+    if not args.cache:
+        return extract(side, detector, args.batch, args.workers, clock)
+    about = json.dumps([side.contents(), dataclasses.asdict(side.protocol), detector.mark])
+    path = Path(args.cache) / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.safetensors"
+    if path.is_file():
+        print(f"features of {side.root} from {path}")
+        return read_state(path)["features"]
+    features = extract(side, detector, args.batch, args.workers, clock)
+    write_atomic(path, lambda temporary: save_file({"features": features}, temporary))
+    return features
+
+
+def detector_flags(name, detectors, sides):
+    """A parser with what fvd, fid and is have in common."""
+    flags = FlagParser(prog=f"eval.py {name}")
+    for side in sides:
+        flags.add_argument(side, help="a folder of videos or of frame folders, toy, toy:KIND or toy:KIND:SEED")
+    flags.add_argument("--features", default=detectors[0], help=", ".join(detectors))
+    flags.add_argument("--weights", default="", help="file of the network; default: in checkpoints/detectors")
+    flags.add_argument("--trust-torchscript", action="store_true", help="run the program in a TorchScript file")
+    flags.add_argument("--judge", default=str(TOY / "judge.safetensors"), help="the network of --features toy")
+    flags.add_argument("--cache", default="cache/features", help='features of real sets are kept here; "": nowhere')
+    flags.add_argument("--batch", type=int, default=8, help="clips that the network sees at once")
+    flags.add_argument("--workers", type=int, default=2, help="threads that decode")
+    flags.add_argument("--time", action="store_true", help="also time the network alone")
+    add_protocol_flags(flags)
+    return flags
+
+
+def parse_detector(flags, argv, detectors):
+    args = flags.parse_args(argv)
+    if args.features not in detectors:
+        raise UserError(f"--features {args.features}: must be one of {', '.join(detectors)}")
+    for name in ("batch", "workers"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
+    return args, read_protocol(args)
+
+
+def report_speed(clock, started, detector, args):
+    """Clips a second of the whole command and, with --time, of the network with nothing beside it."""
+    if not clock["clips"]:
+        return
+    speed = clock["clips"] / (clock["end"] - started)
+    print(f"{speed:.2f} clips/s; the network had {clock['net'] / (clock['end'] - started):.0%} of the time")
+    if args.time:
+        rounds, begin = 3, time.perf_counter()
+        with torch.no_grad():
+            for _ in range(rounds):
+                detector.look(clock["video"]).cpu()
+        alone = rounds * len(clock["video"]) / (time.perf_counter() - begin)
+        print(f"the network alone: {alone:.2f} clips/s; the command reaches {speed / alone:.0%} of it")
+
+
+def distance(name, argv):
+    """`fvd REAL FAKE` and `fid REAL FAKE`: prints the number and returns it as a dict."""
+    kinds = ("i3d", "toy") if name == "fvd" else ("inception", "toy")
+    args, protocol = parse_detector(detector_flags(name, kinds, ("real", "fake")), argv, kinds)
+    sides = Side(args.real, protocol), Side(args.fake, protocol, fake=True)
+    detector, started = open_detector(args.features, args, name), time.perf_counter()
+    clock = {"net": 0.0, "clips": 0, "video": None}
+    real = extract_real(sides[0], detector, args, clock)                                    # (N,R,F)
+    fake = extract(sides[1], detector, args.batch, args.workers, clock)                     # (M,R,F)
+    clock["end"] = time.perf_counter()
+    if min(len(real), len(fake)) * real.shape[1] < real.shape[2]:
+        warn(f"{min(len(real), len(fake)) * real.shape[1]} samples for {real.shape[2]} features: the covariance is "
+             "rank-deficient and the distance biased upwards; compare with nothing but sets of this very size")
+
+    def measure(a, b):
+        return frechet(*gaussian(a.flatten(0, 1), protocol.ddof), *gaussian(b.flatten(0, 1), protocol.ddof))
+
+    kernel = {"fvd": "kvd", "fid": "kid"}[name]
+    result = {name: measure(real, fake), f"{name}_se": standard_error(measure, real, fake, seed=protocol.seed),
+              kernel: kernel_distance(real.flatten(0, 1), fake.flatten(0, 1), seed=protocol.seed)}
+    print(f"{detector.label}{name.upper()} {result[name]:.4g} +- {result[f'{name}_se']:.2g} (standard error over bootstrap "
+          f"halves), {detector.label}{kernel.upper()} {result[kernel]:.4g}; {len(real)} real and {len(fake)} "
+          f"fake clips, {real.shape[2]} features of {args.features}")
+    report_speed(clock, started, detector, args)
+    return finish({detector.label.strip() + "_" * bool(detector.label) + key: value for key, value in result.items()})
+
+
+def score(argv):
+    """`is FAKE`: C3D on the clips (UCF101), or Inception on their frames."""
+    kinds = ("c3d", "inception", "toy")
+    flags = detector_flags("is", kinds, ("fake",))
+    flags.add_argument("--splits", type=int, default=10, help="the score is the mean over this many parts")
+    args, protocol = parse_detector(flags, argv, kinds)
+    side, detector, started = Side(args.fake, protocol, fake=True), open_detector(args.features, args, "is"), time.perf_counter()
+    clock = {"net": 0.0, "clips": 0, "video": None}
+    logits = extract(side, detector, args.batch, args.workers, clock)                       # (N,R,K) shuffled, seeded
+    clock["end"] = time.perf_counter()
+    if not 1 <= args.splits <= len(logits):
+        raise UserError(f"--splits {args.splits}: must be between 1 and the number of clips, {len(logits)}")
+    measure = lambda part: inception_score(part.flatten(0, 1), min(args.splits, len(part)))[0]
+    mean, deviation = inception_score(logits.flatten(0, 1), args.splits)
+    print(f"{detector.label}IS {mean:.4g} +- {deviation:.2g} (deviation over {args.splits} splits), standard error over "
+          f"bootstrap halves {standard_error(measure, logits, seed=protocol.seed):.2g}; {len(logits)} clips, "
+          f"{logits.shape[2]} classes of {args.features}")
+    report_speed(clock, started, detector, args)
+    return finish({detector.label.strip() + "_" * bool(detector.label) + "is": mean, "deviation": deviation})
+
+
+def finish(result):
+    """The result again as the last line, for programs."""
+    print(json.dumps(result))
+    return result
+
+
+# ---------------------------------------------------------------------------------------------- reconstruction
+
+def open_vae(path):
+    """(network, how it was trained) of a .safetensors of ours or of the folder it lies in."""
+    path = Path(path)
+    if path.is_dir():
+        path = next((path / name for name in ("dpvae.safetensors", "vae.safetensors") if (path / name).is_file()),
+                    path / "dpvae.safetensors")
+    cls = KLVAE if class_of(path) == "KLVAE" else DPVAE
+    return load_network(cls, path).to(device()), read_config(path)
+
+
+@torch.no_grad()
+def reconstruct(vae, x):
+    """x (B,3,T,H,W) -> reconstruction, and the baseline that a video VAE must beat: every key frame through the
+    image VAE, held for 4 frames."""
+    image = vae.image if isinstance(vae, DPVAE) else vae
+    held = image.decode(image.encode(x[:, :, ::GOP])).repeat_interleave(GOP, dim=2)         # (B,3,T,H,W)
+    return vae.decode(vae.encode(x)).float().clamp(-1, 1), held.float().clamp(-1, 1)
+
+
+def film_windows(args, made):
+    """(name, clip (3,T,H,W)) for each window of each film. A film, or --part of it, that is too short for --frames
+    gives as many as it has, in fours."""
+    frames, size = args.frames or made.get("frames", 64), args.size or made.get("size", 512)
+    if frames % GOP or frames < 1:
+        raise UserError(f"--frames {frames}: must be a multiple of {GOP}")
+    if toy := parse_toy(args.data):
+        for index in range(args.n):
+            clip = world.render(world.draw(UNSEEN + toy[1], index, toy[0]), frames, size)
+            yield f"{args.data} {index}", to_video(clip)
+        return
+    films = ClipFolder(args.data, GOP, size, stride=args.stride, part=tuple(args.part), crop="center", seed=args.seed)
+    for index, name in enumerate(films.names[:args.n]):
+        try:
+            _, times, _ = films.film(index)
+            first, last = (round(share * len(times)) for share in films.part)
+            films.frames = min(frames, ((last - first - 1) // args.stride + 1) // GOP * GOP)
+            if films.frames < GOP:
+                raise Unusable(f"{last - first} frames in --part, {(GOP - 1) * args.stride + 1} needed")
+            for window in range(args.windows):
+                yield name, films.read(index, np.random.default_rng([args.seed, index, window]))["video"]
+        except Unusable as reason:
+            warn(f"{name}: {reason}; skipped")
+
+
+def distance_of_pictures(args):
+    """(label, (N,3,H,W) twice -> (N,)): LPIPS, or the judge in its place; None where there are no weights."""
+    if args.features == "toy":
+        judge = load_network(Judge, args.judge).to(device())
+        return "toy_lpips", lambda a, b: perceptual_distance(judge.pyramid, a, b)
+    if args.features not in ("alex", "vgg"):
+        raise UserError(f"--features {args.features}: must be one of alex, vgg, toy")
+    kind = f"lpips_{args.features}"
+    try:
+        net = load_detector(args.weights or TOY.parent / "detectors" / FILES[kind], kind)
+        return "lpips", net.to(device())
+    except UserError as error:
+        if args.weights:
+            raise
+        warn(f"no LPIPS: {error}")
+        return "lpips", None
+
+
+def recon(argv):
+    """`recon CKPT DATA`. ASSUMED: a clip's PSNR and SSIM are the means over its frames; the paper does not say."""
+    flags = FlagParser(prog="eval.py recon")
+    flags.add_argument("ckpt", help="a folder of train.py, or a dpvae.safetensors or vae.safetensors")
+    flags.add_argument("data", help="a folder of videos, toy or toy:KIND")
+    flags.add_argument("-n", type=int, default=50, help="videos; VideoDiT 4.1 takes 50")
+    flags.add_argument("--frames", type=int, default=0, help="0: what it was trained on; unknown: VideoDiT 4.1's 64")
+    flags.add_argument("--size", type=int, default=0, help="0: what it was trained on; unknown: VideoDiT 4.1's 512")
+    flags.add_argument("--stride", type=int, default=1)
+    flags.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), help="of each film, such as 0.75 1")
+    flags.add_argument("--windows", type=int, default=1, help="random windows of each film")
+    flags.add_argument("--features", default="alex", help="network of LPIPS: alex, vgg, or toy")
+    flags.add_argument("--weights", default="", help="its file; default: in checkpoints/detectors")
+    flags.add_argument("--judge", default=str(TOY / "judge.safetensors"), help="the network of --features toy")
+    flags.add_argument("--seed", type=int, default=0)
+    args = flags.parse_args(argv)
+    for name, least in (("n", 1), ("stride", 1), ("windows", 1), ("frames", 0), ("size", 0)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
+    if not 0 <= args.part[0] < args.part[1] <= 1:
+        raise UserError(f"--part {args.part[0]} {args.part[1]}: must rise, between 0 and 1")
+    vae, made = open_vae(args.ckpt)
+    label, lpips = distance_of_pictures(args)
+    rows = {}
+    for name, clip in film_windows(args, made):
+        x = clip[None].to(device())
+        x_hat, held = reconstruct(vae, x)
+        a, b = fold(x), fold(x_hat)                                                         # (T,3,H,W)
+        row = {"psnr": psnr(a, b).mean(), "ssim": ssim(a, b).mean(), "held_psnr": psnr(a, fold(held)).mean()}
+        if lpips:
+            with torch.no_grad():
+                row[label] = lpips(a, b).mean()
+        rows.setdefault(name, []).append({"frames": len(a), **{key: float(value) for key, value in row.items()}})
+    return report_recon(rows)
+
+
+def report_recon(rows):
+    """A line a film (its windows averaged), the mean of the films, and the comparison with held key frames."""
+    if not rows:
+        raise UserError("no film could be reconstructed; see the warnings above")
+    films = {name: {key: float(np.mean([row[key] for row in found])) for key in found[0]} for name, found in rows.items()}
+    keys = list(next(iter(films.values())))
+    films["mean"] = {key: float(np.mean([row[key] for row in films.values()])) for key in keys}
+    print(f"{'':40}" + "".join(f"{key:>11}" for key in (*keys, "gain")))
+    for name, row in films.items():
+        row["gain"] = row["psnr"] - row["held_psnr"]
+        print(f"{name[-40:]:40}" + "".join(f"{value:11.4g}" for value in row.values()))
+    mean, gains = films.pop("mean"), [row["gain"] for row in films.values()]
+    wins, losses = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    print(f"against each key frame decoded and held for {GOP} frames: {mean['gain']:+.2f} dB on the mean of {len(films)} "
+          f"clips, better on {wins}, worse on {losses}")
+    return finish({**mean, "clips": len(films), "wins": wins, "losses": losses})
+
+
+# ---------------------------------------------------------------------------------------------- samples
+
+def generation_flags(flags):
+    flags.add_argument("--model", default="", help="videodit, dit or latte; default: what the folder has")
+    flags.add_argument("--steps", type=int, default=28, help="calls of the transformer")
+    flags.add_argument("--cfg", type=float, default=4.0, help="guidance; 1 is none")
+    flags.add_argument("--sampler", default="", help="euler, ddpm or ddim; default: the model's own")
+    flags.add_argument("--seed", type=int, default=0, help="of the noise")
+    flags.add_argument("--batch", type=int, default=32, help="clips made at once")
+    flags.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available(),
+                       help="autocast; pays on a GPU, and on a CPU that multiplies in bf16")
+
+
+def make(models, prompts, frames, args, first_index):
+    """Clips (B,3,T,H,W) by the parsed flags, on the CPU."""
+    fast = torch.autocast(device().split(":")[0], torch.bfloat16) if args.bf16 else contextlib.nullcontext()
+    with fast:
+        return generate(models, prompts, frames, steps=args.steps, cfg=args.cfg, seed=args.seed,
+                        first_index=first_index, sampler=args.sampler).float().cpu()
+
+
+def prompt_at(source):
+    """index -> prompt, from "toy:KIND", a text file (a prompt a line), or a folder of classes such as UCF101's,
+    whose names become prompts: VideoDiT 4.2, zero-shot. They are dealt round and round."""
+    if toy := parse_toy(source):
+        return lambda index: world.caption(world.draw(UNSEEN + toy[1], index, toy[0]))
+    path = Path(source)
+    if path.is_dir():
+        lines = [class_prompt(folder.name) for folder in sorted(path.iterdir()) if folder.is_dir()]
+    elif path.is_file():
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    else:
+        raise UserError(f"--prompts {source}: neither toy:KIND, nor a text file, nor a folder of classes")
+    if not lines:
+        raise UserError(f"--prompts {source}: no prompt in it")
+    return lambda index: lines[index % len(lines)]
+
+
+def class_prompt(name):
+    """ApplyEyeMakeup -> apply eye makeup. ASSUMED: the paper only says that it is zero-shot."""
+    return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Za-z][a-z]*|\d+", name)).lower()
+
+
+def sample_set(argv):
+    """`sample CKPT -n 2048 -o DIR`: clip i is a function of i and the flags alone, so any number of ranks
+    (torchrun) share the work without talking, and a second call only makes what is missing."""
+    flags = FlagParser(prog="eval.py sample")
+    flags.add_argument("ckpt", help="a folder of train.py")
+    flags.add_argument("-n", type=int, default=2048)
+    flags.add_argument("-o", "--out", required=True, help="folder for the clips")
+    flags.add_argument("--prompts", default="toy:video", help="toy:KIND, a text file, or a folder of classes (UCF101)")
+    flags.add_argument("--frames", type=int, default=0, help="0: what the model was trained on; 1: pictures")
+    flags.add_argument("--fps", type=float, default=8.0, help="of the .mp4; Latte's tool writes 8")
+    flags.add_argument("--png", action="store_true", help="folders of frames without loss, instead of .mp4")
+    flags.add_argument("--weights", default="", help="Stable Diffusion 3's file, for its text encoders")
+    generation_flags(flags)
+    args = flags.parse_args(argv)
+    check_generation(args)
+    rank, world_size, out = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), Path(args.out)
+    prompt = prompt_at(args.prompts)
+    models = load_models(args.ckpt, device(), args.weights, args.model)
+    frames = args.frames or models.frames
+    suffix = ".png" if frames == 1 else "" if args.png else ".mp4"
+    check_made(out, args, {"frames": frames, "net": fingerprint(models.transformer), "vae": fingerprint(models.vae)})
+    blocks = [range(start, min(start + args.batch, args.n)) for start in range(0, args.n, args.batch)]
+    made = 0
+    for block in tqdm(blocks[rank::world_size], desc=str(out), unit="batch", disable=rank > 0):
+        missing = [index for index in block if not (out / f"{index:06d}{suffix}").exists()]
+        if missing:                                       # a block is made whole: rounding depends on the batch
+            clips = make(models, [prompt(index) for index in block], frames, args, block[0])
+        for index in missing:
+            write_clip(out / f"{index:06d}{suffix}", clips[index - block[0]], args.fps)
+            made += 1
+    print(f"rank {rank}: {made} clips made, {sum(map(len, blocks[rank::world_size])) - made} were there; in {out}")
+    return made
+
+
+def check_generation(args):
+    for name, least in (("n", 1), ("steps", 1), ("batch", 1)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
+
+
+def check_made(out, args, about):
+    """DIR/sample.json says how its clips were made: to go on, the flags have to be the same."""
+    about |= {key: getattr(args, key) for key in ("prompts", "seed", "steps", "cfg", "sampler", "png")}
+    path = out / "sample.json"
+    if path.is_file():
+        before = json.loads(path.read_text("utf-8"))
+        differs = [f"{key} {before.get(key)}, now {value}" for key, value in about.items() if before.get(key) != value]
+        if differs:
+            raise UserError(f"{out} holds clips made otherwise ({'; '.join(differs)}); give another -o")
+    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(about, indent=1), "utf-8"))
+
+
+def write_clip(path, clip, fps):
+    """.mp4, .png of one frame, or a folder of .png: it appears whole or not at all."""
+    if path.suffix == ".mp4":
+        return save_video(path, clip, fps)
+    frames = to_frames(clip)                                                                # (T,H,W,3)
+    if path.suffix == ".png":
+        return write_atomic(path, lambda temporary: Image.fromarray(frames[0]).save(temporary, "PNG"))
+    hidden = path.with_name(f".{path.name}.{os.getpid()}")
+    hidden.mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(hidden / f"{number:06d}.png")
+    os.replace(hidden, path)
+
+
+# ---------------------------------------------------------------------------------------------- the toy world
+
+ATTRIBUTES = {"subject": "subjects", "colour": "colours", "motion": "motions", "scene": "scenes"}
+ROWS = {"video_seen": "video", "video_heldout": "video_heldout", "image_seen": "image", "image_heldout": "image_heldout",
+        "video_image_only": "video_image_only", "image_image_only": "image_image_only"}
+
+
+def asked(judge, specs):
+    """The right answers, {"subject": (B,) ...}; -1 for the motion of an image."""
+    names = {key: getattr(judge.config, plural) for key, plural in ATTRIBUTES.items()}
+    return {key: torch.tensor([labels.index(value) if (value := getattr(spec, key)) else -1 for spec in specs],
+                              device=device()) for key, labels in names.items()}
+
+
+def prompt_score(judge, n, batch, kind, clips_of):
+    """Share of n clips whose names the judge gets right. clips_of(specs, first index) -> (B,3,T,H,W)."""
+    right = {key: 0 for key in ATTRIBUTES}
+    for start in range(0, n, batch):
+        specs = [world.draw(UNSEEN, index, kind) for index in range(start, min(start + batch, n))]
+        answers = judge_right(judge, clips_of(specs, start).to(device()), asked(judge, specs))
+        right = {key: count + int(answers[key].sum()) for key, count in right.items()}
+    return {key: count / n for key, count in right.items() if not (key == "motion" and kind.startswith("image"))}
+
+
+@torch.no_grad()
+def score_dpvae(dp, n, batch, frames, size, bar):
+    """PSNR and SSIM on clips that no training saw; PSNR of key frames as D_k(z) and, its bound, D_k(z_k). Returns
+    them and, for Eq. 3, mean and deviation of z and of z_k."""
+    sums, latents, latents_k = {"psnr": 0.0, "ssim": 0.0, "key_psnr": 0.0, "key_psnr_2d": 0.0}, [], []
+    for start in range(0, n, batch):
+        specs = [world.draw(UNSEEN, index, "video") for index in range(start, min(start + batch, n))]
+        x = torch.stack([to_video(world.render(spec, frames, size)) for spec in specs]).to(device())    # (B,3,T,H,W)
+        z, z_k = dp.encode(x), dp.image.encode(x[:, :, ::GOP])                              # (B,C,T/4,h,w)
+        x_hat, keys, keys_2d = (y.clamp(-1, 1) for y in (dp.decode(z), dp.decode_keys(z), dp.decode_keys(z_k)))
+        values = {"psnr": psnr(fold(x), fold(x_hat)), "ssim": ssim(fold(x), fold(x_hat)),
+                  "key_psnr": psnr(fold(x[:, :, ::GOP]), fold(keys)), "key_psnr_2d": psnr(fold(x[:, :, ::GOP]), fold(keys_2d))}
+        sums = {key: total + values[key].mean().item() * len(x) for key, total in sums.items()}
+        latents.append(z.cpu())
+        latents_k.append(z_k.cpu())
+        bar.update(len(x))
+    stats = [float(f(torch.cat(parts))) for parts in (latents, latents_k) for f in (torch.mean, torch.std)]
+    return {key: total / n for key, total in sums.items()}, stats
+
+
+def toy(argv):
+    """`toy`: the judge names what it sees in generated clips, and in rendered ones as a check of itself."""
+    flags = FlagParser(prog="eval.py toy")
+    flags.add_argument("--ckpt", default=str(TOY), help="a folder of train.py")
+    flags.add_argument("--judge", default="", help="default: judge.safetensors in --ckpt, else in checkpoints/toy")
+    flags.add_argument("-n", type=int, default=256, help="clips, and pictures, of each row")
+    generation_flags(flags)
+    args = flags.parse_args(argv)
+    check_generation(args)
+    models, own = load_models(args.ckpt, device(), "", args.model), Path(args.ckpt) / "judge.safetensors"
+    judge = load_network(Judge, args.judge or (own if own.is_file() else TOY / own.name)).to(device())
+    rows = {row: kind for row, kind in ROWS.items() if models.frames > 1 or kind.startswith("image")}
+    has_dpvae, frames = isinstance(models.vae, DPVAE), max(models.frames, 16 if models.frames == 1 else 1)
+
+    def rendered(specs, start):
+        bar.update(len(specs))
+        return torch.stack([to_video(world.render(spec, frames, models.size)) for spec in specs])
+
+    def generated(specs, start):
+        bar.update(len(specs))
+        count = 1 if not specs[0].motion else models.frames
+        return make(models, [world.caption(spec) for spec in specs], count, args, start)
+
+    with tqdm(total=args.n * (1 + len(rows) + has_dpvae), unit="clip", mininterval=1) as bar:
+        result = {"judge": prompt_score(judge, args.n, args.batch, "any", rendered)}
+        if has_dpvae:
+            quality, stats = score_dpvae(models.vae, args.n, args.batch, models.frames, models.size, bar)
+        for row, kind in rows.items():
+            bar.set_description(row)
+            result[row] = prompt_score(judge, args.n, args.batch, kind, generated)
+    print(f"{args.n} each; share that the judge names as asked\n{'':18}" + "".join(f"{key:>9}" for key in ATTRIBUTES))
+    for row, shares in result.items():
+        print(f"{row:18}" + "".join(f"{shares[key]:9.1%}" if key in shares else f"{'-':>9}" for key in ATTRIBUTES))
+    if has_dpvae:
+        result["dpvae"] = quality
+        print("DP-VAE: {psnr:.2f} dB, SSIM {ssim:.4f}; key frames by D_k(z) {key_psnr:.2f} dB, by D_k(z_k) "
+              "{key_psnr_2d:.2f} dB".format(**quality))
+        print("latents: z {:.4f} +- {:.4f}, z_k {:.4f} +- {:.4f}; deviations differ by {:.1%}, means by {:.1%} of z_k's "
+              "deviation".format(*stats, abs(stats[1] / stats[3] - 1), abs(stats[0] - stats[2]) / stats[3]))
+    return finish(result)
+
+
+# ---------------------------------------------------------------------------------------------- demo
+
+def demo():
+    """(measured, exact) Frechet distance of two Gaussians with diagonal covariances, one of them singular."""
+    mean, a, b = torch.zeros(3, dtype=torch.float64), torch.tensor([4.0, 1.0, 0.0]), torch.tensor([1.0, 9.0, 4.0])
+    exact = 3 * 2.0 ** 2 + (a.sqrt() - b.sqrt()).square().sum().item()                      # (2-1)^2 + (1-3)^2 + 2^2
+    return frechet(mean, a.double().diag(), mean + 2, b.double().diag()), exact
+
+
+COMMANDS = {"toy": toy, "fvd": lambda argv: distance("fvd", argv), "fid": lambda argv: distance("fid", argv), "is": score,
+            "recon": recon, "sample": sample_set}
+
+
+def main(argv):
+    if not argv:
+        return print("Frechet distance {:.6f}   (exactly: {:.6f}); commands: ".format(*demo()) + ", ".join(COMMANDS))
+    if argv[0] not in COMMANDS:
+        raise UserError(f"unknown command {argv[0]}; give one of {', '.join(COMMANDS)}")
+    torch.backends.cudnn.allow_tf32 = False                 # distances are compared with other people's: full precision
+    COMMANDS[argv[0]](argv[1:])
+
+
+if __name__ == "__main__":
+    polite(lambda: main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""What several test files need: a tiny model trained from nothing, tiny files in Stable Diffusion 3's layouts, clips."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import world
+from data import save_video
+from dit import MMDiT, MMDiTConfig
+from text import CLIPText, CLIPTextConfig
+from vae import KLVAE, KLVAEConfig
+
+
+@dataclass
+class Done:
+    """What a command printed, its exit code, and the CPU seconds it took, of all its processes."""
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def script(*words, **settings):
+    """Run one of the repository's scripts as a person would: script("sample.py", "a cat", "--seed", 1)."""
+    spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    before = spent()
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, env=os.environ, **settings)
+    return Done(done.returncode, done.stdout, done.stderr, spent() - before)
+
+
+@dataclass
+class Tiny:
+    folder: Path
+    trained: Done
+
+    def fork(self, to):
+        """A copy of the weights and of the cached latents, without the states of its stages."""
+        shutil.copytree(self.folder, to, ignore=shutil.ignore_patterns("state.pt", "log.jsonl", "*.png", "*.mp4"))
+        return to
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Every stage of the tiny preset, from nothing."""
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    trained = script("train.py", "--config", "tiny", "--stage", "all", "--out", folder)
+    assert trained.code == 0, trained.err
+    return Tiny(folder, trained)
+
+
+@pytest.fixture(scope="session")
+def sd3(tmp_path_factory):
+    """(single file, Diffusers folder) with random weights: small networks under the published names."""
+    torch.manual_seed(0)
+    clip_l = CLIPText(CLIPTextConfig(width=8, layers=2, heads=1, mlp_width=16))
+    clip_g = CLIPText(CLIPTextConfig(width=16, layers=2, heads=1, mlp_width=16, act="gelu", projection=16))
+    mmdit = MMDiT(MMDiTConfig(16, 2, 2, 1, 64, context_dim=4096, pooled_dim=24, pos_grid=8, base_size=8))
+    for parameter in mmdit.parameters():                    # a fresh transformer answers 0 to everything
+        torch.nn.init.normal_(parameter, std=0.05)
+    vae = KLVAE(KLVAEConfig(16, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1))
+    parts = {"model.diffusion_model.": mmdit, "first_stage_model.": vae, "text_encoders.clip_l.transformer.": clip_l,
+             "text_encoders.clip_g.transformer.": clip_g}
+    folder = tmp_path_factory.mktemp("sd3")
+    save_file({prefix + name: tensor.half() for prefix, net in parts.items() for name, tensor in net.state_dict().items()},
+              folder / "sd3.safetensors")
+    for part, prefix in (("transformer", "model.diffusion_model."), ("vae", "first_stage_model."),
+                         ("text_encoder", "text_encoders.clip_l.transformer."),
+                         ("text_encoder_2", "text_encoders.clip_g.transformer.")):
+        (folder / "diffusers" / part).mkdir(parents=True)
+        save_file(parts[prefix].state_dict(), folder / "diffusers" / part / "model.safetensors")
+    return folder / "sd3.safetensors", folder / "diffusers"
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory):
+    """A folder of three clips of 24 frames, each with its caption beside it."""
+    folder = tmp_path_factory.mktemp("films")
+    for index in range(3):
+        spec = world.draw(0, index, "video")
+        save_video(folder / f"{index}.mp4", world.render(spec, 24, 48))
+        (folder / f"{index}.txt").write_text(world.caption(spec, 0))
+    return folder

@@ -1,0 +1,670 @@
+"""Tests of vae.py: Stable Diffusion's image VAE to the last digit, and what VideoDiT 3.1 promises of DP-VAE."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch.testing import assert_close
+
+import vae as vae_file
+from checkpoint import UserError, load_network, read_config, save_network
+from vae import (GOP, SD3, SD14, DPVAE, DPVAEConfig, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, TimeAttention,
+                 TimeDown, TimeResBlock, TimeUp, attend, discriminator_loss, dp_vae_loss, fold,
+                 kl_vae_loss, measure_latents, statistics_loss, unfold)
+from world import draw, render
+
+GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
+FILES = ["sd3_vae_16ch", "sd3_vae_16ch_diffusers", "sd_vae_kl_4ch", "sd_vae_kl_4ch_diffusers"]
+RELEASED = ["sd3.first_stage_model", "sd3.diffusers_vae", "sd1.first_stage_model", "sd_vae_ft.diffusers_vae"]
+SMALL = KLVAEConfig(z_channels=4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4)
+BARE = replace(SMALL, ch=4, ch_mult=(1, 1, 1), groups=2)                     # for long clips: 4x smaller pictures
+
+
+def golden(name):
+    """The VAE of a fixture, its inputs, its expected outputs, its config."""
+    groups = {"weights": {}, "in": {}, "out": {}}
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        for key in file.keys():
+            group, rest = key.split(".", 1)
+            groups[group][rest] = file.get_tensor(key)
+        config = json.loads(file.metadata()["config"])
+    vae = KLVAE.from_state_dict(groups["weights"], config["norm_num_groups"], config["scaling_factor"],
+                                config["shift_factor"])
+    return vae, groups["in"], groups["out"], config
+
+
+def released(name):
+    """{name: meta tensor} with the keys and shapes of a released checkpoint, and its config."""
+    with gzip.open(GOLDEN / "checkpoint_keys.json.gz") as file:
+        entry = json.load(file)["models"][name]
+    return {key: torch.empty(shape, device="meta") for key, shape in entry["tensors"].items()}, entry["config"]
+
+
+def close_to_golden(actual, expected):
+    """The fixtures' tolerance: 1e-5 of the largest value, or of 1."""
+    assert_close(actual, expected, atol=1e-5 * max(1.0, expected.abs().max().item()), rtol=0)
+
+
+def image(x):
+    return x[:, :, None]                                                     # (B,C,H,W) -> (B,C,1,H,W)
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def small_vae(config=SMALL, seed=0):
+    torch.manual_seed(seed)
+    return KLVAE(config).eval()
+
+
+def small_dp(config=SMALL, seed=0, **settings):
+    return DPVAE.from_image(small_vae(config, seed), **settings).eval()
+
+
+def stirred(dp, size=0.05, seed=1):
+    """The same DP-VAE with its temporal layers and E_r's output moved off their zeros."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for module in [*dp.modules(), dp.residual.conv_out]:
+            if isinstance(module, (TimeResBlock, TimeAttention, TimeUp, TimeDown)) or module is dp.residual.conv_out:
+                for p in module.parameters():
+                    p.add_(torch.randn_like(p) * size)
+    return dp
+
+
+def clip(frames=8, size=32, batch=1, seed=0):
+    torch.manual_seed(seed)
+    return torch.rand(batch, 3, frames, size, size) * 2 - 1
+
+
+def toy_clips(number, frames=16, size=32):
+    clips = torch.stack([torch.from_numpy(render(draw(0, i), frames, size)) for i in range(number)])
+    return clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1                 # (B,3,T,H,W)
+
+
+def psnr(a, b):
+    return (10 * torch.log10(4 / F.mse_loss(a, b))).item()
+
+
+def held(dp, x):
+    """The key frames' 2D round trip, each shown for 4 frames."""
+    return dp.image.decode(dp.image.encode(x[:, :, ::4])).repeat_interleave(4, dim=2)
+
+
+# ---------------------------------------------------------------------------------------------- golden: KL-VAE
+
+@pytest.mark.parametrize("name", FILES)
+def test_golden_config_is_read_from_the_shapes(name):
+    """from_state_dict: everything but groups, scale and shift follows from the tensors."""
+    vae, _, _, config = golden(name)
+    for ours, theirs in (("z_channels", "z_channels"), ("ch", "ch"), ("num_res_blocks", "num_res_blocks"),
+                         ("quant_conv", "quant_conv"), ("scale", "scaling_factor"), ("shift", "shift_factor")):
+        assert getattr(vae.config, ours) == config[theirs]
+    assert vae.config.ch_mult == tuple(config["ch_mult"])
+
+
+@pytest.mark.parametrize("name", FILES)
+@torch.no_grad()
+def test_golden_posterior(name):
+    """Mean, clamped log-variance, both as one tensor, and a sample drawn with the fixture's noise."""
+    vae, given, expected, _ = golden(name)
+    mean, logvar = (part[:, :, 0] for part in vae.moments(image(given["x"])))
+    close_to_golden(mean, expected["mean"])
+    close_to_golden(logvar, expected["logvar"])
+    close_to_golden(vae.encode(image(given["x"]))[:, :, 0], expected["mean"])
+    sample = mean + (0.5 * logvar).exp() * given["noise"]
+    assert_close(sample, expected["sample"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FILES)
+@torch.no_grad()
+def test_golden_raw_moments_and_their_clamp(name):
+    """Before the clamp to [-30, 20] the log-variance of one channel is outside; a fixture holds it where it can."""
+    vae, given, expected, _ = golden(name)
+    raw = vae.encoder(given["x"])
+    raw = vae.quant_conv(raw) if vae.config.quant_conv else raw
+    if "moments" in expected:
+        close_to_golden(raw, expected["moments"])
+    close_to_golden(raw.chunk(2, 1)[1].clamp(-30, 20), expected["logvar"])
+    assert raw.chunk(2, 1)[1].abs().max() > 20
+
+
+@pytest.mark.parametrize("name", FILES)
+@torch.no_grad()
+def test_golden_decode_and_scale(name):
+    """Raw latents, latents at the transformer's border, and the way there and back."""
+    vae, given, expected, _ = golden(name)
+    close_to_golden(vae.decode(image(given["z"]))[:, :, 0], expected["decoded_z"])
+    close_to_golden(vae.decode(image(expected["mean"]))[:, :, 0], expected["recon_from_mean"])
+    close_to_golden(vae.scaled(expected["mean"]), expected["latent_scaled"])
+    close_to_golden(vae.unscaled(expected["latent_scaled"]), expected["mean"])
+    close_to_golden(vae.decode(image(vae.unscaled(given["z"])))[:, :, 0], expected["decoded_from_scaled_z"])
+
+
+@pytest.mark.parametrize("name", FILES)
+@torch.no_grad()
+def test_golden_inner_layers(name):
+    """After the first downsampling (zeros right and below only) and after the middle attention."""
+    vae, given, expected, _ = golden(name)
+    seen = {}
+    for key, module in (("enc_down0", vae.encoder.down[0].downsample), ("enc_mid_attn_out", vae.encoder.mid.attn_1)):
+        module.register_forward_hook(lambda module, args, out, key=key: seen.update({key: out}))
+    vae.encode(image(given["x"]))
+    for key, out in seen.items():
+        if key in expected:                                                  # the Diffusers fixtures have none
+            close_to_golden(out, expected[key])
+    assert len(seen) == 2 and (set(seen) <= set(expected) or "diffusers" in name)
+
+
+@pytest.mark.parametrize("name", FILES)
+@torch.no_grad()
+def test_golden_kl(name):
+    """KL(q(z|x) || N(0,1)): the fixtures sum it over a sample, our loss logs its mean over everything."""
+    vae, given, expected, _ = golden(name)
+    kl = kl_vae_loss(vae, image(given["x"]), image(torch.zeros_like(given["z"])))[1]["kl"]
+    assert_close(kl * expected["mean"][0].numel(), expected["kl"].mean(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("first, second", [FILES[:2], FILES[2:]])
+@torch.no_grad()
+def test_golden_both_layouts_give_one_network(first, second):
+    """Stable Diffusion's names and Diffusers': the same tensors at the same places, so the same outputs."""
+    ours, given, _, _ = golden(first)
+    theirs, _, _, _ = golden(second)
+    assert_close(theirs.state_dict(), ours.state_dict(), atol=0, rtol=0)
+    assert_close(theirs.encode(image(given["x"])), ours.encode(image(given["x"])), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["sd3_vae_16ch_diffusers", "sd_vae_kl_4ch_diffusers"])
+def test_golden_old_attention_names_are_accepted(name):
+    """sd-vae-ft-mse and -ema: query, key, value, proj_attn for to_q, to_k, to_v, to_out.0."""
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        state = {key.removeprefix("weights."): file.get_tensor(key) for key in file.keys() if key.startswith("weights.")}
+        groups = json.loads(file.metadata()["config"])["norm_num_groups"]
+    old = {}
+    for key, tensor in state.items():
+        for new_name, old_name in (("to_q.", "query."), ("to_k.", "key."), ("to_v.", "value."),
+                                   ("to_out.0.", "proj_attn.")):
+            key = key.replace(new_name, old_name)
+        old[key] = tensor
+    assert old.keys() != state.keys()
+    assert_close(KLVAE.from_state_dict(old, groups).state_dict(), KLVAE.from_state_dict(state, groups).state_dict())
+
+
+def test_golden_latent_format_of_sd3():
+    """flow_sd3.json: (z - 0.0609) * 1.5305 and back, to float32's precision."""
+    table = json.loads((GOLDEN / "flow_sd3.json").read_text())["latent_format"]
+    vae = small_vae(replace(BARE, scale=table["scale"], shift=table["shift"]))
+    z = torch.tensor(table["in"])
+    assert_close(vae.scaled(z), torch.tensor(table["process_in"]), atol=1e-6, rtol=0)
+    assert_close(vae.unscaled(z), torch.tensor(table["process_out"]), atol=1e-6, rtol=0)
+    assert (SD3.scale, SD3.shift) == (table["scale"], table["shift"])
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_golden_released_keys_are_all_consumed(name):
+    """Every tensor of the published files has its place and none is left without a value, at the real sizes."""
+    state, config = released(name)
+    vae = KLVAE.from_state_dict(state)
+    assert len(vae.state_dict()) == len(state)
+    assert (vae.config.scale, vae.config.shift) == (config["scaling_factor"], config["shift_factor"])
+    assert replace(vae.config, scale=0, shift=0) == replace(SD3 if config["z_channels"] == 16 else SD14, scale=0, shift=0)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_golden_strangers_and_gaps_are_listed(name):
+    """One tensor missing, one too many, one of the wrong shape: all three named; loss.* of the training is not."""
+    state, _ = released(name)
+    names = sorted(key for key in state if "conv2.bias" in key)
+    del state[names[0]]
+    state[names[1]] = torch.empty(7, device="meta")
+    state[names[2].replace("conv2", "conv9")] = torch.empty(1, device="meta")
+    state["loss.logvar"] = torch.empty((), device="meta")
+    with pytest.raises(UserError) as caught:
+        KLVAE.from_state_dict(state)
+    for part in ("1 missing: ", "1 unexpected: ", "conv9.bias", "1 wrongly shaped: ", "(7,) instead of "):
+        assert part in str(caught.value)
+    assert "loss.logvar" not in str(caught.value)
+
+
+def test_golden_a_vae_is_found_inside_a_whole_checkpoint():
+    """sd3_medium.safetensors holds the transformer, too: only first_stage_model.* is taken."""
+    state, _ = released("sd3.first_stage_model")
+    prefix = "" if all(key.startswith("first_stage_model.") for key in state) else "first_stage_model."
+    whole = {prefix + key: tensor for key, tensor in state.items()}
+    whole["model.diffusion_model.x_embedder.proj.weight"] = torch.empty(8, 16, 2, 2, device="meta")
+    assert count(KLVAE.from_state_dict(whole)) == 83_819_683
+
+
+@pytest.mark.parametrize("state", [{}, {"encoder.conv_in.weight": torch.zeros(8, 3, 3, 3)},
+                                   {"encoder.down_blocks.0.resnets.0.conv1.weight": torch.zeros(8, 8, 3, 3)}])
+def test_other_weights_are_refused_by_name(state):
+    """A text encoder given as --vae, or a file with the encoder alone."""
+    with pytest.raises(UserError, match="not the weights of a Stable Diffusion VAE"):
+        KLVAE.from_state_dict(state)
+
+
+# ---------------------------------------------------------------------------------------------- sizes
+
+@pytest.mark.parametrize("cls, config, parameters", [
+    (KLVAE, SD3, 83_819_683), (KLVAE, SD14, 83_653_863), (DPVAE, DPVAEConfig(), 195_096_006)])
+def test_parameter_counts(cls, config, parameters):
+    """SD3's and SD 1.4's VAE exactly; VideoDiT Table 1 gives DP-VAE 195 M, E_k and D_k included."""
+    with torch.device("meta"):
+        assert count(cls(config)) == parameters
+
+
+def test_shapes_of_latents():
+    """16 channels, an eighth of the size, a quarter of the frames; a KL-VAE keeps the frames."""
+    dp, x = small_dp(replace(SMALL, z_channels=16)), clip(8, 32, batch=2)
+    with torch.no_grad():
+        assert dp.encode(x).shape == (2, 16, 2, 4, 4) and dp.image.encode(x).shape == (2, 16, 8, 4, 4)
+        assert dp.decode(dp.encode(x)).shape == x.shape and dp.decode_keys(dp.encode(x)).shape == (2, 3, 2, 32, 32)
+
+
+def test_fold_and_unfold_are_inverse():
+    """(B,C,T,H,W) <-> (B*T,C,H,W), frames of one clip next to each other."""
+    x = clip(4, 8, batch=2)
+    assert_close(fold(x)[5], x[1, :, 1], atol=0, rtol=0)
+    assert_close(unfold(fold(x), 2), x, atol=0, rtol=0)
+
+
+def test_attention_by_hand_is_the_fused_one():
+    """Below 2,048 tokens on a CPU it is written out; the two must not differ."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 9, 6)
+    assert_close(attend(q, k, v), F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0])
+
+
+@pytest.mark.parametrize("frames, near", [(13, ("12", "16")), (5, ("4", "8")), (2, ("1", "4"))])
+def test_frame_counts_are_one_or_multiples_of_four(frames, near):
+    """Unlike causal video VAEs DP-VAE does not take 4k+1 frames; the message has the nearest counts that go."""
+    with pytest.raises(UserError, match=f"{frames} frames .*--frames .*{near[0]} or {near[1]}"):
+        small_dp(BARE).encode(clip(frames, 16))
+
+
+@pytest.mark.parametrize("width, height", [(36, 32), (32, 20)])
+def test_sizes_are_multiples_of_eight(width, height):
+    """Three halvings; an odd size would lose its last column without a word."""
+    for net, frames in ((small_vae(), 1), (small_dp(), 1), (small_dp(), 8)):
+        with pytest.raises(UserError, match=f"{width}x{height} .*--size must be a multiple of 8"):
+            net.encode(torch.zeros(1, 3, frames, height, width))
+
+
+@pytest.mark.parametrize("window, overlap", [(30, 8), (0, 0), (32, 32), (32, 30), (32, -4), (16, 20)])
+def test_windows_that_cannot_be_stitched_are_refused(window, overlap):
+    """A window is whole groups of four frames, and each starts at least one group after the one before."""
+    with pytest.raises(UserError, match=f"windows of {window} frames that share {overlap} cannot"):
+        DPVAEConfig(window=window, overlap=overlap)
+
+
+# ---------------------------------------------------------------------------------------------- DP-VAE at step 0
+
+@pytest.mark.parametrize("config", [replace(SMALL, z_channels=16), replace(SMALL, quant_conv=True)])
+@torch.no_grad()
+def test_at_step_0_a_clip_is_its_key_frames_held(config):
+    """VideoDiT A.1: E_r and D start as the 2D VAE; with zeroed branches D(z) is D_k of each key frame, 4 times."""
+    dp, x = small_dp(config), clip(12)
+    z, z_k = dp.encode_window(x)
+    assert_close(z, z_k, atol=1e-6, rtol=0)
+    assert_close(z_k, dp.image.encode(x[:, :, ::GOP]), atol=0, rtol=0)
+    assert_close(dp.decode(dp.encode(x)), held(dp, x), atol=1e-5, rtol=0)
+    assert_close(dp.decode_keys(z), dp.image.decode(z_k), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_temporal_layers_start_as_the_identity():
+    """A 1D ResBlock and temporal attention add nothing; time-down is a mean, time-up a copy."""
+    dp = small_dp()
+    x = torch.randn(2 * 8, 16, 3, 3)
+    for module in dp.modules():
+        if isinstance(module, (TimeResBlock, TimeAttention)):
+            x = torch.randn(8, module.norm1.num_channels if isinstance(module, TimeResBlock) else 16, 3, 3)
+            assert_close(module(x, 4), x, atol=0, rtol=0)
+        elif isinstance(module, TimeDown):
+            x = torch.randn(8, module.conv.out_channels, 3, 3)
+            assert_close(module(x, 4), (x[0::2] + x[1::2]) / 2)
+        elif isinstance(module, TimeUp):
+            x = torch.randn(8, module.conv.in_channels, 3, 3)
+            assert_close(module(x, 4), x.repeat_interleave(2, 0))
+
+
+def test_each_2d_block_has_its_1d_twin():
+    """VideoDiT A.1: "after each 2D ResBlock and Attention Block"; two temporal halvings, two doublings."""
+    with torch.device("meta"):
+        dp = DPVAE(DPVAEConfig())
+    for net, blocks, resample in ((dp.residual, 10, TimeDown), (dp.decoder, 14, TimeUp)):
+        found = [type(module) for module in net.modules()]
+        assert found.count(vae_file.ResBlock) == found.count(TimeResBlock) == blocks
+        assert found.count(vae_file.AttnBlock) == found.count(TimeAttention) == 1 and found.count(resample) == 2
+
+
+@torch.no_grad()
+def test_an_image_meets_the_2d_vae_alone():
+    """VideoDiT 3.1: T=1 goes through E_k and comes back through D_k, whatever E_r and D have learned."""
+    dp, x = stirred(small_dp(), size=0.5), clip(1)
+    assert_close(dp.encode(x), dp.image.encode(x), atol=0, rtol=0)
+    assert_close(dp.decode_keys(dp.encode(x)), dp.image.decode(dp.image.encode(x)), atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_without_the_key_encoder_e_r_makes_all_of_z():
+    """VideoDiT Table 3, "2D VAE" column: z = E_r(x), and E_r keeps the 2D encoder's output layer."""
+    dp, x = small_dp(key_encoder=False), clip(8)
+    z, z_k = dp.encode_window(x)
+    assert_close(z, unfold(dp.residual(fold(x), 8).chunk(2, 1)[0], 1), atol=0, rtol=0)
+    assert_close(dp.encode(x), z, atol=0, rtol=0)
+    assert z.std() > 0.1 * z_k.std()
+    dp.image.encoder.conv_out.weight.mul_(2)
+    assert_close(dp.encode_window(x)[0], z, atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_eq_1_the_residual_is_added():
+    """VideoDiT Eq. 1: z = E_k(x_k) + E_r(x), where E_r sees every frame and E_k only the first of four."""
+    dp, x = stirred(small_dp()), clip(8)
+    z, z_k = dp.encode_window(x)
+    assert_close(z - z_k, unfold(dp.residual(fold(x), 8).chunk(2, 1)[0], 1), atol=1e-6, rtol=0)
+    moved = x.clone()
+    moved[:, :, 1] += 0.5                                                    # not a key frame
+    z_moved, z_k_moved = dp.encode_window(moved)
+    assert_close(z_k_moved, z_k, atol=0, rtol=0)
+    assert (z_moved - z).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_clips_of_a_batch_do_not_touch():
+    """Frames are folded into the batch; no temporal layer may look over the border of a clip."""
+    dp, x = stirred(small_dp()), clip(8, batch=2)
+    both, one = dp.encode_window(x)[0], dp.encode_window(x[1:])[0]
+    assert_close(both[1:], one, atol=1e-5, rtol=0)
+    assert_close(dp.decode_window(both)[1:], dp.decode_window(one), atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------- windows
+
+@torch.no_grad()
+def test_a_clip_of_one_window_is_not_cut():
+    """T <= window: encode and decode are the whole clip at once."""
+    dp, x = stirred(small_dp(BARE, window=16, overlap=8)), clip(16, 16)
+    z = dp.encode_window(x)[0]
+    assert_close(dp.encode(x), z, atol=0, rtol=0)
+    assert_close(dp.decode(z), dp.decode_window(z), atol=0, rtol=0)
+    assert_close(dp.decode(z[:, :, :2]), dp.decode_window(z[:, :, :2]), atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_a_long_clip_is_encoded_window_by_window():
+    """No overlap at encode, the last window may be short, and every window is what training saw."""
+    dp, x = stirred(small_dp(BARE, window=8, overlap=4)), clip(20, 16)
+    parts = [dp.encode_window(x[:, :, start:start + 8])[0] for start in (0, 8, 16)]
+    assert_close(dp.encode(x), torch.cat(parts, 2), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("overlap", [8, 0, 16, 28])
+@pytest.mark.parametrize("frames", [36, 40, 64, 96])
+@torch.no_grad()
+def test_blending_weights_sum_to_one(frames, overlap):
+    """A latent that does not change in time must give one picture, held, however many windows it is cut into."""
+    dp, x = small_dp(BARE, window=32, overlap=overlap), clip(1, 16)
+    z = dp.encode(x)
+    redone = dp.decode(z.expand(-1, -1, frames // 4, -1, -1))
+    assert_close(redone, dp.decode_keys(z).expand(-1, -1, frames, -1, -1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frames, overlap", [(36, 8), (40, 0), (96, 8), (44, 16)])
+@torch.no_grad()
+def test_every_frame_comes_from_its_own_latent(frames, overlap):
+    """At step 0 D is frame by frame, so windows must give exactly the whole clip: no shift, no gap, no repeat."""
+    dp = small_dp(BARE, window=32, overlap=overlap)
+    torch.manual_seed(0)
+    z = torch.randn(1, 4, frames // 4, 4, 4)
+    assert_close(dp.decode(z), dp.decode_window(z), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_windows_are_cross_faded():
+    """Within the overlap the weights go from one window to the next in even steps; outside nothing is mixed."""
+    dp = small_dp(BARE, window=16, overlap=8)
+    shown = iter([0.0, 1.0])
+    dp.decode_window = lambda z: torch.full((1, 3, 16, 4, 4), next(shown))
+    weights = dp.decode(torch.zeros(1, 4, 6, 1, 1))[0, 0, :, 0, 0]
+    expected = [0.0] * 8 + [i / 9 for i in range(1, 9)] + [1.0] * 8
+    assert_close(weights, torch.tensor(expected))
+
+
+@torch.no_grad()
+def test_windowed_decoding_costs_less_than_half_a_decibel():
+    """Windows cut the temporal layers' view; with small random ones the round trip may not suffer from it."""
+    dp, x = stirred(small_dp(BARE), size=0.03), toy_clips(1, frames=64, size=16)
+    z = dp.encode(x)
+    whole, windowed = dp.decode_window(z), dp.decode(z)
+    assert 0 < (whole - windowed).abs().max()
+    assert abs(psnr(x, whole) - psnr(x, windowed)) < 0.5 and psnr(whole, windowed) > 30
+
+
+def test_long_clips_are_coded_without_keeping_activations():
+    """encode and decode are for use, not for training: their memory would grow with T if they kept a graph."""
+    dp = small_dp(BARE, window=8, overlap=4)
+    x = clip(16, 16).requires_grad_()
+    z = dp.encode(x)
+    assert not z.requires_grad and not dp.decode(dp.encode_window(x)[0]).requires_grad
+    assert dp.encode_window(x)[0].requires_grad
+
+
+PEAK = """
+import resource, sys, torch
+from vae import DPVAE, DPVAEConfig
+torch.set_num_threads(1)
+dp = DPVAE(DPVAEConfig(z_channels=4, ch=16, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4)).eval()
+z = torch.randn(1, 4, int(sys.argv[1]) // 4, 16, 16)
+dp.image.decode(z[:, :, :1, :2, :2])                             # whatever is loaded at first use
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+dp.decode(z)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_decoding_does_not_grow_with_the_length():
+    """96 frames are decoded in the memory of 32, but for the clip itself: at most 1.3 times the peak."""
+    peak = {}
+    for frames in (32, 96):
+        done = subprocess.run([sys.executable, "-c", PEAK, str(frames)], capture_output=True, text=True, check=True,
+                              cwd=Path(vae_file.__file__).parent)
+        peak[frames] = int(done.stdout)
+    ratio = peak[96] / peak[32]
+    print(f"decode at 128x128: 32 frames {peak[32] // 1024} MB, 96 frames {peak[96] // 1024} MB, ratio {ratio:.2f}")
+    assert peak[32] > 50_000 and ratio < 1.3
+
+
+# ---------------------------------------------------------------------------------------------- losses
+
+def test_statistics_loss_longhand():
+    """VideoDiT Eq. 3, last two terms: mean and standard deviation per sample and channel, over t, h and w."""
+    torch.manual_seed(0)
+    z, z_k = torch.randn(2, 3, 2, 4, 4) * 2 + 1, torch.randn(2, 3, 2, 4, 4)
+    total = 0.0
+    for b in range(2):
+        for c in range(3):
+            a, k = z[b, c].flatten(), z_k[b, c].flatten()
+            std_a, std_k = ((((v - v.sum() / 32) ** 2).sum() / 31) ** 0.5 for v in (a, k))
+            total += (a.sum() / 32 - k.sum() / 32) ** 2 + (std_a - std_k) ** 2
+    assert_close(statistics_loss(z, z_k), total / 6)
+    assert_close(statistics_loss(z[:, :, :, ::2].repeat(1, 1, 1, 2, 1), z[:, :, :, ::2]), torch.tensor(0.0),
+                 atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("weights", [{}, {"recon_weight": 0.5, "reg_weight": 3.0, "disc_weight": 0.2,
+                                          "lpips_weight": 0.7}])
+@torch.no_grad()
+def test_eq_4_longhand(weights):
+    """VideoDiT Eq. 2-4: recon + reg + 0.01 disc + 0.1 LPIPS, reg = D_k(z) against key frames + statistics."""
+    dp, x = stirred(small_dp()), clip(8, batch=2)
+    w = {"recon_weight": 1.0, "reg_weight": 1.0, "disc_weight": 0.01, "lpips_weight": 0.1, **weights}
+    def distance(a, b): return (a - b).abs().mean()
+    def realness(a): return a.mean((1, 2, 3, 4)) * 3
+    z, z_k = dp.encode_window(x)
+    x_hat, keys = dp.decode_window(z), dp.decode_keys(z)
+    reg = ((x[:, :, [0, 4]] - keys) ** 2).mean() + statistics_loss(z, z_k)
+    expected = (w["recon_weight"] * ((x - x_hat) ** 2).mean() + w["reg_weight"] * reg
+                + w["disc_weight"] * -realness(x_hat).mean() + w["lpips_weight"] * (x - x_hat).abs().mean())
+    loss, redone, log = dp_vae_loss(dp, x, distance, realness, **weights)
+    assert_close(loss, expected)
+    assert_close(redone, x_hat, atol=0, rtol=0)
+    assert set(log) == {"mse", "key", "stat", "lpips", "gan"}
+
+
+def test_the_perceptual_loss_gets_frames():
+    """LPIPS is an image metric: (F,3,H,W), real first."""
+    shapes = []
+    dp, x = small_dp(), clip(4, batch=2)
+    dp_vae_loss(dp, x, lambda a, b: shapes.append((a.shape, b.shape)) or (a - b).abs().mean())
+    assert shapes == [((8, 3, 32, 32), (8, 3, 32, 32))]
+
+
+def test_the_frozen_vae_passes_gradients_on_and_keeps_none():
+    """VideoDiT Eq. 3: D_k is frozen, but ||x_k - D_k(z)||^2 reaches E_r through it; at step 0 nothing else does."""
+    dp = small_dp().train()
+    loss, _, log = dp_vae_loss(dp, clip(8), recon_weight=0.0)
+    assert_close(loss.detach(), log["key"])                                  # the statistics agree at step 0
+    loss.backward()
+    assert all(p.grad is None and not p.requires_grad for p in dp.image.parameters())
+    assert all(p.grad is None or not p.grad.any() for p in dp.decoder.parameters())
+    assert dp.residual.conv_out.weight.grad.abs().max() > 0
+
+
+def test_every_trained_parameter_learns():
+    """Once off the zeros, each tensor of E_r and D has a gradient: none is left out of the graph."""
+    dp = stirred(small_dp()).train()
+    dp_vae_loss(dp, clip(8))[0].backward()
+    for part in (dp.residual, dp.decoder):
+        assert [name for name, p in part.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    """The recomputed levels give the same loss and gradients."""
+    grads = []
+    for checkpointing in (False, True):
+        dp = stirred(small_dp()).train()
+        dp.residual.checkpointing = dp.decoder.checkpointing = dp.image.decoder.checkpointing = checkpointing
+        dp_vae_loss(dp, clip(8))[0].backward()
+        grads.append({name: p.grad for name, p in dp.named_parameters() if p.grad is not None})
+    assert_close(grads[1], grads[0], atol=1e-6, rtol=1e-5)
+
+
+def test_bfloat16_autocast_runs_and_is_close():
+    """Losses are formed in float32 whatever the networks computed in."""
+    dp, x = stirred(small_dp()), clip(8)
+    plain = dp_vae_loss(dp, x)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, x_hat, log = dp_vae_loss(dp, x, discriminator=PatchGAN3D(PatchGAN3DConfig(width=8)))
+    loss.backward()
+    assert loss.dtype == torch.float32 and log["mse"].dtype == torch.float32
+    assert_close(log["mse"] + log["key"] + log["stat"], plain.detach(), rtol=0.03, atol=0)
+
+
+def test_hinge_loss_worked_values():
+    """Real 2, 0.5, -1 cost 0, 0.5, 2; reconstructed -2, 0, 1 cost 0, 1, 2; half the sum of the means."""
+    loss = discriminator_loss(lambda v: v, torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, 0.0, 1.0]))
+    assert_close(loss, torch.tensor((2.5 / 3 + 1.0) / 2))
+
+
+def test_the_discriminator_does_not_train_the_vae():
+    """x_hat is detached in its loss; in the VAE's loss the gradient flows."""
+    net, x_hat = PatchGAN3D(PatchGAN3DConfig(width=8)), clip(8, seed=1).requires_grad_()
+    discriminator_loss(net, clip(8), x_hat).backward()
+    assert x_hat.grad is None and all(p.grad.any() for name, p in net.named_parameters() if name.endswith("weight"))
+    net(x_hat).mean().backward()
+    assert x_hat.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("frames, size, patches", [(8, 32, (4, 2, 2)), (32, 64, (16, 4, 4)), (4, 16, (2, 1, 1))])
+@torch.no_grad()
+def test_the_discriminator_judges_patches(frames, size, patches):
+    """Time is halved once, space four times."""
+    assert PatchGAN3D(PatchGAN3DConfig(width=4))(torch.zeros(1, 3, frames, size, size)).shape == (1, 1, *patches)
+
+
+def test_a_clip_too_small_for_the_discriminator_is_explained():
+    """Below 16 pixels nothing is left after four halvings."""
+    with pytest.raises(UserError, match="--size"):
+        PatchGAN3D(PatchGAN3DConfig(width=4))(torch.zeros(1, 3, 8, 8, 16))
+
+
+def test_kl_vae_loss_longhand():
+    """Rombach et al. 2022: L1 + L2 + 1e-6 KL, per pixel value; z is drawn with the noise that is given."""
+    vae, x = small_vae(), clip(2)
+    noise = torch.randn(1, 4, 2, 4, 4)
+    mean, logvar = vae.moments(x)
+    x_hat = vae.decode(mean + logvar.exp().sqrt() * noise)
+    kl = 0.5 * (mean ** 2 + logvar.exp() - 1 - logvar).sum()
+    expected = ((x - x_hat) ** 2).mean() + (x - x_hat).abs().mean() + 0.3 * kl / x.numel()
+    assert_close(kl_vae_loss(vae, x, noise, kl_weight=0.3)[0], expected)
+
+
+@torch.no_grad()
+def test_measured_latents_are_normal():
+    """shift and scale of a VAE trained here: its scaled latents have mean 0 and deviation 1."""
+    vae, x = small_vae(), toy_clips(2, frames=2)
+    shift, scale = measure_latents(vae, [x[:1], x[1:]])
+    vae.config.shift, vae.config.scale = shift, scale
+    z = vae.scaled(vae.encode(x))
+    assert abs(z.mean()) < 1e-4 and abs(z.std() - 1) < 1e-4
+
+
+# ---------------------------------------------------------------------------------------------- training, files
+
+def test_thirty_steps_lower_the_loss_and_keep_the_statistics():
+    """DP-VAE learns what held key frames miss, and its latents stay where the transformer expects them."""
+    dp, x = small_dp(replace(SMALL, ch_mult=(1, 2, 2)), seed=3).train(), toy_clips(2, frames=8)
+    optimizer = torch.optim.AdamW([p for p in dp.parameters() if p.requires_grad], lr=2e-3)
+    losses = []
+    for _ in range(30):
+        loss, _, log = dp_vae_loss(dp, x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    z, z_k = dp.encode_window(x)
+    assert losses[-1] < 0.8 * losses[0]
+    assert abs(z.std() / z_k.std() - 1) < 0.2 and (z - z_k).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("make", [lambda: small_vae(replace(SMALL, quant_conv=True)), lambda: stirred(small_dp(BARE))])
+@torch.no_grad()
+def test_a_saved_vae_comes_back(tmp_path, make):
+    """save_network and load_network: weights, config with its tuple, scale and shift."""
+    net, x = make(), clip(8, 16)
+    net.config.scale, net.config.shift = 0.7, -0.2
+    save_network(tmp_path / "net.safetensors", net)
+    back = load_network(type(net), tmp_path / "net.safetensors")
+    assert back.config == net.config and isinstance(back.config.ch_mult, tuple)
+    assert_close(back.encode(x), net.encode(x), atol=0, rtol=0)
+    assert read_config(tmp_path / "net.safetensors")["class"] == type(net).__name__
+
+
+@torch.no_grad()
+def test_a_saved_dp_vae_scales_as_its_image_vae_did(tmp_path):
+    """VideoDiT 3.1: one shift and scale for images and video, carried through from_image and the file."""
+    dp = DPVAE.from_image(small_vae(replace(SMALL, scale=0.7, shift=-0.2)), window=16)
+    save_network(tmp_path / "net.safetensors", dp)
+    back, z = load_network(DPVAE, tmp_path / "net.safetensors"), torch.randn(1, 4, 2, 4, 4)
+    assert_close(back.scaled(z), (z + 0.2) * 0.7)
+    assert_close(back.unscaled(back.scaled(z)), z)
+    assert back.config.window == 16 and back.downsampling == 8
+    assert not any(p.requires_grad for p in back.image.parameters())
+
+
+def test_the_demo_is_exact():
+    """`python vae.py`: step 0 is "decode the key frame and hold it"."""
+    assert vae_file.demo() < 1e-5
