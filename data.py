@@ -176,6 +176,10 @@ def decode(data):
 
 # -------------------------------------------------------------------------------------------- decoding video
 
+# A video file is a container of packets; a decoder turns packets into frames, most of which lean on their
+# neighbours. So a frame in the middle costs all frames since the last key frame, 10 to 250 of them. Two ways
+# out, both below: keep a whole film, resized, in memory; or enter at the key frame and throw away what is early.
+
 class Film:
     """One video file, opened: which stream, how large its frames become, and its frames in order.
 
@@ -334,6 +338,7 @@ class ClipFolder:
         return first_usable(self, index, epoch)
 
     def read(self, index, rng):
+        """One clip of one film, as rng has it, or Unusable."""
         pts, times, decoded = self.film(index)
         wanted = self.window(times, rng)                                                 # (T,)
         if decoded is None:
@@ -359,6 +364,7 @@ class ClipFolder:
         return self.films[index]
 
     def look(self, path):
+        """Decoded whole if it fits its share of memory: a function of the files, so that order cannot matter."""
         pts, times = scan_times(path)
         with Film(path, self.short) as film:
             fits = len(times) * film.width * film.height * 3 <= self.share
@@ -442,6 +448,7 @@ class ImageFolder:
         return first_usable(self, index, epoch)
 
     def read(self, index, rng):
+        """One picture, cut as rng has it, or Unusable."""
         try:
             picture = read_picture(io.BytesIO(read_bytes(self.root, self.names[index])), self.size)
         except Exception as error:          # a broken file makes a decoder raise almost anything
@@ -492,6 +499,7 @@ def schedule(count, batch, seed, start_step=0, rank=0, world_size=1):
 
     Position p of the run is card p mod count of deck p // count, and each epoch's deck is shuffled from
     (seed, epoch). A step deals batch * world_size cards: two ranks with half the batch see what one sees."""
+    # ASSUMED: both papers are silent on the order; a new permutation each epoch, straight on into the next.
     deck, dealt = None, -1
     for step in itertools.count(start_step):
         start = (step * world_size + rank) * batch

@@ -330,7 +330,7 @@ class Latte(nn.Module):
         out, video = self.upsample(out), video * self.tube
         return torch.cat([out[:, :, :video], out[:, :, video::self.tube]], dim=2)       # (B,2C,T,H,W)
 
-    # ----------------------------------------------------------------------------------- conditions, positions
+    # ---------------------------------------------------------------------------------- conditions, positions
 
     def condition(self, t, labels, pooled):
         """-> what the blocks hear, parts (B,G,D) to be summed or to be tokens, and what the head hears."""
@@ -460,8 +460,8 @@ def silence_time(block):
 
 
 # Latte 3.3.4: "temporally replicate the positional embedding", "discard the label embedding ... zero".
-# ASSUMED: it does not say what temporal blocks start from. "all": every block takes a DiT block, as the code's
-# loader by name would. "silent": spatial blocks only, and the others add nothing: a video is its frames.
+# ASSUMED: it does not say what temporal blocks start from. "all": every block takes a DiT block, as loading by
+# name does. "silent": spatial blocks only, and the others add nothing yet: a video is its frames.
 def init_from_image(net, image, temporal="all"):
     """Weights of a DiT, or of a PixArt for a text-to-video Latte (4.5: "silent"), into a fresh Latte."""
     theirs, ours = image.state_dict(), net.state_dict()
@@ -476,7 +476,7 @@ def init_from_image(net, image, temporal="all"):
         carried = {name: carried[name] for name in carried if name in ours or ".cross_attn." not in name}
     wrong = [name for name in carried if name not in ours or ours[name].shape != carried[name].shape]
     if wrong:
-        raise UserError(f"this {type(image).__name__} does not fit this Latte: {', '.join(wrong[:3])} differ; "
+        raise UserError(f"this {type(image).__name__} does not fit this Latte: {', '.join(wrong[:3])}; "
                         "choose the same width, patch and channels, and conditioning s_adaln for a DiT, "
                         "adaln_single with condition text for a PixArt")
     if ours["pos_embed"].shape == theirs.get("pos_embed", torch.empty(0)).shape:
@@ -662,7 +662,7 @@ def main(argv):
     flags.add_argument("what", choices=["similarity"])
     flags.add_argument("--ckpt", required=True, help="a Latte: ours (.safetensors), or as released")
     flags.add_argument("--latents", default="", help="file of clips as latents (B,C,T,H,W); default: made up")
-    flags.add_argument("--step", type=int, default=100, help="0 to 999: how noisy the network is told they are")
+    flags.add_argument("--step", type=int, default=100, help="how noisy the network is told they are")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--out", default="out/similarity.png")
     similarity(flags.parse_args(argv))

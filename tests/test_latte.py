@@ -452,7 +452,7 @@ def test_a_config_that_cannot_be_is_named(change):
         Latte(replace(SMALL, **change))
 
 
-# --------------------------------------------------------------------------------------------------- the parts
+# -------------------------------------------------------------------------------------------------- the parts
 
 def test_rotary_positions_are_relative():
     """RoPE: q k^T depends on how far apart two frames are; shift all and attention stays."""
