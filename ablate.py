@@ -3,7 +3,8 @@ Paper    VideoDiT Tables 3-6 (4.3), 1 and 2 (our row); Latte Figs. 5 and 7 (4.2)
 Shapes   none: this file only composes commands; --dry-run prints them, to be run by hand as well
 Numbers  the paper's, as printed, beside ours. On the toy world ours are judged by the toy's judge and say "toy": the
          order of rows may be compared with the paper's, the numbers may not
-Differs  what does not differ between the rows of a table is trained once, in OUT/CONFIG/base
+Differs  what rows have in common is trained once: the stages before theirs in OUT/CONFIG/base, and a run that several
+         tables show, as most show the default, in one folder named by its flags
 Reads    after train.py and eval.py
 Run me   python ablate.py                                       # CPU, 3 s: the tables, and whether their flags exist
          python ablate.py videodit-5 --config tiny              # CPU, 2 min: without 3D patchify, and with
@@ -37,7 +38,7 @@ class Row(NamedTuple):
 
 class Table(NamedTuple):
     title: str
-    own: tuple             # stages that each row trains for itself; those before them are trained once
+    model: str             # the stage that each row trains for itself; the stages before it are trained once
     rows: tuple
     needs: str = ""        # "data": shows nothing on the toy world
 
@@ -54,59 +55,58 @@ def size_flags(depth, width, heads):
     return f"--latte.depth {depth} --latte.width {width} --latte.heads {heads} --joint_images 0"
 
 
-BOTH, VIDEO, LATTE = ("dpvae", "videodit"), ("videodit",), ("latte",)
 TABLES = {
-    "videodit-1": Table("Table 1: reconstruction", ("dpvae",), (
+    "videodit-1": Table("Table 1: reconstruction", "dpvae", (
         Row("DP-VAE (ours)", "", quality(37.53, 0.980, 0.0444)),)),
-    "videodit-2": Table("Table 2: zero-shot UCF101", VIDEO, (
+    "videodit-2": Table("Table 2: zero-shot UCF101", "videodit", (
         Row("VideoDiT (ours)", "--p_video 0.8", scores(428.52, 33.04)),)),
     # VideoDiT 4.3: "p was set to 100%, except for the ablation of joint image-video training"
-    "videodit-3": Table("Table 3: DP-VAE", BOTH, (
+    "videodit-3": Table("Table 3: DP-VAE", "videodit", (
         Row("neither", "--p_video 1 --no-key_encoder --reg_weight 0", quality(35.57, 0.9706, 0.0963, FVD=683.76, IS=23.18)),
         Row("regularization", "--p_video 1 --no-key_encoder", quality(33.85, 0.9643, 0.1183, FVD=654.73, IS=22.37)),
         Row("2D VAE", "--p_video 1 --reg_weight 0", quality(38.18, 0.9849, 0.0380, FVD=645.28, IS=27.56)),
         Row("both", "--p_video 1", quality(37.53, 0.9806, 0.0444, FVD=556.42, IS=29.61)))),
-    "videodit-4": Table("Table 4: what is made global", VIDEO, (
+    "videodit-4": Table("Table 4: what is made global", "videodit", (
         Row("2D and 3D, 4.15B", "--p_video 1 --attention 2d+3d", scores(563.24, 29.00)),
         Row("2D to 3D, 2.03B", "--p_video 1", scores(556.42, 29.61)))),
-    "videodit-5": Table("Table 5: 3D patchify", VIDEO, (
+    "videodit-5": Table("Table 5: 3D patchify", "videodit", (
         Row("2D patchify", "--p_video 1 --no-patchify_3d", scores(756.25, 27.85)),
         Row("3D patchify", "--p_video 1", scores(556.42, 29.61)))),
-    "videodit-6": Table("Table 6, Fig. 7: joint image-video training", VIDEO, (
+    "videodit-6": Table("Table 6, Fig. 7: joint image-video training", "videodit", (
         Row("without", "--p_video 1", {**scores(556.42, 29.61), "pictures": "entirely compromised"}),
         Row("with", "--p_video 0.8", {**scores(543.18, 32.47), "pictures": "preserved"}))),
     # DEVIATES Latte 4.2: the paper's clips are unconditional faces, the toy's obey prompts.
-    "latte-5a": Table("Fig. 5a: patch embedding", LATTE, (
+    "latte-5a": Table("Fig. 5a: patch embedding", "latte", (
         Row("uniform", "--joint_images 0", {"FVD": "better"}),
         Row("compression", "--joint_images 0 --latte.patch_embed compression", {"FVD": "notably behind"}))),
-    "latte-5b": Table("Fig. 5b: timestep and class", LATTE, (
+    "latte-5b": Table("Fig. 5b: timestep and class", "latte", (
         Row("S-AdaLN", "--joint_images 0", {"FVD": "significantly better"}),
         Row("all tokens", "--joint_images 0 --latte.conditioning all_tokens", {"FVD": "worse"}))),
-    "latte-5c": Table("Fig. 5c: temporal position", LATTE, (
+    "latte-5c": Table("Fig. 5c: temporal position", "latte", (
         Row("absolute", "--joint_images 0", {"FVD": "slightly better"}),
         Row("RoPE", "--joint_images 0 --latte.temporal rope", {"FVD": "slightly worse"}))),
     # DEVIATES: the toy has no DiT to start from, so at toy size the second row is the first.
-    "latte-5d": Table("Fig. 5d: start from DiT", LATTE, (
+    "latte-5d": Table("Fig. 5d: start from DiT", "latte", (
         Row("random", "--joint_images 0", {"FVD": "better in the end"}),
         Row("ImageNet", "--joint_images 0 --init DiT-XL-2-256x256.pt", {"FVD": "better at first"})), "data"),
     # ASSUMED: the intervals are in the figure alone; the paper goes on with 3.
-    "latte-5e": Table("Fig. 5e: video sampling interval", LATTE, tuple(
+    "latte-5e": Table("Fig. 5e: video sampling interval", "latte", tuple(
         Row(f"{stride}", f"--joint_images 0 --stride {stride}", {"FVD": "alike in the end"}) for stride in (1, 3, 6)), "data"),
-    "latte-5f": Table("Fig. 5f, Table 1: model variants", LATTE, tuple(
+    "latte-5f": Table("Fig. 5f, Table 1: model variants", "latte", tuple(
         Row(f"Variant {variant}", f"--joint_images 0 --latte.variant {variant}", {"params (M)": params, "FVD": verdict})
         for variant, params, verdict in ((1, 673.68, "best"), (2, 673.68, "behind 1 and 3"), (3, 676.33, "second"),
                                          (4, 676.44, "worst")))),
     # at toy size: a quarter of the width and about a quarter of the depth
-    "latte-7": Table("Fig. 7, Table 2: model size", LATTE, tuple(
+    "latte-7": Table("Fig. 7, Table 2: model size", "latte", tuple(
         Row(f"Latte-{name}", size_flags(**SIZES[name]), {"params (M)": params, "FVD": "falls with size"}, size_flags(*small))
         for name, params, small in (("S", 32.48, (4, 96, 3)), ("B", 129.54, (4, 192, 6)), ("L", 456.81, (6, 256, 8)),
                                     ("XL", 673.68, (8, 288, 9))))),
-    "latte-3": Table("Tables 3, 5: joint image-video training", LATTE, (
+    "latte-3": Table("Tables 3, 5: joint image-video training", "latte", (
         Row("Latte", "--joint_images 0", {"FVD faces": 34.00, "sky": 59.82, "UCF101": 477.97, "Taichi": 159.60,
                                           "FID faces": 5.02, "IS UCF101": 68.53}),
         Row("Latte+IMG", "--batch 32 --joint_images 8", {"FVD faces": 27.08, "sky": 42.67, "UCF101": 202.23,
             "Taichi": 97.09, "FID faces": 3.87, "IS UCF101": 73.31}, small="--joint_images 1"))),
-    "latte-mask": Table("3.3.4: what pictures do in time (--config latte-t2v)", LATTE, (
+    "latte-mask": Table("3.3.4: what pictures do in time (--config latte-t2v)", "latte", (
         Row("Only Video", "--latte.joint only_video", {"FVD": 705.72, "FID": 75.98}),
         Row("Temporal Mask", "--latte.joint temporal_mask", {"FVD": 589.86, "FID": 63.36}))),
 }
@@ -125,26 +125,27 @@ def base(args):
     return Path(args.out) / args.config / "base"
 
 
-def shared_job(args, table):
+def shared_job(args):
     """The stages before the rows' own, in the preset's order."""
     stages = train.PRESETS[args.config]["stages"]
-    before = [stage for stage in ("judge", "vae", "dit", "dpvae") if stage in stages and stage not in table.own]
+    before = [stage for stage in ("judge", "vae", "dit", "dpvae") if stage in stages]
     commands = [train_command(args, stage, base(args), "") for stage in before]
-    if table.own == VIDEO and "dit" not in stages:              # published weights: prompts and latents, once
+    if "videodit" in stages and "dit" not in stages:            # published weights: prompts and latents, once
         commands.append(train_command(args, "cache", base(args), "--p_video 0.8"))      # 0.8: pictures, too
     return Job(base(args), commands, [])
 
 
 def row_job(args, key, row):
-    """Train the row's own stages, then judge what came out."""
-    table, folder = TABLES[key], Path(args.out) / args.config / key / re.sub(r"\W+", "-", row.name.lower()).strip("-")
-    flags = row.small if row.small and args.config in SMALL else row.flags
-    stages = list(table.own)
-    if table.own == BOTH and "dit" not in train.PRESETS[args.config]["stages"]:
-        stages.insert(1, "cache")
-    training = [train_command(args, stage, folder, flags) for stage in stages]
-    config = train.parse(training[-1][1:])[0]
-    return Job(folder, training, judge_commands(args, table, folder, config))
+    """Train what is the row's own, then judge what came out."""
+    model, flags = TABLES[key].model, row.small if row.small and args.config in SMALL else row.flags
+    own = [model] if model != "dpvae" else []                   # the base has one
+    if re.search("key_encoder|reg_weight", flags):              # a DP-VAE of its own, and so latents of its own
+        own = ["dpvae", model] if "dit" in train.PRESETS[args.config]["stages"] else ["dpvae", "cache", model]
+    name = re.sub(r"[^\w.]+", "-", f"{model} {flags}").strip("-")
+    folder = base(args).with_name(name) if own else base(args)
+    training = [train_command(args, stage, folder, flags) for stage in own]
+    config = train.parse(train_command(args, model, folder, flags)[1:])[0]
+    return Job(folder, training, judge_commands(args, model, folder, config))
 
 
 def train_command(args, stage, folder, flags):
@@ -155,29 +156,27 @@ def train_command(args, stage, folder, flags):
             str(cache / "cache"), *shlex.split(args.train)]
 
 
-def judge_commands(args, table, folder, config):
-    """eval.py: reconstruction where the row trained a VAE, clips where it trained a transformer."""
-    n, clips, commands = str(args.n), str(folder / "samples"), []
-    toy, last = config.data == "toy", table.own[-1]
+def judge_commands(args, model, folder, config):
+    """eval.py: reconstruction where there is a DP-VAE, and clips where there is a transformer."""
+    n, clips, toy = str(args.n), str(folder / "samples"), config.data == "toy"
     judge = ["--features", "toy", "--judge", str(folder / "judge.safetensors")]
-    if "dpvae" in table.own:                                    # VideoDiT 4.1: 50 films, 64 frames, 512 x 512
-        commands.append(["recon", str(folder), *(["toy", "-n", n, *judge] if toy else
-                                                 [args.films or config.data, "--frames", "64", "--size", "512"])])
-    if last == "dpvae":
-        return [["eval.py", *words] for words in commands]
-    if toy:
+    films = ["toy", "-n", n, *judge] if toy else [args.films or config.data, "--frames", "64", "--size", "512"]
+    recon = [["recon", str(folder), *films]] if model != "latte" else []        # VideoDiT 4.1: 50 films of 64 frames
+    if model == "dpvae":
+        made = []
+    elif toy:
         shape = ["--clips", n, "--frames", str(config.frames), "--size", str(config.size)]
-        commands += [["toy", "--ckpt", str(folder), "-n", n, "--model", last],
-                     ["sample", str(folder), "-n", n, "-o", clips, "--png", "--model", last],
-                     ["fvd", "toy:video", clips, *judge, *shape]]
+        made = [["toy", "--ckpt", str(folder), "-n", n, "--model", model],
+                ["sample", str(folder), "-n", n, "-o", clips, "--png", "--model", model],
+                ["fvd", "toy:video", clips, *judge, *shape]]
     else:
         real, asked = args.real or config.data, ["--prompts", args.real] if args.real else []
-        weights = ["--weights", config.init] if last == "videodit" and config.init else []
-        unguided = ["--cfg", "1", "--steps", "250"] if last == "latte" and config.latte.condition == "none" else []
-        protocol = ["--protocol", "videodit" if last == "videodit" else "latte", "--clips", n]
-        commands += [["sample", str(folder), "-n", n, "-o", clips, "--model", last, *asked, *weights, *unguided],
-                     ["fvd", real, clips, *protocol], ["is", clips, *protocol]]
-    return [["eval.py", *words] for words in commands]
+        weights = ["--weights", config.init] if model == "videodit" and config.init else []
+        unguided = ["--cfg", "1", "--steps", "250"] if model == "latte" and config.latte.condition == "none" else []
+        protocol = ["--protocol", "videodit" if model == "videodit" else "latte", "--clips", n]
+        made = [["sample", str(folder), "-n", n, "-o", clips, "--model", model, *asked, *weights, *unguided],
+                ["fvd", real, clips, *protocol], ["is", clips, *protocol]]
+    return [["eval.py", *words] for words in recon + made]
 
 
 def shown(command):
@@ -198,14 +197,14 @@ def run(args, command):
     return json.loads(last) if last.startswith("{") else {}
 
 
-def run_row(args, row, job, shared):
-    """The row's result, made or found."""
+def run_row(args, job, shared):
+    """What eval.py says of the row, made or found."""
     path, commands = job.folder / "result.json", [shown(command) for command in job.training + job.judging]
     if path.is_file():
         found = json.loads(path.read_text("utf-8"))
         if found["commands"] != commands:
             raise UserError(f"{path} is the result of other commands; delete {job.folder}, or give another --out")
-        return found
+        return found["ours"]
     for weights in sorted(shared.folder.glob("*.safetensors")):
         if weights.stem in ("judge", "vae", "dit", "text", "dpvae") and not (job.folder / weights.name).exists():
             write_atomic(job.folder / weights.name, lambda temporary, weights=weights: shutil.copy(weights, temporary))
@@ -214,15 +213,15 @@ def run_row(args, row, job, shared):
     measured = {}
     for command in job.judging:
         measured |= run(args, command)
-    found = {"row": row.name, "commands": commands, "paper": row.paper, "ours": measured}
+    found = {"commands": commands, "ours": measured}
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(found, indent=1), "utf-8"))
-    return found
+    return measured
 
 
 def run_table(args, key):
-    """[result of each row], after everything that can be wrong has been looked at."""
+    """What eval.py says of each row, after everything that can be wrong has been looked at."""
     table = TABLES[key]
-    jobs, shared = [row_job(args, key, row) for row in table.rows], shared_job(args, table)
+    jobs, shared = [row_job(args, key, row) for row in table.rows], shared_job(args)
     configs = [train.parse(command[1:])[0] for job in (shared, *jobs) for command in job.training]
     missing = [config.init for config in configs if config.init and not Path(config.init).exists()]
     if missing:
@@ -232,7 +231,7 @@ def run_table(args, key):
     if not all((job.folder / "result.json").is_file() for job in jobs):
         for command in shared.training:
             run(args, command)
-    return [run_row(args, row, job, shared) for row, job in zip(table.rows, jobs)]
+    return [run_row(args, job, shared) for job in jobs]
 
 
 # ---------------------------------------------------------------------------------------------- what came out
@@ -249,8 +248,9 @@ def summary(ours):
 
 def show(key, results):
     """Row, the paper's numbers, ours."""
-    columns = [{"row": result["row"]} | {f"paper's {name}": value for name, value in result["paper"].items()} |
-               {f"our {name}": f"{value:.4g}" for name, value in summary(result["ours"]).items()} for result in results]
+    columns = [{"row": row.name} | {f"paper's {name}": value for name, value in row.paper.items()} |
+               {f"our {name}": f"{value:.4g}" for name, value in summary(ours).items()}
+               for row, ours in zip(TABLES[key].rows, results)]
     names = list(dict.fromkeys(name for column in columns for name in column))
     widths = [max(len(name), *(len(str(column.get(name, "-"))) for column in columns)) for name in names]
     print(f"\n{key}: {TABLES[key].title}")
@@ -259,11 +259,8 @@ def show(key, results):
 
 
 def dry_run(args, key):
-    table = TABLES[key]
-    print(f"\n{key}: {table.title}")
-    for command in shared_job(args, table).training:
-        print(f"  {'once':16}{shown(command)}")
-    for row in table.rows:
+    print(f"\n{key}: {TABLES[key].title}")
+    for row in TABLES[key].rows:
         job = row_job(args, key, row)
         for command in job.training + job.judging:
             print(f"  {row.name:16}{shown(command)}")
@@ -275,7 +272,7 @@ def parse(argv):
     flags = FlagParser(prog="ablate.py", description="a table of a paper, row by row; without one: their list")
     flags.add_argument("table", choices=[*TABLES, "all"])
     flags.add_argument("--config", default="toy", help="preset of train.py: tiny, toy; as published: videodit-256, or latte-ffs")
-    flags.add_argument("--out", default="runs/ablate", help="folder; it holds CONFIG/TABLE/ROW/result.json")
+    flags.add_argument("--out", default="runs/ablate", help="folder; it holds CONFIG/RUN/result.json")
     flags.add_argument("--train", default="", help="further flags of train.py for every row, in quotes")
     flags.add_argument("--launch", default="", help='instead of python for train.py: "torchrun --nproc-per-node 8"')
     flags.add_argument("--real", default="", help="folder of the real clips of FVD, such as UCF101; default: --data")
@@ -286,11 +283,10 @@ def parse(argv):
     if args.config not in train.PRESETS:
         raise UserError(f"--config {args.config}: must be one of {', '.join(train.PRESETS)}")
     stages = train.PRESETS[args.config]["stages"]
-    for key in tables(args):
-        absent = [stage for stage in TABLES[key].own if stage not in stages]
-        if absent and args.table != "all":
-            fitting = [name for name, preset in train.PRESETS.items() if set(TABLES[key].own) <= set(preset["stages"])]
-            raise UserError(f"--config {args.config} has no stage {absent[0]}; {key} wants one of {', '.join(fitting)}")
+    if args.table != "all" and TABLES[args.table].model not in stages:
+        fitting = [name for name, preset in train.PRESETS.items() if TABLES[args.table].model in preset["stages"]]
+        raise UserError(f"--config {args.config} has no stage {TABLES[args.table].model}; {args.table} wants one of "
+                        f"{', '.join(fitting)}")
     args.n = args.n or {"tiny": 16, "toy": 256}.get(args.config, 2048)
     if args.n < 2:
         raise UserError(f"-n {args.n}: must be at least 2")
@@ -300,7 +296,7 @@ def parse(argv):
 def tables(args):
     """The tables that were asked for; of all, those whose stages the preset has."""
     stages = train.PRESETS[args.config]["stages"]
-    return [key for key in TABLES if set(TABLES[key].own) <= set(stages)] if args.table == "all" else [args.table]
+    return [key for key in TABLES if TABLES[key].model in stages] if args.table == "all" else [args.table]
 
 
 def demo():
@@ -315,6 +311,8 @@ def main(argv):
             print(f"{key:12}{rows} row{'s' if rows > 1 else ' '}   {TABLES[key].title}")
         return
     args = parse(argv)
+    if args.dry_run:
+        print("\n".join(f"  {'once':16}{shown(command)}" for command in shared_job(args).training))
     for key in tables(args):
         if args.dry_run:
             dry_run(args, key)

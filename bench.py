@@ -88,7 +88,8 @@ def bench_vae(args, device):
 
 
 def bench_dpvae(args, device):
-    """A long clip is decoded window by window: its peak is to stay near that of one window."""
+    """A long clip is decoded window by window: its peak is to stay near that of one window. The training step is Eq. 2
+    and Eq. 3's, without LPIPS and adversary."""
     net = DPVAE(DPVAEConfig(**vars(vae_config(args)))).to(memory_format=torch.channels_last)
     net.residual.checkpointing = net.decoder.checkpointing = args.checkpointing
     x, side, window = torch.rand(args.batch, 3, args.frames, args.size, args.size), args.size // 8, net.config.window
@@ -240,8 +241,8 @@ def parse(argv):
     flags = FlagParser(prog="bench.py", description="what a step costs; without a model, a check of the FLOPs")
     flags.add_argument("model", choices=MODELS)
     flags.add_argument("--preset", default="sd3", choices=["tiny", "toy", "sd3"], help="of everything but Latte")
-    flags.add_argument("--frames", type=int, default=0, help="0: 16 (Latte, I3D, data), 1 (mmdit), or the preset's")
-    flags.add_argument("--size", type=int, default=0, help="pixels; a latent has an eighth; 0: 256, or the preset's")
+    flags.add_argument("--frames", type=int, default=0, help="0: 1 (mmdit, vae), 16 (Latte, i3d, data), or the preset's")
+    flags.add_argument("--size", type=int, default=0, help="pixels; a latent has an eighth; 0: 64 (data), 256, or the preset's")
     flags.add_argument("--batch", type=int, default=1, help="clips")
     flags.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="bf16: see the top of this file")
     flags.add_argument("--variant", type=int, default=1, choices=[1, 2, 3, 4], help="of Latte (Fig. 2)")
@@ -257,9 +258,8 @@ def parse(argv):
     flags.add_argument("--peak", default="", help="TFLOP/s for MFU, or " + ", ".join(PEAKS))
     args = flags.parse_args(argv)
     preset = PRESETS.get(args.preset, {"frames": 32, "size": 256})
-    own = args.model.startswith("latte") or args.model in ("i3d", "data")
-    args.frames = args.frames or (16 if own else 1 if args.model == "mmdit" else preset["frames"])
-    args.size = args.size or (256 if own else preset["size"])
+    args.frames = args.frames or {"mmdit": 1, "vae": 1, "dpvae": preset["frames"], "videodit": preset["frames"]}.get(args.model, 16)
+    args.size = args.size or {"data": 64, "i3d": 256}.get(args.model, 256 if "latte" in args.model else preset["size"])
     for name, least in (("batch", 1), ("steps", 1), ("warmup", 0), ("workers", 0), ("threads", 0), ("frames", 1)):
         if getattr(args, name) < least:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
@@ -293,25 +293,22 @@ def report(args):
 
 
 def demo():
-    """{what: (FLOPs counted, FLOPs by hand)}: a Linear's step, and SD3-medium's attention as frames are added."""
+    """{what: (FLOPs counted, FLOPs by hand)}: a Linear's step, and SD3-medium's forward on a picture."""
     linear, x = nn.Linear(64, 32, device="meta"), torch.randn(8, 64, device="meta", requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         linear(x).sum().backward()                              # y = x W, dx = dy W', dW = x' dy: three products
-    one, two = (flops(parse(["mmdit", "--frames", str(frames), "--size", "512", "--no-backward"]))["forward"]
-                for frames in (1, 2))
-    width, layers, text, picture = 1536, 24, 154, 1024
-    pairs = (text + 2 * picture) ** 2 - 2 * (text + picture) ** 2           # more than two single pictures have
-    saved = two - 2 * one - layers * 4 * width * pairs                      # text and time: once for both
+    picture = flops(parse(["mmdit", "--frames", "1", "--size", "512", "--no-backward"]))["forward"]
     return {"a Linear's step": (counter.get_total_flops(), 3 * 2 * 8 * 64 * 32),
-            "SD3's text and time, once less": (-saved, text_and_time(width, layers, text))}
+            "SD3-medium, 512 x 512": (picture, 2 * sd3_products(1024, 154, 1536, 24))}
 
 
-def text_and_time(width, layers, text):
-    """By hand: the FLOPs of SD3-medium that do not grow with the picture, attention left out."""
-    mlp, attention, modulation = 8 * width ** 2, 4 * width ** 2, 6 * width ** 2
-    token = (layers - 1) * (mlp + attention) + 3 * width ** 2 + 4096 * width            # the last block keeps q, k, v
-    vector = layers * 2 * modulation - 4 * width ** 2 + 2 * width ** 2 + (256 + 2048 + 2 * width) * width
-    return 2 * (text * token + vector)
+def sd3_products(N, L, D, depth):
+    """Multiply-adds of SD3-medium's forward, by hand; only the last block's text stops after q, k and v."""
+    attention, mlp, modulation = 4 * D ** 2, 8 * D ** 2, 6 * D ** 2
+    tokens = (N * depth + L * (depth - 1)) * (attention + mlp) + L * 3 * D ** 2
+    vectors = (2 * depth - 1) * modulation + 2 * D ** 2 + 2 * D ** 2 + (256 + D + 2048 + D) * D   # last text, head, t, y
+    ends = N * 64 * D + L * 4096 * D + N * D * 64               # patches in, text in, patches out
+    return tokens + vectors + ends + depth * 2 * (N + L) ** 2 * D
 
 
 def main(argv):

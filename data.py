@@ -178,7 +178,7 @@ def decode(data):
 
 # A video file is a container of packets; a decoder turns packets into frames, most of which lean on their
 # neighbours. So a frame in the middle costs all frames since the last key frame, 10 to 250 of them. Two ways
-# out, both below: keep a whole film, resized, in memory; or enter at the key frame and throw away what is early.
+# out, both below: keep a whole film, resized, in memory; or enter at the key frame and drop what is early.
 
 class Film:
     """One video file, opened: which stream, how large its frames become, and its frames in order.
@@ -364,7 +364,7 @@ class ClipFolder:
         return self.films[index]
 
     def look(self, path):
-        """Decoded whole if it fits its share of memory: a function of the files, so that order cannot matter."""
+        """Decoded whole if it fits its share of memory: which of the two never depends on luck."""
         pts, times = scan_times(path)
         with Film(path, self.short) as film:
             fits = len(times) * film.width * film.height * 3 <= self.share

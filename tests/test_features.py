@@ -225,7 +225,7 @@ def test_judge_learns_a_batch_by_heart():
 
 
 def test_judge_loss_takes_images_whose_motion_is_not_asked():
-    """-1 in a whole batch is a mean over nothing: it must be 0, not NaN, whichever frame the loss starts at."""
+    """-1 in a whole batch is a mean over nothing: it must be 0, not NaN, wherever the loss starts."""
     judge, images = toy_judge(width=8, size=32), torch.rand(2, 3, 1, 32, 32)
     asked = {name: torch.full((2,), -1 if name == "motion" else 0) for name in judge.heads}
     for _ in range(8):

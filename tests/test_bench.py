@@ -1,0 +1,117 @@
+"""Tests of bench.py: FLOPs are counted right, every row runs, and the last line is for machines."""
+
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import bench
+import latte
+from checkpoint import UserError
+
+QUICK = ["--steps", "1", "--warmup", "0", "--preset", "tiny"]
+SMALL = {"mmdit": ["--size", "32"], "videodit": ["--frames", "8", "--size", "32"], "vae": ["--size", "32"],
+         "dpvae": ["--frames", "40", "--size", "16"], "data": ["--frames", "4", "--size", "32", "--batch", "2"],
+         "latte-S/2": ["--frames", "2", "--size", "16"]}
+
+
+def rows_of(*words):
+    """{row: what was measured} of a run that is over at once."""
+    return {row["name"]: row for row in bench.report(bench.parse([*words, *QUICK]))["rows"]}
+
+
+def test_flops_are_those_counted_by_hand():
+    """A Linear's three products, and SD3-medium's forward: facts/performance, 1.80 TFLOP."""
+    for counted, by_hand in bench.demo().values():
+        assert counted == by_hand > 0
+
+
+def test_latte_costs_twice_its_multiply_adds():
+    """Latte Table 2, as latte.paper_count counts one clip: but ours runs adaLN once a clip, 1-2 % less."""
+    counted = bench.flops(bench.parse(["latte-S/2", "--no-backward"]))["forward"]
+    config = latte.LatteConfig(**latte.SIZES["S"])
+    ratio = counted / (2 * latte.paper_count(config)["clip"])
+    assert 0.97 < ratio < 1
+
+
+def test_a_training_step_costs_three_forwards():
+    """facts/performance 0: a step is 3 x forward; the first layer needs no gradient of its input, so a little less."""
+    counts = bench.flops(bench.parse(["latte-S/2", "--frames", "4", "--size", "64"]))
+    assert 2.9 < counts["forward + backward"] / counts["forward"] < 3
+    assert counts["and AdamW"] == counts["forward + backward"]
+
+
+def test_recomputed_blocks_count_once():
+    """MFU, not HFU: --checkpointing computes more, and is not credited for it."""
+    words = ["latte-S/2", "--frames", "4", "--size", "64"]
+    assert bench.flops(bench.parse([*words, "--checkpointing"])) == bench.flops(bench.parse(words))
+
+
+@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_every_model_is_measured(model, dtype, capsys):
+    """The last line is JSON; time, speed and memory of each row are positive, and so are FLOPs but of data."""
+    bench.report(bench.parse([model, *SMALL[model], *QUICK, "--dtype", dtype]))
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert found["model"] == model and found["rows"]
+    for row in found["rows"]:
+        assert min(row["ms"], row["clips_per_s"], row["peak_gb"]) > 0
+        assert (row["gflop"] > 0 and row["tflops"] > 0) or model == "data"
+
+
+def test_without_backward_the_weights_are_bf16(monkeypatch):
+    """As in sample.py: a full-size model then takes 2 bytes a weight."""
+    args = bench.parse(["videodit", *SMALL["videodit"], *QUICK, "--dtype", "bf16", "--no-backward"])
+    net, rows = bench.build(args, "cpu")
+    assert {p.dtype for p in net.parameters()} == {torch.bfloat16}
+    assert list(rows) == ["forward"]
+
+
+def test_i3d_is_measured_on_meta():
+    """I3D at 224 x 224: 9 frames of it are a second of work, so only its count is looked at here."""
+    assert bench.flops(bench.parse(["i3d", "--frames", "16"]))["logits"] > 50e9
+
+
+def test_mfu_is_the_share_of_the_peak():
+    """MFU = FLOPs / time / peak; H100's dense bf16 is 989 TFLOP/s, its TF32 half of that."""
+    row = rows_of("mmdit", "--size", "32", "--peak", "H100")["forward"]
+    assert_close(row["mfu"], row["gflop"] * 1e9 / (row["ms"] / 1e3) / (989e12 / 2))
+    assert bench.peak_tflops(bench.parse(["i3d", "--peak", "12.5"]), "cpu") == 12.5
+
+
+def test_a_cpu_has_no_peak_unless_told(capsys):
+    """No number is made up where the maker states none."""
+    assert rows_of("mmdit", "--size", "32")["forward"]["mfu"] is None
+    assert "give --peak" in capsys.readouterr().out
+
+
+def test_peak_memory_is_that_of_the_row():
+    """reset_peak forgets what was allocated before; a new 400 MB is seen."""
+    before = torch.ones(100_000_000)
+    del before
+    bench.reset_peak("cpu")
+    start = bench.peak_memory("cpu")
+    held = torch.ones(100_000_000)
+    assert bench.peak_memory("cpu") - start > 0.9 * held.nbytes
+
+
+def test_a_long_clip_is_decoded_in_the_memory_of_a_window():
+    """design 5: windows of 32 frames, so 96 take little more than 32 (beyond the clip that is made)."""
+    rows = rows_of("dpvae", "--frames", "96", "--size", "64", "--no-backward")
+    assert rows["decode 96 frames"]["peak_gb"] < 1.3 * rows["decode 32 frames"]["peak_gb"]
+    assert 3 < rows["decode 96 frames"]["gflop"] / rows["decode 32 frames"]["gflop"] < 5
+
+
+@pytest.mark.parametrize("words, hint", [
+    (["latte-S/2", "--step", "3"], "--steps"), (["latte-M/2"], "latte-XL/2"), (["dpvae", "--frames", "13"], "multiple of 4"),
+    (["vae", "--size", "100"], "multiple of 16"), (["vae", "--batch", "0"], "at least 1"), (["vae", "--dtype", "fp8"], "bf16")])
+def test_a_wrong_flag_is_named(words, hint):
+    """design 6: one line with the flag and the way out."""
+    with pytest.raises(UserError, match=hint):
+        bench.parse(words)
+
+
+def test_an_unknown_peak_is_named():
+    with pytest.raises(UserError, match="H100"):
+        bench.peak_tflops(bench.parse(["vae", "--peak", "fast"]), "cpu")
