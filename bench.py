@@ -1,15 +1,14 @@
-"""bench.py - what a step costs: time, FLOPs, MFU and memory of every network; clips a second of data and of I3D.
-Paper    Latte Tables 1, 2 and VideoDiT 4.1 say how large the networks are, neither says what they cost to run
-Shapes   clips (B,3,T,H,W) and latents (B,C,T',h,w) of random numbers: time and memory do not depend on their values
-Counts   FLOPs are 2 for each multiply-add, counted on the meta device, the same on any machine. What --checkpointing
-         computes twice counts once: MFU, not HFU. Milliseconds are the median of --steps runs after --warmup
-Differs  bf16 is what train.py does, autocast over float32 weights; with --no-backward, as in sample.py, bf16 weights
+"""bench.py - what a step costs: time, FLOPs, MFU, memory of every network; clips a second of data and I3D.
+Paper    Latte Tables 1, 2 and VideoDiT 4.1 say how large the networks are, neither what they cost to run
+Shapes   clips (B,3,T,H,W), latents (B,C,T',h,w) of random numbers: what they cost does not depend on them
+Counts   2 FLOPs a multiply-add, counted on the meta device, the same on any machine; what --checkpointing
+         computes twice counts once: MFU, not HFU. Milliseconds are the median of --steps runs
+Differs  bf16 is train.py's autocast over float32 weights; with --no-backward, as in sample.py, bf16 weights
 Reads    last; after train.py, whose presets it sizes the networks by
 Run me   python bench.py                                        # CPU, 5 s: FLOPs with a known answer
-         python bench.py latte-S/2 --frames 16 --size 256 --dtype bf16      # a training step of Latte-S/2, and
-         python bench.py latte-S/2 --frames 16 --size 256 --dtype fp32      # in float32
-         python bench.py dpvae --preset toy --frames 96 --no-backward       # does a long clip need more memory?
-         python bench.py videodit --preset sd3 --frames 96 --size 512 --dtype bf16 --no-backward    # on a GPU"""
+         python bench.py latte-S/2 --frames 16 --size 256 --dtype bf16      # a training step; or fp32
+         python bench.py dpvae --preset toy --frames 96 --no-backward       # does length cost memory?
+         python bench.py videodit --frames 96 --size 512 --dtype bf16 --no-backward     # SD3's size: a GPU"""
 
 import argparse
 import contextlib
@@ -35,19 +34,20 @@ from sample import FlagParser
 from train import PRESETS, setup
 from vae import DPVAE, GOP, KLVAE, SD3, DPVAEConfig, dp_vae_loss, kl_vae_loss
 
-PEAKS = {"A100": 312, "H100": 989, "H200": 989}                 # TFLOP/s, dense bf16; TF32, for fp32, is half of it
+PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; TF32, for fp32, is half of it
 MODELS = [*(f"latte-{size}/2" for size in SIZES), "mmdit", "videodit", "vae", "dpvae", "data", "i3d"]
 
 
-# ---------------------------------------------------------------------------------------------- what is measured
+# ---------------------------------------------------------------------------------------- what is measured
 # A bench is the networks and {name: function that does it once}. It is built twice: on the meta device, where
 # nothing is computed and FLOPs are counted, and on the real one.
 
 def bench_latte(args, device):
     """Unconditional, as the published code was measured; the loss is Latte 3.1's L_simple + L_vlb."""
     size, patch = re.fullmatch(r"latte-(\w+)/(\d)", args.model).groups()
-    config = LatteConfig(args.variant, **SIZES[size], patch=int(patch), frames=args.frames, input_size=args.size // 8)
-    net, ddpm, side = Latte(config), DDPM(), args.size // 8
+    side = args.size // 8
+    config = LatteConfig(args.variant, **SIZES[size], patch=int(patch), frames=args.frames, input_size=side)
+    net, ddpm = Latte(config), DDPM()
     z, noise = torch.randn(2, args.batch, config.in_channels, args.frames, side, side)      # (B,C,T,h,w) each
     t = torch.randint(1000, (args.batch,))
     return prepared(args, net, net.blocks), trained(
@@ -72,7 +72,7 @@ def bench_videodit(args, device):
 def rectified_flow(args, net, config, frames):
     """VideoDiT Eq. 5, with as many text tokens as SD3's 77 + 77, or the toy's 12."""
     tokens, side = 154 if args.preset == "sd3" else PRESETS[args.preset]["text"].length, args.size // 8
-    z, noise = torch.randn(2, args.batch, config.in_channels, frames, side, side)           # (B,C,T',h,w) each
+    z, noise = torch.randn(2, args.batch, config.in_channels, frames, side, side)       # (B,C,T',h,w) each
     cond = {"context": torch.randn(args.batch, tokens, config.context_dim),
             "pooled": torch.randn(args.batch, config.pooled_dim)}
     t = torch.rand(args.batch)
@@ -88,13 +88,15 @@ def bench_vae(args, device):
 
 
 def bench_dpvae(args, device):
-    """A long clip is decoded window by window: its peak is to stay near that of one window. The training step is Eq. 2
-    and Eq. 3's, without LPIPS and adversary."""
+    """A long clip is decoded window by window: its peak is to stay near that of one window. The training step
+    is that of Eq. 2 and 3, without LPIPS and adversary."""
     net = DPVAE(DPVAEConfig(**vars(vae_config(args)))).to(memory_format=torch.channels_last)
     net.residual.checkpointing = net.decoder.checkpointing = args.checkpointing
-    x, side, window = torch.rand(args.batch, 3, args.frames, args.size, args.size), args.size // 8, net.config.window
-    z = torch.randn(args.batch, net.config.z_channels, args.frames // GOP, side, side)
-    rows = {f"decode {window} frames": lambda: net.decode(z[:, :, :window // GOP])} if args.frames > window else {}
+    x = torch.rand(args.batch, 3, args.frames, args.size, args.size)
+    side, window = args.size // 8, net.config.window
+    z, rows = torch.randn(args.batch, net.config.z_channels, args.frames // GOP, side, side), {}
+    if args.frames > window:
+        rows[f"decode {window} frames"] = lambda: net.decode(z[:, :, :window // GOP])
     rows |= {f"decode {args.frames} frames": lambda: net.decode(z), "encode": lambda: net.encode(x)}
     clip = x[:, :, :window]                                     # a training step is never longer
     return net, rows | trained(args, net, None, lambda: dp_vae_loss(net, clip)[0])
@@ -140,14 +142,15 @@ def trained(args, net, forward, loss):
 
     def step():
         if not learning:
-            learning.append(torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], 1e-4, fused=True))
+            trainable = [p for p in net.parameters() if p.requires_grad]
+            learning.append(torch.optim.AdamW(trainable, 1e-4, fused=True))
         backward()
         learning[0].step()
 
     return rows | {"forward + backward": backward, "and AdamW": step}
 
 
-# ---------------------------------------------------------------------------------------------- how it is measured
+# -------------------------------------------------------------------------------------- how it is measured
 
 def build(args, device):
     """A bench on `device`; everything in it, weights and inputs, is made there."""
@@ -160,14 +163,15 @@ def build(args, device):
 
 def once(args, device, net, function, training):
     """One run, under train.py's autocast or sample.py's no_grad."""
-    with torch.set_grad_enabled(training), torch.autocast(device, torch.bfloat16, enabled=args.dtype == "bf16"):
+    fast = torch.autocast(device, torch.bfloat16, enabled=args.dtype == "bf16")
+    with torch.set_grad_enabled(training), fast:
         function()
     net.zero_grad(set_to_none=True)
 
 
 def flops(args):
-    """{row: FLOPs of one run}. On the meta device attention is products that can be counted; a CPU's fused kernel
-    is not in torch's list, and would count as nothing."""
+    """{row: FLOPs of one run}. On the meta device attention is products that can be counted; a CPU's fused
+    kernel is not in torch's list, and would count as nothing."""
     if args.model == "data":
         return {"batch": 0}
     plain = argparse.Namespace(**{**vars(args), "compile": False, "checkpointing": False, "dtype": "fp32"})
@@ -184,11 +188,11 @@ def flops(args):
 
 
 def measure(args, device):
-    """[{name, ms, clips_per_s, gflop, tflops, peak_gb}], one for each row of the bench."""
+    """Parameters, and for each row of the bench {name, ms, clips_per_s, gflop, tflops, peak_gb, new_gb}."""
     counted, (net, rows), results = flops(args), build(args, device), []
     for name, function in rows.items():
         reset_peak(device)
-        times = []
+        held, times = peak_memory(device), []           # what was there before: weights, inputs, Python
         for _ in range(args.warmup + args.steps):
             start = clock(device)
             once(args, device, net, function, "backward" in name or "AdamW" in name)
@@ -196,7 +200,7 @@ def measure(args, device):
         seconds = statistics.median(times[args.warmup:])
         results.append({"name": name, "ms": 1e3 * seconds, "clips_per_s": args.batch / seconds,
                         "gflop": counted[name] / 1e9, "tflops": counted[name] / seconds / 1e12,
-                        "peak_gb": peak_memory(device) / 1e9})
+                        "peak_gb": peak_memory(device) / 1e9, "new_gb": (peak_memory(device) - held) / 1e9})
     return sum(p.numel() for p in net.parameters()), results
 
 
@@ -226,46 +230,50 @@ def peak_memory(device):
 def peak_tflops(args, device):
     """What MFU is measured against: --peak, or what this GPU's maker states; None where nobody says."""
     name = torch.cuda.get_device_name() if device == "cuda" else ""
-    known = args.peak or next((known for known in PEAKS if known in name), "")
+    known = args.peak.upper() or next((known for known in PEAKS if known in name), "")
+    if known in PEAKS:
+        return PEAKS[known] / (1 if args.dtype == "bf16" else 2)
     try:
-        return float(known) if known.upper() not in PEAKS else PEAKS[known.upper()] / (1 if args.dtype == "bf16" else 2)
+        return float(known) if known else None
     except ValueError:
-        if known:
-            raise UserError(f"--peak {known}: give TFLOP/s, or one of {', '.join(PEAKS)}")
-        return None
+        raise UserError(f"--peak {known}: give TFLOP/s, or one of {', '.join(PEAKS)}")
 
 
-# ---------------------------------------------------------------------------------------------- command line
+# -------------------------------------------------------------------------------------------- command line
 
 def parse(argv):
-    flags = FlagParser(prog="bench.py", description="what a step costs; without a model, a check of the FLOPs")
-    flags.add_argument("model", choices=MODELS)
-    flags.add_argument("--preset", default="sd3", choices=["tiny", "toy", "sd3"], help="of everything but Latte")
-    flags.add_argument("--frames", type=int, default=0, help="0: 1 (mmdit, vae), 16 (Latte, i3d, data), or the preset's")
-    flags.add_argument("--size", type=int, default=0, help="pixels; a latent has an eighth; 0: 64 (data), 256, or the preset's")
-    flags.add_argument("--batch", type=int, default=1, help="clips")
-    flags.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="bf16: see the top of this file")
-    flags.add_argument("--variant", type=int, default=1, choices=[1, 2, 3, 4], help="of Latte (Fig. 2)")
-    flags.add_argument("--attention", default="2d->3d", choices=["2d->3d", "2d+3d"], help="of VideoDiT (Table 4)")
-    flags.add_argument("--backward", action=argparse.BooleanOptionalAction, default=True, help="training steps too")
-    flags.add_argument("--checkpointing", action="store_true", help="recompute blocks in the backward pass")
-    flags.add_argument("--compile", action="store_true", help="torch.compile of each block of a transformer")
-    flags.add_argument("--data", default="toy", help="for `data`: toy, or a folder of films")
-    flags.add_argument("--workers", type=int, default=0, help="for `data`: processes")
-    flags.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's choice")
-    flags.add_argument("--steps", type=int, default=5, help="timed runs, of which the median is printed")
-    flags.add_argument("--warmup", type=int, default=2, help="runs before those")
-    flags.add_argument("--peak", default="", help="TFLOP/s for MFU, or " + ", ".join(PEAKS))
+    flags = FlagParser(prog="bench.py", description="what a step costs; without a model: checks FLOPs")
+    add = flags.add_argument
+    add("model", choices=MODELS)
+    add("--preset", default="sd3", choices=["tiny", "toy", "sd3"], help="of everything but Latte")
+    add("--frames", type=int, default=0, help="0: 1 (mmdit, vae), 16 (Latte, i3d, data), or the preset's")
+    add("--size", type=int, default=0, help="pixels, 8 to one of a latent; 0: 64 (data), 256, or preset's")
+    add("--batch", type=int, default=1, help="clips")
+    add("--dtype", default="fp32", choices=["fp32", "bf16"], help="bf16: see the top of this file")
+    add("--variant", type=int, default=1, choices=[1, 2, 3, 4], help="of Latte (Fig. 2)")
+    add("--attention", default="2d->3d", choices=["2d->3d", "2d+3d"], help="of VideoDiT (Table 4)")
+    add("--backward", action=argparse.BooleanOptionalAction, default=True, help="training steps too")
+    add("--checkpointing", action="store_true", help="recompute blocks in the backward pass")
+    add("--compile", action="store_true", help="torch.compile of each block of a transformer")
+    add("--data", default="toy", help="for `data`: toy, or a folder of films")
+    add("--workers", type=int, default=0, help="for `data`: processes")
+    add("--threads", type=int, default=0, help="of the CPU; 0: torch's choice")
+    add("--steps", type=int, default=5, help="timed runs, of which the median is printed")
+    add("--warmup", type=int, default=2, help="runs before those")
+    add("--peak", default="", help="TFLOP/s for MFU, or " + ", ".join(PEAKS))
     args = flags.parse_args(argv)
     preset = PRESETS.get(args.preset, {"frames": 32, "size": 256})
-    args.frames = args.frames or {"mmdit": 1, "vae": 1, "dpvae": preset["frames"], "videodit": preset["frames"]}.get(args.model, 16)
-    args.size = args.size or {"data": 64, "i3d": 256}.get(args.model, 256 if "latte" in args.model else preset["size"])
-    for name, least in (("batch", 1), ("steps", 1), ("warmup", 0), ("workers", 0), ("threads", 0), ("frames", 1)):
+    frames = {"mmdit": 1, "vae": 1, "dpvae": preset["frames"], "videodit": preset["frames"]}
+    sizes = {"data": 64, "mmdit": preset["size"], "vae": preset["size"], "dpvae": preset["size"],
+             "videodit": preset["size"]}
+    args.frames = args.frames or frames.get(args.model, 16)
+    args.size = args.size or sizes.get(args.model, 256)
+    for name, least in {"batch": 1, "steps": 1, "warmup": 0, "workers": 0, "threads": 0, "frames": 1}.items():
         if getattr(args, name) < least:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
     if args.size < 16 or args.size % 16:
         raise UserError(f"--size {args.size}: must be a multiple of 16")
-    if args.model in ("dpvae", "videodit") and args.frames % GOP and (args.frames, args.model) != (1, "videodit"):
+    if args.frames % GOP and (args.model == "dpvae" or args.model == "videodit" and args.frames > 1):
         raise UserError(f"--frames {args.frames}: must be a multiple of {GOP}")
     return args
 
@@ -280,13 +288,14 @@ def report(args):
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{args.model}: {params:,} parameters; {args.batch} x {args.frames} x {args.size} x {args.size}, "
           f"{args.dtype}; {name}")
-    print(f"MFU against {peak:g} TFLOP/s" if peak else "no MFU: no peak is known of this device; give --peak TFLOPS")
-    print(f"{'':22s}{'ms':>10s}{'clips/s':>10s}{'GFLOP':>12s}{'TFLOP/s':>10s}{'MFU':>8s}{'peak GB':>9s}")
+    print(f"MFU against {peak:g} TFLOP/s" if peak else "no MFU: this device's peak is not known; give --peak")
+    print(f"{'':22s}{'ms':>10s}{'clips/s':>10s}{'GFLOP':>12s}{'TFLOP/s':>10s}{'MFU':>8s}{'peak GB':>9s}"
+          f"{'of it new':>10s}")
     for row in rows:
         row["mfu"] = row["tflops"] / peak if peak else None
         mfu = f"{row['mfu']:.1%}" if peak else "-"
-        print(f"{row['name']:22s}{row['ms']:10.1f}{row['clips_per_s']:10.3g}{row['gflop']:12.1f}{row['tflops']:10.3g}"
-              f"{mfu:>8s}{row['peak_gb']:9.2f}")
+        print(f"{row['name']:22s}{row['ms']:10.1f}{row['clips_per_s']:10.3g}{row['gflop']:12.1f}"
+              f"{row['tflops']:10.3g}{mfu:>8s}{row['peak_gb']:9.2f}{row['new_gb']:10.2f}")
     result = {**vars(args), "device": name, "parameters": params, "peak_tflops": peak, "rows": rows}
     print(json.dumps(result))
     return result
@@ -296,7 +305,7 @@ def demo():
     """{what: (FLOPs counted, FLOPs by hand)}: a Linear's step, and SD3-medium's forward on a picture."""
     linear, x = nn.Linear(64, 32, device="meta"), torch.randn(8, 64, device="meta", requires_grad=True)
     with FlopCounterMode(display=False) as counter:
-        linear(x).sum().backward()                              # y = x W, dx = dy W', dW = x' dy: three products
+        linear(x).sum().backward()                      # y = x W, dx = dy W', dW = x' dy: three products
     picture = flops(parse(["mmdit", "--frames", "1", "--size", "512", "--no-backward"]))["forward"]
     return {"a Linear's step": (counter.get_total_flops(), 3 * 2 * 8 * 64 * 32),
             "SD3-medium, 512 x 512": (picture, 2 * sd3_products(1024, 154, 1536, 24))}
@@ -306,7 +315,8 @@ def sd3_products(N, L, D, depth):
     """Multiply-adds of SD3-medium's forward, by hand; only the last block's text stops after q, k and v."""
     attention, mlp, modulation = 4 * D ** 2, 8 * D ** 2, 6 * D ** 2
     tokens = (N * depth + L * (depth - 1)) * (attention + mlp) + L * 3 * D ** 2
-    vectors = (2 * depth - 1) * modulation + 2 * D ** 2 + 2 * D ** 2 + (256 + D + 2048 + D) * D   # last text, head, t, y
+    last_text = head = 2 * D ** 2                               # shift and scale alone
+    vectors = (2 * depth - 1) * modulation + last_text + head + (256 + D + 2048 + D) * D    # and time, pooled
     ends = N * 64 * D + L * 4096 * D + N * D * 64               # patches in, text in, patches out
     return tokens + vectors + ends + depth * 2 * (N + L) ** 2 * D
 

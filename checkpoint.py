@@ -86,7 +86,7 @@ def read_state(path):
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        mapped = size > 1 << 20 and zipfile.is_zipfile(path)       # files from before torch 1.6 cannot be mapped
+        mapped = size > 1 << 20 and zipfile.is_zipfile(path)       # torch before 1.6 wrote other files
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"{path} ({size:,} bytes) is truncated or not a checkpoint ({first_line(error)}); "
@@ -107,8 +107,8 @@ def read_config(path):
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is truncated or not a .safetensors file ({first_line(error)}); copy it again")
     try:
-        return {key: value if key == "class" else json.loads(value)
-                for key, value in {"class": metadata["class"], "config": metadata["config"], **metadata}.items()}
+        return {"class": metadata.pop("class"), "config": json.loads(metadata.pop("config")),
+                **{key: json.loads(value) for key, value in metadata.items()}}
     except (KeyError, ValueError):
         raise UserError(f"{path} carries no config: it was not written by this project's train.py")
 
@@ -129,7 +129,8 @@ def load_network(cls, path):
     try:
         net = cls(cls.Config(**described["config"]))
     except TypeError as error:
-        raise UserError(f"{path} was written by another version of {cls.__name__} ({first_line(error)}); train it again")
+        raise UserError(f"{path} was written by another version of {cls.__name__} ({first_line(error)}); "
+                        "train it again")
     load_strict(net, read_state(path), path)
     return net.eval()
 

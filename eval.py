@@ -5,7 +5,7 @@ Numbers  distances are computed in float64; each is printed with its whole proto
 Differs  published FVDs are hard to reproduce because protocols go unstated: here every choice is a flag. Real sets
          are drawn with a seed, and no clip counts twice on several GPUs. grep DEVIATES, ASSUMED
 Reads    after train.py
-Run me   python eval.py                         # CPU, 1 s: the Frechet distance of two Gaussians, known in closed form
+Run me   python eval.py                         # CPU, 1 s: Frechet's distance of two Gaussians, known exactly
          python eval.py toy                     # prompt score of checkpoints/toy, and its VAE's PSNR
          python eval.py fvd REAL FAKE           # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR"""
 
@@ -16,10 +16,8 @@ import hashlib
 import io
 import itertools
 import json
-import math
 import os
 import re
-import shutil
 import sys
 import time
 from collections import deque
@@ -38,7 +36,7 @@ import world
 from checkpoint import UserError, class_of, load_network, polite, read_config, read_state, write_atomic
 from data import (IMAGES, VIDEOS, ClipFolder, Unusable, find, fingerprint, list_files, read_bytes, read_picture,
                   read_some, save_video, scan_times, to_frames, to_video)
-from features import PUBLISHED, Judge, judge_right, load_detector, perceptual_distance
+from features import Judge, judge_right, load_detector, perceptual_distance
 from sample import TOY, FlagParser, generate, load_models
 from vae import DPVAE, GOP, KLVAE, fold
 
@@ -57,7 +55,7 @@ def psnr(a, b, peak=2.0):
 def ssim(a, b, peak=2.0, sigma=1.5, window=11, k1=0.01, k2=0.03):
     """(N,C,H,W) twice -> (N,). In float64: float32 loses 1e-4 where pictures are flat."""
     if min(a.shape[-2:]) < window:
-        raise UserError(f"SSIM looks through a window of {window} pixels; the pictures are {a.shape[-1]}x{a.shape[-2]}")
+        raise UserError(f"SSIM needs pictures of {window} pixels; these are {a.shape[-1]}x{a.shape[-2]}: give --size")
     offsets = torch.arange(window, dtype=torch.float64, device=a.device) - window // 2
     weights = torch.exp(-offsets ** 2 / (2 * sigma ** 2))
     weights = (weights / weights.sum()).view(1, 1, -1, 1)
@@ -158,29 +156,35 @@ PROTOCOLS = {
 FILTERS = {"lanczos": Image.LANCZOS, "bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
 
 
-def add_protocol_flags(flags):
-    flags.add_argument("--protocol", default="", help=", ".join(PROTOCOLS) + "; default: latte, or toy with toy features")
-    for item in dataclasses.fields(Protocol):
-        flags.add_argument(f"--{item.name}", type=type(item.default), default=None)
-
-
 def read_protocol(args):
     """The preset with the flags that were given on top, checked."""
     name = args.protocol or ("toy" if args.features == "toy" else "latte")
-    choices = {"protocol": PROTOCOLS, "filter": FILTERS, "window": ("random", "first"),
-               "order": ("crop-resize", "resize-crop"), "ddof": (0, 1), "jpeg": range(101)}
     given = {item.name: getattr(args, item.name) for item in dataclasses.fields(Protocol)}
-    for key, value in {"protocol": name, **given}.items():
-        if value is not None and key in choices and value not in choices[key]:
-            raise UserError(f"--{key} {value}: must be one of {', '.join(map(str, choices[key]))}"[:200])
-    protocol = dataclasses.replace(PROTOCOLS[name], **{key: value for key, value in given.items() if value is not None})
-    for key, least in {"clips": 2, "frames": 1, "real_stride": 1, "fake_stride": 1, "size": 8, "seed": 0}.items():
-        if getattr(protocol, key) < least:
-            raise UserError(f"--{key} {getattr(protocol, key)}: must be at least {least}")
-    changed = [f"--{key} {value}" for key, value in given.items() if value is not None]
-    print(f"protocol {name}{' with ' + ' '.join(changed) if changed else ''}: {protocol}")
+    given = {key: value for key, value in given.items() if value is not None}
+    one_of({"protocol": name}, protocol=PROTOCOLS)
+    one_of(given, filter=FILTERS, window=("random", "first"), order=("crop-resize", "resize-crop"), ddof=(0, 1),
+           jpeg=range(101))
+    at_least(given, clips=2, frames=1, real_stride=1, fake_stride=1, size=8, seed=0)
+    changed = "".join(f" --{key} {value}" for key, value in given.items())
+    protocol = dataclasses.replace(PROTOCOLS[name], **given)
+    print(f"protocol {name}{changed}: {str(protocol)[9:-1]}")
     return protocol
 
+
+def one_of(values, **choices):
+    for key, allowed in choices.items():
+        if values.get(key, next(iter(allowed))) not in allowed:
+            names = "0 to 100" if isinstance(allowed, range) else ", ".join(map(str, allowed))
+            raise UserError(f"--{key} {values[key]}: must be one of {names}")
+
+
+def at_least(values, **bounds):
+    for key, bound in bounds.items():
+        if values.get(key, bound) < bound:
+            raise UserError(f"--{key} {values[key]}: must be at least {bound}")
+
+
+# ---------------------------------------------------------------------------------------------- sets of clips
 
 class Side:
     """REAL or FAKE: videos at any depth, folders of frames (one a clip), or "toy", "toy:KIND", "toy:KIND:SEED".
@@ -197,14 +201,17 @@ class Side:
         names = list_files(root)
         find(root, names, VIDEOS + IMAGES, "videos or frames")
         films = [[name] for name in names if name.lower().endswith(VIDEOS)]
-        self.clips = films or group_frames([name for name in names if name.lower().endswith(IMAGES)], protocol.frames)
+        pictures = [name for name in names if name.lower().endswith(IMAGES)]
+        self.clips = films or group_frames(pictures, protocol.frames)
+        if fake and len(self.clips) < protocol.clips:      # now, not after an hour of looking at the others
+            check_count(self, len(self.clips))
 
     def contents(self):
         """What the cache knows a set by: names, sizes and times of its files."""
         if self.toy:
             return [self.toy]
-        stats = ((name, os.stat(os.path.join(self.root, name) if os.path.isdir(self.root) else self.root.split("!/")[0]))
-                 for name in itertools.chain(*self.clips))
+        place = lambda name: Path(self.root, name) if os.path.isdir(self.root) else Path(self.root.split("!/")[0])
+        stats = ((name, place(name).stat()) for name in itertools.chain(*self.clips))
         return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
     def read(self, index):
@@ -256,23 +263,22 @@ class Side:
         return start + stride * np.arange(frames)                                           # (T,)
 
     def stream(self, workers):
-        """Usable clips (index, uint8 (T,H,W,3)) in a seeded random order, at most --clips of them. Threads decode
-        ahead, so that the network never waits: FFmpeg, Pillow and NumPy let go of Python's lock."""
-        order, found, pending = np.random.default_rng(self.protocol.seed).permutation(len(self.clips)), 0, deque()
-        pool = ThreadPoolExecutor(max(workers, 1))
+        """Usable clips, uint8 (T,H,W,3), in a seeded random order, at most --clips of them. Threads decode ahead, so
+        that the network never waits: FFmpeg, Pillow and NumPy let go of Python's lock."""
+        order = iter(np.random.default_rng(self.protocol.seed).permutation(len(self.clips)).tolist())
+        found, pending, pool = 0, deque(), ThreadPoolExecutor(workers)
         try:
-            for index in itertools.chain(order.tolist(), [None] * (4 * workers)):
-                if index is not None:
-                    pending.append(pool.submit(self.read, index))
-                if pending and (index is None or len(pending) > 4 * workers):
-                    clip = pending.popleft().result()
-                    if isinstance(clip, str):
-                        self.skipped.append(clip)
-                    elif found < self.protocol.clips:
-                        found += 1
-                        yield clip
-                if found == self.protocol.clips:
+            while found < self.protocol.clips:
+                ahead = itertools.islice(order, 4 * workers - len(pending))
+                pending.extend(pool.submit(self.read, index) for index in ahead)
+                if not pending:
                     return
+                clip = pending.popleft().result()
+                if isinstance(clip, str):
+                    self.skipped.append(clip)
+                else:
+                    found += 1
+                    yield clip
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -318,36 +324,29 @@ def prepare(picture, protocol, is_jpeg=False):
 
 # ---------------------------------------------------------------------------------------------- looking at sets
 
-# What is looked for where --weights is not given: in checkpoints/detectors/, under the publishers' file names.
+# What is looked for where --weights is not given, under the publishers' file names.
+DETECTORS = TOY.parent / "detectors"
 FILES = {"i3d": "i3d_torchscript.pt", "inception": "pt_inception-2015-12-05-6726825d.pth", "c3d": "c3d_ucf101.pt",
          "lpips_alex": "alexnet-owt-7be5be79.pth", "lpips_vgg": "vgg16-397923af.pth"}
 
 
-@dataclass
-class Detector:
-    """A fixed network: look(video (B,3,T,H,W)) -> (B,R,F). mark tells two files apart in the cache."""
-    look: object
-    mark: str
-    label: str
-
-
 def open_detector(kind, args, purpose):
-    """kind: i3d, inception, c3d, or toy: the judge. purpose: fvd, fid or is."""
+    """(look, mark): look(video (B,3,T,H,W)) -> (B,R,F); mark tells two networks apart in the cache. kind: i3d,
+    inception, c3d, or toy, the judge. purpose: fvd, fid or is."""
     if kind == "toy":
         judge = load_network(Judge, args.judge).to(device())
         look = {"fvd": lambda video: judge.clip_features(video)[:, None],                   # (B,1,F)
                 "fid": judge.frame_features,                                                # (B,T,F)
                 "is": lambda video: judge(video)["subject"][:, None]}[purpose]              # (B,1,12)
-        return Detector(look, f"judge {fingerprint(judge)} {purpose}", "toy ")
-    path = Path(args.weights or TOY.parent / "detectors" / FILES[kind])
+        return look, f"{purpose} {fingerprint(judge)}"
+    path = Path(args.weights or DETECTORS / FILES[kind])
     net = load_detector(path, kind, args.trust_torchscript).to(device())
-    if kind == "inception":
+    look = lambda video: net(video)[:, None]                                                # (B,1,F)
+    if kind == "inception":                                # TensorFlow's Inception Score leaves the bias out
         see = net.features if purpose == "fid" else lambda images: net(images, bias=False)
         look = lambda video: see(fold(video)).unflatten(0, (len(video), -1))                # (B,T,F)
-    else:
-        look = lambda video: net(video)[:, None]                                            # (B,1,F)
     with open(path, "rb") as file:
-        return Detector(look, f"{kind} {hashlib.file_digest(file, 'sha256').hexdigest()} {purpose}", "")
+        return look, f"{purpose} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def device():
@@ -356,19 +355,22 @@ def device():
 
 
 @torch.no_grad()
-def extract(side, detector, batch=8, workers=2, clock=None):
-    """Features (N,R,F) of every usable clip of a side. clock collects clips and the network's seconds."""
-    found, name = [], Path(side.root).name
-    clips, bar = side.stream(workers), tqdm(total=min(side.protocol.clips, len(side.clips)), desc=name, unit="clip")
-    while pack := list(itertools.islice(clips, batch)):
-        video = torch.stack([to_video(clip) for clip in pack]).to(device())                 # (B,3,T,H,W)
-        started = time.perf_counter()
-        found.append(detector.look(video).float().cpu())
-        if clock is not None:
-            clock.update(net=clock["net"] + time.perf_counter() - started, clips=clock["clips"] + len(pack), video=video)
-        bar.update(len(pack))
-    bar.close()
+def extract(side, look, args):
+    """Features (N,R,F) of every usable clip of a side. --time: says what share of the network's speed that was."""
+    clips, found, started = side.stream(args.workers), [], time.perf_counter()
+    with tqdm(total=min(side.protocol.clips, len(side.clips)), desc=Path(side.root).name, unit="clip") as bar:
+        while pack := list(itertools.islice(clips, args.batch)):
+            video = torch.stack([to_video(clip) for clip in pack]).to(device())             # (B,3,T,H,W)
+            found.append(look(video).float().cpu())
+            bar.update(len(pack))
+    speed = sum(map(len, found)) / (time.perf_counter() - started)
     check_count(side, sum(map(len, found)))
+    if args.time:
+        started = time.perf_counter()
+        for _ in range(3):
+            look(video).cpu()
+        alone = 3 * len(video) / (time.perf_counter() - started)
+        print(f"{side.root}: {speed:.2f} clips/s, {speed / alone:.0%} of the {alone:.2f} of the network alone")
     return torch.cat(found)                                                                 # (N,R,F)
 
 
@@ -389,113 +391,85 @@ def warn(text):
     print(f"warning: {text}", file=sys.stderr)
 
 
-def extract_real(side, detector, args, clock):
+def extract_real(side, look, mark, args):
     """The same, remembered under --cache: by the files' names, sizes and times, the protocol and the network."""
     if not args.cache:
-        return extract(side, detector, args.batch, args.workers, clock)
-    about = json.dumps([side.contents(), dataclasses.asdict(side.protocol), detector.mark])
+        return extract(side, look, args)
+    about = json.dumps([side.contents(), dataclasses.asdict(side.protocol), mark])
     path = Path(args.cache) / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.safetensors"
-    if path.is_file():
-        print(f"features of {side.root} from {path}")
-        return read_state(path)["features"]
-    features = extract(side, detector, args.batch, args.workers, clock)
-    write_atomic(path, lambda temporary: save_file({"features": features}, temporary))
-    return features
+    if not path.is_file():
+        features = extract(side, look, args)
+        write_atomic(path, lambda temporary: save_file({"features": features}, temporary))
+    print(f"features of {side.root} are in {path}")
+    return read_state(path)["features"]
 
 
-def detector_flags(name, detectors, sides):
-    """A parser with what fvd, fid and is have in common."""
+def parse_metric(name, argv, kinds, sides):
+    """The flags that fvd, fid and is share -> (args, protocol)."""
     flags = FlagParser(prog=f"eval.py {name}")
     for side in sides:
         flags.add_argument(side, help="a folder of videos or of frame folders, toy, toy:KIND or toy:KIND:SEED")
-    flags.add_argument("--features", default=detectors[0], help=", ".join(detectors))
+    flags.add_argument("--features", default=kinds[0], help=", ".join(kinds))
     flags.add_argument("--weights", default="", help="file of the network; default: in checkpoints/detectors")
     flags.add_argument("--trust-torchscript", action="store_true", help="run the program in a TorchScript file")
     flags.add_argument("--judge", default=str(TOY / "judge.safetensors"), help="the network of --features toy")
     flags.add_argument("--cache", default="cache/features", help='features of real sets are kept here; "": nowhere')
     flags.add_argument("--batch", type=int, default=8, help="clips that the network sees at once")
     flags.add_argument("--workers", type=int, default=2, help="threads that decode")
+    flags.add_argument("--splits", type=int, default=10, help="is: the score is the mean over this many parts")
     flags.add_argument("--time", action="store_true", help="also time the network alone")
-    add_protocol_flags(flags)
-    return flags
-
-
-def parse_detector(flags, argv, detectors):
+    flags.add_argument("--protocol", default="", help=f"{', '.join(PROTOCOLS)}; default latte, with toy features toy")
+    for item in dataclasses.fields(Protocol):
+        flags.add_argument(f"--{item.name}", type=type(item.default), default=None)
     args = flags.parse_args(argv)
-    if args.features not in detectors:
-        raise UserError(f"--features {args.features}: must be one of {', '.join(detectors)}")
-    for name in ("batch", "workers"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
+    one_of(vars(args), features=kinds)
+    at_least(vars(args), batch=1, workers=1, splits=1)
     return args, read_protocol(args)
-
-
-def report_speed(clock, started, detector, args):
-    """Clips a second of the whole command and, with --time, of the network with nothing beside it."""
-    if not clock["clips"]:
-        return
-    speed = clock["clips"] / (clock["end"] - started)
-    print(f"{speed:.2f} clips/s; the network had {clock['net'] / (clock['end'] - started):.0%} of the time")
-    if args.time:
-        rounds, begin = 3, time.perf_counter()
-        with torch.no_grad():
-            for _ in range(rounds):
-                detector.look(clock["video"]).cpu()
-        alone = rounds * len(clock["video"]) / (time.perf_counter() - begin)
-        print(f"the network alone: {alone:.2f} clips/s; the command reaches {speed / alone:.0%} of it")
 
 
 def distance(name, argv):
     """`fvd REAL FAKE` and `fid REAL FAKE`: prints the number and returns it as a dict."""
-    kinds = ("i3d", "toy") if name == "fvd" else ("inception", "toy")
-    args, protocol = parse_detector(detector_flags(name, kinds, ("real", "fake")), argv, kinds)
+    args, protocol = parse_metric(name, argv, ("i3d" if name == "fvd" else "inception", "toy"), ("real", "fake"))
     sides = Side(args.real, protocol), Side(args.fake, protocol, fake=True)
-    detector, started = open_detector(args.features, args, name), time.perf_counter()
-    clock = {"net": 0.0, "clips": 0, "video": None}
-    real = extract_real(sides[0], detector, args, clock)                                    # (N,R,F)
-    fake = extract(sides[1], detector, args.batch, args.workers, clock)                     # (M,R,F)
-    clock["end"] = time.perf_counter()
-    if min(len(real), len(fake)) * real.shape[1] < real.shape[2]:
-        warn(f"{min(len(real), len(fake)) * real.shape[1]} samples for {real.shape[2]} features: the covariance is "
-             "rank-deficient and the distance biased upwards; compare with nothing but sets of this very size")
+    look, mark = open_detector(args.features, args, name)
+    fake = extract(sides[1], look, args)                                                    # (N,R,F)  the strict side
+    real = extract_real(sides[0], look, mark, args)                                         # (M,R,F)
+    rows = min(len(real), len(fake)) * real.shape[1]
+    if rows < real.shape[2]:
+        warn(f"{rows} samples for {real.shape[2]} features: the covariance is rank-deficient and the distance biased "
+             "upwards; compare with nothing but sets of this very size")
 
     def measure(a, b):
         return frechet(*gaussian(a.flatten(0, 1), protocol.ddof), *gaussian(b.flatten(0, 1), protocol.ddof))
 
-    kernel = {"fvd": "kvd", "fid": "kid"}[name]
-    result = {name: measure(real, fake), f"{name}_se": standard_error(measure, real, fake, seed=protocol.seed),
-              kernel: kernel_distance(real.flatten(0, 1), fake.flatten(0, 1), seed=protocol.seed)}
-    print(f"{detector.label}{name.upper()} {result[name]:.4g} +- {result[f'{name}_se']:.2g} (standard error over bootstrap "
-          f"halves), {detector.label}{kernel.upper()} {result[kernel]:.4g}; {len(real)} real and {len(fake)} "
-          f"fake clips, {real.shape[2]} features of {args.features}")
-    report_speed(clock, started, detector, args)
-    return finish({detector.label.strip() + "_" * bool(detector.label) + key: value for key, value in result.items()})
+    value, error = measure(real, fake), standard_error(measure, real, fake, seed=protocol.seed)
+    kernel, label = "kvd" if name == "fvd" else "kid", "toy " if args.features == "toy" else ""
+    mmd = kernel_distance(real.flatten(0, 1), fake.flatten(0, 1), seed=protocol.seed)
+    print(f"{label}{name.upper()} {value:.4g} +- {error:.2g} (standard error over bootstrap halves), "
+          f"{label}{kernel.upper()} {mmd:.4g}; {len(real)} real, {len(fake)} fake clips, {real.shape[2]} features of "
+          f"{args.features}")
+    return finish({"metric": f"{label}{name}", name: value, "standard_error": error, kernel: mmd, "real": len(real),
+                   "fake": len(fake)})
 
 
 def score(argv):
     """`is FAKE`: C3D on the clips (UCF101), or Inception on their frames."""
-    kinds = ("c3d", "inception", "toy")
-    flags = detector_flags("is", kinds, ("fake",))
-    flags.add_argument("--splits", type=int, default=10, help="the score is the mean over this many parts")
-    args, protocol = parse_detector(flags, argv, kinds)
-    side, detector, started = Side(args.fake, protocol, fake=True), open_detector(args.features, args, "is"), time.perf_counter()
-    clock = {"net": 0.0, "clips": 0, "video": None}
-    logits = extract(side, detector, args.batch, args.workers, clock)                       # (N,R,K) shuffled, seeded
-    clock["end"] = time.perf_counter()
-    if not 1 <= args.splits <= len(logits):
-        raise UserError(f"--splits {args.splits}: must be between 1 and the number of clips, {len(logits)}")
-    measure = lambda part: inception_score(part.flatten(0, 1), min(args.splits, len(part)))[0]
+    args, protocol = parse_metric("is", argv, ("c3d", "inception", "toy"), ("fake",))
+    look, _ = open_detector(args.features, args, "is")
+    logits = extract(Side(args.fake, protocol, fake=True), look, args)                      # (N,R,K)
+    if args.splits > len(logits):
+        raise UserError(f"--splits {args.splits}: must be at most the number of clips, {len(logits)}")
     mean, deviation = inception_score(logits.flatten(0, 1), args.splits)
-    print(f"{detector.label}IS {mean:.4g} +- {deviation:.2g} (deviation over {args.splits} splits), standard error over "
-          f"bootstrap halves {standard_error(measure, logits, seed=protocol.seed):.2g}; {len(logits)} clips, "
-          f"{logits.shape[2]} classes of {args.features}")
-    report_speed(clock, started, detector, args)
-    return finish({detector.label.strip() + "_" * bool(detector.label) + "is": mean, "deviation": deviation})
+    error = standard_error(lambda part: inception_score(part.flatten(0, 1), min(args.splits, len(part)))[0], logits)
+    label = "toy " if args.features == "toy" else ""
+    print(f"{label}IS {mean:.4g} +- {error:.2g} (standard error over bootstrap halves; deviation over {args.splits} "
+          f"splits {deviation:.2g}); {len(logits)} clips, {logits.shape[2]} classes of {args.features}")
+    return finish({"metric": f"{label}is", "is": mean, "standard_error": error, "deviation": deviation})
 
 
 def finish(result):
-    """The result again as the last line, for programs."""
-    print(json.dumps(result))
+    """The result again as the last line, for programs; JSON has no NaN."""
+    print(json.dumps({key: None if value != value else value for key, value in result.items()}))
     return result
 
 
@@ -518,6 +492,13 @@ def reconstruct(vae, x):
     image = vae.image if isinstance(vae, DPVAE) else vae
     held = image.decode(image.encode(x[:, :, ::GOP])).repeat_interleave(GOP, dim=2)         # (B,3,T,H,W)
     return vae.decode(vae.encode(x)).float().clamp(-1, 1), held.float().clamp(-1, 1)
+
+
+@torch.no_grad()
+def per_frame(measure, x, y):
+    """Mean over frames of measure((N,C,H,W) twice), a few at a time: 64 frames of 512x512 in float64 are 400 MB."""
+    pairs = zip(fold(x).split(8), fold(y).split(8))
+    return torch.cat([measure(a, b) for a, b in pairs]).mean().item()
 
 
 def film_windows(args, made):
@@ -554,7 +535,7 @@ def distance_of_pictures(args):
         raise UserError(f"--features {args.features}: must be one of alex, vgg, toy")
     kind = f"lpips_{args.features}"
     try:
-        net = load_detector(args.weights or TOY.parent / "detectors" / FILES[kind], kind)
+        net = load_detector(args.weights or DETECTORS / FILES[kind], kind)
         return "lpips", net.to(device())
     except UserError as error:
         if args.weights:
@@ -579,9 +560,7 @@ def recon(argv):
     flags.add_argument("--judge", default=str(TOY / "judge.safetensors"), help="the network of --features toy")
     flags.add_argument("--seed", type=int, default=0)
     args = flags.parse_args(argv)
-    for name, least in (("n", 1), ("stride", 1), ("windows", 1), ("frames", 0), ("size", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
+    at_least(vars(args), n=1, stride=1, windows=1, frames=0, size=0, seed=0)
     if not 0 <= args.part[0] < args.part[1] <= 1:
         raise UserError(f"--part {args.part[0]} {args.part[1]}: must rise, between 0 and 1")
     vae, made = open_vae(args.ckpt)
@@ -590,12 +569,9 @@ def recon(argv):
     for name, clip in film_windows(args, made):
         x = clip[None].to(device())
         x_hat, held = reconstruct(vae, x)
-        a, b = fold(x), fold(x_hat)                                                         # (T,3,H,W)
-        row = {"psnr": psnr(a, b).mean(), "ssim": ssim(a, b).mean(), "held_psnr": psnr(a, fold(held)).mean()}
-        if lpips:
-            with torch.no_grad():
-                row[label] = lpips(a, b).mean()
-        rows.setdefault(name, []).append({"frames": len(a), **{key: float(value) for key, value in row.items()}})
+        row = {"frames": x.shape[2], "psnr": per_frame(psnr, x, x_hat), "ssim": per_frame(ssim, x, x_hat),
+               **({label: per_frame(lpips, x, x_hat)} if lpips else {}), "held_psnr": per_frame(psnr, x, held)}
+        rows.setdefault(name, []).append(row)
     return report_recon(rows)
 
 
@@ -603,17 +579,17 @@ def report_recon(rows):
     """A line a film (its windows averaged), the mean of the films, and the comparison with held key frames."""
     if not rows:
         raise UserError("no film could be reconstructed; see the warnings above")
-    films = {name: {key: float(np.mean([row[key] for row in found])) for key in found[0]} for name, found in rows.items()}
-    keys = list(next(iter(films.values())))
-    films["mean"] = {key: float(np.mean([row[key] for row in films.values()])) for key in keys}
-    print(f"{'':40}" + "".join(f"{key:>11}" for key in (*keys, "gain")))
+    average = lambda found: {key: float(np.mean([row[key] for row in found])) for key in found[0]}
+    films = {name: average(found) for name, found in rows.items()}
+    films["mean"] = average(list(films.values()))
+    print(f"{'':40}" + "".join(f"{key:>11}" for key in (*films["mean"], "gain")))
     for name, row in films.items():
         row["gain"] = row["psnr"] - row["held_psnr"]
         print(f"{name[-40:]:40}" + "".join(f"{value:11.4g}" for value in row.values()))
     mean, gains = films.pop("mean"), [row["gain"] for row in films.values()]
     wins, losses = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
-    print(f"against each key frame decoded and held for {GOP} frames: {mean['gain']:+.2f} dB on the mean of {len(films)} "
-          f"clips, better on {wins}, worse on {losses}")
+    print(f"against each key frame decoded and held for {GOP} frames: {mean['gain']:+.2f} dB on the mean of "
+          f"{len(films)} clips, better on {wins}, worse on {losses}")
     return finish({**mean, "clips": len(films), "wins": wins, "losses": losses})
 
 
@@ -667,14 +643,14 @@ def sample_set(argv):
     flags.add_argument("ckpt", help="a folder of train.py")
     flags.add_argument("-n", type=int, default=2048)
     flags.add_argument("-o", "--out", required=True, help="folder for the clips")
-    flags.add_argument("--prompts", default="toy:video", help="toy:KIND, a text file, or a folder of classes (UCF101)")
+    flags.add_argument("--prompts", default="toy:video", help="toy:KIND, a text file, or a folder of classes")
     flags.add_argument("--frames", type=int, default=0, help="0: what the model was trained on; 1: pictures")
     flags.add_argument("--fps", type=float, default=8.0, help="of the .mp4; Latte's tool writes 8")
     flags.add_argument("--png", action="store_true", help="folders of frames without loss, instead of .mp4")
     flags.add_argument("--weights", default="", help="Stable Diffusion 3's file, for its text encoders")
     generation_flags(flags)
     args = flags.parse_args(argv)
-    check_generation(args)
+    at_least(vars(args), n=1, steps=1, batch=1)
     rank, world_size, out = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), Path(args.out)
     prompt = prompt_at(args.prompts)
     models = load_models(args.ckpt, device(), args.weights, args.model)
@@ -694,19 +670,13 @@ def sample_set(argv):
     return made
 
 
-def check_generation(args):
-    for name, least in (("n", 1), ("steps", 1), ("batch", 1)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
-
-
 def check_made(out, args, about):
     """DIR/sample.json says how its clips were made: to go on, the flags have to be the same."""
     about |= {key: getattr(args, key) for key in ("prompts", "seed", "steps", "cfg", "sampler", "png")}
     path = out / "sample.json"
     if path.is_file():
         before = json.loads(path.read_text("utf-8"))
-        differs = [f"{key} {before.get(key)}, now {value}" for key, value in about.items() if before.get(key) != value]
+        differs = [f"{key} {before.get(key)}, now {about[key]}" for key in about if before.get(key) != about[key]]
         if differs:
             raise UserError(f"{out} holds clips made otherwise ({'; '.join(differs)}); give another -o")
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(about, indent=1), "utf-8"))
@@ -729,8 +699,8 @@ def write_clip(path, clip, fps):
 # ---------------------------------------------------------------------------------------------- the toy world
 
 ATTRIBUTES = {"subject": "subjects", "colour": "colours", "motion": "motions", "scene": "scenes"}
-ROWS = {"video_seen": "video", "video_heldout": "video_heldout", "image_seen": "image", "image_heldout": "image_heldout",
-        "video_image_only": "video_image_only", "image_image_only": "image_image_only"}
+ROWS = {"video_seen": "video", "image_seen": "image", **{kind: kind for kind in (
+    "video_heldout", "image_heldout", "video_image_only", "image_image_only")}}
 
 
 def asked(judge, specs):
@@ -760,9 +730,10 @@ def score_dpvae(dp, n, batch, frames, size, bar):
         x = torch.stack([to_video(world.render(spec, frames, size)) for spec in specs]).to(device())    # (B,3,T,H,W)
         z, z_k = dp.encode(x), dp.image.encode(x[:, :, ::GOP])                              # (B,C,T/4,h,w)
         x_hat, keys, keys_2d = (y.clamp(-1, 1) for y in (dp.decode(z), dp.decode_keys(z), dp.decode_keys(z_k)))
-        values = {"psnr": psnr(fold(x), fold(x_hat)), "ssim": ssim(fold(x), fold(x_hat)),
-                  "key_psnr": psnr(fold(x[:, :, ::GOP]), fold(keys)), "key_psnr_2d": psnr(fold(x[:, :, ::GOP]), fold(keys_2d))}
-        sums = {key: total + values[key].mean().item() * len(x) for key, total in sums.items()}
+        values = {"psnr": per_frame(psnr, x, x_hat), "ssim": per_frame(ssim, x, x_hat),
+                  "key_psnr": per_frame(psnr, x[:, :, ::GOP], keys),
+                  "key_psnr_2d": per_frame(psnr, x[:, :, ::GOP], keys_2d)}
+        sums = {key: total + values[key] * len(x) for key, total in sums.items()}
         latents.append(z.cpu())
         latents_k.append(z_k.cpu())
         bar.update(len(x))
@@ -778,11 +749,11 @@ def toy(argv):
     flags.add_argument("-n", type=int, default=256, help="clips, and pictures, of each row")
     generation_flags(flags)
     args = flags.parse_args(argv)
-    check_generation(args)
+    at_least(vars(args), n=1, steps=1, batch=1)
     models, own = load_models(args.ckpt, device(), "", args.model), Path(args.ckpt) / "judge.safetensors"
     judge = load_network(Judge, args.judge or (own if own.is_file() else TOY / own.name)).to(device())
     rows = {row: kind for row, kind in ROWS.items() if models.frames > 1 or kind.startswith("image")}
-    has_dpvae, frames = isinstance(models.vae, DPVAE), max(models.frames, 16 if models.frames == 1 else 1)
+    has_dpvae, frames = isinstance(models.vae, DPVAE), models.frames if models.frames > 1 else 16
 
     def rendered(specs, start):
         bar.update(len(specs))
@@ -807,8 +778,8 @@ def toy(argv):
         result["dpvae"] = quality
         print("DP-VAE: {psnr:.2f} dB, SSIM {ssim:.4f}; key frames by D_k(z) {key_psnr:.2f} dB, by D_k(z_k) "
               "{key_psnr_2d:.2f} dB".format(**quality))
-        print("latents: z {:.4f} +- {:.4f}, z_k {:.4f} +- {:.4f}; deviations differ by {:.1%}, means by {:.1%} of z_k's "
-              "deviation".format(*stats, abs(stats[1] / stats[3] - 1), abs(stats[0] - stats[2]) / stats[3]))
+        print("latents: z {:.4f} +- {:.4f}, z_k {:.4f} +- {:.4f}; deviations differ by {:.1%}, means by {:.1%} of "
+              "z_k's deviation".format(*stats, abs(stats[1] / stats[3] - 1), abs(stats[0] - stats[2]) / stats[3]))
     return finish(result)
 
 
@@ -817,20 +788,21 @@ def toy(argv):
 def demo():
     """(measured, exact) Frechet distance of two Gaussians with diagonal covariances, one of them singular."""
     mean, a, b = torch.zeros(3, dtype=torch.float64), torch.tensor([4.0, 1.0, 0.0]), torch.tensor([1.0, 9.0, 4.0])
-    exact = 3 * 2.0 ** 2 + (a.sqrt() - b.sqrt()).square().sum().item()                      # (2-1)^2 + (1-3)^2 + 2^2
+    exact = 3 * 2.0 ** 2 + (a.sqrt() - b.sqrt()).square().sum().item()                      # 12 + 1 + 4 + 4
     return frechet(mean, a.double().diag(), mean + 2, b.double().diag()), exact
 
 
-COMMANDS = {"toy": toy, "fvd": lambda argv: distance("fvd", argv), "fid": lambda argv: distance("fid", argv), "is": score,
-            "recon": recon, "sample": sample_set}
+COMMANDS = {"toy": toy, "fvd": lambda argv: distance("fvd", argv), "fid": lambda argv: distance("fid", argv),
+            "is": score, "recon": recon, "sample": sample_set}
 
 
 def main(argv):
-    if not argv:
-        return print("Frechet distance {:.6f}   (exactly: {:.6f}); commands: ".format(*demo()) + ", ".join(COMMANDS))
+    if not argv or argv[0] in ("-h", "--help"):
+        return print("Frechet distance {:.6f}   (exactly: {:.6f}); commands: ".format(*demo()) + ", ".join(COMMANDS) +
+                     "; each has its own --help")
     if argv[0] not in COMMANDS:
         raise UserError(f"unknown command {argv[0]}; give one of {', '.join(COMMANDS)}")
-    torch.backends.cudnn.allow_tf32 = False                 # distances are compared with other people's: full precision
+    torch.backends.cudnn.allow_tf32 = False                 # distances are compared with other people's
     COMMANDS[argv[0]](argv[1:])
 
 

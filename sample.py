@@ -278,9 +278,9 @@ def main(argv=None):
         base, is_clip = out / file_name(index, prompt), clip.shape[1] > 1
         contact_sheet(f"{base}.png", [clip])
         if is_clip:
-            save_video(f"{base}.mp4", clip, args.fps)
+            save_video(f"{base}.mp4", clip, args.fps, side=256)
         if args.gif and is_clip:
-            save_video(f"{base}.gif", clip, args.fps)
+            save_video(f"{base}.gif", clip, args.fps, side=128)
         about = {"prompt": prompt, "index": index, "frames": clip.shape[1], "pixels": clip.shape[-1],
                  **{key: getattr(args, key) for key in ("seed", "cfg", "steps", "ckpt", "weights")},
                  "torch": torch.__version__}

@@ -133,7 +133,7 @@ PRESETS = {
         vae=KLVAEConfig(16, ch=24, ch_mult=(1, 2, 3, 3), num_res_blocks=1, groups=8, scale=1.0, shift=0.0),
         text=ToyTextConfig(world.WORDS, 12, 128, 2, 4),
         dit=MMDiTConfig(16, 2, 6, 5, 32, context_dim=128, pooled_dim=128, pos_grid=8, base_size=8),
-        latte=LatteConfig(1, 8, 160, 5, in_channels=16, frames=4, input_size=8, condition="text", context_dim=128,
+        latte=LatteConfig(1, 8, 120, 4, in_channels=16, frames=4, input_size=8, condition="text", context_dim=128,
                           pooled_dim=128, learn_sigma=False, joint="temporal_mask"),
         stages={"judge": dict(steps=1000, batch=32, lr=2e-3),
                 "vae": dict(steps=4800, batch=16, lr=2e-3, kl_weight=1e-3, lpips_weight=0.0, weight_decay=1e-4),
@@ -172,7 +172,7 @@ for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), 
             "stages": {"latte": dict(steps=1_000_000, batch=_batch, joint_images=_pictures)}}
 # Latte 4.5: 28 + 28 blocks from PixArt-alpha (--init), T5 for text (stage cache), 512 x 512
 PRESETS["latte-t2v"] = {
-    **_latte, "size": 512, "stride": 1, "images": "", "checkpointing": True,
+    **_latte, "size": 512, "stride": 1, "checkpointing": True, "image_start": "silent",
     "latte": LatteConfig(depth=56, input_size=64, condition="text", conditioning="adaln_single", joint="temporal_mask"),
     "stages": {"latte": dict(steps=1_000_000, batch=32, joint_images=8)}}
 
@@ -287,7 +287,7 @@ def all_ranks(run, flag):
     """True where it is true on any rank, so that all skip, save or stop together."""
     if run.world == 1:
         return bool(flag)
-    told = torch.tensor(float(flag), device=run.device)
+    told = torch.tensor(float(bool(flag)), device=run.device)
     dist.all_reduce(told, dist.ReduceOp.MAX)
     return told.item() > 0
 

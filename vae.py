@@ -412,8 +412,8 @@ class DPVAEConfig(KLVAEConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.window < GOP or self.window % GOP or not 0 <= self.overlap <= self.window - GOP:
-            raise UserError(f"DP-VAE windows of {self.window} frames that share {self.overlap} cannot be stitched: a window "
-                            f"must be a multiple of {GOP} frames and at least {GOP} longer than the overlap")
+            raise UserError(f"DP-VAE windows of {self.window} frames that share {self.overlap} cannot be stitched: "
+                            f"a window must be a multiple of {GOP} and at least {GOP} longer than the overlap")
 
 
 GOP = 4   # t_g of VideoDiT 3.1: one key frame and three others; two temporal halvings. ASSUMED: the first is the key
@@ -614,8 +614,8 @@ class PatchGAN3D(nn.Module):
 
     def forward(self, x):
         if min(x.shape[-2:]) < 2 ** (self.config.layers + 1):
-            raise UserError(f"the discriminator cannot judge {x.shape[-1]}x{x.shape[-2]} pictures: --size (and --crop) "
-                            f"must be at least {2 ** (self.config.layers + 1)}, or leave it out by --disc_weight 0")
+            raise UserError(f"the discriminator cannot judge {x.shape[-1]}x{x.shape[-2]} pictures: --size and --crop "
+                            f"must be at least {2 ** (self.config.layers + 1)}; or train without: --disc_weight 0")
         return self.layers(x)
 
 

@@ -19,8 +19,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import checkpoint
-from checkpoint import (UserError, class_of, load_network, load_strict, polite, read_config, read_state, save_network,
-                        save_state, write_atomic)
+from checkpoint import (UserError, class_of, load_network, load_strict, polite, read_config, read_state,
+                        save_network, save_state, write_atomic)
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Bomb:
         return os.system, (self.command,)
 
 
-# ---------------------------------------------------------------------------------------------- writing
+# --------------------------------------------------------------------------------------------------- writing
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
     """write_atomic: `path` is the old file or the new one, whatever happens in between."""
@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     assert os.listdir(tmp_path) == ["net.safetensors"]
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write .*file/net.safetensors"):
-        write_atomic(tmp_path / "file" / "net.safetensors", lambda temporary: Path(temporary).write_bytes(b"new"))
+        write_atomic(tmp_path / "file" / "net.safetensors", lambda temporary: temporary.write_bytes(b"new"))
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def save_forever(folder, ready):
 
 
 def test_a_killed_save_never_tears_the_file(tmp_path):
-    """SIGKILL at random moments of a process that only saves: both files always read, and each is of one save."""
+    """SIGKILL at random moments of a process that only saves: both files read, and each is of one save."""
     fork, draws = multiprocessing.get_context("fork"), random.Random(0)
     for _ in range(6):
         ready = fork.Event()
@@ -148,7 +148,7 @@ def test_a_killed_save_never_tears_the_file(tmp_path):
             assert_close(state["w"], torch.full((300_000,), float(state["n"])), atol=0, rtol=0)
 
 
-# ---------------------------------------------------------------------------------------------- reading
+# --------------------------------------------------------------------------------------------------- reading
 
 def test_a_network_comes_back_with_its_config_and_its_tuples(tmp_path):
     """One .safetensors holds weights, config and extras: nothing else has to be kept beside it."""
@@ -158,7 +158,8 @@ def test_a_network_comes_back_with_its_config_and_its_tuples(tmp_path):
     assert back.config == net.config and back.config.sizes == (4, 7) and not back.training
     assert_close(back.state_dict(), net.state_dict(), atol=0, rtol=0)
     assert read_config(tmp_path / "net.safetensors") == {
-        "class": "Tiny", "config": {"width": 5, "sizes": [4, 7]}, "step": 12, "note": "a", "list": [1.5, None]}
+        "class": "Tiny", "config": {"width": 5, "sizes": [4, 7]}, "step": 12, "note": "a",
+        "list": [1.5, None]}
 
 
 def test_a_half_precision_file_is_half_the_size_and_loads_in_float32(tmp_path):
@@ -238,7 +239,8 @@ def test_a_wrong_class_is_named(tmp_path):
         load_network(Other, tmp_path / "net.safetensors")
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"config": "{}"}, {"class": "Tiny", "config": "{"},
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"config": "{}"},
+                                      {"class": "Tiny", "config": "{"},
                                       {"class": "Tiny", "config": "{}", "notes": "not JSON"}])
 def test_a_file_of_somebody_else_has_no_config_of_ours(tmp_path, metadata):
     """Published files carry metadata of their own, or none."""
@@ -250,7 +252,8 @@ def test_a_file_of_somebody_else_has_no_config_of_ours(tmp_path, metadata):
 
 def test_a_config_of_another_version_is_explained(tmp_path):
     """A setting that this version does not know is named, not shown as a stack trace."""
-    save_state(tmp_path / "net.safetensors", Tiny(TinyConfig()).state_dict(), "Tiny", {"width": 3, "colour": "red"})
+    config = {"width": 3, "colour": "red"}
+    save_state(tmp_path / "net.safetensors", Tiny(TinyConfig()).state_dict(), "Tiny", config)
     with pytest.raises(UserError, match="net.safetensors .*colour"):
         load_network(Tiny, tmp_path / "net.safetensors")
 
@@ -260,7 +263,8 @@ def test_every_difference_is_listed_at_once():
     net = Tiny(TinyConfig())
     before = net.layer.weight.clone()
     with pytest.raises(UserError) as caught:
-        load_strict(net, {"layer.weight": torch.zeros(2, 4), "counts": torch.arange(3), "extra": torch.ones(1)}, "it")
+        load_strict(net, {"layer.weight": torch.zeros(2, 4), "counts": torch.arange(3),
+                          "extra": torch.ones(1)}, "it")
     message = str(caught.value)
     assert "1 missing: layer.bias" in message and "1 unexpected: extra" in message
     assert "1 wrongly shaped: layer.weight (2, 4) instead of (2, 3)" in message and "\n" not in message
@@ -274,16 +278,17 @@ def test_a_network_on_the_meta_device_takes_the_tensors_over():
     with torch.device("meta"):
         net = Tiny(TinyConfig())
     load_strict(net, state, "it", assign=True)
-    assert net.layer.weight.data_ptr() == state["layer.weight"].data_ptr() and net.layer.weight.dtype == torch.float16
+    assert net.layer.weight.data_ptr() == state["layer.weight"].data_ptr()
+    assert net.layer.weight.dtype == torch.float16
 
 
-# ---------------------------------------------------------------------------------------------- scripts
+# --------------------------------------------------------------------------------------------------- scripts
 
 def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
     """polite(): no stack trace for what the person can mend."""
     script = "from checkpoint import polite, read_state; import sys; polite(lambda: read_state(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "gone.safetensors"], capture_output=True, text=True,
-                          cwd=Path(checkpoint.__file__).parent)
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "gone.safetensors"], capture_output=True,
+                          text=True, cwd=Path(checkpoint.__file__).parent)
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
     assert done.stderr.startswith("-c: no checkpoint at") and done.stderr.count("\n") == 1
 

@@ -353,6 +353,15 @@ def test_a_clip_of_other_length_and_size_runs(variant, option):
         assert out.shape == (2, 8, frames, height, width) and out.isfinite().all()
 
 
+@pytest.mark.parametrize("patch", [1, 4, 8])
+def test_other_patches_run(patch):
+    """Latte's registry: patch 2, 4 or 8; 1 is for small latents."""
+    net = trained(patch=patch)
+    z, t, _ = draw(net)
+    assert net.x_embedder(z).shape == (2, 4, 8 // patch, 8 // patch, 24)
+    assert net(z, t).shape == (2, 8, 4, 8, 8)
+
+
 def test_a_longer_clip_counts_on_and_a_larger_picture_spans_the_same():
     """Times of a longer clip begin with those of training; rows of a larger picture end where they did."""
     net = make()
@@ -591,6 +600,14 @@ def test_variant_4_shows_its_two_attentions():
     found = frame_similarity(net, z, t, cond)
     assert len(found) == 4 * 4 and "0 space with time" in found and "3 space+time" in found
     assert all(matrix.shape == (4, 4) for matrix in found.values())
+
+
+@pytest.mark.parametrize("width, heads", [(384, 6), (768, 12), (1024, 16), (1152, 16)])
+def test_a_released_file_knows_its_heads_by_its_width(width, heads):
+    """Table 2: only XL has heads of 72; shapes do not tell."""
+    with torch.device("meta"):
+        state = Latte(LatteConfig(depth=2, width=width, heads=heads)).state_dict()
+    assert Latte.from_state_dict({"ema": state}).config.heads == heads
 
 
 @pytest.mark.parametrize("option", ["plain", "class", "text"])

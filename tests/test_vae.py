@@ -1,4 +1,4 @@
-"""Tests of vae.py: Stable Diffusion's image VAE to the last digit, and what VideoDiT 3.1 promises of DP-VAE."""
+"""Tests of vae.py: Stable Diffusion's image VAE to the last digit, and what VideoDiT 3.1 says of DP-VAE."""
 
 import gzip
 import json
@@ -16,16 +16,16 @@ from torch.testing import assert_close
 
 import vae as vae_file
 from checkpoint import UserError, load_network, read_config, save_network
-from vae import (GOP, SD3, SD14, DPVAE, DPVAEConfig, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, TimeAttention,
-                 TimeDown, TimeResBlock, TimeUp, attend, discriminator_loss, dp_vae_loss, fold,
-                 kl_vae_loss, measure_latents, statistics_loss, unfold)
+from vae import (GOP, SD3, SD14, DPVAE, DPVAEConfig, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig,
+                 TimeAttention, TimeConv, TimeDown, TimeResBlock, TimeUp, attend, discriminator_loss, dp_vae_loss,
+                 fold, kl_vae_loss, measure_latents, statistics_loss, unfold)
 from world import draw, render
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 FILES = ["sd3_vae_16ch", "sd3_vae_16ch_diffusers", "sd_vae_kl_4ch", "sd_vae_kl_4ch_diffusers"]
 RELEASED = ["sd3.first_stage_model", "sd3.diffusers_vae", "sd1.first_stage_model", "sd_vae_ft.diffusers_vae"]
 SMALL = KLVAEConfig(z_channels=4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4)
-BARE = replace(SMALL, ch=4, ch_mult=(1, 1, 1), groups=2)                     # for long clips: 4x smaller pictures
+BARE = replace(SMALL, ch=4, ch_mult=(1, 1, 1), groups=2)                   # for long clips
 
 
 def golden(name):
@@ -45,7 +45,8 @@ def released(name):
     """{name: meta tensor} with the keys and shapes of a released checkpoint, and its config."""
     with gzip.open(GOLDEN / "checkpoint_keys.json.gz") as file:
         entry = json.load(file)["models"][name]
-    return {key: torch.empty(shape, device="meta") for key, shape in entry["tensors"].items()}, entry["config"]
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in entry["tensors"].items()}
+    return tensors, entry["config"]
 
 
 def close_to_golden(actual, expected):
@@ -74,10 +75,11 @@ def stirred(dp, size=0.05, seed=1):
     """The same DP-VAE with its temporal layers and E_r's output moved off their zeros."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        for module in [*dp.modules(), dp.residual.conv_out]:
-            if isinstance(module, (TimeResBlock, TimeAttention, TimeUp, TimeDown)) or module is dp.residual.conv_out:
-                for p in module.parameters():
-                    p.add_(torch.randn_like(p) * size)
+        moved = [module for module in dp.modules()
+                 if isinstance(module, (TimeResBlock, TimeAttention, TimeUp, TimeDown))]
+        for module in [*moved, dp.residual.conv_out]:
+            for p in module.parameters():
+                p.add_(torch.randn_like(p) * size)
     return dp
 
 
@@ -100,15 +102,14 @@ def held(dp, x):
     return dp.image.decode(dp.image.encode(x[:, :, ::4])).repeat_interleave(4, dim=2)
 
 
-# ---------------------------------------------------------------------------------------------- golden: KL-VAE
+# -------------------------------------------------------------------------------------------- golden: KL-VAE
 
 @pytest.mark.parametrize("name", FILES)
 def test_golden_config_is_read_from_the_shapes(name):
     """from_state_dict: everything but groups, scale and shift follows from the tensors."""
     vae, _, _, config = golden(name)
-    for ours, theirs in (("z_channels", "z_channels"), ("ch", "ch"), ("num_res_blocks", "num_res_blocks"),
-                         ("quant_conv", "quant_conv"), ("scale", "scaling_factor"), ("shift", "shift_factor")):
-        assert getattr(vae.config, ours) == config[theirs]
+    for name in ("z_channels", "ch", "num_res_blocks", "quant_conv"):
+        assert getattr(vae.config, name) == config[name]
     assert vae.config.ch_mult == tuple(config["ch_mult"])
 
 
@@ -128,7 +129,7 @@ def test_golden_posterior(name):
 @pytest.mark.parametrize("name", FILES)
 @torch.no_grad()
 def test_golden_raw_moments_and_their_clamp(name):
-    """Before the clamp to [-30, 20] the log-variance of one channel is outside; a fixture holds it where it can."""
+    """One channel's log-variance is outside [-30, 20] before the clamp; two fixtures hold it as it was."""
     vae, given, expected, _ = golden(name)
     raw = vae.encoder(given["x"])
     raw = vae.quant_conv(raw) if vae.config.quant_conv else raw
@@ -156,11 +157,12 @@ def test_golden_inner_layers(name):
     """After the first downsampling (zeros right and below only) and after the middle attention."""
     vae, given, expected, _ = golden(name)
     seen = {}
-    for key, module in (("enc_down0", vae.encoder.down[0].downsample), ("enc_mid_attn_out", vae.encoder.mid.attn_1)):
+    modules = {"enc_down0": vae.encoder.down[0].downsample, "enc_mid_attn_out": vae.encoder.mid.attn_1}
+    for key, module in modules.items():
         module.register_forward_hook(lambda module, args, out, key=key: seen.update({key: out}))
     vae.encode(image(given["x"]))
     for key, out in seen.items():
-        if key in expected:                                                  # the Diffusers fixtures have none
+        if key in expected:                                     # the Diffusers fixtures have none
             close_to_golden(out, expected[key])
     assert len(seen) == 2 and (set(seen) <= set(expected) or "diffusers" in name)
 
@@ -188,7 +190,8 @@ def test_golden_both_layouts_give_one_network(first, second):
 def test_golden_old_attention_names_are_accepted(name):
     """sd-vae-ft-mse and -ema: query, key, value, proj_attn for to_q, to_k, to_v, to_out.0."""
     with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
-        state = {key.removeprefix("weights."): file.get_tensor(key) for key in file.keys() if key.startswith("weights.")}
+        names = [key for key in file.keys() if key.startswith("weights.")]
+        state = {key.removeprefix("weights."): file.get_tensor(key) for key in names}
         groups = json.loads(file.metadata()["config"])["norm_num_groups"]
     old = {}
     for key, tensor in state.items():
@@ -197,7 +200,8 @@ def test_golden_old_attention_names_are_accepted(name):
             key = key.replace(new_name, old_name)
         old[key] = tensor
     assert old.keys() != state.keys()
-    assert_close(KLVAE.from_state_dict(old, groups).state_dict(), KLVAE.from_state_dict(state, groups).state_dict())
+    assert_close(KLVAE.from_state_dict(old, groups).state_dict(),
+                 KLVAE.from_state_dict(state, groups).state_dict(), atol=0, rtol=0)
 
 
 def test_golden_latent_format_of_sd3():
@@ -212,17 +216,17 @@ def test_golden_latent_format_of_sd3():
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_golden_released_keys_are_all_consumed(name):
-    """Every tensor of the published files has its place and none is left without a value, at the real sizes."""
+    """Every tensor of the published files has its place, none is left without a value, at the real sizes."""
     state, config = released(name)
     vae = KLVAE.from_state_dict(state)
     assert len(vae.state_dict()) == len(state)
+    assert vae.config == (SD3 if config["z_channels"] == 16 else SD14)
     assert (vae.config.scale, vae.config.shift) == (config["scaling_factor"], config["shift_factor"])
-    assert replace(vae.config, scale=0, shift=0) == replace(SD3 if config["z_channels"] == 16 else SD14, scale=0, shift=0)
 
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_golden_strangers_and_gaps_are_listed(name):
-    """One tensor missing, one too many, one of the wrong shape: all three named; loss.* of the training is not."""
+    """One tensor missing, one too many, one of the wrong shape: all named; loss.* of the training is not."""
     state, _ = released(name)
     names = sorted(key for key in state if "conv2.bias" in key)
     del state[names[0]]
@@ -253,7 +257,7 @@ def test_other_weights_are_refused_by_name(state):
         KLVAE.from_state_dict(state)
 
 
-# ---------------------------------------------------------------------------------------------- sizes
+# ----------------------------------------------------------------------------------------------------- sizes
 
 @pytest.mark.parametrize("cls, config, parameters", [
     (KLVAE, SD3, 83_819_683), (KLVAE, SD14, 83_653_863), (DPVAE, DPVAEConfig(), 195_096_006)])
@@ -263,12 +267,22 @@ def test_parameter_counts(cls, config, parameters):
         assert count(cls(config)) == parameters
 
 
+@torch.no_grad()
+def test_the_log_variance_is_clamped_at_both_ends():
+    """Stable Diffusion's posterior: never below -30, never above 20."""
+    vae = small_vae()
+    vae.encoder.conv_out.bias[4:] += torch.tensor([-99.0, -1.0, 1.0, 99.0])
+    logvar = vae.moments(clip(1))[1].mean((0, 2, 3, 4))
+    assert logvar[0] == -30 and logvar[3] == 20 and logvar[1:3].abs().max() < 5
+
+
 def test_shapes_of_latents():
     """16 channels, an eighth of the size, a quarter of the frames; a KL-VAE keeps the frames."""
     dp, x = small_dp(replace(SMALL, z_channels=16)), clip(8, 32, batch=2)
     with torch.no_grad():
         assert dp.encode(x).shape == (2, 16, 2, 4, 4) and dp.image.encode(x).shape == (2, 16, 8, 4, 4)
-        assert dp.decode(dp.encode(x)).shape == x.shape and dp.decode_keys(dp.encode(x)).shape == (2, 3, 2, 32, 32)
+        assert dp.decode(dp.encode(x)).shape == x.shape
+        assert dp.decode_keys(dp.encode(x)).shape == (2, 3, 2, 32, 32)
 
 
 def test_fold_and_unfold_are_inverse():
@@ -287,7 +301,7 @@ def test_attention_by_hand_is_the_fused_one():
 
 @pytest.mark.parametrize("frames, near", [(13, ("12", "16")), (5, ("4", "8")), (2, ("1", "4"))])
 def test_frame_counts_are_one_or_multiples_of_four(frames, near):
-    """Unlike causal video VAEs DP-VAE does not take 4k+1 frames; the message has the nearest counts that go."""
+    """Unlike causal video VAEs DP-VAE does not take 4k+1 frames; the message has the nearest counts."""
     with pytest.raises(UserError, match=f"{frames} frames .*--frames .*{near[0]} or {near[1]}"):
         small_dp(BARE).encode(clip(frames, 16))
 
@@ -307,12 +321,12 @@ def test_windows_that_cannot_be_stitched_are_refused(window, overlap):
         DPVAEConfig(window=window, overlap=overlap)
 
 
-# ---------------------------------------------------------------------------------------------- DP-VAE at step 0
+# ------------------------------------------------------------------------------------------ DP-VAE at step 0
 
 @pytest.mark.parametrize("config", [replace(SMALL, z_channels=16), replace(SMALL, quant_conv=True)])
 @torch.no_grad()
 def test_at_step_0_a_clip_is_its_key_frames_held(config):
-    """VideoDiT A.1: E_r and D start as the 2D VAE; with zeroed branches D(z) is D_k of each key frame, 4 times."""
+    """VideoDiT A.1: E_r and D start as the 2D VAE; with zeroed branches D(z) holds D_k of each key frame."""
     dp, x = small_dp(config), clip(12)
     z, z_k = dp.encode_window(x)
     assert_close(z, z_k, atol=1e-6, rtol=0)
@@ -345,7 +359,8 @@ def test_each_2d_block_has_its_1d_twin():
     for net, blocks, resample in ((dp.residual, 10, TimeDown), (dp.decoder, 14, TimeUp)):
         found = [type(module) for module in net.modules()]
         assert found.count(vae_file.ResBlock) == found.count(TimeResBlock) == blocks
-        assert found.count(vae_file.AttnBlock) == found.count(TimeAttention) == 1 and found.count(resample) == 2
+        assert found.count(vae_file.AttnBlock) == found.count(TimeAttention) == 1
+        assert found.count(resample) == 2
 
 
 @torch.no_grad()
@@ -382,6 +397,16 @@ def test_eq_1_the_residual_is_added():
 
 
 @torch.no_grad()
+def test_time_is_padded_by_repeating_the_first_and_last_frame():
+    """As CV-VAE does: with zeros a picture that stands still would fade at both ends of a window."""
+    torch.manual_seed(0)
+    layer, x = TimeConv(3), torch.randn(2, 3, 5, 2, 2)
+    rows = F.pad(x.permute(0, 3, 4, 1, 2).reshape(8, 3, 5), (1, 1), mode="replicate")
+    expected = F.conv1d(rows, layer.conv.weight.reshape(3, 3, 3), layer.conv.bias).reshape(2, 2, 2, 3, 5)
+    assert_close(unfold(layer(fold(x), 5), 2), expected.permute(0, 3, 4, 1, 2))
+
+
+@torch.no_grad()
 def test_clips_of_a_batch_do_not_touch():
     """Frames are folded into the batch; no temporal layer may look over the border of a clip."""
     dp, x = stirred(small_dp()), clip(8, batch=2)
@@ -390,7 +415,7 @@ def test_clips_of_a_batch_do_not_touch():
     assert_close(dp.decode_window(both)[1:], dp.decode_window(one), atol=1e-5, rtol=0)
 
 
-# ---------------------------------------------------------------------------------------------- windows
+# --------------------------------------------------------------------------------------------------- windows
 
 @torch.no_grad()
 def test_a_clip_of_one_window_is_not_cut():
@@ -414,7 +439,7 @@ def test_a_long_clip_is_encoded_window_by_window():
 @pytest.mark.parametrize("frames", [36, 40, 64, 96])
 @torch.no_grad()
 def test_blending_weights_sum_to_one(frames, overlap):
-    """A latent that does not change in time must give one picture, held, however many windows it is cut into."""
+    """A latent that does not change in time must give one picture, held, however many windows cut it."""
     dp, x = small_dp(BARE, window=32, overlap=overlap), clip(1, 16)
     z = dp.encode(x)
     redone = dp.decode(z.expand(-1, -1, frames // 4, -1, -1))
@@ -424,7 +449,7 @@ def test_blending_weights_sum_to_one(frames, overlap):
 @pytest.mark.parametrize("frames, overlap", [(36, 8), (40, 0), (96, 8), (44, 16)])
 @torch.no_grad()
 def test_every_frame_comes_from_its_own_latent(frames, overlap):
-    """At step 0 D is frame by frame, so windows must give exactly the whole clip: no shift, no gap, no repeat."""
+    """At step 0 D is frame by frame, so windows must give the whole clip: no shift, no gap, no repeat."""
     dp = small_dp(BARE, window=32, overlap=overlap)
     torch.manual_seed(0)
     z = torch.randn(1, 4, frames // 4, 4, 4)
@@ -433,7 +458,7 @@ def test_every_frame_comes_from_its_own_latent(frames, overlap):
 
 @torch.no_grad()
 def test_windows_are_cross_faded():
-    """Within the overlap the weights go from one window to the next in even steps; outside nothing is mixed."""
+    """In the overlap the weights go from one window to the next in even steps; outside nothing is mixed."""
     dp = small_dp(BARE, window=16, overlap=8)
     shown = iter([0.0, 1.0])
     dp.decode_window = lambda z: torch.full((1, 3, 16, 4, 4), next(shown))
@@ -453,7 +478,7 @@ def test_windowed_decoding_costs_less_than_half_a_decibel():
 
 
 def test_long_clips_are_coded_without_keeping_activations():
-    """encode and decode are for use, not for training: their memory would grow with T if they kept a graph."""
+    """encode and decode are for use, not for training: with a graph their memory would grow with T."""
     dp = small_dp(BARE, window=8, overlap=4)
     x = clip(16, 16).requires_grad_()
     z = dp.encode(x)
@@ -479,15 +504,15 @@ def test_memory_of_decoding_does_not_grow_with_the_length():
     """96 frames are decoded in the memory of 32, but for the clip itself: at most 1.3 times the peak."""
     peak = {}
     for frames in (32, 96):
-        done = subprocess.run([sys.executable, "-c", PEAK, str(frames)], capture_output=True, text=True, check=True,
-                              cwd=Path(vae_file.__file__).parent)
+        done = subprocess.run([sys.executable, "-c", PEAK, str(frames)], capture_output=True, text=True,
+                              check=True, cwd=Path(vae_file.__file__).parent)
         peak[frames] = int(done.stdout)
     ratio = peak[96] / peak[32]
-    print(f"decode at 128x128: 32 frames {peak[32] // 1024} MB, 96 frames {peak[96] // 1024} MB, ratio {ratio:.2f}")
+    print(f"decode at 128x128: 32 frames {peak[32] // 1024} MB, 96 frames {ratio:.2f} times that")
     assert peak[32] > 50_000 and ratio < 1.3
 
 
-# ---------------------------------------------------------------------------------------------- losses
+# ---------------------------------------------------------------------------------------------------- losses
 
 def test_statistics_loss_longhand():
     """VideoDiT Eq. 3, last two terms: mean and standard deviation per sample and channel, over t, h and w."""
@@ -533,7 +558,7 @@ def test_the_perceptual_loss_gets_frames():
 
 
 def test_the_frozen_vae_passes_gradients_on_and_keeps_none():
-    """VideoDiT Eq. 3: D_k is frozen, but ||x_k - D_k(z)||^2 reaches E_r through it; at step 0 nothing else does."""
+    """VideoDiT Eq. 3: D_k is frozen, but ||x_k - D_k(z)||^2 reaches E_r through it; at step 0 that alone."""
     dp = small_dp().train()
     loss, _, log = dp_vae_loss(dp, clip(8), recon_weight=0.0)
     assert_close(loss.detach(), log["key"])                                  # the statistics agree at step 0
@@ -583,16 +608,19 @@ def test_the_discriminator_does_not_train_the_vae():
     """x_hat is detached in its loss; in the VAE's loss the gradient flows."""
     net, x_hat = PatchGAN3D(PatchGAN3DConfig(width=8)), clip(8, seed=1).requires_grad_()
     discriminator_loss(net, clip(8), x_hat).backward()
-    assert x_hat.grad is None and all(p.grad.any() for name, p in net.named_parameters() if name.endswith("weight"))
+    assert x_hat.grad is None
+    assert all(p.grad.any() for name, p in net.named_parameters() if name.endswith("weight"))
     net(x_hat).mean().backward()
     assert x_hat.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("frames, size, patches", [(8, 32, (4, 2, 2)), (32, 64, (16, 4, 4)), (4, 16, (2, 1, 1))])
+@pytest.mark.parametrize("frames, size, patches", [(8, 32, (4, 2, 2)), (32, 64, (16, 4, 4)),
+                                                   (4, 16, (2, 1, 1))])
 @torch.no_grad()
 def test_the_discriminator_judges_patches(frames, size, patches):
     """Time is halved once, space four times."""
-    assert PatchGAN3D(PatchGAN3DConfig(width=4))(torch.zeros(1, 3, frames, size, size)).shape == (1, 1, *patches)
+    judged = PatchGAN3D(PatchGAN3DConfig(width=4))(torch.zeros(1, 3, frames, size, size))
+    assert judged.shape == (1, 1, *patches)
 
 
 def test_a_clip_too_small_for_the_discriminator_is_explained():
@@ -622,7 +650,7 @@ def test_measured_latents_are_normal():
     assert abs(z.mean()) < 1e-4 and abs(z.std() - 1) < 1e-4
 
 
-# ---------------------------------------------------------------------------------------------- training, files
+# ------------------------------------------------------------------------------------------- training, files
 
 def test_thirty_steps_lower_the_loss_and_keep_the_statistics():
     """DP-VAE learns what held key frames miss, and its latents stay where the transformer expects them."""
@@ -640,7 +668,8 @@ def test_thirty_steps_lower_the_loss_and_keep_the_statistics():
     assert abs(z.std() / z_k.std() - 1) < 0.2 and (z - z_k).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("make", [lambda: small_vae(replace(SMALL, quant_conv=True)), lambda: stirred(small_dp(BARE))])
+@pytest.mark.parametrize("make", [lambda: small_vae(replace(SMALL, quant_conv=True)),
+                                  lambda: stirred(small_dp(BARE))])
 @torch.no_grad()
 def test_a_saved_vae_comes_back(tmp_path, make):
     """save_network and load_network: weights, config with its tuple, scale and shift."""
