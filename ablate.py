@@ -101,7 +101,8 @@ TABLES = {
         Row(f"{stride}", f"--joint_images 0 --stride {stride}", {"FVD": "alike in the end"})
         for stride in (1, 3, 6)), "data"),
     "latte-5f": Table("Fig. 5f, Table 1: model variants", "latte", tuple(
-        Row(f"Variant {number}", f"--joint_images 0 --latte.variant {number}", {"params (M)": params, "FVD": fvd})
+        Row(f"Variant {number}", f"--joint_images 0 --latte.variant {number}",
+            {"params (M)": params, "FVD": fvd})
         for number, params, fvd in ((1, 673.68, "best"), (2, 673.68, "behind 1 and 3"),
                                     (3, 676.33, "second"), (4, 676.44, "worst")))),
     # at toy size: a quarter of the width and about a quarter of the depth
@@ -172,13 +173,14 @@ def judge_commands(args, model, folder, config):
     if not toy:                                                 # VideoDiT 4.1: 50 films of 64 frames
         films = [args.films or config.data, "--frames", "64", "--size", "512"]
     recon, made = [["recon", str(folder), *films]] if model != "latte" else [], []
+    features = ["--cache", str(base(args) / "features")]        # of the real clips, which all rows share
     if model == "dpvae":
         pass
     elif toy:
         shape = ["--clips", n, "--frames", str(config.frames), "--size", str(config.size)]
         made = [["toy", "--ckpt", str(folder), "-n", n, "--model", model],
                 ["sample", str(folder), "-n", n, "-o", clips, "--png", "--model", model],
-                ["fvd", "toy:video", clips, *judge, *shape]]
+                ["fvd", "toy:video", clips, *judge, *shape, *features]]
     else:
         real, asked = args.real or config.data, ["--prompts", args.real] if args.real else []
         weights = ["--weights", config.init] if model == "videodit" and config.init else []
@@ -186,7 +188,7 @@ def judge_commands(args, model, folder, config):
             asked = ["--cfg", "1", "--steps", "250"]
         protocol = ["--protocol", "videodit" if model == "videodit" else "latte", "--clips", n]
         made = [["sample", str(folder), "-n", n, "-o", clips, "--model", model, *asked, *weights],
-                ["fvd", real, clips, *protocol], ["is", clips, *protocol]]
+                ["fvd", real, clips, *protocol, *features], ["is", clips, *protocol]]
     return [["eval.py", *words] for words in recon + made]
 
 
@@ -210,7 +212,7 @@ def run(args, command):
 
 
 def run_row(args, job, shared):
-    """What eval.py says of the row, made or found."""
+    """{eval.py's command: what it says of the row}, made or found."""
     path, commands = job.folder / "result.json", [shown(command) for command in job.training + job.judging]
     if path.is_file():
         found = json.loads(path.read_text("utf-8"))
@@ -223,9 +225,7 @@ def run_row(args, job, shared):
             write_atomic(ours, lambda temporary: shutil.copy(theirs, temporary))
     for command in job.training:
         run(args, command)
-    measured = {}
-    for command in job.judging:
-        measured |= run(args, command)
+    measured = {command[1]: found for command in job.judging if (found := run(args, command))}
     found = {"commands": commands, "ours": measured}
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(found, indent=1), "utf-8"))
     return measured
@@ -250,13 +250,16 @@ def run_table(args, key):
 # ------------------------------------------------------------------------------------------- what came out
 
 def summary(ours):
-    """eval.py's JSON, several commands' merged, as one line of a table."""
-    names = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "toy_lpips": "toy LPIPS", "fvd": "FVD",
-             "is": "IS", "toy_fvd": "toy FVD"}
-    line = {name: ours[key] for key, name in names.items() if key in ours}
+    """{eval.py's command: its JSON} as one line of a table."""
+    recon, line = ours.get("recon", {}), {}
+    for key, name in (("psnr", "PSNR"), ("ssim", "SSIM"), ("lpips", "LPIPS"), ("toy_lpips", "toy LPIPS")):
+        line |= {name: recon[key]} if key in recon else {}
+    for key in ("fvd", "is"):                           # metric: "fvd", or by the toy's judge "toy fvd"
+        line |= {ours[key]["metric"].replace(key, key.upper()): ours[key][key]} if key in ours else {}
+    scored = ours.get("toy", {})
     for name, row in (("clips", "video_seen"), ("new clips", "video_heldout"), ("pictures", "image_seen")):
-        line |= {f"toy {name} %": 100 * mean(ours[row].values())} if row in ours else {}
-    return line | ({"toy motion %": 100 * ours["video_seen"]["motion"]} if "video_seen" in ours else {})
+        line |= {f"toy {name} %": 100 * mean(scored[row].values())} if row in scored else {}
+    return line | ({"toy motion %": 100 * scored["video_seen"]["motion"]} if scored else {})
 
 
 def show(key, results):

@@ -80,7 +80,7 @@ def load_models(folder, device="cpu", weights="", model=""):
         text = SD3Text.load(weights).to(device)
     elif getattr(transformer.config, "condition", "text") == "text":
         if not (folder / "text.safetensors").is_file():
-            raise UserError(f"{folder} holds no text encoder; give with --weights the file whose prompts it was trained on")
+            raise UserError(f"{folder} holds no text encoder; give with --weights the file that it was trained with")
         text = load_network(ToyText, folder / "text.safetensors").to(device)
     return Models(vae, text, transformer, made["size"], 1 if model == "dit" else made["frames"], made["shift"],
                   made.get("objective", "flow"), tuple(made.get("classes", ())))
@@ -232,12 +232,13 @@ def parse(argv):
     if args.prompts:
         if not Path(args.prompts).is_file():
             raise UserError(f"no file {args.prompts}; --prompts wants a text file, one prompt a line")
-        args.prompt += [line.strip() for line in Path(args.prompts).read_text("utf-8-sig", "replace").splitlines() if line.strip()]
+        lines = Path(args.prompts).read_text("utf-8-sig", "replace").splitlines()
+        args.prompt += [line.strip() for line in lines if line.strip()]
     if not args.prompt:
         raise UserError('give a prompt, such as "a cat", or a file of them with --prompts')
     if args.cfg is None:
         args.cfg = 7.0 if args.weights and not args.ckpt else 4.0
-    for name, least in (("steps", 1), ("n", 1), ("fps", 0.1), ("size", 0), ("cfg", 0), ("first", 0), ("seed", -math.inf)):
+    for name, least in (("steps", 1), ("n", 1), ("fps", 0.1), ("size", 0), ("cfg", 0), ("first", 0)):
         if not least <= getattr(args, name) < math.inf:            # nan is not, either
             raise UserError(f"{'-' if name == 'n' else '--'}{name} {getattr(args, name)}: must be at least {least}")
     if args.zero_shot_video and (args.ckpt or not args.weights):

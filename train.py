@@ -406,7 +406,9 @@ class ToyFrames(ToyClips):
 
 
 def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 1-4
-    dp = DPVAE.from_image(image_vae(cfg, run), key_encoder=cfg.key_encoder).to(memory_format=torch.channels_last)
+    windows = {"window": cfg.frames, "overlap": cfg.frames // 16 * GOP}     # longer clips go through in such pieces
+    dp = DPVAE.from_image(image_vae(cfg, run), key_encoder=cfg.key_encoder, **windows)
+    dp = dp.to(memory_format=torch.channels_last)
     dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
     perceptual, disc = perceptual_for(cfg, run), PatchGAN3D(cfg.disc).to(run.device)
 
@@ -434,6 +436,7 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
 def stage_dit(cfg, run):                                    # the text-to-image model that the papers start from
     vae = load_network(KLVAE, Path(cfg.out) / "vae.safetensors").to(run.device)
     dit, text = MMDiT(cfg.dit), ToyText(cfg.text)
+    prepare_blocks(cfg, dit, dit.joint_blocks)
     images = loader(cfg, run, cached(cfg, run, vae, "image"))
 
     def loss(nets, batch):

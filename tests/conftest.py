@@ -1,4 +1,4 @@
-"""What several test files need: a tiny model trained from nothing, tiny files in Stable Diffusion 3's layouts, clips."""
+"""What several test files need: a tiny model trained from nothing, tiny files in SD3's layouts, clips."""
 
 import os
 import resource
@@ -45,8 +45,8 @@ class Tiny:
 
     def fork(self, to):
         """A copy of the weights and of the cached latents, without the states of its stages."""
-        shutil.copytree(self.folder, to, ignore=shutil.ignore_patterns("state.pt", "log.jsonl", "*.png", "*.mp4"))
-        return to
+        unwanted = shutil.ignore_patterns("state.pt", "log.jsonl", "*.png", "*.mp4")
+        return Path(shutil.copytree(self.folder, to, ignore=unwanted))
 
 
 @pytest.fixture(scope="session")
@@ -68,11 +68,12 @@ def sd3(tmp_path_factory):
     for parameter in mmdit.parameters():                    # a fresh transformer answers 0 to everything
         torch.nn.init.normal_(parameter, std=0.05)
     vae = KLVAE(KLVAEConfig(16, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1))
-    parts = {"model.diffusion_model.": mmdit, "first_stage_model.": vae, "text_encoders.clip_l.transformer.": clip_l,
-             "text_encoders.clip_g.transformer.": clip_g}
+    parts = {"model.diffusion_model.": mmdit, "first_stage_model.": vae,
+             "text_encoders.clip_l.transformer.": clip_l, "text_encoders.clip_g.transformer.": clip_g}
     folder = tmp_path_factory.mktemp("sd3")
-    save_file({prefix + name: tensor.half() for prefix, net in parts.items() for name, tensor in net.state_dict().items()},
-              folder / "sd3.safetensors")
+    state = {prefix + name: tensor.half() for prefix, net in parts.items()
+             for name, tensor in net.state_dict().items()}
+    save_file(state, folder / "sd3.safetensors")
     for part, prefix in (("transformer", "model.diffusion_model."), ("vae", "first_stage_model."),
                          ("text_encoder", "text_encoders.clip_l.transformer."),
                          ("text_encoder_2", "text_encoders.clip_g.transformer.")):

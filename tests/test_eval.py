@@ -163,11 +163,10 @@ def blurred(video, level):
 
 
 def shuffled(video, level):
-    """Frames in random order within groups of 4, then of 8, then of all 16."""
-    size = 2 ** (level + 1)
-    order = [start + int(i) for start in range(0, video.shape[2], size)
-             for i in torch.randperm(size, generator=torch.Generator().manual_seed(level))]
-    return video[:, :, order]
+    """The first 4, the first 8, all 16 frames in random order, another one for each clip."""
+    size, generator = 2 ** (level + 1), torch.Generator().manual_seed(0)
+    orders = [[*torch.randperm(size, generator=generator), *range(size, video.shape[2])] for _ in video]
+    return torch.stack([clip[:, torch.tensor(order)] for clip, order in zip(video, orders)])
 
 
 def frozen(video, level):

@@ -1,4 +1,4 @@
-"""The loop: resuming, ranks, accumulation, flags, failures; and the road that starts at a Stable Diffusion 3 file."""
+"""The loop: resuming, ranks, accumulation, flags, failures; and the road from a Stable Diffusion 3 file."""
 
 import dataclasses
 import inspect
@@ -54,8 +54,8 @@ def same(a, b):
 
 
 def felt(players):
-    """Weights without the key biases of softmax attention: it does not feel them, so their gradient is nothing but
-    rounding errors, and Adam makes steps of its own size of those."""
+    """Weights without the key biases of softmax attention: it does not feel them, so their gradient is
+    rounding errors and nothing else, and Adam makes steps of its own size of those."""
     return {player: {name: tensor for name, tensor in state.items() if not name.endswith(".k.bias")}
             for player, state in players.items()}
 
@@ -65,7 +65,7 @@ def differs(state, other):
     return [name for name in state if name != "config" and not same(state[name], other[name])]
 
 
-# ------------------------------------------------------------------------------------------ one run, however cut
+# ------------------------------------------------------------ one run, however cut
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_ten_steps_are_five_and_resume_and_five(tiny, tmp_path, stage):
@@ -82,29 +82,29 @@ def test_ten_steps_are_five_and_resume_and_five(tiny, tmp_path, stage):
 RANKS = """
 import sys
 import train
-for stage in ("dpvae", "videodit"):
+for stage in ("videodit", "dpvae"):
     for config in train.parse(["--config", "tiny", "--stage", stage, *sys.argv[1:]]):
         train.train(config)
 """
 
 
 def test_two_processes_reach_the_weights_of_one(tiny, tmp_path):
-    """Gloo, the same global batch: a game of two players, and pictures mixed with clips; to 1e-4 after 4 steps."""
+    """Gloo, the same global batch: a game of two players, and pictures mixed with clips; to 1e-4."""
     one, two = tiny.fork(tmp_path / "one"), tiny.fork(tmp_path / "two")
     flags = "--no-bf16", "--steps", "4", "--warmup", "0", "--disc_start", "2", "--disc_warmup", "0"
     (tmp_path / "ranks.py").write_text(RANKS)
     done = script("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, tmp_path / "ranks.py",
                   *flags, "--out", two, extra={"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"})
     assert done.code == 0, done.err[:4000]
-    for stage in ("dpvae", "videodit"):
+    for stage in ("videodit", "dpvae"):                     # in this order both read the same cached latents
         alone, together = run(one, stage, *flags), read_state(two / stage / "state.pt")
         assert_close(felt(together["players"]), felt(alone["players"]), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("stage", ["dpvae", "videodit"])
 def test_two_micro_batches_are_one_batch(tiny, tmp_path, stage):
-    """Accumulated gradients: same clips, same noise, same mean; the weights agree to 1e-5 after 3 steps."""
-    flags = "--steps", 3, "--warmup", 0, "--disc_start", 0, "--disc_warmup", 0
+    """Accumulated gradients: same clips, same noise, same mean; the weights agree to 1e-5 after 2 steps."""
+    flags = "--steps", 2, "--warmup", 0, "--disc_start", 0, "--disc_warmup", 0
     whole = run(tiny.fork(tmp_path / "whole"), stage, *flags)
     parts = run(tiny.fork(tmp_path / "parts"), stage, *flags, "--accumulate", 2)
     assert_close(felt(parts["players"]), felt(whole["players"]), atol=1e-5, rtol=0)
@@ -132,7 +132,7 @@ def test_videos_come_with_probability_p():
 
 
 def test_the_draw_is_that_of_the_step_on_every_rank_and_after_every_resume():
-    """One draw for all ranks: not from the process's random state; a resumed run enters both sources where it left."""
+    """Not from the process's random state, which may differ; a resumed run goes on in both sources."""
     drawn, _ = kinds(3, 0, 200)
     assert kinds(3, 0, 200, random_state=1)[0] == drawn and kinds(4, 0, 200)[0] != drawn
     later, entered = kinds(3, 60, 140)
@@ -182,7 +182,7 @@ def test_a_state_that_cannot_be_resumed_is_explained(tiny, tmp_path):
     assert "\n" not in str(error.value) and same(before, read_state(out / "dit.safetensors"))
 
 
-# ------------------------------------------------------------------------------------------ flags
+# ------------------------------------------------------------ flags
 
 def test_every_field_is_a_flag(monkeypatch):
     """A preset's table and the command line speak of the same things, the networks' sizes among them."""
@@ -195,29 +195,33 @@ def test_every_field_is_a_flag(monkeypatch):
         value = default[:1] * 2 if kind is tuple else other[kind](default)
         argv = [f"--{'' if value else 'no-'}{name}"] if kind is bool else [f"--{name}={value}"]
         argv = [f"--{name}", *map(str, value)] if kind is tuple else argv
-        if value != ():                                     # words without a default cannot be told apart from none
+        if value != ():                                     # a list without default: nothing to try
             assert flatten(parse(["--stage", "vae", *argv])[0])[name] == value, name
 
 
 def test_every_flag_is_read():
     """A flag that nothing reads is a promise not kept; check() does not count as reading."""
     source = Path("train.py").read_text().replace(inspect.getsource(train.check), "")
-    unread = [item.name for item in dataclasses.fields(Config) if not re.search(rf"\b(cfg|config)\.{item.name}\b", source)]
-    assert unread == []
+    names = [item.name for item in dataclasses.fields(Config)]
+    assert [name for name in names if not re.search(rf"\b(cfg|config)\.{name}\b", source)] == []
 
 
 @pytest.mark.parametrize("flags, answer", [
-    ("--step 5", "unknown flag --step; did you mean --steps"), ("--config tny", "--config tny: must be one of tiny"),
-    ("--stage vidodit", "--stage vidodit: must be all or one of"), ("--steps 0", "--steps 0: must be at least 1"),
-    ("--steps ten", "invalid int value: 'ten'"), ("--lr nan", "--lr nan: must be"), ("--lr inf", "--lr inf: must be"),
+    ("--step 5", "unknown flag --step; did you mean --steps"),
+    ("--config tny", "--config tny: must be one of tiny"),
+    ("--stage vidodit", "--stage vidodit: must be all or one of"), ("--steps 0", "--steps 0: must be at"),
+    ("--steps ten", "invalid int value: 'ten'"), ("--lr nan", "--lr nan: must"), ("--lr inf", "--lr inf:"),
     ("--lr -1", "--lr -1.0: must be"), ("--frames 13", "--frames 13: must be 1 or a multiple of 4"),
-    ("--stage dpvae --frames 1", "--frames 1: must be a multiple of 4"), ("--size 20", "must be a multiple of 16"),
+    ("--stage dpvae --frames 1", "--frames 1: must be a multiple of 4"),
+    ("--size 20", "--size 20: must be a multiple of 16"),
     ("--p_video 2", "--p_video 2.0: must lie between 0 and 1"), ("--ema nan", "--ema nan: must"),
-    ("--kl_weight nan", "--kl_weight nan: must"), ("--seed -1", "--seed -1: must"), ("--shift 0", "--shift 0.0: must"),
-    ("--betas 0.9", "--betas 0.9: must be two numbers"), ("--part 0.5 2", "--part 0.5 2.0: must be two numbers"),
+    ("--kl_weight nan", "--kl_weight nan: must"), ("--seed -1", "--seed -1: must"),
+    ("--shift 0", "--shift 0.0: must"), ("--betas 0.9", "--betas 0.9: must be two numbers"),
+    ("--part 0.5 2", "--part 0.5 2.0: must be two numbers"),
     ("--attention 3d", "must be 2d->3d or 2d"), ("--items 0", "--items 0: give the number"),
     ("--batch 7 --accumulate 2", "must divide by 1 processes x 2 micro-batches"),
-    ("--stage cache", "--stage cache: give --init"), ("--stage dit", "vae.safetensors; check the path, or train"),
+    ("--stage cache", "--stage cache: give --init"),
+    ("--stage dit", "vae.safetensors; check the path, or train"),
     ("--stage vae --data nowhere", "nowhere is neither a folder nor a .zip")])
 def test_a_wrong_flag_gets_one_line_and_exit_code_2(tmp_path, capsys, flags, answer):
     """Found out before anything is trained or written."""
@@ -244,7 +248,7 @@ def test_the_rate_rises_holds_and_falls():
 
 
 def test_the_average_warms_up():
-    """decay = min(0.999, (1 + step) / (10 + step)): the first weights, which are noise, are soon forgotten."""
+    """decay = min(0.999, (1 + step) / (10 + step)): the first weights, which are noise, are forgotten."""
     net = torch.nn.Linear(1, 1, bias=False)
     trainer = Trainer(Config(), Run(), Stage({"net": Player(None, net=net)}, None, None))
     for step, decay in ((0, 0.1), (5, 0.4), (90, 0.91), (100_000, 0.999)):
@@ -256,7 +260,7 @@ def test_the_average_warms_up():
     assert net.weight.item() == 3.0
 
 
-# ------------------------------------------------------------------------------------------ losses that are no number
+# ------------------------------------------------------------ losses that are no number
 
 def poison(monkeypatch, steps):
     """transformer_loss, but nan in these steps."""
@@ -268,13 +272,14 @@ def poison(monkeypatch, steps):
 
 
 def test_a_loss_that_is_not_finite_skips_its_step(tiny, tmp_path, monkeypatch):
-    """Weights, average and optimizer stay as they were; the step is counted, and the next one trains again."""
+    """Weights, average and optimizer stay as they were; the step is counted; the next one trains again."""
     out = tiny.fork(tmp_path / "run")
     before = run(out, "dit", "--steps", 2)
     poison(monkeypatch, {2})
     after = run(out, "dit", "--steps", 3)
     assert differs(before, after) == ["step", "skipped", "optimizers"] and after["skipped"] == 1
-    assert same(before["optimizers"]["dit"]["state"], after["optimizers"]["dit"]["state"])      # the rest is its rate
+    moments, kept = before["optimizers"]["dit"]["state"], after["optimizers"]["dit"]["state"]
+    assert same(moments, kept)                              # what differs is the rate, that of the step
     assert json.loads((out / "dit" / "log.jsonl").read_text().splitlines()[-1])["skipped"] == 1
     healed = run(out, "dit", "--steps", 4)
     assert healed["skipped"] == 1 and "players" in differs(after, healed)
@@ -286,15 +291,16 @@ def test_ten_in_a_row_stop_the_run(tiny, tmp_path, monkeypatch):
     out = tiny.fork(tmp_path / "run")
     good = run(out, "dit", "--steps", 2)
     poison(monkeypatch, range(2, 100))
-    with pytest.raises(UserError, match="not finite 10 times in a row at step 11; the last good checkpoint is in"):
+    with pytest.raises(UserError, match="not finite 10 times in a row at step 11; the last good"):
         run(out, "dit", "--steps", 50, "--save_every", 4)
     kept = read_state(out / "dit" / "state.pt")
     assert kept["step"] == 8 and kept["skipped"] == 6 and same(kept["players"], good["players"])
-    assert all(tensor.isfinite().all() for tensor in load_network(MMDiT, out / "dit.safetensors").parameters())
+    dit = load_network(MMDiT, out / "dit.safetensors")
+    assert all(weight.isfinite().all() for weight in dit.parameters())
 
 
 def test_in_a_game_a_step_counts_once(tiny, tmp_path, monkeypatch):
-    """A discriminator that is well does not hide that the DP-VAE is not, and two sick players are one bad step."""
+    """A discriminator that is well does not hide that the DP-VAE is not; two sick ones are one bad step."""
     honest = train.dp_vae_loss
 
     def loss(*words):
@@ -305,10 +311,10 @@ def test_in_a_game_a_step_counts_once(tiny, tmp_path, monkeypatch):
         run(tiny.fork(tmp_path / "run"), "dpvae", "--steps", 30, "--disc_start", 1000)
 
 
-# ------------------------------------------------------------------------------------------ what the stages leave
+# ------------------------------------------------------------ what the stages leave
 
 def test_from_nothing_to_a_clip_in_90_seconds(tiny, tmp_path):
-    """`train.py --config tiny --stage all`, then a sample; CPU seconds, so that a busy machine does not count."""
+    """`train.py --config tiny --stage all`, then a sample; CPU seconds, for the machine may be busy."""
     sampled = script("sample.py", "a cat", "--ckpt", tiny.folder, "--out", tmp_path)
     assert sampled.code == 0, sampled.err
     assert tiny.trained.seconds + sampled.seconds < 90
@@ -325,7 +331,7 @@ def test_each_stage_leaves_a_log_and_something_to_look_at(tiny):
 
 
 def test_the_transformer_sees_latents_of_unit_variance(tiny):
-    """Stage vae ends by measuring shift and scale over its data: scaled latents have mean 0 and deviation 1."""
+    """Stage vae ends by measuring shift and scale over its data: scaled latents have mean 0, deviation 1."""
     config, = parse(["--stage", "vae"])
     vae = load_network(KLVAE, tiny.folder / "vae.safetensors")
     clips = [next(batches(singles(config, kind), 64, seed=1))["video"] for kind in ("video", "image")]
@@ -354,28 +360,33 @@ def test_2d_plus_3d_keeps_the_image_model(tiny, tmp_path):
     assert made["attention"] == "2d+3d" and not made["patchify_3d"]
 
 
-# ------------------------------------------------------------------------------------------ from published weights
+# ------------------------------------------------------------ from published weights
 
 @pytest.fixture(scope="module")
 def from_sd3(sd3, films, tmp_path_factory):
     """The paper's road on tiny files: stages dpvae, cache and videodit of preset videodit-256."""
     out = tmp_path_factory.mktemp("videodit")
     for stage in ("dpvae", "cache", "videodit"):
-        train.main(["--config", "videodit-256", "--stage", stage, "--init", str(sd3[0]), "--data", str(films),
-                    "--out", str(out), "--size", "32", "--frames", "8", "--batch", "2", "--steps", "2", "--windows", "2",
-                    "--no-compile", "--disc.width", "8"])
+        train.main(["--config", "videodit-256", "--stage", stage, "--init", str(sd3[0]), *small(films, out)])
     return out
+
+
+def small(films, out):
+    """The flags that make the paper's preset fit into a test."""
+    sizes = "--size 32 --frames 8 --batch 2 --steps 2 --windows 2 --no-compile --disc.width 8"
+    return ["--data", str(films), "--out", str(out), *sizes.split()]
 
 
 def test_stage_dpvae_starts_from_the_files_vae(sd3, from_sd3):
     """VideoDiT 3.1: E_k and D_k are Stable Diffusion's, frozen, with its shift and scale."""
     dp, vae = load_network(DPVAE, from_sd3 / "dpvae.safetensors"), KLVAE.from_state_dict(read_state(sd3[0]))
     assert_close(dp.image.state_dict(), vae.float().state_dict(), atol=0, rtol=0)
-    assert (dp.config.scale, dp.config.shift) == (1.5305, 0.0609) and dp.residual.conv_out.weight.abs().max() > 0
+    assert (dp.config.scale, dp.config.shift) == (1.5305, 0.0609)
+    assert dp.residual.conv_out.weight.abs().max() > 0
 
 
 def test_stage_cache_stores_latents_and_prompts(from_sd3):
-    """Windows of each film with SD3's context (154 tokens) and pooled vector; the same prompt has the same one."""
+    """Windows of each film with SD3's context (154 tokens) and pooled vector; same prompt, same vectors."""
     folder, = (from_sd3 / "cache").iterdir()
     cache = LatentCache(folder)
     rows = [cache.item(index) for index in range(len(cache))]
@@ -386,8 +397,9 @@ def test_stage_cache_stores_latents_and_prompts(from_sd3):
 
 
 def test_stage_videodit_starts_from_the_files_transformer(sd3, from_sd3):
-    """VideoDiT 3.2, with neither VAE nor text encoders in the loop; after 2 steps of warm-up it has hardly moved."""
-    net, image = load_network(VideoDiT, from_sd3 / "videodit.safetensors"), MMDiT.from_state_dict(read_state(sd3[0]))
+    """VideoDiT 3.2, no VAE and no text encoder in the loop; in 2 steps of warm-up it has hardly moved."""
+    net = load_network(VideoDiT, from_sd3 / "videodit.safetensors")
+    image = MMDiT.from_state_dict(read_state(sd3[0]))
     assert_close(net.image.state_dict(), image.float().state_dict(), atol=1e-5, rtol=0)
     assert net.patchify_3d.zero.weight.abs().max() > 0
     assert not (from_sd3 / "text.safetensors").exists()
@@ -395,26 +407,29 @@ def test_stage_videodit_starts_from_the_files_transformer(sd3, from_sd3):
 
 def test_a_clip_from_the_published_road(sd3, from_sd3, tmp_path, capsys):
     """--ckpt with --weights: the text encoders stay Stable Diffusion's; without them, a hint."""
-    sample.main(["a cat", "--ckpt", str(from_sd3), "--weights", str(sd3[0]), "--steps", "2", "--out", str(tmp_path)])
+    words = ["a cat", "--ckpt", str(from_sd3), "--steps", "2", "--out", str(tmp_path)]
+    sample.main([*words, "--weights", str(sd3[0])])
     about = json.loads((tmp_path / "0000-a-cat.json").read_text())
     assert about["frames"] == 8 and about["pixels"] == 32 and (tmp_path / "0000-a-cat.mp4").is_file()
     with pytest.raises(UserError, match="no text encoder; give with --weights"):
-        sample.main(["a cat", "--ckpt", str(from_sd3), "--out", str(tmp_path)])
+        sample.main(words)
 
 
 def test_videodit_goes_on_from_a_videodit(from_sd3, films, tmp_path):
     """VideoDiT 4.1: the 512 phase starts from the 320 phase's result."""
-    train.main(["--config", "videodit-512", "--stage", "videodit", "--init", str(from_sd3 / "videodit.safetensors"),
-                "--data", str(films), "--out", str(from_sd3), "--size", "32", "--frames", "8", "--batch", "2", "--steps", "1",
-                "--p_video", "1", "--no-compile", "--resume", "none"])
+    first = from_sd3 / "videodit.safetensors"
+    before = read_state(first)
+    train.main(["--config", "videodit-512", "--stage", "videodit", "--init", str(first),
+                *small(films, from_sd3), "--steps", "1", "--p_video", "1", "--resume", "none"])
     assert read_state(from_sd3 / "videodit" / "state.pt")["step"] == 1
+    assert_close(read_state(first), before, atol=1e-5, rtol=0)
 
 
 def test_published_weights_need_their_cached_prompts(sd3, from_sd3, films, tmp_path):
     """Stage videodit before stage cache: the message names what is missing."""
     with pytest.raises(UserError, match="no latent cache in .*; encode one first"):
-        train.main(["--config", "videodit-256", "--stage", "videodit", "--init", str(sd3[0]), "--data", str(films), "--out",
-                    str(from_sd3), "--cache", str(tmp_path), "--size", "32", "--frames", "8", "--no-compile"])
+        train.main(["--config", "videodit-256", "--stage", "videodit", "--init", str(sd3[0]),
+                    *small(films, from_sd3), "--cache", str(tmp_path)])
 
 
 def test_stage_vae_can_start_from_the_files_vae(sd3, tmp_path):
