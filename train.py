@@ -16,7 +16,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import signal
 import sys
 import time
@@ -38,7 +37,7 @@ from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_prompt, flow_loss, ke
 from latte import Latte, LatteConfig, init_from_image
 from sample import FlagParser, Models, generate, label_of
 from text import SD3Text, ToyText, ToyTextConfig, encode_t5
-from vae import (DPVAE, GOP, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, discriminator_loss, dp_vae_loss, fold,
+from vae import (DPVAE, GOP, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, discriminator_loss, dp_vae_loss,
                  kl_vae_loss, measure_latents)
 
 KIND = 9    # stream of keyed_generator: is this step for videos or for images?
