@@ -7,7 +7,7 @@ Differs  published FVDs are hard to reproduce because protocols go unstated: her
 Reads    after train.py
 Run me   python eval.py                         # CPU, 1 s: Frechet's distance of two Gaussians, known exactly
          python eval.py toy                     # prompt score of checkpoints/toy, and its VAE's PSNR
-         python eval.py fvd REAL FAKE           # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR"""
+         python eval.py fvd REAL FAKE     # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR"""
 
 import argparse
 import contextlib
@@ -139,7 +139,7 @@ class Protocol:
     order: str = "crop-resize"     # to a square, then to size; or resize-crop: short side to size, then to a square
     filter: str = "lanczos"        # or bicubic, bilinear
     size: int = 256
-    jpeg: int = 75                 # quality of a JPEG round trip of every frame that is not a .jpg yet; 0: none
+    jpeg: int = 75               # quality of a JPEG round trip of every frame that is not a .jpg yet; 0: none
     ddof: int = 0                  # covariance divided by n - ddof
     seed: int = 0                  # draws real videos and windows
 
@@ -226,7 +226,7 @@ class Side:
                                 f"{self.protocol.size}: give --size {short}, or sample larger clips")
             self.small += short < self.protocol.size
             is_jpeg = not self.toy and self.clips[index][0].lower().endswith((".jpg", ".jpeg"))
-            return np.stack([prepare(picture, self.protocol, is_jpeg) for picture in pictures])      # (T,H,W,3)
+            return np.stack([prepare(picture, self.protocol, is_jpeg) for picture in pictures])    # (T,H,W,3)
         except Unusable as reason:
             return f"{self.clips[index][0]}: {reason}"
 
@@ -432,7 +432,7 @@ def distance(name, argv):
     args, protocol = parse_metric(name, argv, ("i3d" if name == "fvd" else "inception", "toy"), ("real", "fake"))
     sides = Side(args.real, protocol), Side(args.fake, protocol, fake=True)
     look, mark = open_detector(args.features, args, name)
-    fake = extract(sides[1], look, args)                                                    # (N,R,F)  the strict side
+    fake = extract(sides[1], look, args)                                            # (N,R,F)  the strict side
     real = extract_real(sides[0], look, mark, args)                                         # (M,R,F)
     rows = min(len(real), len(fake)) * real.shape[1]
     if rows < real.shape[2]:
@@ -661,7 +661,7 @@ def sample_set(argv):
     made = 0
     for block in tqdm(blocks[rank::world_size], desc=str(out), unit="batch", disable=rank > 0):
         missing = [index for index in block if not (out / f"{index:06d}{suffix}").exists()]
-        if missing:                                       # a block is made whole: rounding depends on the batch
+        if missing:                                     # a block is made whole: rounding depends on the batch
             clips = make(models, [prompt(index) for index in block], frames, args, block[0])
         for index in missing:
             write_clip(out / f"{index:06d}{suffix}", clips[index - block[0]], args.fps)

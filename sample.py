@@ -1,5 +1,6 @@
 """sample.py - `python sample.py "a cat"`: a prompt becomes a clip, or with --image a picture.
-Paper    VideoDiT A.2: "denoising sampled noise from a standard Gaussian, then decoding using the corresponding decoder"
+Paper    VideoDiT A.2: "denoising sampled noise from a standard Gaussian, then decoding using the
+         corresponding decoder"
 Shapes   noise (B,C,T/4,h,w) -> scaled latent, same shape -> clip (B,3,T,H,W); an image is T=1, decoded by D_k
 Time     t=0 noise, t=1 data; SD3's schedule of noise levels (flow.sigmas)
 Differs  grep ASSUMED: steps, guidance and null prompt are not in the paper
@@ -34,14 +35,16 @@ class FlagParser(argparse.ArgumentParser):
     """argparse that names the nearest known flag: `--step 10` is answered with --steps, and exit code 2."""
 
     def __init__(self, **settings):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                         **settings)
 
     def parse_args(self, argv=None):
         known, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1, 0.4)
-            raise UserError(f"unknown flag {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+            raise UserError(f"unknown flag {unknown[0]}"
+                            + (f"; did you mean {near[0]}?" if near else "; see --help"))
         return known
 
     def error(self, message):
@@ -50,9 +53,9 @@ class FlagParser(argparse.ArgumentParser):
 
 @dataclass
 class Models:
-    """What a clip is made with. shift, objective and classes belong to the transformer: it was trained with them."""
+    """What a clip is made with. shift, objective and classes are the transformer's: those of its training."""
     vae: torch.nn.Module           # DPVAE, or KLVAE: an image model's, or Latte's, frame by frame
-    text: object                   # prompts -> context, pooled: ToyText or SD3Text; None where there is no text
+    text: object                   # prompts -> context, pooled: ToyText or SD3Text; None if there is no text
     transformer: torch.nn.Module   # VideoDiT or Latte, or MMDiT for images
     size: int = 64
     frames: int = 16
@@ -62,10 +65,10 @@ class Models:
 
 
 def load_models(folder, device="cpu", weights="", model=""):
-    """The networks of a folder that train.py wrote: model videodit (with dpvae), dit (with vae) or latte (with
-    either); "" takes the first of these that is there.
+    """The networks of a folder that train.py wrote: model videodit (with dpvae), dit (with vae) or latte
+    (with either); "" takes the first of these that is there.
 
-    weights: Stable Diffusion 3's file, whose text encoders a transformer that started from it goes on using."""
+    weights: Stable Diffusion 3's file; a transformer that started from it goes on using its text encoders."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; give --ckpt a folder that train.py wrote")
@@ -80,10 +83,11 @@ def load_models(folder, device="cpu", weights="", model=""):
         text = SD3Text.load(weights).to(device)
     elif getattr(transformer.config, "condition", "text") == "text":
         if not (folder / "text.safetensors").is_file():
-            raise UserError(f"{folder} holds no text encoder; give with --weights the file that it was trained with")
+            raise UserError(f"{folder} holds no text encoder; "
+                            "give with --weights the file that it was trained with")
         text = load_network(ToyText, folder / "text.safetensors").to(device)
-    return Models(vae, text, transformer, made["size"], 1 if model == "dit" else made["frames"], made["shift"],
-                  made.get("objective", "flow"), tuple(made.get("classes", ())))
+    return Models(vae, text, transformer, made["size"], 1 if model == "dit" else made["frames"],
+                  made["shift"], made.get("objective", "flow"), tuple(made.get("classes", ())))
 
 
 def check_frames(frames):
@@ -93,10 +97,10 @@ def check_frames(frames):
 
 
 @torch.no_grad()
-def generate(models, prompts, frames=None, size=None, steps=28, cfg=4.0, seed=0, first_index=0, progress=False,
-             sampler=""):
-    """prompts (B strings) -> clips (B,3,T,H,W) in [-1,1]. Clip i depends on seed and first_index + i alone, so a
-    clip of a batch can be made again by itself. frames=1 makes images. sampler: euler, ddpm or ddim."""
+def generate(models, prompts, frames=None, size=None, steps=28, cfg=4.0, seed=0, first_index=0,
+             progress=False, sampler=""):
+    """prompts (B strings) -> clips (B,3,T,H,W) in [-1,1]. Clip i depends on seed and first_index + i alone,
+    so a clip of a batch can be made again by itself. frames=1 makes images. sampler: euler, ddpm or ddim."""
     frames, size = frames or models.frames, size or models.size
     groups = GOP if isinstance(models.vae, DPVAE) else 1
     if groups > 1:
@@ -106,10 +110,13 @@ def generate(models, prompts, frames=None, size=None, steps=28, cfg=4.0, seed=0,
     shape = (len(prompts), models.vae.config.z_channels, max(frames // groups, 1), side, side)
     device = next(models.transformer.parameters()).device
     if models.objective == "ddpm":
-        z = undo_ddpm(models.transformer, cond, null_cond, shape, steps, cfg, seed, first_index, progress, sampler, device)
+        z = undo_ddpm(models.transformer, cond, null_cond, shape, steps, cfg, seed, first_index, progress,
+                      sampler, device)
     elif sampler in ("", "euler"):
-        network = velocity_of(models.transformer) if isinstance(models.transformer, Latte) else models.transformer
-        z = denoise(network, cond, null_cond, shape, models.shift, steps, cfg, seed, first_index, progress, device)
+        network = (velocity_of(models.transformer) if isinstance(models.transformer, Latte)
+                   else models.transformer)
+        z = denoise(network, cond, null_cond, shape, models.shift, steps, cfg, seed, first_index, progress,
+                    device)
     else:
         raise UserError(f"--sampler {sampler}: this model was trained as a flow; its sampler is euler")
     return decode(models.vae, z, frames)
@@ -119,7 +126,7 @@ def conditions(models, prompts):
     """What the transformer is told, and what it is told for guidance: {name: tensor} both."""
     if models.classes:
         device = next(models.transformer.parameters()).device
-        labels = torch.tensor([label_of(prompt, models.classes) for prompt in prompts], device=device)       # (B,)
+        labels = torch.tensor([label_of(prompt, models.classes) for prompt in prompts], device=device)  # (B,)
         return {"labels": labels}, {"labels": torch.full_like(labels, models.transformer.config.classes)}
     if models.text is None:
         return {}, {}
@@ -137,19 +144,24 @@ def label_of(prompt, classes):
     return named[0]
 
 
-def denoise(velocity, cond, null_cond, shape, shift, steps, cfg, seed, first_index=0, progress=False, device="cpu"):
+def denoise(velocity, cond, null_cond, shape, shift, steps, cfg, seed, first_index=0, progress=False,
+            device="cpu"):
     """Noise of shape (B,C,T',h,w) -> scaled latents of the same shape, along the flow."""
     noise = keyed_noise(shape, seed, 0, first_index, device, stream=SAMPLING)
     # ASSUMED: the paper gives neither steps nor guidance; 28 steps and SD3's schedule, guidance by preset.
-    return euler(guided(velocity, cond, cfg if cond else 1, null_cond), noise, sigmas(steps, shift), progress=progress)
+    return euler(guided(velocity, cond, cfg if cond else 1, null_cond), noise, sigmas(steps, shift),
+                 progress=progress)
 
 
 # Latte 3.1: ancestral sampling with learned variances (250 steps in the published configurations), or DDIM.
 def undo_ddpm(network, cond, null_cond, shape, steps, cfg, seed, first_index, progress, sampler, device):
     if sampler not in ("", "ddpm", "ddim"):
-        raise UserError(f"--sampler {sampler}: this model was trained by DDPM; its samplers are ddpm and ddim")
-    diffusion = DDPM(variance="learned_range" if network.config.learn_sigma else "fixed_large").respace(str(steps))
-    noises = [keyed_noise(shape, seed, step, first_index, device, stream=SAMPLING) for step in range(steps + 1)]
+        raise UserError(f"--sampler {sampler}: this model was trained by DDPM; "
+                        "its samplers are ddpm and ddim")
+    diffusion = DDPM(variance="learned_range" if network.config.learn_sigma
+                     else "fixed_large").respace(str(steps))
+    noises = [keyed_noise(shape, seed, step, first_index, device, stream=SAMPLING)
+              for step in range(steps + 1)]
     predict = guided(network, cond, cfg if cond else 1, null_cond, channels=shape[1])
     walk = ddim_sample if sampler == "ddim" else ddpm_sample
     return walk(diffusion, predict, noises[0], noises=noises[1:], progress=progress)
@@ -164,18 +176,18 @@ def decode(vae, z, frames):
     return vae.decode_keys(z).float().clamp(-1, 1)
 
 
-# ---------------------------------------------------------------------------------------------- published weights
+# ------------------------------------------------------------------------------------------ published weights
 
 @torch.no_grad()
-def generate_from_weights(source, prompts, frames=1, size=1024, steps=28, cfg=7.0, seed=0, first_index=0, device="cpu",
-                          progress=False):
+def generate_from_weights(source, prompts, frames=1, size=1024, steps=28, cfg=7.0, seed=0, first_index=0,
+                          device="cpu", progress=False):
     """Stable Diffusion 3 itself, from one file or a Diffusers folder: prompts -> (B,3,T,H,W).
 
-    One part is in memory at a time: text encoders, then the transformer in bf16, then the VAE. An empty prompt is
-    the null prompt and needs no encoder. frames > 1 is VideoDiT Fig. 2: nothing is trained, attention sees all
-    frames, each is decoded as a picture."""
+    One part is in memory at a time: text encoders, then the transformer in bf16, then the VAE. An empty
+    prompt is the null prompt and needs no encoder. frames > 1 is VideoDiT Fig. 2: nothing is trained,
+    attention sees all frames, each is decoded as a picture."""
     state = read_part(source, "transformer")
-    told = SD3Text.load(source).to(device).encode(prompts) if any(prompts) else None        # (B,154,4096), (B,2048)
+    told = SD3Text.load(source).to(device).encode(prompts) if any(prompts) else None  # (B,154,4096), (B,2048)
     transformer = MMDiT.from_state_dict(state, dtype=torch.bfloat16).to(device)
     context, pooled = told or (torch.zeros(len(prompts), 154, transformer.config.context_dim, device=device),
                                torch.zeros(len(prompts), transformer.config.pooled_dim, device=device))
@@ -192,8 +204,8 @@ def read_part(source, part):
     """The tensors of a single-file checkpoint, or of one part of a Diffusers folder."""
     state = read_folder(Path(source) / part) if Path(source).is_dir() else read_state(source)
     if not state:
-        raise UserError(f"no weights in {Path(source) / part}; --weights wants Stable Diffusion 3's single file or its "
-                        "Diffusers folder")
+        raise UserError(f"no weights in {Path(source) / part}; --weights wants Stable Diffusion 3's single "
+                        "file or its Diffusers folder")
     return state
 
 
@@ -208,23 +220,28 @@ def parse(argv):
     flags.add_argument("prompt", nargs="*", help="one clip for each")
     flags.add_argument("--prompts", metavar="FILE", help="a text file, one prompt a line")
     flags.add_argument("--ckpt", default="", help="a folder that train.py wrote; by default checkpoints/toy")
-    flags.add_argument("--model", default="", choices=["", "videodit", "dit", "latte"], help="which of the folder's models")
-    flags.add_argument("--sampler", default="", choices=["", "euler", "ddpm", "ddim"], help="by default euler, or ddpm "
-                       "for a Latte trained by DDPM (try --steps 250)")
-    flags.add_argument("--weights", default="", help="Stable Diffusion 3: one file, or a Diffusers folder. Alone: makes "
-                       "pictures with it (needs 5 GB for the transformer in bf16 and, if the file has T5, 10 GB for "
-                       "that, one after the other). With --ckpt: its text encoders serve that checkpoint")
-    flags.add_argument("--zero-shot-video", action="store_true", help="with --weights alone: VideoDiT Fig. 2, the "
-                       "untrained image model attending over --frames pictures at once (memory as for a picture)")
+    flags.add_argument("--model", default="", choices=["", "videodit", "dit", "latte"],
+                       help="which of the folder's models")
+    flags.add_argument("--sampler", default="", choices=["", "euler", "ddpm", "ddim"],
+                       help="by default euler, or ddpm for a Latte trained by DDPM (try --steps 250)")
+    flags.add_argument("--weights", default="",
+                       help="Stable Diffusion 3: one file, or a Diffusers folder. Alone: makes pictures with "
+                       "it (needs 5 GB for the transformer in bf16 and, if the file has T5, 10 GB for that, "
+                       "one after the other). With --ckpt: its text encoders serve that checkpoint")
+    flags.add_argument("--zero-shot-video", action="store_true",
+                       help="with --weights alone: VideoDiT Fig. 2, the untrained image model attending over "
+                       "--frames pictures at once (memory as for a picture)")
     flags.add_argument("--image", action="store_true", help="pictures (.png) instead of clips")
-    flags.add_argument("--frames", type=int, default=0, help="a multiple of 4; 0: what the model was trained on")
+    flags.add_argument("--frames", type=int, default=0,
+                       help="a multiple of 4; 0: what the model was trained on")
     flags.add_argument("--size", type=int, default=0, help="pixels; 0: what the model was trained on")
     flags.add_argument("--steps", type=int, default=28, help="calls of the transformer")
-    flags.add_argument("--cfg", type=float, help="guidance; 1 is none; by default 4, or 7 with --weights alone")
+    flags.add_argument("--cfg", type=float,
+                       help="guidance; 1 is none; by default 4, or 7 with --weights alone")
     flags.add_argument("--seed", type=int, default=0, help="same seed, same clip")
     flags.add_argument("-n", type=int, default=1, help="clips for each prompt")
-    flags.add_argument("--first", type=int, default=0, help="number of the first clip: clip 3 of -n 4 is made alone "
-                       "by --first 3")
+    flags.add_argument("--first", type=int, default=0,
+                       help="number of the first clip: clip 3 of -n 4 is made alone by --first 3")
     flags.add_argument("--out", default="out", help="folder")
     flags.add_argument("--fps", type=float, default=12.0)
     flags.add_argument("--gif", action="store_true", help="write .gif beside the .mp4")
@@ -240,13 +257,16 @@ def parse(argv):
         args.cfg = 7.0 if args.weights and not args.ckpt else 4.0
     for name, least in (("steps", 1), ("n", 1), ("fps", 0.1), ("size", 0), ("cfg", 0), ("first", 0)):
         if not least <= getattr(args, name) < math.inf:            # nan is not, either
-            raise UserError(f"{'-' if name == 'n' else '--'}{name} {getattr(args, name)}: must be at least {least}")
+            raise UserError(f"{'-' if name == 'n' else '--'}{name} {getattr(args, name)}: "
+                            f"must be at least {least}")
     if args.zero_shot_video and (args.ckpt or not args.weights):
-        raise UserError("--zero-shot-video shows an untrained Stable Diffusion 3: give --weights, and no --ckpt")
+        raise UserError("--zero-shot-video shows an untrained Stable Diffusion 3: "
+                        "give --weights, and no --ckpt")
     if args.frames and not args.zero_shot_video:
         check_frames(args.frames)
     if args.frames > 1 and args.weights and not args.ckpt and not args.zero_shot_video:
-        raise UserError(f"--frames {args.frames}: Stable Diffusion 3 makes pictures; add --zero-shot-video, or --ckpt")
+        raise UserError(f"--frames {args.frames}: Stable Diffusion 3 makes pictures; "
+                        "add --zero-shot-video, or --ckpt")
     if Path(args.out).is_file():
         raise UserError(f"--out {args.out}: is a file; give a folder")
     return args
@@ -259,14 +279,16 @@ def make(args, prompts, device):
         if args.size % 16:
             raise UserError(f"--size {args.size}: must be a multiple of 16")
         frames = (args.frames or 8) if args.zero_shot_video else 1
-        return generate_from_weights(args.weights, prompts, frames, args.size or 1024, device=device, **common)
+        return generate_from_weights(args.weights, prompts, frames, args.size or 1024, device=device,
+                                     **common)
     models = load_models(args.ckpt or TOY, device, args.weights, args.model)
     unit = models.vae.downsampling * models.transformer.config.patch
     if args.size % unit:
         raise UserError(f"--size {args.size}: must be a multiple of {unit}")
     frames = 1 if args.image else args.frames or models.frames
     if frames > 1 and isinstance(models.transformer, MMDiT):
-        raise UserError(f"--frames {frames}: {args.ckpt} holds an image model only; add --image, or train stage videodit")
+        raise UserError(f"--frames {frames}: {args.ckpt} holds an image model only; "
+                        "add --image, or train stage videodit")
     return generate(models, prompts, frames, args.size, sampler=args.sampler, **common)
 
 
@@ -287,7 +309,8 @@ def main(argv=None):
                  "torch": torch.__version__}
         Path(f"{base}.json").write_text(json.dumps(about) + "\n", "utf-8")
         print(f'"{prompt}" -> {base}.{"mp4" if is_clip else "png"}')
-    print(f"{len(clips)} in {time.perf_counter() - start:.1f} s; contact sheets (.png) and settings (.json) beside them")
+    print(f"{len(clips)} in {time.perf_counter() - start:.1f} s; "
+          "contact sheets (.png) and settings (.json) beside them")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """train.py - every stage, one loop: judge, vae, dit, dpvae, videodit.
 Paper    VideoDiT 3.1 (stage dpvae), 3.2 and A.2 (stage videodit), 4.1 (hyper-parameters)
 Shapes   batches of clips (B,3,T,H,W) or of cached latents (B,C,T',h,w)
-Time     t=0 noise, t=1 data; noise and times depend on (seed, step, clip), not on ranks, and so a resumed run is
-         the same run and two processes are one
+Time     t=0 noise, t=1 data; noise and times depend on (seed, step, clip), not on ranks, and so a resumed run
+         is the same run and two processes are one
 Differs  grep DEVIATES; the papers' stages start from Stable Diffusion 3, the toy's from nothing
 Reads    after sample.py
 Run me   python train.py --config tiny --stage all          # CPU, under 90 s: every stage, then a sample
@@ -28,17 +28,19 @@ from torch import nn
 from tqdm import tqdm
 
 import world
-from checkpoint import (UserError, class_of, load_network, load_strict, polite, read_state, save_network, write_atomic)
-from data import LatentCache, ToyClips, batches, contact_sheet, fingerprint, open_source, save_video, write_cache
+from checkpoint import (UserError, class_of, load_network, load_strict, polite, read_state, save_network,
+                        write_atomic)
+from data import (LatentCache, ToyClips, batches, contact_sheet, fingerprint, open_source, save_video,
+                  write_cache)
 from dit import DiT, MMDiT, MMDiTConfig, PixArt, VideoDiT
 from features import Judge, JudgeConfig, judge_loss, judge_right, perceptual_distance
-from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_prompt, flow_loss, keyed_generator, keyed_noise, sample_times,
-                  velocity_of)
+from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_prompt, flow_loss, keyed_generator, keyed_noise,
+                  sample_times, velocity_of)
 from latte import Latte, LatteConfig, init_from_image
 from sample import FlagParser, Models, generate, label_of
 from text import SD3Text, ToyText, ToyTextConfig, encode_t5
-from vae import (DPVAE, GOP, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, discriminator_loss, dp_vae_loss,
-                 kl_vae_loss, measure_latents)
+from vae import (DPVAE, GOP, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, discriminator_loss,
+                 dp_vae_loss, kl_vae_loss, measure_latents)
 
 KIND = 9    # stream of keyed_generator: is this step for videos or for images?
 
@@ -52,7 +54,7 @@ class Config:
     data: str = "toy"              # clips: "toy" or a folder of videos
     images: str = "toy"            # pictures: "toy", a folder or a .zip
     init: str = ""                 # weights to start from: a Stable Diffusion 3 file, or one of our own
-    resume: str = "auto"           # auto: go on where --out stopped; none: start again; or a folder with a state.pt
+    resume: str = "auto"           # auto: where --out stopped; none: start again; or a folder with a state.pt
     seed: int = 0
     # what a clip is
     size: int = 64                 # pixels, height and width
@@ -79,7 +81,7 @@ class Config:
     # losses
     kl_weight: float = 1e-6        # stage vae
     lpips_weight: float = 0.1      # VideoDiT 3.1: lambda_LPIPS
-    reg_weight: float = 1.0        # VideoDiT 3.1: lambda_reg; 0 is Table 3's ablation, column "Regularization"
+    reg_weight: float = 1.0        # VideoDiT 3.1: lambda_reg; 0: Table 3's ablation, column "Regularization"
     key_encoder: bool = True       # --no-key_encoder: z = E_r(x) alone; Table 3's ablation, column "2D VAE"
     disc_weight: float = 0.01      # VideoDiT 3.1: lambda_disc; 0 trains no discriminator
     disc_start: int = 1000         # steps before the discriminator is heard; it learns from half of that on
@@ -92,8 +94,9 @@ class Config:
     patchify_3d: bool = True       # --no-patchify_3d: VideoDiT Table 5
     objective: str = "ddpm"        # stage latte: ddpm (Latte 3.1), or flow, which the paper does not have
     latents: str = "vae"           # stage latte: of the image VAE, frame by frame, or of the dpvae, 4x fewer
-    joint_images: int = 0          # stage latte: pictures beside each clip (Latte 3.3.4; published configs: 8)
-    image_start: str = "all"       # stage latte with --init: "all" blocks copy the image model, or "silent": temporal ones start mute
+    joint_images: int = 0          # stage latte: pictures beside each clip (Latte 3.3.4; as published: 8)
+    image_start: str = "all"       # stage latte with --init: "all" blocks copy the image model,
+                                   # or "silent": temporal ones start mute
     vae_weights: str = ""          # stage latte: a published VAE (Stable Diffusion 1.4's)
     items: int = 0                 # toy: how many clips, and how many pictures, are cached as latents
     windows: int = 8               # real films: how many random windows of each are cached
@@ -121,8 +124,8 @@ PRESETS = {
         vae=KLVAEConfig(4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4, scale=1.0, shift=0.0),
         disc=PatchGAN3DConfig(8, 1), text=ToyTextConfig(world.WORDS, 12, 32, 1, 2),
         dit=MMDiTConfig(4, 2, 2, 2, 16, context_dim=32, pooled_dim=32, pos_grid=4, base_size=4),
-        latte=LatteConfig(1, 2, 32, 2, in_channels=4, frames=8, input_size=8, condition="text", context_dim=32,
-                          pooled_dim=32),
+        latte=LatteConfig(1, 2, 32, 2, in_channels=4, frames=8, input_size=8, condition="text",
+                          context_dim=32, pooled_dim=32),
         stages={"judge": dict(steps=20, batch=8, lr=2e-3), "vae": dict(steps=30, batch=8, lr=2e-3),
                 "dit": dict(steps=20, batch=8), "dpvae": dict(steps=12, batch=2, disc_start=4, disc_warmup=4),
                 "videodit": dict(steps=20, batch=8), "latte": dict(steps=20, batch=4, joint_images=2)}),
@@ -132,37 +135,40 @@ PRESETS = {
         vae=KLVAEConfig(16, ch=24, ch_mult=(1, 2, 3, 3), num_res_blocks=1, groups=8, scale=1.0, shift=0.0),
         text=ToyTextConfig(world.WORDS, 12, 128, 2, 4),
         dit=MMDiTConfig(16, 2, 6, 5, 32, context_dim=128, pooled_dim=128, pos_grid=8, base_size=8),
-        latte=LatteConfig(1, 8, 120, 4, in_channels=16, frames=4, input_size=8, condition="text", context_dim=128,
-                          pooled_dim=128, learn_sigma=False, joint="temporal_mask"),
+        latte=LatteConfig(1, 8, 120, 4, in_channels=16, frames=4, input_size=8, condition="text",
+                          context_dim=128, pooled_dim=128, learn_sigma=False, joint="temporal_mask"),
         stages={"judge": dict(steps=1000, batch=32, lr=2e-3),
-                "vae": dict(steps=4800, batch=16, lr=2e-3, kl_weight=1e-3, lpips_weight=0.0, weight_decay=1e-4),
+                "vae": dict(steps=4800, batch=16, lr=2e-3, kl_weight=1e-3, lpips_weight=0.0,
+                            weight_decay=1e-4),
                 "dit": dict(steps=4000, batch=96, lr=1e-3),
-                # DEVIATES VideoDiT Eq. 4: no adversary, no LPIPS in the toy. Flat shapes have no texture to fake, and the
-                # adversary costs a third of the step, the perceptual term a fifth. `tiny` and the paper's presets
-                # train both. (Training on squares of half the size would be cheaper, but this small VAE has seen
-                # whole frames only, and its norms are lost on a piece of sky.)
+                # DEVIATES VideoDiT Eq. 4: no adversary, no LPIPS in the toy. Flat shapes have no texture to
+                # fake, and the adversary costs a third of the step, the perceptual term a fifth. `tiny` and
+                # the paper's presets train both. (Training on squares of half the size would be cheaper, but
+                # this small VAE has seen whole frames only, and its norms are lost on a piece of sky.)
                 "dpvae": dict(steps=1900, batch=2, lr=4e-4, disc_weight=0.0, lpips_weight=0.0),
                 "videodit": dict(steps=8000, batch=48, lr=1e-3),
-                # DEVIATES Latte 3.1: a flow, which needs 28 calls where DDPM takes 250, on a CPU a minute a clip;
-                # and DP-VAE's latents, a quarter of the tokens and already cached.
-                "latte": dict(steps=6000, batch=48, lr=1e-3, objective="flow", latents="dpvae", joint_images=1)}),
+                # DEVIATES Latte 3.1: a flow, which needs 28 calls where DDPM takes 250, on a CPU a minute a
+                # clip; and DP-VAE's latents, a quarter of the tokens and already cached.
+                "latte": dict(steps=6000, batch=48, lr=1e-3, objective="flow", latents="dpvae",
+                              joint_images=1)}),
     # VideoDiT 4.3, the ablations' setting
     "videodit-256": dict(
-        size=256, frames=32, data="", images="", flip=True, shift=3.0, lr=5e-5, warmup=1000, betas=(0.9, 0.95),
-        ema=0.9999, checkpointing=True, compile=True, save_every=5000, preview_every=5000, p_video=1.0,
-        stages={"dpvae": dict(steps=600_000, batch=8, disc_start=100_000, disc_warmup=10_000),     # VideoDiT 4.1
-                "videodit": dict(steps=60_000, batch=64)}),                                        # VideoDiT 4.3
+        size=256, frames=32, data="", images="", flip=True, shift=3.0,
+        lr=5e-5, warmup=1000, betas=(0.9, 0.95), ema=0.9999, checkpointing=True, compile=True,
+        save_every=5000, preview_every=5000, p_video=1.0,
+        stages={"dpvae": dict(steps=600_000, batch=8, disc_start=100_000, disc_warmup=10_000),  # VideoDiT 4.1
+                "videodit": dict(steps=60_000, batch=64)}),                                     # VideoDiT 4.3
 }
 # VideoDiT 4.1, "Video Diffusion Transformer": 320 first, then --init from its result at 512.
 for _name, _size in (("videodit-320", 320), ("videodit-512", 512)):
     PRESETS[_name] = {**PRESETS["videodit-256"], "size": _size, "frames": 96, "p_video": 0.8,
                       "stages": {"videodit": dict(steps=200_000, batch=64)}}
 
-# Latte 4.1 and the published configurations: XL/2, 16 frames three apart, 8 GPUs x 5 clips, or x 4 clips with 8
-# pictures each. The paper prints neither rate nor batch nor steps; 1 M steps is the configurations' upper bound.
+# Latte 4.1 and the published configurations: XL/2, 16 frames three apart, 8 GPUs x 5 clips, or x 4 clips with
+# 8 pictures each. The paper prints no rate, batch or steps; 1 M steps is the configurations' upper bound.
 # DEVIATES: gradients are clipped to 0.1 from the start, the published code starts after 20-500 K steps.
-_latte = dict(size=256, frames=16, stride=3, data="", images="", lr=1e-4, warmup=1, betas=(0.9, 0.999), clip=0.1, ema=0.9999,
-              compile=True, save_every=10_000, preview_every=10_000)
+_latte = dict(size=256, frames=16, stride=3, data="", images="", lr=1e-4, warmup=1, betas=(0.9, 0.999),
+              clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000)
 for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), ("taichi", True, "none"),
                                  ("ucf101", True, "class")):
     for _suffix, _batch, _pictures in (("", 40, 0), ("-img", 32, 8)):
@@ -172,7 +178,8 @@ for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), 
 # Latte 4.5: 28 + 28 blocks from PixArt-alpha (--init), T5 for text (stage cache), 512 x 512
 PRESETS["latte-t2v"] = {
     **_latte, "size": 512, "stride": 1, "checkpointing": True, "image_start": "silent",
-    "latte": LatteConfig(depth=56, input_size=64, condition="text", conditioning="adaln_single", joint="temporal_mask"),
+    "latte": LatteConfig(depth=56, input_size=64, condition="text", conditioning="adaln_single",
+                         joint="temporal_mask"),
     "stages": {"latte": dict(steps=1_000_000, batch=32, joint_images=8)}}
 
 
@@ -186,7 +193,8 @@ def parse(argv):
         if kind is bool:
             flags.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None)
         elif kind is tuple:
-            flags.add_argument(f"--{name}", nargs="+", type=type(default[0]) if default else str, default=None)
+            flags.add_argument(f"--{name}", nargs="+", type=type(default[0]) if default else str,
+                               default=None)
         else:
             flags.add_argument(f"--{name}", type=kind, default=None)
     given = vars(flags.parse_args(argv))
@@ -235,8 +243,8 @@ def check(config):
              "preview_every": 1, "log_every": 1, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12, "windows": 1}
     for name, value in flatten(config).items():
         bound = 0 if name == "steps" and config.stage == "cache" else least.get(name, 0)
-        if type(value) in (int, float) and not bound <= value < math.inf and name != "vae.shift":    # nan fails, too
-            raise UserError(f"--{name} {value}: must be at least {bound}, and finite")
+        if type(value) in (int, float) and not bound <= value < math.inf and name != "vae.shift":
+            raise UserError(f"--{name} {value}: must be at least {bound}, and finite")      # nan fails, too
     for name in ("decay", "text_drop", "p_video", "ema"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")
@@ -245,7 +253,8 @@ def check(config):
         if len(values) != 2 or not all(0 <= value <= top for value in values):
             raise UserError(f"--{name} {' '.join(map(str, values))}: must be two numbers between 0 and 1")
     if config.frames % GOP and (config.frames > 1 or config.stage in ("dpvae", "videodit")):
-        raise UserError(f"--frames {config.frames}: must be {'1 or ' * (config.frames > 1)}a multiple of {GOP}")
+        raise UserError(f"--frames {config.frames}: must be "
+                        f"{'1 or ' * (config.frames > 1)}a multiple of {GOP}")
     unit = 2 ** (len(config.vae.ch_mult) - 1) * config.dit.patch
     if config.size % unit:
         raise UserError(f"--size {config.size}: must be a multiple of {unit}")
@@ -253,8 +262,8 @@ def check(config):
         raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
     if Path(config.out).is_file():
         raise UserError(f"--out {config.out}: is a file; give a folder")
-    for name, known in (("attention", ("2d->3d", "2d+3d")), ("objective", ("ddpm", "flow")), ("latents", ("vae", "dpvae")),
-                        ("image_start", ("all", "silent"))):
+    for name, known in (("attention", ("2d->3d", "2d+3d")), ("objective", ("ddpm", "flow")),
+                        ("latents", ("vae", "dpvae")), ("image_start", ("all", "silent"))):
         if getattr(config, name) not in known:
             raise UserError(f"--{name} {getattr(config, name)}: must be {' or '.join(known)}")
     return config
@@ -322,12 +331,12 @@ def toy_or_folder(cfg, kind):
     if not name:
         raise UserError(f"--{'data' if kind == 'video' else 'images'}: give a folder, or toy")
     frames = cfg.frames if kind == "video" else 1
-    return open_source(name, frames, cfg.size, cfg.seed, cfg.items or None, cfg.stride, cfg.fps or None, cfg.flip,
-                       tuple(cfg.part))
+    return open_source(name, frames, cfg.size, cfg.seed, cfg.items or None, cfg.stride, cfg.fps or None,
+                       cfg.flip, tuple(cfg.part))
 
 
 def loader(cfg, run, dataset):
-    """start_step -> this rank's micro-batches, each knowing its step and its first clip's number in the batch."""
+    """start_step -> this rank's micro-batches, each with its step and its first clip's place in the batch."""
     rows = cfg.batch // (run.world * cfg.accumulate)
 
     def from_step(start):
@@ -339,7 +348,7 @@ def loader(cfg, run, dataset):
 
 
 def mixed(cfg, videos, images, p):
-    """VideoDiT A.2: each step is for videos with probability p, else for images; the same draw on all ranks."""
+    """VideoDiT A.2: each step is for videos with probability p, else images; the same draw on all ranks."""
     is_video = lambda step: torch.rand((), generator=keyed_generator(cfg.seed, step, 0, KIND)).item() < p
 
     def from_step(start):
@@ -351,17 +360,21 @@ def mixed(cfg, videos, images, p):
     return from_step
 
 
-def stage_judge(cfg, run):                                  # the instrument: names what it sees (design: toy world)
-    names = {"subject": world.SUBJECTS, "colour": tuple(world.COLOURS), "motion": world.MOTIONS, "scene": world.SCENES}
+def stage_judge(cfg, run):                            # the instrument: names what it sees (design: toy world)
+    names = {"subject": world.SUBJECTS, "colour": tuple(world.COLOURS), "motion": world.MOTIONS,
+             "scene": world.SCENES}
 
     def loss(nets, batch):
-        targets = {key: torch.tensor([values.index(getattr(spec, key)) for spec in batch["spec"]], device=run.device)
+        targets = {key: torch.tensor([values.index(getattr(spec, key)) for spec in batch["spec"]],
+                                     device=run.device)
                    for key, values in names.items()}
         right = judge_right(nets["judge"], batch["video"], targets)
-        return judge_loss(nets["judge"], batch["video"], targets), {k: v.float().mean() for k, v in right.items()}
+        return (judge_loss(nets["judge"], batch["video"], targets),
+                {k: v.float().mean() for k, v in right.items()})
 
     player = Player(loss, judge=Judge(cfg.judge))
-    return Stage({"judge": player}, loader(cfg, run, ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0)), None)
+    return Stage({"judge": player},
+                 loader(cfg, run, ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0)), None)
 
 
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
@@ -382,7 +395,8 @@ def stage_vae(cfg, run):                                    # pixels <-> latents
         nets["vae"].config.shift, nets["vae"].config.scale = measure_latents(nets["vae"], clips)
 
     held = next(mixed(cfg, videos, images, 0.5)(0))["video"][:8]
-    return Stage({"vae": Player(loss, vae=vae)}, mixed(cfg, videos, images, 0.5), show_reconstruction(held, run), finish)
+    return Stage({"vae": Player(loss, vae=vae)}, mixed(cfg, videos, images, 0.5),
+                 show_reconstruction(held, run), finish)
 
 
 def singles(cfg, kind):
@@ -401,11 +415,12 @@ class ToyFrames(ToyClips):
     def item(self, index, epoch=0):
         spec = world.draw(self.seed, index, "video")
         frame = torch.from_numpy(world.render(spec, self.frames, self.size, only=[index % self.frames]))
-        return {"video": frame.permute(3, 0, 1, 2).float() / 127.5 - 1, "caption": world.caption(spec)}  # (3,1,H,W)
+        return {"video": frame.permute(3, 0, 1, 2).float() / 127.5 - 1,                     # (3,1,H,W)
+                "caption": world.caption(spec)}
 
 
 def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 1-4
-    windows = {"window": cfg.frames, "overlap": cfg.frames // 16 * GOP}     # longer clips go through in such pieces
+    windows = {"window": cfg.frames, "overlap": cfg.frames // 16 * GOP}    # longer clips go through in pieces
     dp = DPVAE.from_image(image_vae(cfg, run), key_encoder=cfg.key_encoder, **windows)
     dp = dp.to(memory_format=torch.channels_last)
     dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
@@ -413,9 +428,10 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
 
     def loss(nets, batch):
         warm = min(max(batch["step"] - cfg.disc_start, 0) / max(cfg.disc_warmup, 1), 1.0)
-        disc.requires_grad_(False)                          # the generator's gradient passes through, not into it
-        total, batch["x_hat"], log = dp_vae_loss(nets["dpvae"], batch["video"], perceptual, disc if warm else None, 1.0,
-                                                 cfg.reg_weight, cfg.disc_weight * warm, cfg.lpips_weight)
+        disc.requires_grad_(False)                      # the generator's gradient passes through, not into it
+        total, batch["x_hat"], log = dp_vae_loss(
+            nets["dpvae"], batch["video"], perceptual, disc if warm else None, 1.0,
+            cfg.reg_weight, cfg.disc_weight * warm, cfg.lpips_weight)
         disc.requires_grad_(True)
         return total, log
 
@@ -432,7 +448,7 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
     return Stage(players, source, show_reconstruction(next(source(0))["video"][:4], run))
 
 
-def stage_dit(cfg, run):                                    # the text-to-image model that the papers start from
+def stage_dit(cfg, run):                                  # the text-to-image model that the papers start from
     vae = load_network(KLVAE, Path(cfg.out) / "vae.safetensors").to(run.device)
     dit, text = MMDiT(cfg.dit), ToyText(cfg.text)
     prepare_blocks(cfg, dit, dit.joint_blocks)
@@ -444,10 +460,10 @@ def stage_dit(cfg, run):                                    # the text-to-image 
     return Stage({"dit": Player(loss, dit=dit, text=text)}, images, show_samples(cfg, run, vae, 1))
 
 
-def stage_videodit(cfg, run):                               # VideoDiT 3.2: the image transformer, made to move
+def stage_videodit(cfg, run):                              # VideoDiT 3.2: the image transformer, made to move
     out = Path(cfg.out)
     dp = load_network(DPVAE, out / "dpvae.safetensors").to(run.device)
-    text = None                                             # with published weights, prompts come from the cache
+    text = None                                          # with published weights, prompts come from the cache
     if not cfg.init:
         text = load_network(ToyText, out / "text.safetensors").to(run.device).requires_grad_(False)
     if class_of(cfg.init) == "VideoDiT":                    # 4.1: the 512 phase goes on from the 320 phase
@@ -483,7 +499,7 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
     diffusion = DDPM(variance="learned_range" if cfg.latte.learn_sigma else "fixed_large")
 
     def loss(nets, batch):
-        z, rows = vae.scaled(batch["latent"]), len(batch["latent"])                         # (B,C,T'+images,h,w)
+        z, rows = vae.scaled(batch["latent"]), len(batch["latent"])                      # (B,C,T'+images,h,w)
         cond = {"images": pictures, **conditions(batch, text, classes, run.device)}
         drop = draw(cfg, batch, (rows,), run.device, DROP, torch.rand) < cfg.text_drop
         if "context" in cond:                               # labels are dropped inside the network
@@ -498,7 +514,8 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
 
     source = loader(cfg, run, clips)
     if pictures:
-        source = beside(source, loader(dataclasses.replace(cfg, batch=cfg.batch * pictures), run, images), pictures)
+        source = beside(source, loader(dataclasses.replace(cfg, batch=cfg.batch * pictures), run, images),
+                        pictures)
     preview = show_samples(cfg, run, vae, cfg.frames, text) if text else None
     about = {"objective": cfg.objective, "classes": list(classes), "latents": cfg.latents}
     return Stage({"latte": Player(loss, latte=net)}, source, preview, about=about)
@@ -519,21 +536,23 @@ def class_names(cfg, clips):
     """What a label is: the toy's subjects, or the folders' names in alphabetical order."""
     names = world.SUBJECTS if cfg.data == "toy" else tuple(sorted(set(clips.captions)))
     if len(names) > cfg.latte.classes:
-        raise UserError(f"{len(names)} classes in --data, --latte.classes {cfg.latte.classes}: give at least as many")
+        raise UserError(f"{len(names)} classes in --data, --latte.classes {cfg.latte.classes}: "
+                        "give at least as many")
     return names
 
 
 def conditions(batch, text, classes, device):
     """What a Latte is told of a batch: (B,...), or (B,1+M,...) where M pictures stand beside each clip."""
     captions = batch["caption"]
-    groups = len(captions) // len(batch["latent"])          # captions: those of the clips, then M a clip of pictures
+    groups = len(captions) // len(batch["latent"])   # captions: those of the clips, then M a clip of pictures
     grouped = lambda told: told if groups == 1 else torch.cat(
         [told[:len(batch["latent"]), None], told[len(batch["latent"]):].unflatten(0, (-1, groups - 1))], 1)
     if classes:
-        return {"labels": grouped(torch.tensor([label_of(c, classes) for c in captions], device=device))}   # (B,1+M)
+        return {"labels": grouped(torch.tensor([label_of(c, classes) for c in captions],    # (B,1+M)
+                                               device=device))}
     if text is not None:
         context, pooled = text(captions)
-        return {"context": grouped(context), "pooled": grouped(pooled)}                     # (B,1+M,L,D), (B,1+M,D)
+        return {"context": grouped(context), "pooled": grouped(pooled)}               # (B,1+M,L,D), (B,1+M,D)
     return {key: grouped(batch[key]).bool() if key == "mask" else grouped(batch[key])
             for key in ("context", "mask") if key in batch}
 
@@ -542,22 +561,24 @@ def beside(clips, images, pictures):
     """Latte 3.3.4: the latents of M pictures appended to each clip's, along time."""
     def from_step(start):
         for clip, others in zip(clips(start), images(start)):
-            latent = others["latent"].squeeze(2).unflatten(0, (-1, pictures)).transpose(1, 2)               # (B,C,M,h,w)
-            joined = {"latent": torch.cat([clip["latent"], latent], 2), "caption": clip["caption"] + others["caption"]}
+            latent = others["latent"].squeeze(2).unflatten(0, (-1, pictures)).transpose(1, 2)    # (B,C,M,h,w)
+            joined = {"latent": torch.cat([clip["latent"], latent], 2),
+                      "caption": clip["caption"] + others["caption"]}
             told = {key: torch.cat([clip[key], others[key]]) for key in ("context", "mask") if key in clip}
             yield {**clip, **joined, **told}                                                # (B,C,T'+M,h,w)
     return from_step
 
 
 def stage_cache(cfg, run):                                  # latents and text of all clips and pictures, once
-    """Afterwards neither the VAE's nor the text encoders' work is in the training's steps. --init: the SD3 file
-    whose text encoders speak. Interrupted, the same command goes on; ranks share the work."""
+    """Afterwards neither the VAE's nor the text encoders' work is in the training's steps. --init: the SD3
+    file whose text encoders speak. Interrupted, the same command goes on; ranks share the work."""
     if not cfg.init:
-        raise UserError("--stage cache: give --init, the Stable Diffusion 3 file (or, for latte-t2v, the Diffusers "
-                        "folder) with the text encoders")
+        raise UserError("--stage cache: give --init, the Stable Diffusion 3 file (or, for latte-t2v, the "
+                        "Diffusers folder) with the text encoders")
     out, device = Path(cfg.out), run.device
     if "latte" in PRESETS[cfg.config]["stages"]:            # Latte 4.5: T5 alone, with its mask
-        vae, encode = latte_vae(cfg, run), lambda captions: dict(zip(("context", "mask"), encode_t5(captions, cfg.init, device)))
+        vae, encode = latte_vae(cfg, run), lambda captions: dict(
+            zip(("context", "mask"), encode_t5(captions, cfg.init, device)))
     else:
         vae, sd3 = load_network(DPVAE, out / "dpvae.safetensors").to(device), SD3Text.load(cfg.init)
         sd3 = sd3.to(device, keep=device != "cpu")
@@ -567,11 +588,11 @@ def stage_cache(cfg, run):                                  # latents and text o
             cached(cfg, run, vae, kind, encode)
 
 
-STAGES = {"judge": stage_judge, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae, "videodit": stage_videodit,
-          "latte": stage_latte, "cache": stage_cache}
+STAGES = {"judge": stage_judge, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae,
+          "videodit": stage_videodit, "latte": stage_latte, "cache": stage_cache}
 
 
-# ---------------------------------------------------------------------------------------------- what stages share
+# ------------------------------------------------------------------------------------------ what stages share
 
 def draw(cfg, batch, shape, device, stream=NOISE, how=torch.randn):
     return keyed_noise(shape, cfg.seed, batch["step"], batch["first"], device, stream=stream, draw=how)
@@ -584,7 +605,8 @@ def transformer_loss(cfg, run, net, text, vae, batch):
     context, pooled = (batch["context"], batch["pooled"]) if text is None else text(batch["caption"])
     drop = draw(cfg, batch, (rows,), run.device, DROP, torch.rand) < cfg.text_drop          # (B,)
     context, pooled = drop_prompt(context, pooled, drop)
-    return flow_loss(net, z, {"context": context, "pooled": pooled}, t=t, noise=draw(cfg, batch, z.shape, run.device))
+    return flow_loss(net, z, {"context": context, "pooled": pooled}, t=t,
+                     noise=draw(cfg, batch, z.shape, run.device))
 
 
 def cached(cfg, run, vae, kind, text=None):
@@ -605,15 +627,16 @@ def cached(cfg, run, vae, kind, text=None):
         return found
 
     write_cache(folder, dataset, encode, 16, mark, vae.config.shift, vae.config.scale,
-                epochs=1 if cfg.data == "toy" or kind == "image" else cfg.windows, dtype=torch.bfloat16 if text else
-                torch.float16, workers=cfg.workers, rank=run.rank, world_size=run.world)
+                epochs=1 if cfg.data == "toy" or kind == "image" else cfg.windows,
+                dtype=torch.bfloat16 if text else torch.float16,
+                workers=cfg.workers, rank=run.rank, world_size=run.world)
     if run.world > 1:
         dist.barrier()
     return LatentCache(folder, mark)
 
 
 def image_vae(cfg, run):
-    """The 2D VAE: from --init, Stable Diffusion's or an earlier run's, or the one that stage vae left in --out."""
+    """The 2D VAE: from --init, Stable Diffusion's or an earlier run's, else what stage vae left in --out."""
     if class_of(cfg.init) == "KLVAE":
         return load_network(KLVAE, cfg.init).to(run.device)
     if cfg.init:
@@ -633,7 +656,7 @@ def perceptual_for(cfg, run):
 def prepare_blocks(cfg, net, blocks):
     net.checkpointing = cfg.checkpointing
     if cfg.compile:
-        for block in blocks:                                # block by block: one compilation serves all of them
+        for block in blocks:                              # block by block: one compilation serves all of them
             block.compile()
 
 
@@ -648,13 +671,14 @@ def show_reconstruction(clips, run):
         vae = nets.get("vae", nets.get("dpvae"))
         redone = vae.decode(vae.encode(clips.to(run.device))).clamp(-1, 1).cpu()
         rows = [clip for pair in zip(clips, redone) for clip in pair]
-        if clips.shape[2] == 1:                             # pictures: all side by side, as if they were one clip
+        if clips.shape[2] == 1:                         # pictures: all side by side, as if they were one clip
             rows = [torch.cat(list(clips), 1), torch.cat(list(redone), 1)]
         contact_sheet(f"{name}.png", rows)
     return preview
 
 
-PROMPTS = ("a cat", "a red fish moving left underwater", "a blue car in snow", "a yellow star spinning at night")
+PROMPTS = ("a cat", "a red fish moving left underwater", "a blue car in snow",
+           "a yellow star spinning at night")
 
 
 def show_samples(cfg, run, vae, frames, text=None):
@@ -680,18 +704,20 @@ class Trainer:
         self.cfg, self.run, self.stage, self.step, self.skipped = cfg, run, stage, 0, 0
         self.players = {name: player.to(run.device) for name, player in stage.players.items()}
         self.nets = {name: net for player in self.players.values() for name, net in player.nets.items()}
-        self.trained = {name: [p for p in player.parameters() if p.requires_grad] for name, player in self.players.items()}
+        self.trained = {name: [p for p in player.parameters() if p.requires_grad]
+                        for name, player in self.players.items()}
         self.ema = {name: [p.detach().clone() for p in values] for name, values in self.trained.items()}
-        self.optimizers = {name: torch.optim.AdamW(values, cfg.lr, tuple(cfg.betas), weight_decay=cfg.weight_decay,
-                                                   fused=True) for name, values in self.trained.items()}
+        self.optimizers = {name: torch.optim.AdamW(values, cfg.lr, tuple(cfg.betas),
+                                                   weight_decay=cfg.weight_decay, fused=True)
+                           for name, values in self.trained.items()}
         self.wrapped = {name: self.parallel(player) for name, player in self.players.items()}
 
     def parallel(self, player):
         if self.run.world == 1:
             return player
-        # no device_ids: with them DDP hands each player a copy of the batch, and a game's players share theirs
-        return nn.parallel.DistributedDataParallel(player, gradient_as_bucket_view=True, broadcast_buffers=False,
-                                                   find_unused_parameters=True)
+        # no device_ids: with them DDP hands each player a copy of the batch; a game's players share theirs
+        return nn.parallel.DistributedDataParallel(player, gradient_as_bucket_view=True,
+                                                   broadcast_buffers=False, find_unused_parameters=True)
 
     def update_ema(self, name):
         decay = min(self.cfg.ema, (1 + self.step) / (10 + self.step))
@@ -713,7 +739,7 @@ class Trainer:
                 net.train(mode)
 
     def save(self, finish=None):
-        """Averages as NAME.safetensors, what sampling loads; all the rest as state.pt, what resuming loads."""
+        """Averages as NAME.safetensors, what sampling loads; the rest as state.pt, what resuming loads."""
         out = Path(self.cfg.out)
         state = {"step": self.step, "skipped": self.skipped, "rng": torch.get_rng_state(), "ema": self.ema,
                  "players": {name: player.state_dict() for name, player in self.players.items()},
@@ -723,8 +749,8 @@ class Trainer:
             if finish:
                 finish(nets)
             if self.run.rank == 0:
-                about = {"size": self.cfg.size, "frames": self.cfg.frames, "shift": self.cfg.shift, "step": self.step,
-                         **self.stage.about}
+                about = {"size": self.cfg.size, "frames": self.cfg.frames, "shift": self.cfg.shift,
+                         "step": self.step, **self.stage.about}
                 for name, net in nets.items():
                     save_network(out / f"{name}.safetensors", net, extra=about)
         if self.run.rank == 0:
@@ -736,11 +762,13 @@ class Trainer:
         if self.cfg.resume == "none" or (self.cfg.resume == "auto" and not (where / "state.pt").is_file()):
             return
         if not (where / "state.pt").is_file():
-            raise UserError(f"--resume {self.cfg.resume}: no state.pt there; give auto, none, or a folder OUT/STAGE")
+            raise UserError(f"--resume {self.cfg.resume}: no state.pt there; "
+                            "give auto, none, or a folder OUT/STAGE")
         state = read_state(where / "state.pt")
         if state.get("players", {}).keys() != self.players.keys():
-            raise UserError(f"{where / 'state.pt'} is not of stage {self.cfg.stage} with these flags (it holds "
-                            f"{', '.join(state.get('players', {})) or 'no networks'}); --resume none starts again")
+            raise UserError(f"{where / 'state.pt'} is not of stage {self.cfg.stage} with these flags "
+                            f"(it holds {', '.join(state.get('players', {})) or 'no networks'}); "
+                            "--resume none starts again")
         for name, player in self.players.items():
             load_strict(player, state["players"][name], where / "state.pt")
             self.optimizers[name].load_state_dict(state["optimizers"][name])
@@ -765,7 +793,8 @@ def train(cfg):
     """One stage from its start, or from where it stopped, to its last step."""
     run = setup()
     if cfg.batch % (run.world * cfg.accumulate):
-        raise UserError(f"--batch {cfg.batch}: must divide by {run.world} processes x {cfg.accumulate} micro-batches")
+        raise UserError(f"--batch {cfg.batch}: must divide by {run.world} processes x "
+                        f"{cfg.accumulate} micro-batches")
     torch.manual_seed(cfg.seed)
     stage = STAGES[cfg.stage](cfg, run)
     if stage is None:                                       # stage cache only writes files
@@ -783,7 +812,8 @@ def train(cfg):
 
     while trainer.step < cfg.steps:
         lr, micros = learning_rate(cfg, trainer.step), [next(source) for _ in range(cfg.accumulate)]
-        micros = [{k: v.to(run.device) if torch.is_tensor(v) else v for k, v in micro.items()} for micro in micros]
+        micros = [{k: v.to(run.device) if torch.is_tensor(v) else v for k, v in micro.items()}
+                  for micro in micros]
 
         step_bad = False
         for name, player in trainer.wrapped.items():
@@ -806,8 +836,8 @@ def train(cfg):
         failed = failed + 1 if step_bad else 0
         trainer.skipped += step_bad
         if failed >= 10:
-            raise UserError(f"{cfg.stage}: the loss was not finite 10 times in a row at step {trainer.step}; the last "
-                            f"good checkpoint is in {cfg.out}. Lower --lr, or try --no-bf16")
+            raise UserError(f"{cfg.stage}: the loss was not finite 10 times in a row at step {trainer.step}; "
+                            f"the last good checkpoint is in {cfg.out}. Lower --lr, or try --no-bf16")
         trainer.step += 1
         bar.update()
 
@@ -816,7 +846,8 @@ def train(cfg):
             bar.set_postfix({key: f"{value:.4g}" for key, value in numbers.items()})
             if run.rank == 0:
                 speed = (trainer.step - first) / (time.perf_counter() - started)
-                line = {"step": trainer.step, "lr": lr, "steps_per_s": speed, "skipped": trainer.skipped, **numbers}
+                line = {"step": trainer.step, "lr": lr, "steps_per_s": speed,
+                        "skipped": trainer.skipped, **numbers}
                 with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
 
@@ -828,7 +859,8 @@ def train(cfg):
             with trainer.averaged() as nets:
                 stage.preview(nets, folder / f"{trainer.step:07d}")
         if stopped:
-            raise UserError(f"stopped by a signal at step {trainer.step}, saved; the same command goes on from there")
+            raise UserError(f"stopped by a signal at step {trainer.step}, saved; "
+                            "the same command goes on from there")
     bar.close()
     if run.rank == 0:
         print(f"{cfg.stage}: weights in {cfg.out}/, log and previews in {folder}/")

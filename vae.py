@@ -54,7 +54,7 @@ class FrameNorm(nn.GroupNorm):
     def forward(self, x):
         if x.is_cuda:
             return super().forward(x)
-        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)          # (F,C,H,W)
+        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)       # (F,C,H,W)
 
 
 def norm(channels, groups):
@@ -93,7 +93,7 @@ class AttnBlock(nn.Module):
     def forward(self, x):
         h = self.norm(x)
         q, k, v = (rearrange(conv(h), "f c h w -> f (h w) c") for conv in (self.q, self.k, self.v))   # (F,H*W,C)
-        h = rearrange(attend(q, k, v), "f (h w) c -> f c h w", h=x.shape[-2])                         # (F,C,H,W)
+        h = rearrange(attend(q, k, v), "f (h w) c -> f c h w", h=x.shape[-2])                      # (F,C,H,W)
         return x + self.proj_out(h)
 
 
@@ -104,7 +104,7 @@ class Down(nn.Module):
         self.conv = nn.Conv2d(c, c, 3, stride=2)
 
     def forward(self, x):
-        return self.conv(F.pad(x, (0, 1, 0, 1)))                                                      # (F,C,H/2,W/2)
+        return self.conv(F.pad(x, (0, 1, 0, 1)))                                               # (F,C,H/2,W/2)
 
 
 class Up(nn.Module):
@@ -113,7 +113,7 @@ class Up(nn.Module):
         self.conv = nn.Conv2d(c, c, 3, padding=1)
 
     def forward(self, x):
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))                          # (F,C,2H,2W)
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))                     # (F,C,2H,2W)
 
 
 # ---------------------------------------------------------------------------------------------- 1D (time) blocks
@@ -131,10 +131,10 @@ class TimeConv(nn.Module):
         self.conv = nn.Conv1d(c, c, 3)
 
     def forward(self, x, frames):
-        x = x.unflatten(0, (-1, frames))                                                              # (B,T,C,H,W)
-        x = torch.cat([x[:, :1], x, x[:, -1:]], 1).transpose(1, 2)                                    # (B,C,T+2,H,W)
-        x = F.conv3d(x, self.conv.weight[..., None, None], self.conv.bias)                            # (B,C,T,H,W)
-        return x.transpose(1, 2).flatten(0, 1)                                                        # (F,C,H,W)
+        x = x.unflatten(0, (-1, frames))                                                         # (B,T,C,H,W)
+        x = torch.cat([x[:, :1], x, x[:, -1:]], 1).transpose(1, 2)                             # (B,C,T+2,H,W)
+        x = F.conv3d(x, self.conv.weight[..., None, None], self.conv.bias)                       # (B,C,T,H,W)
+        return x.transpose(1, 2).flatten(0, 1)                                                     # (F,C,H,W)
 
 
 class TimeResBlock(nn.Module):
@@ -157,9 +157,9 @@ class TimeAttention(nn.Module):
 
     def forward(self, x, frames):
         height = x.shape[-2]
-        h = rearrange(self.norm(x), "(b t) c h w -> (b h w) t c", t=frames)                           # (B*H*W,T,C)
+        h = rearrange(self.norm(x), "(b t) c h w -> (b h w) t c", t=frames)                      # (B*H*W,T,C)
         h = self.proj_out(attend(self.q(h), self.k(h), self.v(h)))
-        h = rearrange(h, "(b h w) t c -> (b t) c h w", h=height, w=x.shape[-1])                       # (F,C,H,W)
+        h = rearrange(h, "(b h w) t c -> (b t) c h w", h=height, w=x.shape[-1])                    # (F,C,H,W)
         return x + h                                              # proj_out starts at 0
 
 
@@ -180,7 +180,7 @@ class TimeUp(nn.Module):
         self.conv = nn.Conv2d(c, 2 * c, 1)
 
     def forward(self, x, frames):
-        return rearrange(self.conv(x), "(b t) (two c) h w -> (b t two) c h w", two=2, t=frames)       # (2F,C,H,W)
+        return rearrange(self.conv(x), "(b t) (two c) h w -> (b t two) c h w", two=2, t=frames)   # (2F,C,H,W)
 
 
 # ---------------------------------------------------------------------------------------------- encoder, decoder
@@ -228,24 +228,24 @@ class Encoder(nn.Module):
             level = Level([widths[max(i - 1, 0)]] + [c] * config.num_res_blocks, config.groups, video)
             if i + 1 < len(widths):
                 level.downsample = Down(c)
-            if video and i < 2:                                   # "after each of the first two spatial downsamplings"
+            if video and i < 2:                          # "after each of the first two spatial downsamplings"
                 level.time_down = TimeDown(c)
             self.down.append(level)
         self.mid = Middle(c, config.groups, video)
         self.norm_out = norm(c, config.groups)
         self.conv_out = nn.Conv2d(c, 2 * config.z_channels, 3, padding=1)
-        self.checkpointing = False                                # recompute a level in backward: 3x less memory
+        self.checkpointing = False                             # recompute a level in backward: 3x less memory
 
     def forward(self, x, frames=1):
-        h = self.conv_in(x)                                                                           # (F,ch,H,W)
+        h = self.conv_in(x)                                                                       # (F,ch,H,W)
         for level in self.down:
             h = _run(level, h, frames, self.checkpointing)
             if hasattr(level, "downsample"):
-                h = level.downsample(h)                                                               # (F,c,H/2,W/2)
+                h = level.downsample(h)                                                        # (F,c,H/2,W/2)
             if hasattr(level, "time_down"):
-                h, frames = level.time_down(h, frames), frames // 2                                   # (F/2,c,..)
+                h, frames = level.time_down(h, frames), frames // 2                               # (F/2,c,..)
         h = self.mid(h, frames)
-        return self.conv_out(F.silu(self.norm_out(h)))                                                # (F',2C,h,w)
+        return self.conv_out(F.silu(self.norm_out(h)))                                           # (F',2C,h,w)
 
 
 class Decoder(nn.Module):
@@ -256,7 +256,7 @@ class Decoder(nn.Module):
         c, last = widths[-1], len(widths) - 1
         self.conv_in = nn.Conv2d(config.z_channels, c, 3, padding=1)
         self.mid = Middle(c, config.groups, video)
-        self.up = nn.ModuleList()                                 # index = level of the encoder; used in reverse
+        self.up = nn.ModuleList()                              # index = level of the encoder; used in reverse
         for i, c in enumerate(widths):
             level = Level([widths[min(i + 1, last)]] + [c] * (config.num_res_blocks + 1), config.groups, video)
             if i > 0:
@@ -269,14 +269,14 @@ class Decoder(nn.Module):
         self.checkpointing = False
 
     def forward(self, z, frames=1):
-        h = self.mid(self.conv_in(z), frames)                                                         # (F',c,h,w)
+        h = self.mid(self.conv_in(z), frames)                                                     # (F',c,h,w)
         for level in reversed(self.up):
             h = _run(level, h, frames, self.checkpointing)
             if hasattr(level, "upsample"):
-                h = level.upsample(h)                                                                 # (F,c,2h,2w)
+                h = level.upsample(h)                                                            # (F,c,2h,2w)
             if hasattr(level, "time_up"):
-                h, frames = level.time_up(h, frames), frames * 2                                      # (2F,c,..)
-        return self.conv_out(F.silu(self.norm_out(h)))                                                # (F,3,H,W)
+                h, frames = level.time_up(h, frames), frames * 2                                   # (2F,c,..)
+        return self.conv_out(F.silu(self.norm_out(h)))                                             # (F,3,H,W)
 
 
 def _run(level, h, frames, checkpointing):
@@ -287,11 +287,11 @@ def _run(level, h, frames, checkpointing):
 
 def fold(x):
     """Frames into the batch, for the 2D layers."""
-    return rearrange(x, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)     # (F,C,H,W)
+    return rearrange(x, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)  # (F,C,H,W)
 
 
 def unfold(x, clips):
-    return rearrange(x, "(b t) c h w -> b c t h w", b=clips)                                          # (B,C,T,H,W)
+    return rearrange(x, "(b t) c h w -> b c t h w", b=clips)                                     # (B,C,T,H,W)
 
 
 # ---------------------------------------------------------------------------------------------- KL-VAE
@@ -316,7 +316,7 @@ class KLVAE(nn.Module):
         """Mean and log variance of q(z|x), each (B,C,T,h,w)."""
         h = self.encoder(fold(x))
         h = self.quant_conv(h) if self.config.quant_conv else h
-        mean, logvar = unfold(h, len(x)).chunk(2, dim=1)                                              # (B,C,T,h,w)
+        mean, logvar = unfold(h, len(x)).chunk(2, dim=1)                                         # (B,C,T,h,w)
         return mean, logvar.clamp(-30, 20)
 
     def encode(self, x):
@@ -327,7 +327,7 @@ class KLVAE(nn.Module):
     def decode(self, z):
         h = fold(z)
         h = self.post_quant_conv(h) if self.config.quant_conv else h
-        return unfold(self.decoder(h), len(z))                                                        # (B,3,T,H,W)
+        return unfold(self.decoder(h), len(z))                                                   # (B,3,T,H,W)
 
     def scaled(self, z):
         return (z - self.config.shift) * self.config.scale
@@ -445,7 +445,7 @@ class DPVAE(nn.Module):
         temporal branch start at zero, so that at step 0 D(z) is each key frame's 2D decode, held for 4 frames."""
         self.residual.load_state_dict(self.image.encoder.state_dict(), strict=False)
         self.decoder.load_state_dict(self.image.decoder.state_dict(), strict=False)
-        if self.config.key_encoder:                               # without E_k, E_r has to make all of z by itself
+        if self.config.key_encoder:                          # without E_k, E_r has to make all of z by itself
             nn.init.zeros_(self.residual.conv_out.weight)
             nn.init.zeros_(self.residual.conv_out.bias)
         for module in self.modules():
@@ -474,10 +474,10 @@ class DPVAE(nn.Module):
     # VideoDiT Eq. 1: one latent frame a group, the key frame's, plus what E_r has to say of the other three.
     def encode_window(self, x):
         """x (B,3,T,H,W), T a multiple of 4 -> z and z_k, both (B,C,T/4,h,w). For training: gradients flow to E_r."""
-        z_r = self.residual(fold(x), x.shape[2]).chunk(2, dim=1)[0]                                   # (F/4,C,h,w)
+        z_r = self.residual(fold(x), x.shape[2]).chunk(2, dim=1)[0]                              # (F/4,C,h,w)
         z_r = unfold(z_r, len(x))     # ASSUMED: no sampling (Eq. 4 has no KL); E_r keeps the copy's 2C outputs and
         with torch.no_grad():         # its second half is unused, as the parameter count of Table 1 wants it
-            z_k = self.image.encode(x[:, :, ::GOP])                                                   # (B,C,T/4,h,w)
+            z_k = self.image.encode(x[:, :, ::GOP])                                            # (B,C,T/4,h,w)
         return (z_k + z_r if self.config.key_encoder else z_r), z_k
 
     def decode_window(self, z):
@@ -514,7 +514,7 @@ class DPVAE(nn.Module):
         starts = [*range(0, frames - size, step), frames - size]  # the last window is full, too: it overlaps more
         clip = None
         for start in starts:
-            part = self.decode_window(z[:, :, start:start + size])                                    # (B,3,window,H,W)
+            part = self.decode_window(z[:, :, start:start + size])                          # (B,3,window,H,W)
             if clip is None:
                 clip = part.new_empty(*part.shape[:2], frames * GOP, *part.shape[3:])
                 clip[:, :, :self.config.window] = part
@@ -570,7 +570,7 @@ def dp_vae_loss(dp, x, perceptual=None, discriminator=None, recon_weight=1.0, re
     z, z_k = dp.encode_window(x)
     x_hat = dp.decode_window(z)
     log = {"mse": mse(x, x_hat), "key": mse(x[:, :, ::GOP], dp.decode_keys(z)), "stat": statistics_loss(z, z_k)}
-    loss = recon_weight * log["mse"] + reg_weight * (log["key"] + log["stat"])                        # Eq. 2, Eq. 3
+    loss = recon_weight * log["mse"] + reg_weight * (log["key"] + log["stat"])                  # Eq. 2, Eq. 3
     if perceptual is not None and lpips_weight:
         log["lpips"] = perceptual(fold(x), fold(x_hat))
         loss = loss + lpips_weight * log["lpips"]

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SUBJECTS = ("cat", "dog", "fish", "bird", "car", "rocket", "ball", "star", "tree", "house", "boat", "mushroom")
-IMAGE_ONLY = ("boat", "mushroom")          # in the image set, never in the video set: can the model move them?
+IMAGE_ONLY = ("boat", "mushroom")         # in the image set, never in the video set: can the model move them?
 COLOURS = {"red": (222, 40, 40), "orange": (248, 140, 24), "yellow": (248, 222, 48), "green": (40, 170, 70),
            "blue": (45, 90, 230), "purple": (150, 60, 195), "pink": (252, 140, 195), "white": (248, 248, 248),
            "black": (36, 36, 40), "brown": (132, 80, 40)}

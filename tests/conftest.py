@@ -1,5 +1,7 @@
-"""What several test files need: a tiny model trained from nothing, tiny files in SD3's layouts, clips."""
+"""What several test files need: golden fixtures, a tiny trained model, tiny files in SD3's layouts, clips."""
 
+import gzip
+import json
 import os
 import resource
 import shutil
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import world
@@ -17,6 +20,26 @@ from data import save_video
 from dit import MMDiT, MMDiTConfig
 from text import CLIPText, CLIPTextConfig
 from vae import KLVAE, KLVAEConfig
+
+GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
+
+
+def golden(name):
+    """weights, inputs, expected outputs and config of a fixture."""
+    groups = {"weights": {}, "in": {}, "out": {}}
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        for key in file.keys():
+            group, rest = key.split(".", 1)
+            groups[group][rest] = file.get_tensor(key)
+        return *groups.values(), json.loads(file.metadata()["config"])
+
+
+def released(name):
+    """{name: meta tensor} with the keys and shapes of a released checkpoint, and its config."""
+    with gzip.open(GOLDEN / "checkpoint_keys.json.gz") as file:
+        entry = json.load(file)["models"][name]
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in entry["tensors"].items()}
+    return tensors, entry["config"]
 
 
 @dataclass

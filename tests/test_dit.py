@@ -1,37 +1,23 @@
 """Tests of dit.py: parity with published image models, and what VideoDiT 3.2 promises of converting one."""
 
 import copy
-import gzip
-import json
-import os
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch.testing import assert_close
 
 import dit
 from checkpoint import UserError, load_network, save_network
+from conftest import golden, released
 from dit import (DiT, DiTBlock, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtBlock, VideoDiT, VideoDiTConfig,
                  scrambled)
 
-GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 SMALL = MMDiTConfig(in_channels=4, depth=3, heads=4, head_dim=12, context_dim=20, pooled_dim=10, pos_grid=12,
                     base_size=8)
 MMDIT_FILES = ["sd3_mmdit", "sd3_mmdit_diffusers", "sd35_mmditx", "sd35m_mmditx", "sd35m_mmditx_diffusers"]
 PIXART_FILES = ["pixart_diffusers", "pixart_cond_diffusers"]
-
-
-def golden(name):
-    """weights, inputs, expected outputs and config of a fixture."""
-    groups = {"weights": {}, "in": {}, "out": {}}
-    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
-        for key in file.keys():
-            group, rest = key.split(".", 1)
-            groups[group][rest] = file.get_tensor(key)
-        return *groups.values(), json.loads(file.metadata()["config"])
 
 
 def golden_pixart(name):
@@ -41,13 +27,6 @@ def golden_pixart(name):
                                  config.get("interpolation_scale"))
     sizes = {key: given[key] for key in ("resolution", "aspect_ratio") if key in given}
     return net, given, expected, sizes
-
-
-def released(name):
-    """{name: meta tensor} with the keys and shapes of a released checkpoint."""
-    with gzip.open(GOLDEN / "checkpoint_keys.json.gz") as file:
-        tensors = json.load(file)["models"][name]["tensors"]
-    return {key: torch.empty(shape, device="meta") for key, shape in tensors.items()}
 
 
 def outputs_of(blocks, run):
@@ -248,7 +227,8 @@ def test_golden_pixart_hidden_text_is_not_read(name):
     ("sd3.5_medium.diffusion_model", 24, 13, "rms"), ("sd3.5_large.diffusion_model", 38, 0, "rms")])
 def test_golden_released_mmdit_keys_all_fit(name, depth, dual, qk_norm):
     """Released sizes: each key is used, none is missing, the config is right."""
-    config = MMDiT.from_state_dict(released(name)).config
+    state, _ = released(name)
+    config = MMDiT.from_state_dict(state).config
     assert (config.depth, config.heads) == (depth, depth)
     assert (config.dual_attention, config.qk_norm) == (dual, qk_norm)
     assert (config.context_dim, config.pooled_dim, config.mlp_ratio) == (4096, 2048, 4.0)
@@ -257,13 +237,14 @@ def test_golden_released_mmdit_keys_all_fit(name, depth, dual, qk_norm):
 @pytest.mark.parametrize("name, size", [("DiT-XL-2-256x256", 32), ("DiT-XL-2-512x512", 64)])
 def test_golden_released_dit_keys_all_fit(name, size):
     """DiT-XL/2: the defaults of DiTConfig are the released 256 model."""
-    assert DiT.from_state_dict(released(name)).config == DiTConfig(input_size=size)
+    state, _ = released(name)
+    assert DiT.from_state_dict(state).config == DiTConfig(input_size=size)
 
 
 @pytest.mark.parametrize("name, size, micro", [("256", 32, False), ("512", 64, False), ("1024", 128, True)])
 def test_golden_released_pixart_keys_all_fit(name, size, micro):
     """PixArt-XL/2 in Diffusers' layout; the 1024 model has micro-conditions and interpolated positions."""
-    state = released(f"PixArt-XL-2-{name}.diffusers_transformer")
+    state, _ = released(f"PixArt-XL-2-{name}.diffusers_transformer")
     config = PixArt.from_state_dict(state, sample_size=size).config
     scale = max(size // 64, 1)
     assert config == dit.PixArtConfig(sample_size=size, interpolation=scale, micro_conditions=micro)

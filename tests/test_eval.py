@@ -341,7 +341,7 @@ def test_toy_command_prints_every_score(ckpt, capsys):
     for row in ("image_seen", "image_heldout", "image_image_only"):
         assert set(result[row]) == {"subject", "colour", "scene"}
     assert set(result["dpvae"]) == {"psnr", "ssim", "key_psnr", "key_psnr_2d"}
-    assert result["dpvae"]["key_psnr"] == pytest.approx(result["dpvae"]["key_psnr_2d"])      # z = z_k at step 0
+    assert result["dpvae"]["key_psnr"] == pytest.approx(result["dpvae"]["key_psnr_2d"])    # z = z_k at step 0
 
 
 def test_the_prompt_score_of_rendered_clips_is_what_the_judge_sees():

@@ -1,25 +1,20 @@
 """Tests of latte.py: parity with the published networks, Tables 1 and 2, what Latte 3.2 and 3.3 promise."""
 
-import gzip
-import json
-import os
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import torch
 from einops import rearrange
 from PIL import Image
-from safetensors import safe_open
 from torch.testing import assert_close
 
 import latte
 from checkpoint import UserError, load_network, save_network
+from conftest import golden, released
 from dit import DiT, DiTConfig, PixArt, PixArtConfig, scrambled
 from flow import DDPM, ddpm_loss, flow_loss, guided, velocity_of
 from latte import SIZES, Latte, LatteConfig, frame_similarity, init_from_image, paper_count, temporal_mask
 
-GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 LATTE_FILES = ["latte_uncond", "latte_class", "latte_text", "latte_img", "latte_img_class"]
 SMALL = LatteConfig(depth=4, width=24, heads=2, frames=4, input_size=8, classes=5, context_dim=10,
                     pooled_dim=6)
@@ -36,16 +31,6 @@ VARIANTS = pytest.mark.parametrize("variant", [1, 2, 3, 4])
 
 
 # ---------------------------------------------------------------------------------------------------- helpers
-
-def golden(name):
-    """weights, inputs, expected outputs and config of a fixture."""
-    groups = {"weights": {}, "in": {}, "out": {}}
-    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
-        for key in file.keys():
-            group, rest = key.split(".", 1)
-            groups[group][rest] = file.get_tensor(key)
-        return *groups.values(), json.loads(file.metadata()["config"])
-
 
 def golden_latte(name):
     """The network, what it is called with, and what it must answer; clips are (B,F,C,H,W) in the file."""
@@ -67,13 +52,6 @@ def golden_t2v():
     net = Latte.from_state_dict(weights, config["attention_head_dim"], config["sample_size"],
                                 config["video_length"])
     return net, given, expected
-
-
-def released(name):
-    """{name: meta tensor} with the keys and shapes of a released checkpoint."""
-    with gzip.open(GOLDEN / "checkpoint_keys.json.gz") as file:
-        tensors = json.load(file)["models"][name]["tensors"]
-    return {key: torch.empty(shape, device="meta") for key, shape in tensors.items()}
 
 
 def outputs_of(blocks, run):
@@ -208,7 +186,7 @@ def test_golden_our_own_file_gives_the_network_back(tmp_path):
 
 def test_golden_released_latte_keys_all_fit():
     """Latte-XL/2 of UCF101: 293 tensors, 674,112,416 elements with both tables."""
-    state = released("Latte-XL-2-extras2")
+    state, _ = released("Latte-XL-2-extras2")
     net = Latte.from_state_dict(state)
     assert asdict(net.config) == asdict(LatteConfig(condition="class", context_dim=0))
     assert sum(tensor.numel() for tensor in net.state_dict().values()) == 674_112_416
@@ -216,7 +194,8 @@ def test_golden_released_latte_keys_all_fit():
 
 def test_golden_released_text_to_video_keys_all_fit():
     """Latte-1: 28 spatial and 28 temporal blocks, 1,057.25 M parameters."""
-    net = Latte.from_state_dict(released("Latte-1.diffusers_transformer"))
+    state, _ = released("Latte-1.diffusers_transformer")
+    net = Latte.from_state_dict(state)
     axes = [block.axes for block in net.blocks]
     assert axes == [("space",), ("time",)] * 28 and (net.config.heads, net.config.context_dim) == (16, 4096)
     assert count(net) == 1_057_246_880

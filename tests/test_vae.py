@@ -1,6 +1,5 @@
 """Tests of vae.py: Stable Diffusion's image VAE to the last digit, and what VideoDiT 3.1 says of DP-VAE."""
 
-import gzip
 import json
 import os
 import subprocess
@@ -11,42 +10,28 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch.testing import assert_close
 
 import vae as vae_file
 from checkpoint import UserError, load_network, read_config, save_network
+from conftest import GOLDEN, golden, released
 from vae import (GOP, SD3, SD14, DPVAE, DPVAEConfig, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig,
                  TimeAttention, TimeConv, TimeDown, TimeResBlock, TimeUp, attend, discriminator_loss,
                  dp_vae_loss, fold, kl_vae_loss, measure_latents, statistics_loss, unfold)
 from world import draw, render
 
-GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 FILES = ["sd3_vae_16ch", "sd3_vae_16ch_diffusers", "sd_vae_kl_4ch", "sd_vae_kl_4ch_diffusers"]
 RELEASED = ["sd3.first_stage_model", "sd3.diffusers_vae", "sd1.first_stage_model", "sd_vae_ft.diffusers_vae"]
 SMALL = KLVAEConfig(z_channels=4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4)
 BARE = replace(SMALL, ch=4, ch_mult=(1, 1, 1), groups=2)                   # for long clips
 
 
-def golden(name):
+def golden_vae(name):
     """The VAE of a fixture, its inputs, its expected outputs, its config."""
-    groups = {"weights": {}, "in": {}, "out": {}}
-    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
-        for key in file.keys():
-            group, rest = key.split(".", 1)
-            groups[group][rest] = file.get_tensor(key)
-        config = json.loads(file.metadata()["config"])
-    vae = KLVAE.from_state_dict(groups["weights"], config["norm_num_groups"], config["scaling_factor"],
+    weights, given, expected, config = golden(name)
+    vae = KLVAE.from_state_dict(weights, config["norm_num_groups"], config["scaling_factor"],
                                 config["shift_factor"])
-    return vae, groups["in"], groups["out"], config
-
-
-def released(name):
-    """{name: meta tensor} with the keys and shapes of a released checkpoint, and its config."""
-    with gzip.open(GOLDEN / "checkpoint_keys.json.gz") as file:
-        entry = json.load(file)["models"][name]
-    tensors = {key: torch.empty(shape, device="meta") for key, shape in entry["tensors"].items()}
-    return tensors, entry["config"]
+    return vae, given, expected, config
 
 
 def close_to_golden(actual, expected):
@@ -107,7 +92,7 @@ def held(dp, x):
 @pytest.mark.parametrize("name", FILES)
 def test_golden_config_is_read_from_the_shapes(name):
     """from_state_dict: everything but groups, scale and shift follows from the tensors."""
-    vae, _, _, config = golden(name)
+    vae, _, _, config = golden_vae(name)
     for name in ("z_channels", "ch", "num_res_blocks", "quant_conv"):
         assert getattr(vae.config, name) == config[name]
     assert vae.config.ch_mult == tuple(config["ch_mult"])
@@ -117,7 +102,7 @@ def test_golden_config_is_read_from_the_shapes(name):
 @torch.no_grad()
 def test_golden_posterior(name):
     """Mean, clamped log-variance, both as one tensor, and a sample drawn with the fixture's noise."""
-    vae, given, expected, _ = golden(name)
+    vae, given, expected, _ = golden_vae(name)
     mean, logvar = (part[:, :, 0] for part in vae.moments(image(given["x"])))
     close_to_golden(mean, expected["mean"])
     close_to_golden(logvar, expected["logvar"])
@@ -130,7 +115,7 @@ def test_golden_posterior(name):
 @torch.no_grad()
 def test_golden_raw_moments_and_their_clamp(name):
     """One channel's log-variance is outside [-30, 20] before the clamp; two fixtures hold it as it was."""
-    vae, given, expected, _ = golden(name)
+    vae, given, expected, _ = golden_vae(name)
     raw = vae.encoder(given["x"])
     raw = vae.quant_conv(raw) if vae.config.quant_conv else raw
     if "moments" in expected:
@@ -143,7 +128,7 @@ def test_golden_raw_moments_and_their_clamp(name):
 @torch.no_grad()
 def test_golden_decode_and_scale(name):
     """Raw latents, latents at the transformer's border, and the way there and back."""
-    vae, given, expected, _ = golden(name)
+    vae, given, expected, _ = golden_vae(name)
     close_to_golden(vae.decode(image(given["z"]))[:, :, 0], expected["decoded_z"])
     close_to_golden(vae.decode(image(expected["mean"]))[:, :, 0], expected["recon_from_mean"])
     close_to_golden(vae.scaled(expected["mean"]), expected["latent_scaled"])
@@ -155,7 +140,7 @@ def test_golden_decode_and_scale(name):
 @torch.no_grad()
 def test_golden_inner_layers(name):
     """After the first downsampling (zeros right and below only) and after the middle attention."""
-    vae, given, expected, _ = golden(name)
+    vae, given, expected, _ = golden_vae(name)
     seen = {}
     modules = {"enc_down0": vae.encoder.down[0].downsample, "enc_mid_attn_out": vae.encoder.mid.attn_1}
     for key, module in modules.items():
@@ -171,7 +156,7 @@ def test_golden_inner_layers(name):
 @torch.no_grad()
 def test_golden_kl(name):
     """KL(q(z|x) || N(0,1)): the fixtures sum it over a sample, our loss logs its mean over everything."""
-    vae, given, expected, _ = golden(name)
+    vae, given, expected, _ = golden_vae(name)
     kl = kl_vae_loss(vae, image(given["x"]), image(torch.zeros_like(given["z"])))[1]["kl"]
     assert_close(kl * expected["mean"][0].numel(), expected["kl"].mean(), rtol=1e-5, atol=0)
 
@@ -180,8 +165,8 @@ def test_golden_kl(name):
 @torch.no_grad()
 def test_golden_both_layouts_give_one_network(first, second):
     """Stable Diffusion's names and Diffusers': the same tensors at the same places, so the same outputs."""
-    ours, given, _, _ = golden(first)
-    theirs, _, _, _ = golden(second)
+    ours, given, _, _ = golden_vae(first)
+    theirs, _, _, _ = golden_vae(second)
     assert_close(theirs.state_dict(), ours.state_dict(), atol=0, rtol=0)
     assert_close(theirs.encode(image(given["x"])), ours.encode(image(given["x"])), atol=0, rtol=0)
 
@@ -189,11 +174,8 @@ def test_golden_both_layouts_give_one_network(first, second):
 @pytest.mark.parametrize("name", ["sd3_vae_16ch_diffusers", "sd_vae_kl_4ch_diffusers"])
 def test_golden_old_attention_names_are_accepted(name):
     """sd-vae-ft-mse and -ema: query, key, value, proj_attn for to_q, to_k, to_v, to_out.0."""
-    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
-        names = [key for key in file.keys() if key.startswith("weights.")]
-        state = {key.removeprefix("weights."): file.get_tensor(key) for key in names}
-        groups = json.loads(file.metadata()["config"])["norm_num_groups"]
-    old = {}
+    state, _, _, config = golden(name)
+    old, groups = {}, config["norm_num_groups"]
     for key, tensor in state.items():
         for new_name, old_name in (("to_q.", "query."), ("to_k.", "key."), ("to_v.", "value."),
                                    ("to_out.0.", "proj_attn.")):
