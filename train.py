@@ -421,7 +421,10 @@ class ToyFrames(ToyClips):
 
 def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 1-4
     windows = {"window": cfg.frames, "overlap": cfg.frames // 16 * GOP}    # longer clips go through in pieces
-    dp = DPVAE.from_image(image_vae(cfg, run), key_encoder=cfg.key_encoder, **windows)
+    if class_of(cfg.init) == "DPVAE":                       # train an earlier one further
+        dp = load_network(DPVAE, cfg.init)
+    else:
+        dp = DPVAE.from_image(image_vae(cfg, run), key_encoder=cfg.key_encoder, **windows)
     dp = dp.to(memory_format=torch.channels_last)
     dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
     perceptual, disc = perceptual_for(cfg, run), PatchGAN3D(cfg.disc).to(run.device)
@@ -463,9 +466,7 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
 def stage_videodit(cfg, run):                              # VideoDiT 3.2: the image transformer, made to move
     out = Path(cfg.out)
     dp = load_network(DPVAE, out / "dpvae.safetensors").to(run.device)
-    text = None                                          # with published weights, prompts come from the cache
-    if not cfg.init:
-        text = load_network(ToyText, out / "text.safetensors").to(run.device).requires_grad_(False)
+    text = frozen_text(out, run)                            # with published weights, prompts are in the cache
     if class_of(cfg.init) == "VideoDiT":                    # 4.1: the 512 phase goes on from the 320 phase
         net = load_network(VideoDiT, cfg.init).train()
     else:
@@ -473,8 +474,8 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
                  else load_network(MMDiT, out / "dit.safetensors"))
         net = VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
     prepare_blocks(cfg, net, net.image.joint_blocks)
-    videos = loader(cfg, run, cached(cfg, run, dp, "video"))
-    images = loader(cfg, run, cached(cfg, run, dp, "image")) if cfg.p_video < 1 else None
+    videos = loader(cfg, run, cached(cfg, run, dp, "video", must_exist=text is None))
+    images = loader(cfg, run, cached(cfg, run, dp, "image", must_exist=text is None)) if cfg.p_video < 1 else None
 
     def loss(nets, batch):
         return transformer_loss(cfg, run, nets["videodit"], text, dp, batch), {}
@@ -486,15 +487,17 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
 def stage_latte(cfg, run):                                  # Latte 3: blocks over space, blocks over time
     out, pictures = Path(cfg.out), cfg.joint_images
     vae, net = latte_vae(cfg, run), Latte(cfg.latte)
-    if cfg.init:
+    if class_of(cfg.init) == "Latte":                       # train an earlier one further
+        net = load_network(Latte, cfg.init).train()
+    elif cfg.init:
         kind = PixArt if cfg.latte.conditioning == "adaln_single" else DiT
         init_from_image(net, kind.from_state_dict(read_state(cfg.init)), cfg.image_start)
     prepare_blocks(cfg, net, net.blocks)
-    clips, images = cached(cfg, run, vae, "video"), cached(cfg, run, vae, "image") if pictures else None
     asks = cfg.latte.condition
-    text = None
-    if asks == "text" and (out / "text.safetensors").is_file():
-        text = load_network(ToyText, out / "text.safetensors").to(run.device).requires_grad_(False)
+    text = frozen_text(out, run) if asks == "text" else None
+    spoken = asks == "text" and text is None                # by published encoders, in stage cache
+    clips = cached(cfg, run, vae, "video", must_exist=spoken)
+    images = cached(cfg, run, vae, "image", must_exist=spoken) if pictures else None
     classes = class_names(cfg, clips) if asks == "class" else ()
     diffusion = DDPM(variance="learned_range" if cfg.latte.learn_sigma else "fixed_large")
 
@@ -609,12 +612,19 @@ def transformer_loss(cfg, run, net, text, vae, batch):
                      noise=draw(cfg, batch, z.shape, run.device))
 
 
-def cached(cfg, run, vae, kind, text=None):
+def frozen_text(out, run):
+    """The toy's text encoder that stage dit left in --out; None where published ones speak (stage cache)."""
+    if not (out / "text.safetensors").is_file():
+        return None
+    return load_network(ToyText, out / "text.safetensors").to(run.device).requires_grad_(False)
+
+
+def cached(cfg, run, vae, kind, text=None, must_exist=False):
     """Latents of --data or --images, encoded once by this very VAE (or found encoded) and read from then on;
     with `text`, captions -> {name: tensor}, what the text encoders say as well (stage cache)."""
     mark = fingerprint(vae)
     folder = Path(cfg.cache or Path(cfg.out) / "cache") / f"{kind}-{cfg.size}-{mark}"
-    if cfg.init and text is None and cfg.data != "toy":     # the text has to be there already
+    if must_exist:                                          # with the text in it: stage cache comes first
         return LatentCache(folder, mark)
     dataset = toy_or_folder(cfg, kind)
 
