@@ -4,7 +4,8 @@ Shapes   a network is one .safetensors file: {name: tensor}, its config as JSON 
 Safety   pickles are read with weights_only=True and never otherwise; nothing in a checkpoint is executed
 Differs  DCP, Lightning and friends solve sharded states; one file a network is enough for 2 B parameters
 Reads    first
-Run me   python checkpoint.py      # CPU, 2 s: writes, tears and re-reads a file, prints what it says"""
+Run me   python checkpoint.py      # CPU, 2 s: writes, tears and re-reads a file, prints what it says
+         python checkpoint.py halve runs/toy checkpoints/toy     # float16 copies of a folder's networks"""
 
 import dataclasses
 import json
@@ -17,6 +18,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+
+
+UMASK = os.umask(0o022)      # the only way to read it is to set it
+os.umask(UMASK)
 
 
 class UserError(Exception):
@@ -45,6 +50,7 @@ def write_atomic(path, write):
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~UMASK)       # safetensors makes its files readable for the owner only
         os.replace(temporary, path)
     except (OSError, SafetensorError, RuntimeError) as error:
         if type(error) is RuntimeError and "inline_container" not in str(error):          # torch.save says so
@@ -156,6 +162,14 @@ def first_line(error):
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
+def halve(source, target):
+    """Our own .safetensors files of one folder, in float16, into another: how checkpoints/toy is made."""
+    for path in sorted(Path(source).glob("*.safetensors")):
+        about = read_config(path)
+        state = {name: t.half() if t.is_floating_point() else t for name, t in read_state(path).items()}
+        save_state(Path(target) / path.name, state, about.pop("class"), about.pop("config"), about)
+
+
 # ---------------------------------------------------------------------------------------------- demo
 
 def demo():
@@ -174,4 +188,7 @@ def demo():
 
 
 if __name__ == "__main__":
-    print(demo(), "  (a right reader says that the file is truncated)")
+    if len(sys.argv) == 4 and sys.argv[1] == "halve":
+        polite(lambda: halve(*sys.argv[2:]))
+    else:
+        print(demo(), "  (a right reader says that the file is truncated)")

@@ -303,3 +303,16 @@ def test_a_bug_still_has_its_stack_trace():
 def test_the_demo_says_truncated():
     """`python checkpoint.py`."""
     assert "is truncated" in checkpoint.demo()
+
+
+def test_a_halved_checkpoint_loads_as_the_same_network(tmp_path):
+    """checkpoints/toy ships float16: half the bytes, the same class, config and, to rounding, weights."""
+    from vae import KLVAE, KLVAEConfig
+    vae = KLVAE(KLVAEConfig(4, ch=8, ch_mult=(1, 2), num_res_blocks=1, groups=4))
+    checkpoint.save_network(tmp_path / "a" / "vae.safetensors", vae, extra={"size": 32})
+    checkpoint.halve(tmp_path / "a", tmp_path / "b")
+    again = checkpoint.load_network(KLVAE, tmp_path / "b" / "vae.safetensors")
+    torch.testing.assert_close(again.state_dict(), vae.state_dict(), atol=1e-3, rtol=1e-3)
+    assert checkpoint.read_config(tmp_path / "b" / "vae.safetensors")["size"] == 32
+    sizes = [(tmp_path / folder / "vae.safetensors").stat().st_size for folder in "ab"]
+    assert sizes[1] < 0.6 * sizes[0]
