@@ -111,7 +111,8 @@ def read_config(path):
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or not a .safetensors file ({first_line(error)}); copy it again")
+        raise UserError(f"{path} is truncated or not a .safetensors file ({first_line(error)}); "
+                        "copy it again")
     try:
         return {"class": metadata.pop("class"), "config": json.loads(metadata.pop("config")),
                 **{key: json.loads(value) for key, value in metadata.items()}}
@@ -152,7 +153,8 @@ def load_strict(net, state, source, assign=False):
              for name in sorted(want.keys() & have.keys()) if want[name] != have[name]]
     if missing or extra or wrong:
         parts = [f"{len(names)} {kind}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-                 for kind, names in (("missing", missing), ("unexpected", extra), ("wrongly shaped", wrong)) if names]
+                 for kind, names in (("missing", missing), ("unexpected", extra), ("wrongly shaped", wrong))
+                 if names]
         raise UserError(f"{source} does not fit {type(net).__name__}; " + "; ".join(parts))
     net.load_state_dict(state, assign=assign)
 

@@ -1,9 +1,10 @@
 """eval.py - what a model is worth: PSNR, SSIM, LPIPS, FVD, FID, KVD, IS, and the toy world's prompt score.
 Paper    VideoDiT 4.1-4.2 (reconstruction; zero-shot UCF101), Latte 4.1 (FVD over 2,048 clips of 16 frames)
-Shapes   video (B,3,T,H,W) in [-1,1]; features (N,R,F): N clips, R rows a clip (1 for FVD, T for FID), F features
+Shapes   video (B,3,T,H,W) in [-1,1]; features (N,R,F): N clips, R rows a clip
+         (1 for FVD, T for FID), F features
 Numbers  distances are computed in float64; each is printed with its whole protocol and a standard error
-Differs  published FVDs are hard to reproduce because protocols go unstated: here every choice is a flag. Real sets
-         are drawn with a seed, and no clip counts twice on several GPUs. grep DEVIATES, ASSUMED
+Differs  published FVDs are hard to reproduce because protocols go unstated: here every choice is a flag.
+         Real sets are drawn with a seed, and no clip counts twice on several GPUs. grep DEVIATES, ASSUMED
 Reads    after train.py
 Run me   python eval.py                         # CPU, 1 s: Frechet's distance of two Gaussians, known exactly
          python eval.py toy                     # prompt score of checkpoints/toy, and its VAE's PSNR
@@ -34,8 +35,8 @@ from tqdm import tqdm
 
 import world
 from checkpoint import UserError, class_of, load_network, polite, read_config, read_state, write_atomic
-from data import (IMAGES, VIDEOS, ClipFolder, Unusable, find, fingerprint, list_files, read_bytes, read_picture,
-                  read_some, save_video, scan_times, to_frames, to_video)
+from data import (IMAGES, VIDEOS, ClipFolder, Unusable, find, fingerprint, list_files, read_bytes,
+                  read_picture, read_some, save_video, scan_times, to_frames, to_video)
 from features import Judge, judge_right, load_detector, perceptual_distance
 from sample import TOY, FlagParser, generate, load_models
 from vae import DPVAE, GOP, KLVAE, fold
@@ -43,10 +44,11 @@ from vae import DPVAE, GOP, KLVAE, fold
 UNSEEN = 20_250_101    # the seed of every toy clip that is judged: no training draws its clips from it
 
 
-# ---------------------------------------------------------------------------------------------- pictures in pairs
+# ------------------------------------------------------------------------------------------ pictures in pairs
 
 def psnr(a, b, peak=2.0):
-    """(N,C,H,W) twice -> (N,) decibels; peak is the range of values. Equal pictures get 100 dB, not infinity."""
+    """(N,C,H,W) twice -> (N,) decibels; peak is the range of values.
+    Equal pictures get 100 dB, not infinity."""
     error = ((a.double() - b.double()) ** 2).flatten(1).mean(1)                             # (N,)
     return 10 * torch.log10(peak ** 2 / error.clamp(min=peak ** 2 * 1e-10))
 
@@ -55,7 +57,8 @@ def psnr(a, b, peak=2.0):
 def ssim(a, b, peak=2.0, sigma=1.5, window=11, k1=0.01, k2=0.03):
     """(N,C,H,W) twice -> (N,). In float64: float32 loses 1e-4 where pictures are flat."""
     if min(a.shape[-2:]) < window:
-        raise UserError(f"SSIM needs pictures of {window} pixels; these are {a.shape[-1]}x{a.shape[-2]}: give --size")
+        raise UserError(f"SSIM needs pictures of {window} pixels; "
+                        f"these are {a.shape[-1]}x{a.shape[-2]}: give --size")
     offsets = torch.arange(window, dtype=torch.float64, device=a.device) - window // 2
     weights = torch.exp(-offsets ** 2 / (2 * sigma ** 2))
     weights = (weights / weights.sum()).view(1, 1, -1, 1)
@@ -71,7 +74,7 @@ def ssim(a, b, peak=2.0, sigma=1.5, window=11, k1=0.01, k2=0.03):
     return values.flatten(1).mean(1)                                                        # (N,)
 
 
-# ---------------------------------------------------------------------------------------------- sets of features
+# ------------------------------------------------------------------------------------------ sets of features
 
 def gaussian(features, ddof=0):
     """(N,F) -> mean (F,), covariance (F,F), divided by N - ddof."""
@@ -91,8 +94,9 @@ def frechet(mean_a, cov_a, mean_b, cov_b):
     return max(distance.item(), 0.0)
 
 
-# Kernel distance (KID: Binkowski et al. 2018, Eq. 4): unbiased squared MMD with kernel (x.y/F + 1)^3, as KVD with
-# I3D's features. Unlike Frechet's it does not fall with the number of clips, so small sets can be compared.
+# Kernel distance (KID: Binkowski et al. 2018, Eq. 4): unbiased squared MMD with kernel
+# (x.y/F + 1)^3, as KVD with I3D's features. Unlike Frechet's it does not fall with the number of clips,
+# so small sets can be compared.
 def kernel_distance(a, b, subset=1000, subsets=100, seed=0):
     """(N,F), (M,F) -> mean over random subsets; everything at once where one subset holds all."""
     size = min(len(a), len(b), subset)
@@ -107,7 +111,8 @@ def kernel_distance(a, b, subset=1000, subsets=100, seed=0):
 
 # Inception Score (Salimans et al. 2016): exp(E KL(p(y|x) || p(y))).
 def inception_score(logits, splits=10):
-    """(N,K) -> mean and deviation over `splits` consecutive parts of N // splits; what is left over is left out."""
+    """(N,K) -> mean and deviation over `splits` consecutive parts of N // splits;
+    what is left over is left out."""
     p, scores = logits.double().softmax(1), []
     for part in p[:len(p) // splits * splits].chunk(splits):
         divergence = (torch.special.xlogy(part, part) - torch.special.xlogy(part, part.mean(0))).sum(1)
@@ -116,8 +121,9 @@ def inception_score(logits, splits=10):
 
 
 def standard_error(measure, *sets, draws=10, seed=0):
-    """Spread of `measure` over random halves of each set (N,...). A half drawn without replacement strays from the
-    whole as far as the whole strays from the truth, so this is the error of the whole, not of the half."""
+    """Spread of `measure` over random halves of each set (N,...). A half drawn without
+    replacement strays from the whole as far as the whole strays from the truth, so this is the
+    error of the whole, not of the half."""
     rng, results = np.random.default_rng(seed), []
     if min(map(len, sets)) < 4:
         return float("nan")
@@ -126,7 +132,7 @@ def standard_error(measure, *sets, draws=10, seed=0):
     return float(np.std(results, ddof=1))
 
 
-# ---------------------------------------------------------------------------------------------- protocols
+# ------------------------------------------------------------------------------------------ protocols
 
 @dataclass(frozen=True)
 class Protocol:
@@ -136,10 +142,10 @@ class Protocol:
     real_stride: int = 3           # every 3rd frame of the real videos, as in Latte's training (Taichi: 6)
     fake_stride: int = 1
     window: str = "random"         # of a real video; or first. Of a generated one it is always the first
-    order: str = "crop-resize"     # to a square, then to size; or resize-crop: short side to size, then to a square
+    order: str = "crop-resize"     # to a square, then size; or resize-crop: short side to size, then a square
     filter: str = "lanczos"        # or bicubic, bilinear
     size: int = 256
-    jpeg: int = 75               # quality of a JPEG round trip of every frame that is not a .jpg yet; 0: none
+    jpeg: int = 75                 # quality of a JPEG round trip of each frame that is no .jpg yet; 0: none
     ddof: int = 0                  # covariance divided by n - ddof
     seed: int = 0                  # draws real videos and windows
 
@@ -162,8 +168,8 @@ def read_protocol(args):
     given = {item.name: getattr(args, item.name) for item in dataclasses.fields(Protocol)}
     given = {key: value for key, value in given.items() if value is not None}
     one_of({"protocol": name}, protocol=PROTOCOLS)
-    one_of(given, filter=FILTERS, window=("random", "first"), order=("crop-resize", "resize-crop"), ddof=(0, 1),
-           jpeg=range(101))
+    one_of(given, filter=FILTERS, window=("random", "first"), order=("crop-resize", "resize-crop"),
+           ddof=(0, 1), jpeg=range(101))
     at_least(given, clips=2, frames=1, real_stride=1, fake_stride=1, size=8, seed=0)
     changed = "".join(f" --{key} {value}" for key, value in given.items())
     protocol = dataclasses.replace(PROTOCOLS[name], **given)
@@ -184,11 +190,11 @@ def at_least(values, **bounds):
             raise UserError(f"--{key} {values[key]}: must be at least {bound}")
 
 
-# ---------------------------------------------------------------------------------------------- sets of clips
+# ------------------------------------------------------------------------------------------ sets of clips
 
 class Side:
-    """REAL or FAKE: videos at any depth, folders of frames (one a clip), or "toy", "toy:KIND", "toy:KIND:SEED".
-    With --frames 1 every picture is a clip."""
+    """REAL or FAKE: videos at any depth, folders of frames (one a clip), or "toy", "toy:KIND",
+    "toy:KIND:SEED". With --frames 1 every picture is a clip."""
 
     def __init__(self, root, protocol, fake=False):
         self.root, self.protocol, self.fake, self.skipped, self.small = str(root), protocol, fake, [], 0
@@ -210,7 +216,8 @@ class Side:
         """What the cache knows a set by: names, sizes and times of its files."""
         if self.toy:
             return [self.toy]
-        place = lambda name: Path(self.root, name) if os.path.isdir(self.root) else Path(self.root.split("!/")[0])
+        place = lambda name: (Path(self.root, name) if os.path.isdir(self.root)
+                              else Path(self.root.split("!/")[0]))
         stats = ((name, place(name).stat()) for name in itertools.chain(*self.clips))
         return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
@@ -263,8 +270,8 @@ class Side:
         return start + stride * np.arange(frames)                                           # (T,)
 
     def stream(self, workers):
-        """Usable clips, uint8 (T,H,W,3), in a seeded random order, at most --clips of them. Threads decode ahead, so
-        that the network never waits: FFmpeg, Pillow and NumPy let go of Python's lock."""
+        """Usable clips, uint8 (T,H,W,3), in a seeded random order, at most --clips of them. Threads decode
+        ahead, so that the network never waits: FFmpeg, Pillow and NumPy let go of Python's lock."""
         order = iter(np.random.default_rng(self.protocol.seed).permutation(len(self.clips)).tolist())
         found, pending, pool = 0, deque(), ThreadPoolExecutor(workers)
         try:
@@ -290,7 +297,8 @@ def parse_toy(name):
         return None
     kind, _, seed = rest.partition(":")
     if (kind or "video") not in world.KINDS or not (seed or "0").isdecimal():
-        raise UserError(f"{name}: write toy:KIND or toy:KIND:SEED, where KIND is one of {', '.join(world.KINDS)}")
+        raise UserError(f"{name}: write toy:KIND or toy:KIND:SEED, "
+                        f"where KIND is one of {', '.join(world.KINDS)}")
     return kind or "video", int(seed or 0)
 
 
@@ -322,17 +330,17 @@ def prepare(picture, protocol, is_jpeg=False):
     return np.asarray(picture)                                                              # (H,W,3)
 
 
-# ---------------------------------------------------------------------------------------------- looking at sets
+# ------------------------------------------------------------------------------------------ looking at sets
 
 # What is looked for where --weights is not given, under the publishers' file names.
 DETECTORS = TOY.parent / "detectors"
-FILES = {"i3d": "i3d_torchscript.pt", "inception": "pt_inception-2015-12-05-6726825d.pth", "c3d": "c3d_ucf101.pt",
-         "lpips_alex": "alexnet-owt-7be5be79.pth", "lpips_vgg": "vgg16-397923af.pth"}
+FILES = {"i3d": "i3d_torchscript.pt", "inception": "pt_inception-2015-12-05-6726825d.pth",
+         "c3d": "c3d_ucf101.pt", "lpips_alex": "alexnet-owt-7be5be79.pth", "lpips_vgg": "vgg16-397923af.pth"}
 
 
 def open_detector(kind, args, purpose):
-    """(look, mark): look(video (B,3,T,H,W)) -> (B,R,F); mark tells two networks apart in the cache. kind: i3d,
-    inception, c3d, or toy, the judge. purpose: fvd, fid or is."""
+    """(look, mark): look(video (B,3,T,H,W)) -> (B,R,F); mark tells two networks apart in the cache.
+    kind: i3d, inception, c3d, or toy, the judge. purpose: fvd, fid or is."""
     if kind == "toy":
         judge = load_network(Judge, args.judge).to(device())
         look = {"fvd": lambda video: judge.clip_features(video)[:, None],                   # (B,1,F)
@@ -356,7 +364,8 @@ def device():
 
 @torch.no_grad()
 def extract(side, look, args):
-    """Features (N,R,F) of every usable clip of a side. --time: says what share of the network's speed that was."""
+    """Features (N,R,F) of every usable clip of a side.
+    --time: says what share of the network's speed that was."""
     clips, found, started = side.stream(args.workers), [], time.perf_counter()
     with tqdm(total=min(side.protocol.clips, len(side.clips)), desc=Path(side.root).name, unit="clip") as bar:
         while pack := list(itertools.islice(clips, args.batch)):
@@ -370,17 +379,19 @@ def extract(side, look, args):
         for _ in range(3):
             look(video).cpu()
         alone = 3 * len(video) / (time.perf_counter() - started)
-        print(f"{side.root}: {speed:.2f} clips/s, {speed / alone:.0%} of the {alone:.2f} of the network alone")
+        print(f"{side.root}: {speed:.2f} clips/s, "
+              f"{speed / alone:.0%} of the {alone:.2f} of the network alone")
     return torch.cat(found)                                                                 # (N,R,F)
 
 
 def check_count(side, found):
     """Too few clips to go on, or reasons to doubt the number."""
-    want, reasons = side.protocol.clips, "; ".join(side.skipped[:3]) + (" ..." if len(side.skipped) > 3 else "")
+    want, reasons = (side.protocol.clips,
+                     "; ".join(side.skipped[:3]) + (" ..." if len(side.skipped) > 3 else ""))
     lost = f" ({len(side.skipped)} of {len(side.clips)} skipped: {reasons})" if side.skipped else ""
     if found < 2 or (side.fake and found < want):
-        raise UserError(f"{side.root} has {found} usable clips, {want} wanted{lost}; sample more, or give --clips "
-                        f"{max(found, 2)}")
+        raise UserError(f"{side.root} has {found} usable clips, {want} wanted{lost}; "
+                        f"sample more, or give --clips {max(found, 2)}")
     if found < want or lost:
         warn(f"{side.root}: {found} usable clips, {want} wanted{lost}")
     if side.small:
@@ -392,7 +403,8 @@ def warn(text):
 
 
 def extract_real(side, look, mark, args):
-    """The same, remembered under --cache: by the files' names, sizes and times, the protocol and the network."""
+    """The same, remembered under --cache: by the files' names, sizes and times,
+    the protocol and the network."""
     if not args.cache:
         return extract(side, look, args)
     about = json.dumps([side.contents(), dataclasses.asdict(side.protocol), mark])
@@ -408,17 +420,23 @@ def parse_metric(name, argv, kinds, sides):
     """The flags that fvd, fid and is share -> (args, protocol)."""
     flags = FlagParser(prog=f"eval.py {name}")
     for side in sides:
-        flags.add_argument(side, help="a folder of videos or of frame folders, toy, toy:KIND or toy:KIND:SEED")
+        flags.add_argument(side, help="a folder of videos or of frame folders, "
+                                      "toy, toy:KIND or toy:KIND:SEED")
     flags.add_argument("--features", default=kinds[0], help=", ".join(kinds))
     flags.add_argument("--weights", default="", help="file of the network; default: in checkpoints/detectors")
-    flags.add_argument("--trust-torchscript", action="store_true", help="run the program in a TorchScript file")
-    flags.add_argument("--judge", default=str(TOY / "judge.safetensors"), help="the network of --features toy")
-    flags.add_argument("--cache", default="cache/features", help='features of real sets are kept here; "": nowhere')
+    flags.add_argument("--trust-torchscript", action="store_true",
+                       help="run the program in a TorchScript file")
+    flags.add_argument("--judge", default=str(TOY / "judge.safetensors"),
+                       help="the network of --features toy")
+    flags.add_argument("--cache", default="cache/features",
+                       help='features of real sets are kept here; "": nowhere')
     flags.add_argument("--batch", type=int, default=8, help="clips that the network sees at once")
     flags.add_argument("--workers", type=int, default=2, help="threads that decode")
-    flags.add_argument("--splits", type=int, default=10, help="is: the score is the mean over this many parts")
+    flags.add_argument("--splits", type=int, default=10,
+                       help="is: the score is the mean over this many parts")
     flags.add_argument("--time", action="store_true", help="also time the network alone")
-    flags.add_argument("--protocol", default="", help=f"{', '.join(PROTOCOLS)}; default latte, with toy features toy")
+    flags.add_argument("--protocol", default="",
+                       help=f"{', '.join(PROTOCOLS)}; default latte, with toy features toy")
     for item in dataclasses.fields(Protocol):
         flags.add_argument(f"--{item.name}", type=type(item.default), default=None)
     args = flags.parse_args(argv)
@@ -429,15 +447,16 @@ def parse_metric(name, argv, kinds, sides):
 
 def distance(name, argv):
     """`fvd REAL FAKE` and `fid REAL FAKE`: prints the number and returns it as a dict."""
-    args, protocol = parse_metric(name, argv, ("i3d" if name == "fvd" else "inception", "toy"), ("real", "fake"))
+    args, protocol = parse_metric(name, argv, ("i3d" if name == "fvd" else "inception", "toy"),
+                                   ("real", "fake"))
     sides = Side(args.real, protocol), Side(args.fake, protocol, fake=True)
     look, mark = open_detector(args.features, args, name)
     fake = extract(sides[1], look, args)                                            # (N,R,F)  the strict side
     real = extract_real(sides[0], look, mark, args)                                         # (M,R,F)
     rows = min(len(real), len(fake)) * real.shape[1]
     if rows < real.shape[2]:
-        warn(f"{rows} samples for {real.shape[2]} features: the covariance is rank-deficient and the distance biased "
-             "upwards; compare with nothing but sets of this very size")
+        warn(f"{rows} samples for {real.shape[2]} features: the covariance is rank-deficient and the "
+             "distance biased upwards; compare with nothing but sets of this very size")
 
     def measure(a, b):
         return frechet(*gaussian(a.flatten(0, 1), protocol.ddof), *gaussian(b.flatten(0, 1), protocol.ddof))
@@ -446,10 +465,10 @@ def distance(name, argv):
     kernel, label = "kvd" if name == "fvd" else "kid", "toy " if args.features == "toy" else ""
     mmd = kernel_distance(real.flatten(0, 1), fake.flatten(0, 1), seed=protocol.seed)
     print(f"{label}{name.upper()} {value:.4g} +- {error:.2g} (standard error over bootstrap halves), "
-          f"{label}{kernel.upper()} {mmd:.4g}; {len(real)} real, {len(fake)} fake clips, {real.shape[2]} features of "
-          f"{args.features}")
-    return finish({"metric": f"{label}{name}", name: value, "standard_error": error, kernel: mmd, "real": len(real),
-                   "fake": len(fake)})
+          f"{label}{kernel.upper()} {mmd:.4g}; {len(real)} real, {len(fake)} fake clips, "
+          f"{real.shape[2]} features of {args.features}")
+    return finish({"metric": f"{label}{name}", name: value, "standard_error": error, kernel: mmd,
+                   "real": len(real), "fake": len(fake)})
 
 
 def score(argv):
@@ -460,10 +479,12 @@ def score(argv):
     if args.splits > len(logits):
         raise UserError(f"--splits {args.splits}: must be at most the number of clips, {len(logits)}")
     mean, deviation = inception_score(logits.flatten(0, 1), args.splits)
-    error = standard_error(lambda part: inception_score(part.flatten(0, 1), min(args.splits, len(part)))[0], logits)
+    error = standard_error(lambda part: inception_score(part.flatten(0, 1), min(args.splits, len(part)))[0],
+                           logits)
     label = "toy " if args.features == "toy" else ""
-    print(f"{label}IS {mean:.4g} +- {error:.2g} (standard error over bootstrap halves; deviation over {args.splits} "
-          f"splits {deviation:.2g}); {len(logits)} clips, {logits.shape[2]} classes of {args.features}")
+    print(f"{label}IS {mean:.4g} +- {error:.2g} (standard error over bootstrap halves; "
+          f"deviation over {args.splits} splits {deviation:.2g}); {len(logits)} clips, "
+          f"{logits.shape[2]} classes of {args.features}")
     return finish({"metric": f"{label}is", "is": mean, "standard_error": error, "deviation": deviation})
 
 
@@ -473,13 +494,14 @@ def finish(result):
     return result
 
 
-# ---------------------------------------------------------------------------------------------- reconstruction
+# ------------------------------------------------------------------------------------------ reconstruction
 
 def open_vae(path):
     """(network, how it was trained) of a .safetensors of ours or of the folder it lies in."""
     path = Path(path)
     if path.is_dir():
-        path = next((path / name for name in ("dpvae.safetensors", "vae.safetensors") if (path / name).is_file()),
+        path = next((path / name for name in ("dpvae.safetensors", "vae.safetensors")
+                     if (path / name).is_file()),
                     path / "dpvae.safetensors")
     cls = KLVAE if class_of(path) == "KLVAE" else DPVAE
     return load_network(cls, path).to(device()), read_config(path)
@@ -487,8 +509,8 @@ def open_vae(path):
 
 @torch.no_grad()
 def reconstruct(vae, x):
-    """x (B,3,T,H,W) -> reconstruction, and the baseline that a video VAE must beat: every key frame through the
-    image VAE, held for 4 frames."""
+    """x (B,3,T,H,W) -> reconstruction, and the baseline that a video VAE must beat: every key frame through
+    the image VAE, held for 4 frames."""
     image = vae.image if isinstance(vae, DPVAE) else vae
     held = image.decode(image.encode(x[:, :, ::GOP])).repeat_interleave(GOP, dim=2)         # (B,3,T,H,W)
     return vae.decode(vae.encode(x)).float().clamp(-1, 1), held.float().clamp(-1, 1)
@@ -496,14 +518,15 @@ def reconstruct(vae, x):
 
 @torch.no_grad()
 def per_frame(measure, x, y):
-    """Mean over frames of measure((N,C,H,W) twice), a few at a time: 64 frames of 512x512 in float64 are 400 MB."""
+    """Mean over frames of measure((N,C,H,W) twice), a few at a time:
+    64 frames of 512x512 in float64 are 400 MB."""
     pairs = zip(fold(x).split(8), fold(y).split(8))
     return torch.cat([measure(a, b) for a, b in pairs]).mean().item()
 
 
 def film_windows(args, made):
-    """(name, clip (3,T,H,W)) for each window of each film. A film, or --part of it, that is too short for --frames
-    gives as many as it has, in fours."""
+    """(name, clip (3,T,H,W)) for each window of each film. A film, or --part of it, that is too short for
+    --frames gives as many as it has, in fours."""
     frames, size = args.frames or made.get("frames", 64), args.size or made.get("size", 512)
     if frames % GOP or frames < 1:
         raise UserError(f"--frames {frames}: must be a multiple of {GOP}")
@@ -512,7 +535,8 @@ def film_windows(args, made):
             clip = world.render(world.draw(UNSEEN + toy[1], index, toy[0]), frames, size)
             yield f"{args.data} {index}", to_video(clip)
         return
-    films = ClipFolder(args.data, GOP, size, stride=args.stride, part=tuple(args.part), crop="center", seed=args.seed)
+    films = ClipFolder(args.data, GOP, size, stride=args.stride, part=tuple(args.part),
+                       crop="center", seed=args.seed)
     for index, name in enumerate(films.names[:args.n]):
         try:
             _, times, _ = films.film(index)
@@ -545,19 +569,23 @@ def distance_of_pictures(args):
 
 
 def recon(argv):
-    """`recon CKPT DATA`. ASSUMED: a clip's PSNR and SSIM are the means over its frames; the paper does not say."""
+    """`recon CKPT DATA`. ASSUMED: a clip's PSNR and SSIM are the means over its frames;
+    the paper does not say."""
     flags = FlagParser(prog="eval.py recon")
     flags.add_argument("ckpt", help="a folder of train.py, or a dpvae.safetensors or vae.safetensors")
     flags.add_argument("data", help="a folder of videos, toy or toy:KIND")
     flags.add_argument("-n", type=int, default=50, help="videos; VideoDiT 4.1 takes 50")
-    flags.add_argument("--frames", type=int, default=0, help="0: what it was trained on; unknown: VideoDiT 4.1's 64")
-    flags.add_argument("--size", type=int, default=0, help="0: what it was trained on; unknown: VideoDiT 4.1's 512")
+    flags.add_argument("--frames", type=int, default=0,
+                       help="0: what it was trained on; unknown: VideoDiT 4.1's 64")
+    flags.add_argument("--size", type=int, default=0,
+                       help="0: what it was trained on; unknown: VideoDiT 4.1's 512")
     flags.add_argument("--stride", type=int, default=1)
     flags.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), help="of each film, such as 0.75 1")
     flags.add_argument("--windows", type=int, default=1, help="random windows of each film")
     flags.add_argument("--features", default="alex", help="network of LPIPS: alex, vgg, or toy")
     flags.add_argument("--weights", default="", help="its file; default: in checkpoints/detectors")
-    flags.add_argument("--judge", default=str(TOY / "judge.safetensors"), help="the network of --features toy")
+    flags.add_argument("--judge", default=str(TOY / "judge.safetensors"),
+                       help="the network of --features toy")
     flags.add_argument("--seed", type=int, default=0)
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, stride=1, windows=1, frames=0, size=0, seed=0)
@@ -570,13 +598,15 @@ def recon(argv):
         x = clip[None].to(device())
         x_hat, held = reconstruct(vae, x)
         row = {"frames": x.shape[2], "psnr": per_frame(psnr, x, x_hat), "ssim": per_frame(ssim, x, x_hat),
-               **({label: per_frame(lpips, x, x_hat)} if lpips else {}), "held_psnr": per_frame(psnr, x, held)}
+               **({label: per_frame(lpips, x, x_hat)} if lpips else {}),
+               "held_psnr": per_frame(psnr, x, held)}
         rows.setdefault(name, []).append(row)
     return report_recon(rows)
 
 
 def report_recon(rows):
-    """A line a film (its windows averaged), the mean of the films, and the comparison with held key frames."""
+    """A line a film (its windows averaged), the mean of the films,
+    and the comparison with held key frames."""
     if not rows:
         raise UserError("no film could be reconstructed; see the warnings above")
     average = lambda found: {key: float(np.mean([row[key] for row in found])) for key in found[0]}
@@ -593,7 +623,7 @@ def report_recon(rows):
     return finish({**mean, "clips": len(films), "wins": wins, "losses": losses})
 
 
-# ---------------------------------------------------------------------------------------------- samples
+# ------------------------------------------------------------------------------------------ samples
 
 def generation_flags(flags):
     flags.add_argument("--model", default="", help="videodit, dit or latte; default: what the folder has")
@@ -615,8 +645,8 @@ def make(models, prompts, frames, args, first_index):
 
 
 def prompt_at(source):
-    """index -> prompt, from "toy:KIND", a text file (a prompt a line), or a folder of classes such as UCF101's,
-    whose names become prompts: VideoDiT 4.2, zero-shot. They are dealt round and round."""
+    """index -> prompt, from "toy:KIND", a text file (a prompt a line), or a folder of classes such as
+    UCF101's, whose names become prompts: VideoDiT 4.2, zero-shot. They are dealt round and round."""
     if toy := parse_toy(source):
         return lambda index: world.caption(world.draw(UNSEEN + toy[1], index, toy[0]))
     path = Path(source)
@@ -651,12 +681,14 @@ def sample_set(argv):
     generation_flags(flags)
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, steps=1, batch=1)
-    rank, world_size, out = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), Path(args.out)
+    rank, world_size, out = (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)),
+                             Path(args.out))
     prompt = prompt_at(args.prompts)
     models = load_models(args.ckpt, device(), args.weights, args.model)
     frames = args.frames or models.frames
     suffix = ".png" if frames == 1 else "" if args.png else ".mp4"
-    check_made(out, args, {"frames": frames, "net": fingerprint(models.transformer), "vae": fingerprint(models.vae)})
+    check_made(out, args, {"frames": frames, "net": fingerprint(models.transformer),
+                           "vae": fingerprint(models.vae)})
     blocks = [range(start, min(start + args.batch, args.n)) for start in range(0, args.n, args.batch)]
     made = 0
     for block in tqdm(blocks[rank::world_size], desc=str(out), unit="batch", disable=rank > 0):
@@ -666,7 +698,8 @@ def sample_set(argv):
         for index in missing:
             write_clip(out / f"{index:06d}{suffix}", clips[index - block[0]], args.fps)
             made += 1
-    print(f"rank {rank}: {made} clips made, {sum(map(len, blocks[rank::world_size])) - made} were there; in {out}")
+    print(f"rank {rank}: {made} clips made, "
+          f"{sum(map(len, blocks[rank::world_size])) - made} were there; in {out}")
     return made
 
 
@@ -676,7 +709,8 @@ def check_made(out, args, about):
     path = out / "sample.json"
     if path.is_file():
         before = json.loads(path.read_text("utf-8"))
-        differs = [f"{key} {before.get(key)}, now {about[key]}" for key in about if before.get(key) != about[key]]
+        differs = [f"{key} {before.get(key)}, now {about[key]}"
+                   for key in about if before.get(key) != about[key]]
         if differs:
             raise UserError(f"{out} holds clips made otherwise ({'; '.join(differs)}); give another -o")
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(about, indent=1), "utf-8"))
@@ -696,7 +730,7 @@ def write_clip(path, clip, fps):
     os.replace(hidden, path)
 
 
-# ---------------------------------------------------------------------------------------------- the toy world
+# ------------------------------------------------------------------------------------------ the toy world
 
 ATTRIBUTES = {"subject": "subjects", "colour": "colours", "motion": "motions", "scene": "scenes"}
 ROWS = {"video_seen": "video", "image_seen": "image", **{kind: kind for kind in (
@@ -706,8 +740,8 @@ ROWS = {"video_seen": "video", "image_seen": "image", **{kind: kind for kind in 
 def asked(judge, specs):
     """The right answers, {"subject": (B,) ...}; -1 for the motion of an image."""
     names = {key: getattr(judge.config, plural) for key, plural in ATTRIBUTES.items()}
-    return {key: torch.tensor([labels.index(value) if (value := getattr(spec, key)) else -1 for spec in specs],
-                              device=device()) for key, labels in names.items()}
+    return {key: torch.tensor([labels.index(value) if (value := getattr(spec, key)) else -1
+                               for spec in specs], device=device()) for key, labels in names.items()}
 
 
 def prompt_score(judge, n, batch, kind, clips_of):
@@ -717,19 +751,22 @@ def prompt_score(judge, n, batch, kind, clips_of):
         specs = [world.draw(UNSEEN, index, kind) for index in range(start, min(start + batch, n))]
         answers = judge_right(judge, clips_of(specs, start).to(device()), asked(judge, specs))
         right = {key: count + int(answers[key].sum()) for key, count in right.items()}
-    return {key: count / n for key, count in right.items() if not (key == "motion" and kind.startswith("image"))}
+    return {key: count / n for key, count in right.items()
+            if not (key == "motion" and kind.startswith("image"))}
 
 
 @torch.no_grad()
 def score_dpvae(dp, n, batch, frames, size, bar):
-    """PSNR and SSIM on clips that no training saw; PSNR of key frames as D_k(z) and, its bound, D_k(z_k). Returns
-    them and, for Eq. 3, mean and deviation of z and of z_k."""
+    """PSNR and SSIM on clips that no training saw; PSNR of key frames as D_k(z) and, its bound, D_k(z_k).
+    Returns them and, for Eq. 3, mean and deviation of z and of z_k."""
     sums, latents, latents_k = {"psnr": 0.0, "ssim": 0.0, "key_psnr": 0.0, "key_psnr_2d": 0.0}, [], []
     for start in range(0, n, batch):
         specs = [world.draw(UNSEEN, index, "video") for index in range(start, min(start + batch, n))]
-        x = torch.stack([to_video(world.render(spec, frames, size)) for spec in specs]).to(device())    # (B,3,T,H,W)
+        x = torch.stack([to_video(world.render(spec, frames, size))
+                         for spec in specs]).to(device())                                   # (B,3,T,H,W)
         z, z_k = dp.encode(x), dp.image.encode(x[:, :, ::GOP])                              # (B,C,T/4,h,w)
-        x_hat, keys, keys_2d = (y.clamp(-1, 1) for y in (dp.decode(z), dp.decode_keys(z), dp.decode_keys(z_k)))
+        x_hat, keys, keys_2d = (y.clamp(-1, 1)
+                                for y in (dp.decode(z), dp.decode_keys(z), dp.decode_keys(z_k)))
         values = {"psnr": per_frame(psnr, x, x_hat), "ssim": per_frame(ssim, x, x_hat),
                   "key_psnr": per_frame(psnr, x[:, :, ::GOP], keys),
                   "key_psnr_2d": per_frame(psnr, x[:, :, ::GOP], keys_2d)}
@@ -745,7 +782,8 @@ def toy(argv):
     """`toy`: the judge names what it sees in generated clips, and in rendered ones as a check of itself."""
     flags = FlagParser(prog="eval.py toy")
     flags.add_argument("--ckpt", default=str(TOY), help="a folder of train.py")
-    flags.add_argument("--judge", default="", help="default: judge.safetensors in --ckpt, else in checkpoints/toy")
+    flags.add_argument("--judge", default="",
+                       help="default: judge.safetensors in --ckpt, else in checkpoints/toy")
     flags.add_argument("-n", type=int, default=256, help="clips, and pictures, of each row")
     generation_flags(flags)
     args = flags.parse_args(argv)
@@ -771,23 +809,27 @@ def toy(argv):
         for row, kind in rows.items():
             bar.set_description(row)
             result[row] = prompt_score(judge, args.n, args.batch, kind, generated)
-    print(f"{args.n} each; share that the judge names as asked\n{'':18}" + "".join(f"{key:>9}" for key in ATTRIBUTES))
+    print(f"{args.n} each; share that the judge names as asked\n{'':18}"
+          + "".join(f"{key:>9}" for key in ATTRIBUTES))
     for row, shares in result.items():
-        print(f"{row:18}" + "".join(f"{shares[key]:9.1%}" if key in shares else f"{'-':>9}" for key in ATTRIBUTES))
+        print(f"{row:18}" + "".join(f"{shares[key]:9.1%}" if key in shares else f"{'-':>9}"
+                                    for key in ATTRIBUTES))
     if has_dpvae:
         result["dpvae"] = quality
         print("DP-VAE: {psnr:.2f} dB, SSIM {ssim:.4f}; key frames by D_k(z) {key_psnr:.2f} dB, by D_k(z_k) "
               "{key_psnr_2d:.2f} dB".format(**quality))
-        print("latents: z {:.4f} +- {:.4f}, z_k {:.4f} +- {:.4f}; deviations differ by {:.1%}, means by {:.1%} of "
-              "z_k's deviation".format(*stats, abs(stats[1] / stats[3] - 1), abs(stats[0] - stats[2]) / stats[3]))
+        print("latents: z {:.4f} +- {:.4f}, z_k {:.4f} +- {:.4f}; deviations differ by {:.1%}, "
+              "means by {:.1%} of z_k's deviation".format(
+                  *stats, abs(stats[1] / stats[3] - 1), abs(stats[0] - stats[2]) / stats[3]))
     return finish(result)
 
 
-# ---------------------------------------------------------------------------------------------- demo
+# ------------------------------------------------------------------------------------------ demo
 
 def demo():
     """(measured, exact) Frechet distance of two Gaussians with diagonal covariances, one of them singular."""
-    mean, a, b = torch.zeros(3, dtype=torch.float64), torch.tensor([4.0, 1.0, 0.0]), torch.tensor([1.0, 9.0, 4.0])
+    mean, a, b = (torch.zeros(3, dtype=torch.float64), torch.tensor([4.0, 1.0, 0.0]),
+                  torch.tensor([1.0, 9.0, 4.0]))
     exact = 3 * 2.0 ** 2 + (a.sqrt() - b.sqrt()).square().sum().item()                      # 12 + 1 + 4 + 4
     return frechet(mean, a.double().diag(), mean + 2, b.double().diag()), exact
 
@@ -798,8 +840,8 @@ COMMANDS = {"toy": toy, "fvd": lambda argv: distance("fvd", argv), "fid": lambda
 
 def main(argv):
     if not argv or argv[0] in ("-h", "--help"):
-        return print("Frechet distance {:.6f}   (exactly: {:.6f}); commands: ".format(*demo()) + ", ".join(COMMANDS) +
-                     "; each has its own --help")
+        return print("Frechet distance {:.6f}   (exactly: {:.6f}); commands: ".format(*demo())
+                     + ", ".join(COMMANDS) + "; each has its own --help")
     if argv[0] not in COMMANDS:
         raise UserError(f"unknown command {argv[0]}; give one of {', '.join(COMMANDS)}")
     torch.backends.cudnn.allow_tf32 = False                 # distances are compared with other people's

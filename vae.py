@@ -1,17 +1,19 @@
-"""vae.py - pixels <-> latents: Stable Diffusion's KL-VAE for images, and DP-VAE, which makes a video VAE of it.
+"""vae.py - pixels <-> latents: Stable Diffusion's KL-VAE for images, and DP-VAE, a video VAE made of it.
 Paper    VideoDiT 3.1, Eq. 1-4, A.1; the KL-VAE is Rombach et al. 2022 as in SD 1.4 (4 channels) and SD3 (16)
 Shapes   video x (B,3,T,H,W) in [-1,1]; an image is T=1; latent z (B,C,T',h,w) with h=H/8, w=W/8 and T'=T/4
          (DP-VAE) or T'=T (KL-VAE, frame by frame)          B clips, T frames, C channels, H W sizes, F = B*T
 Time     frame 4i is the key frame of group i; frame counts are 1 or multiples of 4, never 4k+1
-Scale    latents are raw in this file; (z - shift) * scale happens at the transformer's border: scaled(), unscaled()
+Scale    latents are raw in this file; (z - shift) * scale happens at the transformer's border:
+         scaled(), unscaled()
 Differs  grep ASSUMED: the paper gives no widths for the temporal parts, no reduction for its norms
 Reads    after data.py, before flow.py
 Run me   python vae.py      # CPU, 20 s: DP-VAE at step 0 is "decode the key frame and hold it", exactly
 
-DP-VAE in one paragraph: encode every 4th frame with the frozen image encoder E_k; let a 3D encoder E_r look at the
-whole clip and add a residual of the same shape, z = E_k(x_k) + E_r(x); a 3D decoder D turns z into all frames. Keep
-z such that the frozen image decoder D_k still decodes it into key frames, and its mean and standard deviation are
-those of E_k's latents: then a transformer trained on image latents can start from z as if nothing had happened."""
+DP-VAE in one paragraph: encode every 4th frame with the frozen image encoder E_k; let a 3D encoder E_r
+look at the whole clip and add a residual of the same shape, z = E_k(x_k) + E_r(x); a 3D decoder D turns z
+into all frames. Keep z such that the frozen image decoder D_k still decodes it into key frames, and its
+mean and standard deviation are those of E_k's latents: then a transformer trained on image latents can
+start from z as if nothing had happened."""
 
 from dataclasses import asdict, dataclass
 
@@ -43,18 +45,20 @@ SD3 = KLVAEConfig()
 SD14 = KLVAEConfig(z_channels=4, quant_conv=True, scale=0.18215, shift=0.0)
 
 
-# ---------------------------------------------------------------------------------------------- 2D blocks
-# Everything runs on (F,C,H,W) with the frames of all clips folded into F, so that every GroupNorm sees one frame.
-# ASSUMED: norms per frame also in the video parts; over time they would forbid exact windowing (facts: OSP, Wan).
+# ------------------------------------------------------------------------------------------ 2D blocks
+# Everything runs on (F,C,H,W) with the frames of all clips folded into F, so that every GroupNorm
+# sees one frame. ASSUMED: norms per frame also in the video parts; over time they would forbid
+# exact windowing (facts: OSP, Wan).
 
 class FrameNorm(nn.GroupNorm):
-    """GroupNorm of each frame. On a CPU its backward is 7 to 20 times faster on plain than on channels_last memory,
-    and the convolutions are the other way round: two copies are a bargain (a DP-VAE step takes half the time)."""
+    """GroupNorm of each frame. On a CPU its backward is 7 to 20 times faster on plain than on channels_last
+    memory, and the convolutions are the other way round: two copies are a bargain
+    (a DP-VAE step takes half the time)."""
 
     def forward(self, x):
         if x.is_cuda:
             return super().forward(x)
-        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)       # (F,C,H,W)
+        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)  # (F,C,H,W)
 
 
 def norm(channels, groups):
@@ -92,19 +96,21 @@ class AttnBlock(nn.Module):
 
     def forward(self, x):
         h = self.norm(x)
-        q, k, v = (rearrange(conv(h), "f c h w -> f (h w) c") for conv in (self.q, self.k, self.v))   # (F,H*W,C)
-        h = rearrange(attend(q, k, v), "f (h w) c -> f c h w", h=x.shape[-2])                      # (F,C,H,W)
+        q, k, v = (rearrange(conv(h), "f c h w -> f (h w) c")
+                   for conv in (self.q, self.k, self.v))                                    # (F,H*W,C)
+        h = rearrange(attend(q, k, v), "f (h w) c -> f c h w", h=x.shape[-2])               # (F,C,H,W)
         return x + self.proj_out(h)
 
 
 class Down(nn.Module):
-    """Halve H and W. The zeros go on the right and at the bottom only: Stable Diffusion's way, and its weights'."""
+    """Halve H and W. The zeros go on the right and at the bottom only:
+    Stable Diffusion's way, and its weights'."""
     def __init__(self, c):
         super().__init__()
         self.conv = nn.Conv2d(c, c, 3, stride=2)
 
     def forward(self, x):
-        return self.conv(F.pad(x, (0, 1, 0, 1)))                                               # (F,C,H/2,W/2)
+        return self.conv(F.pad(x, (0, 1, 0, 1)))                                            # (F,C,H/2,W/2)
 
 
 class Up(nn.Module):
@@ -113,28 +119,30 @@ class Up(nn.Module):
         self.conv = nn.Conv2d(c, c, 3, padding=1)
 
     def forward(self, x):
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))                     # (F,C,2H,2W)
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))                # (F,C,2H,2W)
 
 
-# ---------------------------------------------------------------------------------------------- 1D (time) blocks
-# VideoDiT A.1: "incorporate corresponding 1D components working on temporal dimension after each 2D ResBlock and
-# Attention Block". ASSUMED: a 1D ResBlock (two GroupNorm-SiLU-conv) after each ResBlock, one temporal attention
-# after the middle one; with E_k and D_k counted that is the only reading that gives the 195 M of Table 1.
+# ------------------------------------------------------------------------------------------ 1D (time) blocks
+# VideoDiT A.1: "incorporate corresponding 1D components working on temporal dimension after each 2D
+# ResBlock and Attention Block". ASSUMED: a 1D ResBlock (two GroupNorm-SiLU-conv) after each
+# ResBlock, one temporal attention after the middle one; with E_k and D_k counted that is the only
+# reading that gives the 195 M of Table 1.
 
 class TimeConv(nn.Module):
-    """A convolution over 3 frames, each pixel by itself. Time is padded by repeating the first and last frame.
+    """A convolution over 3 frames, each pixel by itself.
+    Time is padded by repeating the first and last frame.
 
-    Computed as a 3x1x1 convolution of the folded frames, seen through a view: no pixel has to move, as it would
-    for conv1d, and three shifted copies and a matmul took 3 times as long."""
+    Computed as a 3x1x1 convolution of the folded frames, seen through a view: no pixel has to move, as it
+    would for conv1d, and three shifted copies and a matmul took 3 times as long."""
     def __init__(self, c):
         super().__init__()
         self.conv = nn.Conv1d(c, c, 3)
 
     def forward(self, x, frames):
-        x = x.unflatten(0, (-1, frames))                                                         # (B,T,C,H,W)
-        x = torch.cat([x[:, :1], x, x[:, -1:]], 1).transpose(1, 2)                             # (B,C,T+2,H,W)
-        x = F.conv3d(x, self.conv.weight[..., None, None], self.conv.bias)                       # (B,C,T,H,W)
-        return x.transpose(1, 2).flatten(0, 1)                                                     # (F,C,H,W)
+        x = x.unflatten(0, (-1, frames))                                                    # (B,T,C,H,W)
+        x = torch.cat([x[:, :1], x, x[:, -1:]], 1).transpose(1, 2)                          # (B,C,T+2,H,W)
+        x = F.conv3d(x, self.conv.weight[..., None, None], self.conv.bias)                  # (B,C,T,H,W)
+        return x.transpose(1, 2).flatten(0, 1)                                              # (F,C,H,W)
 
 
 class TimeResBlock(nn.Module):
@@ -149,7 +157,8 @@ class TimeResBlock(nn.Module):
 
 
 class TimeAttention(nn.Module):
-    """Each pixel attends over the frames. ASSUMED: no positions; the convolutions around it give the order."""
+    """Each pixel attends over the frames. ASSUMED: no positions;
+    the convolutions around it give the order."""
     def __init__(self, c, groups):
         super().__init__()
         self.norm = norm(c, groups)
@@ -157,9 +166,9 @@ class TimeAttention(nn.Module):
 
     def forward(self, x, frames):
         height = x.shape[-2]
-        h = rearrange(self.norm(x), "(b t) c h w -> (b h w) t c", t=frames)                      # (B*H*W,T,C)
+        h = rearrange(self.norm(x), "(b t) c h w -> (b h w) t c", t=frames)                 # (B*H*W,T,C)
         h = self.proj_out(attend(self.q(h), self.k(h), self.v(h)))
-        h = rearrange(h, "(b h w) t c -> (b t) c h w", h=height, w=x.shape[-1])                    # (F,C,H,W)
+        h = rearrange(h, "(b h w) t c -> (b t) c h w", h=height, w=x.shape[-1])             # (F,C,H,W)
         return x + h                                              # proj_out starts at 0
 
 
@@ -170,7 +179,8 @@ class TimeDown(nn.Module):
         self.conv = nn.Conv2d(2 * c, c, 1)
 
     def forward(self, x, frames):
-        return self.conv(rearrange(x, "(b t two) c h w -> (b t) (two c) h w", two=2, t=frames // 2))  # (F/2,C,H,W)
+        return self.conv(rearrange(x, "(b t two) c h w -> (b t) (two c) h w",
+                                   two=2, t=frames // 2))                                   # (F/2,C,H,W)
 
 
 class TimeUp(nn.Module):
@@ -180,13 +190,14 @@ class TimeUp(nn.Module):
         self.conv = nn.Conv2d(c, 2 * c, 1)
 
     def forward(self, x, frames):
-        return rearrange(self.conv(x), "(b t) (two c) h w -> (b t two) c h w", two=2, t=frames)   # (2F,C,H,W)
+        return rearrange(self.conv(x), "(b t) (two c) h w -> (b t two) c h w", two=2, t=frames)  # (2F,C,H,W)
 
 
-# ---------------------------------------------------------------------------------------------- encoder, decoder
+# ------------------------------------------------------------------------------------------ encoder, decoder
 
 class Level(nn.Module):
-    """ResBlocks at one resolution, each followed by its temporal twin in the video parts, then a resampling."""
+    """ResBlocks at one resolution, each followed by its temporal twin
+    in the video parts, then a resampling."""
     def __init__(self, widths, groups, video):
         super().__init__()
         self.block = nn.ModuleList(ResBlock(a, b, groups) for a, b in zip(widths, widths[1:]))
@@ -203,7 +214,8 @@ class Level(nn.Module):
 class Middle(nn.Module):
     def __init__(self, c, groups, video):
         super().__init__()
-        self.block_1, self.attn_1, self.block_2 = ResBlock(c, c, groups), AttnBlock(c, groups), ResBlock(c, c, groups)
+        self.block_1, self.attn_1, self.block_2 = (ResBlock(c, c, groups), AttnBlock(c, groups),
+                                                   ResBlock(c, c, groups))
         if video:
             self.time_1, self.time_2 = TimeResBlock(c, groups), TimeResBlock(c, groups)
             self.time_attn = TimeAttention(c, groups)
@@ -237,15 +249,15 @@ class Encoder(nn.Module):
         self.checkpointing = False                             # recompute a level in backward: 3x less memory
 
     def forward(self, x, frames=1):
-        h = self.conv_in(x)                                                                       # (F,ch,H,W)
+        h = self.conv_in(x)                                                                 # (F,ch,H,W)
         for level in self.down:
             h = _run(level, h, frames, self.checkpointing)
             if hasattr(level, "downsample"):
-                h = level.downsample(h)                                                        # (F,c,H/2,W/2)
+                h = level.downsample(h)                                                     # (F,c,H/2,W/2)
             if hasattr(level, "time_down"):
-                h, frames = level.time_down(h, frames), frames // 2                               # (F/2,c,..)
+                h, frames = level.time_down(h, frames), frames // 2                         # (F/2,c,..)
         h = self.mid(h, frames)
-        return self.conv_out(F.silu(self.norm_out(h)))                                           # (F',2C,h,w)
+        return self.conv_out(F.silu(self.norm_out(h)))                                      # (F',2C,h,w)
 
 
 class Decoder(nn.Module):
@@ -258,7 +270,8 @@ class Decoder(nn.Module):
         self.mid = Middle(c, config.groups, video)
         self.up = nn.ModuleList()                              # index = level of the encoder; used in reverse
         for i, c in enumerate(widths):
-            level = Level([widths[min(i + 1, last)]] + [c] * (config.num_res_blocks + 1), config.groups, video)
+            level = Level([widths[min(i + 1, last)]] + [c] * (config.num_res_blocks + 1),
+                          config.groups, video)
             if i > 0:
                 level.upsample = Up(c)
             if video and 0 < i < 3:                               # "following the last two upsampling layers"
@@ -269,14 +282,14 @@ class Decoder(nn.Module):
         self.checkpointing = False
 
     def forward(self, z, frames=1):
-        h = self.mid(self.conv_in(z), frames)                                                     # (F',c,h,w)
+        h = self.mid(self.conv_in(z), frames)                                               # (F',c,h,w)
         for level in reversed(self.up):
             h = _run(level, h, frames, self.checkpointing)
             if hasattr(level, "upsample"):
-                h = level.upsample(h)                                                            # (F,c,2h,2w)
+                h = level.upsample(h)                                                       # (F,c,2h,2w)
             if hasattr(level, "time_up"):
-                h, frames = level.time_up(h, frames), frames * 2                                   # (2F,c,..)
-        return self.conv_out(F.silu(self.norm_out(h)))                                             # (F,3,H,W)
+                h, frames = level.time_up(h, frames), frames * 2                            # (2F,c,..)
+        return self.conv_out(F.silu(self.norm_out(h)))                                      # (F,3,H,W)
 
 
 def _run(level, h, frames, checkpointing):
@@ -291,10 +304,10 @@ def fold(x):
 
 
 def unfold(x, clips):
-    return rearrange(x, "(b t) c h w -> b c t h w", b=clips)                                     # (B,C,T,H,W)
+    return rearrange(x, "(b t) c h w -> b c t h w", b=clips)                                # (B,C,T,H,W)
 
 
-# ---------------------------------------------------------------------------------------------- KL-VAE
+# ------------------------------------------------------------------------------------------ KL-VAE
 
 class KLVAE(nn.Module):
     """Stable Diffusion's image autoencoder. Videos go through frame by frame: (B,3,T,H,W) <-> (B,C,T,h,w)."""
@@ -316,18 +329,19 @@ class KLVAE(nn.Module):
         """Mean and log variance of q(z|x), each (B,C,T,h,w)."""
         h = self.encoder(fold(x))
         h = self.quant_conv(h) if self.config.quant_conv else h
-        mean, logvar = unfold(h, len(x)).chunk(2, dim=1)                                         # (B,C,T,h,w)
+        mean, logvar = unfold(h, len(x)).chunk(2, dim=1)                                    # (B,C,T,h,w)
         return mean, logvar.clamp(-30, 20)
 
     def encode(self, x):
-        """Raw latent: the posterior's mean (its standard deviation is tiny). Raises UserError for sizes not /8."""
+        """Raw latent: the posterior's mean (its standard deviation is tiny).
+        Raises UserError for sizes not /8."""
         check_size(x, self.downsampling)
         return self.moments(x)[0]
 
     def decode(self, z):
         h = fold(z)
         h = self.post_quant_conv(h) if self.config.quant_conv else h
-        return unfold(self.decoder(h), len(z))                                                   # (B,3,T,H,W)
+        return unfold(self.decoder(h), len(z))                                              # (B,3,T,H,W)
 
     def scaled(self, z):
         return (z - self.config.shift) * self.config.scale
@@ -337,14 +351,17 @@ class KLVAE(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state, groups=32, scale=None, shift=None):
-        """From Stable Diffusion's weights, original (first_stage_model.*) or Diffusers layout, sizes from shapes.
+        """From Stable Diffusion's weights, original (first_stage_model.*) or Diffusers layout,
+        sizes from shapes.
 
-        Shapes do not tell groups, scale and shift; the defaults are the released values of SD3 (16 channels) and
-        SD 1.4 (4 channels). Raises UserError with the names of missing, unexpected or wrongly shaped tensors."""
+        Shapes do not tell groups, scale and shift; the defaults are the released values of SD3
+        (16 channels) and SD 1.4 (4 channels). Raises UserError with the names of missing,
+        unexpected or wrongly shaped tensors."""
         prefix = "first_stage_model."
         if any(name.startswith(prefix) for name in state):
             state = {name[len(prefix):]: tensor for name, tensor in state.items() if name.startswith(prefix)}
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(("loss.", "model_ema."))}
+        state = {name: tensor for name, tensor in state.items()
+                 if not name.startswith(("loss.", "model_ema."))}
         if any(name.startswith("encoder.down_blocks.") for name in state):
             state = from_diffusers(state)
         config = config_from_shapes(state, groups)
@@ -359,7 +376,8 @@ class KLVAE(nn.Module):
 
 def check_size(x, factor):
     if x.shape[-1] % factor or x.shape[-2] % factor:
-        raise UserError(f"a {x.shape[-1]}x{x.shape[-2]} picture cannot be encoded: --size must be a multiple of {factor}")
+        raise UserError(f"a {x.shape[-1]}x{x.shape[-2]} picture cannot be encoded: "
+                        f"--size must be a multiple of {factor}")
 
 
 def config_from_shapes(state, groups):
@@ -367,19 +385,22 @@ def config_from_shapes(state, groups):
     try:
         ch = state["encoder.conv_in.weight"].shape[0]
         levels = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.down."))
-        blocks = 1 + max(int(name.split(".")[4]) for name in state if name.startswith("encoder.down.0.block."))
+        blocks = 1 + max(int(name.split(".")[4]) for name in state
+                         if name.startswith("encoder.down.0.block."))
         widths = [state[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)]
         return KLVAEConfig(z_channels=state["decoder.conv_in.weight"].shape[1], ch=ch,
-                           ch_mult=tuple(width // ch for width in widths), num_res_blocks=blocks, groups=groups,
-                           quant_conv="quant_conv.weight" in state)
+                           ch_mult=tuple(width // ch for width in widths), num_res_blocks=blocks,
+                           groups=groups, quant_conv="quant_conv.weight" in state)
     except (KeyError, ValueError) as error:
         raise UserError(f"these are not the weights of a Stable Diffusion VAE ({error} is missing)")
 
 
 def from_diffusers(state):
-    """Diffusers' names to the original ones. Its decoder counts levels from the latent up, ours from the pixels;
-    its attention uses Linear layers (older files: query, key, value, proj_attn), ours 1x1 convolutions."""
-    last = max((int(name.split(".")[2]) for name in state if name.startswith("decoder.up_blocks.")), default=0)
+    """Diffusers' names to the original ones. Its decoder counts levels from the latent up, ours
+    from the pixels; its attention uses Linear layers (older files: query, key, value,
+    proj_attn), ours 1x1 convolutions."""
+    last = max((int(name.split(".")[2]) for name in state if name.startswith("decoder.up_blocks.")),
+               default=0)
     renamed = {}
     for name, tensor in state.items():
         parts = name.split(".")
@@ -388,10 +409,11 @@ def from_diffusers(state):
         if "up_blocks" in name:
             parts[1:3] = ["up", str(last - int(parts[2]))]
         name = ".".join(parts)
-        for theirs, ours in (("mid_block.attentions.0.", "mid.attn_1."), ("mid_block.resnets.0", "mid.block_1"),
-                             ("mid_block.resnets.1", "mid.block_2"), (".resnets.", ".block."),
-                             ("conv_shortcut", "nin_shortcut"), ("downsamplers.0", "downsample"),
-                             ("upsamplers.0", "upsample"), ("conv_norm_out", "norm_out"), ("group_norm", "norm"),
+        for theirs, ours in (("mid_block.attentions.0.", "mid.attn_1."),
+                             ("mid_block.resnets.0", "mid.block_1"), ("mid_block.resnets.1", "mid.block_2"),
+                             (".resnets.", ".block."), ("conv_shortcut", "nin_shortcut"),
+                             ("downsamplers.0", "downsample"), ("upsamplers.0", "upsample"),
+                             ("conv_norm_out", "norm_out"), ("group_norm", "norm"),
                              ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out"),
                              ("query", "q"), ("key", "k"), ("value", "v"), ("proj_attn", "proj_out")):
             name = name.replace(theirs, ours)
@@ -401,7 +423,7 @@ def from_diffusers(state):
     return renamed
 
 
-# ---------------------------------------------------------------------------------------------- DP-VAE
+# ------------------------------------------------------------------------------------------ DP-VAE
 
 @dataclass
 class DPVAEConfig(KLVAEConfig):
@@ -412,11 +434,13 @@ class DPVAEConfig(KLVAEConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.window < GOP or self.window % GOP or not 0 <= self.overlap <= self.window - GOP:
-            raise UserError(f"DP-VAE windows of {self.window} frames that share {self.overlap} cannot be stitched: "
-                            f"a window must be a multiple of {GOP} and at least {GOP} longer than the overlap")
+            raise UserError(f"DP-VAE windows of {self.window} frames that share {self.overlap} cannot be "
+                            f"stitched: a window must be a multiple of {GOP} and at least {GOP} longer "
+                            "than the overlap")
 
 
-GOP = 4   # t_g of VideoDiT 3.1: one key frame and three others; two temporal halvings. ASSUMED: the first is the key
+# t_g of VideoDiT 3.1: one key frame and three others; two temporal halvings. ASSUMED: the first is the key
+GOP = 4
 
 
 class DPVAE(nn.Module):
@@ -441,8 +465,9 @@ class DPVAE(nn.Module):
 
     @torch.no_grad()
     def start_from_image(self):
-        """VideoDiT A.1: E_r and D are trainable copies of the 2D VAE plus 1D parts. ASSUMED: E_r's output and every
-        temporal branch start at zero, so that at step 0 D(z) is each key frame's 2D decode, held for 4 frames."""
+        """VideoDiT A.1: E_r and D are trainable copies of the 2D VAE plus 1D parts.
+        ASSUMED: E_r's output and every temporal branch start at zero, so that at step 0 D(z) is
+        each key frame's 2D decode, held for 4 frames."""
         self.residual.load_state_dict(self.image.encoder.state_dict(), strict=False)
         self.decoder.load_state_dict(self.image.decoder.state_dict(), strict=False)
         if self.config.key_encoder:                          # without E_k, E_r has to make all of z by itself
@@ -457,7 +482,8 @@ class DPVAE(nn.Module):
                 nn.init.zeros_(module.proj_out.bias)
             elif isinstance(module, (TimeDown, TimeUp)):
                 eye = torch.eye(module.conv.weight.shape[1 if isinstance(module, TimeUp) else 0])
-                copies = torch.cat([eye, eye], 0) if isinstance(module, TimeUp) else torch.cat([eye, eye], 1) / 2
+                copies = (torch.cat([eye, eye], 0) if isinstance(module, TimeUp)
+                          else torch.cat([eye, eye], 1) / 2)
                 module.conv.weight.copy_(copies[:, :, None, None])
                 nn.init.zeros_(module.conv.bias)
 
@@ -473,11 +499,14 @@ class DPVAE(nn.Module):
 
     # VideoDiT Eq. 1: one latent frame a group, the key frame's, plus what E_r has to say of the other three.
     def encode_window(self, x):
-        """x (B,3,T,H,W), T a multiple of 4 -> z and z_k, both (B,C,T/4,h,w). For training: gradients flow to E_r."""
-        z_r = self.residual(fold(x), x.shape[2]).chunk(2, dim=1)[0]                              # (F/4,C,h,w)
-        z_r = unfold(z_r, len(x))     # ASSUMED: no sampling (Eq. 4 has no KL); E_r keeps the copy's 2C outputs and
-        with torch.no_grad():         # its second half is unused, as the parameter count of Table 1 wants it
-            z_k = self.image.encode(x[:, :, ::GOP])                                            # (B,C,T/4,h,w)
+        """x (B,3,T,H,W), T a multiple of 4 -> z and z_k, both (B,C,T/4,h,w). For training:
+        gradients flow to E_r."""
+        # ASSUMED: no sampling (Eq. 4 has no KL); E_r keeps the copy's 2C outputs and its second half is
+        # unused, as the parameter count of Table 1 wants it
+        z_r = self.residual(fold(x), x.shape[2]).chunk(2, dim=1)[0]                         # (F/4,C,h,w)
+        z_r = unfold(z_r, len(x))
+        with torch.no_grad():
+            z_k = self.image.encode(x[:, :, ::GOP])                                         # (B,C,T/4,h,w)
         return (z_k + z_r if self.config.key_encoder else z_r), z_k
 
     def decode_window(self, z):
@@ -487,12 +516,14 @@ class DPVAE(nn.Module):
         return unfold(self.decoder(h, z.shape[2]), len(z))
 
     def decode_keys(self, z):
-        """D_k: each latent frame as an image, (B,C,T',h,w) -> (B,3,T',H,W). An image's latent is decoded so."""
+        """D_k: each latent frame as an image, (B,C,T',h,w) -> (B,3,T',H,W).
+        An image's latent is decoded so."""
         return self.image.decode(z)
 
     @torch.no_grad()
     def encode(self, x):
-        """Raw latent of an image (T=1: E_k alone) or of a clip of any length divisible by 4, window by window.
+        """Raw latent of an image (T=1: E_k alone) or of a clip of any length divisible by 4,
+        window by window.
 
         ASSUMED: windows of 32 frames without overlap, as in training; memory does not grow with T."""
         frames = x.shape[2]
@@ -511,7 +542,7 @@ class DPVAE(nn.Module):
         frames, overlap = z.shape[2], self.config.overlap
         if frames <= size:
             return self.decode_window(z)
-        starts = [*range(0, frames - size, step), frames - size]  # the last window is full, too: it overlaps more
+        starts = [*range(0, frames - size, step), frames - size]  # the last one is full, too: overlaps more
         clip = None
         for start in starts:
             part = self.decode_window(z[:, :, start:start + size])                          # (B,3,window,H,W)
@@ -524,13 +555,14 @@ class DPVAE(nn.Module):
             shared = min(end - first, overlap) if overlap else 0
             fade = torch.linspace(0, 1, shared + 2, device=z.device, dtype=part.dtype)[1:-1][:, None, None]
             keep = end - shared                                    # frames before `keep` stay as they are
-            clip[:, :, keep:end] = clip[:, :, keep:end] * (1 - fade) + part[:, :, keep - first:end - first] * fade
+            clip[:, :, keep:end] = (clip[:, :, keep:end] * (1 - fade)
+                                    + part[:, :, keep - first:end - first] * fade)
             clip[:, :, end:first + self.config.window] = part[:, :, end - first:]
             end = first + self.config.window
         return clip
 
 
-# ---------------------------------------------------------------------------------------------- losses
+# ------------------------------------------------------------------------------------------ losses
 
 def mse(a, b):
     """ASSUMED: the paper's ||.||^2 is a mean over all elements, in float32."""
@@ -556,20 +588,23 @@ def kl_vae_loss(vae, x, noise, kl_weight=1e-6, perceptual=None, lpips_weight=0.1
 
 # VideoDiT Eq. 3's last two terms: a transformer that knows z_k must not notice that it now reads z.
 def statistics_loss(z, z_k):
-    """||mu_z - mu_zk||^2 + ||sigma_z - sigma_zk||^2. ASSUMED: empirical, per sample and channel, over (t,h,w);
-    the posterior's own mean, the other reading, would forbid any residual at the paper's weight of 1."""
+    """||mu_z - mu_zk||^2 + ||sigma_z - sigma_zk||^2. ASSUMED: empirical, per sample and
+    channel, over (t,h,w); the posterior's own mean, the other reading, would forbid any
+    residual at the paper's weight of 1."""
     mean = mse(z.float().mean((2, 3, 4)), z_k.float().mean((2, 3, 4)))
     return mean + mse(z.float().std((2, 3, 4)), z_k.float().std((2, 3, 4)))
 
 
 # VideoDiT Eq. 4: L = recon + reg + 0.01 disc + 0.1 LPIPS.
-def dp_vae_loss(dp, x, perceptual=None, discriminator=None, recon_weight=1.0, reg_weight=1.0, disc_weight=0.01,
-                lpips_weight=0.1):
-    """x (B,3,T,H,W) -> loss, x_hat, numbers for the log. perceptual(a, b) takes frames (F,3,H,W); disc_weight is
-    already warmed up by the caller. The gradient of Eq. 3's first term reaches z through the frozen D_k."""
+def dp_vae_loss(dp, x, perceptual=None, discriminator=None, recon_weight=1.0, reg_weight=1.0,
+                disc_weight=0.01, lpips_weight=0.1):
+    """x (B,3,T,H,W) -> loss, x_hat, numbers for the log. perceptual(a, b) takes frames
+    (F,3,H,W); disc_weight is already warmed up by the caller. The gradient of Eq. 3's first term
+    reaches z through the frozen D_k."""
     z, z_k = dp.encode_window(x)
     x_hat = dp.decode_window(z)
-    log = {"mse": mse(x, x_hat), "key": mse(x[:, :, ::GOP], dp.decode_keys(z)), "stat": statistics_loss(z, z_k)}
+    log = {"mse": mse(x, x_hat), "key": mse(x[:, :, ::GOP], dp.decode_keys(z)),
+           "stat": statistics_loss(z, z_k)}
     loss = recon_weight * log["mse"] + reg_weight * (log["key"] + log["stat"])                  # Eq. 2, Eq. 3
     if perceptual is not None and lpips_weight:
         log["lpips"] = perceptual(fold(x), fold(x_hat))
@@ -595,7 +630,8 @@ class PatchGAN3DConfig:
 class PatchGAN3D(nn.Module):
     """(B,3,T,H,W) -> realness of overlapping patches (B,1,T'',H'',W''). Isola et al. 2017, in 3D.
 
-    ASSUMED: the paper names no architecture. GroupNorm, because BatchNorm's buffers drift apart over ranks."""
+    ASSUMED: the paper names no architecture.
+    GroupNorm, because BatchNorm's buffers drift apart over ranks."""
     Config = PatchGAN3DConfig
 
     def __init__(self, config):
@@ -604,8 +640,8 @@ class PatchGAN3D(nn.Module):
         widths = [config.width * min(2 ** i, 8) for i in range(config.layers + 1)]
         layers = [nn.Conv3d(3, widths[0], (3, 4, 4), (1, 2, 2), 1), nn.LeakyReLU(0.2)]
         for i, (a, b) in enumerate(zip(widths, widths[1:])):      # time is halved once, space at every layer
-            layers += [nn.Conv3d(a, b, (3, 4, 4), (2 if i == 0 else 1, 2, 2), 1), nn.GroupNorm(min(b // 4, 32), b),
-                       nn.LeakyReLU(0.2)]
+            layers += [nn.Conv3d(a, b, (3, 4, 4), (2 if i == 0 else 1, 2, 2), 1),
+                       nn.GroupNorm(min(b // 4, 32), b), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv3d(widths[-1], 1, 3, 1, 1))
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
@@ -614,22 +650,24 @@ class PatchGAN3D(nn.Module):
 
     def forward(self, x):
         if min(x.shape[-2:]) < 2 ** (self.config.layers + 1):
-            raise UserError(f"the discriminator cannot judge {x.shape[-1]}x{x.shape[-2]} pictures: --size and --crop "
-                            f"must be at least {2 ** (self.config.layers + 1)}; or train without: --disc_weight 0")
+            raise UserError(f"the discriminator cannot judge {x.shape[-1]}x{x.shape[-2]} pictures: "
+                            f"--size and --crop must be at least {2 ** (self.config.layers + 1)}; "
+                            "or train without: --disc_weight 0")
         return self.layers(x)
 
 
 def measure_latents(vae, clips):
-    """shift and scale of a VAE that was trained here: 0 mean and unit variance over the latents of `clips`."""
+    """shift and scale of a VAE trained here: 0 mean and unit variance over the latents of `clips`."""
     with torch.no_grad():
         z = torch.cat([vae.encode(clip).float().flatten() for clip in clips])
     return z.mean().item(), 1 / z.std().item()
 
 
-# ---------------------------------------------------------------------------------------------- demo
+# ------------------------------------------------------------------------------------------ demo
 
 def demo():
-    """Largest difference, at step 0, between DP-VAE's clip and its key frames' 2D decodes, each held for 4 frames."""
+    """Largest difference, at step 0, between DP-VAE's clip and its key frames' 2D decodes,
+    each held for 4 frames."""
     torch.manual_seed(0)
     vae = KLVAE(KLVAEConfig(z_channels=4, ch=8, ch_mult=(1, 2, 4, 4), num_res_blocks=1, groups=4)).eval()
     dp = DPVAE.from_image(vae).eval()

@@ -8,8 +8,8 @@ Differs  from real data in that every clip's subject, colour, motion and scene a
 Reads    after checkpoint.py, before data.py
 Run me   python world.py      # CPU, 3 s: writes out/world.png, prints the cost of a clip
 
-A subject in a colour does a motion in a scene: "a red cat jumping in snow". Everything is drawn big and plain:
-subjects half a frame wide, nothing thinner than two pixels. That is not taste: with small subjects and
+A subject in a colour does a motion in a scene: "a red cat jumping in snow". Everything is drawn big and
+plain: subjects half a frame wide, nothing thinner than two pixels. That is not taste: with small subjects and
 one-pixel stars a 1.6 M-parameter VAE stuck at 26 dB."""
 
 import math
@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw
 
-SUBJECTS = ("cat", "dog", "fish", "bird", "car", "rocket", "ball", "star", "tree", "house", "boat", "mushroom")
+SUBJECTS = ("cat", "dog", "fish", "bird", "car", "rocket",
+            "ball", "star", "tree", "house", "boat", "mushroom")
 IMAGE_ONLY = ("boat", "mushroom")         # in the image set, never in the video set: can the model move them?
 COLOURS = {"red": (222, 40, 40), "orange": (248, 140, 24), "yellow": (248, 222, 48), "green": (40, 170, 70),
            "blue": (45, 90, 230), "purple": (150, 60, 195), "pink": (252, 140, 195), "white": (248, 248, 248),
@@ -63,7 +64,8 @@ def is_heldout(spec):
 
 
 def draw(seed, index, kind="video"):
-    """The index-th Spec of an endless list. kind: one of KINDS; "any" is for the judge and knows no bounds."""
+    """The index-th Spec of an endless list. kind: one of KINDS;
+    "any" is for the judge and knows no bounds."""
     rng = np.random.default_rng([seed, index, KINDS.index(kind)])
     is_image = kind.startswith("image")
     if kind.endswith("image_only"):
@@ -86,14 +88,16 @@ def _numbers(rng, motion, is_image):
     if not is_image and motion in ("moving left", "moving right"):
         flip = motion == "moving left"
     drift = tuple((float(x), float(y), float(size)) for x, y, size in rng.random((5, 3)))
-    return (float(rng.uniform(-0.06, 0.06)), float(rng.uniform(-0.03, 0.05)), float(rng.uniform(0.92, 1.08)), flip,
-            float(rng.random()), drift)
+    return (float(rng.uniform(-0.06, 0.06)), float(rng.uniform(-0.03, 0.05)), float(rng.uniform(0.92, 1.08)),
+            flip, float(rng.random()), drift)
 
 
 def caption(spec, seed=0, drop=0.0):
-    """"a red cat jumping in snow", each attribute left out with probability `drop`, so that "a cat" works too."""
+    """"a red cat jumping in snow", each attribute left out with probability `drop`,
+    so that "a cat" works too."""
     keep = np.random.default_rng([seed, 7]).random(3) >= drop
-    colour, motion, scene = (word if kept else "" for word, kept in zip((spec.colour, spec.motion, spec.scene), keep))
+    colour, motion, scene = (word if kept else ""
+                             for word, kept in zip((spec.colour, spec.motion, spec.scene), keep))
     words = " ".join(word for word in (colour, spec.subject, motion, scene) if word)
     return ("an " if words[0] in "aeiou" else "a ") + words
 
@@ -120,9 +124,11 @@ def _cat(swing):
             (-0.68, -0.15), (-0.42, 0.1)]
     legs = [(_leg(x, 0.3, 0.95, 0.16 * swing * side), "body") for x, side in
             ((-0.5, 1), (-0.22, -1), (0.12, 1), (0.4, -1))]
-    ears = [([(0.22, -0.4), (0.24, -0.95), (0.56, -0.6)], "body"), ([(0.6, -0.6), (0.92, -0.95), (0.94, -0.4)], "body")]
+    ears = [([(0.22, -0.4), (0.24, -0.95), (0.56, -0.6)], "body"),
+            ([(0.6, -0.6), (0.92, -0.95), (0.94, -0.4)], "body")]
     return [(tail, "body"), *legs, (_oval(-0.08, 0.22, 0.62, 0.34), "body"), *ears,
-            (_oval(0.58, -0.28, 0.4, 0.36), "body"), (_oval(0.44, -0.34, 0.1), "eye"), (_oval(0.76, -0.34, 0.1), "eye"),
+            (_oval(0.58, -0.28, 0.4, 0.36), "body"),
+            (_oval(0.44, -0.34, 0.1), "eye"), (_oval(0.76, -0.34, 0.1), "eye"),
             (_oval(0.6, -0.12, 0.09, 0.07), "dark")]
 
 
@@ -130,15 +136,17 @@ def _dog(swing):
     tail = [(-0.6, 0.1), (-1.0, -0.3 + 0.2 * swing), (-0.86, -0.44 + 0.2 * swing), (-0.5, -0.08)]
     legs = [(_leg(x, 0.3, 0.95, 0.16 * swing * side, 0.22), "body") for x, side in
             ((-0.55, 1), (-0.27, -1), (0.14, 1), (0.4, -1))]
-    return [(tail, "body"), *legs, (_box(-0.7, -0.12, 0.55, 0.42), "body"), (_box(0.28, -0.72, 0.74, 0.1), "body"),
-            (_box(0.62, -0.4, 1.1, -0.06), "body"), (_oval(1.04, -0.36, 0.12), "dark"),
-            (_oval(0.3, -0.42, 0.17, 0.4), "dark"), (_oval(0.64, -0.5, 0.1), "eye")]
+    return [(tail, "body"), *legs, (_box(-0.7, -0.12, 0.55, 0.42), "body"),
+            (_box(0.28, -0.72, 0.74, 0.1), "body"), (_box(0.62, -0.4, 1.1, -0.06), "body"),
+            (_oval(1.04, -0.36, 0.12), "dark"), (_oval(0.3, -0.42, 0.17, 0.4), "dark"),
+            (_oval(0.64, -0.5, 0.1), "eye")]
 
 
 def _fish(swing):
     tail = [(-0.45, 0.0), (-1.05, -0.6 + 0.16 * swing), (-0.82, 0.16 * swing), (-1.05, 0.6 + 0.16 * swing)]
-    return [(tail, "dark"), ([(-0.3, -0.4), (0.05, -0.85), (0.35, -0.4)], "dark"), (_oval(0.15, 0.0, 0.82, 0.52), "body"),
-            (_oval(0.58, -0.14, 0.14), "eye"), ([(-0.05, 0.05), (-0.4, 0.4 + 0.12 * swing), (0.2, 0.32)], "dark")]
+    return [(tail, "dark"), ([(-0.3, -0.4), (0.05, -0.85), (0.35, -0.4)], "dark"),
+            (_oval(0.15, 0.0, 0.82, 0.52), "body"), (_oval(0.58, -0.14, 0.14), "eye"),
+            ([(-0.05, 0.05), (-0.4, 0.4 + 0.12 * swing), (0.2, 0.32)], "dark")]
 
 
 def _bird(swing):
@@ -151,7 +159,8 @@ def _bird(swing):
 def _car(swing):
     wheels = [(_oval(x, 0.5, 0.28), "tyre") for x in (-0.55, 0.55)]
     hubs = [(_oval(x, 0.5, 0.12), "light") for x in (-0.55, 0.55)]
-    return [([(-0.6, -0.05), (-0.4, -0.6), (0.3, -0.6), (0.6, -0.05)], "body"), (_box(-1.0, -0.1, 1.05, 0.5), "body"),
+    return [([(-0.6, -0.05), (-0.4, -0.6), (0.3, -0.6), (0.6, -0.05)], "body"),
+            (_box(-1.0, -0.1, 1.05, 0.5), "body"),
             ([(-0.42, -0.08), (-0.3, -0.44), (-0.06, -0.44), (-0.06, -0.08)], "light"),
             ([(0.1, -0.08), (0.1, -0.44), (0.22, -0.44), (0.42, -0.08)], "light"), *wheels, *hubs,
             (_box(0.86, 0.02, 1.05, 0.2), "accent")]
@@ -159,8 +168,10 @@ def _car(swing):
 
 def _rocket(swing):
     flame = [(-0.22, 0.6), (0.0, 1.05 + 0.12 * swing), (0.22, 0.6)]
-    hull = [(0.0, -1.05), (0.24, -0.7), (0.34, -0.2), (0.34, 0.65), (-0.34, 0.65), (-0.34, -0.2), (-0.24, -0.7)]
-    fins = [([(-0.3, 0.15), (-0.72, 0.8), (-0.3, 0.65)], "dark"), ([(0.3, 0.15), (0.72, 0.8), (0.3, 0.65)], "dark")]
+    hull = [(0.0, -1.05), (0.24, -0.7), (0.34, -0.2), (0.34, 0.65),
+            (-0.34, 0.65), (-0.34, -0.2), (-0.24, -0.7)]
+    fins = [([(-0.3, 0.15), (-0.72, 0.8), (-0.3, 0.65)], "dark"),
+            ([(0.3, 0.15), (0.72, 0.8), (0.3, 0.65)], "dark")]
     return [(flame, "accent"), *fins, (hull, "body"), (_oval(0.0, -0.2, 0.19), "light")]
 
 
@@ -170,13 +181,15 @@ def _ball(swing):
 
 def _star(swing):
     radii = [0.42 if i % 2 else 1.05 for i in range(10)]
-    return [([(r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i, r in enumerate(radii)], "body")]
+    return [([(r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5))
+              for i, r in enumerate(radii)], "body")]
 
 
 def _tree(swing):
     sway = 0.06 * swing
     return [(_box(-0.15, 0.4, 0.15, 1.0), "trunk"), ([(-0.8, 0.55), (0.8, 0.55), (sway, -0.2)], "body"),
-            ([(-0.64, 0.1), (0.64, 0.1), (sway, -0.6)], "body"), ([(-0.46, -0.35), (0.46, -0.35), (sway * 2, -1.05)], "body")]
+            ([(-0.64, 0.1), (0.64, 0.1), (sway, -0.6)], "body"),
+            ([(-0.46, -0.35), (0.46, -0.35), (sway * 2, -1.05)], "body")]
 
 
 def _house(swing):
@@ -186,7 +199,8 @@ def _house(swing):
 
 def _boat(swing):
     sail = [(0.06, -0.95), (0.06, 0.1), (0.8 + 0.1 * swing, 0.1)]
-    return [(_box(-0.08, -0.95, 0.08, 0.4), "trunk"), (sail, "light"), ([(-0.1, -0.75), (-0.1, 0.1), (-0.6, 0.1)], "light"),
+    return [(_box(-0.08, -0.95, 0.08, 0.4), "trunk"), (sail, "light"),
+            ([(-0.1, -0.75), (-0.1, 0.1), (-0.6, 0.1)], "light"),
             ([(-1.0, 0.3), (1.0, 0.3), (0.65, 0.85), (-0.65, 0.85)], "body")]
 
 
@@ -195,8 +209,8 @@ def _mushroom(swing):
     return [(_box(-0.26, 0.0, 0.26, 0.9), "light"), (_oval(0, 0.05, 0.95, 0.9, 180, 360), "body"), *spots]
 
 
-SHAPES = {"cat": _cat, "dog": _dog, "fish": _fish, "bird": _bird, "car": _car, "rocket": _rocket, "ball": _ball,
-          "star": _star, "tree": _tree, "house": _house, "boat": _boat, "mushroom": _mushroom}
+SHAPES = {"cat": _cat, "dog": _dog, "fish": _fish, "bird": _bird, "car": _car, "rocket": _rocket,
+          "ball": _ball, "star": _star, "tree": _tree, "house": _house, "boat": _boat, "mushroom": _mushroom}
 
 
 def _paint(shade, colour):
@@ -234,7 +248,8 @@ def pose(spec, frame, frames):
 
 
 def render(spec, frames=16, size=64, only=None):
-    """The clip as uint8 (T,H,W,3), drawn at twice the size and box-filtered; `only` names the frames to draw."""
+    """The clip as uint8 (T,H,W,3), drawn at twice the size and box-filtered;
+    `only` names the frames to draw."""
     backdrop = _backdrop(spec, 2 * size)
     clip = []
     for frame in range(frames) if only is None else only:
@@ -263,7 +278,8 @@ def _backdrop(spec, size):
 
 
 def _draw_drift(pen, spec, frame, size):
-    """Clouds and stars drift, flakes fall, bubbles rise, about half a pixel (of 64) a frame, round and round."""
+    """Clouds and stars drift, flakes fall, bubbles rise,
+    about half a pixel (of 64) a frame, round and round."""
     kind = BACKDROPS[spec.scene][4]
     step = frame * 0.6 / 64
     for x, y, r in spec.drift[:{"cloud": 2, "star": 5, "flake": 5, "bubble": 4, "sun": 0}[kind]]:
@@ -293,9 +309,12 @@ def _draw_subject(pen, spec, frame, frames, size):
     swing = math.sin(2 * math.pi * (frame / 16 + spec.phase))
     parts = []
     for points, shade in SHAPES[spec.subject](swing):
-        placed = [(centre_x + cos * mirror * px - sin * py, centre_y + sin * mirror * px + cos * py) for px, py in points]
+        placed = [(centre_x + cos * mirror * px - sin * py,
+                   centre_y + sin * mirror * px + cos * py)
+                  for px, py in points]
         parts.append((placed, shade))
-    outline = (140, 140, 150) if spec.colour == "black" else tuple(int(v * 0.42) for v in COLOURS[spec.colour])
+    outline = ((140, 140, 150) if spec.colour == "black"
+               else tuple(int(v * 0.42) for v in COLOURS[spec.colour]))
     for points, shade in parts:
         pen.line(points + points[:2], fill=outline, width=max(round(size / 20), 2), joint="curve")
     for points, shade in parts:

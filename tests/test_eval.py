@@ -19,8 +19,8 @@ import world
 from checkpoint import UserError, save_network
 from data import read_video, save_video, to_video
 from dit import MMDiT, VideoDiT
-from eval import (Protocol, Side, class_prompt, frechet, gaussian, group_frames, inception_score, kernel_distance,
-                  prepare, psnr, ssim, standard_error)
+from eval import (Protocol, Side, class_prompt, frechet, gaussian, group_frames, inception_score,
+                  kernel_distance, prepare, psnr, ssim, standard_error)
 from features import I3D, FrozenNorm, Judge
 from text import ToyText
 from vae import DPVAE, KLVAE
@@ -53,7 +53,8 @@ def films(tmp_path_factory):
 
 def rendered(count, frames=16, size=32, kind="video"):
     """(B,3,T,H,W) of the toy world."""
-    return torch.stack([to_video(world.render(world.draw(7, index, kind), frames, size)) for index in range(count)])
+    return torch.stack([to_video(world.render(world.draw(7, index, kind), frames, size))
+                        for index in range(count)])
 
 
 def quiet_judge(width=8):
@@ -67,7 +68,8 @@ def quiet_judge(width=8):
 def test_golden_psnr_and_ssim_equal_scikit_image():
     """Gaussian window 11x11, sigma 1.5, valid region, float64: to 1e-6, flat pictures included."""
     with safe_open(GOLDEN / "psnr_ssim.safetensors", "pt") as file:
-        config, stored = json.loads(file.metadata()["config"]), {key: file.get_tensor(key) for key in file.keys()}
+        config, stored = (json.loads(file.metadata()["config"]),
+                          {key: file.get_tensor(key) for key in file.keys()})
     shape = {"sigma": config["sigma"], "window": config["win_size"], "k1": config["K1"], "k2": config["K2"]}
     for case in {key.split(".")[1] for key in stored if key.startswith("in.")}:
         a, b = stored[f"in.{case}.a"][None], stored[f"in.{case}.b"][None]
@@ -77,7 +79,8 @@ def test_golden_psnr_and_ssim_equal_scikit_image():
 
 
 def test_golden_frechet_equals_pytorch_fid():
-    """Relative 1e-6; where covariances are singular the references differ among themselves, by 1e-3 of the trace."""
+    """Relative 1e-6; where covariances are singular the references differ among themselves,
+    by 1e-3 of the trace."""
     for case in json.loads((GOLDEN / "frechet.json").read_text())["cases"]:
         a, b = (gaussian(torch.tensor(case[side], dtype=torch.float64), ddof=1) for side in "AB")
         wanted = [value for key, value in case.items() if key.startswith("frechet_")]
@@ -206,9 +209,11 @@ def test_fvd_of_an_untrained_i3d_grows_with_damage():
 # ---------------------------------------------------------------------------------------------- protocols
 
 def test_presets_are_the_published_rules():
-    """facts: real stride 3 and crop first in Latte, stride 1 and resize first in StyleGAN-V, JPEG 75 in both."""
+    """facts: real stride 3 and crop first in Latte,
+    stride 1 and resize first in StyleGAN-V, JPEG 75 in both."""
     latte, styleganv = evaluate.PROTOCOLS["latte"], evaluate.PROTOCOLS["stylegan-v"]
-    assert (latte.clips, latte.frames, latte.real_stride, latte.fake_stride, latte.ddof) == (2048, 16, 3, 1, 0)
+    assert ((latte.clips, latte.frames, latte.real_stride, latte.fake_stride, latte.ddof)
+            == (2048, 16, 3, 1, 0))
     assert (latte.order, styleganv.order, styleganv.real_stride) == ("crop-resize", "resize-crop", 1)
     assert latte.jpeg == styleganv.jpeg == 75
 
@@ -221,7 +226,8 @@ def numbered(folder, count):
 
 
 def test_windows_follow_the_protocol(tmp_path):
-    """One clip a video, every third frame in order, a random start that the seed fixes; fakes from the start."""
+    """One clip a video, every third frame in order, a random start that the seed fixes;
+    fakes from the start."""
     for name in "ab":
         numbered(tmp_path / name, 20)
     protocol = Protocol(clips=2, frames=4, size=8, jpeg=0)
@@ -243,7 +249,8 @@ def test_short_videos_are_dropped_as_latte_drops_them(tmp_path):
 
 
 def test_crop_and_resize_come_in_the_asked_order():
-    """On a 40 x 20 picture both give a square of the middle; only one of them resizes 20 to 10 before it cuts."""
+    """On a 40 x 20 picture both give a square of the middle;
+    only one of them resizes 20 to 10 before it cuts."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 40, 3), np.uint8))
     first = prepare(picture, Protocol(size=10, jpeg=0, filter="bilinear"))
     want = picture.crop((10, 0, 30, 20)).resize((10, 10), Image.BILINEAR)
@@ -285,7 +292,8 @@ def test_fvd_command_labels_toy_numbers_and_caches_the_real_side(ckpt, films, tm
             "--cache", str(tmp_path)]
     first = evaluate.distance("fvd", argv)
     assert first["metric"] == "toy fvd" and first["fvd"] < 1e-3
-    monkeypatch.setattr(Side, "stream", lambda self, workers: streams.append(self.fake) or original(self, workers))
+    monkeypatch.setattr(Side, "stream",
+                        lambda self, workers: streams.append(self.fake) or original(self, workers))
     streams, original = [], SIDE_STREAM
     assert evaluate.distance("fvd", argv)["fvd"] == first["fvd"] and streams == [True]
     assert "toy FVD" in capsys.readouterr().out
@@ -324,7 +332,8 @@ def test_two_ranks_sample_what_one_samples_and_restart_does_nothing_twice(ckpt, 
 
 
 def test_recon_finds_no_gain_in_an_untrained_dp_vae(ckpt, films, capsys):
-    """At step 0 D(z) is the held key frame, so both have the same PSNR; the last quarter of 16 frames is 4."""
+    """At step 0 D(z) is the held key frame, so both have the same PSNR;
+    the last quarter of 16 frames is 4."""
     result = evaluate.recon([str(ckpt), str(films), "--part", "0.75", "1", "--features", "toy",
                              "--judge", str(ckpt / "judge.safetensors")])
     assert result["clips"] == 4 and result["frames"] == 4
@@ -345,7 +354,8 @@ def test_toy_command_prints_every_score(ckpt, capsys):
 
 
 def test_the_prompt_score_of_rendered_clips_is_what_the_judge_sees():
-    """A judge that reads the answer off the clip is right about all; asked about the first clip only, about 1/n."""
+    """A judge that reads the answer off the clip is right about all;
+    asked about the first clip only, about 1/n."""
     specs = [world.draw(evaluate.UNSEEN, index) for index in range(3)]
     config = SimpleNamespace(subjects=world.SUBJECTS, colours=list(world.COLOURS), motions=world.MOTIONS,
                              scenes=world.SCENES)
@@ -383,7 +393,8 @@ def test_bad_flags_are_answered_in_one_line(argv, says):
 
 
 def test_bad_folders_are_answered_in_one_line(ckpt, films, tmp_path):
-    """Empty folder, unreadable video, too few clips, too small clips: the fakes must be what was asked for."""
+    """Empty folder, unreadable video, too few clips, too small clips:
+    the fakes must be what was asked for."""
     judge = ["--judge", str(ckpt / "judge.safetensors"), *TOY_FLAGS]
     for name in ("empty", "broken"):
         (tmp_path / name).mkdir()
@@ -391,7 +402,8 @@ def test_bad_folders_are_answered_in_one_line(ckpt, films, tmp_path):
         (tmp_path / "broken" / name).write_bytes(b"no film at all")
     for fake, flags, says in ((tmp_path / "empty", [], "no videos or frames in .*found no file at all"),
                               (tmp_path / "broken", [], "0 usable clips.*[xy].mp4: cannot be opened"),
-                              (films, ["--clips", "9"], "4 usable clips, 9 wanted; sample more, or give --clips 4"),
+                              (films, ["--clips", "9"],
+                               "4 usable clips, 9 wanted; sample more, or give --clips 4"),
                               (films, ["--size", "64"], "clips of 32 pixels.*give --size 32")):
         with pytest.raises(UserError, match=says):
             evaluate.distance("fvd", ["toy", str(fake), *judge, "--clips", "2", *flags])

@@ -40,8 +40,9 @@ def sd3_file(tmp_path_factory):
 def test_a_full_size_sd3_file_makes_an_image_in_less_than_12_gb(sd3_file, tmp_path):
     """4.3 GB on disk, memory-mapped, computed in bf16: one 256 x 256 image, one step, null prompt."""
     assert 4.2e9 < sd3_file.stat().st_size < 4.4e9
-    done = subprocess.run([sys.executable, "-c", MEASURE, "", "--weights", str(sd3_file), "--size", "256", "--steps", "1",
-                           "--out", str(tmp_path)], capture_output=True, text=True, env=os.environ)
+    done = subprocess.run([sys.executable, "-c", MEASURE, "", "--weights", str(sd3_file), "--size", "256",
+                           "--steps", "1", "--out", str(tmp_path)],
+                          capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     assert float(re.search(r"peak ([\d.]+) GB", done.stdout)[1]) < 12
