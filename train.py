@@ -475,7 +475,9 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
         net = VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
     prepare_blocks(cfg, net, net.image.joint_blocks)
     videos = loader(cfg, run, cached(cfg, run, dp, "video", must_exist=text is None))
-    images = loader(cfg, run, cached(cfg, run, dp, "image", must_exist=text is None)) if cfg.p_video < 1 else None
+    images = None
+    if cfg.p_video < 1:
+        images = loader(cfg, run, cached(cfg, run, dp, "image", must_exist=text is None))
 
     def loss(nets, batch):
         return transformer_loss(cfg, run, nets["videodit"], text, dp, batch), {}
