@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_prompt, flow_loss, ke
                   sample_times, velocity_of)
 from latte import Latte, LatteConfig, init_from_image
 from sample import FlagParser, Models, generate, label_of
-from text import SD3Text, ToyText, ToyTextConfig, encode_t5
+from text import SD3Text, ToyText, ToyTextConfig, WordTokenizer, encode_t5
 from vae import (DPVAE, GOP, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, discriminator_loss,
                  dp_vae_loss, kl_vae_loss, measure_latents)
 
@@ -453,7 +454,7 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
 
 def stage_dit(cfg, run):                                  # the text-to-image model that the papers start from
     vae = load_network(KLVAE, Path(cfg.out) / "vae.safetensors").to(run.device)
-    dit, text = MMDiT(cfg.dit), ToyText(cfg.text)
+    dit, text = MMDiT(cfg.dit), ToyText(dataclasses.replace(cfg.text, words=vocabulary(cfg)))
     prepare_blocks(cfg, dit, dit.joint_blocks)
     images = loader(cfg, run, cached(cfg, run, vae, "image"))
 
@@ -598,6 +599,15 @@ STAGES = {"judge": stage_judge, "vae": stage_vae, "dit": stage_dit, "dpvae": sta
 
 
 # ------------------------------------------------------------------------------------------ what stages share
+
+def vocabulary(cfg):
+    """The toy's words; with folders for --data or --images, the 4,096 commonest words of their captions."""
+    folders = [kind for kind, name in (("video", cfg.data), ("image", cfg.images)) if name not in ("toy", "")]
+    captions = [caption for kind in folders for caption in toy_or_folder(cfg, kind).captions]
+    counts = Counter(word for caption in captions for word in WordTokenizer.split(caption))
+    known = cfg.text.words if len(folders) < 2 else ()
+    return tuple(dict.fromkeys((*known, *(word for word, _ in counts.most_common(4096)))))
+
 
 def draw(cfg, batch, shape, device, stream=NOISE, how=torch.randn):
     return keyed_noise(shape, cfg.seed, batch["step"], batch["first"], device, stream=stream, draw=how)

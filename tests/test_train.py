@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 import sample
 import train
+import world
 from checkpoint import UserError, load_network, polite, read_config, read_state
 from conftest import script
 from data import LatentCache, batches
@@ -436,3 +437,14 @@ def test_stage_vae_can_start_from_the_files_vae(sd3, tmp_path):
     """--init decides the number of channels, whatever the preset says."""
     run(tmp_path, "vae", "--init", sd3[0], "--steps", 1, "--batch", 2, "--lpips_weight", 0)
     assert load_network(KLVAE, tmp_path / "vae.safetensors").config.z_channels == 16
+
+
+def test_the_vocabulary_is_the_folders_own_where_there_are_folders(films):
+    """A prompt about your own clips must reach the text encoder: its words come from their captions."""
+    toy, mine = (train.parse(["--stage", "dit", *flags])[0] for flags in
+                 ([], ["--data", str(films), "--images", str(films), "--frames", "4"]))
+    assert train.vocabulary(toy) == world.WORDS
+    captions = train.toy_or_folder(mine, "video").captions
+    words = {word for caption in captions for word in caption.lower().split()}
+    assert words and words <= set(train.vocabulary(mine))
+    assert "mushroom" not in train.vocabulary(mine)
