@@ -69,12 +69,21 @@ class ToyClips:
 
     def item(self, index, epoch=0):
         """The index-th clip of the world. Another epoch says other words of the same clip."""
+        spec, caption = self.told(index, epoch)
+        return {"video": to_video(world.render(spec, self.frames, self.size)),          # (3,T,H,W)
+                "caption": caption, "spec": spec}
+
+    def told(self, index, epoch=0):
+        """Spec and caption of the index-th clip, nothing drawn yet."""
         spec = world.draw(self.seed, index, self.kind)
         if self.frames == 1:
             spec = dataclasses.replace(spec, motion="")           # nobody sees motion in a still
         words = int(np.random.default_rng([self.seed, epoch, index]).integers(1 << 31))
-        video = to_video(world.render(spec, self.frames, self.size))                    # (3,T,H,W)
-        return {"video": video, "caption": world.caption(spec, words, self.drop), "spec": spec}
+        return spec, world.caption(spec, words, self.drop)
+
+    @functools.cached_property
+    def captions(self):
+        return [self.told(index)[1] for index in range(self.count)]
 
 
 def to_video(frames):

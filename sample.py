@@ -230,7 +230,7 @@ def parse(argv):
                        "one after the other). With --ckpt: its text encoders serve that checkpoint")
     flags.add_argument("--zero-shot-video", action="store_true",
                        help="with --weights alone: VideoDiT Fig. 2, the untrained image model attending over "
-                       "--frames pictures at once (memory as for a picture)")
+                       "--frames pictures at once (activations grow with --frames)")
     flags.add_argument("--image", action="store_true", help="pictures (.png) instead of clips")
     flags.add_argument("--frames", type=int, default=0,
                        help="a multiple of 4; 0: what the model was trained on")

@@ -34,7 +34,7 @@ from checkpoint import (UserError, class_of, load_network, load_strict, polite, 
 from data import (LatentCache, ToyClips, batches, contact_sheet, fingerprint, open_source, save_video,
                   write_cache)
 from dit import DiT, MMDiT, MMDiTConfig, PixArt, VideoDiT
-from features import Judge, JudgeConfig, judge_loss, judge_right, perceptual_distance
+from features import Judge, JudgeConfig, judge_loss, judge_right, load_detector, perceptual_distance
 from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_prompt, flow_loss, keyed_generator, keyed_noise,
                   sample_times, velocity_of)
 from latte import Latte, LatteConfig, init_from_image
@@ -81,7 +81,8 @@ class Config:
     checkpointing: bool = False    # recompute blocks in backward: less memory, a third more time
     # losses
     kl_weight: float = 1e-6        # stage vae
-    lpips_weight: float = 0.1      # VideoDiT 3.1: lambda_LPIPS
+    lpips_weight: float = 0.1      # VideoDiT 3.1: lambda_LPIPS; 0 leaves the term out
+    lpips: str = ""                # VGG16's weights for it; "": the toy's judge, if --out has one
     reg_weight: float = 1.0        # VideoDiT 3.1: lambda_reg; 0: Table 3's ablation, column "Regularization"
     key_encoder: bool = True       # --no-key_encoder: z = E_r(x) alone; Table 3's ablation, column "2D VAE"
     disc_weight: float = 0.01      # VideoDiT 3.1: lambda_disc; 0 trains no discriminator
@@ -132,7 +133,7 @@ PRESETS = {
                 "videodit": dict(steps=20, batch=8), "latte": dict(steps=20, batch=4, joint_images=2)}),
     # the shipped checkpoint: see README for what it reaches
     "toy": dict(
-        size=64, frames=16, items=6144, decay=0.4,
+        size=64, frames=16, items=6144, decay=0.4, shift=2.0,
         vae=KLVAEConfig(16, ch=24, ch_mult=(1, 2, 3, 3), num_res_blocks=1, groups=8, scale=1.0, shift=0.0),
         text=ToyTextConfig(world.WORDS, 12, 128, 2, 4),
         dit=MMDiTConfig(16, 2, 6, 5, 32, context_dim=128, pooled_dim=128, pos_grid=8, base_size=8),
@@ -454,12 +455,23 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
 
 def stage_dit(cfg, run):                                  # the text-to-image model that the papers start from
     vae = load_network(KLVAE, Path(cfg.out) / "vae.safetensors").to(run.device)
-    dit, text = MMDiT(cfg.dit), ToyText(dataclasses.replace(cfg.text, words=vocabulary(cfg)))
+    if cfg.init:                                          # train an earlier one further, a VideoDiT's image half too
+        dit = (load_network(VideoDiT, cfg.init).image if class_of(cfg.init) == "VideoDiT"
+               else load_network(MMDiT, cfg.init)).train()
+        text = load_network(ToyText, Path(cfg.init).with_name("text.safetensors")).train()
+    else:
+        dit, text = MMDiT(cfg.dit), ToyText(dataclasses.replace(cfg.text, words=vocabulary(cfg)))
     prepare_blocks(cfg, dit, dit.joint_blocks)
     images = loader(cfg, run, cached(cfg, run, vae, "image"))
+    read = toy_or_folder(cfg, "video").captions if cfg.data else ()     # words of the videos to come
 
     def loss(nets, batch):
-        return transformer_loss(cfg, run, nets["dit"], nets["text"], vae, batch), {}
+        total = transformer_loss(cfg, run, nets["dit"], nets["text"], vae, batch)
+        if not read:
+            return total, {}
+        first, rows = batch["step"] * cfg.batch + batch["first"], len(batch["latent"])
+        words = nets["text"].reading_loss([read[i % len(read)] for i in range(first, first + rows)])
+        return total + 0.1 * words, {"words": words.detach()}
 
     return Stage({"dit": Player(loss, dit=dit, text=text)}, images, show_samples(cfg, run, vae, 1))
 
@@ -667,9 +679,17 @@ def image_vae(cfg, run):
 
 
 def perceptual_for(cfg, run):
-    """LPIPS's distance. The toy world's judge stands in for VGG, whose weights are not shipped."""
+    """LPIPS's distance: VGG's from --lpips. The toy world's judge stands in for VGG, whose weights are not
+    shipped. Without either the term is left out, and that is said: it is a part of Eq. 4."""
     path = Path(cfg.out) / "judge.safetensors"
-    if not cfg.lpips_weight or not path.is_file():
+    if not cfg.lpips_weight:
+        return None
+    if cfg.lpips:
+        vgg = load_detector(cfg.lpips, "lpips_vgg").to(run.device).requires_grad_(False)
+        return lambda a, b: vgg(a, b).mean()
+    if not path.is_file():
+        if run.rank == 0:
+            print(f"{cfg.stage}: no LPIPS term; --lpips FILE gives it VGG16's weights, --lpips_weight 0 agrees")
         return None
     judge = load_network(Judge, path).to(run.device).requires_grad_(False)
     return lambda a, b: perceptual_distance(judge.pyramid, a, b).mean()

@@ -13,9 +13,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 import text
+import world
 from checkpoint import UserError, load_network, save_network
 from text import (CLIPText, CLIPTextConfig, CLIPTokenizer, SD3Text, T5Config, T5Encoder, T5Tokenizer, ToyText,
                   ToyTextConfig, WordTokenizer, t5_bucket)
@@ -100,6 +102,22 @@ def test_every_weight_of_the_toys_encoder_is_trained():
     context, pooled = toy(["a red cat in snow"])
     (context.square().sum() + pooled.sum()).backward()
     assert [name for name, weight in toy.named_parameters() if weight.grad is None] == []
+
+
+def test_reading_sets_apart_words_that_no_picture_shows():
+    """Pictures do not move: from them alone "jumping" and "spinning" would stay what chance made them."""
+    torch.manual_seed(0)
+    toy = ToyText(ToyTextConfig(words=world.WORDS, width=32))
+    captions = [f"a {subject} {motion}" for subject in ("cat", "dog", "car") for motion in world.MOTIONS]
+    apart = lambda: F.cosine_similarity(*toy(["a cat jumping", "a cat spinning"])[1], dim=0)
+    before, optimizer = apart(), torch.optim.Adam(toy.parameters(), 3e-3)
+    for _ in range(150):
+        loss = toy.reading_loss(captions)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert apart() < before - 0.1
+    assert loss < 0.03 < toy.reading_loss(["a green star in snow"])     # never read: not guessed
 
 
 def test_the_toys_encoder_survives_save_and_load(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import sample
@@ -21,6 +22,7 @@ from checkpoint import UserError, load_network, polite, read_config, read_state
 from conftest import script
 from data import LatentCache, batches
 from dit import MMDiT, VideoDiT
+from features import LPIPS
 from train import Config, Player, Run, Stage, Trainer, apply, flatten, learning_rate, mixed, parse, singles
 from vae import DPVAE, KLVAE
 
@@ -448,3 +450,28 @@ def test_the_vocabulary_is_the_folders_own_where_there_are_folders(films):
     words = {word for caption in captions for word in caption.lower().split()}
     assert words and words <= set(train.vocabulary(mine))
     assert "mushroom" not in train.vocabulary(mine)
+
+
+def test_lpips_is_vggs_where_its_file_is_given_and_its_absence_is_said(tmp_path, capsys):
+    """Eq. 4 has an LPIPS term: a run without a network for it must not look like one with it."""
+    vgg = LPIPS("vgg")
+    torch.save({name: tensor for name, tensor in vgg.state_dict().items() if name.startswith("features.")},
+               tmp_path / "vgg.pth")
+    cfg = parse(["--stage", "dpvae", "--out", str(tmp_path)])[0]
+    assert train.perceptual_for(cfg, Run()) is None and "--lpips" in capsys.readouterr().out
+    distance = train.perceptual_for(dataclasses.replace(cfg, lpips=str(tmp_path / "vgg.pth")), Run())
+    a, b = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    assert distance(a, a) == 0 and distance(a, b) > 0
+
+
+@pytest.mark.parametrize("stage, start", [("vae", "vae"), ("dit", "dit"), ("dit", "videodit"), ("dpvae", "dpvae"),
+                                          ("videodit", "videodit"), ("latte", "latte")])
+def test_every_stage_goes_on_from_weights_of_its_own_kind(tiny, tmp_path, stage, start):
+    """--init with our own file: one step at a rate of nothing leaves the network what it was."""
+    run(tiny.fork(tmp_path / "run"), stage, "--init", tiny.folder / f"{start}.safetensors", "--steps", 1, "--lr", 1e-12)
+    was = load_file(tiny.folder / f"{start}.safetensors")
+    now = load_file(tmp_path / "run" / f"{stage}.safetensors")
+    was = {name.removeprefix("image.") if stage != start else name: value for name, value in was.items()}
+    assert now.keys() == was.keys() if stage == start else now.keys() < was.keys()
+    for name, value in now.items():
+        assert_close(value, was[name], msg=name)
