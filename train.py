@@ -85,6 +85,7 @@ class Config:
     lpips: str = ""                # VGG16's weights for it; "": the toy's judge, if --out has one
     reg_weight: float = 1.0        # VideoDiT 3.1: lambda_reg; 0: Table 3's ablation, column "Regularization"
     key_encoder: bool = True       # --no-key_encoder: z = E_r(x) alone; Table 3's ablation, column "2D VAE"
+    decoder_only: bool = False     # E_r stays, so the latents that a transformer has learned stay, too
     disc_weight: float = 0.01      # VideoDiT 3.1: lambda_disc; 0 trains no discriminator
     disc_start: int = 1000         # steps before the discriminator is heard; it learns from half of that on
     disc_warmup: int = 1000        # steps over which disc_weight then rises linearly
@@ -428,6 +429,7 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
     else:
         dp = DPVAE.from_image(image_vae(cfg, run), key_encoder=cfg.key_encoder, **windows)
     dp = dp.to(memory_format=torch.channels_last)
+    dp.residual.requires_grad_(not cfg.decoder_only)
     dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
     perceptual, disc = perceptual_for(cfg, run), PatchGAN3D(cfg.disc).to(run.device)
 

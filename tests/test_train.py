@@ -475,3 +475,13 @@ def test_every_stage_goes_on_from_weights_of_its_own_kind(tiny, tmp_path, stage,
     assert now.keys() == was.keys() if stage == start else now.keys() < was.keys()
     for name, value in now.items():
         assert_close(value, was[name], msg=name)
+
+
+def test_decoder_only_leaves_every_latent_as_it_was(tiny, tmp_path):
+    """Better frames for a transformer that is already trained: its latents must not move."""
+    folder = tiny.fork(tmp_path / "run")
+    run(folder, "dpvae", "--init", tiny.folder / "dpvae.safetensors", "--decoder_only", "--steps", 3, "--ema", 0)
+    was, now = (load_network(DPVAE, where / "dpvae.safetensors") for where in (tiny.folder, folder))
+    x = torch.rand(1, 3, 8, 32, 32) * 2 - 1
+    assert torch.equal(was.encode(x), now.encode(x))
+    assert not torch.equal(was.decode(was.encode(x)), now.decode(now.encode(x)))
