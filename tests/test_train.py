@@ -464,12 +464,13 @@ def test_lpips_is_vggs_where_its_file_is_given_and_its_absence_is_said(tmp_path,
     assert distance(a, a) == 0 and distance(a, b) > 0
 
 
-@pytest.mark.parametrize("stage, start", [("vae", "vae"), ("dit", "dit"), ("dit", "videodit"), ("dpvae", "dpvae"),
-                                          ("videodit", "videodit"), ("latte", "latte")])
+@pytest.mark.parametrize("stage, start", [("vae", "vae"), ("dit", "dit"), ("dit", "videodit"),
+                                          ("dpvae", "dpvae"), ("videodit", "videodit"), ("latte", "latte")])
 def test_every_stage_goes_on_from_weights_of_its_own_kind(tiny, tmp_path, stage, start):
     """--init with our own file: one step at a rate of nothing leaves the network what it was."""
-    run(tiny.fork(tmp_path / "run"), stage, "--init", tiny.folder / f"{start}.safetensors", "--steps", 1, "--lr", 1e-12)
-    was = load_file(tiny.folder / f"{start}.safetensors")
+    start_from = tiny.folder / f"{start}.safetensors"
+    run(tiny.fork(tmp_path / "run"), stage, "--init", start_from, "--steps", 1, "--lr", 1e-12)
+    was = load_file(start_from)
     now = load_file(tmp_path / "run" / f"{stage}.safetensors")
     was = {name.removeprefix("image.") if stage != start else name: value for name, value in was.items()}
     assert now.keys() == was.keys() if stage == start else now.keys() < was.keys()
@@ -480,7 +481,8 @@ def test_every_stage_goes_on_from_weights_of_its_own_kind(tiny, tmp_path, stage,
 def test_decoder_only_leaves_every_latent_as_it_was(tiny, tmp_path):
     """Better frames for a transformer that is already trained: its latents must not move."""
     folder = tiny.fork(tmp_path / "run")
-    run(folder, "dpvae", "--init", tiny.folder / "dpvae.safetensors", "--decoder_only", "--steps", 3, "--ema", 0)
+    run(folder, "dpvae", "--init", tiny.folder / "dpvae.safetensors", "--decoder_only", "--steps", 3,
+        "--ema", 0)
     was, now = (load_network(DPVAE, where / "dpvae.safetensors") for where in (tiny.folder, folder))
     x = torch.rand(1, 3, 8, 32, 32) * 2 - 1
     assert torch.equal(was.encode(x), now.encode(x))
