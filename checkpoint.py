@@ -166,7 +166,10 @@ def first_line(error):
 
 def halve(source, target):
     """Our own .safetensors files of one folder, in float16, into another: how checkpoints/toy is made."""
-    for path in sorted(Path(source).glob("*.safetensors")):
+    found = sorted(Path(source).glob("*.safetensors"))
+    if not found:
+        raise UserError(f"{source}: no .safetensors in it; give a folder that train.py wrote")
+    for path in found:
         about = read_config(path)
         state = {name: t.half() if t.is_floating_point() else t for name, t in read_state(path).items()}
         save_state(Path(target) / path.name, state, about.pop("class"), about.pop("config"), about)
