@@ -464,7 +464,7 @@ def distance(name, argv):
     value, error = measure(real, fake), standard_error(measure, real, fake, seed=protocol.seed)
     kernel, label = "kvd" if name == "fvd" else "kid", "toy " if args.features == "toy" else ""
     mmd = kernel_distance(real.flatten(0, 1), fake.flatten(0, 1), seed=protocol.seed)
-    print(f"{label}{name.upper()} {value:.4g} +- {error:.2g} (standard error over bootstrap halves), "
+    print(f"{label}{name.upper()} {value:.4g} +- {error:.3g} (standard error over bootstrap halves), "
           f"{label}{kernel.upper()} {mmd:.4g}; {len(real)} real, {len(fake)} fake clips, "
           f"{real.shape[2]} features of {args.features}")
     return finish({"metric": f"{label}{name}", name: value, "standard_error": error, kernel: mmd,
@@ -482,7 +482,7 @@ def score(argv):
     error = standard_error(lambda part: inception_score(part.flatten(0, 1), min(args.splits, len(part)))[0],
                            logits)
     label = "toy " if args.features == "toy" else ""
-    print(f"{label}IS {mean:.4g} +- {error:.2g} (standard error over bootstrap halves; "
+    print(f"{label}IS {mean:.4g} +- {error:.3g} (standard error over bootstrap halves; "
           f"deviation over {args.splits} splits {deviation:.2g}); {len(logits)} clips, "
           f"{logits.shape[2]} classes of {args.features}")
     return finish({"metric": f"{label}is", "is": mean, "standard_error": error, "deviation": deviation})

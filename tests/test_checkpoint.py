@@ -316,3 +316,9 @@ def test_a_halved_checkpoint_loads_as_the_same_network(tmp_path):
     assert checkpoint.read_config(tmp_path / "b" / "vae.safetensors")["size"] == 32
     sizes = [(tmp_path / folder / "vae.safetensors").stat().st_size for folder in "ab"]
     assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_halving_nothing_is_an_error(tmp_path):
+    """Two files for two folders once ended in silence."""
+    with pytest.raises(UserError, match="no .safetensors in it"):
+        checkpoint.halve(tmp_path / "vae.safetensors", tmp_path / "b")
