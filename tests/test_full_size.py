@@ -12,10 +12,11 @@ from dit import MMDiT, MMDiTConfig
 from vae import SD3, KLVAE
 
 MEASURE = """
-import resource, runpy, sys
+import runpy, sys
 sys.argv = ["sample.py"] + sys.argv[1:]
 runpy.run_path("sample.py", run_name="__main__")
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "GB")
+from bench import peak_memory
+print("peak", peak_memory("cpu") / 1e9, "GB")
 """
 
 
