@@ -508,7 +508,7 @@ class ToyText(nn.Module):
 
         CLIP and T5 have read of jumping before they meet an image model. This encoder meets pictures alone,
         whose captions name no motion: without this loss "jumping" and "spinning" keep their random starts,
-        come out the same to 2 %, and no video model learns to move by them."""
+        come out nearly the same, and the toy's video model hardly learned to move by them."""
         _, pooled = self(prompts)                                                           # (B,D)
         ids = self.tokenizer(prompts).to(pooled.device)                                     # (B,L)
         said = pooled.new_zeros(len(prompts), self.tokenizer.size).scatter(1, ids, 1.0)     # (B,V)
