@@ -59,7 +59,7 @@ class Unusable(Exception):
 class ToyClips:
     """Clips drawn on the fly (world.py). count=None: a million, more than a run ever sees."""
 
-    def __init__(self, kind="video", frames=16, size=64, count=None, seed=0, drop=0.15):
+    def __init__(self, kind="video", frames=16, size=64, count=None, seed=0, drop=0.4):
         self.kind, self.frames, self.size, self.seed, self.drop = kind, frames, size, seed, drop
         self.count = count or 1 << 20
         self.source = f"toy {kind}: {self.count} clips, {frames} x {size} x {size}, seed {seed}, drop {drop}"
@@ -78,12 +78,15 @@ class ToyClips:
         spec = world.draw(self.seed, index, self.kind)
         if self.frames == 1:
             spec = dataclasses.replace(spec, motion="")           # nobody sees motion in a still
-        words = int(np.random.default_rng([self.seed, epoch, index]).integers(1 << 31))
-        return spec, world.caption(spec, words, self.drop)
+        toss = int(np.random.default_rng([self.seed, epoch, index]).integers(1 << 31))
+        return spec, world.caption(spec, toss, self.drop)
+
+    def words(self, index, epoch=0):
+        return self.told(index, epoch)[1]
 
     @functools.cached_property
     def captions(self):
-        return [self.told(index)[1] for index in range(self.count)]
+        return [self.words(index) for index in range(self.count)]
 
 
 def to_video(frames):
@@ -628,9 +631,10 @@ def open_shard(path, written, process):
 class LatentCache:
     """What write_cache wrote, as a dataset of {"latent": (C,T',h,w) raw, "caption": str, ...}.
 
-    vae: the fingerprint that the latents must have been made with; None trusts them."""
+    vae       the fingerprint that the latents must have been made with; None trusts them
+    words     (index, epoch) -> caption, for captions that change with the epoch; None: those stored"""
 
-    def __init__(self, folder, vae=None):
+    def __init__(self, folder, vae=None, words=None):
         self.paths = sorted(Path(folder).glob("*-of-*.safetensors"))
         if not self.paths:
             raise UserError(f"no latent cache in {folder}; encode one first, or check --cache")
@@ -641,6 +645,7 @@ class LatentCache:
         self.made = cache_made(self.paths[0])[0]
         if vae is not None:
             check_made(folder, self.made, {"vae": vae})
+        self.words = words
         self.written = [path.stat().st_mtime_ns for path in self.paths]
         self.captions = [caption for path in self.paths for caption in cache_made(path)[1]]
         self.shift, self.scale, self.shard = (self.made[key] for key in ("shift", "scale", "shard"))
@@ -653,7 +658,8 @@ class LatentCache:
         shard, row = divmod(index, self.shard)
         file = open_shard(str(self.paths[shard]), self.written[shard], os.getpid())
         tensors = {key: file.get_slice(key)[row] for key in file.keys()}                 # (C,T',h,w)
-        return {"caption": self.captions[index], **{
+        caption = self.words(index, epoch) if self.words else self.captions[index]
+        return {"caption": caption, **{
             key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}}
 
 

@@ -671,7 +671,8 @@ def cached(cfg, run, vae, kind, text=None, must_exist=False):
                 workers=cfg.workers, rank=run.rank, world_size=run.world)
     if run.world > 1:
         dist.barrier()
-    return LatentCache(folder, mark)
+    # the toy says other words of a clip in each epoch; those stored hold "a cat" but 30 times
+    return LatentCache(folder, mark, dataset.words if isinstance(dataset, ToyClips) and not text else None)
 
 
 def image_vae(cfg, run):

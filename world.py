@@ -93,9 +93,10 @@ def _numbers(rng, motion, is_image):
 
 
 def caption(spec, seed=0, drop=0.0):
-    """"a red cat jumping in snow", each attribute left out with probability `drop`,
-    so that "a cat" works too."""
-    keep = np.random.default_rng([seed, 7]).random(3) >= drop
+    """"a red cat jumping in snow". A share `drop` of the captions says less, each attribute then left out by
+    the toss of a coin, so that "a cat" works too: it is an eighth of these."""
+    toss = np.random.default_rng([seed, 7]).random(4)
+    keep = (toss[:3] >= 0.5) | (toss[3] >= drop)
     colour, motion, scene = (word if kept else ""
                              for word, kept in zip((spec.colour, spec.motion, spec.scene), keep))
     words = " ".join(word for word in (colour, spec.subject, motion, scene) if word)

@@ -443,7 +443,7 @@ def test_fewer_items_than_a_batch_repeat_with_a_warning(caplog):
 
 def test_toy_images_are_never_captioned_with_a_motion():
     """A still shows none; and a video's caption drops each word now and then, another in another epoch."""
-    stills, clips = data.ToyClips("any", 1, 16, drop=0), data.ToyClips(size=16, frames=2, drop=0.5)
+    stills, clips = data.ToyClips("any", 1, 16, drop=0), data.ToyClips(size=16, frames=2, drop=1.0)
     words = {word for index in range(40) for word in stills.item(index)["caption"].split()}
     assert not words & {"moving", "jumping", "growing", "spinning", "staying"}
     assert len({clips.item(0, epoch)["caption"] for epoch in range(30)}) > 3
@@ -454,6 +454,18 @@ def test_toy_images_are_never_captioned_with_a_motion():
 def encode(batch):
     """A stand-in for a VAE: every 8th pixel. And token numbers, which must stay whole."""
     return {"latent": batch["video"][..., ::8, ::8], "tokens": batch["index"][:, None]}
+
+
+def test_the_toy_says_other_words_of_a_cached_clip_in_another_epoch(tmp_path):
+    """With the toy's captions the latents stay and the words change; without, the stored ones speak."""
+    toy = data.ToyClips(frames=1, size=16, count=4, drop=1.0)
+    data.write_cache(tmp_path, toy, encode, 2, "v1")
+    stored, told = data.LatentCache(tmp_path), data.LatentCache(tmp_path, words=toy.words)
+    assert {stored.item(2, epoch)["caption"] for epoch in range(20)} == {toy.captions[2]}
+    assert {told.item(2, epoch)["caption"] for epoch in range(20)} == {
+        toy.item(2, epoch)["caption"] for epoch in range(20)}
+    assert len({told.item(2, epoch)["caption"] for epoch in range(20)}) > 2
+    assert torch.equal(told.item(2, 7)["latent"], stored.item(2)["latent"])
 
 
 def test_the_cache_gives_back_what_was_encoded_with_its_constants(tmp_path):

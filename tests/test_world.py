@@ -133,29 +133,30 @@ def test_captions_are_english():
     assert caption(Spec("boat", "blue", "", "underwater")) == "a blue boat underwater"
 
 
-def test_dropping_leaves_the_subject_and_the_article_agrees():
-    """With drop = 1 only "a cat" is left; the article follows the word that comes after it."""
-    for spec in specs("video", 40):
-        assert caption(spec, 3, drop=1.0) == f"a {spec.subject}"
+def test_a_short_caption_keeps_the_subject_and_the_article_agrees():
+    """Whatever is left out: the article follows the word that comes after it."""
     orange = Spec("cat", "orange", "jumping", "in snow")
-    assert {caption(orange, seed, drop=0.5) for seed in range(100)} == {
+    assert {caption(orange, seed, drop=1.0) for seed in range(100)} == {
         " ".join(word for word in (a, "cat", m, s) if word)
         for a in ("an orange", "a") for m in ("jumping", "") for s in ("in snow", "")}
 
 
-def test_each_attribute_is_dropped_as_often_as_asked():
-    """0.15 each, by itself; the same seed drops the same."""
+def test_captions_are_short_as_often_as_asked():
+    """Of 40 % each attribute is missing by a coin: 20 % lack it, 5 % say "a cat" (a coin each of three), and
+    65 % say all; the same seed says the same."""
     spec = Spec("cat", "red", "jumping", "in snow")
-    said = [caption(spec, seed, drop=0.15) for seed in range(1000)]
-    assert said == [caption(spec, seed, drop=0.15) for seed in range(1000)]
+    said = [caption(spec, seed, drop=0.4) for seed in range(4000)]
+    assert said == [caption(spec, seed, drop=0.4) for seed in range(4000)]
     for word in ("red", "jumping", "snow"):
-        assert 0.81 < np.mean([word in words.split() for words in said]) < 0.89
+        assert 0.78 < np.mean([word in words.split() for words in said]) < 0.82
+    assert 0.04 < said.count("a cat") / 4000 < 0.06
+    assert 0.62 < said.count("a red cat jumping in snow") / 4000 < 0.68
 
 
 def test_every_word_of_a_caption_is_in_the_vocabulary():
     """The toy text encoder knows WORDS and nothing else, and each of them is said."""
     said = {word for kind in KINDS for i, spec in enumerate(specs(kind))
-            for word in caption(spec, i, 0.15).split()}
+            for word in caption(spec, i, 0.4).split()}
     assert said == set(WORDS) and list(WORDS) == sorted(set(WORDS))
 
 
