@@ -353,6 +353,17 @@ def test_toy_command_prints_every_score(ckpt, capsys):
     assert result["dpvae"]["key_psnr"] == pytest.approx(result["dpvae"]["key_psnr_2d"])    # z = z_k at step 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model, share", [("videodit", 0.9), ("latte", 0.8)])
+def test_the_shipped_weights_do_what_the_readme_says(model, share):
+    """Of 16 clips nobody trained on, and as many prompts, few enough fail that the table can be true."""
+    result = evaluate.toy(["-n", "16", "--batch", "16", "--model", model, "--bf16"])
+    for row in ("judge", "video_seen", "video_heldout", "image_seen", "image_heldout"):
+        assert min(result[row].values()) >= share, (row, result[row])
+    quality = result["dpvae"]
+    assert quality["psnr"] > 29.5 and quality["key_psnr"] > quality["key_psnr_2d"] - 2
+
+
 def test_the_prompt_score_of_rendered_clips_is_what_the_judge_sees():
     """A judge that reads the answer off the clip is right about all;
     asked about the first clip only, about 1/n."""
