@@ -82,6 +82,7 @@ class ToyClips:
         return spec, world.caption(spec, toss, self.drop)
 
     def words(self, index, epoch=0):
+        """Its caption alone: what LatentCache asks for."""
         return self.told(index, epoch)[1]
 
     @functools.cached_property

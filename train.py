@@ -1,4 +1,4 @@
-"""train.py - every stage, one loop: judge, vae, dit, dpvae, videodit.
+"""train.py - every stage, one loop: judge, vae, dit, dpvae, videodit, latte.
 Paper    VideoDiT 3.1 (stage dpvae), 3.2 and A.2 (stage videodit), 4.1 (hyper-parameters)
 Shapes   batches of clips (B,3,T,H,W) or of cached latents (B,C,T',h,w)
 Time     t=0 noise, t=1 data; noise and times depend on (seed, step, clip), not on ranks, and so a resumed run
