@@ -22,9 +22,8 @@ from statistics import mean
 from typing import NamedTuple
 
 import train
-from checkpoint import UserError, polite, write_atomic
+from checkpoint import FlagParser, UserError, polite, write_atomic
 from latte import SIZES
-from sample import FlagParser
 
 HERE, SMALL = Path(__file__).parent, ("tiny", "toy")
 

@@ -24,13 +24,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from checkpoint import UserError, polite
+from checkpoint import FlagParser, UserError, polite
 from data import batches, open_source
 from dit import MMDiT, MMDiTConfig, VideoDiT, VideoDiTConfig
 from features import I3D
 from flow import DDPM, ddpm_loss, flow_loss
 from latte import SIZES, Latte, LatteConfig
-from sample import FlagParser
 from train import PRESETS, setup
 from vae import DPVAE, GOP, KLVAE, SD3, DPVAEConfig, dp_vae_loss, kl_vae_loss
 

@@ -7,7 +7,9 @@ Reads    first
 Run me   python checkpoint.py      # CPU, 2 s: writes, tears and re-reads a file, prints what it says
          python checkpoint.py halve runs/toy checkpoints/toy     # float16 copies of a folder's networks"""
 
+import argparse
 import dataclasses
+import difflib
 import json
 import os
 import sys
@@ -35,6 +37,26 @@ def polite(main):
     except UserError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+class FlagParser(argparse.ArgumentParser):
+    """argparse that names the nearest known flag: `--step 10` is answered with --steps, and exit code 2."""
+
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                         **settings)
+
+    def parse_args(self, argv=None):
+        known, unknown = self.parse_known_intermixed_args(argv)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1, 0.4)
+            raise UserError(f"unknown flag {unknown[0]}"
+                            + (f"; did you mean {near[0]}?" if near else "; see --help"))
+        return known
+
+    def error(self, message):
+        raise UserError(message)
 
 
 # ---------------------------------------------------------------------------------------------- writing

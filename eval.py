@@ -34,11 +34,12 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 import world
-from checkpoint import UserError, class_of, load_network, polite, read_config, read_state, write_atomic
+from checkpoint import (FlagParser, UserError, class_of, load_network, polite, read_config, read_state,
+                        write_atomic)
 from data import (IMAGES, VIDEOS, ClipFolder, Unusable, find, fingerprint, list_files, read_bytes,
                   read_picture, read_some, save_video, scan_times, to_frames, to_video)
 from features import Judge, judge_right, load_detector, perceptual_distance
-from sample import TOY, FlagParser, generate, load_models
+from sample import TOY, generate, load_models
 from vae import DPVAE, GOP, KLVAE, fold
 
 UNSEEN = 20_250_101    # the seed of every toy clip that is judged: no training draws its clips from it

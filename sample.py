@@ -7,8 +7,6 @@ Differs  grep ASSUMED: steps, guidance and null prompt are not in the paper
 Reads    after dit.py; train.py previews and eval.py scores call generate() from here
 Run me   python sample.py "a cat"      # CPU, a few seconds: writes out/0000-a-cat.mp4 and a contact sheet"""
 
-import argparse
-import difflib
 import hashlib
 import json
 import math
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import UserError, load_network, polite, read_config, read_state
+from checkpoint import FlagParser, UserError, load_network, polite, read_config, read_state
 from data import contact_sheet, save_video
 from dit import MMDiT, VideoDiT
 from flow import DDPM, SAMPLING, ddim_sample, ddpm_sample, euler, guided, keyed_noise, sigmas, velocity_of
@@ -29,26 +27,6 @@ from text import SD3Text, ToyText, read_folder
 from vae import DPVAE, GOP, KLVAE
 
 TOY = Path(__file__).parent / "checkpoints" / "toy"
-
-
-class FlagParser(argparse.ArgumentParser):
-    """argparse that names the nearest known flag: `--step 10` is answered with --steps, and exit code 2."""
-
-    def __init__(self, **settings):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                         **settings)
-
-    def parse_args(self, argv=None):
-        known, unknown = self.parse_known_intermixed_args(argv)
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1, 0.4)
-            raise UserError(f"unknown flag {unknown[0]}"
-                            + (f"; did you mean {near[0]}?" if near else "; see --help"))
-        return known
-
-    def error(self, message):
-        raise UserError(message)
 
 
 @dataclass

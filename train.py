@@ -29,8 +29,8 @@ from torch import nn
 from tqdm import tqdm
 
 import world
-from checkpoint import (UserError, class_of, load_network, load_strict, polite, read_state, save_network,
-                        write_atomic)
+from checkpoint import (FlagParser, UserError, class_of, load_network, load_strict, polite, read_state,
+                        save_network, write_atomic)
 from data import (LatentCache, ToyClips, batches, contact_sheet, fingerprint, open_source, save_video,
                   write_cache)
 from dit import DiT, MMDiT, MMDiTConfig, PixArt, VideoDiT
@@ -38,7 +38,7 @@ from features import Judge, JudgeConfig, judge_loss, judge_right, load_detector,
 from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_prompt, flow_loss, keyed_generator, keyed_noise,
                   sample_times, velocity_of)
 from latte import Latte, LatteConfig, init_from_image
-from sample import FlagParser, Models, generate, label_of
+from sample import Models, generate, label_of
 from text import SD3Text, ToyText, ToyTextConfig, WordTokenizer, encode_t5
 from vae import (DPVAE, GOP, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, discriminator_loss,
                  dp_vae_loss, kl_vae_loss, measure_latents)
