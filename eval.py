@@ -36,11 +36,12 @@ from tqdm import tqdm
 import world
 from checkpoint import (FlagParser, UserError, class_of, load_network, polite, read_config, read_state,
                         write_atomic)
-from data import (IMAGES, VIDEOS, ClipFolder, Unusable, find, fingerprint, list_files, read_bytes,
-                  read_picture, read_some, save_video, scan_times, to_frames, to_video)
+from data import ClipFolder, find, fingerprint, list_files, read_bytes
 from features import Judge, judge_right, load_detector, perceptual_distance
 from sample import TOY, generate, load_models
 from vae import DPVAE, GOP, KLVAE, fold
+from video import (IMAGES, VIDEOS, Unusable, read_picture, read_some, save_video, scan_times, to_frames,
+                   to_video)
 
 UNSEEN = 20_250_101    # the seed of every toy clip that is judged: no training draws its clips from it
 

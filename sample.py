@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 
 from checkpoint import FlagParser, UserError, load_network, polite, read_config, read_state
-from data import contact_sheet, save_video
 from dit import MMDiT, VideoDiT
 from flow import DDPM, SAMPLING, ddim_sample, ddpm_sample, euler, guided, keyed_noise, sigmas, velocity_of
 from latte import Latte
 from text import SD3Text, ToyText, read_folder
 from vae import DPVAE, GOP, KLVAE
+from video import contact_sheet, save_video
 
 TOY = Path(__file__).parent / "checkpoints" / "toy"
 

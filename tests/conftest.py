@@ -8,18 +8,22 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import world
-from data import save_video
 from dit import MMDiT, MMDiTConfig
 from text import CLIPText, CLIPTextConfig
 from vae import KLVAE, KLVAEConfig
+from video import save_video
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 
@@ -114,3 +118,46 @@ def films(tmp_path_factory):
         save_video(folder / f"{index}.mp4", world.render(spec, 24, 48))
         (folder / f"{index}.txt").write_text(world.caption(spec, 0))
     return folder
+
+
+# -------------------------------------------------------------------------------------- films and pictures
+
+RED = (200, 40, 90)
+
+
+def make_clip(path, frames=40, codec="libx264", pix="yuv420p", size=(64, 64), rate=25, times=None, **options):
+    """A film whose frame n is flat grey 8 + 5n, so that a picture tells its number."""
+    with av.open(str(path), "w") as container:
+        quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+        stream = container.add_stream(codec, rate=rate, options={**options, **quiet})
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = *size, pix, 2_000_000
+        stream.codec_context.time_base = Fraction(1, 1000) if times else 1 / Fraction(rate)
+        for number in range(frames):
+            pixels = np.full((size[1], size[0], 3), (8 + 5 * number) % 256, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            if times:
+                frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def numbers(item):
+    """The frame numbers that an item of make_clip's shows."""
+    levels = (item["video"].mean((0, 2, 3)) + 1) * 127.5                                 # (T,)
+    return [round((level.item() - 8) / 5) for level in levels]
+
+
+def make_picture(path, colour=RED, size=(20, 14), mode="RGB"):
+    Image.new(mode, size, colour).save(path)
+    return path
+
+
+def pixel(item):
+    return ((item["video"][:, 0, 4, 4] + 1) * 127.5).round().int().tolist()
+
+
+def same(a, b):
+    """Two items with the same pixels and the same words."""
+    torch.testing.assert_close(a["video"], b["video"], rtol=0, atol=0)
+    assert a["caption"] == b["caption"]

@@ -17,13 +17,13 @@ import eval as evaluate
 import train
 import world
 from checkpoint import UserError, save_network
-from data import read_video, save_video, to_video
 from dit import MMDiT, VideoDiT
 from eval import (Protocol, Side, class_prompt, frechet, gaussian, group_frames, inception_score,
                   kernel_distance, prepare, psnr, ssim, standard_error)
 from features import I3D, FrozenNorm, Judge
 from text import ToyText
 from vae import DPVAE, KLVAE
+from video import read_video, save_video, to_video
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 TOY_FLAGS = ["--features", "toy", "--size", "32", "--frames", "8", "--cache", ""]

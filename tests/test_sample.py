@@ -10,8 +10,8 @@ from torch.testing import assert_close
 import sample
 from checkpoint import UserError, polite
 from conftest import script
-from data import read_video
 from sample import file_name, generate, generate_from_weights, load_models
+from video import read_video
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,245 @@
+"""Tests of video.py: every container, codec and kind of pixel, damage, and the way out again."""
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+import video
+from conftest import RED, make_clip, make_picture, numbers, pixel, same
+
+
+def psnr(a, b):
+    return 10 * np.log10(255 ** 2 / np.mean((a.astype(float) - b.astype(float)) ** 2))
+
+
+# ----------------------------------------------------------------------------------------------------- films
+
+@pytest.mark.parametrize("name,codec,pix", [
+    ("a.mp4", "libx264", "yuv420p"), ("a.MOV", "mpeg4", "yuv420p"), ("a.avi", "mpeg4", "yuv420p"),
+    ("b.avi", "libx264", "yuv420p"), ("a.mkv", "libx265", "yuv420p10le"), ("a.webm", "libvpx-vp9", "yuv420p"),
+    ("c.avi", "mjpeg", "yuvj420p"), ("c.mov", "prores_ks", "yuv422p10le"), ("d.mp4", "libsvtav1", "yuv420p"),
+    ("a.gif", "gif", "rgb8")])
+def test_every_container_and_codec_gives_its_frames_in_order(tmp_path, name, codec, pix):
+    """Issue: .mp4 .avi .mov .mkv .webm .gif, decoded by PyAV, kept whole or read by seeking."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV cannot write {codec}")
+    make_clip(tmp_path / name, codec=codec, pix=pix)
+    for memory in (0, 1 << 30):
+        clips = data.ClipFolder(tmp_path, 4, 16, stride=3, memory=memory)
+        for epoch in range(6):
+            shown = numbers(clips.item(0, epoch))
+            near = 9 if name.endswith("gif") else 0                # rgb8 has eight greys
+            assert all(abs(b - a - 3) <= near for a, b in zip(shown, shown[1:]))
+
+
+@pytest.mark.parametrize("name,codec", [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")])
+def test_seeking_reads_the_very_frames_that_reading_whole_does(tmp_path, name, codec):
+    """Otherwise the training data would depend on how much memory there was."""
+    make_clip(tmp_path / name, 60, codec, g="10", bf="3")
+    whole, sought = (data.ClipFolder(tmp_path, 5, 16, stride=2, memory=memory) for memory in (1 << 30, 0))
+    assert sought.film(0)[2] is None and whole.film(0)[2] is not None
+    for epoch in range(12):
+        same(sought.item(0, epoch), whole.item(0, epoch))
+
+
+def test_h264_in_avi_has_its_frames_in_order_but_not_its_time_stamps(tmp_path):
+    """Its frames come out stamped 1, 3, 4, 2: numbers over the stream's rate are used instead."""
+    make_clip(tmp_path / "a.avi", bf="3")
+    shown = numbers(data.ClipFolder(tmp_path, 8, 16, fps=12.5).item(0))
+    assert [b - a for a, b in zip(shown, shown[1:])] == [2] * 7
+
+
+def test_a_cut_mp4_gives_what_is_left_of_it(tmp_path):
+    """Must show 7. Index in front: the frames before the cut. Index at the end: nothing, so it is skipped."""
+    textured = np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8)
+    video.save_video(tmp_path / "front.mp4", textured)
+    make_clip(tmp_path / "end.mp4")
+    for name in ("front.mp4", "end.mp4"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-(tmp_path / name).stat().st_size // 2])
+    for memory in (0, 1 << 30):
+        clips = data.ClipFolder(tmp_path, 8, 16, memory=memory)
+        assert 8 <= len(clips.film(1)[1]) < 40 and clips.item(1)["caption"] == "front"
+        assert "cannot be opened" in clips.skipped["end.mp4"]                # met first: its name is first
+
+
+def test_damage_in_the_middle_loses_frames_not_the_file(tmp_path):
+    """A corrupt packet is stepped over; every window still has its number of frames."""
+    video.save_video(tmp_path / "a.mp4", np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8))
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    content[len(content) // 2:len(content) // 2 + 3000] = bytes(3000)
+    (tmp_path / "a.mp4").write_bytes(content)
+    for memory in (0, 1 << 30):
+        clips = data.ClipFolder(tmp_path, 8, 16, memory=memory)
+        assert all(clips.item(0, epoch)["video"].shape == (3, 8, 16, 16) for epoch in range(6))
+
+
+def test_paths_may_hold_any_letters(tmp_path):
+    """Must show 7: non-ASCII, spaces, and the colon that FFmpeg takes for a protocol."""
+    folder = tmp_path / "Fjörd 雪:2"
+    folder.mkdir()
+    make_clip(folder / "12:30 été.mp4")
+    item = data.ClipFolder(tmp_path, 8, 16).item(0)
+    assert item["caption"] == "Fjörd 雪:2" and len(numbers(item)) == 8
+
+
+def test_a_relative_path_may_look_like_a_protocol(tmp_path, monkeypatch):
+    """FFmpeg reads "file2:a/b.mp4" as the protocol file2."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file2:a").mkdir()
+    make_clip(tmp_path / "file2:a/b.mp4")
+    assert len(numbers(data.ClipFolder("file2:a", 8, 16).item(0))) == 8
+
+
+def test_a_phones_sideways_film_is_turned_upright(tmp_path):
+    """facts/performance.md 2.2: rotated phone video. The matrix in the track header says: a quarter turn."""
+    pixels = np.zeros((8, 32, 64, 3), np.uint8)
+    pixels[:, :, 32:] = 255                                                  # right half white
+    video.save_video(tmp_path / "a.mp4", pixels)
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    start = content.index(b"tkhd") + 4 + 40
+    one, zero = (1 << 16).to_bytes(4, "big"), bytes(4)
+    turn = zero + one + zero + (-(1 << 16)).to_bytes(4, "big", signed=True) + zero
+    content[start:start + 20] = turn                                         # clockwise by 90 degrees
+    (tmp_path / "a.mp4").write_bytes(content)
+    upright = video.read_video(tmp_path / "a.mp4")
+    assert upright.shape == (8, 64, 32, 3) and upright[0, 56, 16, 0] > 200 and upright[0, 8, 16, 0] < 50
+
+
+@pytest.mark.parametrize("matrix,full", [(1, 1), (1, 2), (5, 1), (5, 2)])
+def test_colours_follow_the_films_own_matrix_and_range(tmp_path, matrix, full):
+    """BT.709 or BT.601, studio or full range, in 10 bits: the same red."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p10le"
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, full
+        frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), RED, np.uint8), format="rgb24")
+        frame = frame.reformat(format="yuv420p10le", dst_colorspace=matrix, dst_color_range=full)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert np.abs(video.read_video(tmp_path / "a.mkv")[0, 9, 9] - np.array(RED)).max() <= 3
+
+
+def test_white_stays_white_when_a_film_is_made_smaller(tmp_path):
+    """FFmpeg's quick scaler would give 253."""
+    video.save_video(tmp_path / "a.mp4", np.full((2, 64, 64, 3), 255, np.uint8))
+    torch.testing.assert_close(data.ClipFolder(tmp_path, 2, 24).item(0)["video"], torch.ones(3, 2, 24, 24))
+
+
+def test_the_first_of_several_streams_is_the_film(tmp_path):
+    """data/README: nasa_13013.mp4 holds several streams."""
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        streams = [container.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream, side in zip(streams, (32, 64)):
+            stream.width = stream.height = side
+        for stream in streams:
+            for _ in range(8):
+                black = np.zeros((stream.height, stream.width, 3), np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(black, format="rgb24")))
+            container.mux(stream.encode())
+    assert video.read_video(tmp_path / "a.mp4").shape == (8, 32, 32, 3)
+
+
+# -------------------------------------------------------------------------------------------------- pictures
+
+@pytest.mark.parametrize("mode,colour,name,want", [
+    ("L", 77, "a.png", [77] * 3), ("RGBA", (*RED, 255), "a.png", RED),
+    ("RGBA", (0, 0, 0, 0), "a.png", [255] * 3), ("LA", (0, 127), "a.png", [128] * 3),
+    ("P", 0, "a.png", [0] * 3), ("1", 1, "a.png", [255] * 3),
+    ("I;16", 257 * 90, "a.png", [90] * 3), ("RGB", RED, "a.WebP", RED), ("RGB", RED, "a.bmp", RED),
+    ("CMYK", (0, 255, 255, 0), "a.jpg", (255, 0, 0)), ("L", 77, "a.JPEG", [77] * 3)])
+def test_pictures_of_every_kind_become_rgb(tmp_path, mode, colour, name, want):
+    """Must show 7: grey, RGBA, palette, 16-bit, CMYK; transparent is white; odd sizes."""
+    make_picture(tmp_path / name, colour, (21, 13), mode)
+    item = data.ImageFolder(tmp_path, 8).item(0)
+    assert item["video"].shape == (3, 1, 8, 8)
+    assert np.abs(np.array(pixel(item)) - np.array(want)).max() <= 4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (333, 7), (8, 8), (9, 500)])
+def test_any_size_is_resized_to_cover_and_cropped(tmp_path, size):
+    """Must show 7: odd-sized images, smaller and larger than asked for."""
+    make_picture(tmp_path / "a.png", size=size)
+    item = data.ImageFolder(tmp_path, 8).item(0)
+    assert item["video"].shape == (3, 1, 8, 8) and pixel(item) == list(RED)
+
+
+def test_exif_orientation_is_honoured(tmp_path):
+    """Orientation 6: the camera was held sideways."""
+    picture, exif = Image.new("RGB", (32, 16), "black"), Image.Exif()
+    picture.paste("white", (0, 0, 16, 16))                                   # left half: the top, once turned
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.png", exif=exif)
+    upright = video.read_picture(tmp_path / "a.png")
+    assert upright.shape == (32, 16, 3) and upright[4, 8, 0] == 255 and upright[28, 8, 0] == 0
+
+
+def test_resizing_does_not_alias(tmp_path):
+    """One-pixel stripes must become grey; Latte's bilinear without antialias keeps them striped."""
+    stripes = np.zeros((128, 128, 3), np.uint8)
+    stripes[:, ::2] = 255
+    Image.fromarray(stripes).save(tmp_path / "a.png")
+    video.save_video(tmp_path / "a.mkv.mp4", np.stack([stripes] * 2))
+    for source in (data.ImageFolder(tmp_path, 32), data.ClipFolder(tmp_path, 2, 32)):
+        assert source.item(0)["video"][..., 4:-4].abs().max() < 0.1
+
+
+# ---------------------------------------------------------------------------------------------------- saving
+
+def smooth(frames, height, width):
+    """A soft moving picture, as film is: codecs keep it well."""
+    t, y, x = np.mgrid[:frames, :height, :width]
+    waves = [127 + 100 * np.sin((x + shift * y + 2 * t) / 20) for shift in (0.3, 0.6, 0.9)]
+    return np.stack(waves, -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("height,width", [(64, 64), (64, 48), (63, 35), (16, 18)])
+def test_a_saved_clip_is_read_back_nearly_unchanged(tmp_path, height, width):
+    """H.264 yuv420p with even sides, the index in front; float and uint8 clips give the same file."""
+    clip = smooth(10, height, width)
+    for name, same in (("a.mp4", clip), ("b.mp4", video.to_video(clip)), ("c.mp4", clip), ("d.mp4", clip)):
+        video.save_video(tmp_path / name, same)
+        assert (tmp_path / name).read_bytes() == (tmp_path / "a.mp4").read_bytes()
+    back, content = video.read_video(tmp_path / "a.mp4"), (tmp_path / "a.mp4").read_bytes()
+    assert back.shape == (10, height + height % 2, width + width % 2, 3)
+    assert psnr(back[:, :height, :width], clip) > 36 and content.index(b"moov") < content.index(b"mdat")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
+def test_tiny_clips_are_enlarged_whole_times(tmp_path, name):
+    """3 x 5 pixels become 18 x 30, so that every player shows them; a side can be asked for."""
+    video.save_video(tmp_path / name, smooth(4, 3, 5))
+    assert video.read_video(tmp_path / name).shape == (4, 18, 30, 3)
+    video.save_video(tmp_path / name, smooth(4, 32, 32), side=64, fps=10)
+    assert video.read_video(tmp_path / name).shape == (4, 64, 64, 3)
+
+
+def test_a_contact_sheet_has_a_row_a_clip_and_a_column_a_frame(tmp_path):
+    """Frames of 16 x 24 at side 48 are enlarged twice, four pixels apart; first and last are shown."""
+    clips = [np.full((9, 16, 24, 3), 10, np.uint8), np.full((3, 16, 24, 3), 200, np.uint8)]
+    clips[0][-1] = 90
+    video.contact_sheet(tmp_path / "a.png", clips, columns=5, side=48)
+    sheet = np.asarray(Image.open(tmp_path / "a.png"))
+    assert sheet.shape == (4 + 2 * (32 + 4), 4 + 5 * (48 + 4), 3)
+    assert sheet[5, 5, 0] == 10 and sheet[5, 4 + 4 * 52, 0] == 90        # the first clip's first and last
+    assert sheet[42, 5, 0] == 200 and sheet[42, -60, 0] == 255           # the second has three frames
+    video.contact_sheet(tmp_path / "a.png", clips, ["a", "雪"], columns=5, side=48)
+    assert Image.open(tmp_path / "a.png").height == 4 + 2 * (32 + 4 + 16)
+
+
+def test_floats_and_bytes_are_two_spellings_of_one_clip():
+    """0 is -1, 255 is 1, and the way back is exact."""
+    frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
+    clip = video.to_video(frames)
+    assert clip.shape == (3, 1, 16, 16) and clip.min() == -1 and clip.max() == 1
+    assert (video.to_frames(clip) == frames).all()
+    assert (video.to_frames(clip.bfloat16() * 3) <= 255).all()
+
+
+# ------------------------------------------------------------------------------------------------------ demo
+
+def test_the_demo_gives_its_known_answer():
+    """What `python video.py` prints: more than 30 dB."""
+    assert video.demo() > 30

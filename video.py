@@ -1,0 +1,287 @@
+"""video.py - films and pictures on disk, in and out.
+Paper    none of its own; VideoDiT 4.1 and Latte 4.1 say what is read: clips at the film's own rate, squares
+Shapes   decoded frames are uint8 (T,H,W,3), 0..255; a network's video is float (3,T,H,W), -1..1
+         B clips, T frames, C channels, H W pixels
+Differs  Latte reads whole files and dies on a damaged one; here damage loses frames, not the file
+Reads    after checkpoint.py and world.py, before data.py
+Run me   python video.py             # CPU, 1 s: a clip is written and read back, and how much was lost"""
+
+import math
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import Interpolation, VideoReformatter
+from PIL import Image, ImageDraw, ImageOps
+from torch.utils.data import get_worker_info
+
+from checkpoint import UserError, polite, write_atomic
+
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+MAX_PIXELS = 1 << 26            # of one frame, 8192 x 8192: more is a decompression bomb, not a film
+# FFmpeg's scaler is quick and wrong unless asked: without the last two, white comes out as 253.
+EXACT = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
+
+
+class Unusable(Exception):
+    """Why one file cannot be trained on: "9 frames, 16 needed". data.py makes it a skip."""
+
+
+# ------------------------------------------------------------------------------------ two spellings of a clip
+
+def to_video(frames):
+    """uint8 (T,H,W,3), 0..255  ->  float (3,T,H,W), -1..1."""
+    return torch.from_numpy(np.array(frames, order="C")).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def to_frames(video):
+    """The way back, rounded and clipped. Arrays of uint8 pass through, so that savers take either."""
+    if isinstance(video, np.ndarray):
+        return video
+    levels = (video.detach().float().cpu() + 1) * 127.5                      # rounding errors stay below 1/2
+    return levels.round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()   # (T,H,W,3)
+
+
+# -------------------------------------------------------------------------------------------- decoding video
+
+# A video file is a container of packets; a decoder turns packets into frames, most of which lean on their
+# neighbours. So a frame in the middle costs all frames since the last key frame, 10 to 250 of them. Two ways
+# out, both below: keep a whole film, resized, in memory; or enter at the key frame and drop what is early.
+
+class Film:
+    """One video file, opened: which stream, how large its frames become, and its frames in order.
+
+    Headers are believed in nothing but the size of the picture: frame counts and rates are often absent or
+    wrong. `short` is the length of the short side after resizing; None keeps the size."""
+
+    def __init__(self, path, short=None):
+        try:
+            self.container = av.open("file:" + str(path))        # "file:", or 12:30.mp4 would be a protocol
+        except (av.FFmpegError, OSError) as error:
+            raise Unusable(f"cannot be opened ({error.strerror or error})")
+        streams = [stream for stream in self.container.streams.video
+                   if not stream.disposition & av.stream.Disposition.attached_pic]       # a cover is no film
+        if not streams or not streams[0].width:
+            self.container.close()
+            raise Unusable("holds no video stream")
+        self.stream = streams[0]
+        if self.stream.width * self.stream.height > MAX_PIXELS:
+            raise Unusable(f"frames of {self.stream.width} x {self.stream.height}: too large")
+        self.stream.thread_type = "AUTO"
+        self.stream.codec_context.thread_count = 1 if get_worker_info() else 0
+        width = self.stream.width * (self.stream.sample_aspect_ratio or 1)       # square the pixels
+        scale = short / min(width, self.stream.height) if short else 1
+        self.width, self.height = max(round(width * scale), 1), max(round(self.stream.height * scale), 1)
+        self.scaler = VideoReformatter()                             # one for all frames: 2.5 times faster
+        # Only these containers can be entered in the middle at a known frame; others are read from the start.
+        self.seekable = any(name in self.container.format.name for name in ("mp4", "matroska"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.container.close()
+
+    def frames(self, start=None):
+        """Frames in the order of showing, from the key frame before `start`. Damage loses frames only."""
+        try:
+            if start is not None:           # the first packet alone says which x264 wrote the file, and some
+                next(self.frames(), None)   # (4:4:4) come out as garbage if that is not known
+                self.container.seek(start, stream=self.stream)
+            for packet in self.container.demux(self.stream):
+                try:
+                    yield from packet.decode()
+                except av.FFmpegError:
+                    continue                                         # a damaged packet: go on with the next
+        except (av.FFmpegError, OSError):
+            return                                                   # a cut file: what came before is good
+
+    def picture(self, frame):
+        """uint8 (H,W,3) at our size. The cubic filter widens when it shrinks (no aliasing); PyAV reads the
+        frame's own matrix and range, so BT.709, full-range and 10-bit film keep their colours."""
+        alpha = any(component.is_alpha for component in frame.format.components)
+        pixels = self.scaler.reformat(frame, self.width, self.height, "rgba" if alpha else "rgb24",
+                                      interpolation=EXACT, threads=1).to_ndarray()
+        pixels = np.asarray(over_white(Image.fromarray(pixels))) if alpha else pixels
+        return np.rot90(pixels, round(frame.rotation / 90))          # phones film sideways and leave a note
+
+
+def scan_times(path):
+    """(pts, seconds) of a film's frames in the order of showing; pts is None where seeking is not safe.
+
+    mp4 and mkv name each frame's time beside its packet, so their list costs no decoding, but for the end:
+    the last frames of a cut file are announced and absent. Elsewhere we decode, once."""
+    with Film(path) as film:
+        if film.seekable:
+            try:
+                pts = sorted({packet.pts for packet in film.container.demux(film.stream)
+                              if packet.size and packet.pts is not None and not packet.is_discard})
+            except av.FFmpegError:
+                pts = []
+            tail = [frame.pts for frame in film.frames(pts[-1])] if pts else []
+            if tail and None not in tail:
+                pts = np.array([time for time in pts if time <= max(tail)])
+                return pts, pts * float(film.stream.time_base)
+    with Film(path) as film:
+        return None, order_times(film, [frame.time for frame in film.frames()])
+
+
+def order_times(film, times):
+    """Seconds for each decoded frame: its own stamp, or, where stamps are missing or out of order (H.264 in
+    .avi), its number over the stream's rate."""
+    if None in times or any(b <= a for a, b in zip(times, times[1:])):
+        times = np.arange(len(times)) / float(film.stream.average_rate or 25)
+    return np.array(times, dtype=np.float64)
+
+
+def read_all(path, short=None):
+    """(seconds (T,), frames uint8 (T,H,W,3)) of a whole film."""
+    with Film(path, short) as film:
+        times, pictures = [], []
+        for frame in film.frames():
+            times.append(frame.time)
+            pictures.append(film.picture(frame))
+        if not pictures:
+            raise Unusable("no frame of it can be decoded")
+        return order_times(film, times), np.stack(pictures)                              # (T,H,W,3)
+
+
+def read_some(path, pts, wanted, short=None):
+    """The frames with the numbers `wanted` (rising, repeats allowed): enters at the last key frame before.
+
+    A number that never decodes shows what was on screen then, the frame before it."""
+    with Film(path, short) as film:
+        pictures, number, shown = [], -1, None
+        for frame in film.frames(None if pts is None else int(pts[wanted[0]])):
+            number = number + 1 if pts is None else int(np.searchsorted(pts, frame.pts))
+            if shown is None and number > wanted[0]:                 # entered too late: take the long way
+                return read_some(path, None, wanted, short)
+            while shown is not None and len(pictures) < len(wanted) and wanted[len(pictures)] < number:
+                pictures.append(film.picture(shown))
+            if len(pictures) == len(wanted):
+                return np.stack(pictures)                                                # (T,H,W,3)
+            shown = frame
+        if shown is None or number < wanted[-1]:
+            raise Unusable(f"frame {wanted[-1]} cannot be decoded")
+        return np.stack(pictures + [film.picture(shown)] * (len(wanted) - len(pictures)))
+
+
+def read_video(path):
+    """Every frame of a clip as uint8 (T,H,W,3)."""
+    try:
+        return read_all(path)[1]
+    except Unusable as reason:
+        raise UserError(f"{path} {reason}; give another video")
+
+
+def cut(clip, size, crop, flip, rng):
+    """A square of `size` out of every frame, at one random place or in the middle; perhaps mirrored."""
+    height, width = clip.shape[1:3]
+    place = rng.random(2) if crop == "random" else (0.5, 0.5)
+    top, left = round(place[0] * (height - size)), round(place[1] * (width - size))
+    clip = clip[:, top:top + size, left:left + size]                                     # (T,H,W,3)
+    return clip[:, :, ::-1] if flip and rng.random() < 0.5 else clip
+
+
+# -------------------------------------------------------------------------------------------------- pictures
+
+def read_picture(file, short=None):
+    """uint8 (H,W,3), short side resized; upright, over white, whatever the file's own kind of pixels."""
+    picture = Image.open(file)
+    if picture.width * picture.height > MAX_PIXELS:                      # known before anything is decoded
+        raise ValueError(f"{picture.width} x {picture.height} pixels: too large")
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):                                         # 16-bit grey
+        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+    picture = over_white(picture)
+    if short:
+        scale = short / min(picture.size)
+        picture = picture.resize([max(round(side * scale), short) for side in picture.size], Image.BICUBIC)
+    return np.asarray(picture)                                               # (H,W,3)
+
+
+def over_white(picture):
+    """Transparent means white, as on a page; dropping the alpha instead shows the black below it."""
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+# ---------------------------------------------------------------------------------------------- saving clips
+
+def save_video(path, video, fps=12, crf=14, side=16):
+    """Write (3,T,H,W) in [-1,1], or uint8 (T,H,W,3), as .mp4 or .gif, by the path's extension.
+
+    H.264 in 4:2:0 with the index in front is what every browser plays. It wants even sides, so an odd one
+    gets its last row or column twice. Clips smaller than `side` are enlarged whole times."""
+    frames, path = to_frames(video), Path(path)
+    zoom = math.ceil(side / min(frames.shape[1:3]))
+    frames = frames.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    if path.suffix.lower() == ".gif":
+        first, *rest = [Image.fromarray(frame) for frame in frames]
+        return write_atomic(path, lambda to: first.save(to, format="GIF", save_all=True, append_images=rest,
+                                                        duration=round(1000 / fps), loop=0))
+    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    write_atomic(path, lambda to: encode_h264(to, frames, fps, crf))
+
+
+def encode_h264(path, frames, fps, crf):
+    """BT.709, and tagged so: untagged colours are guessed, and players guess differently. Without x264's
+    macroblock tree: below 100 pixels it reads memory it never wrote, and one clip gives many files."""
+    with av.open("file:" + str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001),
+                                      options={"crf": str(crf), "mbtree": "0"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = 1
+        context.color_range = 1
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=1, dst_color_range=1,
+                                                       interpolation=EXACT)))
+        container.mux(stream.encode())
+
+
+def contact_sheet(path, videos, labels=None, columns=8, side=96, gap=4):
+    """A .png with a clip a row and `columns` of its frames, first to last, enlarged whole times to `side`.
+    labels: a line of text above each row."""
+    rows, head = [], 16 if labels else 0
+    for number, frames in enumerate(map(to_frames, videos)):
+        zoom = math.ceil(side / max(frames.shape[1:3]))
+        picks = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+        frames = frames[picks].repeat(zoom, axis=1).repeat(zoom, axis=2)                 # (columns,H,W,3)
+        frames = np.pad(frames, ((0, 0), (head, gap), (0, gap), (0, 0)), constant_values=255)
+        row = Image.fromarray(np.concatenate(list(frames), axis=1))
+        if labels:
+            ImageDraw.Draw(row).text((2, 2), labels[number], fill="black")
+        rows.append(row)
+    size = max(row.width for row in rows) + gap, sum(row.height for row in rows) + gap
+    sheet = Image.new("RGB", size, "white")
+    for number, row in enumerate(rows):
+        sheet.paste(row, (gap, gap + sum(above.height for above in rows[:number])))
+    write_atomic(path, lambda to: sheet.save(to, format="PNG"))
+
+
+# ------------------------------------------------------------------------------------------------------ demo
+
+def demo():
+    """Write a clip and read it back: PSNR of what came back."""
+    import world
+    with tempfile.TemporaryDirectory() as folder:
+        clip = world.render(world.draw(0, 0), 16, 64)
+        save_video(f"{folder}/clip.mp4", clip)
+        error = np.mean((read_video(f"{folder}/clip.mp4") - clip.astype(np.float64)) ** 2)
+    return 10 * math.log10(255 ** 2 / error)
+
+
+def main():
+    print(f"a clip came back from .mp4 at {demo():.1f} dB (right: above 30)")
+
+
+if __name__ == "__main__":
+    polite(main)
