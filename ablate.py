@@ -21,9 +21,9 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-import train
+import presets
 from checkpoint import FlagParser, UserError, polite, write_atomic
-from latte import SIZES
+from presets import PRESETS, SIZES
 
 HERE, SMALL = Path(__file__).parent, ("tiny", "toy")
 
@@ -135,7 +135,7 @@ def base(args):
 
 def shared_job(args):
     """The stages before the rows' own, in the preset's order."""
-    stages = train.PRESETS[args.config]["stages"]
+    stages = PRESETS[args.config]["stages"]
     before = [stage for stage in ("judge", "vae", "dit", "dpvae") if stage in stages]
     commands = [train_command(args, stage, base(args), "") for stage in before]
     if "videodit" in stages and "dit" not in stages:            # published weights: prompts and latents, once
@@ -148,11 +148,11 @@ def row_job(args, key, row):
     model, flags = TABLES[key].model, row.small if row.small and args.config in SMALL else row.flags
     own = [model] if model != "dpvae" else []                   # the base has one
     if re.search("key_encoder|reg_weight", flags):              # a DP-VAE of its own, and so its own latents
-        own = ["dpvae", model] if "dit" in train.PRESETS[args.config]["stages"] else ["dpvae", "cache", model]
+        own = ["dpvae", model] if "dit" in PRESETS[args.config]["stages"] else ["dpvae", "cache", model]
     name = re.sub(r"[^\w.]+", "-", f"{model} {flags}").strip("-")
     folder = base(args).with_name(name) if own else base(args)
     training = [train_command(args, stage, folder, flags) for stage in own]
-    config = train.parse(train_command(args, model, folder, flags)[1:])[0]
+    config = presets.parse(train_command(args, model, folder, flags)[1:])[0]
     return Job(folder, training, judge_commands(args, model, folder, config))
 
 
@@ -234,7 +234,7 @@ def run_table(args, key):
     """What eval.py says of each row, after everything that can be wrong has been looked at."""
     table = TABLES[key]
     jobs, shared = [row_job(args, key, row) for row in table.rows], shared_job(args)
-    configs = [train.parse(command[1:])[0] for job in (shared, *jobs) for command in job.training]
+    configs = [presets.parse(command[1:])[0] for job in (shared, *jobs) for command in job.training]
     missing = [config.init for config in configs if config.init and not Path(config.init).exists()]
     if missing:
         raise UserError(f"{key} starts from {missing[0]}, and there is none; give --init in --train")
@@ -296,12 +296,12 @@ def parse(argv):
     add("-n", type=int, default=0, help="clips to judge; 0: 256, and 2048 as published")
     add("--dry-run", action="store_true", help="print the commands of every row, run none")
     args = flags.parse_args(argv)
-    if args.config not in train.PRESETS:
-        raise UserError(f"--config {args.config}: must be one of {', '.join(train.PRESETS)}")
-    stages = train.PRESETS[args.config]["stages"]
+    if args.config not in PRESETS:
+        raise UserError(f"--config {args.config}: must be one of {', '.join(PRESETS)}")
+    stages = PRESETS[args.config]["stages"]
     model = TABLES[args.table].model if args.table != "all" else ""
     if model and model not in stages:
-        fitting = [name for name, preset in train.PRESETS.items() if model in preset["stages"]]
+        fitting = [name for name, preset in PRESETS.items() if model in preset["stages"]]
         raise UserError(f"--config {args.config} has no stage {model}; give {' or '.join(fitting)}")
     args.n = args.n or {"tiny": 16, "toy": 256}.get(args.config, 2048)
     if args.n < 2:
@@ -311,7 +311,7 @@ def parse(argv):
 
 def tables(args):
     """The tables that were asked for; of all, those whose stages the preset has."""
-    stages = train.PRESETS[args.config]["stages"]
+    stages = PRESETS[args.config]["stages"]
     return [key for key in TABLES if TABLES[key].model in stages] if args.table == "all" else [args.table]
 
 

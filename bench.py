@@ -4,7 +4,7 @@ Shapes   clips (B,3,T,H,W), latents (B,C,T',h,w) of random numbers: what they co
 Counts   2 FLOPs a multiply-add, counted on the meta device, the same on any machine; what --checkpointing
          computes twice counts once: MFU, not HFU. Milliseconds are the median of --steps runs
 Differs  bf16 is train.py's autocast over float32 weights; with --no-backward, as in sample.py, bf16 weights
-Reads    last; after train.py, whose presets it sizes the networks by
+Reads    last; presets.py sizes its networks
 Run me   python bench.py                                        # CPU, 5 s: FLOPs with a known answer
          python bench.py latte-S/2 --frames 16 --size 256 --dtype bf16      # a training step; or fp32
          python bench.py dpvae --preset toy --frames 96 --no-backward       # does length cost memory?
@@ -30,7 +30,8 @@ from dit import MMDiT, MMDiTConfig, VideoDiT, VideoDiTConfig
 from features import I3D
 from flow import DDPM, ddpm_loss, flow_loss
 from latte import SIZES, Latte, LatteConfig
-from train import PRESETS, setup
+from presets import PRESETS
+from train import setup
 from vae import DPVAE, GOP, KLVAE, SD3, DPVAEConfig, dp_vae_loss, kl_vae_loss
 
 PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; TF32, for fp32, is half of it

@@ -1,20 +1,18 @@
 """train.py - every stage, one loop: judge, vae, dit, dpvae, videodit, latte.
-Paper    VideoDiT 3.1 (stage dpvae), 3.2 and A.2 (stage videodit), 4.1 (hyper-parameters)
+Paper    VideoDiT 3.1 (stage dpvae), 3.2 and A.2 (stage videodit); Latte 3 (stage latte)
 Shapes   batches of clips (B,3,T,H,W) or of cached latents (B,C,T',h,w)
 Time     t=0 noise, t=1 data; noise and times depend on (seed, step, clip), not on ranks, and so a resumed run
          is the same run and two processes are one
 Differs  grep DEVIATES; the papers' stages start from Stable Diffusion 3, the toy's from nothing
-Reads    after sample.py
+Reads    after presets.py, whose fields (cfg) its stages read; before eval.py
 Run me   python train.py --config tiny --stage all          # CPU, under 90 s: every stage, then a sample
          python train.py --config toy --stage all           # CPU, hours: the shipped checkpoint
          torchrun --nproc-per-node 8 train.py --config videodit-256 --stage videodit --init sd3.safetensors"""
 
-import argparse
 import contextlib
 import dataclasses
 import itertools
 import json
-import math
 import os
 import signal
 import sys
@@ -29,18 +27,19 @@ from torch import nn
 from tqdm import tqdm
 
 import world
-from checkpoint import (FlagParser, UserError, class_of, load_network, load_strict, polite, read_state,
-                        save_network, write_atomic)
+from checkpoint import (UserError, class_of, load_network, load_strict, polite, read_state, save_network,
+                        write_atomic)
 from data import LatentCache, ToyClips, batches, fingerprint, open_source, write_cache
-from dit import DiT, MMDiT, MMDiTConfig, PixArt, VideoDiT
-from features import Judge, JudgeConfig, judge_loss, judge_right, load_detector, perceptual_distance
+from dit import DiT, MMDiT, PixArt, VideoDiT
+from features import Judge, judge_loss, judge_right, load_detector, perceptual_distance
 from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_prompt, flow_loss, keyed_generator, keyed_noise,
                   sample_times, velocity_of)
-from latte import Latte, LatteConfig, init_from_image
+from latte import Latte, init_from_image
+from presets import PRESETS, parse
 from sample import Models, generate, label_of
-from text import SD3Text, ToyText, ToyTextConfig, WordTokenizer, encode_t5
-from vae import (DPVAE, GOP, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig, discriminator_loss,
-                 dp_vae_loss, kl_vae_loss, measure_latents)
+from text import SD3Text, ToyText, WordTokenizer, encode_t5
+from vae import (DPVAE, GOP, KLVAE, PatchGAN3D, discriminator_loss, dp_vae_loss, kl_vae_loss,
+                 measure_latents)
 from video import contact_sheet, save_video
 
 KIND = 9    # stream of keyed_generator: is this step for videos or for images?

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ablate
-import train
+import presets
 from checkpoint import UserError
 
 VIDEODIT = ["videodit-1", "videodit-2", "videodit-3", "videodit-4", "videodit-5", "videodit-6"]
@@ -51,7 +51,7 @@ def test_a_dry_run_prints_commands_that_exist(config, capsys):
     commands = dry(capsys, "all", "--config", config, "--train", "--init FILE" * (config == "videodit-256"))
     for script, *words in commands:
         if script == "train.py":
-            assert len(train.parse(words)) == 1
+            assert len(presets.parse(words)) == 1
         else:
             assert words[0] in ("toy", "fvd", "is", "recon", "sample")
     assert commands
@@ -62,7 +62,7 @@ def test_rows_of_a_table_differ_in_what_it_is_about(key):
     """No two rows share a folder, unless they are the same run; their configurations differ."""
     args = ablate.parse([key])
     jobs = [ablate.row_job(args, key, row) for row in ablate.TABLES[key].rows]
-    configs = [[train.parse(command[1:])[0] for command in job.training] for job in jobs]
+    configs = [[presets.parse(command[1:])[0] for command in job.training] for job in jobs]
     assert len({job.folder for job in jobs}) == len({str(stages).replace(str(job.folder), "")
                                                      for job, stages in zip(jobs, configs)}) == len(jobs)
 
@@ -72,14 +72,15 @@ def test_the_rows_of_table_3_are_the_four_corners():
     args, rows = ablate.parse(["videodit-3"]), ablate.TABLES["videodit-3"].rows
     corners = []
     for row in rows:
-        stages = [train.parse(command[1:])[0] for command in ablate.row_job(args, "videodit-3", row).training]
+        job = ablate.row_job(args, "videodit-3", row)
+        stages = [presets.parse(command[1:])[0] for command in job.training]
         corners.append((stages[0].key_encoder, stages[0].reg_weight > 0, stages[-1].p_video))
     assert corners == [(False, False, 1.0), (False, True, 1.0), (True, False, 1.0), (True, True, 1.0)]
 
 
 def test_the_papers_best_rows_are_the_defaults():
     """The flags' defaults are the papers' best: VideoDiT's rows in bold, Latte 4.3."""
-    ours = train.flatten(train.Config())
+    ours = presets.flatten(presets.Config())
     best = {"attention": "2d->3d", "patchify_3d": True, "key_encoder": True, "reg_weight": 1.0,
             "p_video": 0.8, "latte.variant": 1, "latte.patch_embed": "uniform", "latte.temporal": "sincos",
             "latte.conditioning": "s_adaln"}

@@ -1,0 +1,288 @@
+"""presets.py - every hyper-parameter of both papers, with its section; and the flags that change it.
+Paper    VideoDiT 3.1 (the DP-VAE's losses), 4.1 and 4.3 (everything else); Latte 4.1-4.5
+Shapes   none: a preset is a table of numbers, its last column a table of the stages that it trains
+Flags    one for each field of Config, a network's among them (--dit.depth): a flag beats the stage's row,
+         the row beats its preset, the preset beats Config
+Differs  grep ASSUMED and DEVIATES: both papers name fewer numbers than a run needs
+Reads    after latte.py; before train.py, whose stages read these fields
+Run me   python presets.py                   # CPU, 3 s: each preset's stages, steps, batch, size
+         python presets.py videodit-512      # every field of its stages"""
+
+import argparse
+import dataclasses
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import world
+from checkpoint import FlagParser, UserError, polite
+from dit import MMDiTConfig
+from features import JudgeConfig
+from latte import SIZES, LatteConfig
+from text import ToyTextConfig
+from vae import GOP, KLVAEConfig, PatchGAN3DConfig
+
+# train.py has a function for each; a preset names those that it trains, in order.
+STAGES = {
+    "judge": "the instrument: names what it sees in the toy world",
+    "vae": "pixels <-> latents, one frame at a time",
+    "dit": "the text-to-image model that the papers start from",
+    "dpvae": "VideoDiT 3.1: the VAE that also sees between the key frames",
+    "videodit": "VideoDiT 3.2: the image transformer, made to move",
+    "latte": "Latte 3: blocks over space, blocks over time",
+    "cache": "latents and text of all clips and pictures, once",
+}
+
+
+@dataclass
+class Config:
+    """Every field is a flag; a preset's table and the stage's row in it are the defaults."""
+    config: str = "tiny"           # the preset
+    stage: str = "all"             # one of STAGES, or all of a preset's
+    out: str = ""                  # folder of the weights; "": runs/PRESET
+    data: str = "toy"              # clips: "toy" or a folder of videos
+    images: str = "toy"            # pictures: "toy", a folder or a .zip
+    init: str = ""                 # weights to start from: a Stable Diffusion 3 file, or one of our own
+    resume: str = "auto"           # auto: where --out stopped; none: start again; or a folder with a state.pt
+    seed: int = 0
+    # what a clip is
+    size: int = 64                 # pixels, height and width
+    frames: int = 16               # 1 or a multiple of 4
+    stride: int = 1                # of the frames of real films
+    fps: float = 0.0               # resample real films to this rate instead; 0: their own
+    flip: bool = False             # mirror half of the real clips
+    part: tuple = (0.0, 1.0)       # of each real film: (0, 0.75) leaves its last quarter for a test
+    workers: int = 0               # processes that load data
+    # the optimizer
+    steps: int = 0
+    batch: int = 16                # over all ranks
+    accumulate: int = 1            # micro-batches a step; batch must divide by accumulate * ranks
+    lr: float = 1e-3
+    warmup: int = 100              # steps of linear warm-up
+    decay: float = 0.0             # share of the steps, at the end, over which lr falls linearly to 0
+    betas: tuple = (0.9, 0.99)
+    weight_decay: float = 0.0
+    clip: float = 1.0              # gradient norm
+    ema: float = 0.999             # with warm-up: min(ema, (1 + step) / (10 + step))
+    bf16: bool = True              # autocast; weights and optimizer stay in float32
+    compile: bool = False          # torch.compile of each transformer block
+    checkpointing: bool = False    # recompute blocks in backward: less memory, a third more time
+    # losses
+    kl_weight: float = 1e-6        # stage vae
+    lpips_weight: float = 0.1      # VideoDiT 3.1: lambda_LPIPS; 0 leaves the term out
+    lpips: str = ""                # VGG16's weights for it; "": the toy's judge, if --out has one
+    reg_weight: float = 1.0        # VideoDiT 3.1: lambda_reg; 0: Table 3's ablation, column "Regularization"
+    key_encoder: bool = True       # --no-key_encoder: z = E_r(x) alone; Table 3's ablation, column "2D VAE"
+    decoder_only: bool = False     # E_r stays, so the latents that a transformer has learned stay, too
+    disc_weight: float = 0.01      # VideoDiT 3.1: lambda_disc; 0 trains no discriminator
+    disc_start: int = 1000         # steps before the discriminator is heard; it learns from half of that on
+    disc_warmup: int = 1000        # steps over which disc_weight then rises linearly
+    # transformers
+    shift: float = 1.0             # of the noise levels, in training and sampling; SD3: 3
+    text_drop: float = 0.1         # VideoDiT 4.1: prompts dropped for guidance
+    p_video: float = 0.8           # VideoDiT 4.1: probability that a step trains on videos
+    attention: str = "2d->3d"      # or "2d+3d", VideoDiT Table 4
+    patchify_3d: bool = True       # --no-patchify_3d: VideoDiT Table 5
+    objective: str = "ddpm"        # stage latte: ddpm (Latte 3.1), or flow, which the paper does not have
+    latents: str = "vae"           # stage latte: of the image VAE, frame by frame, or of the dpvae, 4x fewer
+    joint_images: int = 0          # stage latte: pictures beside each clip (Latte 3.3.4; as published: 8)
+    image_start: str = "all"       # stage latte with --init: "all" blocks copy the image model,
+                                   # or "silent": temporal ones start mute
+    vae_weights: str = ""          # stage latte: a published VAE (Stable Diffusion 1.4's)
+    items: int = 0                 # toy: how many clips, and how many pictures, are cached as latents
+    windows: int = 8               # real films: how many random windows of each are cached
+    cache: str = ""                # folder of the cached latents; "": OUT/cache
+    # looking
+    save_every: int = 500
+    preview_every: int = 500
+    log_every: int = 20
+    # networks
+    judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(
+        world.SUBJECTS, tuple(world.COLOURS), world.MOTIONS, world.SCENES))
+    vae: KLVAEConfig = field(default_factory=KLVAEConfig)
+    disc: PatchGAN3DConfig = field(default_factory=PatchGAN3DConfig)
+    text: ToyTextConfig = field(default_factory=lambda: ToyTextConfig(words=world.WORDS))
+    dit: MMDiTConfig = field(default_factory=MMDiTConfig)
+    latte: LatteConfig = field(default_factory=LatteConfig)
+
+
+JUDGE = (world.SUBJECTS, tuple(world.COLOURS), world.MOTIONS, world.SCENES)
+PRESETS = {
+    # every stage and a sample in under 90 s on two cores; nothing good comes out
+    "tiny": dict(
+        size=32, frames=8, items=64, save_every=20, preview_every=1000, warmup=5, log_every=5, bf16=False,
+        judge=JudgeConfig(*JUDGE, width=8, features=32, size=32),
+        vae=KLVAEConfig(4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4, scale=1.0, shift=0.0),
+        disc=PatchGAN3DConfig(8, 1), text=ToyTextConfig(world.WORDS, 12, 32, 1, 2),
+        dit=MMDiTConfig(4, 2, 2, 2, 16, context_dim=32, pooled_dim=32, pos_grid=4, base_size=4),
+        latte=LatteConfig(1, 2, 32, 2, in_channels=4, frames=8, input_size=8, condition="text",
+                          context_dim=32, pooled_dim=32),
+        stages={"judge": dict(steps=20, batch=8, lr=2e-3), "vae": dict(steps=30, batch=8, lr=2e-3),
+                "dit": dict(steps=20, batch=8), "dpvae": dict(steps=12, batch=2, disc_start=4, disc_warmup=4),
+                "videodit": dict(steps=20, batch=8), "latte": dict(steps=20, batch=4, joint_images=2)}),
+    # the shipped checkpoint: see README for what it reaches
+    "toy": dict(
+        size=64, frames=16, items=6144, decay=0.4, shift=2.0,
+        vae=KLVAEConfig(16, ch=24, ch_mult=(1, 2, 3, 3), num_res_blocks=1, groups=8, scale=1.0, shift=0.0),
+        text=ToyTextConfig(world.WORDS, 12, 128, 2, 4),
+        dit=MMDiTConfig(16, 2, 6, 5, 32, context_dim=128, pooled_dim=128, pos_grid=8, base_size=8),
+        latte=LatteConfig(1, 8, 120, 4, in_channels=16, frames=4, input_size=8, condition="text",
+                          context_dim=128, pooled_dim=128, learn_sigma=False, joint="temporal_mask"),
+        stages={"judge": dict(steps=1000, batch=32, lr=2e-3),
+                "vae": dict(steps=4800, batch=16, lr=2e-3, kl_weight=1e-3, lpips_weight=0.0,
+                            weight_decay=1e-4),
+                "dit": dict(steps=4000, batch=96, lr=1e-3),
+                # DEVIATES VideoDiT Eq. 4: no adversary, no LPIPS in the toy. Flat shapes have no texture to
+                # fake, and the adversary costs a third of the step, the perceptual term a fifth. `tiny` and
+                # the paper's presets train both. (Training on squares of half the size would be cheaper, but
+                # this small VAE has seen whole frames only, and its norms are lost on a piece of sky.)
+                # lambda_reg 0.1 for the paper's 1: with 1, D_k(z) was 0.3 dB below D_k(z_k), the clip at
+                # 28 dB; with 0.1 0.6 dB below, and the clip at 30.3 (after more steps, too).
+                "dpvae": dict(steps=10_000, batch=2, lr=4e-4, reg_weight=0.1, disc_weight=0.0,
+                              lpips_weight=0.0),
+                "videodit": dict(steps=16_000, batch=48, lr=1e-3),
+                # DEVIATES Latte 3.1: a flow, which needs 28 calls where DDPM takes 250, on a CPU a minute a
+                # clip; and DP-VAE's latents, a quarter of the tokens and already cached.
+                "latte": dict(steps=6000, batch=48, lr=1e-3, objective="flow", latents="dpvae",
+                              joint_images=1)}),
+    # VideoDiT 4.3, the ablations' setting: size, frames, steps, batch, p_video; 4.1: dpvae's row, lr, EMA.
+    # ASSUMED: flip, shift (Stable Diffusion 3's), warmup, betas, disc_start, disc_warmup: not given.
+    "videodit-256": dict(
+        size=256, frames=32, data="", images="", flip=True, shift=3.0,
+        lr=5e-5, warmup=1000, betas=(0.9, 0.95), ema=0.9999, checkpointing=True, compile=True,
+        save_every=5000, preview_every=5000, p_video=1.0,
+        stages={"dpvae": dict(steps=600_000, batch=8, disc_start=100_000, disc_warmup=10_000),  # VideoDiT 4.1
+                "videodit": dict(steps=60_000, batch=64)}),                                     # VideoDiT 4.3
+}
+# VideoDiT 4.1, "Video Diffusion Transformer": 320 first, then --init from its result at 512.
+for _name, _size in (("videodit-320", 320), ("videodit-512", 512)):
+    PRESETS[_name] = {**PRESETS["videodit-256"], "size": _size, "frames": 96, "p_video": 0.8,
+                      "stages": {"videodit": dict(steps=200_000, batch=64)}}
+
+# Latte 4.1 and the published configurations: XL/2, 16 frames three apart, 8 GPUs x 5 clips, or x 4 clips with
+# 8 pictures each. The paper prints no rate, batch or steps; 1 M steps is the configurations' upper bound.
+# DEVIATES: gradients are clipped to 0.1 from the start, the published code starts after 20-500 K steps.
+_latte = dict(size=256, frames=16, stride=3, data="", images="", lr=1e-4, warmup=1, betas=(0.9, 0.999),
+              clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000)
+for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), ("taichi", True, "none"),
+                                 ("ucf101", True, "class")):
+    for _suffix, _batch, _pictures in (("", 40, 0), ("-img", 32, 8)):
+        PRESETS[f"latte-{_name}{_suffix}"] = {
+            **_latte, "flip": _flip, "latte": LatteConfig(**SIZES["XL"], condition=_condition),
+            "stages": {"latte": dict(steps=1_000_000, batch=_batch, joint_images=_pictures)}}
+# Latte 4.5: 28 + 28 blocks from PixArt-alpha (--init), T5 for text (stage cache), 512 x 512
+PRESETS["latte-t2v"] = {
+    **_latte, "size": 512, "stride": 1, "checkpointing": True, "image_start": "silent",
+    "latte": LatteConfig(depth=56, input_size=64, condition="text", conditioning="adaln_single",
+                         joint="temporal_mask"),
+    "stages": {"latte": dict(steps=1_000_000, batch=32, joint_images=8)}}
+
+
+# ---------------------------------------------------------------------------------------------- flags
+
+def parse(argv):
+    """argv -> one Config per stage, in order. Flags beat the stage's row, which beats the preset."""
+    flags = FlagParser(prog="train.py", description="train a stage, or all, of a preset",
+                       epilog="stages: " + "; ".join(f"{name}, {what}" for name, what in STAGES.items()))
+    for name, default in flatten(Config()).items():
+        kind = type(default)
+        if kind is bool:
+            flags.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None)
+        elif kind is tuple:
+            flags.add_argument(f"--{name}", nargs="+", type=type(default[0]) if default else str,
+                               default=None)
+        else:
+            flags.add_argument(f"--{name}", type=kind, default=None)
+    given = vars(flags.parse_args(argv))
+    preset = given.pop("config") or "tiny"
+    if preset not in PRESETS:
+        raise UserError(f"--config {preset}: must be one of {', '.join(PRESETS)}")
+    table = PRESETS[preset]
+    asked = given.pop("stage") or "all"
+    stages = list(table["stages"]) if asked == "all" else [asked]
+    configs = []
+    for stage in stages:
+        if stage not in STAGES:
+            raise UserError(f"--stage {stage}: must be all or one of {', '.join(STAGES)}")
+        row = {**{k: v for k, v in table.items() if k != "stages"}, **table["stages"].get(stage, {})}
+        config = dataclasses.replace(Config(preset, stage, f"runs/{preset}"), **row)
+        configs.append(check(apply(config, {k: v for k, v in given.items() if v is not None})))
+    return configs
+
+
+def flatten(config, prefix=""):
+    """{"lr": 0.001, "dit.depth": 6, ...}: a network's fields are flags with its name in front."""
+    flat = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{item.name}."))
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def apply(config, flat):
+    """The config with the given flags set."""
+    for name, value in flat.items():
+        value = tuple(value) if isinstance(value, list) else value
+        owner, _, leaf = name.rpartition(".")
+        if owner:
+            value = dataclasses.replace(getattr(config, owner), **{leaf: value})
+        config = dataclasses.replace(config, **{owner or leaf: value})
+    return config
+
+
+def check(config):
+    """Every value that would fail later fails now, before anything is allocated or written."""
+    least = {"steps": 1, "batch": 1, "accumulate": 1, "size": 8, "frames": 1, "stride": 1, "save_every": 1,
+             "preview_every": 1, "log_every": 1, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12, "windows": 1}
+    for name, value in flatten(config).items():
+        bound = 0 if name == "steps" and config.stage == "cache" else least.get(name, 0)
+        if type(value) in (int, float) and not bound <= value < math.inf and name != "vae.shift":
+            raise UserError(f"--{name} {value}: must be at least {bound}, and finite")      # nan fails, too
+    for name in ("decay", "text_drop", "p_video", "ema"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")
+    for name, top in (("betas", 1 - 1e-9), ("part", 1)):
+        values = getattr(config, name)
+        if len(values) != 2 or not all(0 <= value <= top for value in values):
+            raise UserError(f"--{name} {' '.join(map(str, values))}: must be two numbers between 0 and 1")
+    if config.frames % GOP and (config.frames > 1 or config.stage in ("dpvae", "videodit")):
+        raise UserError(f"--frames {config.frames}: must be "
+                        f"{'1 or ' * (config.frames > 1)}a multiple of {GOP}")
+    unit = 2 ** (len(config.vae.ch_mult) - 1) * config.dit.patch
+    if config.size % unit:
+        raise UserError(f"--size {config.size}: must be a multiple of {unit}")
+    if "toy" in (config.data, config.images) and not config.items and config.stage in ("dit", "videodit"):
+        raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
+    if Path(config.out).is_file():
+        raise UserError(f"--out {config.out}: is a file; give a folder")
+    for name, known in (("attention", ("2d->3d", "2d+3d")), ("objective", ("ddpm", "flow")),
+                        ("latents", ("vae", "dpvae")), ("image_start", ("all", "silent"))):
+        if getattr(config, name) not in known:
+            raise UserError(f"--{name} {getattr(config, name)}: must be {' or '.join(known)}")
+    return config
+
+
+# ---------------------------------------------------------------------------------------------- what there is
+
+def demo():
+    """{preset: {stage: its Config}}, every one of them checked."""
+    return {name: {config.stage: config for config in parse(["--config", name])} for name in PRESETS}
+
+
+def main(argv):
+    if argv:
+        for config in parse(["--config", *argv]):
+            print("\n".join(f"{name:24}{value}" for name, value in flatten(config).items()), "\n")
+        return
+    for name, stages in demo().items():
+        for stage, config in stages.items():
+            print(f"{name:17}{stage:10}{config.steps:>9,} steps x {config.batch:<4}"
+                  f"{config.frames:>4} frames of {config.size} x {config.size}")
+
+
+if __name__ == "__main__":
+    polite(lambda: main(sys.argv[1:]))

@@ -1,0 +1,126 @@
+"""The presets against the papers' numbers; every field a flag, each flag read, each wrong value answered."""
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import presets
+from checkpoint import polite
+from presets import PRESETS, SIZES, STAGES, Config, flatten, parse
+
+
+def row(preset, stage):
+    """What `train.py --config PRESET --stage STAGE` would run with."""
+    return parse(["--config", preset, "--stage", stage])[0]
+
+
+# ------------------------------------------------------------ the papers' numbers
+
+def test_the_ablations_setting_is_the_papers():
+    """VideoDiT 4.3: 32 frames of 256 x 256, 60K steps of 64, videos only; 4.1: the rate, EMA, text drop."""
+    cfg = row("videodit-256", "videodit")
+    assert (cfg.frames, cfg.size, cfg.steps, cfg.batch, cfg.p_video) == (32, 256, 60_000, 64, 1.0)
+    assert (cfg.lr, cfg.ema, cfg.text_drop) == (5e-5, 0.9999, 0.1)
+
+
+def test_the_dp_vae_is_trained_as_printed():
+    """VideoDiT 4.1: 600K steps of 8 at 5e-5; 3.1: lambdas 1, 0.01 and 0.1."""
+    cfg = row("videodit-256", "dpvae")
+    assert (cfg.steps, cfg.batch, cfg.lr, cfg.frames, cfg.size) == (600_000, 8, 5e-5, 32, 256)
+    assert (cfg.reg_weight, cfg.disc_weight, cfg.lpips_weight) == (1.0, 0.01, 0.1)
+
+
+@pytest.mark.parametrize("size", [320, 512])
+def test_the_two_phases_are_the_papers(size):
+    """VideoDiT 4.1: 200K steps of 64 each, 96 frames at 25 a second, videos in 80 % of them."""
+    cfg = row(f"videodit-{size}", "videodit")
+    assert (cfg.steps, cfg.batch, cfg.frames, cfg.size, cfg.p_video) == (200_000, 64, 96, size, 0.8)
+    assert (cfg.lr, cfg.ema, cfg.text_drop, cfg.stride) == (5e-5, 0.9999, 0.1, 1)
+
+
+@pytest.mark.parametrize("name", ["ffs", "sky", "taichi", "ucf101"])
+def test_lattes_runs_are_the_papers(name):
+    """Latte 4.1, 4.2: XL/2, 16 frames three apart, 256 x 256, EMA 0.9999; -img: 8 pictures a clip."""
+    clips, joint = (row(f"latte-{name}{suffix}", "latte") for suffix in ("", "-img"))
+    size = {field: getattr(clips.latte, field) for field in SIZES["XL"]}
+    assert size == SIZES["XL"] and clips.latte.patch == 2 and clips.latte.variant == 1
+    assert (clips.frames, clips.stride, clips.size, clips.ema) == (16, 3, 256, 0.9999)
+    assert (clips.joint_images, joint.joint_images) == (0, 8)
+    assert clips.latte.condition == ("class" if name == "ucf101" else "none")
+
+
+# ------------------------------------------------------------ the table
+
+def test_every_row_is_a_stage_and_passes_its_check():
+    """demo() parses every stage of every preset; a row's fields are Config's."""
+    assert {name: list(stages) for name, stages in presets.demo().items()} == {
+        name: list(table["stages"]) for name, table in PRESETS.items()}
+    assert all(set(table["stages"]) <= set(STAGES) for table in PRESETS.values())
+    fields = {item.name for item in dataclasses.fields(Config)} | {"stages"}
+    assert all(set(table) <= fields for table in PRESETS.values())
+
+
+def test_a_flag_beats_the_row_and_the_row_the_preset():
+    """tiny: size 32 in the table, 8 clips a batch in the row of dit, 16 by Config."""
+    assert row("tiny", "dit").batch == 8 and Config().batch == 16 and row("tiny", "dit").size == 32
+    changed, = parse(["--stage", "dit", "--batch", "4", "--size", "64", "--dit.depth", "3"])
+    assert (changed.batch, changed.size, changed.dit.depth) == (4, 64, 3)
+    assert PRESETS["tiny"]["dit"].depth == 2                # a flag changes a copy
+
+
+def test_the_table_is_printed(capsys):
+    """Without words a line a stage; with a preset's name all of its fields."""
+    presets.main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == sum(len(table["stages"]) for table in PRESETS.values())
+    presets.main(["videodit-512"])
+    assert re.search(r"^lr +5e-05$", capsys.readouterr().out, re.M)
+
+
+# ------------------------------------------------------------ flags
+
+def test_every_field_is_a_flag(monkeypatch):
+    """A preset's table and the command line speak of the same things, the networks' sizes among them."""
+    monkeypatch.setattr(presets, "check", lambda config: config)
+    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.5, str: lambda v: v + "x"}
+    for name, default in flatten(Config()).items():
+        if name in ("config", "stage"):
+            continue
+        kind = type(default)
+        value = default[:1] * 2 if kind is tuple else other[kind](default)
+        argv = [f"--{'' if value else 'no-'}{name}"] if kind is bool else [f"--{name}={value}"]
+        argv = [f"--{name}", *map(str, value)] if kind is tuple else argv
+        if value != ():                                     # a list without default: nothing to try
+            assert flatten(parse(["--stage", "vae", *argv])[0])[name] == value, name
+
+
+def test_every_flag_is_read():
+    """A flag that nothing reads is a promise not kept; check() does not count as reading."""
+    source = Path("train.py").read_text() + inspect.getsource(presets.parse)
+    names = [item.name for item in dataclasses.fields(Config)]
+    assert [name for name in names if not re.search(rf"\b(cfg|config)\.{name}\b", source)] == []
+
+
+@pytest.mark.parametrize("flags, answer", [
+    ("--step 5", "unknown flag --step; did you mean --steps"),
+    ("--config tny", "--config tny: must be one of tiny"),
+    ("--stage vidodit", "--stage vidodit: must be all or one of"), ("--steps 0", "--steps 0: must be at"),
+    ("--steps ten", "invalid int value: 'ten'"), ("--lr nan", "--lr nan: must"), ("--lr inf", "--lr inf:"),
+    ("--lr -1", "--lr -1.0: must be"), ("--frames 13", "--frames 13: must be 1 or a multiple of 4"),
+    ("--stage dpvae --frames 1", "--frames 1: must be a multiple of 4"),
+    ("--size 20", "--size 20: must be a multiple of 16"),
+    ("--p_video 2", "--p_video 2.0: must lie between 0 and 1"), ("--ema nan", "--ema nan: must"),
+    ("--kl_weight nan", "--kl_weight nan: must"), ("--seed -1", "--seed -1: must"),
+    ("--shift 0", "--shift 0.0: must"), ("--betas 0.9", "--betas 0.9: must be two numbers"),
+    ("--part 0.5 2", "--part 0.5 2.0: must be two numbers"),
+    ("--attention 3d", "must be 2d->3d or 2d"), ("--items 0", "--items 0: give the number")])
+def test_a_wrong_value_gets_one_line_and_exit_code_2(capsys, flags, answer):
+    """Before anything is allocated or written: parse() only reads."""
+    with pytest.raises(SystemExit) as stopped:
+        polite(lambda: parse(flags.split()))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert answer in error and error.count("\n") == 1
