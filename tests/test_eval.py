@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 import eval as evaluate
-import train
+import presets
 import world
 from checkpoint import UserError, save_network
 from dit import MMDiT, VideoDiT
-from eval import Protocol, Side, class_prompt, group_frames, prepare
-from features import I3D, FrozenNorm, Judge
+from eval import Protocol, Side, class_prompt, prepare
+from features import I3D, FrozenNorm, Judge, judge_targets
 from metrics import frechet, gaussian
 from text import ToyText
 from vae import DPVAE, KLVAE
@@ -29,7 +29,7 @@ TOY_FLAGS = ["--features", "toy", "--size", "32", "--frames", "8", "--cache", ""
 def ckpt(tmp_path_factory):
     """A folder as train.py leaves it: every network of the tiny preset, untrained."""
     torch.manual_seed(0)
-    folder, tiny = tmp_path_factory.mktemp("ckpt"), train.PRESETS["tiny"]
+    folder, tiny = tmp_path_factory.mktemp("ckpt"), presets.PRESETS["tiny"]
     vae, dit = KLVAE(tiny["vae"]), MMDiT(tiny["dit"])
     nets = {"judge": Judge(tiny["judge"]), "vae": vae, "dpvae": DPVAE.from_image(vae), "dit": dit,
             "videodit": VideoDiT.from_image(dit), "text": ToyText(tiny["text"])}
@@ -56,7 +56,7 @@ def rendered(count, frames=16, size=32, kind="video"):
 def quiet_judge(width=8):
     """An untrained judge: random features are enough to tell two sets apart."""
     torch.manual_seed(1)
-    return Judge(evaluate.dataclasses.replace(train.PRESETS["tiny"]["judge"], width=width, size=32)).eval()
+    return Judge(evaluate.dataclasses.replace(presets.PRESETS["tiny"]["judge"], width=width, size=32)).eval()
 
 
 # ---------------------------------------------------------------------------------------------- monotony
@@ -172,13 +172,6 @@ def test_jpeg_damages_once():
     np.testing.assert_array_equal(prepare(picture, Protocol(size=16), is_jpeg=True), np.asarray(picture))
 
 
-def test_frames_are_ordered_by_number():
-    """2 before 10, per folder; with --frames 1 every picture is a clip."""
-    names = ["a/10.png", "a/2.png", "b/c/1.png"]
-    assert group_frames(names, 16) == [["a/2.png", "a/10.png"], ["b/c/1.png"]]
-    assert group_frames(names, 1) == [["a/10.png"], ["a/2.png"], ["b/c/1.png"]]
-
-
 def test_class_names_become_prompts(tmp_path):
     """VideoDiT 4.2: UCF101 without training on it."""
     assert class_prompt("ApplyEyeMakeup") == "apply eye makeup"
@@ -277,7 +270,7 @@ def test_the_prompt_score_of_rendered_clips_is_what_the_judge_sees():
                              scenes=world.SCENES)
     class Oracle:                                          # the "clip" is its index
         def __call__(self, video):
-            answers = evaluate.asked(self, [specs[int(i)] for i in video])
+            answers = judge_targets(self, [specs[int(i)] for i in video], "cpu")
             return {key: F.one_hot(index, 12) for key, index in answers.items()}
     oracle = Oracle()
     oracle.config = config
