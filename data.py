@@ -22,6 +22,7 @@ import json
 import logging
 import math
 import os
+import re
 import unicodedata
 import zipfile
 import zlib
@@ -78,6 +79,18 @@ class ToyClips:
         return [self.words(index) for index in range(self.count)]
 
 
+def parse_toy(name):
+    """(kind, seed) of "toy", "toy:video_heldout" or "toy:video:1", None for a path."""
+    word, _, rest = name.partition(":")
+    if word != "toy":
+        return None
+    kind, _, seed = rest.partition(":")
+    if (kind or "video") not in world.KINDS or not (seed or "0").isdecimal():
+        raise UserError(f"{name}: write toy:KIND or toy:KIND:SEED, "
+                        f"where KIND is one of {', '.join(world.KINDS)}")
+    return kind or "video", int(seed or 0)
+
+
 # ------------------------------------------------------------------------------------------- names, captions
 
 def list_files(root):
@@ -119,6 +132,15 @@ def find(root, names, extensions, what):
         there = f"{len(names)} other files ({', '.join(kinds[:6])})" if names else "no file at all"
         raise UserError(f"no {what} in {root} or below: looked for {' '.join(extensions)}, found {there}")
     return found
+
+
+def group_frames(names, frames):
+    """Pictures -> clips: those of one folder, in the order of their numbers (2.jpg comes before 10.jpg)."""
+    folders = {}
+    for name in names:
+        folders.setdefault(name if frames == 1 else name.rpartition("/")[0], []).append(name)
+    by_number = lambda name: [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
+    return [sorted(group, key=by_number) for group in folders.values()]
 
 
 def find_captions(root, names, of):

@@ -35,14 +35,13 @@ from tqdm import tqdm
 import world
 from checkpoint import (FlagParser, UserError, class_of, load_network, polite, read_config, read_state,
                         write_atomic)
-from data import ClipFolder, find, fingerprint, list_files, read_bytes
-from features import Judge, judge_right, load_detector, perceptual_distance
+from data import ClipFolder, find, fingerprint, group_frames, list_files, parse_toy, read_bytes
+from features import ATTRIBUTES, Judge, judge_right, judge_targets, load_detector, perceptual_distance
 from metrics import (demo, frechet, gaussian, inception_score, kernel_distance, psnr, ssim,
                      standard_error)
 from sample import TOY, generate, load_models
 from vae import DPVAE, GOP, KLVAE, fold
-from video import (IMAGES, VIDEOS, Unusable, read_picture, read_some, save_video, scan_times, to_frames,
-                   to_video)
+from video import IMAGES, VIDEOS, Unusable, read_picture, read_some, save_clip, scan_times, to_video
 
 UNSEEN = 20_250_101    # the seed of every toy clip that is judged: no training draws its clips from it
 
@@ -203,27 +202,6 @@ class Side:
                     yield clip
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def parse_toy(name):
-    """(kind, seed) of "toy", "toy:video_heldout" or "toy:video:1", None for a path."""
-    word, _, rest = name.partition(":")
-    if word != "toy":
-        return None
-    kind, _, seed = rest.partition(":")
-    if (kind or "video") not in world.KINDS or not (seed or "0").isdecimal():
-        raise UserError(f"{name}: write toy:KIND or toy:KIND:SEED, "
-                        f"where KIND is one of {', '.join(world.KINDS)}")
-    return kind or "video", int(seed or 0)
-
-
-def group_frames(names, frames):
-    """Pictures -> clips: those of one folder, in the order of their numbers (2.jpg comes before 10.jpg)."""
-    folders = {}
-    for name in names:
-        folders.setdefault(name if frames == 1 else name.rpartition("/")[0], []).append(name)
-    by_number = lambda name: [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
-    return [sorted(group, key=by_number) for group in folders.values()]
 
 
 def prepare(picture, protocol, is_jpeg=False):
@@ -613,7 +591,7 @@ def sample_set(argv):
         if missing:                                     # a block is made whole: rounding depends on the batch
             clips = make(models, [prompt(index) for index in block], frames, args, block[0])
         for index in missing:
-            write_clip(out / f"{index:06d}{suffix}", clips[index - block[0]], args.fps)
+            save_clip(out / f"{index:06d}{suffix}", clips[index - block[0]], args.fps)
             made += 1
     print(f"rank {rank}: {made} clips made, "
           f"{sum(map(len, blocks[rank::world_size])) - made} were there; in {out}")
@@ -633,32 +611,10 @@ def check_made(out, args, about):
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(about, indent=1), "utf-8"))
 
 
-def write_clip(path, clip, fps):
-    """.mp4, .png of one frame, or a folder of .png: it appears whole or not at all."""
-    if path.suffix == ".mp4":
-        return save_video(path, clip, fps)
-    frames = to_frames(clip)                                                                # (T,H,W,3)
-    if path.suffix == ".png":
-        return write_atomic(path, lambda temporary: Image.fromarray(frames[0]).save(temporary, "PNG"))
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    hidden.mkdir(parents=True)
-    for number, frame in enumerate(frames):
-        Image.fromarray(frame).save(hidden / f"{number:06d}.png")
-    os.replace(hidden, path)
-
-
 # ------------------------------------------------------------------------------------------ the toy world
 
-ATTRIBUTES = {"subject": "subjects", "colour": "colours", "motion": "motions", "scene": "scenes"}
 ROWS = {"video_seen": "video", "image_seen": "image", **{kind: kind for kind in (
     "video_heldout", "image_heldout", "video_image_only", "image_image_only")}}
-
-
-def asked(judge, specs):
-    """The right answers, {"subject": (B,) ...}; -1 for the motion of an image."""
-    names = {key: getattr(judge.config, plural) for key, plural in ATTRIBUTES.items()}
-    return {key: torch.tensor([labels.index(value) if (value := getattr(spec, key)) else -1
-                               for spec in specs], device=device()) for key, labels in names.items()}
 
 
 def prompt_score(judge, n, batch, kind, clips_of):
@@ -666,7 +622,8 @@ def prompt_score(judge, n, batch, kind, clips_of):
     right = {key: 0 for key in ATTRIBUTES}
     for start in range(0, n, batch):
         specs = [world.draw(UNSEEN, index, kind) for index in range(start, min(start + batch, n))]
-        answers = judge_right(judge, clips_of(specs, start).to(device()), asked(judge, specs))
+        targets = judge_targets(judge, specs, device())
+        answers = judge_right(judge, clips_of(specs, start).to(device()), targets)
         right = {key: count + int(answers[key].sum()) for key, count in right.items()}
     return {key: count / n for key, count in right.items()
             if not (key == "motion" and kind.startswith("image"))}

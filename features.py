@@ -43,6 +43,10 @@ class JudgeConfig:
         self.motions, self.scenes = tuple(self.motions), tuple(self.scenes)
 
 
+# what the judge names, and the field of its config that lists the words for it
+ATTRIBUTES = {"subject": "subjects", "colour": "colours", "motion": "motions", "scene": "scenes"}
+
+
 class Judge(nn.Module):
     """Names the subject, colour, motion and scene of a toy clip; trained in a few minutes on 2 CPU cores."""
     Config = JudgeConfig
@@ -60,9 +64,8 @@ class Judge(nn.Module):
         # A linear map of the whole 4x4 grid knows where things are, so differences in time are movements.
         self.place = nn.Linear(channels[-1] * (c.size // 16) ** 2, c.features)
         self.time = nn.Conv1d(2 * c.features, c.features, 3, padding=1)
-        self.heads = nn.ModuleDict({name: nn.Linear(c.features, len(labels)) for name, labels in
-                                    (("subject", c.subjects), ("colour", c.colours),
-                                     ("motion", c.motions), ("scene", c.scenes))})
+        self.heads = nn.ModuleDict({name: nn.Linear(c.features, len(getattr(c, plural)))
+                                    for name, plural in ATTRIBUTES.items()})
 
     def pyramid(self, images):
         """(N,3,H,W) -> 5 maps, fine to coarse: they stand in for VGG's in the toy's LPIPS."""
@@ -106,6 +109,13 @@ def judge_loss(judge, video, targets):
         asked = (targets[name] >= 0).sum().clamp(min=1)
         loss = loss + F.cross_entropy(logits, targets[name], ignore_index=-1, reduction="sum") / asked
     return loss
+
+
+def judge_targets(judge, specs, device):
+    """The right answers about clips of these specs, {"subject": (B,) ...}; -1 for the motion of an image."""
+    names = {key: getattr(judge.config, plural) for key, plural in ATTRIBUTES.items()}
+    return {key: torch.tensor([labels.index(value) if (value := getattr(spec, key)) else -1
+                               for spec in specs], device=device) for key, labels in names.items()}
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ from checkpoint import (UserError, class_of, load_network, load_strict, polite, 
                         write_atomic)
 from data import LatentCache, ToyClips, batches, fingerprint, open_source, write_cache
 from dit import DiT, MMDiT, PixArt, VideoDiT
-from features import Judge, judge_loss, judge_right, load_detector, perceptual_distance
+from features import Judge, judge_loss, judge_right, judge_targets, load_detector, perceptual_distance
 from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_prompt, flow_loss, keyed_generator, keyed_noise,
                   sample_times, velocity_of)
 from latte import Latte, init_from_image
@@ -137,13 +137,8 @@ def mixed(cfg, videos, images, p):
 
 
 def stage_judge(cfg, run):                            # the instrument: names what it sees (design: toy world)
-    names = {"subject": world.SUBJECTS, "colour": tuple(world.COLOURS), "motion": world.MOTIONS,
-             "scene": world.SCENES}
-
     def loss(nets, batch):
-        targets = {key: torch.tensor([values.index(getattr(spec, key)) for spec in batch["spec"]],
-                                     device=run.device)
-                   for key, values in names.items()}
+        targets = judge_targets(nets["judge"], batch["spec"], run.device)
         right = judge_right(nets["judge"], batch["video"], targets)
         return (judge_loss(nets["judge"], batch["video"], targets),
                 {k: v.float().mean() for k, v in right.items()})
@@ -607,6 +602,36 @@ def learning_rate(cfg, step):
 STOP = []    # signals received: the loop ends after its step, saved
 
 
+def take_turn(trainer, name, micros, lr):
+    """One player's step: gradients over the micro-batches, clipped, then applied, unless loss or gradient is
+    not finite on any rank. Returns (whether it was not, {name: number for the log})."""
+    cfg, run, player, optimizer = trainer.cfg, trainer.run, trainer.wrapped[name], trainer.optimizers[name]
+    for i, micro in enumerate(micros):
+        last = i + 1 == cfg.accumulate or run.world == 1
+        with contextlib.nullcontext() if last else player.no_sync():
+            with autocast(cfg, run):
+                loss, log = player(micro)
+            (loss / cfg.accumulate).backward()
+    norm = nn.utils.clip_grad_norm_(trainer.trained[name], cfg.clip)
+    bad = all_ranks(run, not (torch.isfinite(loss) & torch.isfinite(norm)))
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    if not bad:
+        optimizer.step()
+        trainer.update_ema(name)
+    optimizer.zero_grad(set_to_none=True)
+    return bad, {name: loss.detach(), "norm": norm, **log} if name != "disc" else log
+
+
+def write_log(folder, bar, run, line, shown):
+    """The numbers of a step on the bar, and as a line of log.jsonl: what a curve is drawn from later."""
+    numbers = {key: float(value) for key, value in shown.items()}
+    bar.set_postfix({key: f"{value:.4g}" for key, value in numbers.items()})
+    if run.rank == 0:
+        with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, **numbers}) + "\n")
+
+
 def train(cfg):
     """One stage from its start, or from where it stopped, to its last step."""
     run = setup()
@@ -633,43 +658,24 @@ def train(cfg):
         micros = [{k: v.to(run.device) if torch.is_tensor(v) else v for k, v in micro.items()}
                   for micro in micros]
 
-        step_bad = False
-        for name, player in trainer.wrapped.items():
-            for i, micro in enumerate(micros):
-                last = i + 1 == cfg.accumulate or run.world == 1
-                with contextlib.nullcontext() if last else player.no_sync():
-                    with autocast(cfg, run):
-                        loss, log = player(micro)
-                    (loss / cfg.accumulate).backward()
-            norm = nn.utils.clip_grad_norm_(trainer.trained[name], cfg.clip)
-            bad = all_ranks(run, not (torch.isfinite(loss) & torch.isfinite(norm)))
-            for group in trainer.optimizers[name].param_groups:
-                group["lr"] = lr
-            if not bad:
-                trainer.optimizers[name].step()
-                trainer.update_ema(name)
-            trainer.optimizers[name].zero_grad(set_to_none=True)
-            step_bad |= bad
-            shown.update({name: loss.detach(), "norm": norm, **log} if name != "disc" else log)
-        failed = failed + 1 if step_bad else 0
-        trainer.skipped += step_bad
+        bad = False
+        for name in trainer.players:                        # in a game each on what the one before left
+            skipped, log = take_turn(trainer, name, micros, lr)
+            bad |= skipped
+            shown.update(log)
+        failed = failed + 1 if bad else 0
+        trainer.skipped += bad
         if failed >= 10:
             raise UserError(f"{cfg.stage}: the loss was not finite 10 times in a row at step {trainer.step}; "
                             f"the last good checkpoint is in {cfg.out}. Lower --lr, or try --no-bf16")
         trainer.step += 1
         bar.update()
 
-        if trainer.step % cfg.log_every == 0 or trainer.step == cfg.steps:
-            numbers = {key: float(value) for key, value in shown.items()}
-            bar.set_postfix({key: f"{value:.4g}" for key, value in numbers.items()})
-            if run.rank == 0:
-                speed = (trainer.step - first) / (time.perf_counter() - started)
-                line = {"step": trainer.step, "lr": lr, "steps_per_s": speed,
-                        "skipped": trainer.skipped, **numbers}
-                with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-
         end = trainer.step == cfg.steps
+        if end or trainer.step % cfg.log_every == 0:
+            speed = (trainer.step - first) / (time.perf_counter() - started)
+            write_log(folder, bar, run, {"step": trainer.step, "lr": lr, "steps_per_s": speed,
+                                         "skipped": trainer.skipped}, shown)
         stopped = all_ranks(run, STOP)
         if end or stopped or trainer.step % cfg.save_every == 0:
             trainer.save(stage.finish if end else None)

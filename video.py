@@ -7,6 +7,7 @@ Reads    after checkpoint.py and world.py, before data.py
 Run me   python video.py             # CPU, 1 s: a clip is written and read back, and how much was lost"""
 
 import math
+import os
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -245,6 +246,20 @@ def encode_h264(path, frames, fps, crf):
             container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=1, dst_color_range=1,
                                                        interpolation=EXACT)))
         container.mux(stream.encode())
+
+
+def save_clip(path, clip, fps):
+    """.mp4, .png of one frame, or a folder of .png: it appears whole or not at all."""
+    if path.suffix == ".mp4":
+        return save_video(path, clip, fps)
+    frames = to_frames(clip)                                                                # (T,H,W,3)
+    if path.suffix == ".png":
+        return write_atomic(path, lambda temporary: Image.fromarray(frames[0]).save(temporary, "PNG"))
+    hidden = path.with_name(f".{path.name}.{os.getpid()}")
+    hidden.mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(hidden / f"{number:06d}.png")
+    os.replace(hidden, path)
 
 
 def contact_sheet(path, videos, labels=None, columns=8, side=96, gap=4):

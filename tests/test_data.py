@@ -83,6 +83,13 @@ def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
         data.open_source(tmp_path / "nowhere", 16, 16)
 
 
+def test_frames_are_ordered_by_number():
+    """2 before 10, per folder; with --frames 1 every picture is a clip."""
+    names = ["a/10.png", "a/2.png", "b/c/1.png"]
+    assert data.group_frames(names, 16) == [["a/2.png", "a/10.png"], ["b/c/1.png"]]
+    assert data.group_frames(names, 1) == [["a/10.png"], ["a/2.png"], ["b/c/1.png"]]
+
+
 # -------------------------------------------------------------------------------------------------- captions
 
 def test_captions_come_from_the_nearest_source(tmp_path):
