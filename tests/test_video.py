@@ -1,5 +1,7 @@
 """Tests of video.py: every container, codec and kind of pixel, damage, and the way out again."""
 
+import math
+
 import av
 import numpy as np
 import pytest
@@ -236,6 +238,62 @@ def test_floats_and_bytes_are_two_spellings_of_one_clip():
     assert clip.shape == (3, 1, 16, 16) and clip.min() == -1 and clip.max() == 1
     assert (video.to_frames(clip) == frames).all()
     assert (video.to_frames(clip.bfloat16() * 3) <= 255).all()
+
+
+# --------------------------------------------------------------------------------------------------- drawing
+
+def blue(picture):
+    """Where a picture has the first curve's colour: rows, columns."""
+    return np.argwhere(np.abs(np.asarray(picture).astype(int) - (0, 114, 178)).max(2) < 40).T
+
+
+def test_a_plotted_line_climbs_from_corner_to_corner(tmp_path):
+    """Larger is to the right and above; what is saved is what is returned; equal calls, equal bytes."""
+    curves = {"": ([1, 2], [5, 9])}
+    drawn = [video.plot(tmp_path / name, curves, size=(300, 200)) for name in ("a.png", "b.png")]
+    rows, columns = blue(drawn[0])
+    assert np.corrcoef(rows, columns)[0, 1] < -0.99
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), np.asarray(drawn[0]))
+
+
+def test_a_power_law_is_straight_on_axes_by_tens_and_what_is_not_positive_is_left_out():
+    """y = x^3 with a zero and a NaN among it: the dots still lie on one line."""
+    xs = np.array([0, 1, 2, np.nan, 4, 8])
+    rows, columns = blue(video.plot(None, {"": (xs, xs ** 3, ".")}, log="xy"))
+    assert np.corrcoef(rows, columns)[0, 1] < -0.999
+    rows, columns = blue(video.plot(None, {"": (xs, xs ** 3, ".")}))
+    assert np.corrcoef(rows, columns)[0, 1] > -0.96
+
+
+def test_a_square_plot_keeps_a_circle_round():
+    """As on a map: one unit is as long on both axes, however wide the picture is."""
+    angle = np.linspace(0, 6.3, 100)
+    for square, ratio in ((True, 1), (False, (640 - 84) / (400 - 106))):
+        rows, columns = blue(video.plot(None, {"": (np.cos(angle), np.sin(angle))}, square=square))
+        assert np.ptp(columns) / np.ptp(rows) == pytest.approx(ratio, rel=0.03)
+
+
+@pytest.mark.parametrize("low,high,by_tens,marks", [
+    (0.3, 9.7, False, [2, 4, 6, 8]), (-0.1, 0.1, False, [-0.1, -0.05, 0, 0.05, 0.1]),
+    (0, 3, True, [0, 1, 2, 3]), (0.1, 0.9, True, [math.log10(2), math.log10(5)])])
+def test_axes_are_marked_at_round_numbers(low, high, by_tens, marks):
+    """1, 2 or 5 times a power of ten."""
+    assert video.round_numbers(low, high, by_tens) == pytest.approx(marks)
+
+
+def test_heat_darkens_with_the_number_and_a_page_holds_its_pictures(tmp_path):
+    """0 is white; cells are squares; pictures stand in the asked columns, labels above."""
+    cells = video.heat([[0, 1], [2, 4]], cell=3)
+    assert cells.shape == (6, 6, 3) and cells[0, 0].tolist() == [255] * 3
+    levels = cells[::3, ::3].astype(int).sum(2).ravel()
+    assert list(levels) == sorted(levels, reverse=True) and len(set(levels)) == 4
+    video.page(tmp_path / "a.png", [cells] * 3, columns=2, gap=5)
+    sheet = np.asarray(Image.open(tmp_path / "a.png"))
+    assert sheet.shape == (2 * 6 + 3 * 5, 2 * 6 + 3 * 5, 3)
+    assert (sheet[5:11, 16:22] == cells).all() and (sheet[16:22, 5:11] == cells).all()
+    video.page(tmp_path / "a.png", [cells] * 3, ["a", "b", "c"], columns=3)
+    assert Image.open(tmp_path / "a.png").size == (3 * 6 + 4 * 12, 22 + 6 + 2 * 12)
 
 
 # ------------------------------------------------------------------------------------------------------ demo
