@@ -41,6 +41,7 @@ from video import (IMAGES, VIDEOS, Film, Unusable, contact_sheet, cut, read_all,
                    scan_times, to_video)
 
 log = logging.getLogger("data")
+UNSEEN = 20_250_101    # the seed of every toy clip that is judged: no training draws its clips from it
 
 
 # --------------------------------------------------------------------------------------------- the toy world
@@ -89,6 +90,28 @@ def parse_toy(name):
         raise UserError(f"{name}: write toy:KIND or toy:KIND:SEED, "
                         f"where KIND is one of {', '.join(world.KINDS)}")
     return kind or "video", int(seed or 0)
+
+
+def prompt_at(source):
+    """index -> prompt, from "toy:KIND", a text file (a prompt a line), or a folder of classes such as
+    UCF101's, whose names become prompts: VideoDiT 4.2, zero-shot. They are dealt round and round."""
+    if toy := parse_toy(source):
+        return lambda index: world.caption(world.draw(UNSEEN + toy[1], index, toy[0]))
+    path = Path(source)
+    if path.is_dir():
+        lines = [class_prompt(folder.name) for folder in sorted(path.iterdir()) if folder.is_dir()]
+    elif path.is_file():
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    else:
+        raise UserError(f"--prompts {source}: neither toy:KIND, nor a text file, nor a folder of classes")
+    if not lines:
+        raise UserError(f"--prompts {source}: no prompt in it")
+    return lambda index: lines[index % len(lines)]
+
+
+def class_prompt(name):
+    """ApplyEyeMakeup -> apply eye makeup. ASSUMED: the paper only says that it is zero-shot."""
+    return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Za-z][a-z]*|\d+", name)).lower()
 
 
 # ------------------------------------------------------------------------------------------- names, captions
@@ -318,12 +341,17 @@ class ImageFolder:
 
     def read(self, index, rng):
         """One picture, cut as rng has it, or Unusable."""
-        try:
-            picture = read_picture(io.BytesIO(read_bytes(self.root, self.names[index])), self.size)
-        except Exception as error:          # a broken file makes a decoder raise almost anything
-            raise Unusable(f"not a readable picture ({error})")
+        picture = open_picture(self.root, self.names[index], self.size)                  # (h,w,3)
         clip = cut(picture[None], self.size, self.crop, self.flip, rng)                  # (1,H,W,3)
         return {"video": to_video(clip), "caption": self.captions[index]}
+
+
+def open_picture(root, name, short=None):
+    """read_picture() of one of list_files' names, or Unusable."""
+    try:
+        return read_picture(io.BytesIO(read_bytes(root, name)), short)
+    except Exception as error:          # a broken file makes a decoder raise almost anything
+        raise Unusable(f"{name} is not a readable picture ({error})")
 
 
 def open_source(name, frames, size, seed=0, count=None, stride=1, fps=None, flip=False, part=(0.0, 1.0),

@@ -18,7 +18,6 @@ import io
 import itertools
 import json
 import os
-import re
 import sys
 import time
 from collections import deque
@@ -35,15 +34,15 @@ from tqdm import tqdm
 import world
 from checkpoint import (FlagParser, UserError, class_of, load_network, polite, read_config, read_state,
                         write_atomic)
-from data import ClipFolder, find, fingerprint, group_frames, list_files, parse_toy, read_bytes
-from features import ATTRIBUTES, Judge, judge_right, judge_targets, load_detector, perceptual_distance
+from data import (UNSEEN, ClipFolder, find, fingerprint, group_frames, list_files, open_picture, parse_toy,
+                  prompt_at)
+from features import ATTRIBUTES, FILES, Judge, judge_right, judge_targets, load_detector, perceptual_distance
 from metrics import (demo, frechet, gaussian, inception_score, kernel_distance, psnr, ssim,
                      standard_error)
 from sample import TOY, generate, load_models
 from vae import DPVAE, GOP, KLVAE, fold
-from video import IMAGES, VIDEOS, Unusable, read_picture, read_some, save_clip, scan_times, to_video
+from video import IMAGES, VIDEOS, Unusable, read_some, save_clip, scan_times, to_video
 
-UNSEEN = 20_250_101    # the seed of every toy clip that is judged: no training draws its clips from it
 
 
 # ------------------------------------------------------------------------------------------ protocols
@@ -165,14 +164,8 @@ class Side:
                 count = len(times)
             raw = read_some(path, pts, self.numbers(count, rng))
         else:
-            raw = [self.frame(names[number]) for number in self.numbers(len(names), rng)]
+            raw = [open_picture(self.root, names[number]) for number in self.numbers(len(names), rng)]
         return [Image.fromarray(frame) for frame in raw]
-
-    def frame(self, name):
-        try:
-            return read_picture(io.BytesIO(read_bytes(self.root, name)))
-        except Exception as error:          # a broken file makes a decoder raise almost anything
-            raise Unusable(f"{name} is not a readable picture ({error})")
 
     def numbers(self, count, rng):
         """Which frames of `count` (None: not known, and not needed, as we start at the first)."""
@@ -225,10 +218,8 @@ def prepare(picture, protocol, is_jpeg=False):
 
 # ------------------------------------------------------------------------------------------ looking at sets
 
-# What is looked for where --weights is not given, under the publishers' file names.
-DETECTORS = TOY.parent / "detectors"
-FILES = {"i3d": "i3d_torchscript.pt", "inception": "pt_inception-2015-12-05-6726825d.pth",
-         "c3d": "c3d_ucf101.pt", "lpips_alex": "alexnet-owt-7be5be79.pth", "lpips_vgg": "vgg16-397923af.pth"}
+JUDGE = TOY / "judge.safetensors"
+DETECTORS = TOY.parent / "detectors"          # where the networks' files are looked for without --weights
 
 
 def open_detector(kind, args, purpose):
@@ -257,8 +248,7 @@ def device():
 
 @torch.no_grad()
 def extract(side, look, args):
-    """Features (N,R,F) of every usable clip of a side.
-    --time: says what share of the network's speed that was."""
+    """Features (N,R,F) of every usable clip of a side. --time: at what share of the network's own speed."""
     clips, found, started = side.stream(args.workers), [], time.perf_counter()
     with tqdm(total=min(side.protocol.clips, len(side.clips)), desc=Path(side.root).name, unit="clip") as bar:
         while pack := list(itertools.islice(clips, args.batch)):
@@ -279,8 +269,7 @@ def extract(side, look, args):
 
 def check_count(side, found):
     """Too few clips to go on, or reasons to doubt the number."""
-    want, reasons = (side.protocol.clips,
-                     "; ".join(side.skipped[:3]) + (" ..." if len(side.skipped) > 3 else ""))
+    want, reasons = side.protocol.clips, "; ".join(side.skipped[:3]) + " ..." * (len(side.skipped) > 3)
     lost = f" ({len(side.skipped)} of {len(side.clips)} skipped: {reasons})" if side.skipped else ""
     if found < 2 or (side.fake and found < want):
         raise UserError(f"{side.root} has {found} usable clips, {want} wanted{lost}; "
@@ -296,8 +285,7 @@ def warn(text):
 
 
 def extract_real(side, look, mark, args):
-    """The same, remembered under --cache: by the files' names, sizes and times,
-    the protocol and the network."""
+    """The same, remembered under --cache by the files' names, sizes and times, protocol and network."""
     if not args.cache:
         return extract(side, look, args)
     about = json.dumps([side.contents(), dataclasses.asdict(side.protocol), mark])
@@ -313,23 +301,17 @@ def parse_metric(name, argv, kinds, sides):
     """The flags that fvd, fid and is share -> (args, protocol)."""
     flags = FlagParser(prog=f"eval.py {name}")
     for side in sides:
-        flags.add_argument(side, help="a folder of videos or of frame folders, "
-                                      "toy, toy:KIND or toy:KIND:SEED")
+        flags.add_argument(side, help="a folder of videos or of folders of frames, or toy:KIND:SEED")
     flags.add_argument("--features", default=kinds[0], help=", ".join(kinds))
     flags.add_argument("--weights", default="", help="file of the network; default: in checkpoints/detectors")
-    flags.add_argument("--trust-torchscript", action="store_true",
-                       help="run the program in a TorchScript file")
-    flags.add_argument("--judge", default=str(TOY / "judge.safetensors"),
-                       help="the network of --features toy")
-    flags.add_argument("--cache", default="cache/features",
-                       help='features of real sets are kept here; "": nowhere')
+    flags.add_argument("--trust-torchscript", action="store_true", help="run a TorchScript file's program")
+    flags.add_argument("--judge", default=str(JUDGE), help="the network of --features toy")
+    flags.add_argument("--cache", default="cache/features", help='keeps features of real sets; "": nowhere')
     flags.add_argument("--batch", type=int, default=8, help="clips that the network sees at once")
     flags.add_argument("--workers", type=int, default=2, help="threads that decode")
-    flags.add_argument("--splits", type=int, default=10,
-                       help="is: the score is the mean over this many parts")
+    flags.add_argument("--splits", type=int, default=10, help="is: the mean over this many parts")
     flags.add_argument("--time", action="store_true", help="also time the network alone")
-    flags.add_argument("--protocol", default="",
-                       help=f"{', '.join(PROTOCOLS)}; default latte, with toy features toy")
+    flags.add_argument("--protocol", default="", help=f"{', '.join(PROTOCOLS)}; default latte; toy's is toy")
     for item in dataclasses.fields(Protocol):
         flags.add_argument(f"--{item.name}", type=type(item.default), default=None)
     args = flags.parse_args(argv)
@@ -393,9 +375,8 @@ def open_vae(path):
     """(network, how it was trained) of a .safetensors of ours or of the folder it lies in."""
     path = Path(path)
     if path.is_dir():
-        path = next((path / name for name in ("dpvae.safetensors", "vae.safetensors")
-                     if (path / name).is_file()),
-                    path / "dpvae.safetensors")
+        names = [name for name in ("dpvae", "vae") if (path / f"{name}.safetensors").is_file()] or ["dpvae"]
+        path = path / f"{names[0]}.safetensors"
     cls = KLVAE if class_of(path) == "KLVAE" else DPVAE
     return load_network(cls, path).to(device()), read_config(path)
 
@@ -411,8 +392,7 @@ def reconstruct(vae, x):
 
 @torch.no_grad()
 def per_frame(measure, x, y):
-    """Mean over frames of measure((N,C,H,W) twice), a few at a time:
-    64 frames of 512x512 in float64 are 400 MB."""
+    """Mean over frames of measure((N,C,H,W) twice), 8 at a time: 64 of 512x512 in float64 are 400 MB."""
     try:
         return torch.cat([measure(a, b) for a, b in zip(fold(x).split(8), fold(y).split(8))]).mean().item()
     except ValueError as error:                                                     # SSIM of tiny pictures
@@ -464,23 +444,19 @@ def distance_of_pictures(args):
 
 
 def recon(argv):
-    """`recon CKPT DATA`. ASSUMED: a clip's PSNR and SSIM are the means over its frames;
-    the paper does not say."""
+    """`recon CKPT DATA`. ASSUMED: a clip's PSNR and SSIM are its frames' means; the paper does not say."""
     flags = FlagParser(prog="eval.py recon")
     flags.add_argument("ckpt", help="a folder of train.py, or a dpvae.safetensors or vae.safetensors")
     flags.add_argument("data", help="a folder of videos, toy or toy:KIND")
     flags.add_argument("-n", type=int, default=50, help="videos; VideoDiT 4.1 takes 50")
-    flags.add_argument("--frames", type=int, default=0,
-                       help="0: what it was trained on; unknown: VideoDiT 4.1's 64")
-    flags.add_argument("--size", type=int, default=0,
-                       help="0: what it was trained on; unknown: VideoDiT 4.1's 512")
+    flags.add_argument("--frames", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 64")
+    flags.add_argument("--size", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 512")
     flags.add_argument("--stride", type=int, default=1)
     flags.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), help="of each film, such as 0.75 1")
     flags.add_argument("--windows", type=int, default=1, help="random windows of each film")
     flags.add_argument("--features", default="alex", help="network of LPIPS: alex, vgg, or toy")
     flags.add_argument("--weights", default="", help="its file; default: in checkpoints/detectors")
-    flags.add_argument("--judge", default=str(TOY / "judge.safetensors"),
-                       help="the network of --features toy")
+    flags.add_argument("--judge", default=str(JUDGE), help="the network of --features toy")
     flags.add_argument("--seed", type=int, default=0)
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, stride=1, windows=1, frames=0, size=0, seed=0)
@@ -500,8 +476,7 @@ def recon(argv):
 
 
 def report_recon(rows):
-    """A line a film (its windows averaged), the mean of the films,
-    and the comparison with held key frames."""
+    """A line a film (its windows averaged), the mean of the films, the comparison with held key frames."""
     if not rows:
         raise UserError("no film could be reconstructed; see the warnings above")
     average = lambda found: {key: float(np.mean([row[key] for row in found])) for key in found[0]}
@@ -537,28 +512,6 @@ def make(models, prompts, frames, args, first_index):
     with fast:
         return generate(models, prompts, frames, steps=args.steps, cfg=args.cfg, seed=args.seed,
                         first_index=first_index, sampler=args.sampler).float().cpu()
-
-
-def prompt_at(source):
-    """index -> prompt, from "toy:KIND", a text file (a prompt a line), or a folder of classes such as
-    UCF101's, whose names become prompts: VideoDiT 4.2, zero-shot. They are dealt round and round."""
-    if toy := parse_toy(source):
-        return lambda index: world.caption(world.draw(UNSEEN + toy[1], index, toy[0]))
-    path = Path(source)
-    if path.is_dir():
-        lines = [class_prompt(folder.name) for folder in sorted(path.iterdir()) if folder.is_dir()]
-    elif path.is_file():
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    else:
-        raise UserError(f"--prompts {source}: neither toy:KIND, nor a text file, nor a folder of classes")
-    if not lines:
-        raise UserError(f"--prompts {source}: no prompt in it")
-    return lambda index: lines[index % len(lines)]
-
-
-def class_prompt(name):
-    """ApplyEyeMakeup -> apply eye makeup. ASSUMED: the paper only says that it is zero-shot."""
-    return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Za-z][a-z]*|\d+", name)).lower()
 
 
 def sample_set(argv):
@@ -617,11 +570,20 @@ ROWS = {"video_seen": "video", "image_seen": "image", **{kind: kind for kind in 
     "video_heldout", "image_heldout", "video_image_only", "image_image_only")}}
 
 
+def unseen(kind, n, batch):
+    """(index of the first, Specs) of n clips that no training drew, a batch at a time."""
+    for start in range(0, n, batch):
+        yield start, [world.draw(UNSEEN, index, kind) for index in range(start, min(start + batch, n))]
+
+
+def render_all(specs, frames, size):
+    return torch.stack([to_video(world.render(spec, frames, size)) for spec in specs])      # (B,3,T,H,W)
+
+
 def prompt_score(judge, n, batch, kind, clips_of):
     """Share of n clips whose names the judge gets right. clips_of(specs, first index) -> (B,3,T,H,W)."""
     right = {key: 0 for key in ATTRIBUTES}
-    for start in range(0, n, batch):
-        specs = [world.draw(UNSEEN, index, kind) for index in range(start, min(start + batch, n))]
+    for start, specs in unseen(kind, n, batch):
         targets = judge_targets(judge, specs, device())
         answers = judge_right(judge, clips_of(specs, start).to(device()), targets)
         right = {key: count + int(answers[key].sum()) for key, count in right.items()}
@@ -634,10 +596,8 @@ def score_dpvae(dp, n, batch, frames, size, bar):
     """PSNR and SSIM on clips that no training saw; PSNR of key frames as D_k(z) and, its bound, D_k(z_k).
     Returns them and, for Eq. 3, mean and deviation of z and of z_k."""
     sums, latents, latents_k = {"psnr": 0.0, "ssim": 0.0, "key_psnr": 0.0, "key_psnr_2d": 0.0}, [], []
-    for start in range(0, n, batch):
-        specs = [world.draw(UNSEEN, index, "video") for index in range(start, min(start + batch, n))]
-        x = torch.stack([to_video(world.render(spec, frames, size))
-                         for spec in specs]).to(device())                                   # (B,3,T,H,W)
+    for _, specs in unseen("video", n, batch):
+        x = render_all(specs, frames, size).to(device())                                    # (B,3,T,H,W)
         z, z_k = dp.encode(x), dp.image.encode(x[:, :, ::GOP])                              # (B,C,T/4,h,w)
         x_hat, keys, keys_2d = (y.clamp(-1, 1)
                                 for y in (dp.decode(z), dp.decode_keys(z), dp.decode_keys(z_k)))
@@ -656,20 +616,19 @@ def toy(argv):
     """`toy`: the judge names what it sees in generated clips, and in rendered ones as a check of itself."""
     flags = FlagParser(prog="eval.py toy")
     flags.add_argument("--ckpt", default=str(TOY), help="a folder of train.py")
-    flags.add_argument("--judge", default="",
-                       help="default: judge.safetensors in --ckpt, else in checkpoints/toy")
+    flags.add_argument("--judge", default="", help="default: the one in --ckpt, else the shipped one")
     flags.add_argument("-n", type=int, default=256, help="clips, and pictures, of each row")
     generation_flags(flags)
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, steps=1, batch=1)
-    models, own = load_models(args.ckpt, device(), "", args.model), Path(args.ckpt) / "judge.safetensors"
-    judge = load_network(Judge, args.judge or (own if own.is_file() else TOY / own.name)).to(device())
+    models, own = load_models(args.ckpt, device(), "", args.model), Path(args.ckpt) / JUDGE.name
+    judge = load_network(Judge, args.judge or (own if own.is_file() else JUDGE)).to(device())
     rows = {row: kind for row, kind in ROWS.items() if models.frames > 1 or kind.startswith("image")}
     has_dpvae, frames = isinstance(models.vae, DPVAE), models.frames if models.frames > 1 else 16
 
     def rendered(specs, start):
         bar.update(len(specs))
-        return torch.stack([to_video(world.render(spec, frames, models.size)) for spec in specs])
+        return render_all(specs, frames, models.size)
 
     def generated(specs, start):
         bar.update(len(specs))

@@ -484,6 +484,11 @@ PUBLISHED = {
 }
 
 
+# the publishers' own file names
+FILES = {"i3d": "i3d_torchscript.pt", "inception": "pt_inception-2015-12-05-6726825d.pth",
+         "c3d": "c3d_ucf101.pt", "lpips_alex": "alexnet-owt-7be5be79.pth", "lpips_vgg": "vgg16-397923af.pth"}
+
+
 def load_detector(path, kind, trust_torchscript=False):
     """One of PUBLISHED's networks from its file: a state dict (.pth, .pt, .pickle, .safetensors) or, for I3D
     and C3D, StyleGAN-V's TorchScript.

@@ -90,6 +90,16 @@ def test_frames_are_ordered_by_number():
     assert data.group_frames(names, 1) == [["a/10.png"], ["a/2.png"], ["b/c/1.png"]]
 
 
+def test_class_names_become_prompts(tmp_path):
+    """VideoDiT 4.2: UCF101 without training on it."""
+    assert data.class_prompt("ApplyEyeMakeup") == "apply eye makeup"
+    assert data.class_prompt("YoYo") == "yo yo" and data.class_prompt("TaiChi") == "tai chi"
+    for name in ("BabyCrawling", "Archery"):
+        (tmp_path / name).mkdir()
+    prompt = data.prompt_at(str(tmp_path))
+    assert [prompt(index) for index in range(3)] == ["archery", "baby crawling", "archery"]
+
+
 # -------------------------------------------------------------------------------------------------- captions
 
 def test_captions_come_from_the_nearest_source(tmp_path):

@@ -15,7 +15,7 @@ import presets
 import world
 from checkpoint import UserError, save_network
 from dit import MMDiT, VideoDiT
-from eval import Protocol, Side, class_prompt, prepare
+from eval import Protocol, Side, prepare
 from features import I3D, FrozenNorm, Judge, judge_targets
 from metrics import frechet, gaussian
 from text import ToyText
@@ -170,16 +170,6 @@ def test_jpeg_damages_once():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
     assert (prepare(picture, Protocol(size=16)) != np.asarray(picture)).any()
     np.testing.assert_array_equal(prepare(picture, Protocol(size=16), is_jpeg=True), np.asarray(picture))
-
-
-def test_class_names_become_prompts(tmp_path):
-    """VideoDiT 4.2: UCF101 without training on it."""
-    assert class_prompt("ApplyEyeMakeup") == "apply eye makeup"
-    assert class_prompt("YoYo") == "yo yo" and class_prompt("TaiChi") == "tai chi"
-    for name in ("BabyCrawling", "Archery"):
-        (tmp_path / name).mkdir()
-    prompt = evaluate.prompt_at(str(tmp_path))
-    assert [prompt(index) for index in range(3)] == ["archery", "baby crawling", "archery"]
 
 
 # ---------------------------------------------------------------------------------------------- commands
