@@ -26,13 +26,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoint import FlagParser, UserError, polite
 from data import batches, open_source
-from dit import MMDiT, MMDiTConfig, VideoDiT, VideoDiTConfig
+from dit import MMDiT, MMDiTConfig
 from features import I3D
 from flow import DDPM, ddpm_loss, flow_loss
 from latte import SIZES, Latte, LatteConfig
 from presets import PRESETS
 from train import setup
 from vae import DPVAE, GOP, KLVAE, SD3, DPVAEConfig, dp_vae_loss, kl_vae_loss
+from videodit import VideoDiT, VideoDiTConfig
 
 PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; TF32, for fp32, is half of it
 MODELS = [*(f"latte-{size}/2" for size in SIZES), "mmdit", "videodit", "vae", "dpvae", "data", "i3d"]

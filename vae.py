@@ -6,7 +6,7 @@ Time     frame 4i is the key frame of group i; frame counts are 1 or multiples o
 Scale    latents are raw in this file; (z - shift) * scale happens at the transformer's border:
          scaled(), unscaled()
 Differs  grep ASSUMED: the paper gives no widths for the temporal parts, no reduction for its norms
-Reads    after data.py, before flow.py
+Reads    after flow.py, before tokenizer.py; published.py fills it with released weights
 Run me   python vae.py      # CPU, 20 s: DP-VAE at step 0 is "decode the key frame and hold it", exactly
 
 DP-VAE in one paragraph: encode every 4th frame with the frozen image encoder E_k; let a 3D encoder E_r
@@ -21,9 +21,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from checkpoint import UserError, load_strict
+from checkpoint import UserError, attend, run_block
 
 
 @dataclass
@@ -79,14 +78,6 @@ class ResBlock(nn.Module):
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
-def attend(q, k, v):
-    """One-head softmax attention over (F,N,C). By hand on a CPU below 2,048 tokens, where it is several times
-    faster in bf16 than the fused kernel; fused, and so without an N x N matrix, everywhere else."""
-    if q.is_cuda or q.shape[-2] >= 2048:
-        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
-
-
 class AttnBlock(nn.Module):
     """All pixels of a frame attend to each other, in the middle of encoder and decoder only."""
     def __init__(self, c, groups):
@@ -96,9 +87,9 @@ class AttnBlock(nn.Module):
 
     def forward(self, x):
         h = self.norm(x)
-        q, k, v = (rearrange(conv(h), "f c h w -> f (h w) c")
-                   for conv in (self.q, self.k, self.v))                                    # (F,H*W,C)
-        h = rearrange(attend(q, k, v), "f (h w) c -> f c h w", h=x.shape[-2])               # (F,C,H,W)
+        q, k, v = (rearrange(conv(h), "f c h w -> f 1 (h w) c")
+                   for conv in (self.q, self.k, self.v))                                    # (F,1,H*W,C)
+        h = rearrange(attend(q, k, v), "f 1 (h w) c -> f c h w", h=x.shape[-2])             # (F,C,H,W)
         return x + self.proj_out(h)
 
 
@@ -166,9 +157,9 @@ class TimeAttention(nn.Module):
 
     def forward(self, x, frames):
         height = x.shape[-2]
-        h = rearrange(self.norm(x), "(b t) c h w -> (b h w) t c", t=frames)                 # (B*H*W,T,C)
+        h = rearrange(self.norm(x), "(b t) c h w -> (b h w) 1 t c", t=frames)               # (B*H*W,1,T,C)
         h = self.proj_out(attend(self.q(h), self.k(h), self.v(h)))
-        h = rearrange(h, "(b h w) t c -> (b t) c h w", h=height, w=x.shape[-1])             # (F,C,H,W)
+        h = rearrange(h, "(b h w) 1 t c -> (b t) c h w", h=height, w=x.shape[-1])           # (F,C,H,W)
         return x + h                                              # proj_out starts at 0
 
 
@@ -251,7 +242,7 @@ class Encoder(nn.Module):
     def forward(self, x, frames=1):
         h = self.conv_in(x)                                                                 # (F,ch,H,W)
         for level in self.down:
-            h = _run(level, h, frames, self.checkpointing)
+            h = run_block(level, self.checkpointing, h, frames)
             if hasattr(level, "downsample"):
                 h = level.downsample(h)                                                     # (F,c,H/2,W/2)
             if hasattr(level, "time_down"):
@@ -284,18 +275,12 @@ class Decoder(nn.Module):
     def forward(self, z, frames=1):
         h = self.mid(self.conv_in(z), frames)                                               # (F',c,h,w)
         for level in reversed(self.up):
-            h = _run(level, h, frames, self.checkpointing)
+            h = run_block(level, self.checkpointing, h, frames)
             if hasattr(level, "upsample"):
                 h = level.upsample(h)                                                       # (F,c,2h,2w)
             if hasattr(level, "time_up"):
                 h, frames = level.time_up(h, frames), frames * 2                            # (2F,c,..)
         return self.conv_out(F.silu(self.norm_out(h)))                                      # (F,3,H,W)
-
-
-def _run(level, h, frames, checkpointing):
-    if checkpointing and torch.is_grad_enabled():
-        return checkpoint(level, h, frames, use_reentrant=False)
-    return level(h, frames)
 
 
 def fold(x):
@@ -349,78 +334,11 @@ class KLVAE(nn.Module):
     def unscaled(self, z):
         return z / self.config.scale + self.config.shift
 
-    @classmethod
-    def from_state_dict(cls, state, groups=32, scale=None, shift=None):
-        """From Stable Diffusion's weights, original (first_stage_model.*) or Diffusers layout,
-        sizes from shapes.
-
-        Shapes do not tell groups, scale and shift; the defaults are the released values of SD3
-        (16 channels) and SD 1.4 (4 channels). Raises UserError with the names of missing,
-        unexpected or wrongly shaped tensors."""
-        prefix = "first_stage_model."
-        if any(name.startswith(prefix) for name in state):
-            state = {name[len(prefix):]: tensor for name, tensor in state.items() if name.startswith(prefix)}
-        state = {name: tensor for name, tensor in state.items()
-                 if not name.startswith(("loss.", "model_ema."))}
-        if any(name.startswith("encoder.down_blocks.") for name in state):
-            state = from_diffusers(state)
-        config = config_from_shapes(state, groups)
-        released = SD14 if config.z_channels == 4 else SD3
-        config.scale = released.scale if scale is None else scale
-        config.shift = released.shift if shift is None else shift
-        with torch.device("meta"):
-            vae = cls(config)
-        load_strict(vae, state, "the VAE's weights", assign=True)
-        return vae.eval()
-
 
 def check_size(x, factor):
     if x.shape[-1] % factor or x.shape[-2] % factor:
         raise UserError(f"a {x.shape[-1]}x{x.shape[-2]} picture cannot be encoded: "
                         f"--size must be a multiple of {factor}")
-
-
-def config_from_shapes(state, groups):
-    """KLVAEConfig of a state dict in the original layout; scale and shift are left at their defaults."""
-    try:
-        ch = state["encoder.conv_in.weight"].shape[0]
-        levels = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.down."))
-        blocks = 1 + max(int(name.split(".")[4]) for name in state
-                         if name.startswith("encoder.down.0.block."))
-        widths = [state[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)]
-        return KLVAEConfig(z_channels=state["decoder.conv_in.weight"].shape[1], ch=ch,
-                           ch_mult=tuple(width // ch for width in widths), num_res_blocks=blocks,
-                           groups=groups, quant_conv="quant_conv.weight" in state)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"these are not the weights of a Stable Diffusion VAE ({error} is missing)")
-
-
-def from_diffusers(state):
-    """Diffusers' names to the original ones. Its decoder counts levels from the latent up, ours
-    from the pixels; its attention uses Linear layers (older files: query, key, value,
-    proj_attn), ours 1x1 convolutions."""
-    last = max((int(name.split(".")[2]) for name in state if name.startswith("decoder.up_blocks.")),
-               default=0)
-    renamed = {}
-    for name, tensor in state.items():
-        parts = name.split(".")
-        if "down_blocks" in name:
-            parts[1] = "down"
-        if "up_blocks" in name:
-            parts[1:3] = ["up", str(last - int(parts[2]))]
-        name = ".".join(parts)
-        for theirs, ours in (("mid_block.attentions.0.", "mid.attn_1."),
-                             ("mid_block.resnets.0", "mid.block_1"), ("mid_block.resnets.1", "mid.block_2"),
-                             (".resnets.", ".block."), ("conv_shortcut", "nin_shortcut"),
-                             ("downsamplers.0", "downsample"), ("upsamplers.0", "upsample"),
-                             ("conv_norm_out", "norm_out"), ("group_norm", "norm"),
-                             ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out"),
-                             ("query", "q"), ("key", "k"), ("value", "v"), ("proj_attn", "proj_out")):
-            name = name.replace(theirs, ours)
-        if ".mid.attn_1." in name and tensor.dim() == 2:
-            tensor = tensor[:, :, None, None]
-        renamed[name] = tensor
-    return renamed
 
 
 # ------------------------------------------------------------------------------------------ DP-VAE

@@ -19,7 +19,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import checkpoint
-from checkpoint import (UserError, class_of, load_network, load_strict, polite, read_config, read_state,
+from checkpoint import (UserError, attend, class_of, load_network, load_strict, polite, read_config, read_state,
                         save_network, save_state, write_atomic)
 
 
@@ -322,3 +322,17 @@ def test_halving_nothing_is_an_error(tmp_path):
     """Two files for two folders once ended in silence."""
     with pytest.raises(UserError, match="no .safetensors in it"):
         checkpoint.halve(tmp_path / "vae.safetensors", tmp_path / "b")
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_attention_by_hand_and_fused_agree_with_the_formula(dtype, atol, heads):
+    """softmax(q k^T / sqrt(d)) v, with and without a mask, whichever kernel is chosen."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, heads, n, 8).to(dtype) for n in (5, 7, 7))
+    mask = torch.rand(2, 1, 1, 7) > 0.3
+    mask[..., 0] = True
+    for hide in (None, mask):
+        scores = q.double() @ k.double().transpose(-2, -1) / 8 ** 0.5
+        scores = scores if hide is None else scores.masked_fill(~hide, -1e9)
+        assert_close(attend(q, k, v, hide).double(), scores.softmax(-1) @ v.double(), atol=atol, rtol=0)

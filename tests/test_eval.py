@@ -14,13 +14,15 @@ import eval as evaluate
 import presets
 import world
 from checkpoint import UserError, save_network
-from dit import MMDiT, VideoDiT
+from dit import MMDiT
 from eval import Protocol, Side, prepare
 from features import I3D, FrozenNorm, Judge, judge_targets
 from metrics import frechet, gaussian
+from test_latte import trained
 from text import ToyText
 from vae import DPVAE, KLVAE
 from video import read_video, save_video, to_video
+from videodit import VideoDiT
 
 TOY_FLAGS = ["--features", "toy", "--size", "32", "--frames", "8", "--cache", ""]
 
@@ -328,3 +330,15 @@ def test_a_clip_of_a_film_is_the_film(films):
     side, whole = Side(films, Protocol(clips=4, frames=5, size=32, jpeg=0)), read_video(films / "2.mp4")
     clip = side.read(2)
     assert any((clip == whole[start:start + 13:3]).all() for start in range(16 - 12))
+
+
+# ------------------------------------------------------------------------------------------ inside a Latte
+
+@pytest.mark.parametrize("option", ["plain", "class", "text"])
+def test_similarity_prints_every_block_and_draws_them(option, tmp_path, capsys):
+    """`python eval.py similarity --ckpt FILE`."""
+    save_network(tmp_path / "latte.safetensors", trained(2, option))
+    evaluate.main(f"similarity --ckpt {tmp_path}/latte.safetensors --out {tmp_path}/s.png".split())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[1:5]] == ["space", "space", "time", "time"]
+    assert Image.open(tmp_path / "s.png").size[0] > 300

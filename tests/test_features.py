@@ -1,6 +1,5 @@
 """The networks that look: parity with their references, and a judge that takes clips of any shape."""
 
-import gzip
 import json
 import os
 import zlib
@@ -12,9 +11,9 @@ import torch
 from safetensors import safe_open
 
 import features
+import published
 from checkpoint import UserError, load_network, save_network
-from features import (C3D, I3D, LPIPS, Inception, Judge, JudgeConfig, judge_loss, judge_right,
-                      layer_distances, load_detector, perceptual_distance)
+from features import C3D, I3D, Judge, JudgeConfig, judge_loss, judge_right, layer_distances, perceptual_distance
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 COUNTS = {"subjects": 12, "colours": 10, "motions": 6, "scenes": 6}
@@ -97,7 +96,7 @@ def test_golden_lpips_equals_the_lpips_package(net):
     """LPIPS Eq. 1, version 0.1, with its real linear heads: each layer's share and the sum."""
     config, trunk, stored = golden(f"lpips_{net}_fill")
     heads = {key.removeprefix("weights."): w for key, w in stored.items() if key.startswith("weights.")}
-    lpips = LPIPS.from_state_dict(trunk, heads, net=config["net"])
+    lpips = published.lpips(trunk, heads, net=config["net"])
     layers = layer_distances(lpips.pyramid, stored["in.a"], stored["in.b"], lpips.heads)
     want = torch.stack([stored[f"out.layer{i}"] for i in range(5)], 1)
     torch.testing.assert_close(layers, want, rtol=1e-4, atol=1e-7)
@@ -105,20 +104,10 @@ def test_golden_lpips_equals_the_lpips_package(net):
     torch.testing.assert_close(lpips(stored["in.a"][:1], stored["in.b"][:1]), layers[:1].sum(1))
 
 
-@pytest.mark.parametrize("net", ["vgg", "alex"])
-def test_golden_shipped_lpips_heads_are_the_published_ones(net):
-    """checkpoints/lpips holds version 0.1's heads, and none is negative: more difference is never nearer."""
-    _, trunk, stored = golden(f"lpips_{net}_fill")
-    lpips = LPIPS.from_state_dict(trunk)                         # net is told from the shapes
-    for i, head in enumerate(lpips.heads):
-        assert head.min() >= 0
-        torch.testing.assert_close(head.data, stored[f"weights.lin{i}.model.1.weight"], rtol=0, atol=0)
-
-
 def test_golden_i3d_equals_pytorch_i3d():
     """FVD's network, with TensorFlow's padding, at its own size and in its intermediates."""
     config, state, stored = golden("i3d_fill")
-    net = I3D.from_state_dict(state)
+    net = published.i3d(state)
     names = [key.removeprefix("out.mean_") for key in stored if key.startswith("out.mean_")]
     seen, video = watch(net, names), golden_input(config["input_shape"], config["salt"])
     vector = net.features(video)
@@ -132,7 +121,7 @@ def test_golden_i3d_equals_pytorch_i3d():
 def test_golden_inception_equals_pytorch_fid():
     """FID's network: its resize, its average pools, its one max pool, and the Inception Score's logits."""
     config, state, stored = golden("fid_inception_fill")
-    net = Inception.from_state_dict(state)
+    net = published.inception(state)
     blocks = {"MaxPool_1": "block0", "MaxPool_2": "block1", "Mixed_6e": "block2"}
     seen, images = watch(net, blocks), golden_input(config["input_shape"], config["salt"])
     vector = net.features((images + 0.75) / 1.5 * 2 - 1)
@@ -147,22 +136,13 @@ def test_golden_inception_equals_pytorch_fid():
 def test_golden_c3d_equals_its_port():
     """The video Inception Score's network on raw pixels, before its softmax."""
     config, state, stored = golden("c3d_fill")
-    net = C3D.from_state_dict(state)
+    net = published.c3d(state)
     seen, pixels = watch(net, ["conv1", "fc6"]), golden_input(config["input_shape"], config["salt"])
     fc7 = net.from_pixels(pixels)
     assert_near(seen["conv1"].mean((2, 3, 4)), stored["out.conv1_mean"])         # before its ReLU
     assert_near(seen["fc6"].relu(), stored["out.fc6_relu"])
     assert_near(fc7, stored["out.fc7_relu"])
     assert_near(net.fc8(fc7), output(stored, "logits"))
-
-
-@pytest.mark.parametrize("cls, model", [(I3D, "i3d.rgb_imagenet"), (Inception, "fid_inception")])
-def test_golden_released_files_have_our_keys(cls, model):
-    """Every key and shape of the released file is ours and the other way round, batch counters aside."""
-    tables = json.loads(gzip.open(GOLDEN / "checkpoint_keys.json.gz").read())["models"]
-    state = {key: torch.empty(shape, device="meta") for key, shape in tables[model]["tensors"].items()}
-    net = cls.from_state_dict(state)                             # strict
-    assert len(net.state_dict()) == sum(not key.endswith("num_batches_tracked") for key in state)
 
 
 # ---------------------------------------------------------------------------------------------- distances
@@ -245,54 +225,7 @@ def test_judge_survives_its_file(tmp_path):
     torch.testing.assert_close(again(video), judge(video), rtol=0, atol=0)
 
 
-# ---------------------------------------------------------------------------------------------- files
-
-def test_a_missing_detector_says_where_it_is_published(tmp_path):
-    """One line: the file, who has it, how big it is."""
-    with pytest.raises(UserError, match="nowhere.pth; inception needs pt_inc.*95,628,359 bytes.*pytorch-fid"):
-        load_detector(tmp_path / "nowhere.pth", "inception")
-
-
-def test_a_wrong_detector_file_is_named_with_its_keys(tmp_path):
-    """A state dict of something else."""
-    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
-    for kind in features.PUBLISHED:
-        with pytest.raises(UserError, match="other.pth does not fit .*missing.*unexpected: weight"):
-            load_detector(tmp_path / "other.pth", kind)
-
-
-class EveryFlag(torch.nn.Module):
-    """Called as StyleGAN-V's i3d_torchscript.pt is; its answer shows what it was given."""
-
-    def forward(self, x, rescale: bool, resize: bool, return_features: bool):
-        return x.mean((2, 3, 4)) if return_features and not (rescale or resize) else x
-
-
-def test_torchscript_is_code_and_runs_only_when_trusted(tmp_path):
-    """A TorchScript detector is taken as it is, but only if the user says so by name."""
-    torch.jit.script(EveryFlag()).save(tmp_path / "i3d.pt")
-    with pytest.raises(UserError, match="runs its code.*--trust-torchscript"):
-        load_detector(tmp_path / "i3d.pt", "i3d")
-    net = load_detector(tmp_path / "i3d.pt", "i3d", trust_torchscript=True)
-    video = torch.rand(2, 3, 4, 56, 56)
-    torch.testing.assert_close(net(video), video.mean((2, 3, 4)), rtol=0, atol=1e-5)
-
-
-class Bytes(torch.nn.Module):
-    """Called as StyleGAN-V's c3d_ucf101.pt is: bytes of 16 frames in, probabilities out."""
-
-    def forward(self, x):
-        assert x.dtype == torch.uint8 and x.shape[2] == 16
-        return torch.stack([x.float().mean((1, 2, 3, 4)) / 255, 1 - x.float().mean((1, 2, 3, 4)) / 255], 1)
-
-
-def test_torchscript_c3d_probabilities_become_logits(tmp_path):
-    """The Inception Score takes a softmax of every detector's logits: it must give the probabilities back."""
-    torch.jit.script(Bytes()).save(tmp_path / "c3d.pt")
-    net = load_detector(tmp_path / "c3d.pt", "c3d", trust_torchscript=True)
-    video = torch.tensor([-1.0, 0.6]).view(2, 1, 1, 1, 1).expand(2, 3, 20, 8, 8)
-    torch.testing.assert_close(net(video).softmax(1), torch.tensor([[0.0, 1.0], [0.8, 0.2]]))
-
+# ---------------------------------------------------------------------------------------------- clips
 
 def test_too_short_clips_are_refused_by_name():
     """I3D needs 9 frames, C3D 16: a UserError before any work, not a shape error from inside."""

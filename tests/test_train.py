@@ -14,17 +14,19 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import presets
+import published
 import sample
 import train
 import world
 from checkpoint import UserError, load_network, polite, read_config, read_state
 from conftest import script
 from data import LatentCache, batches
-from dit import MMDiT, VideoDiT
+from dit import MMDiT
 from features import LPIPS
 from presets import Config, apply, parse
 from train import Player, Run, Stage, Trainer, learning_rate, mixed, singles
 from vae import DPVAE, KLVAE
+from videodit import VideoDiT
 
 STAGES = ("judge", "dit", "dpvae", "videodit", "latte")
 
@@ -355,7 +357,7 @@ def small(films, out):
 
 def test_stage_dpvae_starts_from_the_files_vae(sd3, from_sd3):
     """VideoDiT 3.1: E_k and D_k are Stable Diffusion's, frozen, with its shift and scale."""
-    dp, vae = load_network(DPVAE, from_sd3 / "dpvae.safetensors"), KLVAE.from_state_dict(read_state(sd3[0]))
+    dp, vae = load_network(DPVAE, from_sd3 / "dpvae.safetensors"), published.kl_vae(read_state(sd3[0]))
     assert_close(dp.image.state_dict(), vae.float().state_dict(), atol=0, rtol=0)
     assert (dp.config.scale, dp.config.shift) == (1.5305, 0.0609)
     assert dp.residual.conv_out.weight.abs().max() > 0
@@ -375,7 +377,7 @@ def test_stage_cache_stores_latents_and_prompts(from_sd3):
 def test_stage_videodit_starts_from_the_files_transformer(sd3, from_sd3):
     """VideoDiT 3.2, no VAE and no text encoder in the loop; in 2 steps of warm-up it has hardly moved."""
     net = load_network(VideoDiT, from_sd3 / "videodit.safetensors")
-    image = MMDiT.from_state_dict(read_state(sd3[0]))
+    image = published.mmdit(read_state(sd3[0]))
     assert_close(net.image.state_dict(), image.float().state_dict(), atol=1e-5, rtol=0)
     assert net.patchify_3d.zero.weight.abs().max() > 0
     assert not (from_sd3 / "text.safetensors").exists()

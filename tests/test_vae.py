@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+import published
 import vae as vae_file
 from checkpoint import UserError, load_network, read_config, save_network
-from conftest import GOLDEN, golden, released
+from conftest import GOLDEN, golden
 from vae import (GOP, SD3, SD14, DPVAE, DPVAEConfig, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig,
-                 TimeAttention, TimeConv, TimeDown, TimeResBlock, TimeUp, attend, discriminator_loss,
+                 TimeAttention, TimeConv, TimeDown, TimeResBlock, TimeUp, discriminator_loss,
                  dp_vae_loss, fold, kl_vae_loss, measure_latents, statistics_loss, unfold)
 from world import draw, render
 
 FILES = ["sd3_vae_16ch", "sd3_vae_16ch_diffusers", "sd_vae_kl_4ch", "sd_vae_kl_4ch_diffusers"]
-RELEASED = ["sd3.first_stage_model", "sd3.diffusers_vae", "sd1.first_stage_model", "sd_vae_ft.diffusers_vae"]
 SMALL = KLVAEConfig(z_channels=4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4)
 BARE = replace(SMALL, ch=4, ch_mult=(1, 1, 1), groups=2)                   # for long clips
 
@@ -29,7 +29,7 @@ BARE = replace(SMALL, ch=4, ch_mult=(1, 1, 1), groups=2)                   # for
 def golden_vae(name):
     """The VAE of a fixture, its inputs, its expected outputs, its config."""
     weights, given, expected, config = golden(name)
-    vae = KLVAE.from_state_dict(weights, config["norm_num_groups"], config["scaling_factor"],
+    vae = published.kl_vae(weights, config["norm_num_groups"], config["scaling_factor"],
                                 config["shift_factor"])
     return vae, given, expected, config
 
@@ -88,15 +88,6 @@ def held(dp, x):
 
 
 # -------------------------------------------------------------------------------------------- golden: KL-VAE
-
-@pytest.mark.parametrize("name", FILES)
-def test_golden_config_is_read_from_the_shapes(name):
-    """from_state_dict: everything but groups, scale and shift follows from the tensors."""
-    vae, _, _, config = golden_vae(name)
-    for name in ("z_channels", "ch", "num_res_blocks", "quant_conv"):
-        assert getattr(vae.config, name) == config[name]
-    assert vae.config.ch_mult == tuple(config["ch_mult"])
-
 
 @pytest.mark.parametrize("name", FILES)
 @torch.no_grad()
@@ -161,31 +152,6 @@ def test_golden_kl(name):
     assert_close(kl * expected["mean"][0].numel(), expected["kl"].mean(), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("first, second", [FILES[:2], FILES[2:]])
-@torch.no_grad()
-def test_golden_both_layouts_give_one_network(first, second):
-    """Stable Diffusion's names and Diffusers': the same tensors at the same places, so the same outputs."""
-    ours, given, _, _ = golden_vae(first)
-    theirs, _, _, _ = golden_vae(second)
-    assert_close(theirs.state_dict(), ours.state_dict(), atol=0, rtol=0)
-    assert_close(theirs.encode(image(given["x"])), ours.encode(image(given["x"])), atol=0, rtol=0)
-
-
-@pytest.mark.parametrize("name", ["sd3_vae_16ch_diffusers", "sd_vae_kl_4ch_diffusers"])
-def test_golden_old_attention_names_are_accepted(name):
-    """sd-vae-ft-mse and -ema: query, key, value, proj_attn for to_q, to_k, to_v, to_out.0."""
-    state, _, _, config = golden(name)
-    old, groups = {}, config["norm_num_groups"]
-    for key, tensor in state.items():
-        for new_name, old_name in (("to_q.", "query."), ("to_k.", "key."), ("to_v.", "value."),
-                                   ("to_out.0.", "proj_attn.")):
-            key = key.replace(new_name, old_name)
-        old[key] = tensor
-    assert old.keys() != state.keys()
-    assert_close(KLVAE.from_state_dict(old, groups).state_dict(),
-                 KLVAE.from_state_dict(state, groups).state_dict(), atol=0, rtol=0)
-
-
 def test_golden_latent_format_of_sd3():
     """flow_sd3.json: (z - 0.0609) * 1.5305 and back, to float32's precision."""
     table = json.loads((GOLDEN / "flow_sd3.json").read_text())["latent_format"]
@@ -194,49 +160,6 @@ def test_golden_latent_format_of_sd3():
     assert_close(vae.scaled(z), torch.tensor(table["process_in"]), atol=1e-6, rtol=0)
     assert_close(vae.unscaled(z), torch.tensor(table["process_out"]), atol=1e-6, rtol=0)
     assert (SD3.scale, SD3.shift) == (table["scale"], table["shift"])
-
-
-@pytest.mark.parametrize("name", RELEASED)
-def test_golden_released_keys_are_all_consumed(name):
-    """Every tensor of the published files has its place, none is left without a value, at the real sizes."""
-    state, config = released(name)
-    vae = KLVAE.from_state_dict(state)
-    assert len(vae.state_dict()) == len(state)
-    assert vae.config == (SD3 if config["z_channels"] == 16 else SD14)
-    assert (vae.config.scale, vae.config.shift) == (config["scaling_factor"], config["shift_factor"])
-
-
-@pytest.mark.parametrize("name", RELEASED)
-def test_golden_strangers_and_gaps_are_listed(name):
-    """One tensor missing, one too many, one of the wrong shape: all named; loss.* of the training is not."""
-    state, _ = released(name)
-    names = sorted(key for key in state if "conv2.bias" in key)
-    del state[names[0]]
-    state[names[1]] = torch.empty(7, device="meta")
-    state[names[2].replace("conv2", "conv9")] = torch.empty(1, device="meta")
-    state["loss.logvar"] = torch.empty((), device="meta")
-    with pytest.raises(UserError) as caught:
-        KLVAE.from_state_dict(state)
-    for part in ("1 missing: ", "1 unexpected: ", "conv9.bias", "1 wrongly shaped: ", "(7,) instead of "):
-        assert part in str(caught.value)
-    assert "loss.logvar" not in str(caught.value)
-
-
-def test_golden_a_vae_is_found_inside_a_whole_checkpoint():
-    """sd3_medium.safetensors holds the transformer, too: only first_stage_model.* is taken."""
-    state, _ = released("sd3.first_stage_model")
-    prefix = "" if all(key.startswith("first_stage_model.") for key in state) else "first_stage_model."
-    whole = {prefix + key: tensor for key, tensor in state.items()}
-    whole["model.diffusion_model.x_embedder.proj.weight"] = torch.empty(8, 16, 2, 2, device="meta")
-    assert count(KLVAE.from_state_dict(whole)) == 83_819_683
-
-
-@pytest.mark.parametrize("state", [{}, {"encoder.conv_in.weight": torch.zeros(8, 3, 3, 3)},
-                                   {"encoder.down_blocks.0.resnets.0.conv1.weight": torch.zeros(8, 8, 3, 3)}])
-def test_other_weights_are_refused_by_name(state):
-    """A text encoder given as --vae, or a file with the encoder alone."""
-    with pytest.raises(UserError, match="not the weights of a Stable Diffusion VAE"):
-        KLVAE.from_state_dict(state)
 
 
 # ----------------------------------------------------------------------------------------------------- sizes
@@ -272,13 +195,6 @@ def test_fold_and_unfold_are_inverse():
     x = clip(4, 8, batch=2)
     assert_close(fold(x)[5], x[1, :, 1], atol=0, rtol=0)
     assert_close(unfold(fold(x), 2), x, atol=0, rtol=0)
-
-
-def test_attention_by_hand_is_the_fused_one():
-    """Below 2,048 tokens on a CPU it is written out; the two must not differ."""
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 2, 9, 6)
-    assert_close(attend(q, k, v), F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0])
 
 
 @pytest.mark.parametrize("frames, near", [(13, ("12", "16")), (5, ("4", "8")), (2, ("1", "4"))])

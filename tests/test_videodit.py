@@ -1,0 +1,227 @@
+"""Tests of videodit.py: what VideoDiT 3.2 and A.2 promise of an image model that becomes a video model."""
+
+import copy
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import dit
+import videodit
+from checkpoint import UserError, load_network, save_network
+from dit import MMDiT, MMDiTConfig, scrambled
+from test_dit import SMALL, close, count, draw
+from videodit import VideoDiT, VideoDiTConfig
+
+
+def test_parameter_counts_are_the_papers():
+    """Table 4: 2.03B, and "2Dand3D" 4.15B, here with 24 + 23 zero projections; SD3-medium 2,028,328,000."""
+    with torch.device("meta"):
+        assert count(MMDiT(MMDiTConfig())) == 2_028_328_000
+        assert count(VideoDiT(VideoDiTConfig())) == 2_030_788_672
+        assert count(VideoDiT(VideoDiTConfig(patchify_3d=False))) == 2_028_328_000
+        both = VideoDiT(VideoDiTConfig(attention="2d+3d"))
+        assert count(both) == 4_150_599_232
+    assert sum(p.numel() for p in both.parameters() if p.requires_grad) == 4_150_599_232 - 2_028_328_000
+
+
+@pytest.mark.parametrize("attention", ["2d->3d", "2d+3d"])
+@pytest.mark.parametrize("variant", [{}, {"qk_norm": "rms", "dual_attention": 1}])
+def test_one_frame_video_is_an_image(attention, variant):
+    """VideoDiT 3.2: at step 0 and T=1 the video model is the image model, SD3.5's blocks included."""
+    image = scrambled(MMDiT(MMDiTConfig(**{**asdict(SMALL), **variant})))
+    z, t, cond = draw(frames=1)
+    video = VideoDiT.from_image(copy.deepcopy(image), attention)
+    assert_close(video(z, t, **cond), image(z, t, **cond), atol=0, rtol=0)
+
+
+def test_the_3d_patchify_branch_is_silent_at_step_0():
+    """A.2, Fig. 8: the zero projection; the converted model is the image model over all tokens (Fig. 2)."""
+    image = scrambled(MMDiT(SMALL))
+    z, t, cond = draw(frames=3)
+    video = VideoDiT.from_image(copy.deepcopy(image))
+    assert_close(video(z, t, **cond), image(z, t, **cond), atol=0, rtol=0)
+
+
+def test_the_image_model_cannot_tell_the_order_of_frames_and_the_3d_patchify_can():
+    """3.2: 2D positions do not encode time; the branch does, once its projection is not zero."""
+    video = VideoDiT.from_image(scrambled(MMDiT(SMALL)))
+    z, t, cond = draw(frames=4)
+    backwards = lambda: video(z.flip(2), t, **cond).flip(2)
+    close(backwards(), video(z, t, **cond), atol=1e-4)
+    torch.nn.init.eye_(video.patchify_3d.zero.weight)
+    assert (backwards() - video(z, t, **cond)).abs().max() > 1e-2
+
+
+def test_2d_and_3d_attention_starts_as_separate_pictures():
+    """A.2, Fig. 9: the frozen blocks see one frame each, the twins are silent."""
+    image = scrambled(MMDiT(SMALL))
+    z, t, cond = draw(frames=3)
+    pictures = torch.cat([image(z[:, :, i:i + 1], t, **cond) for i in range(3)], dim=2)
+    close(VideoDiT.from_image(image, "2d+3d")(z, t, **cond), pictures)
+
+
+def test_2d_and_3d_twins_start_as_copies_and_share_nothing():
+    """A.2: "weights initialized by copying"; training a twin must leave the original alone."""
+    video = VideoDiT.from_image(scrambled(MMDiT(SMALL)), "2d+3d")
+    for original, twin in zip(video.image.joint_blocks, video.twins):
+        assert_close(twin.block.state_dict(), original.state_dict())
+        assert twin.block.x_block.attn.qkv.weight.data_ptr() != original.x_block.attn.qkv.weight.data_ptr()
+    assert video.twins[-1].zero_context is None and video.twins[0].zero_context is not None
+
+
+def gradients(video, frames=2):
+    """{name: largest gradient} after one backward pass."""
+    z, t, cond = draw(frames)
+    video(z, t, **cond).square().mean().backward()
+    return {name: None if p.grad is None else p.grad.abs().max().item()
+            for name, p in video.named_parameters()}
+
+
+def test_in_2d_and_3d_only_zero_projections_learn_at_step_0_then_the_twins():
+    """A.2: originals frozen; a twin's own weights are reached through its zero projection, once moved."""
+    video = VideoDiT.from_image(scrambled(MMDiT(SMALL)), "2d+3d")
+    first = gradients(video)
+    assert all(size is None for name, size in first.items() if name.startswith("image."))
+    for name, size in first.items():
+        if size is not None:
+            assert (size > 0) == (".zero" in name), name
+    torch.optim.SGD([p for p in video.parameters() if p.requires_grad], lr=1e-2).step()
+    second = gradients(video)
+    assert all(second[name] > 0 for name in second if name.startswith("twins") and name.endswith("weight"))
+
+
+def test_in_2d_to_3d_every_old_weight_learns_and_the_branch_after_its_projection():
+    """3.2: nothing is frozen; conv and positions of the branch wait for the zero projection to move."""
+    video = VideoDiT.from_image(scrambled(MMDiT(SMALL)))
+    first = gradients(video)
+    weights = [name for name in first if name.startswith("image.") and name.endswith("weight")]
+    assert all(first[name] > 0 for name in weights)
+    assert first["patchify_3d.zero.weight"] > 0 and first["patchify_3d.conv.proj.weight"] == 0
+    torch.nn.init.eye_(video.patchify_3d.zero.weight)
+    assert gradients(video)["patchify_3d.conv.proj.weight"] > 0
+
+
+def test_frames_see_each_other_in_both_variants():
+    """3.2, Table 4: change the last frame and the first one's output changes."""
+    for attention in ("2d->3d", "2d+3d"):
+        video = scrambled(VideoDiT.from_image(MMDiT(SMALL), attention), std=0.1)
+        z, t, cond = draw(frames=3)
+        before = video(z, t, **cond)
+        z[:, :, -1] += 1
+        assert (video(z, t, **cond) - before)[:, :, 0].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("attention", ["2d->3d", "2d+3d"])
+def test_clips_of_a_batch_do_not_mix(attention):
+    """Frames are folded into the batch and back, text and modulation with them: each clip keeps its own."""
+    video = scrambled(VideoDiT.from_image(MMDiT(SMALL), attention), std=0.1)
+    z, t, cond = draw(frames=3)
+    both = video(z, t, **cond)
+    for i in range(2):
+        alone = video(z[i:i + 1], t[i:i + 1], **{name: tensor[i:i + 1] for name, tensor in cond.items()})
+        close(alone, both[i:i + 1], atol=1e-4 * both.abs().max().item())
+
+
+def test_a_clip_of_another_length_and_size_runs():
+    """4.1: trained at 320, continued at 512; images between the videos."""
+    video = VideoDiT.from_image(scrambled(MMDiT(SMALL)))
+    for frames, height, width in ((1, 24, 24), (7, 4, 16), (2, 6, 2)):
+        z, t, cond = draw(frames, height=height, width=width)
+        assert video(z, t, **cond).shape == z.shape
+
+
+def test_a_network_without_3d_patchify_is_table_5s_ablation():
+    """Table 5: no branch, no parameters of it, same forward."""
+    image = scrambled(MMDiT(SMALL))
+    video = VideoDiT.from_image(image, patchify_3d=False)
+    z, t, cond = draw(frames=2)
+    assert count(video) == count(image)
+    assert_close(video(z, t, **cond), image(z, t, **cond))
+
+
+@pytest.mark.parametrize("attention", ["2d->3d", "2d+3d"])
+def test_a_saved_videodit_comes_back_whole(attention, tmp_path):
+    """The config travels in the checkpoint; frozen stays frozen."""
+    video = scrambled(VideoDiT.from_image(MMDiT(SMALL), attention))
+    save_network(tmp_path / "video.safetensors", video)
+    loaded = load_network(VideoDiT, tmp_path / "video.safetensors")
+    assert loaded.config == video.config
+    z, t, cond = draw(frames=2)
+    assert_close(loaded(z, t, **cond), video(z, t, **cond))
+    assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in video.parameters()]
+
+
+def test_the_image_model_can_be_taken_out_again():
+    """Joint training (3.2): the image model in a video model has a config of its own."""
+    video = VideoDiT(VideoDiTConfig(**asdict(SMALL)))
+    assert type(video.image.config) is MMDiTConfig
+    assert VideoDiT.from_image(video.image, "2d+3d").image is video.image
+
+
+def test_a_video_of_a_half_precision_image_model_is_all_half_precision():
+    """from_image: the new layers take the image model's dtype."""
+    video = VideoDiT.from_image(MMDiT(SMALL).bfloat16(), "2d+3d")
+    assert {p.dtype for p in video.parameters()} == {torch.bfloat16}
+    z, t, cond = draw(frames=2)
+    half = {name: tensor.bfloat16() for name, tensor in cond.items()}
+    assert video(z.bfloat16(), t, **half).dtype == torch.bfloat16
+
+
+def test_wrong_requests_are_explained():
+    """An unknown attention, a size that does not divide, a picture larger than the table."""
+    video = VideoDiT(VideoDiTConfig(**asdict(SMALL)))
+    with pytest.raises(UserError, match="4d"):
+        VideoDiT(VideoDiTConfig(**{**asdict(SMALL), "attention": "4d"}))
+    for size, words in ((7, "divide"), (26, "table of 12")):
+        z, t, cond = draw(height=size, width=size)
+        with pytest.raises(UserError, match=words):
+            video(z, t, **cond)
+
+
+def test_the_branch_and_the_table_agree_where_a_token_is():
+    """sincos_3d shares the coordinates of the 2D table, for any even width."""
+    for width in (2, 6, 48, 64, 98):
+        table = videodit.sincos_3d(width, torch.arange(3), dit.centred(4, 12, 8), dit.centred(6, 12, 8))
+        assert table.shape == (3, 4, 6, width) and table.isfinite().all()
+    table = videodit.sincos_3d(48, torch.arange(3), dit.centred(4, 12, 8), dit.centred(6, 12, 8))
+    assert_close(table[2, 1, 5, :16], dit.sincos(torch.tensor([2]), 16)[0])
+    assert_close(table[2, 1, 5, 16:32], dit.sincos(dit.centred(4, 12, 8)[1:2], 16)[0])
+    assert_close(table[2, 1, 5, 32:], dit.sincos(dit.centred(6, 12, 8)[5:], 16)[0])
+
+
+@pytest.mark.parametrize("variant", [{}, {"qk_norm": "rms", "dual_attention": 1}])
+def test_bf16_autocast_stays_close_to_fp32(variant):
+    """Training: bf16 autocast over fp32 weights is how the model trains."""
+    video = VideoDiT.from_image(scrambled(MMDiT(MMDiTConfig(**{**asdict(SMALL), **variant}))))
+    z, t, cond = draw(frames=2)
+    exact = video(z, t, **cond)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = video(z, t, **cond)
+    rough.float().sum().backward()
+    assert (rough - exact).abs().max() < 0.03 * exact.abs().max()
+
+
+@pytest.mark.parametrize("attention", ["2d->3d", "2d+3d"])
+def test_checkpointing_gives_the_same_gradients(attention):
+    """Training: only memory and time change."""
+    video = scrambled(VideoDiT.from_image(MMDiT(SMALL), attention))
+    plain = gradients(video)
+    video.zero_grad(set_to_none=True)
+    video.checkpointing = True
+    assert gradients(video) == pytest.approx(plain)
+
+
+def test_configs_explain_every_field():
+    """Each config field has a comment."""
+    lines = [line for file in (dit, videodit) for line in Path(file.__file__).read_text().splitlines()]
+    for field in fields(VideoDiTConfig):
+        assert any(line.strip().startswith(field.name + ":") for line in lines), field.name
+
+
+def test_demo_changes_nothing_at_step_0():
+    """python videodit.py prints these numbers."""
+    found = videodit.demo()
+    assert len(found) == 4 and max(found.values()) < 1e-5
