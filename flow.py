@@ -5,11 +5,12 @@ Shapes   x (B,C,...): any trailing dimensions, so (B,C,T,H,W), (B,C,H,W) and (B,
 Time     flow: t in [0,1], t=0 noise, t=1 data in the whole repo; sigma = 1-t is SD3's measure of noise
          DDPM: an integer that counts the other way, 0 nearly clean, 999 noise; networks see that integer
 Differs  first-order samplers only; VideoDiT prints neither training times nor steps (grep ASSUMED, DEVIATES)
-Reads    after vae.py, before dit.py; knows neither: everything here is tensors in, tensors out
+Reads    after data.py, before vae.py; knows neither: everything here is tensors in, tensors out
 Run me   python flow.py      # CPU, 5 s: eight points on a circle; prints how far samples land from them"""
 
 import hashlib
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
@@ -58,39 +59,21 @@ def shift_sigma(sigma, shift):
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-# SD3 3.1: mode sampling prefers the middle of the path, as logit-normal does, but never starves the ends.
-def mode_sigma(u, scale=1.29):
-    return 1 - u - scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
-
-
-def sample_times(batch, shift=1.0, mean=0.0, std=1.0, u=None, generator=None, density="logit_normal"):
+def sample_times(batch, shift=1.0, mean=0.0, std=1.0, u=None, generator=None):
     """Training times, t=0 noise. u (B,): standard-normal numbers, e.g. from keyed_noise, or drawn here.
 
     The ends are easy (t=0: the answer is the mean of the data minus x; t=1: x minus the mean of the noise),
     so the middle of the path is drawn more often."""
     # ASSUMED: VideoDiT is silent on times; we take SD3's logit-normal density and its constant shift.
     u = torch.randn(batch, generator=generator) if u is None else u
-    if density == "logit_normal":
-        sigma = torch.sigmoid(mean + std * u)
-    else:
-        uniform = torch.special.ndtr(u)                    # a normal number through its own CDF is uniform
-        sigma = {"uniform": uniform, "mode": mode_sigma(uniform)}[density]
-    return 1 - shift_sigma(sigma, shift)                                       # (B,)
+    return 1 - shift_sigma(torch.sigmoid(mean + std * u), shift)               # (B,)
 
 
-def loss_weight(t, kind="none"):
-    """SD3 3.1. Use a density OR a weight: both say which times matter, together they say it twice."""
-    sigma = 1 - t
-    return {"none": lambda: torch.ones_like(sigma), "sigma_sqrt": lambda: sigma ** -2.0,
-            "cosmap": lambda: 2 / (math.pi * (1 - 2 * sigma + 2 * sigma ** 2))}[kind]()
-
-
-def flow_loss(model, x1, cond, *, t, noise, weighting="none"):
+def flow_loss(model, x1, cond, *, t, noise):
     """Mean squared velocity error, in float32. t (B,) and noise are arguments, so it can be replayed."""
     x0, x1 = noise.float(), x1.float()
     v = model(interpolate(x0, x1, t), t, **cond).float()
-    error = (v - (x1 - x0)).flatten(1).square().mean(1)                        # (B,)
-    return (error * loss_weight(t, weighting)).mean()
+    return (v - (x1 - x0)).square().mean()
 
 
 def drop_prompt(context, pooled, drop):
@@ -101,6 +84,13 @@ def drop_prompt(context, pooled, drop):
     # null in sampling would be an input the model has never seen.
     context = context.masked_fill(along(drop, context), 0)
     return context, None if pooled is None else pooled.masked_fill(along(drop, pooled), 0)
+
+
+def drop_labels(labels, drop, null):
+    """The same for class labels (B,), or (B,G) where a clip's pictures have theirs; drop has the same shape.
+
+    null is the number after the last class (LabelEmbedder's extra row)."""
+    return labels.masked_fill(drop, null)                                      # (B,) or (B,G)
 
 
 def velocity_of(network):
@@ -145,20 +135,67 @@ def sigmas(steps, shift=3.0, denoise=1.0):
 
 
 @torch.no_grad()
-def euler(velocity, noise, sigmas, data=None, callback=None, progress=False):
+def euler(velocity, noise, sigmas, data=None, known=None, draw=None, callback=None, progress=False):
     """Walk along velocity(x, t) in straight pieces; exact where paths are straight (one data point).
 
-    data: start between this clip and the noise, at sigmas[0] (image to image). callback(i, x) after a step.
+    data: start between this clip and the noise, at sigmas[0] (image to image). known: see Known.
+    draw(n) is the n-th new noise, asked for only where known.again > 1. callback(i, x) after a step.
     x stays in float32 between steps, whatever precision the model computes in."""
     levels, x = sigmas.tolist(), noise.float()
+    draw = draw or (lambda n: torch.randn_like(x))
     time = lambda sigma: torch.full((len(x),), 1 - sigma, device=x.device)    # (B,)
+    held = lambda x, sigma: x if known is None else known.hold(
+        x, interpolate(noise.float(), known.latent, time(sigma)))
     if data is not None:
         x = interpolate(x, data.float(), time(levels[0]))
+    x, drawn = held(x, levels[0]), 0
     for i in tqdm(range(len(levels) - 1), disable=not progress):
-        x = x + (levels[i] - levels[i + 1]) * velocity(x, time(levels[i])).float()
+        now, then = levels[i], levels[i + 1]
+        for turn in range(known.turns(i, len(levels) - 1) if known and now < 1 else 1):
+            if turn:
+                x, drawn = held(noise_again(x, draw(drawn).to(x), then, now), now), drawn + 1
+            x = held(x + (now - then) * velocity(x, time(now)).float(), then)
         if callback:
             callback(i, x)
     return x
+
+
+@dataclass
+class Known:
+    """The part of a clip that is given: its first frame, both ends, all but a few frames.
+
+    latent (B,C,T',h,w) holds it, mask (B,1,T',1,1) of bool says where; elsewhere latent may be anything.
+    again, early: the first `early` (a share) of the steps are each walked `again` times."""
+    latent: torch.Tensor
+    mask: torch.Tensor
+    again: int = 1
+    early: float = 1.0
+
+    def hold(self, x, noisy):
+        """x, with `noisy` (the known part at x's noise level) where something is known."""
+        return torch.where(self.mask, noisy, x)                                # (B,C,T',h,w)
+
+    def turns(self, step, steps):
+        return self.again if step < self.early * steps else 1
+
+
+def noise_again(x, noise, sigma, higher):
+    """From noise level sigma back up to a higher one: shrink the signal, fill up the variance with noise."""
+    keep = (1 - higher) / (1 - sigma)
+    return keep * x + math.sqrt(max(higher ** 2 - (keep * sigma) ** 2, 0.0)) * noise
+
+
+def pulled(velocity, known, weight=1.0):
+    """velocity, turned so that the data it heads for agrees with what is known. Twice the time of a step."""
+    def turned(x, t):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            v = velocity(x, t).float()
+            error = known.hold(torch.zeros_like(x), known.latent - (x + along(1 - t, x) * v))
+            gradient, = torch.autograd.grad(0.5 * error.square().sum(), x)
+        t = t.clamp(0.01, 0.999)                               # both ends would divide by zero
+        return v.detach() - weight * along((t ** 2 + (1 - t) ** 2) / (t * (1 - t)), x) * gradient
+    return turned
 
 
 # ====================================================================================================== DDPM
@@ -167,13 +204,6 @@ def euler(velocity, noise, sigmas, data=None, callback=None, progress=False):
 
 def linear_betas(steps=1000):
     return torch.linspace(1e-4 * 1000 / steps, 0.02 * 1000 / steps, steps, dtype=torch.float64)
-
-
-# Nichol Eq. 17: the linear schedule destroys an image too early; here alpha_bar falls like a cosine.
-def cosine_betas(steps=1000):
-    u = torch.arange(steps + 1, dtype=torch.float64) / steps
-    alpha_bar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
 
 
 def spaced_steps(steps, spacing):
@@ -200,13 +230,13 @@ def spaced_steps(steps, spacing):
 class DDPM:
     """The tables of one noise schedule and the formulas that read them.
 
-    variance: "learned_range" (Latte: the network's second C channels), "fixed_small" or "fixed_large".
-    predict: "eps" (Latte) or "x0". Tables are float64: 1 - alpha_bar loses half its digits in float32.
+    variance: "learned_range" (Latte: the network's second C channels) or "fixed_large" (a network without).
+    Tables are float64: 1 - alpha_bar loses half its digits in float32.
     The methods take the network's output, not the network: each is one line of a paper."""
 
-    def __init__(self, betas=None, *, variance="learned_range", predict="eps", timesteps=None):
+    def __init__(self, betas=None, *, variance="learned_range", timesteps=None):
         beta = linear_betas() if betas is None else betas
-        self.variance, self.predict, self.beta = variance, predict, beta
+        self.variance, self.beta = variance, beta
         self.timesteps = torch.arange(len(beta)) if timesteps is None else torch.as_tensor(timesteps)
         self.alpha_bar = (1 - beta).cumprod(0)
         self.alpha_bar_prev = F.pad(self.alpha_bar[:-1], (1, 0), value=1.0)
@@ -224,7 +254,7 @@ class DDPM:
         kept = torch.tensor(spaced_steps(len(self.beta), spacing))
         alpha_bar = self.alpha_bar[kept]
         betas = 1 - alpha_bar / F.pad(alpha_bar[:-1], (1, 0), value=1.0)
-        return DDPM(betas, variance=self.variance, predict=self.predict, timesteps=self.timesteps[kept])
+        return DDPM(betas, variance=self.variance, timesteps=self.timesteps[kept])
 
     def at(self, table, t, x):
         """table[t] in float32, shaped to multiply x."""
@@ -239,23 +269,24 @@ class DDPM:
         return (u * len(self.beta)).long()                                     # (B,)
 
     # Ho Eq. 4: jump to any noise level at once.
-    def q_sample(self, x0, t, noise):
-        signal, noisy = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
-        return self.at(signal, t, x0) * x0 + self.at(noisy, t, x0) * noise
+    def q_sample(self, x0, t, noise, after=False):
+        """after: at the noise level that is left when the step from t has been taken."""
+        alpha_bar = self.alpha_bar_prev if after else self.alpha_bar
+        return self.at(alpha_bar.sqrt(), t, x0) * x0 + self.at((1 - alpha_bar).sqrt(), t, x0) * noise
+
+    # Ho Eq. 2: one step of noise, from x_{t-1} back to x_t.
+    def noise_again(self, x, t, noise):
+        return self.at((1 - self.beta).sqrt(), t, x) * x + self.at(self.beta.sqrt(), t, x) * noise
 
     # Ho Eq. 6-7: where x_{t-1} lies when both ends are known.
     def posterior(self, x0, xt, t):
         mean = self.at(self.posterior_x0, t, xt) * x0 + self.at(self.posterior_xt, t, xt) * xt
         return mean, self.at(self.posterior_log_variance, t, xt).expand_as(xt)
 
-    # Ho Eq. 4 solved for one or the other.
+    # Ho Eq. 4 solved for x_0: the data that this guess of the noise amounts to.
     def x0_from_eps(self, eps, xt, t):
         grow, noisy = self.alpha_bar.rsqrt(), (1 / self.alpha_bar - 1).sqrt()
         return self.at(grow, t, xt) * xt - self.at(noisy, t, xt) * eps
-
-    def eps_from_x0(self, x0, xt, t):
-        grow, noisy = self.alpha_bar.rsqrt(), (1 / self.alpha_bar - 1).sqrt()
-        return (self.at(grow, t, xt) * xt - x0) / self.at(noisy, t, xt)
 
     # Nichol Eq. 15: the best variance lies between beta and the posterior's; the network says where.
     def log_variance(self, output, xt, t):
@@ -263,44 +294,31 @@ class DDPM:
         if self.variance == "learned_range":
             v = (output[:, xt.shape[1]:] + 1) / 2             # [-1,1] -> [0,1]; L_vlb keeps it there
             return v * large + (1 - v) * small
-        fixed = {"fixed_small": self.posterior_log_variance,
-                 "fixed_large": torch.cat([self.first_variance, self.beta[1:]]).log()}[self.variance]
+        fixed = torch.cat([self.first_variance, self.beta[1:]]).log()         # "fixed_large"
         return self.at(fixed, t, xt).expand_as(xt)
 
-    def p_mean_variance(self, output, xt, t, clip=False):
-        """The model's Gaussian for x_{t-1}: (mean, log variance, its guess of x_0).
-
-        clip bounds that guess by [-1,1]: right for pixels, wrong for latents."""
-        first = output[:, : xt.shape[1]]                                       # (B,C,...)  eps or x0
-        x0 = first if self.predict == "x0" else self.x0_from_eps(first, xt, t)
-        x0 = x0.clamp(-1, 1) if clip else x0
+    def p_mean_variance(self, output, xt, t):
+        """The model's Gaussian for x_{t-1}: (mean, log variance, its guess of x_0)."""
+        x0 = self.x0_from_eps(output[:, : xt.shape[1]], xt, t)                 # (B,C,...)
         return self.posterior(x0, xt, t)[0], self.log_variance(output, xt, t), x0
 
     # Ho Eq. 5, L_{t-1}: how far the model's Gaussian is from the posterior; at t=0 the data's likelihood.
-    def vlb_bits(self, output, x0, xt, t, clip=False):
-        mean, log_variance, _ = self.p_mean_variance(output, xt, t, clip)
+    def vlb_bits(self, output, x0, xt, t):
+        mean, log_variance, _ = self.p_mean_variance(output, xt, t)
         kl = gaussian_kl(*self.posterior(x0, xt, t), mean, log_variance)
         likelihood = decoder_nll(x0, mean, 0.5 * log_variance)
         bits = torch.where(along(t == 0, x0), likelihood, kl) / math.log(2)
         return bits.flatten(1).mean(1)                                         # (B,)  bits per dimension
 
-    # Ho Eq. 5, L_T: what is left of the data at the last step. No weights in it: a check of the schedule.
-    def prior_bits(self, x0):
-        last = torch.full((len(x0),), len(self.beta) - 1, device=x0.device)
-        mean = self.at(self.alpha_bar.sqrt(), last, x0) * x0
-        log_variance = self.at((1 - self.alpha_bar).log(), last, x0)
-        zero = torch.zeros_like(x0)
-        return gaussian_kl(mean, log_variance, zero, zero).flatten(1).mean(1) / math.log(2)      # (B,)
-
     # Ho Algorithm 2, one line of it. No noise into the last step (t=0): its mean is the answer.
-    def ancestral_step(self, output, xt, t, noise, clip=False):
-        mean, log_variance, _ = self.p_mean_variance(output, xt, t, clip)
+    def ancestral_step(self, output, xt, t, noise):
+        mean, log_variance, _ = self.p_mean_variance(output, xt, t)
         return mean + along(t > 0, xt) * (0.5 * log_variance).exp() * noise
 
     # DDIM Eq. 12 and 16: eta=0 uses no noise at all, eta=1 is as noisy as DDPM.
-    def ddim_step(self, output, xt, t, noise, eta=0.0, clip=False):
-        x0 = self.p_mean_variance(output, xt, t, clip)[2]
-        eps = self.eps_from_x0(x0, xt, t)                     # again, for x0 may have been clipped
+    def ddim_step(self, output, xt, t, noise, eta=0.0):
+        eps = output[:, : xt.shape[1]]                                         # (B,C,...)
+        x0 = self.x0_from_eps(eps, xt, t)
         now, prev = self.at(self.alpha_bar, t, xt), self.at(self.alpha_bar_prev, t, xt)
         sigma = eta * ((1 - prev) / (1 - now)).sqrt() * (1 - now / prev).sqrt()
         mean = prev.sqrt() * x0 + (1 - prev - sigma ** 2).sqrt() * eps
@@ -324,75 +342,67 @@ def decoder_nll(x, mean, log_std):
     return -inside.clamp(min=1e-12).log()
 
 
-def ddpm_terms(ddpm, model, x0, cond, *, t, noise, objective="hybrid"):
-    """Per-clip losses (B,): "loss", and "mse" and "vb" where the objective has them.
+def ddpm_terms(ddpm, model, x0, cond, *, t, noise):
+    """Per-clip losses (B,): "loss", "mse", and "vb" where the variance is learned.
 
-    hybrid (Nichol Eq. 16, Latte): L_simple (Ho Eq. 14) trains eps. L_vlb sees eps detached and trains only
-    the variance, for its gradient on eps is too noisy. kl: T * vb alone, gradients everywhere."""
+    Nichol Eq. 16, Latte: L_simple (Ho Eq. 14) trains eps. L_vlb sees eps detached and trains only the
+    variance, for its gradient on eps is too noisy."""
     # No weight on vb: it is one term of the 1000 in L_vlb, so it already is Nichol's 0.001 * L_vlb (in bits).
     xt = ddpm.q_sample(x0, t, noise)
     output = model(xt, ddpm.original(t), **cond).float()
     first, rest = output[:, : x0.shape[1]], output[:, x0.shape[1]:]
-    if objective == "kl":
-        return {"loss": len(ddpm.beta) * ddpm.vlb_bits(output, x0, xt, t)}
-    target = x0 if ddpm.predict == "x0" else noise
-    terms = {"mse": (target - first).square().flatten(1).mean(1)}              # (B,)
+    terms = {"mse": (noise - first).square().flatten(1).mean(1)}              # (B,)
     if ddpm.variance == "learned_range":
         terms["vb"] = ddpm.vlb_bits(torch.cat([first.detach(), rest], 1), x0, xt, t)
     return {"loss": sum(terms.values()), **terms}
 
 
-def ddpm_loss(ddpm, model, x0, cond, *, t, noise, objective="hybrid"):
+def ddpm_loss(ddpm, model, x0, cond, *, t, noise):
     """The scalar to train on; t (B,) integer. Calls the model as flow_loss does, so one flag swaps them."""
     x0, noise = x0.float(), noise.float()
-    return ddpm_terms(ddpm, model, x0, cond, t=t, noise=noise, objective=objective)["loss"].mean()
+    return ddpm_terms(ddpm, model, x0, cond, t=t, noise=noise)["loss"].mean()
 
 
 @torch.no_grad()
-def denoise_loop(ddpm, predict, x, step, generator=None, noises=None, callback=None, progress=False):
+def denoise_loop(ddpm, predict, x, step, draw=None, data=None, denoise=1.0, known=None, callback=None,
+                 progress=False):
     """From the noisiest time down to 0: predict(x, original t), then step(output, x, t, noise).
 
-    noises: the k-th is added in the k-th step, instead of a draw from `generator`. x stays in float32."""
-    x, where = x.float(), x.device if generator is None else generator.device
-    for k in tqdm(range(len(ddpm.beta)), disable=not progress):
-        t = torch.full((len(x),), len(ddpm.beta) - 1 - k, device=x.device)     # (B,)
-        noise = torch.randn(x.shape, generator=generator, device=where) if noises is None else noises[k]
-        output = predict(x, ddpm.original(t)).float()
-        x = step(output, x, t, noise.to(x))
+    draw(n) is the n-th noise that the walk adds. data, denoise: start from this clip with noise on it, with
+    the last `denoise` (a share) of the steps. known: see Known. x stays in float32."""
+    noise, x, steps, drawn = x.float(), x.float(), len(ddpm.beta), 0
+    draw, first = draw or (lambda n: torch.randn_like(x)), int(steps * (1 - denoise))
+    at = lambda k: torch.full((len(x),), steps - 1 - k, device=x.device)       # (B,)
+    held = lambda x, k, after: x if known is None else known.hold(
+        x, ddpm.q_sample(known.latent, at(k), noise, after))
+    if data is not None:
+        if first == steps:                                     # nothing to take away
+            return data.float()
+        x = ddpm.q_sample(data.float(), at(first), noise)
+    x = held(x, first, after=False)
+    for k in tqdm(range(first, steps), disable=not progress):
+        t = at(k)
+        for turn in range(known.turns(k - first, steps - first) if known else 1):
+            if turn:
+                x, drawn = held(ddpm.noise_again(x, t, draw(drawn).to(x)), k, after=False), drawn + 1
+            output, added = predict(x, ddpm.original(t)).float(), draw(drawn).to(x)
+            x, drawn = held(step(output, x, t, added), k, after=True), drawn + 1
         if callback:
             callback(k, x)
     return x
 
 
-def ddpm_sample(ddpm, predict, x, *, clip=False, generator=None, noises=None, callback=None, progress=False):
+def ddpm_sample(ddpm, predict, x, *, draw=None, data=None, denoise=1.0, known=None, callback=None,
+                progress=False):
     """Ho Algorithm 2 from noise x. Latte's numbers: DDPM().respace("250"), learned variance, no clipping."""
-    step = lambda output, x, t, noise: ddpm.ancestral_step(output, x, t, noise, clip)
-    return denoise_loop(ddpm, predict, x, step, generator, noises, callback, progress)
+    return denoise_loop(ddpm, predict, x, ddpm.ancestral_step, draw, data, denoise, known, callback, progress)
 
 
-def ddim_sample(ddpm, predict, x, *, eta=0.0, clip=False, generator=None, noises=None, callback=None,
+def ddim_sample(ddpm, predict, x, *, eta=0.0, draw=None, data=None, denoise=1.0, known=None, callback=None,
                 progress=False):
     """The same walk with DDIM's steps; with eta=0 the start x decides everything and 50 steps are enough."""
-    step = lambda output, x, t, noise: ddpm.ddim_step(output, x, t, noise, eta, clip)
-    return denoise_loop(ddpm, predict, x, step, generator, noises, callback, progress)
-
-
-@torch.no_grad()
-def bits_per_dim(ddpm, predict, x0, noises, clip=True):
-    """The whole bound, Ho Eq. 5: vb of every step (B,steps), noisiest first, the prior's and the sum (B,)."""
-    rows = []
-    for k, noise in enumerate(noises):
-        t = torch.full((len(x0),), len(ddpm.beta) - 1 - k, device=x0.device)
-        xt = ddpm.q_sample(x0, t, noise)
-        output = predict(xt, ddpm.original(t)).float()
-        guess = ddpm.p_mean_variance(output, xt, t, clip)[2]
-        errors = guess - x0, ddpm.eps_from_x0(guess, xt, t) - noise
-        mses = [error.square().flatten(1).mean(1) for error in errors]
-        rows.append([ddpm.vlb_bits(output, x0, xt, t, clip), *mses])
-    vb, xstart_mse, mse = (torch.stack(column, 1) for column in zip(*rows))    # (B,steps) each
-    prior = ddpm.prior_bits(x0)
-    total = vb.sum(1) + prior                                                  # (B,)
-    return {"vb": vb, "xstart_mse": xstart_mse, "mse": mse, "prior_bpd": prior, "total_bpd": total}
+    step = lambda output, x, t, noise: ddpm.ddim_step(output, x, t, noise, eta)
+    return denoise_loop(ddpm, predict, x, step, draw, data, denoise, known, callback, progress)
 
 
 # ====================================================================================================== demo

@@ -140,11 +140,10 @@ def undo_ddpm(network, cond, null_cond, shape, steps, cfg, seed, first_index, pr
                         "its samplers are ddpm and ddim")
     diffusion = DDPM(variance="learned_range" if network.config.learn_sigma
                      else "fixed_large").respace(str(steps))
-    noises = [keyed_noise(shape, seed, step, first_index, device, stream=SAMPLING)
-              for step in range(steps + 1)]
+    draw = lambda n: keyed_noise(shape, seed, n, first_index, device, stream=SAMPLING)      # (B,C,T',h,w)
     predict = guided(network, cond, cfg if cond else 1, null_cond, channels=shape[1])
     walk = ddim_sample if sampler == "ddim" else ddpm_sample
-    return walk(diffusion, predict, noises[0], noises=noises[1:], progress=progress)
+    return walk(diffusion, predict, draw(0), draw=lambda n: draw(n + 1), progress=progress)
 
 
 # VideoDiT A.2: "decoding using the corresponding decoder": D for clips, D_k for images.
