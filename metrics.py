@@ -1,9 +1,26 @@
-"""metrics.py - what two pictures, or two sets of features, differ by: formulas alone.
-Paper    Wang et al. 2004 (SSIM), Heusel et al. 2017 (FID), Binkowski et al. 2018 (KID), Salimans et al. 2016 (IS)
-Shapes   pictures (N,C,H,W); features (N,F): N samples, F features
-Numbers  everything is computed in float64
+"""metrics.py - what two pictures, or two sets of clips, differ by: formulas alone.
+Paper    VideoDiT 4.1: PSNR, SSIM, LPIPS of reconstructions, FVD and IS of samples; Latte 4.1: FVD, FID, IS.
+         Each formula comes from another paper, named above it with its equation's number
+Shapes   pictures (N,C,H,W); features (N,F): N samples, F features; logits (N,K): K classes
+Numbers  all is computed in float64: a distance is a small difference of large sums
+Differs  nothing here is learned: LPIPS, and the networks that turn clips into features, are in features.py;
+         which clips, how many and how cut, on which every published number hangs, is in eval.py
 Reads    after features.py, before eval.py
-Run me   python metrics.py         # CPU, 1 s: Frechet's distance of two Gaussians, known exactly"""
+Run me   python metrics.py         # CPU, 10 s: Frechet's distance, known exactly; draws out/metrics.png
+
+How good is a video model? There are two questions, and they need two kinds of answer.
+
+    a VAE: was this clip given back?           a generator: do these clips look like film?
+    clip ----> VAE ----> clip'                  real clips            generated clips
+      |                    |                        |   a network that looks  |
+      +------ PSNR --------+                    (N,F) points              (M,F) points
+              SSIM   a number a pair                +-- Frechet, kernel ------+   a number for the sets
+
+A reconstruction has an original, so the two are compared pixel by pixel. A sample has none: no real clip is
+the one that "a cat jumping" should have become. So a network trained for something else (naming what people
+do in a film) turns each clip into a point, and the question becomes whether two clouds of points, the real
+ones and ours, lie in the same place and have the same shape. Too small a cloud is a model that repeats
+itself, one that lies elsewhere a model whose clips look wrong. One number sees both and cannot say which."""
 
 import numpy as np
 import torch
@@ -12,25 +29,42 @@ import torch.nn.functional as F
 
 # ------------------------------------------------------------------------------------------ pictures in pairs
 
+# PSNR, "peak signal to noise", asks how large the mean squared error is beside the largest value a pixel can
+# have, in decibels: + 10 dB is a tenth of the squared error.
+#     MSE = 1/(CHW) sum (a - b)^2          PSNR = 10 log10(peak^2 / MSE)
+# Ours runs from -1 to 1, so peak = 2. It is blunt: a picture moved by one pixel scores terribly, a blurred
+# one well, since blur is the mean of all that could be there and the mean is what squared error likes best.
+# So PSNR alone would choose the VAE that blurs; SSIM and LPIPS stand beside it in VideoDiT's Table 1.
 def psnr(a, b, peak=2.0):
     """(N,C,H,W) twice -> (N,) decibels; peak is the range of values.
-    Equal pictures get 100 dB, not infinity."""
+    Equal pictures get 100 dB, not infinity: one perfect frame must not make the mean of a film infinite."""
     error = ((a.double() - b.double()) ** 2).flatten(1).mean(1)                             # (N,)
-    return 10 * torch.log10(peak ** 2 / error.clamp(min=peak ** 2 * 1e-10))
+    return 10 * torch.log10(peak ** 2 / error.clamp(min=peak ** 2 * 1e-10))                 # (N,)
 
 
-# Wang et al. 2004, Eq. 13, with their Gaussian window; only where the window lies inside the picture.
+# SSIM compares what an eye compares: not pixels but small neighbourhoods, and of those three things, each a
+# ratio that is 1 when both pictures agree:
+#     brightness   mu_x against mu_y,  contrast   sigma_x against sigma_y,  structure   their correlation
+# Wang et al. 2004, Eq. 13, is the product of the three:
+#                         (2 mu_x mu_y + C1) (2 sigma_xy + C2)
+#     SSIM(x, y) = -----------------------------------------------------
+#                  (mu_x^2 + mu_y^2 + C1) (sigma_x^2 + sigma_y^2 + C2)
+# mu, sigma^2, sigma_xy: mean, variance, covariance under a Gaussian window around each pixel; C1 = (k1
+# peak)^2 and C2 = (k2 peak)^2 keep the ratios quiet where a picture is black or flat. A picture's score is the
+# mean over all places of the window that lie inside it, each colour by itself, as scikit-image has it (its
+# answers are in tests/golden); libraries that pad the border differ.
 def ssim(a, b, peak=2.0, sigma=1.5, window=11, k1=0.01, k2=0.03):
-    """(N,C,H,W) twice -> (N,). In float64: float32 loses 1e-4 where pictures are flat."""
+    """(N,C,H,W) twice -> (N,). In float64: a variance is mean(x^2) - mean(x)^2, and where a picture is flat
+    the two are nearly equal, so that float32 loses 1e-4."""
     if min(a.shape[-2:]) < window:
         raise ValueError(f"SSIM needs pictures of {window} pixels; these are {a.shape[-1]}x{a.shape[-2]}")
     offsets = torch.arange(window, dtype=torch.float64, device=a.device) - window // 2
     weights = torch.exp(-offsets ** 2 / (2 * sigma ** 2))
-    weights = (weights / weights.sum()).view(1, 1, -1, 1)
+    weights = (weights / weights.sum()).view(1, 1, -1, 1)                                   # (1,1,11,1)
 
-    def blur(x):                                                                            # (N,C,H-10,W-10)
-        x = F.conv2d(x.flatten(0, 1)[:, None], weights)
-        return F.conv2d(x, weights.mT).unflatten(0, a.shape[:2])[:, :, 0]
+    def blur(x):           # a Gaussian of two dimensions is one down the columns, then one along the rows
+        x = F.conv2d(x.flatten(0, 1)[:, None], weights)                                     # (N*C,1,H-10,W)
+        return F.conv2d(x, weights.mT).unflatten(0, a.shape[:2])[:, :, 0]                   # (N,C,H-10,W-10)
 
     x, y, c1, c2 = a.double(), b.double(), (k1 * peak) ** 2, (k2 * peak) ** 2
     mu_x, mu_y = blur(x), blur(y)
@@ -41,29 +75,52 @@ def ssim(a, b, peak=2.0, sigma=1.5, window=11, k1=0.01, k2=0.03):
 
 # ------------------------------------------------------------------------------------------ sets of features
 
+# Two clouds of points are hard to compare as they are, so Frechet's distance keeps of each only its mean and
+# its covariance: it takes both for Gaussians. Between two Gaussians there is a formula for the least work
+# that turns one heap of sand into the other (the squared Wasserstein distance). In one dimension it is
+#     (mu_a - mu_b)^2 + (sigma_a - sigma_b)^2
+# and in F dimensions Heusel et al. 2017, Eq. 6 (Frechet Inception Distance, with features of Inception):
+#     d^2 = |mu_a - mu_b|^2 + Tr(A + B - 2 (A B)^(1/2))
+# A, B: the covariances. FVD (Unterthiner et al. 2018) is the same with features of I3D, a network that names
+# what people do in 16 frames: its features see motion. Smaller is better; 0 means equal up to the covariance.
+#
+# A distance means nothing beside one of another network, or of clips cut in another way. And it is biased
+# upwards: an estimated mean is a little off in all F directions, and these errors add up. This file's picture
+# shows it: two sets from one source look apart, the more so the fewer they are. Compare sets of equal size.
+
 def gaussian(features, ddof=0):
-    """(N,F) -> mean (F,), covariance (F,F), divided by N - ddof."""
-    x = features.double()
-    mean = x.mean(0)
-    return mean, (x - mean).T @ (x - mean) / (len(x) - ddof)
+    """(N,F) -> mean (F,), covariance (F,F), divided by N - ddof: published tools disagree on it, so it is a
+    field of eval.py's protocols."""
+    x = features.double()                                                                   # (N,F)
+    mean = x.mean(0)                                                                        # (F,)
+    return mean, (x - mean).T @ (x - mean) / (len(x) - ddof)                                # (F,), (F,F)
 
 
-# Frechet distance of two Gaussians (FID: Heusel et al. 2017, Eq. 6): |mu_a-mu_b|^2 + Tr(A + B - 2 sqrt(A B)).
-# sqrt(A B) has the eigenvalues of sqrt(A) B sqrt(A), which is symmetric: no complex numbers, no trouble with
-# fewer clips than features, where the usual sqrtm(A B) is inaccurate or fails.
+# The root of A B is the trap. A B is not symmetric, and with fewer samples than features (Inception has 2,048)
+# it is singular as well; a general matrix root is then inaccurate, or complex. But only its trace is wanted,
+# the sum of its eigenvalues, and these are the roots of the eigenvalues of sqrt(A) B sqrt(A), which is
+# symmetric: no complex numbers, and singular matrices are no trouble.
 def frechet(mean_a, cov_a, mean_b, cov_b):
-    values, vectors = torch.linalg.eigh(cov_a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T                                 # (F,F)
+    """Two of gaussian()'s answers -> the squared Frechet distance, a float."""
+    values, vectors = torch.linalg.eigh(cov_a)                                              # (F,), (F,F)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T                                 # (F,F)  sqrt(A)
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
-    return max(distance.item(), 0.0)
+    return max(distance.item(), 0.0)                    # of equal sets rounding can make it - 1e-9
 
 
-# Kernel distance (KID: Binkowski et al. 2018, Eq. 4): unbiased squared MMD with kernel
-# (x.y/F + 1)^3, as KVD with I3D's features. Unlike Frechet's it does not fall with the number of clips,
-# so small sets can be compared.
+# The kernel distance does without the Gaussians. Two sets are alike if points of one are as similar to each
+# other as they are to points of the other; k(x, y) says how similar, and Binkowski et al. 2018 (KID) take
+#     k(x, y) = (x.y / F + 1)^3
+# whose cube sees means, covariances and skewness. Their Eq. 4, the unbiased squared maximum mean discrepancy:
+#     MMD_u^2 =   sum_{i != j} k(x_i, x_j) / (m (m-1))
+#               + sum_{i != j} k(y_i, y_j) / (n (n-1))  -  2 sum_{i, j} k(x_i, y_j) / (m n)
+# Leaving out i = j, a point's similarity to itself, is what removes the bias: of two sets from one source the
+# expectation is 0 for any number of clips, so small sets can be compared, and a value may be below zero. KVD
+# is the same with I3D's features. VideoDiT and Latte report Frechet's; eval.py prints both.
 def kernel_distance(a, b, subset=1000, subsets=100, seed=0):
-    """(N,F), (M,F) -> mean over random subsets; everything at once where one subset holds all."""
+    """(N,F), (M,F) -> mean over random subsets, since (N,M) matrices grow with the square of the sets;
+    everything at once where one subset holds all."""
     size = min(len(a), len(b), subset)
     picks, results = np.random.default_rng(seed), []
     for _ in range(1 if size == max(len(a), len(b)) else subsets):
@@ -74,21 +131,31 @@ def kernel_distance(a, b, subset=1000, subsets=100, seed=0):
     return float(np.mean(results))
 
 
-# Inception Score (Salimans et al. 2016): exp(E KL(p(y|x) || p(y))).
+# The Inception Score needs no real clips. A classifier looks at each generated one: p(y|x) should be sharp
+# (one can see what it is) and p(y), the mean over all clips, flat (there is some of everything). The
+# divergence between the two is large if both hold. Salimans et al. 2016, section 4:
+#     IS = exp( E_x KL( p(y|x) || p(y) ) ),   KL(p || q) = sum_y p(y) log(p(y) / q(y))
+# From 1 (each clip gets the same answer) to K, the number of classes. It never looks at film: a model that
+# makes one perfect clip of each class, again and again, gets the highest score there is.
 def inception_score(logits, splits=10):
-    """(N,K) -> mean and deviation over `splits` consecutive parts of N // splits;
-    what is left over is left out."""
-    p, scores = logits.double().softmax(1), []
-    for part in p[:len(p) // splits * splits].chunk(splits):
+    """(N,K) -> mean and deviation over `splits` consecutive parts of N // splits; what is left over is left
+    out, as in the published tools."""
+    p, scores = logits.double().softmax(1), []                                              # (N,K)
+    for part in p[:len(p) // splits * splits].chunk(splits):                                # (N/splits,K)
         divergence = (torch.special.xlogy(part, part) - torch.special.xlogy(part, part.mean(0))).sum(1)
         scores.append(divergence.mean().exp().item())
     return float(np.mean(scores)), float(np.std(scores))
 
 
+# ------------------------------------------------------------------------------------------ how sure is it
+
+# How far from the first would a second set of clips have scored? No paper says, so nobody can tell whether an
+# FVD of 428 is better than one of 440. Making another set costs a day. Drawing the same clips again with
+# replacement shows a covariance some of them twice, which moves a Frechet distance. Halves drawn without
+# replacement do not, and their spread is the right one: the mean of half of n numbers, drawn so, has the
+# variance sigma^2/(n/2) (1 - 1/2) = sigma^2/n, which is that of the mean of all n.
 def standard_error(measure, *sets, draws=10, seed=0):
-    """Spread of `measure` over random halves of each set (N,...). A half drawn without
-    replacement strays from the whole as far as the whole strays from the truth, so this is the
-    error of the whole, not of the half."""
+    """Spread of `measure` over random halves of each set (N,...); NaN where there is nothing to halve."""
     rng, results = np.random.default_rng(seed), []
     if min(map(len, sets)) < 4:
         return float("nan")
@@ -99,6 +166,8 @@ def standard_error(measure, *sets, draws=10, seed=0):
 
 # ------------------------------------------------------------------------------------------ demo
 
+# Where covariances are diagonal, (A B)^(1/2) is too, and the formula is a sum over directions that a hand can
+# do: |mu_a - mu_b|^2 + sum (sqrt(a_i) - sqrt(b_i))^2. The third entry of a is 0: a singular covariance.
 def demo():
     """(measured, exact) Frechet distance of two Gaussians with diagonal covariances, one of them singular."""
     mean, a, b = (torch.zeros(3, dtype=torch.float64), torch.tensor([4.0, 1.0, 0.0]),
@@ -107,5 +176,49 @@ def demo():
     return frechet(mean, a.double().diag(), mean + 2, b.double().diag()), exact
 
 
-if __name__ == "__main__":
+def converge(sizes, width=64, repeats=8):
+    """Distances from n samples of known sources: {"exact": float, "frechet": (sizes, repeats), ...}.
+
+    "frechet", "kernel" are of two different sources; "frechet same", "kernel same" of one source twice."""
+    draw = torch.Generator().manual_seed(0)
+    a = 1 / torch.arange(1.0, width + 1)               # few strong directions, many weak: as features have
+    b, shift = a.flip(0) / 2 + a / 2, 0.5 * a.sqrt()
+    sample = lambda n, mean, variance: mean + variance.sqrt() * torch.randn(n, width, generator=draw)  # (n,F)
+    found = {"frechet": [], "kernel": [], "frechet same": [], "kernel same": []}
+    for n in sizes:
+        rows = [(sample(n, 0, a), sample(n, shift, b), sample(n, 0, a)) for _ in range(repeats)]
+        for name, other in (("", 1), (" same", 2)):
+            pairs = [(row[0], row[other]) for row in rows]
+            found["frechet" + name].append([frechet(*gaussian(x), *gaussian(y)) for x, y in pairs])
+            found["kernel" + name].append([kernel_distance(x, y, n) for x, y in pairs])
+    exact = (shift.square().sum() + (a.sqrt() - b.sqrt()).square().sum()).item()
+    return {"exact": exact, **{name: np.array(values) for name, values in found.items()}}
+
+
+def draw(path, sizes=(32, 64, 128, 256, 512, 1024, 2048)):
+    """Left: Frechet's distance comes down to the truth. Right: of one source twice, what should be 0."""
+    from video import page, plot
+    found, ones = converge(sizes), np.ones(len(sizes))
+    dots = {f"_{i}": (sizes, found["frechet"][:, i], ".") for i in range(found["frechet"].shape[1])}
+    left = plot(None, {"measured": (sizes, found["frechet"].mean(1)), **dots,
+                       "closed form": (sizes, found["exact"] * ones, "--")}, "Two different Gaussians",
+                "samples of each", "Frechet distance", log="x", size=(480, 380))
+    shares = {name: found[f"{key} same"].mean(1) / found[key][-1].mean()
+              for name, key in (("Frechet", "frechet"), ("kernel", "kernel"))}
+    right = plot(None, {**{name: (sizes, share) for name, share in shares.items()},
+                        "truth": (sizes, 0 * ones, "--")}, "One Gaussian against itself", "samples of each",
+                 "share of the distance on the left", log="x", size=(480, 380))
+    page(path, [left, right])
+    return found
+
+
+def main():
+    found = draw("out/metrics.png")
     print("Frechet distance {:.6f}   (exactly: {:.6f})".format(*demo()))
+    few, many = found["frechet"][0].mean(), found["frechet"][-1].mean()
+    print(f"where the closed form is {found['exact']:.3f}: {few:.3f} from 32 samples of each, {many:.3f} from "
+          "2,048; drawn in out/metrics.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 import metrics
@@ -104,3 +105,20 @@ def test_equal_pictures_have_100_db_and_ssim_1():
     picture = torch.rand(1, 3, 16, 16)
     assert psnr(picture, picture).item() == pytest.approx(100)
     assert ssim(picture, picture).item() == pytest.approx(1)
+
+
+# ---------------------------------------------------------------------------------------------- the picture
+
+def test_frechet_falls_to_the_closed_form_and_the_kernel_distance_needs_not():
+    """What `python metrics.py` draws: few samples of one source look apart to Frechet, not to the kernel."""
+    found = metrics.converge((32, 512), repeats=4)
+    few, many = found["frechet"].mean(1)
+    assert few > many > found["exact"] and many == pytest.approx(found["exact"], rel=0.15)
+    assert found["frechet same"][0].mean() > found["exact"]
+    assert abs(found["kernel same"][0].mean()) < 0.2 * found["kernel"][1].mean()
+
+
+def test_the_picture_is_drawn(tmp_path):
+    """Two frames side by side."""
+    metrics.draw(tmp_path / "a.png", sizes=(16, 32))
+    assert Image.open(tmp_path / "a.png").size == (2 * 480 + 3 * 12, 380 + 2 * 12)
