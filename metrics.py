@@ -49,10 +49,10 @@ def psnr(a, b, peak=2.0):
 #                         (2 mu_x mu_y + C1) (2 sigma_xy + C2)
 #     SSIM(x, y) = -----------------------------------------------------
 #                  (mu_x^2 + mu_y^2 + C1) (sigma_x^2 + sigma_y^2 + C2)
-# mu, sigma^2, sigma_xy: mean, variance, covariance under a Gaussian window around each pixel; C1 = (k1
-# peak)^2 and C2 = (k2 peak)^2 keep the ratios quiet where a picture is black or flat. A picture's score is the
-# mean over all places of the window that lie inside it, each colour by itself, as scikit-image has it (its
-# answers are in tests/golden); libraries that pad the border differ.
+# mu, sigma^2, sigma_xy: mean, variance, covariance under a Gaussian window around each pixel. The constants
+# C1 = (k1 peak)^2, C2 = (k2 peak)^2 calm the ratios where a picture is black or flat. A picture's score is
+# the mean over all places of the window that lie inside it, each colour by itself, as scikit-image has it
+# (its answers are in tests/golden); libraries that pad the border differ.
 def ssim(a, b, peak=2.0, sigma=1.5, window=11, k1=0.01, k2=0.03):
     """(N,C,H,W) twice -> (N,). In float64: a variance is mean(x^2) - mean(x)^2, and where a picture is flat
     the two are nearly equal, so that float32 loses 1e-4."""
@@ -96,10 +96,10 @@ def gaussian(features, ddof=0):
     return mean, (x - mean).T @ (x - mean) / (len(x) - ddof)                                # (F,), (F,F)
 
 
-# The root of A B is the trap. A B is not symmetric, and with fewer samples than features (Inception has 2,048)
-# it is singular as well; a general matrix root is then inaccurate, or complex. But only its trace is wanted,
-# the sum of its eigenvalues, and these are the roots of the eigenvalues of sqrt(A) B sqrt(A), which is
-# symmetric: no complex numbers, and singular matrices are no trouble.
+# The root of A B is the trap. A B is not symmetric, and with fewer samples than features (Inception has
+# 2,048) it is singular as well; a general matrix root is then inaccurate, or complex. But only its trace is
+# wanted, the sum of its eigenvalues, and these are the roots of the eigenvalues of sqrt(A) B sqrt(A), which
+# is symmetric: no complex numbers, and singular matrices are no trouble.
 def frechet(mean_a, cov_a, mean_b, cov_b):
     """Two of gaussian()'s answers -> the squared Frechet distance, a float."""
     values, vectors = torch.linalg.eigh(cov_a)                                              # (F,), (F,F)
@@ -216,8 +216,8 @@ def main():
     found = draw("out/metrics.png")
     print("Frechet distance {:.6f}   (exactly: {:.6f})".format(*demo()))
     few, many = found["frechet"][0].mean(), found["frechet"][-1].mean()
-    print(f"where the closed form is {found['exact']:.3f}: {few:.3f} from 32 samples of each, {many:.3f} from "
-          "2,048; drawn in out/metrics.png")
+    print(f"where the closed form is {found['exact']:.3f}: {few:.3f} from 32 samples of each, "
+          f"{many:.3f} from 2,048; drawn in out/metrics.png")
 
 
 if __name__ == "__main__":
