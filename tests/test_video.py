@@ -266,6 +266,11 @@ def test_a_power_law_is_straight_on_axes_by_tens_and_what_is_not_positive_is_lef
     assert np.corrcoef(rows, columns)[0, 1] > -0.96
 
 
+def test_nothing_to_plot_is_an_empty_frame():
+    """Before the first step a run has no losses: no crash, no curve."""
+    assert video.plot(None, {"loss": ([], []), "all NaN": ([1], [float("nan")])}).size == (640, 400)
+
+
 def test_a_square_plot_keeps_a_circle_round():
     """As on a map: one unit is as long on both axes, however wide the picture is."""
     angle = np.linspace(0, 6.3, 100)
@@ -301,3 +306,11 @@ def test_heat_darkens_with_the_number_and_a_page_holds_its_pictures(tmp_path):
 def test_the_demo_gives_its_known_answer():
     """What `python video.py` prints: more than 30 dB."""
     assert video.demo() > 30
+
+
+def test_a_smaller_file_is_a_worse_picture(tmp_path):
+    """What `python video.py` draws: crf from 14 to 40 costs decibels and saves bytes."""
+    good, bad = (video.back_and_forth(crf)[2:] for crf in (14, 40))
+    assert good[0] > bad[0] + 5 and good[1] > 2 * bad[1]
+    video.draw(tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").width > 900
