@@ -1,4 +1,4 @@
-"""Tests of metrics.py: other people's answers to the same question, closed forms, formulas written longhand."""
+"""Tests of metrics.py: other people's answers to the same question, closed forms, longhand formulas."""
 
 import json
 import os
