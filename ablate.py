@@ -5,7 +5,7 @@ Numbers  the paper's, as printed, beside ours. On the toy world ours are judged 
          the order of the rows may be compared with the paper's, the numbers may not
 Differs  what rows have in common is trained once: the stages before theirs in OUT/CONFIG/base, and a run that
          several tables show, as most show the default, in one folder named by its flags
-Reads    after train.py and eval.py
+Reads    after eval.py, before bench.py
 Run me   python ablate.py                                   # CPU, 3 s: the tables; do their flags exist?
          python ablate.py videodit-5 --config tiny          # CPU, 2 min: without 3D patchify, and with
          python ablate.py videodit-3 --config videodit-256 --train "--init SD3 --data CLIPS" --real UCF101

@@ -1,9 +1,9 @@
-"""checkpoint.py - weights on disk: written whole or not at all, read strictly, explained when broken.
+"""checkpoint.py - the ground: weights on disk, written whole or not at all, read strictly; errors for people.
 Paper    none; this is the engineering that every stage stands on
 Shapes   a network is one .safetensors file: {name: tensor}, its config as JSON in the file's metadata
 Safety   pickles are read with weights_only=True and never otherwise; nothing in a checkpoint is executed
 Differs  DCP, Lightning and friends solve sharded states; one file a network is enough for 2 B parameters
-Reads    first
+Reads    first, or when another file calls it: all stand on it, and it imports none of them
 Run me   python checkpoint.py      # CPU, 2 s: writes, tears and re-reads a file, prints what it says
          python checkpoint.py halve runs/toy checkpoints/toy     # float16 copies of a folder's networks"""
 

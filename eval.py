@@ -5,7 +5,7 @@ Shapes   video (B,3,T,H,W) in [-1,1]; features (N,R,F): N clips, R rows a clip
 Numbers  distances are computed in float64; each is printed with its whole protocol and a standard error
 Differs  published FVDs are hard to reproduce because protocols go unstated: here every choice is a flag.
          Real sets are drawn with a seed, and no clip counts twice on several GPUs. grep DEVIATES, ASSUMED
-Reads    after metrics.py and train.py
+Reads    after train.py, before ablate.py
 Run me   python eval.py                         # CPU, 1 s: Frechet's distance of two Gaussians, known exactly
          python eval.py toy                     # prompt score of checkpoints/toy, and its VAE's PSNR
          python eval.py fvd REAL FAKE     # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR

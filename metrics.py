@@ -5,7 +5,7 @@ Shapes   pictures (N,C,H,W); features (N,F): N samples, F features; logits (N,K)
 Numbers  all is computed in float64: a distance is a small difference of large sums
 Differs  nothing here is learned: LPIPS, and the networks that turn clips into features, are in features.py;
          which clips, how many and how cut, on which every published number hangs, is in eval.py
-Reads    after features.py, before eval.py
+Reads    after published.py, before sample.py; eval.py prints what it says
 Run me   python metrics.py         # CPU, 10 s: Frechet's distance, known exactly; draws out/metrics.png
 
 How good is a video model? There are two questions, and they need two kinds of answer.

@@ -4,7 +4,7 @@ Shapes   none: a preset is a table of numbers, its last column a table of the st
 Flags    one for each field of Config, a network's among them (--dit.depth): a flag beats the stage's row,
          the row beats its preset, the preset beats Config
 Differs  grep ASSUMED and DEVIATES: both papers name fewer numbers than a run needs
-Reads    after latte.py; before train.py, whose stages read these fields
+Reads    after sample.py, before train.py, whose stages read these fields
 Run me   python presets.py                   # CPU, 3 s: each preset's stages, steps, batch, size
          python presets.py videodit-512      # every field of its stages"""
 

@@ -4,7 +4,7 @@ Paper    VideoDiT A.2: "denoising sampled noise from a standard Gaussian, then d
 Shapes   noise (B,C,T/4,h,w) -> scaled latent, same shape -> clip (B,3,T,H,W); an image is T=1, decoded by D_k
 Time     t=0 noise, t=1 data; SD3's schedule of noise levels (flow.sigmas)
 Differs  grep ASSUMED: steps, guidance and null prompt are not in the paper
-Reads    after dit.py; train.py previews and eval.py scores call generate() from here
+Reads    after metrics.py, before presets.py; train.py previews and eval.py scores call generate() from here
 Run me   python sample.py "a cat"      # CPU, a few seconds: writes out/0000-a-cat.mp4 and a contact sheet"""
 
 import hashlib
@@ -165,19 +165,20 @@ def generate_from_weights(source, prompts, frames=1, size=1024, steps=28, cfg=7.
     One part is in memory at a time: text encoders, then the transformer in bf16, then the VAE. An empty
     prompt is the null prompt and needs no encoder. frames > 1 is VideoDiT Fig. 2: nothing is trained,
     attention sees all frames, each is decoded as a picture."""
-    state, told = published.read_part(source, "transformer"), None
+    found, told = published.open_released(source), None
+    found.need("transformer", "vae")
     if any(prompts):
-        told = published.load_sd3_text(source).to(device).encode(prompts)       # (B,154,4096), (B,2048)
-    transformer = published.mmdit(state, dtype=torch.bfloat16).to(device)
+        told = found.text().to(device).encode(prompts)                          # (B,154,4096), (B,2048)
+    transformer = found.transformer().to(device, torch.bfloat16)
     context, pooled = told or (torch.zeros(len(prompts), 154, transformer.config.context_dim, device=device),
                                torch.zeros(len(prompts), transformer.config.pooled_dim, device=device))
     shape = (len(prompts), transformer.config.in_channels, frames, size // 8, size // 8)
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         z = denoise(transformer, {"context": context, "pooled": pooled}, None, shape, 3.0, steps,
                     cfg if any(prompts) else 1.0, seed, first_index, progress, device)
-    del transformer, state
-    vae = published.kl_vae(published.read_part(source, "vae"))
-    return decode(vae.float().to(device), z, frames)
+    del transformer
+    vae = found.vae()
+    return decode(vae.to(device), z, frames)
 
 
 def file_name(index, prompt):

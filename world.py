@@ -5,7 +5,7 @@ Time     one frame is 1/25 s of slow film: nothing moves much more than two pixe
          film does; a key frame held for 4 frames is then a fair start for the DP-VAE (vae.py)
 Differs  from real data in that every clip's subject, colour, motion and scene are known, so that composition
          (held-out combinations) and transfer (subjects seen only as images) can be counted, not argued
-Reads    after checkpoint.py, before data.py
+Reads    first; before video.py
 Run me   python world.py      # CPU, 3 s: writes out/world.png, prints the cost of a clip
 
 A subject in a colour does a motion in a scene: "a red cat jumping in snow". Everything is drawn big and

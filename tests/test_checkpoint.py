@@ -19,8 +19,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import checkpoint
-from checkpoint import (UserError, attend, class_of, load_network, load_strict, polite, read_config, read_state,
-                        save_network, save_state, write_atomic)
+from checkpoint import (FlagParser, UserError, attend, class_of, load_network, load_strict, polite, read_config,
+                        read_state, save_network, save_state, write_atomic)
 
 
 @dataclass
@@ -291,6 +291,27 @@ def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
                           text=True, cwd=Path(checkpoint.__file__).parent)
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
     assert done.stderr.startswith("-c: no checkpoint at") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words, answer", [
+    (["--step", "5"], "unknown flag --step; did you mean --steps?"), (["--zzz"], "unknown flag --zzz; see --help"),
+    (["--steps", "ten"], "invalid int value: 'ten'"), (["--st", "5"], "unknown flag --st")])
+def test_a_flag_that_is_not_there_names_the_nearest(words, answer):
+    """And nothing is guessed: argparse alone would take --st for --steps."""
+    flags = FlagParser(prog="x")
+    flags.add_argument("--steps", type=int, default=3)
+    with pytest.raises(UserError) as caught:
+        flags.parse_args(words)
+    assert answer in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_words_may_stand_between_the_flags():
+    """sample.py "a cat" --steps 5 "a dog": prompts are prompts wherever they stand."""
+    flags = FlagParser(prog="x")
+    flags.add_argument("prompt", nargs="*")
+    flags.add_argument("--steps", type=int, default=3)
+    given = flags.parse_args(["a cat", "--steps", "5", "a dog"])
+    assert given.prompt == ["a cat", "a dog"] and given.steps == 5
 
 
 def test_a_bug_still_has_its_stack_trace():
