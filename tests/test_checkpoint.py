@@ -19,8 +19,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import checkpoint
-from checkpoint import (FlagParser, UserError, attend, class_of, load_network, load_strict, polite, read_config,
-                        read_state, save_network, save_state, write_atomic)
+from checkpoint import (FlagParser, UserError, attend, class_of, load_network, load_strict, polite,
+                        read_config, read_state, save_network, save_state, write_atomic)
 
 
 @dataclass
@@ -294,7 +294,8 @@ def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
 
 
 @pytest.mark.parametrize("words, answer", [
-    (["--step", "5"], "unknown flag --step; did you mean --steps?"), (["--zzz"], "unknown flag --zzz; see --help"),
+    (["--step", "5"], "unknown flag --step; did you mean --steps?"),
+    (["--zzz"], "unknown flag --zzz; see --help"),
     (["--steps", "ten"], "invalid int value: 'ten'"), (["--st", "5"], "unknown flag --st")])
 def test_a_flag_that_is_not_there_names_the_nearest(words, answer):
     """And nothing is guessed: argparse alone would take --st for --steps."""

@@ -13,7 +13,8 @@ from safetensors import safe_open
 import features
 import published
 from checkpoint import UserError, load_network, save_network
-from features import C3D, I3D, Judge, JudgeConfig, judge_loss, judge_right, layer_distances, perceptual_distance
+from features import (C3D, I3D, Judge, JudgeConfig, judge_loss, judge_right, layer_distances,
+                      perceptual_distance)
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 COUNTS = {"subjects": 12, "colours": 10, "motions": 6, "scenes": 6}

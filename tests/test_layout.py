@@ -62,7 +62,7 @@ def code_lines(text):
         if token.type not in empty:
             code |= set(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and type(node.value.value) is str:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             code -= set(range(node.lineno, node.end_lineno + 1))
     return code
 
@@ -104,8 +104,8 @@ def test_a_file_is_no_longer_than_a_lesson(name):
 
 def test_what_counts_as_code():
     """Known answer: of these nine lines four are code."""
-    text = ['"""One.', 'Two."""', "", "x = 1   # three", "# four", "def f():", '    """Five."""', '    return ("a"',
-            '            "b")']
+    text = ['"""One.', 'Two."""', "", "x = 1   # three", "# four", "def f():", '    """Five."""',
+            '    return ("a"', '            "b")']
     assert code_lines("\n".join(text) + "\n") == {4, 6, 8, 9}
 
 
