@@ -8,21 +8,23 @@ Differs  nothing is downloaded; tensors are taken over as they are, in their dty
 Reads    after features.py, before metrics.py; no network needs it
 Run me   python published.py      # CPU, 2 s: an MMDiT is read out of a file of several; a gap is named"""
 
+import glob
 import json
 import math
 import re
 import zipfile
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from checkpoint import UserError, load_network, load_strict, read_state
+from checkpoint import UserError, class_of, load_network, load_strict, read_state
 from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, scrambled, sincos, sincos_2d
 from features import C3D, I3D, LPIPS, Inception, resize_frames
 from latte import SIZES, Latte, LatteConfig
-from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, run_frozen
+from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, T5Text
 from tokenizer import T5Tokenizer
 from vae import SD3, SD14, KLVAE, KLVAEConfig
 
@@ -73,34 +75,6 @@ def fill(build, state, source, dtype=None):
         net = build()
     load_strict(net, state, source, assign=True)
     return net.to(dtype).eval() if dtype else net.eval()
-
-
-def read_folder(folder, name=""):
-    """All weights of one network: the shards that an index names, else the file with the shortest name
-    (model.safetensors before model.fp16.safetensors). {} if there is none."""
-    folder = Path(folder)
-    files = sorted((path for path in folder.glob(f"{name}*") if path.suffix in (".safetensors", ".bin")),
-                   key=lambda path: len(path.name))
-    shards = [path for path in files if "-of-" in path.name]
-    index = sorted(folder.glob(f"{name}*.index*.json"), key=lambda path: len(path.name))
-    if index:
-        try:
-            shards = [folder / file for file in set(json.loads(index[0].read_text())["weight_map"].values())]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{index[0]} is not an index of shards; download it again")
-    state = {}
-    for path in shards or files[:1]:
-        state.update(read_state(path))
-    return state
-
-
-def read_part(source, part):
-    """The tensors of a single-file checkpoint, or of one part of a Diffusers folder."""
-    state = read_folder(Path(source) / part) if Path(source).is_dir() else read_state(source)
-    if not state:
-        raise UserError(f"no weights in {Path(source) / part}; --weights wants Stable Diffusion 3's single "
-                        "file or its Diffusers folder")
-    return state
 
 
 # ----------------------------------------------------------------------------------------------------- KL-VAE
@@ -193,16 +167,6 @@ def t5(state, max_distance=128, source="the T5 weights"):
     return fill(lambda: T5Encoder(config), state, source)
 
 
-SD3_FOLDERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"}
-
-
-def sd3_parts(state):
-    """The three encoders' tensors of SD3's single file; its transformer and VAE are ignored."""
-    prefixes = {name: f"text_encoders.{name}.transformer." for name in SD3_FOLDERS}
-    return {name: {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
-            for name, prefix in prefixes.items()}
-
-
 def sd3_text(parts, t5_tokenizer=None, heads=None, width=4096):
     """parts {"clip_l": {name: tensor}, "clip_g": .., "t5xxl": .. or absent}: memory-mapped weights, of which
     an encoder is built when its turn comes. heads {"clip_l": number} where a head is not 64 wide; width of
@@ -215,28 +179,6 @@ def sd3_text(parts, t5_tokenizer=None, heads=None, width=4096):
         build["t5xxl"] = partial(t5, parts["t5xxl"], source="t5xxl")
     return SD3Text(build, t5_tokenizer, width)
 
-
-def load_sd3_text(source, t5_tokenizer=None):
-    """source: a single-file checkpoint, a Diffusers folder, or a folder with clip_l, clip_g, t5xxl files.
-    t5_tokenizer: a path; by default tokenizer_3/, tokenizer.json or spiece.model beside the weights."""
-    source = Path(source)
-    beside = source if source.is_dir() else source.parent
-    places = [beside / name for name in ("tokenizer_3", "tokenizer.json", "spiece.model")]
-    place = t5_tokenizer or next((place for place in places if place.exists()), None)
-    tokenizer = T5Tokenizer.load(place) if place else None
-    if not source.is_dir():
-        return sd3_text(sd3_parts(read_state(source)), tokenizer)
-    return sd3_text({name: read_folder(source / folder) or read_folder(source, name)
-                     for name, folder in SD3_FOLDERS.items()}, tokenizer)
-
-
-def encode_t5(prompts, source, device="cpu", dtype=None, length=120):
-    """prompts -> context (B,L,D), mask (B,L) with the T5 of a Diffusers folder (text_encoder/, tokenizer/).
-
-    The mask is used inside T5 too, as PixArt and Latte's text-to-video model do."""
-    ids, mask = T5Tokenizer.load(Path(source) / "tokenizer")(prompts, length)
-    net = t5(read_folder(Path(source) / "text_encoder"), source=source)
-    return run_frozen(net, device, dtype, ids, mask.to(device)).float(), mask.to(device)
 
 
 # ------------------------------------------------------------------------------------------------ MMDiT (SD3)
@@ -397,6 +339,226 @@ DIFFUSERS_LATTE = [
     (r"^transformer_blocks\.(\d+)", lambda found: f"blocks.{2 * int(found[1])}"),
     (r"^temporal_transformer_blocks\.(\d+)", lambda found: f"blocks.{2 * int(found[1]) + 1}"),
     *DIFFUSERS_PIXART]
+
+
+# ------------------------------------------------------------------------------------- the files people have
+# One model is published as one file, as a folder with a part in each subfolder, or as a file with its text
+# encoders beside it, and every community adds a layout. Names of files differ from one download to the next;
+# names of tensors do not, for they come from the code that was trained. So a file is told by its tensors, and
+# a file's name decides only between the two CLIPs, which are built alike.
+
+PREFIXES = {"model.diffusion_model.": "transformer", "first_stage_model.": "vae",
+            **{f"text_encoders.{name}.transformer.": name for name in ("clip_l", "clip_g", "t5xxl")}}
+SIGNS = (                           # the first that fits the beginning of a tensor's name tells the network
+    ("mmdit", r"joint_blocks\.|transformer_blocks\.0\.attn\.add_q_proj"),
+    ("latte_t2v", r"temporal_transformer_blocks\."), ("latte", r"temp_embed$|time_embed$"),
+    ("pixart", r"adaln_single\.|t_block\.|y_embedder\.y_proj\."), ("dit", r"y_embedder\.embedding_table"),
+    ("clip", r"text_model\.embeddings\."), ("t5xxl", r"encoder\.block\.0\.layer\.0\.SelfAttention"),
+    ("vae", r"decoder\.conv_in\."))
+TRANSFORMERS = {"mmdit": mmdit, "latte_t2v": latte_t2v, "latte": latte, "pixart": pixart, "dit": dit}
+READS = {"mmdit": ("clip_l", "clip_g"), "latte_t2v": ("t5xxl", "tokenizer"), "pixart": ("t5xxl", "tokenizer")}
+WHERE = {                           # what a missing part is called, and who publishes it
+    "transformer": "a transformer, such as sd3_medium.safetensors of stabilityai/stable-diffusion-3-medium",
+    "clip_l": "text_encoders/clip_l.safetensors of stabilityai/stable-diffusion-3-medium",
+    "clip_g": "text_encoders/clip_g.safetensors of stabilityai/stable-diffusion-3-medium",
+    "t5xxl": "T5 v1.1 XXL: the folder text_encoder/ of PixArt-alpha/PixArt-XL-2-512x512",
+    "tokenizer": "T5's spiece.model: in the folder tokenizer/ of PixArt-alpha/PixArt-XL-2-512x512",
+    4: "Stable Diffusion 1's VAE: the folder vae/ of CompVis/stable-diffusion-v1-4",
+    16: "Stable Diffusion 3's VAE: the folder vae/ of stabilityai/stable-diffusion-3-medium-diffusers"}
+FOLDERS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")     # Diffusers'
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+
+
+@dataclass
+class Released:
+    """What was found. A state is {name: tensor}, mapped: nothing is read from the disk before it is used, so
+    that to look into a file of 15 GB takes no time and no memory."""
+    states: dict = field(default_factory=dict)      # transformer, vae, clip_l, clip_g, t5xxl
+    paths: dict = field(default_factory=dict)       # where each was found
+    tokenizer: Path = None                          # T5's
+
+    @property
+    def kind(self):
+        return told(self.states.get("transformer", ()))
+
+    def need(self, *parts):
+        """Say what is missing, and who publishes it, before anything is computed."""
+        for part in parts:
+            if self.tokenizer is None if part == "tokenizer" else part not in self.states:
+                what = WHERE[self.channels() if part == "vae" else part]
+                found = ", ".join(sorted(f"{name} in {path}" for name, path in self.paths.items()))
+                raise UserError(f"no {part} ({found or 'nothing was found'}); add "
+                                f"{'--vae' if part == 'vae' else '--weights'} PATH with {what}")
+
+    def channels(self):
+        """How many latent channels the transformer reads, by its patch embedding."""
+        name = next(name for name in ("x_embedder.proj.weight", "pos_embed.proj.weight")
+                    if name in self.states["transformer"])
+        return self.states["transformer"][name].shape[1]
+
+    def config(self, part):
+        """Diffusers' config.json of a part; {} where there is none. It knows what shapes do not tell."""
+        path = self.paths[part].parent / "config.json"
+        if part not in ("transformer", "vae") or not path.is_file():
+            return {}
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except ValueError:
+            raise UserError(f"{path} is not JSON; download it again")
+
+    def transformer(self):
+        """The network; still as stored and mapped, so that it takes memory when it is moved."""
+        state, config = self.states["transformer"], self.config("transformer")
+        more = {"head_dim": config["attention_head_dim"]} if "attention_head_dim" in config else {}
+        if self.kind == "latte_t2v":
+            more |= {"input_size": config.get("sample_size", 64), "frames": config.get("video_length", 16)}
+        if self.kind == "pixart":       # as released the table of positions is in the file, and tells the size
+            rows = math.isqrt(state["pos_embed"].shape[1]) if "pos_embed" in state else 32
+            more |= {"sample_size": config.get("sample_size", 2 * rows),
+                     "interpolation": config.get("interpolation_scale")}
+        return TRANSFORMERS[self.kind](state, **more)
+
+    def vae(self):
+        config = self.config("vae")
+        return kl_vae(self.states["vae"], config.get("norm_num_groups", 32), config.get("scaling_factor"),
+                      config.get("shift_factor")).float()
+
+    def text(self):
+        """What turns prompts into the conditions of this transformer (or, without one, of SD3); None for
+        classes."""
+        if self.kind in ("latte_t2v", "pixart"):
+            self.need("t5xxl", "tokenizer")
+            return T5Text(partial(t5, self.states["t5xxl"]), T5Tokenizer.load(self.tokenizer))
+        if self.kind in ("latte", "dit"):
+            return None
+        self.need("clip_l", "clip_g", *(["tokenizer"] if "t5xxl" in self.states else []))
+        return sd3_text(self.states, T5Tokenizer.load(self.tokenizer) if self.tokenizer else None)
+
+
+def told(names):
+    """Which network these tensors belong to, "" if none that is known here."""
+    return next((kind for kind, sign in SIGNS if any(re.match(sign, name) for name in names)), "")
+
+
+def sort_out(state, path):
+    """{part: its tensors} of one file, which may hold one network or, under prefixes, several."""
+    state, parts = {name: tensor for name, tensor in unwrap(state).items() if torch.is_tensor(tensor)}, {}
+    if any(name.endswith(("scale_weight", "scaled_fp8")) for name in state):
+        raise UserError(f"{path} is scaled fp8 (it has tensors named scale_weight), which is not read here; "
+                        "take the same file in fp16, bf16 or plain fp8")
+    for name, tensor in state.items():
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
+        parts.setdefault(PREFIXES.get(prefix, ""), {})[name.removeprefix(prefix)] = tensor
+    rest = parts.pop("", {})
+    kind = told(rest)
+    if not kind and not parts:
+        raise UserError(f"{path} holds no network that is known here (its tensors: {', '.join([*rest][:3])}"
+                        ", ...); known are the transformers of SD3, SD3.5, DiT, PixArt-alpha and Latte, "
+                        "Stable Diffusion's VAEs, CLIP and T5")
+    if kind == "clip":
+        kind = "clip_g" if re.search("clip_?g|bigg|text_encoder_2", str(path).lower()) else "clip_l"
+    if kind:
+        parts["transformer" if kind in TRANSFORMERS else kind] = rest
+    if told(parts.get("transformer", ["joint_blocks."])) not in TRANSFORMERS:
+        parts.pop("transformer")            # a U-Net, of a file that is given for its VAE
+    return parts
+
+
+def networks_in(folder):
+    """[[files of one network], ...]: shards belong together; of the same network in several precisions the
+    plainest name is taken, model.safetensors before model.fp16.safetensors and before .bin."""
+    found, chosen = {}, []
+    plain = lambda path: (path.suffix != ".safetensors", len(path.name), path.name)
+    for path in sorted((path for path in folder.iterdir() if path.suffix in WEIGHTS), key=plain):
+        stem = re.sub(r"-\d+-of-\d+|\.(fp16|bf16|fp32|ema|non_ema)(?=[.-])", "", path.name)
+        if not path.name.startswith("."):
+            found.setdefault(Path(stem).stem, []).append(path)
+    for stem, files in found.items():
+        shards = [path for path in files if "-of-" in path.name]
+        index = sorted(folder.glob(f"{glob.escape(stem)}*.index*.json"), key=lambda path: len(path.name))
+        chosen.append([folder / name for name in shards_of(index[0])] if shards and index
+                      else shards or files[:1])
+    return chosen
+
+
+def shards_of(index):
+    """The files that an index of shards names; all of them have to be there."""
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{index} is not an index of shards; download it again")
+    for name in names:
+        if not (index.parent / name).is_file():
+            raise UserError(f"{index.parent} lacks {name}, a shard that {index.name} names; download it too")
+    return names
+
+
+def networks_at(path):
+    """[[files of one network], ...], those first that were meant. Diffusers: a part in each subfolder; any
+    other folder: its files; a file: itself, then the text encoders that its publisher puts beside it."""
+    if not path.exists():
+        raise UserError(f"no file or folder {path}; check the path")
+    beside = path
+    if path.is_file():
+        beside, found = path.parent, [[path]]
+        found += [[file] for file in sorted(beside.glob("*.safetensors"))
+                  if re.match(r"clip_[lg]|t5xxl", file.name) and file != path]
+    else:
+        found = networks_in(path)
+        parts = [path / part for part in FOLDERS if (path / part).is_dir()]
+        if (path / "transformer").is_dir() or not found:
+            return [files for part in parts for files in networks_in(part)[:1]]
+    return found + (networks_in(beside / "text_encoders") if (beside / "text_encoders").is_dir() else [])
+
+
+def tokenizer_near(path):
+    """T5's: spiece.model or tokenizer.json (CLIP's folders have vocab.json) at a path or beside it."""
+    beside = path if path.is_dir() else path.parent
+    for place in (beside / "tokenizer_3", beside / "tokenizer", beside, beside / "text_encoders",
+                  beside.parent / "tokenizer_3", beside.parent / "tokenizer"):
+        for name in ("spiece.model", "tokenizer.json"):
+            if (place / name).is_file() and not (place / "vocab.json").is_file():
+                return place / name
+    return None
+
+
+def open_released(*paths, vae=""):
+    """Released: what other people's weights at these paths are. A later path fills in what the earlier ones
+    lack; from the path `vae` the VAE alone is taken, and counts."""
+    found = Released()
+    for path, only_vae in (*((path, False) for path in paths), *([(vae, True)] if vae else [])):
+        path, before = Path(path).expanduser(), dict(found.paths)
+        if only_vae and (path / "vae").is_dir():
+            path = path / "vae"
+        for files in networks_at(path):
+            if class_of(files[0]):
+                raise UserError(f"{files[0]} was written by train.py: give its folder with --ckpt")
+            state = {name: tensor for file in files for name, tensor in read_state(file).items()}
+            for part, tensors in sort_out(state, files[0]).items():
+                if part == "transformer" and part in found.paths and part not in before:
+                    raise UserError(f"{path} holds several transformers, {found.paths[part].name} and "
+                                    f"{files[0].name}: give one of these files")
+                if only_vae and part == "vae" or not only_vae and part not in found.states:
+                    found.states[part], found.paths[part] = tensors, files[0]
+        if only_vae and found.paths.get("vae") == before.get("vae"):
+            raise UserError(f"--vae {path}: no VAE in it; give {WHERE[4]}, or of SD3")
+        found.tokenizer = found.tokenizer or tokenizer_near(path)
+    return found
+
+
+def load_sd3_text(source):
+    """SD3's three encoders from any of its layouts."""
+    found = open_released(source)
+    found.need("clip_l", "clip_g")
+    return sd3_text(found.states, T5Tokenizer.load(found.tokenizer) if found.tokenizer else None)
+
+
+def load_t5_text(source, length=120):
+    """T5 with its mask, as PixArt and Latte's text-to-video model read it, from a Diffusers folder or a folder
+    of its shards."""
+    found = open_released(source)
+    found.need("t5xxl", "tokenizer")
+    return T5Text(partial(t5, found.states["t5xxl"]), T5Tokenizer.load(found.tokenizer), length)
 
 
 # ----------------------------------------------------------------------------------------- networks that look

@@ -295,6 +295,32 @@ class SD3Text:
         return run_frozen(net, self.device, self.dtype, ids)
 
 
+class T5Text:
+    """The conditioning of PixArt and of Latte's text-to-video model: T5 alone, and which tokens are text.
+
+    Built when it is needed and let go, as SD3Text's encoders are: 9.5 GB that the transformer can have."""
+    gives = ("context", "mask")                          # SD3Text and ToyText give context and pooled
+
+    def __init__(self, build, tokenizer, length=120):
+        """build: function that gives the T5Encoder; length: tokens, of which a prompt's rest is padding."""
+        self.build, self.tokenizer, self.length = build, tokenizer, length
+        self.device, self.dtype, self.kept = "cpu", None, None
+
+    def to(self, device, dtype=None, keep=False):
+        """As SD3Text.to."""
+        self.device, self.dtype, self.kept = device, dtype, {} if keep else None
+        return self
+
+    def __call__(self, prompts):
+        """list of B strings -> context (B,L,D), float32, and mask (B,L), 1 for text. T5 reads the mask too:
+        in both models padding is nothing, where SD3 learned to live with it."""
+        ids, mask = self.tokenizer(prompts, self.length)                        # (B,L), (B,L)
+        net = self.kept["t5"] if self.kept else self.build()
+        if self.kept is not None:
+            self.kept["t5"] = net
+        return run_frozen(net, self.device, self.dtype, ids, mask.to(self.device)).float(), mask.to(self.device)
+
+
 @torch.no_grad()
 def run_frozen(net, device, dtype, ids, *mask):
     """Move a freshly mapped encoder to where it shall run and run it once."""

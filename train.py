@@ -4,7 +4,7 @@ Shapes   batches of clips (B,3,T,H,W) or of cached latents (B,C,T',h,w)
 Time     t=0 noise, t=1 data; noise and times depend on (seed, step, clip), not on ranks, and so a resumed run
          is the same run and two processes are one
 Differs  grep DEVIATES; the papers' stages start from Stable Diffusion 3, the toy's from nothing
-Reads    after presets.py, whose fields (cfg) its stages read; before eval.py
+Reads    after presets.py, whose fields (cfg) its stages read, before eval.py
 Run me   python train.py --config tiny --stage all          # CPU, under 90 s: every stage, then a sample
          python train.py --config toy --stage all           # CPU, hours: the shipped checkpoint
          torchrun --nproc-per-node 8 train.py --config videodit-256 --stage videodit --init sd3.safetensors"""
@@ -368,8 +368,8 @@ def stage_cache(cfg, run):                                  # latents and text o
                         "Diffusers folder) with the text encoders")
     out, device = Path(cfg.out), run.device
     if "latte" in PRESETS[cfg.config]["stages"]:            # Latte 4.5: T5 alone, with its mask
-        vae, encode = latte_vae(cfg, run), lambda captions: dict(
-            zip(("context", "mask"), published.encode_t5(captions, cfg.init, device)))
+        vae, t5 = latte_vae(cfg, run), published.load_t5_text(cfg.init).to(device, keep=device != "cpu")
+        encode = lambda captions: dict(zip(t5.gives, t5(captions)))
     else:
         vae = load_network(DPVAE, out / "dpvae.safetensors").to(device)
         sd3 = published.load_sd3_text(cfg.init).to(device, keep=device != "cpu")

@@ -303,7 +303,7 @@ def test_all_layouts_on_disk_give_the_same_vectors(tmp_path):
     save_file({f"text_encoders.{name}.transformer.{key}": value for name, state in states.items()
                for key, value in state.items()}, tmp_path / "one.safetensors")
     (tmp_path / "three").mkdir()
-    for name, folder in published.SD3_FOLDERS.items():
+    for name, folder in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2"), ("t5xxl", "text_encoder_3")):
         save_file(states[name], tmp_path / "three" / f"{name}.safetensors")
         save_in_shards(states[name], tmp_path / "diffusers" / folder)
     results = [published.load_sd3_text(tmp_path / source).assemble(ids, ids, ids % 60)
@@ -314,13 +314,13 @@ def test_all_layouts_on_disk_give_the_same_vectors(tmp_path):
 
 
 def test_golden_latte_reads_t5_from_a_diffusers_folder(tmp_path):
-    """encode_t5 finds weights and tokenizer by themselves and hands out the mask."""
+    """Weights and tokenizer are found, and the mask is handed out."""
     vocab = json.loads((GOLDEN / "t5_tokenizer.json").read_text())["total_with_extra_ids"]
     (tmp_path / "text_encoder").mkdir()
     (tmp_path / "tokenizer").symlink_to((GOLDEN / "t5_tokenizer").resolve())
     state = T5Encoder(T5Config(vocab, 24, 1, 2, 8, 16)).state_dict()
     save_file(state, tmp_path / "text_encoder/model.safetensors")
-    context, mask = published.encode_t5(["a cat", ""], tmp_path, length=12)
+    context, mask = published.load_t5_text(tmp_path, length=12)(["a cat", ""])
     assert context.shape == (2, 12, 24) and mask[1].tolist() == [1] + [0] * 11
 
 

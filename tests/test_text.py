@@ -157,7 +157,7 @@ def test_golden_sd3_conditioning():
     """sd3-ref's get_cond on a single-file checkpoint."""
     config, weights, inputs, outputs = fixture("sd3_conditioning")
     heads = {name: config[name]["num_attention_heads"] for name in ("clip_l", "clip_g")}
-    sd3 = published.sd3_text(published.sd3_parts(weights), heads=heads)
+    sd3 = published.sd3_text(published.sort_out(weights, "sd3"), heads=heads)
     context, pooled = sd3.assemble(inputs["ids_l"], inputs["ids_g"], inputs["ids_t5"])
     assert_close(context, outputs["context"], atol=1e-5, rtol=0)
     assert_close(pooled, outputs["pooled"], atol=1e-5, rtol=0)
@@ -168,7 +168,7 @@ def test_golden_sd3_without_t5_has_zeros_in_its_place():
     config, weights, inputs, outputs = fixture("sd3_conditioning")
     heads = {name: config[name]["num_attention_heads"] for name in ("clip_l", "clip_g")}
     weights = {name: value for name, value in weights.items() if "t5xxl" not in name}
-    sd3 = published.sd3_text(published.sd3_parts(weights), heads=heads, width=config["t5"]["d_model"])
+    sd3 = published.sd3_text(published.sort_out(weights, "sd3"), heads=heads, width=config["t5"]["d_model"])
     context, _ = sd3.assemble(inputs["ids_l"], inputs["ids_g"])
     length = inputs["ids_l"].shape[1]
     assert_close(context[:, :length], outputs["context"][:, :length], atol=1e-5, rtol=0)
@@ -205,7 +205,7 @@ def test_t5_in_half_precision_runs_in_bfloat16():
 def test_sd3_says_what_is_missing():
     """A file without CLIPs, and T5 weights without T5's tokenizer."""
     with pytest.raises(UserError, match="clip_g"):
-        published.sd3_text(published.sd3_parts({"model.diffusion_model.pos_embed": torch.zeros(1)}))
+        published.sd3_text({})
     with pytest.raises(UserError, match="spiece.model"):
         published.sd3_text(tiny_sd3()).encode(["a cat"])
 
