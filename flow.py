@@ -6,7 +6,33 @@ Time     flow: t in [0,1], t=0 noise, t=1 data in the whole repo; sigma = 1-t is
          DDPM: an integer that counts the other way, 0 nearly clean, 999 noise; networks see that integer
 Differs  first-order samplers only; VideoDiT prints neither training times nor steps (grep ASSUMED, DEVIATES)
 Reads    after data.py, before vae.py; knows neither: everything here is tensors in, tensors out
-Run me   python flow.py      # CPU, 5 s: eight points on a circle; prints how far samples land from them"""
+Run me   python flow.py      # CPU, 10 s: noise walks to eight points on a ring, drawn in out/flow.png
+
+THE PROBLEM. We own a million clips and want one that nobody has filmed. "Train a network that turns a prompt
+into a clip" does not work: a thousand different clips fit "a cat jumping", the squared error is least for
+their average, and the average of a thousand jumping cats is grey mush.
+
+THE IDEA. Ask easier questions, one after the other. Mix a clip with noise. Of this mixture, ask which way the
+clip lies: near the clip that has one answer, and far from it, where it has many, an average of directions is
+a fair first step, for the next step asks again from where it got to. So:
+
+      training:  take a clip and some noise, mix them at a random t, and regress one vector
+                 noise X_0 o-----------x------------------> o X_1 clip        (Eq. 5: a straight line)
+                                      X_t    v = X_1 - X_0  is the answer that the network should give
+
+      sampling:  start at fresh noise, ask the network, go a little way, ask again
+                 t=0  o~~>~~o~~>~~o~~~>~~~o~~~~>~~~~o  t=1
+                      grey fog    blobs   a cat      every hair
+
+Everything else in this file is a detail of one of four choices, and diffusion papers differ in little else:
+    the path      which mixtures?      a straight line (rectified flow), or a quarter circle (DDPM)
+    the answer    what to regress?     the velocity X_1 - X_0, or the noise; one can be had from the other
+    the times     which t, how often?  the middle of the path more often than its ends
+    the walk      how to step?         straight pieces (Euler), or with new noise in each step (ancestral)
+
+What was tried before: GANs answer in one step but train by a game that can be lost; autoregressive models
+answer token by token, exact and slow; a VAE alone averages and is soft (ours, vae.py, is only the last mile).
+Latte's introduction says so of the first two. Diffusion trains by plain regression; that is why it scales."""
 
 import hashlib
 import math
@@ -17,19 +43,22 @@ import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from checkpoint import UserError
+from checkpoint import UserError, polite
 
 NOISE, TIME, DROP, SAMPLING = range(4)    # streams of keyed_noise: same step and clip, four unrelated draws
 
 
 def along(values, x):
     """(B,) -> (B,1,1,...): one number a clip, ready to multiply x."""
-    return values.view(-1, *[1] * (x.ndim - 1))
+    return values.view(-1, *[1] * (x.ndim - 1))                                # (B,1,...)
 
 
 # ---------------------------------------------------------------------------- randomness that can be replayed
-# torch's global generator depends on everything drawn before. These draws depend only on their key, so a
-# resumed run, one GPU and two GPUs all see the same noise for clip number `index` of step `step`.
+# Training needs three draws for each clip of each step: its noise, its time, and whether its prompt is
+# dropped. torch's global generator hands out numbers in the order they are asked for, so a run that was
+# resumed, or that two GPUs share, draws others. Here a draw depends on nothing but its key: who asks, when
+# and where does not matter. That is why train.py can promise that 10 steps are 5 steps, a kill and 5 more, to
+# the last bit (test_noise_of_a_clip_does_not_depend_on_how_the_batch_is_split).
 
 def keyed_generator(seed, step, index, stream=NOISE):
     """A CPU generator for one clip of one step; the hash makes one well-mixed seed of four small numbers."""
@@ -43,46 +72,129 @@ def keyed_noise(shape, seed, step, first_index=0, device="cpu", dtype=torch.floa
 
     Drawn in float32 on the CPU, because a GPU's generator gives other numbers for the same seed."""
     keys = [keyed_generator(seed, step, first_index + i, stream) for i in range(shape[0])]
-    return torch.stack([draw(shape[1:], generator=key) for key in keys]).to(device, dtype)
+    return torch.stack([draw(shape[1:], generator=key) for key in keys]).to(device, dtype)     # shape
 
 
 # ============================================================================================ rectified flow
+# PATH AND ANSWER. VideoDiT A.2 takes SD3's rectified flow (Liu et al. 2023, Albergo and Vanden-Eijnden 2023):
+#
+#     X_t = (1 - t) X_0 + t X_1                                                             (VideoDiT Eq. 5)
+#     X_0 noise from a standard Gaussian, X_1 clean data, t in [0,1]; the network predicts v = X_1 - X_0
+#
+# Many lines, from other noise to other clips, run through the same X_t, and each wants another answer. What a
+# network with squared error learns is their AVERAGE, E[X_1 - X_0 | X_t]. Why is that enough? Think of
+# traffic: if at every crossing all cars drive on at the average velocity of those that arrive, single cars
+# end up elsewhere, but as many are in each place at each time as before. So walking along the average
+# velocity turns the crowd "noise" into the crowd "data", which is all we want of a sampler:
+#
+#      training: straight lines that cross        sampling: what the average makes of them
+#        o-----\   /-----> cat                      o--------\___/----> cat     paths bend where lines crossed
+#               \ /                                           ___              and never cross: from one place
+#               / \                                 o--------/   \----> dog    there is one way on
+#        o-----/   \-----> dog
+#      (test_the_average_velocity_carries_noise_onto_data, test_paths_do_not_cross)
+#
+# WHY STRAIGHT? A walk in straight pieces is exact on a straight path: with one clip in the data set a single
+# step lands on it (test_euler_lands_exactly_on_a_one_point_dataset). DDPM's paths, below, are curved and want
+# more steps. Tried by others: "reflow" (Liu) trains again on the model's own pairs of start and end, whose
+# lines do not cross, and gets by with a step or two; that is a second training, and neither SD3 nor our
+# papers do it. EDM (Karras et al. 2022) keeps the data as it is and adds noise without end, with a scaling of
+# inputs and outputs; SD3 compared 61 such recipes and kept rectified flow with the times below.
 
-# VideoDiT Eq. 5: a straight line from noise X_0 to data X_1; the network learns its velocity X_1 - X_0.
 def interpolate(x0, x1, t):
-    t = along(t, x1)
-    return (1 - t) * x0 + t * x1
+    """VideoDiT Eq. 5: the mixture of noise x0 and data x1 at time t (B,)."""
+    t = along(t, x1)                                                           # (B,1,...)
+    return (1 - t) * x0 + t * x1                                               # (B,C,...)
 
 
-# SD3 5.3.2: more pixels hide the same noise better, so a larger picture needs more of it at every step.
+# THE TIMES. A network learns what it is asked most. Both ends of the path are easy: at t=0 it sees pure noise
+# and can only answer "the mean of all clips, minus this"; near t=1 it sees the clip, and what is left of the
+# noise is all it has to subtract. What decides whether a cat or a dog appears is settled in the middle. So
+# SD3 squashes a normal number into (0,1), which makes the middle likely and the ends rare ("logit-normal"):
+#
+#     sigma = sigmoid(m + s u),  u ~ N(0,1);  t = 1 - sigma                                       (SD3 Eq. 19)
+#     m: shifts the hump towards noise (> 0) or data (< 0); s: its width. We use m = 0, s = 1.
+#
+# Tried by others: uniform times (Liu's); SD3's "mode" density, which never starves the ends; "cosmap", which
+# imitates DDPM's cosine schedule; or uniform times and a weight on the loss. A density and a weight say the
+# same thing, which times matter: with both, it is said twice, a fault that users of SD3's published
+# training scripts ran into. We have the density and no weight.
+#
+# MORE PIXELS NEED MORE NOISE. Paint a picture in one flat colour c and add noise: (1-sigma) c + sigma eps.
+# Its mean over n pixels tells c with an uncertainty of sigma / (1-sigma) / sqrt(n): the more pixels, the
+# better the noise is averaged away, and the earlier everything large is settled. To keep the question as hard
+# for m pixels as it was for n, sigma / (1-sigma) has to grow by shift = sqrt(m/n). Solved for the new sigma:
+#
+#     sigma' = shift sigma / (1 + (shift - 1) sigma),    shift = sqrt(m/n)                 (SD3 5.3.2, Eq. 23)
+#
+# SD3 found by asking people that 3 looks best for 1024 x 1024 pixels. Video adds frames that are alike, which
+# average noise away as pixels do: Open-Sora lets its shift grow with the number of frames, too.
+
 def shift_sigma(sigma, shift):
+    """SD3 Eq. 23: multiplies sigma / (1-sigma), noise to signal, by `shift`; 0 and 1 stay where they are."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def sample_times(batch, shift=1.0, mean=0.0, std=1.0, u=None, generator=None):
-    """Training times, t=0 noise. u (B,): standard-normal numbers, e.g. from keyed_noise, or drawn here.
-
-    The ends are easy (t=0: the answer is the mean of the data minus x; t=1: x minus the mean of the noise),
-    so the middle of the path is drawn more often."""
-    # ASSUMED: VideoDiT is silent on times; we take SD3's logit-normal density and its constant shift.
-    u = torch.randn(batch, generator=generator) if u is None else u
+    """Training times (B,), t=0 noise. u (B,): standard-normal numbers, by keyed_noise say, or drawn here."""
+    # ASSUMED: VideoDiT is silent on times and shift; we take SD3's logit-normal density and a constant shift,
+    # the same in training and in sampling, that stands in the checkpoint.
+    u = torch.randn(batch, generator=generator) if u is None else u            # (B,)
     return 1 - shift_sigma(torch.sigmoid(mean + std * u), shift)               # (B,)
 
 
+# THE LOSS, and that is all of training: mix, ask, compare. No schedule has to be stored and no constant
+# tuned. The comparison is in float32 even where the network computes in bfloat16, which keeps three digits at
+# best.
+
 def flow_loss(model, x1, cond, *, t, noise):
-    """Mean squared velocity error, in float32. t (B,) and noise are arguments, so it can be replayed."""
+    """Mean squared velocity error. t (B,) and noise are arguments, so that a step can be replayed."""
+    # ASSUMED: no weight by time, as in SD3; VideoDiT names none.
     x0, x1 = noise.float(), x1.float()
-    v = model(interpolate(x0, x1, t), t, **cond).float()
+    v = model(interpolate(x0, x1, t), t, **cond).float()                       # (B,C,...)
     return (v - (x1 - x0)).square().mean()
 
 
-def drop_prompt(context, pooled, drop):
-    """Guidance needs a model that has also seen no prompt: clips with drop=True get the null prompt.
+# TRAP: SD3'S CLOCK RUNS THE OTHER WAY. Eq. 5 walks from noise (0) to data (1). SD3's published network walks
+# from data to noise: it is told 1000 sigma, where sigma = 1-t, and answers noise - data. With its weights and
+# our clock unconverted, samples are noise and no error is raised. So the conversion stands here and nowhere
+# else (test_eq5_and_sd3_take_the_same_euler_step):
+#
+#      Eq. 5        noise  t = 0 --------------------> 1  data          v = X_1 - X_0
+#      SD3          noise  1000 sigma = 1000 <-------- 0  data          v = noise - data = -(X_1 - X_0)
 
-    context (B,L,D), pooled (B,P) or None, drop (B,) bool."""
+def velocity_of(network):
+    """A network on SD3's clock as a velocity field on ours: v(x, t) of Eq. 5.
+
+    A Latte trained as a flow uses this too: its timestep embedding expects 0..1000, and the second half of
+    its 2C outputs (DDPM's variance) stays unused."""
+    def velocity(x, t, **cond):
+        return -network(x, 1000 * (1 - t), **cond)[:, : x.shape[1]]            # (B,C,...)
+    return velocity
+
+
+# ---------------------------------------------------------------------------------------------- guidance
+# A model trained on prompts makes clips that only half listen: a caption is a weak hint beside all that the
+# clip itself shows. Classifier-free guidance (Ho and Salimans 2021) asks twice in each step, with the prompt
+# and without, and walks PAST the prompt's answer, away from the other:
+#
+#     v = v_null + s (v_cond - v_null)           s = 1: the plain model; s = 4 to 7: what everybody looks at
+#
+#              v_null o------>o v_cond - - - - - ->* s = 3
+#
+# It works because the difference of the two is what the prompt changes, and exaggerating it moves towards
+# clips that are typical of the prompt. The price: twice the work in each step, less variety, and at high s
+# colours that are too strong. Before it, "classifier guidance" needed a second network that names the content
+# of noisy pictures; after it, some models are trained to imitate their own guided answer and ask once (FLUX).
+# Neither is in our papers: VideoDiT 4.1 drops "10% of the text prompt for classifier-free guidance", and that
+# is what follows. For the model must have seen "no prompt" in training, or v_null is an answer to a strange
+# question.
+
+def drop_prompt(context, pooled, drop):
+    """Clips with drop=True get the null prompt. context (B,L,D), pooled (B,P) or None, drop (B,) bool."""
     # ASSUMED: null prompt = zeros at full length; the paper names none. guided() uses the same zeros: another
-    # null in sampling would be an input the model has never seen.
-    context = context.masked_fill(along(drop, context), 0)
+    # null in sampling (an encoded "", as SD3's own scripts do) would be an input the model has never seen.
+    context = context.masked_fill(along(drop, context), 0)                     # (B,L,D)
     return context, None if pooled is None else pooled.masked_fill(along(drop, pooled), 0)
 
 
@@ -93,79 +205,107 @@ def drop_labels(labels, drop, null):
     return labels.masked_fill(drop, null)                                      # (B,) or (B,G)
 
 
-def velocity_of(network):
-    """A network on SD3's clock (input 1000 sigma, output noise - data) as a velocity field on ours.
-
-    Eq. 5 walks from noise to data and SD3 from data to noise: time is mirrored and the velocity changes sign.
-    A Latte trained as a flow uses this too: its timestep embedding expects 0..1000, and the second half of
-    its 2C outputs (DDPM's variance) stays unused."""
-    def velocity(x, t, **cond):
-        return -network(x, 1000 * (1 - t), **cond)[:, : x.shape[1]]
-    return velocity
-
-
 def guided(model, cond, scale=1.0, null_cond=None, channels=None):
-    """f(x, t) with classifier-free guidance: walk past the conditional answer, away from the null one.
+    """f(x, t) with guidance. Serves both samplers: a velocity for euler, a prediction for ddpm_sample.
 
-    Serves both samplers: a velocity for euler, a prediction for ddpm_sample. Both answers come from one batch
-    of 2B; scale 1 is the plain conditional model, one forward. null_cond: zeros by default; pass it where
-    zeros mean something else (class labels, attention masks). channels: how many are guided (all C; DiT's
-    released code: 3); any others, DDPM's variance among them, are the conditional model's own."""
+    Both answers come from one batch of 2B; scale 1 is the plain conditional model, one forward. null_cond:
+    zeros by default; pass it where zeros mean something else (class labels, attention masks). channels: how
+    many are guided, all C by default. Any others, DDPM's variance among them, are the conditional model's."""
+    # TRAP: DiT's released code guides 3 of its 4 channels, a slip that it keeps so that its numbers can be
+    # repeated: channels=3. Latte guides all 4 (test_guidance_leaves_the_variance_channels_...).
     null_cond = {name: torch.zeros_like(c) for name, c in cond.items()} if null_cond is None else null_cond
-    both = {name: torch.cat([null_cond[name], c]) for name, c in cond.items()}
+    both = {name: torch.cat([null_cond[name], c]) for name, c in cond.items()}                     # (2B,...)
 
     def predict(x, t):
         if scale == 1:
             return model(x, t, **cond)
         n = x.shape[1] if channels is None else channels
-        v_u, v_c = model(torch.cat([x, x]), torch.cat([t, t]), **both).float().chunk(2)
+        v_u, v_c = model(torch.cat([x, x]), torch.cat([t, t]), **both).float().chunk(2)            # (B,C,...)
         return torch.cat([v_u[:, :n] + scale * (v_c[:, :n] - v_u[:, :n]), v_c[:, n:]], 1)
     return predict
 
 
+# ---------------------------------------------------------------------------------------------- the walk
+# Euler's method is the simplest there is: go straight on at the velocity of where you stand, then look again.
+#
+#     x <- x + (t' - t) v(x, t) = x + (sigma - sigma') v(x, t)          at the noise levels of `sigmas`
+#
+# Tried by others: Heun's method looks ahead and averages two velocities (twice the work in a step, half the
+# steps; an exercise in this repo), DPM-Solver and others reuse earlier answers, distilled models take 1 to 4
+# steps. With 28 Euler steps, SD3's "decent" number, what is left of the error is not what eyes see.
+
 def sigmas(steps, shift=3.0, denoise=1.0):
     """SD3's noise levels from 1 down to 0; steps + 1 numbers, so steps calls of the model.
 
-    denoise < 1 starts part of the way down, from an image with noise on it (see euler's `data`).
-    The reference shifts twice: once to get the smallest level, then the whole list again. It looks like an
-    accident, but it is what the released weights are sampled with: the last level is 0.0089, not 0.003."""
+    denoise < 1 starts part of the way down, from an image with noise on it (see euler's `data`)."""
+    # TRAP: the reference shifts twice, once to get the smallest level and then the whole list again. It looks
+    # like an accident, but it is what the released weights are sampled with: the last level is 0.0089, not
+    # 0.003 (test_the_schedule_is_sd3s_table).
     smallest = shift_sigma(0.001, shift)
-    levels = shift_sigma(torch.linspace(1, smallest, steps, dtype=torch.float64), shift)
+    levels = shift_sigma(torch.linspace(1, smallest, steps, dtype=torch.float64), shift)           # (steps,)
     return F.pad(levels, (0, 1)).float()[int(steps * (1 - denoise)):]          # (steps+1,)
 
 
 @torch.no_grad()
 def euler(velocity, noise, sigmas, data=None, known=None, draw=None, callback=None, progress=False):
-    """Walk along velocity(x, t) in straight pieces; exact where paths are straight (one data point).
+    """Noise (B,C,...) -> data, along velocity(x, t).
 
     data: start between this clip and the noise, at sigmas[0] (image to image). known: see Known.
     draw(n) is the n-th new noise, asked for only where known.again > 1. callback(i, x) after a step.
     x stays in float32 between steps, whatever precision the model computes in."""
     levels, x = sigmas.tolist(), noise.float()
     draw = draw or (lambda n: torch.randn_like(x))
-    time = lambda sigma: torch.full((len(x),), 1 - sigma, device=x.device)    # (B,)
+    time = lambda sigma: torch.full((len(x),), 1 - sigma, device=x.device)     # (B,)
     held = lambda x, sigma: x if known is None else known.hold(
         x, interpolate(noise.float(), known.latent, time(sigma)))
     if data is not None:
-        x = interpolate(x, data.float(), time(levels[0]))
+        x = interpolate(x, data.float(), time(levels[0]))                      # (B,C,...)
     x, drawn = held(x, levels[0]), 0
     for i in tqdm(range(len(levels) - 1), disable=not progress):
         now, then = levels[i], levels[i + 1]
+        # at pure noise nothing is to be walked again: noise_again would throw the step away
         for turn in range(known.turns(i, len(levels) - 1) if known and now < 1 else 1):
             if turn:
                 x, drawn = held(noise_again(x, draw(drawn).to(x), then, now), now), drawn + 1
-            x = held(x + (now - then) * velocity(x, time(now)).float(), then)
+            x = held(x + (now - then) * velocity(x, time(now)).float(), then)  # (B,C,...)
         if callback:
             callback(i, x)
     return x
 
 
+# ---------------------------------------------------------------------------------- a part that is known
+# A clip that begins with a given picture, ends with another, goes on from an earlier clip: neither paper has
+# it, and both models can do it untrained. Eq. 5 tells what the known frames z look like at any time of the
+# walk: (1-t) noise + t z. Put that in their place before every step, and the model sees a clip at noise level
+# t of which some frames happen to be right:
+#
+#      frame     0   1   2   3           mask  1 0 0 0
+#      t = 0.0   N   N   N   N           N noise        after each step, frame 0 <- (1-t) noise + t z
+#      t = 0.5   Z   ~   ~   ~           Z z with noise
+#      t = 1.0   z   x   x   x           z to the last bit
+#
+# TRAP: holding alone goes half the way. The unknown frames hear of z only through its NOISY copy, and when
+# that is clean enough to be read, they are settled. Take two frames that correlate by 0.9 and give the first,
+# 1.5: the second should be 1.35 +- 0.44, and is 0.66 +- 0.70, by an exact velocity in any number of steps.
+# Two cures (test_holding_alone_goes_half_the_way_and_walking_again_the_rest, and the last panel of the
+# picture):
+#
+#   again     after a step, add noise back to the level before it and walk the step again (RePaint, Lugmayr et
+#             al. 2022): each time the known frames reach the others a little more. `again` times the calls:
+#             4 give 1.14 +- 0.52, 16 give 1.31 +- 0.40.
+#   pulled    look where the walk is heading, x + (1-t) v; where that differs from z, turn the velocity by the
+#             gradient of the error. One backward through the network a step: 1.26 +- 0.45.
+#
+# A third way, to train with some frames left clean, needs a training of its own.
+
 @dataclass
 class Known:
-    """The part of a clip that is given: its first frame, both ends, all but a few frames.
+    """The part of a clip that is given.
 
     latent (B,C,T',h,w) holds it, mask (B,1,T',1,1) of bool says where; elsewhere latent may be anything.
     again, early: the first `early` (a share) of the steps are each walked `again` times."""
+    # ASSUMED: in neither paper. That a picture's latent may stand for a clip's key frame is VideoDiT's 3.1:
+    # DP-VAE keeps the key frames' latents distributed as the image VAE's.
     latent: torch.Tensor
     mask: torch.Tensor
     again: int = 1
@@ -182,29 +322,59 @@ class Known:
 def noise_again(x, noise, sigma, higher):
     """From noise level sigma back up to a higher one: shrink the signal, fill up the variance with noise."""
     keep = (1 - higher) / (1 - sigma)
-    return keep * x + math.sqrt(max(higher ** 2 - (keep * sigma) ** 2, 0.0)) * noise
+    return keep * x + math.sqrt(max(higher ** 2 - (keep * sigma) ** 2, 0.0)) * noise               # (B,C,...)
 
 
+# Bayes' rule: the score of "x_t, given z" is that of x_t plus the gradient of log p(z | x_t). Guess that p(z
+# | x_t) is a Gaussian around where the walk heads for, of the variance that Eq. 5 leaves for data of variance
+# 1, (1-t)^2 / (t^2 + (1-t)^2) (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et al. 2023). A
+# change g of the score is a change g (1-t)/t of the velocity; the factor below is the one over the other.
 def pulled(velocity, known, weight=1.0):
-    """velocity, turned so that the data it heads for agrees with what is known. Twice the time of a step."""
+    """velocity, turned so that the data it heads for agrees with what is known."""
     def turned(x, t):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            v = velocity(x, t).float()
+            v = velocity(x, t).float()                                         # (B,C,...)
             error = known.hold(torch.zeros_like(x), known.latent - (x + along(1 - t, x) * v))
-            gradient, = torch.autograd.grad(0.5 * error.square().sum(), x)
+            gradient, = torch.autograd.grad(0.5 * error.square().sum(), x)     # (B,C,...)
         t = t.clamp(0.01, 0.999)                               # both ends would divide by zero
         return v.detach() - weight * along((t ** 2 + (1 - t) ** 2) / (t * (1 - t)), x) * gradient
     return turned
 
 
 # ====================================================================================================== DDPM
-# Ho et al. 2020 ("Ho"), Nichol and Dhariwal 2021 ("Nichol"), Song et al. 2021 ("DDIM"): Latte's training.
-# Here x_0 is DATA, as those papers print it, and a larger t is noisier.
+# Latte takes the older recipe: Ho et al. 2020 ("Ho"), with the variances of Nichol and Dhariwal 2021
+# ("Nichol"). It adds noise in 1000 small steps, and learns to undo each one. Beside rectified flow:
+#
+#                     rectified flow (VideoDiT)          DDPM (Latte)
+#     mixture         (1-t) noise + t data               sqrt(abar) data + sqrt(1-abar) noise
+#     its shape       straight: shares add up to 1       quarter circle: squares add up to 1, variance stays 1
+#     time            0 noise ... 1 data                 999 noise ... 0 almost data
+#     network says    velocity: data - noise             eps: the noise; and how unsure the step is
+#     walk            28 steps, no new noise             250 steps, each adds new noise
+#
+# The answers are two views of one thing: whoever knows the mixture and the noise knows the data. So one
+# network can be trained either way (test_one_network_trains_with_either_objective), and guidance and Known
+# serve both.
+#
+# TWO TRAPS OF NAMES. Here x_0 is DATA, as these papers print it (Eq. 5's X_0 is noise), and larger t is
+# noisier. And the papers count their steps 1..1000, code counts 0..999: our t=0 is their t=1, the last step
+# to be undone.
 
 def linear_betas(steps=1000):
-    return torch.linspace(1e-4 * 1000 / steps, 0.02 * 1000 / steps, steps, dtype=torch.float64)
+    """Ho 4: beta_t, the variance of the noise that step t adds, from 1e-4 to 0.02, as Latte takes it."""
+    return torch.linspace(1e-4 * 1000 / steps, 0.02 * 1000 / steps, steps, dtype=torch.float64)    # (steps,)
 
+
+# RESPACING. Training knows 1000 noise levels; sampling may visit 250 of them and take larger steps between.
+# The levels stay what they are, only the betas from one visited level to the next are computed anew (Nichol
+# 4):
+#
+#     trained   0 1 2 3 4 5 6 7 8 ... 999          abar known for each
+#     "250"     0       4       8 ... 999          beta' = 1 - abar(8) / abar(4): one step that does four
+#
+# TRAP: the network must still be told the ORIGINAL number, 8 and not 2: it knows noise levels by it
+# (test_the_model_receives_original_timesteps).
 
 def spaced_steps(steps, spacing):
     """Which of the `steps` original timesteps a shorter sampler visits: "250", "10,15,20" (one count for each
@@ -231,97 +401,124 @@ class DDPM:
     """The tables of one noise schedule and the formulas that read them.
 
     variance: "learned_range" (Latte: the network's second C channels) or "fixed_large" (a network without).
-    Tables are float64: 1 - alpha_bar loses half its digits in float32.
     The methods take the network's output, not the network: each is one line of a paper."""
 
     def __init__(self, betas=None, *, variance="learned_range", timesteps=None):
-        beta = linear_betas() if betas is None else betas
+        # in float64: at t=0, 1 - abar is 1e-4, of which float32 would keep three digits
+        beta = linear_betas() if betas is None else betas                      # (steps,)
         self.variance, self.beta = variance, beta
         self.timesteps = torch.arange(len(beta)) if timesteps is None else torch.as_tensor(timesteps)
-        self.alpha_bar = (1 - beta).cumprod(0)
-        self.alpha_bar_prev = F.pad(self.alpha_bar[:-1], (1, 0), value=1.0)
-        # Ho Eq. 7: q(x_{t-1} | x_t, x_0) is a Gaussian; two coefficients for its mean, one variance.
+        self.alpha_bar = (1 - beta).cumprod(0)                                 # (steps,)
+        self.alpha_bar_prev = F.pad(self.alpha_bar[:-1], (1, 0), value=1.0)    # (steps,)  below 0: clean
+        # Ho Eq. 7: coefficients of the posterior's mean, and its variance
         self.posterior_x0 = beta * self.alpha_bar_prev.sqrt() / (1 - self.alpha_bar)
         self.posterior_xt = (1 - self.alpha_bar_prev) * (1 - beta).sqrt() / (1 - self.alpha_bar)
         self.posterior_variance = beta * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
         # at t=0 the posterior is a point, variance 0: t=1 lends its variance, so that there is a logarithm
-        self.first_variance = self.posterior_variance[:2][-1:].clamp(min=1e-20)
+        self.first_variance = self.posterior_variance[:2][-1:].clamp(min=1e-20)                    # (1,)
         self.posterior_log_variance = torch.cat([self.first_variance, self.posterior_variance[1:]]).log()
 
     def respace(self, spacing):
-        """The same diffusion with fewer, larger steps: "250", "ddim50", ... The model still receives ORIGINAL
-        timesteps, the ones it was trained on."""
-        kept = torch.tensor(spaced_steps(len(self.beta), spacing))
-        alpha_bar = self.alpha_bar[kept]
-        betas = 1 - alpha_bar / F.pad(alpha_bar[:-1], (1, 0), value=1.0)
+        """The same diffusion with fewer, larger steps: "250", "ddim50", ..."""
+        kept = torch.tensor(spaced_steps(len(self.beta), spacing))             # (fewer,)
+        alpha_bar = self.alpha_bar[kept]                                       # (fewer,)
+        betas = 1 - alpha_bar / F.pad(alpha_bar[:-1], (1, 0), value=1.0)       # (fewer,)
         return DDPM(betas, variance=self.variance, timesteps=self.timesteps[kept])
 
     def at(self, table, t, x):
         """table[t] in float32, shaped to multiply x."""
-        return along(table.float().to(x.device)[t], x)                         # (B,1,1,...)
+        return along(table.float().to(x.device)[t], x)                         # (B,1,...)
 
     def original(self, t):
         """The timesteps the network was trained on, whatever the spacing."""
-        return self.timesteps.to(t.device)[t]
+        return self.timesteps.to(t.device)[t]                                  # (B,)
 
     def sample_times(self, u):
-        """u (B,) uniform in [0,1), e.g. keyed_noise(..., draw=torch.rand) -> integer times."""
+        """Ho Algorithm 1: all times alike. u (B,) uniform in [0,1), by keyed_noise(..., draw=torch.rand)."""
         return (u * len(self.beta)).long()                                     # (B,)
 
-    # Ho Eq. 4: jump to any noise level at once.
+    # MAKING NOISE. One step keeps sqrt(1-beta) of the signal and adds noise of variance beta; a thousand such
+    # steps are again a Gaussian, so any level can be reached in one jump, and training never walks:
+    #     q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)                                  (Ho Eq. 2)
+    #     q(x_t | x_0)     = N(sqrt(abar_t) x_0, (1 - abar_t) I),  abar_t = prod_s<=t (1 - beta_s)  (Ho Eq. 4)
+
     def q_sample(self, x0, t, noise, after=False):
-        """after: at the noise level that is left when the step from t has been taken."""
-        alpha_bar = self.alpha_bar_prev if after else self.alpha_bar
+        """Ho Eq. 4. after: at the noise level that is left when the step from t has been taken."""
+        alpha_bar = self.alpha_bar_prev if after else self.alpha_bar           # (steps,)
         return self.at(alpha_bar.sqrt(), t, x0) * x0 + self.at((1 - alpha_bar).sqrt(), t, x0) * noise
 
-    # Ho Eq. 2: one step of noise, from x_{t-1} back to x_t.
     def noise_again(self, x, t, noise):
+        """Ho Eq. 2: from x_{t-1} back up to x_t (Known.again)."""
         return self.at((1 - self.beta).sqrt(), t, x) * x + self.at(self.beta.sqrt(), t, x) * noise
 
-    # Ho Eq. 6-7: where x_{t-1} lies when both ends are known.
+    # TAKING IT AWAY. If both ends were known, Bayes' rule would say where x_{t-1} lies between them:
+    #     q(x_{t-1} | x_t, x_0) = N(a x_0 + b x_t, btilde_t I)                                   (Ho Eq. 6, 7)
+    #     a = sqrt(abar_{t-1}) beta_t / (1-abar_t),  b = sqrt(1-beta_t) (1-abar_{t-1}) / (1-abar_t),
+    #     btilde_t = (1-abar_{t-1}) / (1-abar_t) beta_t
+    # The network supplies the x_0 that is missing. It could be asked for x_0 itself, or for the mean; Ho
+    # found that asking for the noise eps trains best, for its answer has the same size at every t. Sign and
+    # scale then turn one into the other (Ho Eq. 4 solved for x_0). Later, "v-prediction" (Salimans and Ho
+    # 2022) mixed both; on a straight path the same thought is Eq. 5's velocity.
+
     def posterior(self, x0, xt, t):
+        """Ho Eq. 6, 7: mean, log variance of x_{t-1}, both ends known (test_the_posterior_is_bayes_rule)."""
         mean = self.at(self.posterior_x0, t, xt) * x0 + self.at(self.posterior_xt, t, xt) * xt
-        return mean, self.at(self.posterior_log_variance, t, xt).expand_as(xt)
+        return mean, self.at(self.posterior_log_variance, t, xt).expand_as(xt)                # (B,C,...) both
 
-    # Ho Eq. 4 solved for x_0: the data that this guess of the noise amounts to.
     def x0_from_eps(self, eps, xt, t):
-        grow, noisy = self.alpha_bar.rsqrt(), (1 / self.alpha_bar - 1).sqrt()
-        return self.at(grow, t, xt) * xt - self.at(noisy, t, xt) * eps
+        """The data that this guess of the noise amounts to."""
+        grow, noisy = self.alpha_bar.rsqrt(), (1 / self.alpha_bar - 1).sqrt()  # (steps,) both
+        return self.at(grow, t, xt) * xt - self.at(noisy, t, xt) * eps         # (B,C,...)
 
-    # Nichol Eq. 15: the best variance lies between beta and the posterior's; the network says where.
+    # HOW UNSURE A STEP IS. beta_t would be right if the data were pure noise, btilde_t if it were one point;
+    # the truth lies between, and the network says where, v in [0,1], for each pixel:
+    #     Sigma(x_t, t) = exp(v log beta_t + (1 - v) log btilde_t)                            (Nichol Eq. 15)
+    # With 1000 steps the two hardly differ; with few, large ones they do, which is what it was invented for.
+
     def log_variance(self, output, xt, t):
+        """Nichol Eq. 15 (test_learned_variance_lies_between_the_two_fixed_ones)."""
         small, large = self.at(self.posterior_log_variance, t, xt), self.at(self.beta.log(), t, xt)
         if self.variance == "learned_range":
-            v = (output[:, xt.shape[1]:] + 1) / 2             # [-1,1] -> [0,1]; L_vlb keeps it there
-            return v * large + (1 - v) * small
-        fixed = torch.cat([self.first_variance, self.beta[1:]]).log()         # "fixed_large"
-        return self.at(fixed, t, xt).expand_as(xt)
+            v = (output[:, xt.shape[1]:] + 1) / 2     # (B,C,...)  [-1,1] -> [0,1]; only L_vlb keeps it there
+            return v * large + (1 - v) * small                                 # (B,C,...)
+        fixed = torch.cat([self.first_variance, self.beta[1:]]).log()          # (steps,)  "fixed_large": beta
+        return self.at(fixed, t, xt).expand_as(xt)                             # (B,C,...)
 
     def p_mean_variance(self, output, xt, t):
         """The model's Gaussian for x_{t-1}: (mean, log variance, its guess of x_0)."""
+        # no clipping of x_0 to [-1,1], as DDPM does for pixels: Latte's latents know no such bounds
         x0 = self.x0_from_eps(output[:, : xt.shape[1]], xt, t)                 # (B,C,...)
         return self.posterior(x0, xt, t)[0], self.log_variance(output, xt, t), x0
 
-    # Ho Eq. 5, L_{t-1}: how far the model's Gaussian is from the posterior; at t=0 the data's likelihood.
     def vlb_bits(self, output, x0, xt, t):
+        """Ho Eq. 5, one of the 1000 terms of L_vlb: how far the model's Gaussian is from the posterior; at
+        t=0 how unlikely it makes the data. (B,), in bits per dimension."""
         mean, log_variance, _ = self.p_mean_variance(output, xt, t)
-        kl = gaussian_kl(*self.posterior(x0, xt, t), mean, log_variance)
-        likelihood = decoder_nll(x0, mean, 0.5 * log_variance)
+        kl = gaussian_kl(*self.posterior(x0, xt, t), mean, log_variance)       # (B,C,...)
+        likelihood = decoder_nll(x0, mean, 0.5 * log_variance)                 # (B,C,...)
         bits = torch.where(along(t == 0, x0), likelihood, kl) / math.log(2)
-        return bits.flatten(1).mean(1)                                         # (B,)  bits per dimension
+        return bits.flatten(1).mean(1)                                         # (B,)
 
-    # Ho Algorithm 2, one line of it. No noise into the last step (t=0): its mean is the answer.
+    # TWO WAYS TO STEP. Ancestral (Ho Algorithm 2): draw x_{t-1} from the model's Gaussian, new noise each
+    # time; errors of earlier steps are forgotten in it. DDIM (Song et al. 2021): walk without noise, which
+    # makes the start decide everything and 50 steps enough:
+    #     x_{t-1} = sqrt(abar_{t-1}) x_0 + sqrt(1 - abar_{t-1} - sigma^2) eps + sigma z          (DDIM Eq. 12)
+    #     sigma = eta sqrt((1-abar_{t-1}) / (1-abar_t)) sqrt(1 - abar_t / abar_{t-1})            (DDIM Eq. 16)
+    #     eta = 0: no noise; eta = 1: as noisy as ancestral sampling
+    # Latte's released configurations sample ancestrally in 250 steps, its text-to-video model by DDIM in 50.
+
     def ancestral_step(self, output, xt, t, noise):
+        """Ho Algorithm 2, one line of it. No noise into the last step (t=0): its mean is the answer."""
         mean, log_variance, _ = self.p_mean_variance(output, xt, t)
-        return mean + along(t > 0, xt) * (0.5 * log_variance).exp() * noise
+        return mean + along(t > 0, xt) * (0.5 * log_variance).exp() * noise    # (B,C,...)
 
-    # DDIM Eq. 12 and 16: eta=0 uses no noise at all, eta=1 is as noisy as DDPM.
     def ddim_step(self, output, xt, t, noise, eta=0.0):
+        """DDIM Eq. 12 and 16."""
         eps = output[:, : xt.shape[1]]                                         # (B,C,...)
-        x0 = self.x0_from_eps(eps, xt, t)
-        now, prev = self.at(self.alpha_bar, t, xt), self.at(self.alpha_bar_prev, t, xt)
-        sigma = eta * ((1 - prev) / (1 - now)).sqrt() * (1 - now / prev).sqrt()
-        mean = prev.sqrt() * x0 + (1 - prev - sigma ** 2).sqrt() * eps
+        x0 = self.x0_from_eps(eps, xt, t)                                      # (B,C,...)
+        now, prev = self.at(self.alpha_bar, t, xt), self.at(self.alpha_bar_prev, t, xt)            # (B,1,...)
+        sigma = eta * ((1 - prev) / (1 - now)).sqrt() * (1 - now / prev).sqrt()                    # (B,1,...)
+        mean = prev.sqrt() * x0 + (1 - prev - sigma ** 2).sqrt() * eps         # (B,C,...)
         return mean + sigma * noise                           # sigma is 0 at t=0, where prev is 1
 
 
@@ -331,36 +528,42 @@ def gaussian_kl(mean1, log_variance1, mean2, log_variance2):
     return 0.5 * (ratio.exp() - 1 - ratio + (mean1 - mean2) ** 2 * (-log_variance2).exp())
 
 
-# Ho Eq. 13: probability of the right one of 256 grey values; the outermost two own the tails.
 def decoder_nll(x, mean, log_std):
+    """Ho Eq. 13: -log probability of the right one of 256 grey values; the outermost two own the tails."""
     # DEVIATES from Ho Eq. 13, which is about pixels: Latte reads latents as pixels here, so we do too. The
     # tanh stands in for erf, as in the code Latte was trained with.
     def cdf(z):
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z ** 3)))
     below, above = cdf((x - mean - 1 / 255) / log_std.exp()), cdf((x - mean + 1 / 255) / log_std.exp())
     inside = torch.where(x < -0.999, above, torch.where(x > 0.999, 1 - below, above - below))
-    return -inside.clamp(min=1e-12).log()
+    return -inside.clamp(min=1e-12).log()                                      # as x
 
+
+# THE LOSS. The honest objective is L_vlb, a bound on how unlikely the model makes the data, a sum over all
+# 1000 steps (Ho Eq. 5). Ho drops its weights and keeps the bare error of eps, which weighs the noisy,
+# large-scale steps more and makes better pictures:
+#
+#     L_simple = E || eps - eps_theta(z_t, t) ||^2                                    (Latte Eq. 1, Ho Eq. 14)
+#     L_hybrid = L_simple + lambda L_vlb,  lambda = 0.001                                      (Nichol Eq. 16)
+#
+# L_simple knows nothing of the variance, L_vlb is needed for that, and for that alone: its gradient on eps is
+# noisy, so eps is detached in it (test_the_loss_trains_eps_with_mse_only_and_the_variance_with_vlb_only).
+# TRAP: where is lambda? L_vlb has 1000 terms, of which a training step looks at one: 1000 x 0.001 is 1.
 
 def ddpm_terms(ddpm, model, x0, cond, *, t, noise):
-    """Per-clip losses (B,): "loss", "mse", and "vb" where the variance is learned.
-
-    Nichol Eq. 16, Latte: L_simple (Ho Eq. 14) trains eps. L_vlb sees eps detached and trains only the
-    variance, for its gradient on eps is too noisy."""
-    # No weight on vb: it is one term of the 1000 in L_vlb, so it already is Nichol's 0.001 * L_vlb (in bits).
-    xt = ddpm.q_sample(x0, t, noise)
-    output = model(xt, ddpm.original(t), **cond).float()
-    first, rest = output[:, : x0.shape[1]], output[:, x0.shape[1]:]
-    terms = {"mse": (noise - first).square().flatten(1).mean(1)}              # (B,)
+    """Per-clip losses (B,): "loss", "mse", and "vb" where the variance is learned."""
+    xt = ddpm.q_sample(x0, t, noise)                                           # (B,C,...)
+    output = model(xt, ddpm.original(t), **cond).float()                       # (B,2C,...), or (B,C,...)
+    first, rest = output[:, : x0.shape[1]], output[:, x0.shape[1]:]            # (B,C,...) eps, variance
+    terms = {"mse": (noise - first).square().flatten(1).mean(1)}               # (B,)
     if ddpm.variance == "learned_range":
-        terms["vb"] = ddpm.vlb_bits(torch.cat([first.detach(), rest], 1), x0, xt, t)
+        terms["vb"] = ddpm.vlb_bits(torch.cat([first.detach(), rest], 1), x0, xt, t)               # (B,)
     return {"loss": sum(terms.values()), **terms}
 
 
 def ddpm_loss(ddpm, model, x0, cond, *, t, noise):
     """The scalar to train on; t (B,) integer. Calls the model as flow_loss does, so one flag swaps them."""
-    x0, noise = x0.float(), noise.float()
-    return ddpm_terms(ddpm, model, x0, cond, t=t, noise=noise)["loss"].mean()
+    return ddpm_terms(ddpm, model, x0.float(), cond, t=t, noise=noise.float())["loss"].mean()
 
 
 @torch.no_grad()
@@ -378,15 +581,15 @@ def denoise_loop(ddpm, predict, x, step, draw=None, data=None, denoise=1.0, know
     if data is not None:
         if first == steps:                                     # nothing to take away
             return data.float()
-        x = ddpm.q_sample(data.float(), at(first), noise)
+        x = ddpm.q_sample(data.float(), at(first), noise)                      # (B,C,...)
     x = held(x, first, after=False)
     for k in tqdm(range(first, steps), disable=not progress):
-        t = at(k)
+        t = at(k)                                                              # (B,)
         for turn in range(known.turns(k - first, steps - first) if known else 1):
             if turn:
                 x, drawn = held(ddpm.noise_again(x, t, draw(drawn).to(x)), k, after=False), drawn + 1
             output, added = predict(x, ddpm.original(t)).float(), draw(drawn).to(x)
-            x, drawn = held(step(output, x, t, added), k, after=True), drawn + 1
+            x, drawn = held(step(output, x, t, added), k, after=True), drawn + 1                   # (B,C,...)
         if callback:
             callback(k, x)
     return x
@@ -394,34 +597,53 @@ def denoise_loop(ddpm, predict, x, step, draw=None, data=None, denoise=1.0, know
 
 def ddpm_sample(ddpm, predict, x, *, draw=None, data=None, denoise=1.0, known=None, callback=None,
                 progress=False):
-    """Ho Algorithm 2 from noise x. Latte's numbers: DDPM().respace("250"), learned variance, no clipping."""
+    """Ho Algorithm 2 from noise x. Latte's numbers: DDPM().respace("250"), learned variance."""
     return denoise_loop(ddpm, predict, x, ddpm.ancestral_step, draw, data, denoise, known, callback, progress)
 
 
 def ddim_sample(ddpm, predict, x, *, eta=0.0, draw=None, data=None, denoise=1.0, known=None, callback=None,
                 progress=False):
-    """The same walk with DDIM's steps; with eta=0 the start x decides everything and 50 steps are enough."""
+    """The same walk with DDIM's steps."""
     step = lambda output, x, t, noise: ddpm.ddim_step(output, x, t, noise, eta)
     return denoise_loop(ddpm, predict, x, step, draw, data, denoise, known, callback, progress)
 
 
 # ====================================================================================================== demo
+# Two data sets so small that the right answers are known. Eight points on a ring, nothing between them: the
+# average velocity can be computed by Bayes' rule, so a network's error is told apart from what no network
+# could know. And two frames with a Gaussian's correlation, for Known. out/flow.png shows, by row:
+#
+#     the lines of training          the paths of sampling          the same with shift 3
+#     which times are drawn          the error by time              a second frame, the first one given
+#
+# What to look for: lines cross, paths do not; they run to the middle first (at t=0 the answer is "the mean of
+# all data") and part late. The error by time is mostly what nobody can know, and largest in the middle; the
+# network adds its own at both ends, where the logit-normal hardly ever looks.
 
 def circle(points=8):
-    """The toy data set: `points` points on the unit circle, nothing between them."""
-    angle = torch.arange(points) * 2 * math.pi / points
+    """The toy data set: `points` points on the unit circle."""
+    angle = torch.arange(points) * 2 * math.pi / points                        # (points,)
     return torch.stack([angle.cos(), angle.sin()], 1)                          # (points,2)
 
 
 def oracle(data):
     """The exact velocity for a finite data set: a network with no training error would answer this.
 
-    Many lines pass through x; each data point pulls as strongly as it is likely to be at the end of one."""
+    Each data point pulls as strongly as it is likely to be at the end of a line through x."""
     def velocity(x, t):
-        t = t[:, None]
+        t = t[:, None]                                                         # (B,1)
         distance = (x[:, None] - t[..., None] * data).square().sum(-1)         # (B,points)
-        weight = (-0.5 * distance / (1 - t) ** 2).softmax(1)
-        return (weight @ data - x) / (1 - t)
+        weight = (-0.5 * distance / (1 - t) ** 2).softmax(1)                   # (B,points)
+        return (weight @ data - x) / (1 - t)                                   # (B,2)
+    return velocity
+
+
+def gaussian_oracle(covariance):
+    """The exact velocity for data N(0, covariance), E[X_1 - X_0 | X_t] of jointly Gaussian variables."""
+    def velocity(x, t):
+        t, one = t[0], torch.eye(len(covariance))                              # all clips at one time
+        mixture = (1 - t) ** 2 * one + t ** 2 * covariance                     # (D,D) covariance of X_t
+        return x @ torch.linalg.solve(mixture, t * covariance - (1 - t) * one)                     # (B,D)
     return velocity
 
 
@@ -434,36 +656,106 @@ class Toy(nn.Module):
                                  nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2))
 
     def forward(self, x, t):
-        t = t[:, None]
+        t = t[:, None]                                                         # (B,1)
         waves = t * math.pi * 2 ** torch.arange(6)                             # (B,6)
         return self.net(torch.cat([x, t, waves.sin(), waves.cos()], 1))        # (B,2)
 
 
-def miss(samples, data):
-    """Mean distance to the nearest data point, and the share of samples at the least visited point."""
-    distance, nearest = torch.cdist(samples, data).min(1)
-    return distance.mean().item(), (nearest.bincount(minlength=len(data)).min() / len(samples)).item()
-
-
-def demo(steps=1500, batch=256, seed=0):
-    """Train a flow on the circle: (the oracle's miss, its own miss, share at its least visited point)."""
-    torch.manual_seed(seed)
-    data, net = circle(), Toy()
+def train_toy(data, steps, batch=256):
+    """All of training, in ten lines."""
+    net = Toy()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):
+    for _ in range(steps):
         x1 = data[torch.randint(len(data), (batch,))]                          # (B,2)
-        t = sample_times(batch, mean=-0.5)                                     # (B,) where lines part
+        t = sample_times(batch, mean=-0.5)             # (B,)  towards data, where eight points' lines part
         loss = flow_loss(net, x1, {}, t=t, noise=torch.randn_like(x1))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    noise = torch.randn(1000, 2)
+    return net
+
+
+def miss(samples, data):
+    """Mean distance to the nearest data point, and the share of samples at the least visited point."""
+    distance, nearest = torch.cdist(samples, data).min(1)                      # (B,) both
+    return distance.mean().item(), (nearest.bincount(minlength=len(data)).min() / len(samples)).item()
+
+
+def demo(picture=None, steps=1200, seed=0):
+    """Train a flow on the ring: (the oracle's miss, its own miss, share at its least visited point)."""
+    torch.manual_seed(seed)
+    data = circle()
+    net, noise = train_toy(data, steps), torch.randn(1000, 2)                  # (1000,2)
     exact = miss(euler(oracle(data), noise, sigmas(50, shift=1.0)), data)[0]
+    if picture:
+        draw_all(picture, net, data, noise)
     return exact, *miss(euler(net, noise, sigmas(50, shift=1.0)), data)
 
 
+def draw_all(path, net, data, noise):
+    """out/flow.png, six pictures."""
+    from video import page, plot
+    ring, times = {"data": (*data.T, ".")}, torch.linspace(0.01, 0.99, 99)     # (99,)
+    ends = data[torch.randint(len(data), (24,))]                               # (24,2)
+    lines = {f"_{i}": (*torch.stack([noise[i], ends[i]], 1), "~") for i in range(24)}
+    maps = [("lines of training, noise to a random point", lines), *(
+        (f"paths of sampling, 12 steps, shift {shift}", walked(net, noise[:24], shift)) for shift in (1, 3))]
+    normal = torch.special.ndtri(torch.linspace(0, 1, 50_001)[1:-1])           # (49999,) an even N(0,1)
+    asked = {f"shift {shift}": density(sample_times(0, shift, u=normal), times) for shift in (1, 3)}
+    error = {"the network": (times, loss_by_time(net, data, times)),
+             "the exact average velocity": (times, loss_by_time(oracle(data), data, times), "--")}
+    seconds, wide = torch.linspace(-2, 3, 51), dict(size=(440, 440))           # (51,)
+    second = {name: density(values, seconds) for name, values in second_frames().items()}
+    right = (-0.5 * (seconds - 1.35) ** 2 / 0.19).exp() / math.sqrt(0.38 * math.pi)                # (51,)
+    second |= {"right": (seconds, right, "--")}
+    page(path, [plot(None, curves | ring, title, square=True, **wide) for title, curves in maps]
+         + [plot(None, asked, "which times are drawn", "t", **wide),
+            plot(None, error, "squared error by time", "t", **wide),
+            plot(None, second, "the second frame, the first one given", "its value", **wide)], columns=3)
+
+
+def walked(model, noise, shift):
+    """The paths of 12 Euler steps, with a dot where each step starts."""
+    path = [noise]
+    euler(model, noise, sigmas(12, shift), callback=lambda i, x: path.append(x))
+    path = torch.stack(path, 1)                                                # (B,13,2)
+    return {"steps": (*path[:, :-1].flatten(0, 1).T, "."),
+            **{f"_{i}": (*one.T, "~") for i, one in enumerate(path)}}
+
+
+def density(values, places):
+    """A histogram as a curve: places (n,), equally far apart -> (places, share at each)."""
+    nearest = (values[:, None] - places).abs().argmin(1)                       # (B,)
+    return places, nearest.bincount(minlength=len(places)) / len(values) / (places[1] - places[0])
+
+
+@torch.no_grad()
+def loss_by_time(model, data, times, rows=1600):
+    """flow_loss at each of the times, over all data points alike."""
+    x1 = data.repeat(rows // len(data), 1)                                     # (rows,2)
+    noise = keyed_noise(x1.shape, seed=0, step=0)                              # (rows,2)
+    return [flow_loss(model, x1, {}, t=t.expand(len(x1)), noise=noise).item() for t in times]
+
+
+def second_frames(clips=2000, steps=28):
+    """Two frames of one pixel, each N(0,1), that correlate by 0.9, the first 1.5. {how: the second (B,)}"""
+    exact = gaussian_oracle(torch.tensor([[1.0, 0.9], [0.9, 1.0]]))
+    velocity = lambda x, t: exact(x.view(-1, 2), t).view(-1, 1, 2, 1, 1)       # (B,1,2,1,1)
+    noise, z = keyed_noise((clips, 1, 2, 1, 1), 0, 0), torch.full((1, 1, 2, 1, 1), 1.5)
+    first, again = torch.tensor([True, False]).view(1, 1, 2, 1, 1), lambda n: keyed_noise(noise.shape, 1, n)
+    walks = {"held": (velocity, Known(z, first)), "again 4": (velocity, Known(z, first, again=4)),
+             "pulled": (pulled(velocity, Known(z, first)), Known(z, first))}
+    return {name: euler(walk, noise, sigmas(steps, 1.0), known=known, draw=again)[:, 0, 1, 0, 0]
+            for name, (walk, known) in walks.items()}                          # (B,) each
+
+
+def main():
+    exact, trained, rarest = demo("out/flow.png")
+    print(f"mean distance to the eight points: oracle {exact:.6f} (right: 0), trained {trained:.3f} (< 0.1); "
+          f"the least visited point has {rarest:.3f} of the samples (0.125). Drawn in out/flow.png")
+
+
 if __name__ == "__main__":
-    print("mean distance to the eight points: oracle {:.6f} (0), trained {:.3f} (< 0.1); "
-          "least visited point has {:.3f} of the samples (0.125)".format(*demo()))
+    polite(main)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from torch.testing import assert_close
 
@@ -98,6 +99,22 @@ def test_euler_needs_one_step_when_the_paths_are_straight():
     assert_close(flow.euler(lambda x, t: data - noise, noise, flow.sigmas(1)), data)
 
 
+def test_the_average_velocity_carries_noise_onto_data():
+    """For data N(0, s^2) the flow is known in closed form: the point x of the noise ends at s x."""
+    for s in (0.2, 3.0):
+        velocity, noise = flow.gaussian_oracle(torch.tensor([[s ** 2]])), randn(200, 1)
+        assert_close(flow.euler(velocity, noise, flow.sigmas(500, 1.0)), s * noise, atol=0.02, rtol=0.02)
+
+
+def test_paths_do_not_cross():
+    """The lines of training do; but from one place there is one way on: on a line their order stays."""
+    velocity, noise = flow.oracle(torch.tensor([[-1.0], [0.5], [1.0]])), randn(300, 1).sort(0).values
+    path = [noise]
+    flow.euler(velocity, noise, flow.sigmas(100, 1.0), callback=lambda i, x: path.append(x))
+    path = torch.cat(path, 1)[:, :-1]                                          # (300,100) all but the landing
+    assert (path.diff(dim=0) >= 0).all()
+
+
 def test_euler_tells_the_model_the_time_and_the_caller_every_step():
     """t = 1 - sigma for every clip, from 0 up; the callback's last x is the result."""
     times, seen = [], []
@@ -131,6 +148,14 @@ def test_shift_one_changes_nothing_and_a_larger_shift_means_more_noise():
     shifted = flow.shift_sigma(sigma, 3.0)
     assert shifted[0] == 0 and shifted[-1] == 1 and (shifted[1:-1] > sigma[1:-1]).all()
     assert_close(flow.shift_sigma(torch.tensor(0.5), 3.0), torch.tensor(0.75))
+
+
+def test_a_shift_keeps_the_question_as_hard_for_more_pixels():
+    """SD3 Eq. 23: the colour of a flat picture is known to sigma / (1-sigma) / sqrt(pixels); 4 times the
+    pixels and shift sqrt(4) leave that where it was, and nothing else does."""
+    sigma = torch.linspace(0.05, 0.95, 10)
+    known_to = lambda sigma, pixels: sigma / (1 - sigma) / math.sqrt(pixels)
+    assert_close(known_to(flow.shift_sigma(sigma, 2.0), 4 * 64 * 64), known_to(sigma, 64 * 64))
 
 
 def test_training_times_are_logit_normal():
@@ -249,12 +274,8 @@ def two_frames(values):
 
 
 def gaussian_velocity(covariance):
-    """The exact velocity for data N(0, covariance): E[X_1 - X_0 | X_t] of jointly Gaussian variables."""
-    def velocity(x, t):
-        t, one = t[0], torch.eye(2)
-        x_t = (1 - t) ** 2 * one + t ** 2 * covariance                         # the covariance of X_t
-        return two_frames(x.flatten(1) @ torch.linalg.solve(x_t, t * covariance - (1 - t) * one))
-    return velocity
+    """flow.gaussian_oracle for clips of two frames."""
+    return lambda x, t: two_frames(flow.gaussian_oracle(covariance)(x.flatten(1), t))
 
 
 def points_velocity(points):
@@ -716,9 +737,10 @@ def test_golden_video(golden):
 
 # ------------------------------------------------------------------------------------------------------ demo
 
-def test_the_demo_finds_the_eight_points():
+def test_the_demo_finds_the_eight_points(tmp_path):
     """A flow learned in seconds ends on the data, the exact velocity exactly so; no point is missed."""
-    exact, trained, rarest = flow.demo()
+    exact, trained, rarest = flow.demo(tmp_path / "flow.png")
     assert exact < 1e-4
     assert trained < 0.1
     assert 0.05 < rarest <= 0.125
+    assert Image.open(tmp_path / "flow.png").size[0] > 1000
