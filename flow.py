@@ -30,9 +30,9 @@ Everything else in this file is a detail of one of four choices, and diffusion p
     the times     which t, how often?  the middle of the path more often than its ends
     the walk      how to step?         straight pieces (Euler), or with new noise in each step (ancestral)
 
-What was tried before: GANs answer in one step but train by a game that can be lost; autoregressive models
-answer token by token, exact and slow; a VAE alone averages and is soft (ours, vae.py, is only the last mile).
-Latte's introduction says so of the first two. Diffusion trains by plain regression; that is why it scales."""
+What was tried before: GANs answer in one step, but train by a game that can be lost; autoregressive models go
+token by token, stable and slow (Latte 1). Diffusion trains by plain regression; that is why it scales. The
+"clips" here are what the VAE makes of pixels, "latents" (vae.py, next); nothing below depends on it."""
 
 import hashlib
 import math
@@ -54,11 +54,11 @@ def along(values, x):
 
 
 # ---------------------------------------------------------------------------- randomness that can be replayed
-# Training needs three draws for each clip of each step: its noise, its time, and whether its prompt is
-# dropped. torch's global generator hands out numbers in the order they are asked for, so a run that was
-# resumed, or that two GPUs share, draws others. Here a draw depends on nothing but its key: who asks, when
-# and where does not matter. That is why train.py can promise that 10 steps are 5 steps, a kill and 5 more, to
-# the last bit (test_noise_of_a_clip_does_not_depend_on_how_the_batch_is_split).
+# Each clip of each step needs three draws: its noise, its time, and whether its prompt is dropped. torch's
+# global generator hands out numbers in the order of asking, so a run that was resumed, or that two GPUs
+# share, would draw others. Here a draw depends on its key alone, and 10 steps are 5 steps, a kill and 5 more,
+# to the last bit (test_noise_of_a_clip_does_not_depend_on_how_the_batch_is_split).
+
 
 def keyed_generator(seed, step, index, stream=NOISE):
     """A CPU generator for one clip of one step; the hash makes one well-mixed seed of four small numbers."""
@@ -76,7 +76,8 @@ def keyed_noise(shape, seed, step, first_index=0, device="cpu", dtype=torch.floa
 
 
 # ============================================================================================ rectified flow
-# PATH AND ANSWER. VideoDiT A.2 takes SD3's rectified flow (Liu et al. 2023, Albergo and Vanden-Eijnden 2023):
+# PATH AND ANSWER. VideoDiT A.2 starts from Stable Diffusion 3 ("SD3", Esser et al. 2024), an image model, and
+# takes its rectified flow (Liu et al. 2023, Albergo and Vanden-Eijnden 2023):
 #
 #     X_t = (1 - t) X_0 + t X_1                                                             (VideoDiT Eq. 5)
 #     X_0 noise from a standard Gaussian, X_1 clean data, t in [0,1]; the network predicts v = X_1 - X_0
@@ -97,9 +98,9 @@ def keyed_noise(shape, seed, step, first_index=0, device="cpu", dtype=torch.floa
 # WHY STRAIGHT? A walk in straight pieces is exact on a straight path: with one clip in the data set a single
 # step lands on it (test_euler_lands_exactly_on_a_one_point_dataset). DDPM's paths, below, are curved and want
 # more steps. Tried by others: "reflow" (Liu) trains again on the model's own pairs of start and end, whose
-# lines do not cross, and gets by with a step or two; that is a second training, and neither SD3 nor our
-# papers do it. EDM (Karras et al. 2022) keeps the data as it is and adds noise without end, with a scaling of
-# inputs and outputs; SD3 compared 61 such recipes and kept rectified flow with the times below.
+# lines do not cross, and gets by with a step or two, for the price of a second training. SD3 compared 61
+# paths, answers and times, and kept the straight line with the times below.
+
 
 def interpolate(x0, x1, t):
     """VideoDiT Eq. 5: the mixture of noise x0 and data x1 at time t (B,)."""
@@ -115,10 +116,9 @@ def interpolate(x0, x1, t):
 #     sigma = sigmoid(m + s u),  u ~ N(0,1);  t = 1 - sigma                                       (SD3 Eq. 19)
 #     m: shifts the hump towards noise (> 0) or data (< 0); s: its width. We use m = 0, s = 1.
 #
-# Tried by others: uniform times (Liu's); SD3's "mode" density, which never starves the ends; "cosmap", which
-# imitates DDPM's cosine schedule; or uniform times and a weight on the loss. A density and a weight say the
-# same thing, which times matter: with both, it is said twice, a fault that users of SD3's published
-# training scripts ran into. We have the density and no weight.
+# Tried by others: uniform times (Liu's), a density that never starves the ends (SD3's "mode"), or uniform
+# times and a weight on the loss. A density and a weight say the same thing, which times matter: take one, not
+# both.
 #
 # MORE PIXELS NEED MORE NOISE. Paint a picture in one flat colour c and add noise: (1-sigma) c + sigma eps.
 # Its mean over n pixels tells c with an uncertainty of sigma / (1-sigma) / sqrt(n): the more pixels, the
@@ -127,8 +127,10 @@ def interpolate(x0, x1, t):
 #
 #     sigma' = shift sigma / (1 + (shift - 1) sigma),    shift = sqrt(m/n)                 (SD3 5.3.2, Eq. 23)
 #
-# SD3 found by asking people that 3 looks best for 1024 x 1024 pixels. Video adds frames that are alike, which
-# average noise away as pixels do: Open-Sora lets its shift grow with the number of frames, too.
+# SD3 found by asking people that 3 looks best for 1024 x 1024 pixels
+# (test_a_shift_keeps_the_question_as_hard_ for_more_pixels). A clip's frames, being alike, average noise away
+# as pixels do: Open-Sora shifts for them too.
+
 
 def shift_sigma(sigma, shift):
     """SD3 Eq. 23: multiplies sigma / (1-sigma), noise to signal, by `shift`; 0 and 1 stay where they are."""
@@ -143,9 +145,8 @@ def sample_times(batch, shift=1.0, mean=0.0, std=1.0, u=None, generator=None):
     return 1 - shift_sigma(torch.sigmoid(mean + std * u), shift)               # (B,)
 
 
-# THE LOSS, and that is all of training: mix, ask, compare. No schedule has to be stored and no constant
-# tuned. The comparison is in float32 even where the network computes in bfloat16, which keeps three digits at
-# best.
+# THE LOSS, and that is all of training: mix, ask, compare (in float32: bfloat16 keeps three digits at best).
+
 
 def flow_loss(model, x1, cond, *, t, noise):
     """Mean squared velocity error. t (B,) and noise are arguments, so that a step can be replayed."""
@@ -182,13 +183,12 @@ def velocity_of(network):
 #
 #              v_null o------>o v_cond - - - - - ->* s = 3
 #
-# It works because the difference of the two is what the prompt changes, and exaggerating it moves towards
-# clips that are typical of the prompt. The price: twice the work in each step, less variety, and at high s
-# colours that are too strong. Before it, "classifier guidance" needed a second network that names the content
-# of noisy pictures; after it, some models are trained to imitate their own guided answer and ask once (FLUX).
-# Neither is in our papers: VideoDiT 4.1 drops "10% of the text prompt for classifier-free guidance", and that
-# is what follows. For the model must have seen "no prompt" in training, or v_null is an answer to a strange
-# question.
+# The difference of the two is what the prompt changes; exaggerating it moves towards clips that are typical
+# of the prompt. The price: twice the work in each step, less variety, and at high s colours too strong.
+# Before it, "classifier guidance" needed a second network that names what is in noisy pictures. The model
+# must have seen "no prompt" in training, or v_null answers a strange question: VideoDiT 4.1 drops 10 % of the
+# prompts.
+
 
 def drop_prompt(context, pooled, drop):
     """Clips with drop=True get the null prompt. context (B,L,D), pooled (B,P) or None, drop (B,) bool."""
@@ -230,9 +230,9 @@ def guided(model, cond, scale=1.0, null_cond=None, channels=None):
 #
 #     x <- x + (t' - t) v(x, t) = x + (sigma - sigma') v(x, t)          at the noise levels of `sigmas`
 #
-# Tried by others: Heun's method looks ahead and averages two velocities (twice the work in a step, half the
-# steps; an exercise in this repo), DPM-Solver and others reuse earlier answers, distilled models take 1 to 4
-# steps. With 28 Euler steps, SD3's "decent" number, what is left of the error is not what eyes see.
+# Tried by others: Heun's method averages the velocities of both ends of a step (an exercise here), DPM-Solver
+# reuses earlier answers, distilled models take 1 to 4 steps.
+
 
 def sigmas(steps, shift=3.0, denoise=1.0):
     """SD3's noise levels from 1 down to 0; steps + 1 numbers, so steps calls of the model.
@@ -287,8 +287,7 @@ def euler(velocity, noise, sigmas, data=None, known=None, draw=None, callback=No
 # TRAP: holding alone goes half the way. The unknown frames hear of z only through its NOISY copy, and when
 # that is clean enough to be read, they are settled. Take two frames that correlate by 0.9 and give the first,
 # 1.5: the second should be 1.35 +- 0.44, and is 0.66 +- 0.70, by an exact velocity in any number of steps.
-# Two cures (test_holding_alone_goes_half_the_way_and_walking_again_the_rest, and the last panel of the
-# picture):
+# Two cures (test_holding_alone_goes_half_the_way_and_walking_again_the_rest, and the picture's last panel):
 #
 #   again     after a step, add noise back to the level before it and walk the step again (RePaint, Lugmayr et
 #             al. 2022): each time the known frames reach the others a little more. `again` times the calls:
@@ -296,7 +295,8 @@ def euler(velocity, noise, sigmas, data=None, known=None, draw=None, callback=No
 #   pulled    look where the walk is heading, x + (1-t) v; where that differs from z, turn the velocity by the
 #             gradient of the error. One backward through the network a step: 1.26 +- 0.45.
 #
-# A third way, to train with some frames left clean, needs a training of its own.
+# A third cure, training with some frames left clean, needs a training of its own.
+
 
 @dataclass
 class Known:
@@ -325,10 +325,11 @@ def noise_again(x, noise, sigma, higher):
     return keep * x + math.sqrt(max(higher ** 2 - (keep * sigma) ** 2, 0.0)) * noise               # (B,C,...)
 
 
-# Bayes' rule: the score of "x_t, given z" is that of x_t plus the gradient of log p(z | x_t). Guess that p(z
-# | x_t) is a Gaussian around where the walk heads for, of the variance that Eq. 5 leaves for data of variance
-# 1, (1-t)^2 / (t^2 + (1-t)^2) (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et al. 2023). A
-# change g of the score is a change g (1-t)/t of the velocity; the factor below is the one over the other.
+# Bayes' rule: the gradient of log p(x_t | z) is that of log p(x_t) plus that of log p(z | x_t). Take the last
+# for a Gaussian around where the walk heads for, of the variance that Eq. 5 leaves of data of variance 1,
+# (1-t)^2 / (t^2 + (1-t)^2) (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et al. 2023). A change
+# g of that gradient is a change g (1-t)/t of the velocity; the factor below is the one over the other.
+
 def pulled(velocity, known, weight=1.0):
     """velocity, turned so that the data it heads for agrees with what is known."""
     def turned(x, t):
@@ -353,22 +354,20 @@ def pulled(velocity, known, weight=1.0):
 #     network says    velocity: data - noise             eps: the noise; and how unsure the step is
 #     walk            28 steps, no new noise             250 steps, each adds new noise
 #
-# The answers are two views of one thing: whoever knows the mixture and the noise knows the data. So one
-# network can be trained either way (test_one_network_trains_with_either_objective), and guidance and Known
-# serve both.
+# The answers are two views of one thing: who knows the mixture and the noise knows the data. So a network can
+# be trained either way (test_one_network_trains_with_either_objective), and guidance and Known serve both.
 #
 # TWO TRAPS OF NAMES. Here x_0 is DATA, as these papers print it (Eq. 5's X_0 is noise), and larger t is
-# noisier. And the papers count their steps 1..1000, code counts 0..999: our t=0 is their t=1, the last step
-# to be undone.
+# noisier. And papers count steps from 1 to 1000, code from 0 to 999: our t=0 is their t=1, the last step to
+# be undone.
 
 def linear_betas(steps=1000):
     """Ho 4: beta_t, the variance of the noise that step t adds, from 1e-4 to 0.02, as Latte takes it."""
     return torch.linspace(1e-4 * 1000 / steps, 0.02 * 1000 / steps, steps, dtype=torch.float64)    # (steps,)
 
 
-# RESPACING. Training knows 1000 noise levels; sampling may visit 250 of them and take larger steps between.
-# The levels stay what they are, only the betas from one visited level to the next are computed anew (Nichol
-# 4):
+# RESPACING. Sampling may visit 250 of the 1000 noise levels and take larger steps between. The levels stay
+# what they are, only the betas from one visited level to the next are computed anew (Nichol 4):
 #
 #     trained   0 1 2 3 4 5 6 7 8 ... 999          abar known for each
 #     "250"     0       4       8 ... 999          beta' = 1 - abar(8) / abar(4): one step that does four
@@ -455,10 +454,11 @@ class DDPM:
     #     q(x_{t-1} | x_t, x_0) = N(a x_0 + b x_t, btilde_t I)                                   (Ho Eq. 6, 7)
     #     a = sqrt(abar_{t-1}) beta_t / (1-abar_t),  b = sqrt(1-beta_t) (1-abar_{t-1}) / (1-abar_t),
     #     btilde_t = (1-abar_{t-1}) / (1-abar_t) beta_t
-    # The network supplies the x_0 that is missing. It could be asked for x_0 itself, or for the mean; Ho
-    # found that asking for the noise eps trains best, for its answer has the same size at every t. Sign and
-    # scale then turn one into the other (Ho Eq. 4 solved for x_0). Later, "v-prediction" (Salimans and Ho
-    # 2022) mixed both; on a straight path the same thought is Eq. 5's velocity.
+    # The network supplies the x_0 that is missing. Asking it for the noise eps instead trains best (Ho 3.2):
+    # that answer has the same size at every t, and Ho Eq. 4 solved for x_0 turns it round. Later,
+    # "v-prediction" (Salimans and Ho 2022) mixed both; on a straight path the same thought is Eq. 5's
+    # velocity.
+
 
     def posterior(self, x0, xt, t):
         """Ho Eq. 6, 7: mean, log variance of x_{t-1}, both ends known (test_the_posterior_is_bayes_rule)."""
@@ -471,9 +471,9 @@ class DDPM:
         return self.at(grow, t, xt) * xt - self.at(noisy, t, xt) * eps         # (B,C,...)
 
     # HOW UNSURE A STEP IS. beta_t would be right if the data were pure noise, btilde_t if it were one point;
-    # the truth lies between, and the network says where, v in [0,1], for each pixel:
+    # the network says where between them the truth lies, v in [0,1], for each number. It matters for few,
+    # large steps:
     #     Sigma(x_t, t) = exp(v log beta_t + (1 - v) log btilde_t)                            (Nichol Eq. 15)
-    # With 1000 steps the two hardly differ; with few, large ones they do, which is what it was invented for.
 
     def log_variance(self, output, xt, t):
         """Nichol Eq. 15 (test_learned_variance_lies_between_the_two_fixed_ones)."""
@@ -499,9 +499,9 @@ class DDPM:
         bits = torch.where(along(t == 0, x0), likelihood, kl) / math.log(2)
         return bits.flatten(1).mean(1)                                         # (B,)
 
-    # TWO WAYS TO STEP. Ancestral (Ho Algorithm 2): draw x_{t-1} from the model's Gaussian, new noise each
-    # time; errors of earlier steps are forgotten in it. DDIM (Song et al. 2021): walk without noise, which
-    # makes the start decide everything and 50 steps enough:
+    # TWO WAYS TO STEP. Ancestral (Ho Algorithm 2): draw x_{t-1} from the model's Gaussian, with new noise
+    # each time, in which earlier errors drown. DDIM (Song et al. 2021): no noise; the start decides
+    # everything:
     #     x_{t-1} = sqrt(abar_{t-1}) x_0 + sqrt(1 - abar_{t-1} - sigma^2) eps + sigma z          (DDIM Eq. 12)
     #     sigma = eta sqrt((1-abar_{t-1}) / (1-abar_t)) sqrt(1 - abar_t / abar_{t-1})            (DDIM Eq. 16)
     #     eta = 0: no noise; eta = 1: as noisy as ancestral sampling
@@ -540,15 +540,15 @@ def decoder_nll(x, mean, log_std):
 
 
 # THE LOSS. The honest objective is L_vlb, a bound on how unlikely the model makes the data, a sum over all
-# 1000 steps (Ho Eq. 5). Ho drops its weights and keeps the bare error of eps, which weighs the noisy,
-# large-scale steps more and makes better pictures:
+# 1000 steps (Ho Eq. 5). Ho drops its weights and keeps the bare error of eps, which makes better pictures:
 #
 #     L_simple = E || eps - eps_theta(z_t, t) ||^2                                    (Latte Eq. 1, Ho Eq. 14)
 #     L_hybrid = L_simple + lambda L_vlb,  lambda = 0.001                                      (Nichol Eq. 16)
 #
-# L_simple knows nothing of the variance, L_vlb is needed for that, and for that alone: its gradient on eps is
-# noisy, so eps is detached in it (test_the_loss_trains_eps_with_mse_only_and_the_variance_with_vlb_only).
-# TRAP: where is lambda? L_vlb has 1000 terms, of which a training step looks at one: 1000 x 0.001 is 1.
+# L_vlb serves the variance alone: its gradient on eps is noisy, so eps is detached in it
+# (test_the_loss_trains_ eps_with_mse_only_and_the_variance_with_vlb_only). TRAP: where is lambda? L_vlb has
+# 1000 terms, of which a training step looks at one: 1000 x 0.001 is 1.
+
 
 def ddpm_terms(ddpm, model, x0, cond, *, t, noise):
     """Per-clip losses (B,): "loss", "mse", and "vb" where the variance is learned."""
@@ -609,16 +609,17 @@ def ddim_sample(ddpm, predict, x, *, eta=0.0, draw=None, data=None, denoise=1.0,
 
 
 # ====================================================================================================== demo
-# Two data sets so small that the right answers are known. Eight points on a ring, nothing between them: the
-# average velocity can be computed by Bayes' rule, so a network's error is told apart from what no network
-# could know. And two frames with a Gaussian's correlation, for Known. out/flow.png shows, by row:
+# Two data sets so small that the right answers are known: eight points on a ring, where Bayes' rule gives the
+# average velocity, so that a network's error is told apart from what no network could know; and two frames
+# with a Gaussian's correlation, for Known. out/flow.png shows, by row:
 #
 #     the lines of training          the paths of sampling          the same with shift 3
 #     which times are drawn          the error by time              a second frame, the first one given
 #
-# What to look for: lines cross, paths do not; they run to the middle first (at t=0 the answer is "the mean of
-# all data") and part late. The error by time is mostly what nobody can know, and largest in the middle; the
-# network adds its own at both ends, where the logit-normal hardly ever looks.
+# Lines cross, paths do not: they run to the middle first (at t=0 the answer is "the mean of all data") and
+# part late. The error is largest in the middle, and is what nobody can know; the network adds its own at both
+# ends, where the logit-normal hardly ever looks.
+
 
 def circle(points=8):
     """The toy data set: `points` points on the unit circle."""
