@@ -303,7 +303,8 @@ def test_all_layouts_on_disk_give_the_same_vectors(tmp_path):
     save_file({f"text_encoders.{name}.transformer.{key}": value for name, state in states.items()
                for key, value in state.items()}, tmp_path / "one.safetensors")
     (tmp_path / "three").mkdir()
-    for name, folder in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2"), ("t5xxl", "text_encoder_3")):
+    for name, folder in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2"),
+                         ("t5xxl", "text_encoder_3")):
         save_file(states[name], tmp_path / "three" / f"{name}.safetensors")
         save_in_shards(states[name], tmp_path / "diffusers" / folder)
     results = [published.load_sd3_text(tmp_path / source).assemble(ids, ids, ids % 60)
