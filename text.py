@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import nn
 
 from checkpoint import UserError
-from tokenizer import CLIPTokenizer, WordTokenizer
+from tokenizer import CLIPTokenizer, WordTokenizer, tell
 
 
 # ---------------------------------------------------------------------------------- CLIP's transformer
@@ -129,7 +129,7 @@ class ToyText(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.tokenizer = WordTokenizer(config.words, config.length)
+        self.tokenizer, self.told = WordTokenizer(config.words, config.length), set()
         self.clip = CLIPText(CLIPTextConfig(self.tokenizer.size, config.width, config.layers, config.heads,
                                             4 * config.width, config.length, "gelu"))
 
@@ -138,10 +138,18 @@ class ToyText(nn.Module):
 
         SD3 takes the penultimate layer because CLIP's last one was bent towards image matching. Here the last
         layer was trained for this very use, so there is nothing to skip."""
-        self.tokenizer.warn(prompts)
         ids = self.tokenizer(prompts).to(self.clip.text_model["final_layer_norm"].weight.device)
         out = self.clip(ids)
         return out.last, out.pooled                                             # (B,L,D), (B,D)
+
+    def read(self, prompts):
+        """forward for what a person typed: near words stand in for unknown ones, and it is told on stderr."""
+        tell(prompts, self.notes, self.told)
+        return self([self.tokenizer.understand(prompt)[0] for prompt in prompts])
+
+    def notes(self, prompt):
+        """What a person should hear about a prompt, a line each; [] where all of it is understood."""
+        return self.tokenizer.understand(prompt)[1]
 
     def reading_loss(self, prompts):
         """Which words were in the prompt? Asked of its pooled vector, one yes or no for each known word.
@@ -252,7 +260,7 @@ class SD3Text:
             raise UserError(f"no weights of {' and '.join(missing)}; SD3 needs both CLIPs: give the file "
                             "sd3_medium_incl_clips.safetensors, or a folder with clip_l and clip_g")
         self.build, self.width = build, width
-        self.clip_tokenizer, self.t5_tokenizer = CLIPTokenizer.load(), t5_tokenizer
+        self.clip_tokenizer, self.t5_tokenizer, self.told = CLIPTokenizer.load(), t5_tokenizer, set()
         self.device, self.dtype, self.kept = "cpu", None, None
 
     def to(self, device, dtype=None, keep=False):
@@ -270,6 +278,16 @@ class SD3Text:
         return self.assemble(self.clip_tokenizer(prompts), self.clip_tokenizer(prompts, pad_id=0), ids_t5)
 
     __call__ = encode                                    # so that it is used as ToyText is
+
+    def read(self, prompts):
+        """encode, with a word on stderr about each prompt that is cut."""
+        tell(prompts, self.notes, self.told)
+        return self.encode(prompts)
+
+    def notes(self, prompt):
+        """Where CLIP and T5 stop reading, if they do."""
+        readers = [self.clip_tokenizer] + ([self.t5_tokenizer] if self.t5_tokenizer else [])
+        return [note for reader in readers for note in reader.notes(prompt)]
 
     def assemble(self, ids_l, ids_g, ids_t5=None):
         """Both CLIPs side by side in the channels, padded to T5's width, then T5's tokens:
@@ -303,7 +321,7 @@ class T5Text:
 
     def __init__(self, build, tokenizer, length=120):
         """build: function that gives the T5Encoder; length: tokens, of which a prompt's rest is padding."""
-        self.build, self.tokenizer, self.length = build, tokenizer, length
+        self.build, self.tokenizer, self.length, self.told = build, tokenizer, length, set()
         self.device, self.dtype, self.kept = "cpu", None, None
 
     def to(self, device, dtype=None, keep=False):
@@ -318,7 +336,16 @@ class T5Text:
         net = self.kept["t5"] if self.kept else self.build()
         if self.kept is not None:
             self.kept["t5"] = net
-        return run_frozen(net, self.device, self.dtype, ids, mask.to(self.device)).float(), mask.to(self.device)
+        mask = mask.to(self.device)
+        return run_frozen(net, self.device, self.dtype, ids, mask).float(), mask            # (B,L,D), (B,L)
+
+    def read(self, prompts):
+        """As SD3Text.read."""
+        tell(prompts, self.notes, self.told)
+        return self(prompts)
+
+    def notes(self, prompt):
+        return self.tokenizer.notes(prompt, self.length)
 
 
 @torch.no_grad()

@@ -4,7 +4,25 @@ Shapes   list of B strings -> ids (B,L), cut to L with the end kept last, filled
 Sizes    the toy L=12..16, CLIP L=77 and 49,408 ids, T5 L=77 (SD3) or 120 (PixArt, Latte) and 32,100 ids
 Differs  no ftfy: mojibake and HTML entities in a prompt stay as typed (grep DEVIATES)
 Reads    after vae.py, before text.py, which makes vectors of the numbers
-Run me   python tokenizer.py      # CPU, 3 s: cuts words with CLIP's merges, prints known answers"""
+Run me   python tokenizer.py      # CPU, 3 s: cuts a prompt in three ways, drawn in out/tokenizer.png
+
+THE PROBLEM. A network reads numbers. A prompt has to become a list of them, each one a row of a table of
+vectors (text.py), so the question is what to number:
+
+    whole words     few tokens, each with a meaning of its own; but what was never counted cannot be said
+    letters         nothing is unsayable; but "cat" is three tokens that mean nothing, and prompts are long
+    pieces          frequent words whole, rare ones put together: both at once
+
+                           "A catnip mushrooming!"
+    the toy's words        [BOS]  a   mushroom  [EOS]                   catnip: unknown, left out and said
+    CLIP, byte pairs       [BOS]  a   cat nip   mush room ing   !  [EOS]          glued from below
+    T5, unigram            _a   _cat nip   _mushroom ing   !  [EOS]               cut from above
+
+Pieces won: BPE (byte pairs) builds them from below, by replaying the merges it learned; unigram has a
+probability for each piece and looks for the likeliest cut. Tried by others: WordPiece (BERT), nearly BPE;
+bytes alone (ByT5), which spell well and cost four times the tokens. SD3 carries both CLIP's and T5's, because
+it carries both networks (why: text.py). All three below are written out here, for a tokenizer that differs in
+one id feeds the network another prompt, and nothing fails (test_golden_clip_ids, test_golden_t5_ids)."""
 
 import base64
 import difflib
@@ -20,10 +38,62 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from checkpoint import UserError
+from checkpoint import UserError, polite, write_atomic
 
 
 # ---------------------------------------------------------------------------------- the toy's words
+# The toy world has 42 words, and a person who tries it has 40,000. An unknown word has no row in the table,
+# so something must happen. In TRAINING it is left out: a row that no caption ever trained would be noise in
+# the middle of a good prompt. For a PERSON that is a bad answer; "a tiger jumping" would be "a jumping". So:
+#
+#     typed          read as        why                                                      said?
+#     Cats, jumps    cat, jumping   capitals, plurals, verbs' endings (`endings`)            no
+#     tiger          cat            MEANINGS: what people also call it, or what is like it   yes
+#     catt, brid     cat, bird      one slip of the finger (difflib, swapped letters)        yes
+#     xylophone      -              nothing near: left out, three near words are named       yes
+#     a dog, a tiger a dog          a clip has one subject, and it is named                  yes
+#     13 words       10 of them     the table of positions ends there                        yes
+#
+# Nearness of meaning could be measured, by CLIP's or T5's vectors; but the smallest of these networks is 60
+# times the size of the toy. A table of 260 words that people type first is a page, can be read, and cannot be
+# wrong in a way that nobody sees: whatever was replaced is told (`tell`) and stands beside the clip. A row is
+# a kind of thing, so its other words are near too; no word stands twice. The first four rows are subjects,
+# and a clip has one: a tiger beside a car is left out.
+MEANINGS = (
+    {"cat": "kitten kitty kittens tomcat feline tiger lion leopard panther lynx puma mouse rat hamster "
+            "rabbit bunny squirrel monkey",
+     "dog": "puppy puppies doggy hound poodle wolf wolves fox bear teddy horse pony cow sheep goat pig "
+            "deer elephant animal pet panda",
+     "fish": "goldfish shark whale dolphin salmon carp octopus seal turtle frog crocodile",
+     "bird": "eagle sparrow parrot owl duck goose geese hen chicken penguin swan butterfly bee bat dragon"},
+    {"car": "automobile auto truck lorry taxi cab van bus jeep vehicle tractor train bike bicycle "
+            "motorcycle",
+     "rocket": "spaceship missile shuttle plane airplane aeroplane jet aircraft helicopter ufo drone",
+     "boat": "ship sailboat yacht ferry canoe kayak raft submarine"},
+    {"ball": "football basketball sphere globe balloon orb marble bubble apple planet earth moon",
+     "star": "starfish asterisk comet snowflake diamond sun"},
+    {"house": "home hut cottage cabin castle tower building barn church palace tent skyscraper",
+     "tree": "oak pine fir palm birch maple bush plant flower rose forest cactus",
+     "mushroom": "toadstool fungus fungi champignon umbrella"},
+    {"red": "scarlet crimson ruby maroon cherry", "orange": "amber tangerine peach apricot ginger",
+     "yellow": "golden gold blond blonde lemon", "green": "lime olive emerald mint turquoise teal",
+     "blue": "navy azure cyan indigo sapphire", "purple": "violet lilac lavender mauve plum",
+     "pink": "magenta rosy fuchsia", "white": "pale silver ivory cream light grey gray",
+     "black": "dark ebony", "brown": "beige tan chocolate bronze chestnut"},
+    {"jumping": "leaping hopping bouncing skipping dancing leapt",
+     "growing": "swelling inflating expanding enlarging approaching grew",
+     "spinning": "rotating turning twirling rolling whirling tumbling spun",
+     "moving right": "running walking driving flying swimming sailing going racing rushing crossing "
+                     "riding ran",
+     "staying still": "sitting standing sleeping resting waiting lying motionless parked frozen"},
+    {"grass": "meadow lawn field garden park grassland hill",
+     "night": "midnight nighttime evening space starry", "sunset": "dusk dawn sunrise twilight",
+     "snow": "winter ice snowy arctic mountain", "desert": "beach sand dunes sahara sandy",
+     "underwater": "ocean sea lake river submerged pool water"})
+# words that carry no picture: left out without a word
+SILENT = set("is are was were be being of and with some this that these its his her their my our very there "
+             "it to by s while who which has have".split())
+
 
 class WordTokenizer:
     """One id per known word: pad 0, the words, BOS, and EOS last: EOS is the largest id, as in CLIP."""
@@ -33,34 +103,105 @@ class WordTokenizer:
         self.ids = {word: index + 1 for index, word in enumerate(self.words)}
         self.bos, self.eos, self.length = len(self.words) + 1, len(self.words) + 2, length
         self.size = len(self.words) + 3
-        self.warned = set()
+        self.known = {form: word for word in reversed(self.words) for form in endings(word)}
+        self.known.update((word, word) for word in self.words)     # a word of its own is no other's plural
 
     @staticmethod
     def split(prompt):
         """'A red Cat, jumping!' -> ['a', 'red', 'cat', 'jumping']"""
         return re.findall(r"[^\W_]+", prompt.lower())
 
-    def unknown(self, prompt):
-        """The words of the prompt that are not in the vocabulary, in order, each once."""
-        return [word for word in dict.fromkeys(self.split(prompt)) if word not in self.ids]
-
     def __call__(self, prompts):
-        """list of B strings -> ids (B,L). An unknown word is left out: an embedding that no caption ever
-        trained would be noise in the middle of an otherwise good prompt."""
-        rows = [[self.ids[word] for word in self.split(prompt) if word in self.ids] for prompt in prompts]
-        return pad_rows([[self.bos, *row, self.eos] for row in rows], self.length, self.eos, 0)
+        """list of B strings -> ids (B,L); an unknown word is left out."""
+        rows = [[self.ids[self.known[word]] for word in self.split(prompt) if word in self.known]
+                for prompt in prompts]
+        return pad_rows([[self.bos, *row, self.eos] for row in rows], self.length, self.eos, 0)    # (B,L)
 
-    def warn(self, prompts):
-        """Say once a prompt which of its words are left out, and list all known words, nearest first."""
-        for prompt in prompts:
-            unknown = self.unknown(prompt)
-            if unknown and prompt not in self.warned:
-                self.warned.add(prompt)
-                nearest = sorted(self.words, key=lambda word: -max(
-                    difflib.SequenceMatcher(None, word, other).ratio() for other in unknown))
-                print(f"{prompt!r}: left out {', '.join(unknown)}; the words it knows: {', '.join(nearest)}",
-                      file=sys.stderr)
+    def near(self, word):
+        """An unknown word -> three known words or phrases, nearest first, and whether the first may stand for
+        it: by meaning, or by one slip of the finger."""
+        has = lambda phrase: all(part in self.ids for part in phrase.split())
+        alike = [[what, *filter(has, row)] for row in MEANINGS for what, also in row.items()
+                 if has(what) and any(word in (other, *endings(other)) for other in also.split())]
+        spelled = difflib.get_close_matches(word, self.words, 3, 0.01)
+        swapped = {word[:at] + word[at:at + 2][::-1] + word[at + 2:] for at in range(len(word) - 1)}
+        slips = [other for other in spelled if len(other) > 2 and (
+            other in swapped or difflib.SequenceMatcher(None, word, other).ratio() >= 0.8)]
+        sure = alike[0] if alike else slips
+        return list(dict.fromkeys([*sure, *spelled]))[:3], bool(sure)
 
+    def understand(self, prompt):
+        """What a person typed -> (what the model reads, notes): "a tiger" -> "a cat", a line that says so."""
+        said = [word for word in self.split(re.sub(r"['\u2019]s\b", "", prompt))
+                if word in self.known or word not in SILENT]
+        kinds = {kind_of(self.known[word]) for word in said if word in self.known} - {None}
+        read, notes, made = [], [], set()
+        for word in said:
+            near, sure = ([self.known[word]], True) if word in self.known else self.near(word)
+            if word in self.known:
+                read.append(self.known[word])
+            elif sure and near[0] in made:                       # a teddy bear is one dog
+                notes.append(missing(word, near, f'"{near[0]}" again'))
+            elif sure and kind_of(near[0]) not in kinds:
+                kinds, made = kinds | {kind_of(near[0])} - {None}, made | {near[0]}
+                read += near[0].split()
+                notes.append(missing(word, near, f'read as "{near[0]}"'))
+            else:
+                while read and read[-1] in ("a", "an", "the", "in", "on", "at"):     # "on a sofa" goes whole
+                    read.pop()
+                notes.append(missing(word, near, "left out"))
+        if "left" in said and "right" not in said and "right" in read:   # "running left" is "moving left"
+            read.remove("right")
+        if notes:                                                # "running right" is not "moving right right"
+            read = [word for n, word in enumerate(read) if [word] != read[n - 1:n]]
+        return " ".join(read), notes + cut_note("the model", "words", read, self.length - 2,
+                                                [word + " " for word in read])
+
+    def notes(self, prompt):
+        """What a person should hear about this prompt; [] where all of it is understood."""
+        return self.understand(prompt)[1]
+
+
+def endings(word):
+    """What else a person may type for it: cats, boxes, puppies; jump, jumps, jumped; spin for spinning."""
+    stems = [word]
+    if word.endswith("ing") and len(word) > 4:
+        stems += [word[:-3], word[:-3] + "e"] + [word[:-4]] * (word[-4] == word[-5])
+    forms = [stem + ending for stem in stems for ending in ("", "s", "es", "d", "ed")]
+    return forms + [stem[:-1] + "ies" for stem in stems if stem.endswith("y")]
+
+
+def kind_of(word):
+    """Of what kind a known word or phrase is: the row of MEANINGS, 3 for all subjects; None if in no row."""
+    return next((max(n, 3) for n, row in enumerate(MEANINGS) for what in row
+                 if word in (what, what.split()[0])), None)
+
+
+def missing(word, near, verdict):
+    """The note about a word that a model does not know."""
+    like = f" (near: {', '.join(near)})" if near else ""
+    return f'"{word}" is no word of this model{like}: {verdict}'
+
+
+def cut_note(who, units, tokens, length, words):
+    """[the note about more than `length` tokens, if there are]; words[:length] is the text still read."""
+    return [] if len(tokens) <= length else [
+        f'too long: {who} reads {length} of {len(tokens)} {units}, up to '
+        f'"{" ".join("".join(words[:length]).split()[-3:])[-60:]}"']
+
+
+def tell(prompts, notes, told):
+    """Print what notes(prompt) says of each prompt, once; told: those that have had theirs."""
+    for prompt in prompts:
+        if prompt not in told:
+            told.add(prompt)
+            for note in notes(prompt):
+                print(f"{prompt!r}: {note}", file=sys.stderr)
+
+
+# A batch is a rectangle and prompts are not, so short rows are filled with a pad and long ones are cut. The
+# end token is put back when it was cut off: the networks read the whole prompt's meaning there (text.py,
+# pooled), and a prompt without an end is one that no network ever saw.
 
 def pad_rows(rows, length, eos, pad):
     """Lists of ids -> (B,L): cut to `length` with EOS kept last, filled up with the pad."""
@@ -69,6 +210,27 @@ def pad_rows(rows, length, eos, pad):
 
 
 # ---------------------------------------------------------------------------------- CLIP's tokenizer
+# Byte-pair encoding (Sennrich et al. 2016). TRAINING, done once by CLIP's authors: start from single letters,
+# look for the pair of neighbours that occurs most often in a mountain of text, make it one piece, again,
+# 48,894 times. What is published is the list of pairs in that order, checkpoints/clip/merges.txt.gz; the
+# vocabulary follows from it. USE is a replay: join in a word whatever pair stands earliest in the list, until
+# none does. "mushrooming", with the place in the list of each pair that is joined (</w> marks a word's end:
+# "ing" there is another piece than in "ingot"); python tokenizer.py draws it:
+#
+#     m  u  s  h  r  o  o  m  i  n  g</w>
+#                             \in/           0
+#                             \  ing</w>/    7       the commonest ending of English
+#                 \ro/                      20       not "oo": that pair comes later
+#                       \om/               35
+#           \sh/                           40
+#     \mu/                                158
+#     \  mush /                          7123
+#                 \ room /               8333
+#     mush        room        ing</w>                "mush room" is not in the list: three tokens
+#
+# Below the letters are BYTES, GPT-2's trick: a text in any script is bytes in UTF-8, there are 256 of them,
+# and so nothing is ever unknown. TRAPS: everything is made lower case; digits are cut one by one ("42" is 4,
+# 2); a text is cut at 77 with its end kept; CLIP-L pads with the end token, CLIP-G with id 0, which is "!".
 
 MERGES = Path(__file__).parent / "checkpoints/clip/merges.txt.gz"
 CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)")
@@ -78,10 +240,7 @@ CHINESE = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6
 
 
 class CLIPTokenizer:
-    """Byte-pair encoding over bytes: every string has ids, and a frequent word has one.
-
-    "a photo of a cat" -> [49406, 320, 1125, 539, 320, 2368, 49407], one id a word between BOS and EOS; a rare
-    word is put together: antidisestablishmentarianism = anti dise stab lish ment arianism."""
+    """"a photo of a cat" -> [49406, 320, 1125, 539, 320, 2368, 49407]: one id a word between BOS and EOS."""
     # DEVIATES CLIP's code: it first repairs the text with ftfy (curly quotes, mojibake, HTML entities). That
     # is one more package for few prompts; we clean as the transformers tokenizer does where ftfy is absent.
 
@@ -123,6 +282,15 @@ class CLIPTokenizer:
                 ids += [index for word in words_for_clip(part) for index in self.bpe(word)]
         return ids + [self.eos]
 
+    def notes(self, prompt, length=77):
+        """[a note on where CLIP stops reading, if it does]; BOS and EOS take two of its places."""
+        ids = self.encode(prompt)[1:-1]
+        back = {letter: byte for byte, letter in self.byte_letter.items()}
+        words = [bytes(back[letter] for letter in name.replace("</w>", "")).decode("utf-8", "ignore")
+                 + " " * name.endswith("</w>") for name in (self.names[index] for index in ids[:length - 2])
+                 if not name.startswith("<|")]
+        return cut_note("CLIP", "tokens", ids, length - 2, words)
+
     def bpe(self, word):
         """The ids of one word; words repeat, so they are kept."""
         if word not in self.cache:
@@ -131,20 +299,28 @@ class CLIPTokenizer:
         return self.cache[word]
 
     def merge(self, word):
-        """Join the pair that was most frequent in training, everywhere in the word, until none is known."""
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        while len(pieces) > 1:
-            pair = min(zip(pieces, pieces[1:]), key=lambda pair: self.ranks.get(pair, math.inf))
-            if pair not in self.ranks:
-                break
-            joined, at = [], 0
-            while at < len(pieces):
-                hit = tuple(pieces[at:at + 2]) == pair
-                joined.append("".join(pair) if hit else pieces[at])
-                at += 2 if hit else 1
-            pieces = joined
+        """Join the earliest pair of the list, everywhere in the word, until none is known."""
+        pieces, before = [*word[:-1], word[-1] + "</w>"], None
+        while pieces != before:
+            before, pieces = pieces, self.join_best(pieces)
         return pieces
 
+    def join_best(self, pieces):
+        """One merge; the same pieces where there is none."""
+        pair = min(zip(pieces, pieces[1:]), key=lambda pair: self.ranks.get(pair, math.inf), default=None)
+        if pair not in self.ranks:
+            return pieces
+        joined, at = [], 0
+        while at < len(pieces):
+            hit = tuple(pieces[at:at + 2]) == pair
+            joined.append("".join(pair) if hit else pieces[at])
+            at += 2 if hit else 1
+        return joined
+
+
+# From text to words, before any merging. `clean_for_clip` decides what may be said at all, `words_for_clip`
+# where a merge must not reach across: "cat." is "cat" and ".", so that a full stop does not make another cat.
+# Each rule is one of transformers' (test_golden_clip_ids holds sixty strange prompts to them).
 
 def letters_for_bytes():
     """GPT-2's trick: each of the 256 bytes is written as one visible letter, itself if it is visible."""
@@ -179,12 +355,26 @@ def words_for_clip(text):
 
 
 # ---------------------------------------------------------------------------------- T5's tokenizer
+# Unigram (Kudo 2018, "SentencePiece"). BPE is greedy: a pair joined early may spoil a better cut later.
+# Unigram has a probability for each piece, calls the product of a cut's pieces its probability, and takes the
+# likeliest of all cuts. There are 2^(n-1) cuts of n letters, but not that many to compare: the best cut of
+# "abab" ends in some piece, and what is before it must be cut at its best, too. So go from left to right and
+# keep, for each place, only the best cut that ends there (Viterbi). With log probabilities _ -1, a -2, b
+# -2.5, ab -3, aba -6:
+#
+#     text         _      a      b      a      b
+#     best to here -1     -3     -4     -6     -7        -4: "_ ab" -1-3, not "_ a b" -1-2-2.5
+#     last piece   _      a      ab     a      ab        -7: "_ ab ab" -4-3, not "_ aba b" -7-2.5
+#     back         from the end: ab, then ab, then _  ->  "_ ab ab"
+#                  (test_unigram_finds_the_most_probable_of_all_cuts tries all; the demo prints this one)
+#
+# A space is the letter \u2581 (here _) at the head of a word, so that a text can be put together again, and
+# case is kept. What has no piece is <unk>, at a cost of 10 more than the rarest piece: the last resort.
+# Before that comes a normaliser, a table inside the model's file that maps, say, full-width letters to plain
+# ones.
 
 class T5Tokenizer:
-    """SentencePiece unigram: of all ways to cut the text into known pieces take the most probable one.
-
-    BPE replays the merges of its training; unigram has a probability for each piece and searches. A space is
-    the letter \u2581 at the head of a word, so "a cat" is "\u2581a\u2581cat" and the text can be restored."""
+    """"a cat" -> "\u2581a\u2581cat" -> the likeliest pieces' ids, then </s>."""
 
     def __init__(self, pieces, specials, charsmap=b""):
         """pieces {"\u2581cat": (id, log probability)}, specials {"</s>": 1, ...}, charsmap: SentencePiece's
@@ -230,6 +420,12 @@ class T5Tokenizer:
             ids += [self.specials[part]] if part in self.specials else self.unigram(self.normalise(part))
         return ids + [self.eos]
 
+    def notes(self, prompt, length=77):
+        """[a note on where T5 stops reading, if it does]; </s> takes one of its places."""
+        ids, names = self.encode(prompt)[:-1], {index: piece for piece, (index, _) in self.pieces.items()}
+        words = [names.get(index, "").replace("\u2581", " ") for index in ids[:length - 1]]
+        return cut_note("T5", "tokens", ids, length - 1, words)
+
     def normalise(self, text):
         """NFKC and more by the model's own table, longest rule first; a mark at the head of each word."""
         data, out, at = text.encode("utf-8", "replace"), [], 0
@@ -245,7 +441,8 @@ class T5Tokenizer:
         return "".join("\u2581" + word for word in words if word)
 
     def unigram(self, text):
-        """Viterbi: best[end] = (log probability, start, id) of the best cut of text[:end].
+        """Viterbi, the worked example's rows: best[end] = (log probability, start, id of the last piece) of
+        the best cut of text[:end].
 
         float32 and a strict >, because with equal pieces ("aaaa") rounding decides and must decide alike."""
         best = [(np.float32(0), 0, None)] + [None] * len(text)
@@ -274,6 +471,13 @@ class T5Tokenizer:
                 ids.append(index)
         return ids
 
+
+# ---------------------------------------------------------------------------------- T5's two file formats
+# The pieces come as tokenizer.json (Hugging Face) or as spiece.model, which is protobuf: a list of fields,
+# each a number that tells which field and of what kind, then the value. Forty lines read what is needed here,
+# and a dependency less is carried. Both give the same ids (test_golden_t5_ids). The normaliser inside is a
+# trie, a tree of bytes in one flat array ("double array"): from a node, the next byte's child is at node xor
+# byte, and is real if the label stored there is that byte.
 
 def read_tokenizer_json(data):
     """A Hugging Face tokenizer.json -> the arguments of T5Tokenizer."""
@@ -306,6 +510,13 @@ def read_spiece(data):
     specials.update({f"<extra_id_{n}>": count + 99 - n for n in range(100)})
     return pieces, specials, charsmap
 
+
+# Protobuf's wire, on the piece "_a" with score -2.0, 11 bytes inside the file's field 1:
+#
+#     0a        0b        0a        04        e2 96 81 61     15        00 00 00 c0
+#     field 1,  11 bytes  field 1,  4 bytes   "\u2581a"            field 2,  -2.0, little end first
+#     bytes     follow    bytes     follow                    4 bytes
+#     (a tag is 8 times the field's number, plus its kind: 0 a number, 2 bytes, 5 four bytes, 1 eight)
 
 def protobuf(data):
     """Protobuf's wire format: (field number, value) pairs; a number for varints, bytes for all else."""
@@ -346,14 +557,73 @@ def longest_rule(trie, data, at):
 
 # ---------------------------------------------------------------------------------- demo
 
-def demo():
-    """Cut a long word with CLIP's merges; returns the pieces, and the ids of a short prompt."""
-    tokenizer = CLIPTokenizer.load()
-    pieces = tokenizer.merge("antidisestablishmentarianism")
-    return " ".join(pieces).removesuffix("</w>"), tokenizer.encode("a photo of a cat")
+# The worked examples above, run, and drawn: boxes are tokens, with the number that a network reads.
+
+def merges(tokenizer, word):
+    """The pieces of a word after 0, 1, 2, ... merges of CLIP's list."""
+    pieces, rows = [*word[:-1], word[-1] + "</w>"], []
+    while pieces not in rows:
+        rows, pieces = [*rows, pieces], tokenizer.join_best(pieces)
+    return rows
+
+
+def toy_unigram():
+    """The pieces of the worked example."""
+    scores = {"\u2581": -1.0, "a": -2.0, "b": -2.5, "ab": -3.0, "aba": -6.0}
+    return T5Tokenizer({piece: (n + 3, score) for n, (piece, score) in enumerate(scores.items())},
+                       {"<pad>": 0, "</s>": 1, "<unk>": 2})
+
+
+def draw_strips(path, sections):
+    """sections [(title, rows)], a row a list of tokens: each in a box, drawn below one another."""
+    from PIL import Image, ImageDraw
+
+    from video import COLOURS, FINE, write
+    height = 40 + sum(44 + 30 * len(rows) for _, rows in sections)
+    image = Image.new("RGB", (FINE * 900, FINE * height), "white")
+    pen, down = ImageDraw.Draw(image), 24
+    for title, rows in sections:
+        write(pen, (24, down), title, 15)
+        down += 26
+        for row in rows:
+            right = 24
+            for n, token in enumerate(row):
+                wide, ink = 14 + 9 * len(token), COLOURS[n % 6]
+                box = [right, down - 11, right + wide, down + 11]
+                pen.rounded_rectangle([FINE * side for side in box], FINE * 5, outline=ink, width=FINE * 2)
+                write(pen, (right + wide / 2, down), token, 13, ink, "mm")
+                right += wide + 6
+            down += 30
+        down += 18
+    write_atomic(path, lambda to: image.reduce(FINE).save(to, format="PNG"))
+
+
+def demo(picture=None):
+    """Known answers: the pieces of "mushrooming", the ids of a short prompt, the likeliest cut of "abab"."""
+    from world import WORDS
+    clip, toy, unigram = CLIPTokenizer.load(), WordTokenizer(WORDS, 12), toy_unigram()
+    pieces = {index: piece for piece, (index, _) in unigram.pieces.items()}
+    rows, cut = merges(clip, "mushrooming"), [pieces[index] for index in unigram.unigram("\u2581abab")]
+    if picture:
+        prompt = "Tigers mushrooming, in 42 deserts!"
+        shown = [f"{piece.removesuffix('</w>')} {index}" for word in words_for_clip(clean_for_clip(prompt))
+                 for piece, index in zip(clip.merge(word), clip.bpe(word))]
+        reading, notes = toy.understand(prompt)
+        known = [f"{word} {toy.ids[word]}" for word in reading.split()]
+        draw_strips(picture, [
+            (f'"{prompt}" in the toy\'s words, with their ids', [known]), *((note, []) for note in notes),
+            ("the same in CLIP's byte pairs", [shown]),
+            ('"mushrooming" glued together, a merge a row', rows),
+            ('the likeliest cut of " abab" by unigram', [[piece.replace("\u2581", "_") for piece in cut]])])
+    return rows[-1], clip.encode("a photo of a cat"), cut
+
+
+def main():
+    pieces, ids, cut = demo("out/tokenizer.png")
+    print(f"mushrooming: {' '.join(pieces)}   (right: mush room ing</w>)")
+    print(f"a photo of a cat: {ids}   (right: [49406, 320, 1125, 539, 320, 2368, 49407])")
+    print(f"abab: {' '.join(cut)}   (right: \u2581 ab ab). Drawn in out/tokenizer.png")
 
 
 if __name__ == "__main__":
-    pieces, ids = demo()
-    print(f"antidisestablishmentarianism: {pieces}   (right: anti dise stab lish ment arianism)")
-    print(f"a photo of a cat: {ids}   (right: [49406, 320, 1125, 539, 320, 2368, 49407])")
+    polite(main)
