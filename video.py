@@ -95,12 +95,12 @@ def to_frames(video):
 #     decoded                      . . x x x x             from the I before, and then stop
 
 class Film:
-    """One video file, opened: which stream, how large its frames become, and its frames in order.
+    """One video file, opened: which stream, how large its frames become (see resized), its frames in order.
 
     Headers are believed in nothing but the size of the picture: frame counts and rates are often absent or
-    wrong. `short` is the length of the short side after resizing; None keeps the size."""
+    wrong."""
 
-    def __init__(self, path, short=None):
+    def __init__(self, path, short=None, long=None):
         try:
             self.container = av.open("file:" + str(path))        # "file:", or 12:30.mp4 would be a protocol
         except (av.FFmpegError, OSError) as error:
@@ -118,8 +118,7 @@ class Film:
         self.stream.codec_context.thread_count = 1 if get_worker_info() else 0
         # Old television's pixels are oblongs (DV: 720 of them fill a picture of 768); the file says how wide.
         width = self.stream.width * (self.stream.sample_aspect_ratio or 1)
-        scale = short / min(width, self.stream.height) if short else 1
-        self.width, self.height = max(round(width * scale), 1), max(round(self.stream.height * scale), 1)
+        self.width, self.height = resized(width, self.stream.height, short, long)
         self.scaler = VideoReformatter()                             # one for all frames: 2.5 times faster
         # Only these containers can be entered in the middle at a known frame; others are read from the start.
         self.seekable = any(name in self.container.format.name for name in ("mp4", "matroska"))
@@ -153,8 +152,38 @@ class Film:
         alpha = any(component.is_alpha for component in frame.format.components)
         pixels = self.scaler.reformat(frame, self.width, self.height, "rgba" if alpha else "rgb24",
                                       interpolation=EXACT, threads=1).to_ndarray()
-        pixels = np.asarray(over_white(Image.fromarray(pixels))) if alpha else pixels
-        return np.rot90(pixels, round(frame.rotation / 90))          # phones film sideways and leave a note
+        return upright(np.asarray(over_white(Image.fromarray(pixels))) if alpha else pixels, frame)
+
+
+# A phone films sideways and leaves a note, which players obey: a matrix that says where a pixel at (x, y) is
+# to be shown, x' = a x + c y, y' = b x + d y. A quarter turn has a = d = 0. FFmpeg also offers it as an angle,
+# but selfies are mirrored, and no angle is a mirror: read as one, a film with a = -1, d = 1 would come out
+# turned by 180 degrees, heads down.
+def upright(pixels, frame):
+    """The picture (H,W,3) as the frame's display matrix wants it shown."""
+    note = frame.side_data.get("DISPLAYMATRIX")
+    if note is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(bytes(note), np.int32)[:5] / 65536
+    if abs(b) > abs(a):                                              # x' comes of y, y' of x
+        a, d, pixels = c, b, pixels.swapaxes(0, 1)                                       # (W,H,3)
+    return pixels[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
+
+
+# How large a frame is before its square is cut out decides what the square sees. Three protocols: the short
+# side becomes the square's (Latte 4.1: the most of the picture); the long side at most 1080 and then a square
+# of 256 (VideoDiT 4.1, for the DP-VAE: a piece of film at its own resolution, whose texture a shrunken film
+# has lost); or a short side somewhat larger than the square, so that a random crop has room.
+def resized(width, height, short=None, long=None):
+    """(width, height) with the short side `short` long. long: instead, the long side at most that long, and
+    the short side not below `short`. Neither: as it is."""
+    scale = short / min(width, height) if short else 1
+    if long:
+        scale = max(min(1, long / max(width, height)), scale if short else 0)
+    sides = [max(round(side * scale), 1) for side in (width, height)]
+    if sides[0] * sides[1] > MAX_PIXELS:          # 1 x 2000 pixels, 512 wide, would be a picture of 1.6 GB
+        raise Unusable(f"{round(width)} x {height} pixels would become {sides[0]} x {sides[1]}: too large")
+    return sides
 
 
 # When is each frame shown? pts ("presentation time stamp") is a whole number of ticks; times time_base, the
@@ -168,10 +197,12 @@ def scan_times(path):
     with Film(path) as film:
         if film.seekable:
             try:
-                pts = sorted({packet.pts for packet in film.container.demux(film.stream)
-                              if packet.size and packet.pts is not None and not packet.is_discard})
+                pts = {packet.pts for packet in film.container.demux(film.stream)
+                       if packet.size and not packet.is_discard}
             except av.FFmpegError:
-                pts = []
+                pts = {None}
+            # some without a stamp (.mkv that begins below zero): the list would be short of frames
+            pts = [] if None in pts else sorted(pts)
             tail = [frame.pts for frame in film.frames(pts[-1])] if pts else []
             if tail and None not in tail:
                 pts = np.array([time for time in pts if time <= max(tail)])
@@ -190,9 +221,9 @@ def order_times(film, times):
 
 # The two ways to the pixels. They must agree to the last bit (a test compares them): else what a model is
 # trained on would depend on how much memory there happened to be.
-def read_all(path, short=None):
+def read_all(path, short=None, long=None):
     """(seconds (T,), frames uint8 (T,H,W,3)) of a whole film."""
-    with Film(path, short) as film:
+    with Film(path, short, long) as film:
         times, pictures = [], []
         for frame in film.frames():
             times.append(frame.time)
@@ -202,16 +233,18 @@ def read_all(path, short=None):
         return order_times(film, times), np.stack(pictures)                              # (T,H,W,3)
 
 
-def read_some(path, pts, wanted, short=None):
+def read_some(path, pts, wanted, short=None, long=None):
     """The frames with the numbers `wanted` (rising, repeats allowed): enters at the last key frame before.
 
     A number that never decodes shows what was on screen then, the frame before it."""
-    with Film(path, short) as film:
+    with Film(path, short, long) as film:
         pictures, number, shown = [], -1, None
         for frame in film.frames(None if pts is None else int(pts[wanted[0]])):
+            if pts is not None and frame.pts is None:                # damaged: nobody knows when it was
+                continue
             number = number + 1 if pts is None else int(np.searchsorted(pts, frame.pts))
             if shown is None and number > wanted[0]:                 # entered too late: take the long way
-                return read_some(path, None, wanted, short)
+                return read_some(path, None, wanted, short, long)
             while shown is not None and len(pictures) < len(wanted) and wanted[len(pictures)] < number:
                 pictures.append(film.picture(shown))
             if len(pictures) == len(wanted):
@@ -253,18 +286,18 @@ def cut(clip, size, crop, flip, rng):
 # Resizing must average: a pixel of the small picture is the mean of all that it covers. Picking one of them
 # instead (what torch's interpolate does unless told antialias=True, and Latte's loader with it) turns fine
 # stripes into coarse ones that were never there. Pillow's BICUBIC averages; so does FFmpeg's, above.
-def read_picture(file, short=None):
-    """uint8 (H,W,3), short side resized; upright, over white, whatever the file's own kind of pixels."""
+def read_picture(file, short=None, long=None):
+    """uint8 (H,W,3), resized(); upright, over white, whatever the file's own kind of pixels."""
     picture = Image.open(file)
     if picture.width * picture.height > MAX_PIXELS:                      # known before anything is decoded
-        raise ValueError(f"{picture.width} x {picture.height} pixels: too large")
+        raise Unusable(f"{picture.width} x {picture.height} pixels: too large")
+    resized(*picture.size, short, long)
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):                                         # 16-bit grey
         picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
     picture = over_white(picture)
-    if short:
-        scale = short / min(picture.size)
-        picture = picture.resize([max(round(side * scale), short) for side in picture.size], Image.BICUBIC)
+    size = resized(*picture.size, short, long)                               # it may have been turned
+    picture = picture if picture.size == tuple(size) else picture.resize(size, Image.BICUBIC)
     return np.asarray(picture)                                               # (H,W,3)
 
 

@@ -1,6 +1,7 @@
 """Tests of video.py: every container, codec and kind of pixel, damage, and the way out again."""
 
 import math
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -95,19 +96,53 @@ def test_a_relative_path_may_look_like_a_protocol(tmp_path, monkeypatch):
     assert len(numbers(data.ClipFolder("file2:a", 8, 16).item(0))) == 8
 
 
-def test_a_phones_sideways_film_is_turned_upright(tmp_path):
-    """facts/performance.md 2.2: rotated phone video. The matrix in the track header says: a quarter turn."""
+@pytest.mark.parametrize("a,b,c,d,shape,white", [
+    (0, 1, -1, 0, (64, 32), (56, 16)), (0, -1, 1, 0, (64, 32), (8, 16)),      # quarter turns
+    (-1, 0, 0, -1, (32, 64), (16, 8)), (-1, 0, 0, 1, (32, 64), (16, 8)),      # half a turn; a mirrored selfie
+    (1, 0, 0, -1, (32, 64), (16, 56)), (0, 1, 1, 0, (64, 32), (56, 16))])     # upside down; along the diagonal
+def test_a_phones_film_is_shown_as_its_matrix_says(tmp_path, a, b, c, d, shape, white):
+    """facts/performance.md 2.2: rotated phone video. x' = ax + cy, y' = bx + dy, in the track's header."""
     pixels = np.zeros((8, 32, 64, 3), np.uint8)
     pixels[:, :, 32:] = 255                                                  # right half white
+    pixels[:, :8] = 128                                                      # a grey roof
     video.save_video(tmp_path / "a.mp4", pixels)
     content = bytearray((tmp_path / "a.mp4").read_bytes())
     start = content.index(b"tkhd") + 4 + 40
-    one, zero = (1 << 16).to_bytes(4, "big"), bytes(4)
-    turn = zero + one + zero + (-(1 << 16)).to_bytes(4, "big", signed=True) + zero
-    content[start:start + 20] = turn                                         # clockwise by 90 degrees
+    row = lambda *values: b"".join((value << 16).to_bytes(4, "big", signed=True) for value in values)
+    content[start:start + 20] = row(a, b) + bytes(4) + row(c, d)
     (tmp_path / "a.mp4").write_bytes(content)
-    upright = video.read_video(tmp_path / "a.mp4")
-    assert upright.shape == (8, 64, 32, 3) and upright[0, 56, 16, 0] > 200 and upright[0, 8, 16, 0] < 50
+    shown = video.read_video(tmp_path / "a.mp4")[0]
+    assert shown.shape == (*shape, 3) and shown[white][0] > 200
+    roof = 0 if c + d > 0 else -1                                            # where y = 0 comes to lie
+    edge = shown[roof] if d else shown[:, roof]
+    assert np.abs(edge.astype(int) - 128).max() < 30
+
+
+def test_a_film_that_begins_below_zero_keeps_its_first_frames(tmp_path):
+    """Matroska without avoid_negative_ts: the first packets have no stamp, and seeking never finds them."""
+    with av.open(str(tmp_path / "a.mkv"), "w", options={"avoid_negative_ts": "disabled"}) as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "12", "bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 25)
+        for number in range(40):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 8 + 5 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number - 7, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    sought, whole = (data.ClipFolder(tmp_path, 16, 16, memory=memory) for memory in (0, 1 << 30))
+    assert len(sought.film(0)[1]) == len(whole.film(0)[1]) == 40
+    for epoch in range(8):
+        same(sought.item(0, epoch), whole.item(0, epoch))
+
+
+@pytest.mark.parametrize("width,height,short,long,want", [
+    (1280, 720, 256, None, [455, 256]), (640, 360, 64, None, [114, 64]),           # Latte: the short side
+    (1920, 1080, 256, 1080, [1080, 608]), (640, 360, 256, 1080, [640, 360]),       # VideoDiT 4.1: the long one
+    (300, 200, 256, 1080, [384, 256]), (4000, 500, 256, 1080, [2048, 256]),        # but the square must fit in
+    (640, 360, None, None, [640, 360])])
+def test_a_film_is_resized_as_the_papers_say(width, height, short, long, want):
+    """VideoDiT 4.1: "their longer edge does not exceed 1080 pixels", then the 256 crop; Latte 4.1."""
+    assert video.resized(width, height, short, long) == want
 
 
 @pytest.mark.parametrize("matrix,full", [(1, 1), (1, 2), (5, 1), (5, 2)])
@@ -166,6 +201,14 @@ def test_any_size_is_resized_to_cover_and_cropped(tmp_path, size):
     make_picture(tmp_path / "a.png", size=size)
     item = data.ImageFolder(tmp_path, 8).item(0)
     assert item["video"].shape == (3, 1, 8, 8) and pixel(item) == list(RED)
+
+
+def test_a_thread_of_a_picture_is_refused_before_it_is_enlarged(tmp_path):
+    """1 x 2000 pixels, cut to 512, would be 512 x 1,024,000: 1.6 GB."""
+    make_picture(tmp_path / "a.png", size=(1, 2000))
+    make_picture(tmp_path / "b.png")
+    pictures = data.ImageFolder(tmp_path, 512)
+    assert "would become 512 x 1024000: too large" in pictures.skipped["a.png"]
 
 
 def test_exif_orientation_is_honoured(tmp_path):
