@@ -50,14 +50,16 @@ SD14 = KLVAEConfig(z_channels=4, quant_conv=True, scale=0.18215, shift=0.0)
 # exact windowing (facts: OSP, Wan).
 
 class FrameNorm(nn.GroupNorm):
-    """GroupNorm of each frame. On a CPU its backward is 7 to 20 times faster on plain than on channels_last
-    memory, and the convolutions are the other way round: two copies are a bargain
-    (a DP-VAE step takes half the time)."""
+    """GroupNorm of each frame.
+
+    On a CPU its backward in bf16 is 2 to 20 times slower than in float32 when a group has few channels, more
+    than two casts cost; so where a gradient is asked, it is computed in float32. (Copies to plain memory and
+    back, the other way out, took 1.3 times as long when nobody asks for gradients.)"""
 
     def forward(self, x):
-        if x.is_cuda:
-            return super().forward(x)
-        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)  # (F,C,H,W)
+        if x.dtype == torch.bfloat16 and torch.is_grad_enabled() and not x.is_cuda:
+            return super().forward(x.float()).to(x.dtype)
+        return super().forward(x)
 
 
 def norm(channels, groups):
@@ -130,8 +132,8 @@ class TimeConv(nn.Module):
         self.conv = nn.Conv1d(c, c, 3)
 
     def forward(self, x, frames):
-        x = x.unflatten(0, (-1, frames))                                                    # (B,T,C,H,W)
-        x = torch.cat([x[:, :1], x, x[:, -1:]], 1).transpose(1, 2)                          # (B,C,T+2,H,W)
+        x = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames))                                # (B,T,H,W,C)
+        x = torch.cat([x[:, :1], x, x[:, -1:]], 1).permute(0, 4, 1, 2, 3)                   # (B,C,T+2,H,W)
         x = F.conv3d(x, self.conv.weight[..., None, None], self.conv.bias)                  # (B,C,T,H,W)
         return x.transpose(1, 2).flatten(0, 1)                                              # (F,C,H,W)
 
@@ -346,7 +348,7 @@ def check_size(x, factor):
 @dataclass
 class DPVAEConfig(KLVAEConfig):
     window: int = 32                  # frames encoded or decoded at once; what training saw (VideoDiT 4.1)
-    overlap: int = 8                  # frames that two windows share at decode, cross-faded
+    overlap: int = 8                  # frames that two windows share; each gives up its half of them
     key_encoder: bool = True          # --no-key_encoder: z = E_r(x) alone (Table 3, "2D VAE" column)
 
     def __post_init__(self):
@@ -441,9 +443,7 @@ class DPVAE(nn.Module):
     @torch.no_grad()
     def encode(self, x):
         """Raw latent of an image (T=1: E_k alone) or of a clip of any length divisible by 4,
-        window by window.
-
-        ASSUMED: windows of 32 frames without overlap, as in training; memory does not grow with T."""
+        window by window; memory does not grow with T."""
         frames = x.shape[2]
         check_size(x, self.downsampling)
         if frames == 1:
@@ -451,33 +451,36 @@ class DPVAE(nn.Module):
         if frames % GOP:
             raise UserError(f"{frames} frames cannot be encoded: --frames must be 1 or a multiple of {GOP} "
                             f"({frames // GOP * GOP or 1} or {(frames // GOP + 1) * GOP})")
-        return torch.cat([self.encode_window(part)[0] for part in x.split(self.config.window, dim=2)], dim=2)
+        return self.by_windows(lambda part: self.encode_window(part)[0], x, GOP, 1)         # (B,C,T/4,h,w)
 
     @torch.no_grad()
     def decode(self, z):
-        """Clip of a latent of any length, windows cross-faded: (B,C,T',h,w) -> (B,3,4T',H,W)."""
-        size, step = self.config.window // GOP, (self.config.window - self.config.overlap) // GOP
-        frames, overlap = z.shape[2], self.config.overlap
-        if frames <= size:
-            return self.decode_window(z)
-        starts = [*range(0, frames - size, step), frames - size]  # the last one is full, too: overlaps more
-        clip = None
-        for start in starts:
-            part = self.decode_window(z[:, :, start:start + size])                          # (B,3,window,H,W)
-            if clip is None:
-                clip = part.new_empty(*part.shape[:2], frames * GOP, *part.shape[3:])
-                clip[:, :, :self.config.window] = part
-                end = self.config.window
-                continue
-            first = start * GOP
-            shared = min(end - first, overlap) if overlap else 0
-            fade = torch.linspace(0, 1, shared + 2, device=z.device, dtype=part.dtype)[1:-1][:, None, None]
-            keep = end - shared                                    # frames before `keep` stay as they are
-            clip[:, :, keep:end] = (clip[:, :, keep:end] * (1 - fade)
-                                    + part[:, :, keep - first:end - first] * fade)
-            clip[:, :, end:first + self.config.window] = part[:, :, end - first:]
-            end = first + self.config.window
-        return clip
+        """Clip of a latent of any length: (B,C,T',h,w) -> (B,3,4T',H,W)."""
+        return self.by_windows(self.decode_window, z, 1, GOP)                               # (B,3,4T',H,W)
+
+    def by_windows(self, code, x, taken, given):
+        """code() on each window of x. A group of frames is `taken` frames of x and `given` of the result."""
+        groups, whole = x.shape[2] // taken, None
+        for start, end, first, last in cuts(groups, self.config.window // GOP, self.config.overlap // GOP):
+            part = code(x[:, :, start * taken:end * taken])
+            if end - start == groups:
+                return part
+            if whole is None:
+                whole = part.new_empty(*part.shape[:2], groups * given, *part.shape[3:])
+            whole[:, :, first * given:last * given] = part[:, :, (first - start) * given:(last - start) * given]
+        return whole
+
+
+def cuts(groups, size, shared):
+    """Windows of `size` groups over a clip: [(start, end, first kept, last kept + 1)].
+
+    Neighbours share `shared` groups and are cut in the middle of them; an odd one goes to the later window,
+    whose key frame it is. The last window is full, too, and so shares more.
+    cuts(10, 4, 2) = [(0, 4, 0, 3), (2, 6, 3, 5), (4, 8, 5, 7), (6, 10, 7, 10)]"""
+    step, size = size - shared, min(size, groups)
+    starts = [*range(0, groups - size, step), groups - size]
+    edges = [0, *((left + size + right) // 2 for left, right in zip(starts, starts[1:])), groups]
+    return [(start, start + size, first, last) for start, first, last in zip(starts, edges, edges[1:])]
 
 
 # ------------------------------------------------------------------------------------------ losses
