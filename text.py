@@ -4,10 +4,33 @@ Shapes   ids (B,L)  context (B,L,D)  pooled (B,P)        B prompts, L text token
 Sizes    toy L=16 D=P=128; SD3 L=77+77 D=4096 P=768+1280; Latte's text-to-video T5 alone, L<=120
 Differs  only what SD3 and Latte use: no decoder of T5, no picture half of CLIP
 Reads    after tokenizer.py, before dit.py; published.py fills the encoders with released weights
-Run me   python text.py      # CPU, 3 s: encodes toy prompts, looks up T5's buckets, prints known answers"""
+Run me   python text.py      # CPU, 3 s: which words the toy's encoder finds near, drawn in out/text.png
+
+THE PROBLEM. tokenizer.py made numbers of a prompt. Number 2368 says nothing: it is a row in a table. What
+the painting transformer (dit.py) needs are vectors in which what looks alike lies close and what must be
+told apart lies far: "red" near "scarlet", "jumping" far from "spinning", "a dog on a cat" not "a cat on a
+dog". An encoder is a transformer over the tokens that has learned such vectors elsewhere, and stays as it is
+("frozen"):
+
+    "a red cat"  ->  ids (B,L)  ->  table (B,L,D)  ->  12 to 32 layers  ->  context (B,L,D)  a vector a token
+                                                                        \->  pooled  (B,P)   one for it all
+
+Both are used, for different things. CONTEXT is read by attention: each patch of the picture looks for the
+words that concern it, so the cat can be red and the ball blue. POOLED is added to the embedding of the time
+and tunes every layer as a whole (adaLN): what kind of clip this is, in one vector.
+
+WHY THREE ENCODERS IN SD3? CLIP was trained to tell which of thousands of captions belongs to a picture. It
+knows what things LOOK like; but a bag of words passes that test, and order and number suffer. T5 was trained
+on text alone, to fill gaps: it knows grammar, numbers and spelling, and never saw a picture. Two CLIPs, from
+different hands, see different things. SD3 dropped each at random in training, so that each can be left out;
+without T5 pictures are as pretty (people prefer either equally often), follow the prompt a little less, and
+letters suffer most (SD3 5.3.3). Tried by others: CLIP alone (Stable Diffusion 1), T5 alone (Imagen, PixArt,
+Latte's text-to-video model), and language models of today. VideoDiT changes nothing here: "frozen", all
+three."""
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,11 +38,24 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from checkpoint import UserError
+from checkpoint import UserError, load_network, polite
 from tokenizer import CLIPTokenizer, WordTokenizer, tell
 
 
 # ---------------------------------------------------------------------------------- CLIP's transformer
+# A plain transformer, as a language model has it, and CAUSAL like one: a token sees those before it. So only
+# the last word has read the whole prompt, and behind it stands EOS, whose vector is made for nothing else:
+#
+#     ids        BOS   a    red   cat   EOS   EOS   EOS ...  (77)
+#     sees        1    2     3     4     5     pads see the prompt; the prompt never sees its pads
+#                                        |
+#                                        pooled (B,D): the only place that knows it all
+#     (test_a_prompt_never_sees_its_pads)
+#
+# Two ends, and SD3 takes each for what it is good at. CLIP's loss bends the very last layer towards one goal,
+# one vector that matches one picture; the layer before it still says what each word is. So the context is the
+# PENULTIMATE layer's output, and TRAP, without the final norm that everything else passes through. The pooled
+# vector is the last layer's, with it.
 
 @dataclass
 class CLIPTextConfig:
@@ -41,7 +77,8 @@ class CLIPOutput(NamedTuple):
 
 
 class CLIPLayer(nn.Module):
-    """Pre-norm transformer layer; the names are those of the released files."""
+    """Attention, then an MLP, each on the normed input and added to it ("pre-norm"). The parts have the names of
+    the released files, so that these load key for key."""
 
     def __init__(self, config):
         super().__init__()
@@ -56,7 +93,7 @@ class CLIPLayer(nn.Module):
         attn, h = self.self_attn, self.layer_norm1(x)
         q, k, v = (rearrange(attn[name](h), "b l (n d) -> b n l d", n=self.heads)
                    for name in ("q_proj", "k_proj", "v_proj"))                  # (B,heads,L,D/heads)
-        # causal and nothing else: pads see the prompt, the prompt never sees pads
+        # no mask beside: with is_causal the prompt cannot see its pads anyway
         h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + attn["out_proj"](rearrange(h, "b n l d -> b l (n d)"))          # (B,L,D)
         h = self.mlp["fc1"](self.layer_norm2(x))                                # (B,L,mlp_width)
@@ -109,6 +146,19 @@ class CLIPText(nn.Module):
 
 
 # ---------------------------------------------------------------------------------- the toy's encoder
+# The toy has no room for 5 billion parameters. Its encoder is CLIP's architecture at 0.4 million, over 42
+# words, and is trained together with the image model: whatever makes the picture come out right is what a
+# word means. python text.py shows what comes of it, from pictures alone: red lies next to orange, blue to
+# purple, night to sunset, cat to dog.
+#
+# And what does not come of it: pictures do not move. "jumping" and "spinning" stand in no picture's caption
+# that the loss could feel, keep the random vectors they started with, and come out nearly alike (to 2 %); the
+# video model, for which the encoder is frozen, then cannot tell them apart. CLIP and T5 have read of jumping
+# before; so this one is made to read, too. READING LOSS, ours: after the prompt is squeezed into the pooled
+# vector, ask it for each known word, "were you in there?"
+#
+#     logit_w = pooled . table_w;   loss = mean over w of BCE(logit_w, 1 if the prompt has w, else 0)
+#     (test_reading_sets_apart_words_that_no_picture_shows)
 
 @dataclass
 class ToyTextConfig:
@@ -152,11 +202,7 @@ class ToyText(nn.Module):
         return self.tokenizer.understand(prompt)[1]
 
     def reading_loss(self, prompts):
-        """Which words were in the prompt? Asked of its pooled vector, one yes or no for each known word.
-
-        CLIP and T5 have read of jumping before they meet an image model. This encoder meets pictures alone,
-        whose captions name no motion: without this loss "jumping" and "spinning" keep their random starts,
-        come out nearly the same, and the toy's video model hardly learned to move by them."""
+        """Which words were in the prompt? Asked of its pooled vector, one yes or no for each known word."""
         _, pooled = self(prompts)                                                           # (B,D)
         ids = self.tokenizer(prompts).to(pooled.device)                                     # (B,L)
         said = pooled.new_zeros(len(prompts), self.tokenizer.size).scatter(1, ids, 1.0)     # (B,V)
@@ -165,6 +211,20 @@ class ToyText(nn.Module):
 
 
 # ---------------------------------------------------------------------------------- T5's encoder
+# T5 reads and writes; only its reading half is used. Every token sees every other, before and behind it, so
+# there is no place that sums up, and no pooled vector. What differs from CLIP are four things, each of which
+# gives plausible, wrong vectors if forgotten:
+#
+#   positions    none are added. Instead, attention from place i to place j gets a learned bonus for the
+#                DISTANCE j - i, a number a head. Near ones have one each, far ones share, in 32 buckets:
+#                    j - i    ... -16..-22  -12..-15  -8..-11  -7  ...  -1   0   1  ...   7    8..11 ...
+#                    bucket   ...    10        9         8      7  ...   1   0   17 ...  23     24  ...
+#                The table is in block 0 alone, and all blocks use it.
+#   no 1/sqrt(d) in attention: T5's initialisation already holds it
+#   norms        RMSNorm: divided by the root mean square, the mean is not taken off; no bias anywhere
+#   gated MLP    gelu(wi_0 x) * wi_1 x: one half says what, the other how much of it
+#
+# TRAP: pads. SD3 lets T5 see its pads, as if they were words: it was trained so. PixArt and Latte mask them.
 
 @dataclass
 class T5Config:
@@ -179,7 +239,7 @@ class T5Config:
 
 
 class T5Block(nn.Module):
-    """Pre-norm attention and gated MLP, no biases anywhere; the names are those of the released files."""
+    """Attention and gated MLP, each on the normed input; the names are those of the released files."""
 
     def __init__(self, config, has_bias):
         super().__init__()
@@ -198,7 +258,6 @@ class T5Block(nn.Module):
     def forward(self, x, bias):                                                 # (B,L,D), (1 or B,heads,L,L)
         attn, h = self.layer[0]["SelfAttention"], self.layer[0]["layer_norm"](x)
         q, k, v = (rearrange(attn[name](h), "b l (n d) -> b n l d", n=self.heads) for name in "qkv")
-        # scale 1: T5's initialisation already holds the usual 1/sqrt(d)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         x = x + attn["o"](rearrange(h, "b n l d -> b l (n d)"))                 # (B,L,D)
         mlp, h = self.layer[1]["DenseReluDense"], self.layer[1]["layer_norm"](x)
@@ -245,6 +304,19 @@ def t5_bucket(distance, buckets=32, max_distance=128):
 
 
 # ---------------------------------------------------------------------------------- SD3: three encoders
+# How three sets of vectors of three widths become one context. CLIPs side by side in the CHANNELS, for both
+# read the same 77 tokens; T5 behind them in the TOKENS, for it cuts the text its own way:
+#
+#     ids_l (B,77) -> CLIP-L (B,77,768)  \
+#                                          (B,77,2048) -> and zeros -> (B,77,4096) \
+#     ids_g (B,77) -> CLIP-G (B,77,1280) /                                           context (B,154,4096)
+#     ids_t (B,77) -> T5-XXL (B,77,4096) ------------------------------------------- /
+#
+#     CLIP-L at EOS (B,768), CLIP-G at EOS, projected (B,1280)  ->  pooled (B,2048)
+#
+# 77 + 77 tokens is what SD3-medium was trained on. Diffusers gives T5 up to 256 at sampling, 77 + 256 = 333:
+# the transformer takes any number, for text has no positions there, and TRAP, the same prompt then gives
+# another picture. We keep 77. (test_golden_sd3_conditioning holds the whole assembly to sd3-ref's.)
 
 class SD3Text:
     """SD3's conditioning: prompts -> context (B,77+77,4096), pooled (B,2048).
@@ -290,12 +362,8 @@ class SD3Text:
         return [note for reader in readers for note in reader.notes(prompt)]
 
     def assemble(self, ids_l, ids_g, ids_t5=None):
-        """Both CLIPs side by side in the channels, padded to T5's width, then T5's tokens:
-
-            [ CLIP-L 768 | CLIP-G 1280 | zeros 2048 ]   77 tokens
-            [ T5-XXL 4096                           ]   77 tokens
-
-        CLIP-L's pooled vector is taken before its projection, which SD3's file lacks, CLIP-G's after."""
+        """The drawing above. TRAP: CLIP-L's pooled vector is taken before its projection, which SD3's file
+        lacks, CLIP-G's after."""
         # ASSUMED: without T5 its 77 tokens are zeros. SD3 was trained with each encoder's output dropped in
         # nearly half of the prompts; that a dropped output was zeros is how Diffusers reads it: we follow.
         clip_l, clip_g = self.run("clip_l", ids_l), self.run("clip_g", ids_g)
@@ -357,15 +425,63 @@ def run_frozen(net, device, dtype, ids, *mask):
 
 
 # ---------------------------------------------------------------------------------- demo
+# Which words does the shipped encoder find near? The cosine of their pooled vectors, less what all words
+# share. If it had learned nothing, a word's nearest would be of its own kind (subject, colour, motion, scene)
+# one time in four, 8 of 34.
 
-def demo():
-    """Encode toy prompts, look up T5's buckets; returns the buckets."""
-    torch.manual_seed(0)
-    toy = ToyText(ToyTextConfig(words=("a", "red", "cat", "jumping", "in", "snow")))
-    context, pooled = toy(["a red cat jumping in snow", "a cat", ""])
-    print(f"toy: 3 prompts -> context {tuple(context.shape)}, pooled {tuple(pooled.shape)}")
-    return t5_bucket(torch.tensor([-200, -16, -8, -1, 0, 1, 8, 200])).tolist()
+TOY = Path(__file__).parent / "checkpoints/toy/text.safetensors"
+
+
+def nearness(toy, kinds):
+    """kinds {name: words} -> (words, cosines (W,W), how many words' nearest is of their own kind)."""
+    words, of = zip(*[(word, kind) for kind, members in kinds.items() for word in members])
+    with torch.no_grad():
+        pooled = toy(list(words))[1]                                            # (W,P)
+    cosine = F.normalize(pooled - pooled.mean(0), dim=1)
+    cosine = cosine @ cosine.T                                                  # (W,W)
+    nearest = cosine.clone().fill_diagonal_(-2).argmax(1).tolist()              # (W,)
+    return words, cosine, sum(of[nearest[n]] == of[n] for n in range(len(words)))
+
+
+def draw_nearness(words, cosine):
+    """The matrix with its words, as a picture."""
+    from PIL import Image, ImageDraw
+
+    from video import FINE, heat, write
+    cell, left = 17, 104
+    side = cell * len(words)
+    sheet = Image.new("RGB", (FINE * (left + side + 12), FINE * (side + 48)), "white")
+    cells = Image.fromarray(heat(cosine.clamp(min=0).numpy(), cell * FINE, top=0.7))
+    sheet.paste(cells, (FINE * left, FINE * 36))
+    pen = ImageDraw.Draw(sheet)
+    write(pen, (12, 18), "nearness of words, as the toy's encoder learned it from pictures", 15)
+    for n, word in enumerate(words):
+        write(pen, (left - 8, 36 + cell * (n + 0.5)), word, 12, anchor="rm")
+    return sheet.reduce(FINE)
+
+
+def demo(picture=None):
+    """Known answers: T5's buckets of some distances; how many words' nearest is of their own kind, of all."""
+    import world
+    kinds = {"subject": world.SUBJECTS, "colour": tuple(world.COLOURS), "motion": world.MOTIONS,
+             "scene": world.SCENES}
+    words, cosine, own = nearness(load_network(ToyText, TOY).eval(), kinds)
+    if picture:
+        from video import page, plot
+        far = torch.arange(-160, 161)                                           # (321,)
+        curve = plot(None, {"keys behind": (far[:160], t5_bucket(far[:160])),
+                            "keys ahead": (far[161:], t5_bucket(far[161:]))},
+                     "T5's buckets of distance", "key's place - query's place", "bucket", size=(520, 420))
+        page(picture, [draw_nearness(words, cosine), curve])
+    return t5_bucket(torch.tensor([-200, -16, -8, -1, 0, 1, 8, 200])).tolist(), own, len(words)
+
+
+def main():
+    buckets, own, words = demo("out/text.png")
+    print(f"T5's buckets: {buckets}   (right: [15, 10, 8, 1, 0, 17, 24, 31])")
+    print(f"{own} of {words} words have their nearest in their own kind (right: above 20; by chance 8). "
+          "Drawn in out/text.png")
 
 
 if __name__ == "__main__":
-    print("T5's buckets:", demo(), "  (right: [15, 10, 8, 1, 0, 17, 24, 31])")
+    polite(main)

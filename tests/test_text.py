@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -210,6 +211,29 @@ def test_sd3_says_what_is_missing():
         published.sd3_text(tiny_sd3()).encode(["a cat"])
 
 
-def test_the_demo_gives_its_known_answers(capsys):
-    """python text.py prints them."""
-    assert text.demo() == [15, 10, 8, 1, 0, 17, 24, 31]
+def test_what_a_person_typed_is_read_with_near_words(capsys):
+    """ToyText.read: a tiger is encoded as a cat, and said; the encoder itself stays silent and guesses nothing."""
+    torch.manual_seed(0)
+    toy = ToyText(ToyTextConfig(words=world.WORDS, width=32, length=12))
+    read, plain = toy.read(["Tigers jump in snow"]), toy(["cat jumping in snow"])
+    assert_close(read, plain)
+    assert "'Tigers jump in snow': \"tigers\" is no word of this model" in capsys.readouterr().err
+    toy(["a tiger"])
+    assert capsys.readouterr().err == "" and toy.notes("a cat") == []
+
+
+def test_sd3_says_where_it_stops_reading(capsys):
+    """CLIP's 77 tokens, and T5's where there is one; what is read is what encode reads."""
+    sd3, long = published.sd3_text(tiny_sd3(with_t5=False)), "a cat and " * 30
+    assert_close(sd3.read([long])[0], sd3.encode([long])[0])
+    assert "too long: CLIP reads 75 of 90 tokens" in capsys.readouterr().err
+    both = published.sd3_text(tiny_sd3(), letters_tokenizer())
+    assert [note.split()[2] for note in both.notes(long)] == ["CLIP", "T5"]
+
+
+def test_the_demo_gives_its_known_answers(tmp_path):
+    """python text.py prints them, and draws: words of a kind lie near each other, by what pictures taught."""
+    buckets, own, words = text.demo(tmp_path / "text.png")
+    assert buckets == [15, 10, 8, 1, 0, 17, 24, 31]
+    assert words == 34 and own > 20
+    assert Image.open(tmp_path / "text.png").size[0] > 1000
