@@ -13,7 +13,7 @@ dog". An encoder is a transformer over the tokens that has learned such vectors 
 ("frozen"):
 
     "a red cat"  ->  ids (B,L)  ->  table (B,L,D)  ->  12 to 32 layers  ->  context (B,L,D)  a vector a token
-                                                                        \->  pooled  (B,P)   one for it all
+                                                                        +->  pooled  (B,P)   one for it all
 
 Both are used, for different things. CONTEXT is read by attention: each patch of the picture looks for the
 words that concern it, so the cat can be red and the ball blue. POOLED is added to the embedding of the time
@@ -77,8 +77,8 @@ class CLIPOutput(NamedTuple):
 
 
 class CLIPLayer(nn.Module):
-    """Attention, then an MLP, each on the normed input and added to it ("pre-norm"). The parts have the names of
-    the released files, so that these load key for key."""
+    """Attention, then an MLP, each on the normed input and added to it ("pre-norm"). The parts have the
+    names of the released files, so that these load key for key."""
 
     def __init__(self, config):
         super().__init__()
@@ -148,8 +148,8 @@ class CLIPText(nn.Module):
 # ---------------------------------------------------------------------------------- the toy's encoder
 # The toy has no room for 5 billion parameters. Its encoder is CLIP's architecture at 0.4 million, over 42
 # words, and is trained together with the image model: whatever makes the picture come out right is what a
-# word means. python text.py shows what comes of it, from pictures alone: red lies next to orange, blue to
-# purple, night to sunset, cat to dog.
+# word means. python text.py shows what comes of it: red lies next to orange, blue to purple, cat to dog, car
+# to boat. (That "moving left" lies next to "moving right" is no wonder: they share a word.)
 #
 # And what does not come of it: pictures do not move. "jumping" and "spinning" stand in no picture's caption
 # that the loss could feel, keep the random vectors they started with, and come out nearly alike (to 2 %); the
@@ -454,7 +454,7 @@ def draw_nearness(words, cosine):
     cells = Image.fromarray(heat(cosine.clamp(min=0).numpy(), cell * FINE, top=0.7))
     sheet.paste(cells, (FINE * left, FINE * 36))
     pen = ImageDraw.Draw(sheet)
-    write(pen, (12, 18), "nearness of words, as the toy's encoder learned it from pictures", 15)
+    write(pen, (12, 18), "nearness of words, as the toy's encoder learned it", 15)
     for n, word in enumerate(words):
         write(pen, (left - 8, 36 + cell * (n + 0.5)), word, 12, anchor="rm")
     return sheet.reduce(FINE)
