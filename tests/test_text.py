@@ -212,7 +212,7 @@ def test_sd3_says_what_is_missing():
 
 
 def test_what_a_person_typed_is_read_with_near_words(capsys):
-    """ToyText.read: a tiger is encoded as a cat, and said; the encoder itself is silent and guesses nothing."""
+    """ToyText.read encodes a tiger as a cat and says so; the encoder alone is silent and guesses nothing."""
     torch.manual_seed(0)
     toy = ToyText(ToyTextConfig(words=world.WORDS, width=32, length=12))
     read, plain = toy.read(["Tigers jump in snow"]), toy(["cat jumping in snow"])
