@@ -12,7 +12,6 @@ Run me   python eval.py                         # CPU, 1 s: Frechet's distance o
          python eval.py similarity --ckpt FILE      # how alike a Latte's frames are, block by block"""
 
 import argparse
-import contextlib
 import dataclasses
 import hashlib
 import io
@@ -42,7 +41,7 @@ from latte import draw_similarity, frame_similarity, nothing_asked, summary
 from metrics import (demo, frechet, gaussian, inception_score, kernel_distance, psnr, ssim,
                      standard_error)
 from published import FILES, load_detector, load_latte
-from sample import TOY, generate, load_models
+from sample import TOY, between, decode, encode, generate, go_on, how_of, load_models, walk
 from vae import DPVAE, GOP, KLVAE, fold
 from video import IMAGES, VIDEOS, Unusable, read_some, save_clip, scan_times, to_video
 
@@ -102,7 +101,7 @@ def one_of(values, **choices):
 
 def at_least(values, **bounds):
     for key, bound in bounds.items():
-        if values.get(key, bound) < bound:
+        if values.get(key) is not None and values[key] < bound:
             raise UserError(f"--{key} {values[key]}: must be at least {bound}")
 
 
@@ -500,8 +499,8 @@ def report_recon(rows):
 
 def generation_flags(flags):
     flags.add_argument("--model", default="", help="videodit, dit or latte; default: what the folder has")
-    flags.add_argument("--steps", type=int, default=28, help="calls of the transformer")
-    flags.add_argument("--cfg", type=float, default=4.0, help="guidance; 1 is none")
+    flags.add_argument("--steps", type=int, help="calls of the transformer; default: the model's own")
+    flags.add_argument("--cfg", type=float, help="guidance; 1 is none; default: the model's own")
     flags.add_argument("--sampler", default="", help="euler, ddpm or ddim; default: the model's own")
     flags.add_argument("--seed", type=int, default=0, help="of the noise")
     flags.add_argument("--batch", type=int, default=32, help="clips made at once")
@@ -509,33 +508,46 @@ def generation_flags(flags):
                        help="autocast; pays on a GPU, and on a CPU that multiplies in bf16")
 
 
+def settle(models, args):
+    """The model's own settings where the flags are silent: into args, and so into what is written down."""
+    how = how_of(models, steps=args.steps, cfg=args.cfg, seed=args.seed, sampler=args.sampler)
+    args.steps, args.cfg, args.sampler, models.bf16 = how.steps, how.cfg, how.sampler, args.bf16
+    return how
+
+
 def make(models, prompts, frames, args, first_index):
     """Clips (B,3,T,H,W) by the parsed flags, on the CPU."""
-    fast = torch.autocast(device().split(":")[0], torch.bfloat16) if args.bf16 else contextlib.nullcontext()
-    with fast:
-        return generate(models, prompts, frames, steps=args.steps, cfg=args.cfg, seed=args.seed,
-                        first_index=first_index, sampler=args.sampler).float().cpu()
+    return generate(models, prompts, frames, steps=args.steps, cfg=args.cfg, seed=args.seed,
+                    first_index=first_index, sampler=args.sampler)
 
 
 def sample_set(argv):
     """`sample CKPT -n 2048 -o DIR`: clip i is a function of i and the flags alone, so any number of ranks
     (torchrun) share the work without talking, and a second call only makes what is missing."""
     flags = FlagParser(prog="eval.py sample")
-    flags.add_argument("ckpt", help="a folder of train.py")
+    flags.add_argument("ckpt", help="a folder of train.py, or a released model, as sample.py --weights takes it")
     flags.add_argument("-n", type=int, default=2048)
     flags.add_argument("-o", "--out", required=True, help="folder for the clips")
-    flags.add_argument("--prompts", default="toy:video", help="toy:KIND, a text file, or a folder of classes")
+    flags.add_argument("--prompts", default="",
+                       help="toy:KIND, a text file, or a folder of classes; default: the model's classes, or toy:video")
     flags.add_argument("--frames", type=int, default=0, help="0: what the model was trained on; 1: pictures")
     flags.add_argument("--fps", type=float, default=8.0, help="of the .mp4; Latte's tool writes 8")
     flags.add_argument("--png", action="store_true", help="folders of frames without loss, instead of .mp4")
-    flags.add_argument("--weights", default="", help="Stable Diffusion 3's file, for its text encoders")
+    flags.add_argument("--weights", default=[], action="append", help="as in sample.py: published text encoders")
+    flags.add_argument("--vae", default="", help="as in sample.py: the VAE of a released model")
     generation_flags(flags)
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, steps=1, batch=1)
     rank, world_size, out = (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)),
                              Path(args.out))
-    prompt = prompt_at(args.prompts)
-    models = load_models(args.ckpt, device(), args.weights, args.model)
+    prompt = prompt_at(args.prompts) if args.prompts else None
+    models = load_models(args.ckpt, device(), args.weights, args.model, args.vae)
+    settle(models, args)
+    if hasattr(models.text, "kept"):                        # published encoders stay: the next block asks again
+        models.text.kept = {} if device() != "cpu" else None
+    if prompt is None:
+        names = models.classes or ("",)
+        prompt = prompt_at("toy:video") if models.asks == "text" else lambda index: names[index % len(names)]
     frames = args.frames or models.frames
     suffix = ".png" if frames == 1 else "" if args.png else ".mp4"
     check_made(out, args, {"frames": frames, "net": fingerprint(models.transformer),
@@ -615,6 +627,58 @@ def score_dpvae(dp, n, batch, frames, size, bar):
     return {key: total / n for key, total in sums.items()}, stats
 
 
+# What nobody trained it for: a clip from a picture, on from a clip, between two pictures (see sample.py).
+# Each row makes clips of rendered scenes that no training saw, and says which frames the judge looks at:
+# only those that were not given.
+
+def from_picture(models, how, specs, x, first):
+    """The whole prompt, and the first frame."""
+    given = between(models, models.size, how, models.frames, x[:, :, :1])
+    z = walk(models, [world.caption(spec) for spec in specs], given.base.shape, how, first, given)
+    return decode(models.vae, z, models.frames), {"first": (0, 0)}, models.group
+
+
+def from_picture_alone(models, how, specs, x, first):
+    """A prompt of subject and motion: colour and scene have to come from the picture."""
+    specs = [dataclasses.replace(spec, colour="", scene="") for spec in specs]
+    return from_picture(models, how, specs, x, first)
+
+
+def onwards(models, how, specs, x, first):
+    """The clip goes on to twice its length; the judge sees the second half."""
+    z = go_on(models, [world.caption(spec) for spec in specs], encode(models, x), 2 * models.frames, how, first)
+    return decode(models.vae, z, 2 * models.frames), {}, models.frames
+
+
+def in_between(models, how, specs, x, first):
+    """From the first frame to the first one of the last group, which D_k makes a picture."""
+    last = models.frames - models.group
+    given = between(models, models.size, how, models.frames, x[:, :, :1], x[:, :, last:last + 1])
+    z = walk(models, [world.caption(spec) for spec in specs], given.base.shape, how, first, given)
+    return decode(models.vae, z, models.frames), {"first": (0, 0), "last": (last, last)}, 0
+
+
+GIVEN = {"picture": from_picture, "picture_alone": from_picture_alone, "onwards": onwards,
+         "in_between": in_between}
+
+
+def given_score(judge, args, clips_of, models, bar):
+    """Shares as prompt_score's, and the PSNR of given frames: clips_of(specs, x, first) -> clips,
+    {name: (frame of the clip, frame of x)}, first frame that the judge sees."""
+    right, squares = {key: 0 for key in ATTRIBUTES}, {}
+    for first, specs in unseen("video_heldout", args.n, args.batch):
+        x = render_all(specs, models.frames, models.size)                                   # (B,3,T,H,W)
+        clips, same, begin = clips_of(specs, x, first)
+        answers = judge_right(judge, clips[:, :, begin:].to(device()), judge_targets(judge, specs, device()))
+        right = {key: count + int(answers[key].sum()) for key, count in right.items()}
+        for name, (mine, theirs) in same.items():
+            found = per_frame(psnr, clips[:, :, mine:mine + 1], x[:, :, theirs:theirs + 1])
+            squares[name] = squares.get(name, 0.0) + found * len(x)
+        bar.update(len(x))
+    return {key: count / args.n for key, count in right.items()} | {
+        key: value / args.n for key, value in squares.items()}
+
+
 def toy(argv):
     """`toy`: the judge names what it sees in generated clips, and in rendered ones as a check of itself."""
     flags = FlagParser(prog="eval.py toy")
@@ -625,6 +689,7 @@ def toy(argv):
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, steps=1, batch=1)
     models, own = load_models(args.ckpt, device(), "", args.model), Path(args.ckpt) / JUDGE.name
+    how = settle(models, args)
     judge = load_network(Judge, args.judge or (own if own.is_file() else JUDGE)).to(device())
     rows = {row: kind for row, kind in ROWS.items() if models.frames > 1 or kind.startswith("image")}
     has_dpvae, frames = isinstance(models.vae, DPVAE), models.frames if models.frames > 1 else 16
@@ -638,18 +703,24 @@ def toy(argv):
         count = 1 if not specs[0].motion else models.frames
         return make(models, [world.caption(spec) for spec in specs], count, args, start)
 
-    with tqdm(total=args.n * (1 + len(rows) + has_dpvae), unit="clip", mininterval=1) as bar:
+    given = {row: clips for row, clips in GIVEN.items() if models.frames > 1}
+    with tqdm(total=args.n * (1 + len(rows) + has_dpvae + len(given)), unit="clip", mininterval=1) as bar:
         result = {"judge": prompt_score(judge, args.n, args.batch, "any", rendered)}
         if has_dpvae:
             quality, stats = score_dpvae(models.vae, args.n, args.batch, models.frames, models.size, bar)
         for row, kind in rows.items():
             bar.set_description(row)
             result[row] = prompt_score(judge, args.n, args.batch, kind, generated)
+        for row, clips in given.items():
+            bar.set_description(row)
+            result[row] = given_score(judge, args, lambda *block: clips(models, how, *block), models, bar)
     print(f"{args.n} each; share that the judge names as asked\n{'':18}"
           + "".join(f"{key:>9}" for key in ATTRIBUTES))
     for row, shares in result.items():
         print(f"{row:18}" + "".join(f"{shares[key]:9.1%}" if key in shares else f"{'-':>9}"
-                                    for key in ATTRIBUTES))
+                                    for key in ATTRIBUTES)
+              + "".join(f"  {key.replace('_', ' ')} {value:.1f} dB" for key, value in shares.items()
+                        if key not in ATTRIBUTES))
     if has_dpvae:
         result["dpvae"] = quality
         print("DP-VAE: {psnr:.2f} dB, SSIM {ssim:.4f}; key frames by D_k(z) {key_psnr:.2f} dB, by D_k(z_k) "

@@ -368,6 +368,22 @@ WHERE = {                           # what a missing part is called, and who pub
 FOLDERS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")     # Diffusers'
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
+# Latte numbers UCF101's classes as sorted() does the names of its folders
+UCF101 = tuple("""
+    ApplyEyeMakeup ApplyLipstick Archery BabyCrawling BalanceBeam BandMarching BaseballPitch Basketball
+    BasketballDunk BenchPress Biking Billiards BlowDryHair BlowingCandles BodyWeightSquats Bowling
+    BoxingPunchingBag BoxingSpeedBag BreastStroke BrushingTeeth CleanAndJerk CliffDiving CricketBowling
+    CricketShot CuttingInKitchen Diving Drumming Fencing FieldHockeyPenalty FloorGymnastics FrisbeeCatch
+    FrontCrawl GolfSwing Haircut HammerThrow Hammering HandstandPushups HandstandWalking HeadMassage
+    HighJump HorseRace HorseRiding HulaHoop IceDancing JavelinThrow JugglingBalls JumpRope JumpingJack
+    Kayaking Knitting LongJump Lunges MilitaryParade Mixing MoppingFloor Nunchucks ParallelBars PizzaTossing
+    PlayingCello PlayingDaf PlayingDhol PlayingFlute PlayingGuitar PlayingPiano PlayingSitar PlayingTabla
+    PlayingViolin PoleVault PommelHorse PullUps Punch PushUps Rafting RockClimbingIndoor RopeClimbing Rowing
+    SalsaSpin ShavingBeard Shotput SkateBoarding Skiing Skijet SkyDiving SoccerJuggling SoccerPenalty
+    StillRings SumoWrestling Surfing Swing TableTennisShot TaiChi TennisSwing ThrowDiscus TrampolineJumping
+    Typing UnevenBars VolleyballSpiking WalkingWithDog WallPushups WritingOnBoard YoYo
+""".split())
+
 
 @dataclass
 class Released:
@@ -412,7 +428,7 @@ class Released:
         more = {"head_dim": config["attention_head_dim"]} if "attention_head_dim" in config else {}
         if self.kind == "latte_t2v":
             more |= {"input_size": config.get("sample_size", 64), "frames": config.get("video_length", 16)}
-        if self.kind == "pixart":       # as released the table of positions is in the file, and tells the size
+        if self.kind == "pixart":       # the released file holds the table of positions: it tells the size
             rows = math.isqrt(state["pos_embed"].shape[1]) if "pos_embed" in state else 32
             more |= {"sample_size": config.get("sample_size", 2 * rows),
                      "interpolation": config.get("interpolation_scale")}
@@ -554,8 +570,8 @@ def load_sd3_text(source):
 
 
 def load_t5_text(source, length=120):
-    """T5 with its mask, as PixArt and Latte's text-to-video model read it, from a Diffusers folder or a folder
-    of its shards."""
+    """T5 with its mask, as PixArt and Latte's text-to-video model read it, from a Diffusers folder or
+    a folder of its shards."""
     found = open_released(source)
     found.need("t5xxl", "tokenizer")
     return T5Text(partial(t5, found.states["t5xxl"]), T5Tokenizer.load(found.tokenizer), length)

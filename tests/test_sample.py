@@ -1,17 +1,27 @@
 """From a prompt to a file: repeatable, and clear about what it cannot do."""
 
 import json
+import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 from torch.testing import assert_close
 
+import published
 import sample
-from checkpoint import UserError, polite
-from conftest import script
-from sample import file_name, generate, generate_from_weights, load_models
-from video import read_video
+from checkpoint import UserError, polite, read_config, read_state, save_network, save_state
+from conftest import GOLDEN, golden, script
+from dit import DiT, DiTConfig, PixArt, PixArtConfig, scrambled
+from latte import Latte, LatteConfig
+from sample import (Given, Models, file_name, generate, given_frames, go_on, how_of, label_of, load_models,
+                    part_way, released_models, walk, windows_of)
+from text import T5Config, T5Encoder
+from vae import KLVAE, KLVAEConfig
+from video import read_video, save_video
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +46,7 @@ def refused(capsys, *words):
     with pytest.raises(SystemExit) as stopped:
         polite(lambda: sample.main([*map(str, words)]))
     lines = capsys.readouterr().err.splitlines()
-    error = [line for line in lines if line and "it/s]" not in line]       # that would be a progress bar
+    error = [line for line in lines if line and "step/s]" not in line]     # that would be a progress bar
     assert stopped.value.code == 2 and len(error) == 1, error
     return error[0]
 
@@ -98,13 +108,13 @@ def test_a_picture_is_one_frame_decoded_by_the_image_decoder(models, monkeypatch
 def test_image_writes_a_picture_and_no_clip(make):
     """--image: .png and .json."""
     written = sorted(path.name for path in make("a cat", "--image").iterdir())
-    assert written == ["0000-a-cat.json", "0000-a-cat.png"]
+    assert written == ["0000-a-cat.json", "0000-a-cat.png", "index.html"]
 
 
 def test_a_clip_comes_with_a_contact_sheet_and_if_asked_a_gif(make):
     """--gif and --fps; --frames other than those of training."""
     folder = make("a cat", "--gif", "--fps", 8, "--frames", 12)
-    assert sorted(path.suffix for path in folder.iterdir()) == [".gif", ".json", ".mp4", ".png"]
+    assert sorted(path.suffix for path in folder.glob("0*")) == [".gif", ".json", ".mp4", ".png"]
     assert len(read_video(folder / "0000-a-cat.mp4")) == 12
 
 
@@ -118,10 +128,10 @@ def test_prompts_come_from_a_file_and_from_anywhere_on_the_line(make, tmp_path):
 
 
 def test_an_unknown_word_is_warned_of_and_the_clip_still_made(make, capsys):
-    """The warning lists the words it knows, nearest first."""
+    """What stands in its place is said before the walk begins."""
     folder = make("a catt")
-    warned = capsys.readouterr().err
-    assert "catt" in warned and "the words it knows: cat" in warned
+    warned = capsys.readouterr().err.splitlines()[0]
+    assert "catt" in warned and '"cat"' in warned and "step/s" not in warned
     assert (folder / "0000-a-catt.mp4").is_file()
 
 
@@ -160,9 +170,12 @@ def test_latte_samples_by_its_own_walk(make, tmp_path, capsys):
     (["a cat", "--ckpt", "nowhere"], "no folder nowhere"),
     (["a cat", "--size", "4096"], "256 x 256 patches do not"), ([], "give a prompt, such as"),
     (["--prompts", "nowhere.txt"], "no file nowhere.txt"),
-    (["a cat", "--weights", "nowhere.safetensors"], "no file or folder"),
+    (["a cat", "--weights", "nowhere.safetensors"], "no file or folder nowhere.safetensors"),
     (["a cat", "--zero-shot-video"], "shows an untrained Stable Diffusion 3: give --weights"),
-    (["a cat", "--weights", "x", "--frames", "8"], "--frames 8: Stable Diffusion 3 makes pictures"),
+    (["a cat", "--negative", "dog", "--vae", "x"], "--vae belongs to --weights"),
+    (["a cat", "--start", "nowhere.png"], "--start nowhere.png: no such file"),
+    (["a cat", "--start", "a.png", "--video", "b.mp4"], "--video and --start/--end are different wishes"),
+    (["a cat", "--frames", "800000"], "tokens in one clip"), (["a cat", "--strength", "0"], "--strength 0.0: must"),
     (["a cat", "--sampler", "ddim"], "--sampler ddim: this model was trained as a flow")])
 def test_a_wrong_flag_gets_one_line_and_exit_code_2(tiny, tmp_path, capsys, words, answer):
     """The flag and the way out are named, and nothing is written."""
@@ -198,11 +211,44 @@ def broken(tiny, folder, how):
     ("truncated", "videodit.safetensors is truncated"), ("another class", "holds a MMDiT, not a VideoDiT"),
     ("dpvae.safetensors", "no checkpoint at"),
     ("text.safetensors", "holds no text encoder; give with --weights"),
-    ("image model", "holds an image model only; add --image, or train stage videodit")])
+    ("image model", "this is an image model; add --image, or train stage videodit")])
 def test_a_damaged_folder_is_explained(tiny, tmp_path, capsys, how, answer):
     """One line that names the file, exit code 2, and nothing is written."""
     ckpt = broken(tiny, tmp_path / "ckpt", how)
     assert answer in refused(capsys, "a cat", "--ckpt", ckpt, "--frames", 8, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_names_its_folder(tiny, make):
+    """--ckpt RUN/latte.safetensors is --ckpt RUN --model latte."""
+    folder = make("a cat", ckpt=tiny.folder / "latte.safetensors")
+    about = json.loads((folder / "0000-a-cat.json").read_text())
+    assert about["sampler"] == "ddpm"
+
+
+def test_an_empty_folder_is_called_one(tmp_path, capsys):
+    assert "holds no model" in refused(capsys, "a cat", "--ckpt", tmp_path, "--out", tmp_path / "out")
+
+
+def damaged(source, target, part, name):
+    """A copy of one of our folders, in which one weight of a network is not a number."""
+    source.fork(target)
+    path = target / f"{part}.safetensors"
+    about, state = read_config(path), read_state(path)
+    state = {key: value.clone() for key, value in state.items()}
+    state[name].view(-1)[0] = math.nan
+    save_state(path, state, about.pop("class"), about.pop("config"), about)
+    return target
+
+
+@pytest.mark.parametrize("part, name, answer", [
+    ("videodit", "image.final_layer.linear.bias", "the latents are not finite numbers"),
+    ("dpvae", "decoder.conv_out.bias", "the decoded frames are not finite numbers"),
+    ("text", "clip.text_model.final_layer_norm.bias", "the text encoder's context are not finite")])
+def test_a_weight_that_is_no_number_is_no_black_clip(tiny, tmp_path, capsys, part, name, answer):
+    """An error that says where it was seen, and nothing is written."""
+    ckpt = damaged(tiny, tmp_path / "ckpt", part, name)
+    assert answer in refused(capsys, "a cat", "--ckpt", ckpt, "--steps", 1, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -220,43 +266,514 @@ def test_an_image_model_alone_makes_pictures(tiny, make, tmp_path):
     assert (folder / "0000-a-cat.png").is_file()
 
 
-# ------------------------------------------------------------ published weights
+# ------------------------------------------------------------ the model's own settings
+
+def test_a_model_says_how_it_wants_to_be_sampled(tiny, models):
+    """Latte by DDPM: 250 ancestral steps, 7.5 for text; a flow: 28 steps, 4. A flag beats them."""
+    latte = load_models(tiny.folder, model="latte")
+    own = how_of(latte)
+    assert (own.sampler, own.steps, own.cfg) == ("ddpm", 250, 7.5)
+    assert (how_of(models).sampler, how_of(models).steps, how_of(models).cfg) == ("euler", 28, 4.0)
+    assert how_of(latte, sampler="ddim", steps=50, cfg=1.0).steps == 50
+    latte.sampling |= {"steps": 40}                                    # as if its checkpoint said so
+    assert how_of(latte).steps == 40
+
+
+def latte_folder(folder, config, about=None):
+    """A folder as train.py leaves it: a small Latte by DDPM and an image VAE."""
+    save_network(folder / "latte.safetensors", scrambled(Latte(config)), extra={
+        "size": 32, "frames": 6, "shift": 1.0, "objective": "ddpm", "latents": "vae", **(about or {})})
+    vae = KLVAEConfig(4, ch=8, ch_mult=(1, 1, 1, 1), num_res_blocks=1, groups=4, scale=1.0, shift=0.0)
+    save_network(folder / "vae.safetensors", KLVAE(vae))
+    return folder
+
+
+SMALL = dict(depth=2, width=48, heads=4, frames=6, input_size=4)
+
+
+def test_an_unconditional_model_wants_no_prompt(tmp_path, make, capsys):
+    """-n 2 and no word; any number of frames, for its VAE takes them one by one; a prompt is but a name."""
+    ckpt = latte_folder(tmp_path / "ckpt", LatteConfig(**SMALL))
+    clips = sorted(make("-n", 2, "--frames", 3, ckpt=ckpt).glob("*.mp4"))
+    assert [clip.name for clip in clips] == ["0000-clip.mp4", "0001-clip.mp4"]
+    assert len(read_video(clips[0])) == 3
+    make("a cat", ckpt=ckpt, out="named")
+    assert "reads no prompts" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--negative: this model reads no prompts"):
+        make("--negative", "a dog", ckpt=ckpt)
+
+
+def test_a_model_of_classes_takes_a_name_or_a_number(tmp_path, make):
+    """Guidance leads away from "no class", or from the class that --negative names."""
+    ckpt = latte_folder(tmp_path / "ckpt", LatteConfig(**SMALL, condition="class", classes=3),
+                        {"classes": ["ApplyEyeMakeup", "jump", "jump rope"]})
+    with pytest.raises(UserError, match="give a class, such as ApplyEyeMakeup"):
+        make(ckpt=ckpt)
+    folder = make("apply eye makeup", "2", ckpt=ckpt, out="first")
+    assert len(list(folder.glob("*.mp4"))) == 2
+    away = make("apply eye makeup", "--negative", "jump", ckpt=ckpt, out="away")
+    name = "0000-apply-eye-makeup.mp4"
+    assert (folder / name).read_bytes() != (away / name).read_bytes()
+
+
+@pytest.mark.parametrize("prompt, classes, answer", [
+    ("jump rope", ("jump", "jump rope"), 1), ("Archery", ("archery", "biking"), 0), ("1", ("a", "b"), 1),
+    ("101", ("1", "101", "3"), 1), ("3", ("1", "101", "3"), 2), ("v_Archery_g01_c01", ("Archery", "Biking"), 0),
+    ("apply eye makeup", ("ApplyEyeMakeup", "ApplyLipstick"), 0), ("a red cat jumping", ("dog", "cat"), 1)])
+def test_a_class_is_found_by_name_before_number(prompt, classes, answer):
+    """The longest name that stands in the prompt; a folder called 101 is not number 101."""
+    assert label_of(prompt, classes) == answer
+
+
+def test_negative_prompts_are_what_guidance_leaves(models):
+    """Another negative is another clip; with guidance 1 there is nothing to leave."""
+    plain, away = (generate(models, ["a cat"], steps=2, negative=word) for word in ("", "a red dog"))
+    assert (plain - away).abs().max() > 1e-3
+    one, other = (generate(models, ["a cat"], steps=2, cfg=1.0, negative=word) for word in ("", "a red dog"))
+    assert torch.equal(one, other)
+
+
+# ------------------------------------------------------------ many, kept and seen
+
+def test_nothing_is_written_over(make):
+    """A second run into the same folder takes the next numbers; the first clip is still what it was."""
+    folder = make("a cat", "--seed", 1)
+    before = (folder / "0000-a-cat.mp4").read_bytes()
+    make("a cat", "a dog", "--seed", 2)
+    assert sorted(path.name for path in folder.glob("*.mp4")) == [
+        "0000-a-cat.mp4", "0001-a-cat.mp4", "0002-a-dog.mp4"]
+    assert (folder / "0000-a-cat.mp4").read_bytes() == before
+    (folder / "0003-a-cat.json").write_text("{}")               # another run, at the same time, was quicker
+    assert sample.reserve(folder, 3, "a cat", {}).name == "0004-a-cat"
+
+
+def test_many_clips_are_made_in_batches_that_fit(make, monkeypatch):
+    """-n 5 in batches of 2: the same clips as one by one."""
+    batches, honest = [], sample.walk
+    monkeypatch.setattr(sample, "walk", lambda models, prompts, *rest: batches.append(len(prompts))
+                        or honest(models, prompts, *rest))
+    folder = make("a cat", "-n", 5, "--batch", 2)
+    assert batches == [2, 2, 1]
+    one = make("a cat", "--first", 3, out="one")
+    clips = [read_video(path / "0003-a-cat.mp4").astype(int) for path in (folder, one)]
+    assert abs(clips[0] - clips[1]).max() <= 2
+
+
+def test_a_full_disk_leaves_no_number_without_a_clip(make, monkeypatch, tmp_path):
+    """The .json is taken back when the film cannot be written."""
+    def full(*args, **settings):
+        raise UserError("cannot write: no space")
+    monkeypatch.setattr(sample, "save_video", full)
+    with pytest.raises(UserError, match="no space"):
+        make("a cat")
+    assert not list((tmp_path / "out").glob("*.json"))
+
+
+def test_the_page_shows_every_clip_newest_first(make):
+    """index.html: the files beside it, prompts and settings as text and not as HTML, no script."""
+    folder = make("a <b>cat</b>", "--seed", 3)
+    make("a dog", "--image")
+    page = (folder / "index.html").read_text()
+    assert page.index("0001-a-dog.png") < page.index("0000-a-b-cat-b.mp4")
+    assert "a &lt;b&gt;cat&lt;/b&gt;" in page and "seed 3" in page and "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+# ------------------------------------------------------------ from a picture, from a clip
+
+def picture(path, size=32, seed=0):
+    """A file with smooth colours."""
+    colours = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(colours).resize((size, size), Image.BICUBIC).save(path)
+    return path
+
+
+def test_a_given_frame_stays_and_the_others_start_from_it(models):
+    """Its latent is in the result to the bit; the walk starts part way, under noise of HELD times its size."""
+    how = how_of(models, steps=10, seed=1)
+    shape, key = models.shape(2, 16, 32), torch.randn(1, 4, 1, 4, 4)
+    given = given_frames(models, shape, {0: key}, how)
+    z = walk(models, ["a cat", "a dog"], shape, how, given=given)
+    assert torch.equal(z[:, :, :1], key.expand(2, -1, -1, -1, -1)) and not torch.equal(z[:, :, 1:2], z[:, :, :1])
+    levels = sample.sigmas(10, models.shift)
+    started = levels[int(10 * (1 - part_way(models, how)))].item()
+    assert started / (1 - started) <= sample.HELD
+    both = given_frames(models, shape, {0: key, 3: -key}, how)
+    assert torch.equal(both.base, torch.cat([key, key, -key, -key], 2))
+
+
+@pytest.mark.parametrize("model, group", [("videodit", 4), ("latte", 1)])
+def test_start_and_end_are_where_they_were_asked(make, models, tmp_path, model, group):
+    """A clip that ends with a picture ends there: the frames after the last key frame are cut off."""
+    start, end = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 50, seed=1)
+    folder = make("a cat", "--start", start, "--end", end, "--model", model, "--cfg", 1)
+    clip = read_video(folder / "0000-a-cat.mp4")
+    assert len(clip) == 8 - group + 1
+    about = json.loads((folder / "0000-a-cat.json").read_text())
+    assert about["start"] == str(start) and about["end"] == str(end)
+
+
+def test_latte_by_frames_begins_and_ends_with_the_given(tmp_path, make):
+    """Without a DP-VAE each frame is a picture: the first and the last are the given ones, decoded."""
+    ckpt = latte_folder(tmp_path / "ckpt", LatteConfig(**SMALL))
+    start, end = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", seed=1)
+    clip = read_video(make("--start", start, "--end", end, ckpt=ckpt) / "0000-clip.mp4").astype(int)
+    vae = load_models(ckpt).vae
+    for frame, path in ((clip[0], start), (clip[-1], end)):
+        x = sample.to_video(np.asarray(Image.open(path))[None])[None]
+        want = sample.to_video(frame[None].astype(np.uint8)[:, ::8, ::8])       # files are enlarged 8 times
+        with torch.no_grad():
+            assert (vae.decode(vae.encode(x))[0].clamp(-1, 1) - want).abs().mean() < 0.05
+    assert len(clip) == 6
+
+
+def test_a_clip_goes_on_window_by_window(models, make, tmp_path):
+    """What was there stays, to the frame; any length, one window of the training's length at a time."""
+    z = torch.randn(1, 4, 2, 4, 4)
+    how, seen = how_of(models, steps=2), []
+    honest = models.transformer.forward
+    models.transformer.forward = lambda z, t, **cond: seen.append(z.shape[2]) or honest(z, t, **cond)
+    try:
+        longer = go_on(models, ["a cat"], z, 24, how)
+    finally:
+        del models.transformer.forward
+    assert longer.shape[2] == 6 and torch.equal(longer[:, :, :2], z) and {*seen} == {2}
+    assert windows_of(models, 2, 24) == 4
+    save_video(tmp_path / "film.mp4", np.full((9, 40, 32, 3), 200, np.uint8), crf=0)
+    clip = read_video(make("a cat", "--extend", tmp_path / "film.mp4", "--frames", 20) / "0000-a-cat.mp4")
+    assert len(clip) == 20 and abs(clip[:8].astype(int) - 200).max() < 8
+
+
+def test_strength_is_how_much_of_the_clip_is_forgotten(make, tmp_path):
+    """A tenth of the steps leaves it near to what the autoencoder makes of it; all of them forget it."""
+    save_video(tmp_path / "film.mp4", np.full((8, 32, 32, 3), 200, np.uint8))
+    clips = [read_video(make("a cat", "--video", tmp_path / "film.mp4", "--strength", strength, out=strength)
+                        / "0000-a-cat.mp4").astype(int) for strength in ("0.5", "1.0")]
+    plain = read_video(make("a cat", out="plain") / "0000-a-cat.mp4").astype(int)
+    assert abs(clips[1] - plain).max() <= 2 and abs(clips[0] - plain).mean() > 1
+
+
+# ------------------------------------------------------------ released models, by their layouts
+
+@pytest.fixture(scope="module")
+def sd_vae(tmp_path_factory):
+    """Stable Diffusion 1's VAE, small: a folder as Diffusers has it."""
+    folder = tmp_path_factory.mktemp("sd") / "vae"
+    folder.mkdir()
+    torch.manual_seed(0)
+    save_file(KLVAE(KLVAEConfig(4, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, quant_conv=True)).state_dict(),
+              folder / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
+def t5_files(folder, shards=1):
+    """T5's encoder with the tokenizer of the fixtures, small; in shards with an index if asked."""
+    vocab = json.loads((GOLDEN / "t5_tokenizer.json").read_text())["total_with_extra_ids"]
+    state = T5Encoder(T5Config(vocab, 24, 1, 2, 8, 16)).state_dict()
+    for part in ("text_encoder", "tokenizer"):
+        (folder / part).mkdir(parents=True)
+    shutil.copy(GOLDEN / "t5_tokenizer/spiece.model", folder / "tokenizer/spiece.model")
+    names = sorted(state)
+    files = [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
+    where = {name: files[i % shards] for i, name in enumerate(names)}
+    for file in files:
+        save_file({name: state[name] for name in names if where[name] == file}, folder / "text_encoder" / file)
+    (folder / "text_encoder/model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+
+
+def random_state(net, std=0.05):
+    torch.manual_seed(0)
+    return scrambled(net, std).state_dict()
+
+
+def released_dit(folder, vae):
+    """DiT-XL-2-256x256.pt: the bare state."""
+    net = DiT(DiTConfig(input_size=4, width=72, depth=2, heads=1, classes=10))
+    torch.save(random_state(net), folder / "DiT.pt")
+    return ["3", "--weights", folder / "DiT.pt", "--vae", vae]
+
+
+def released_latte(folder, vae, **more):
+    """ffs.pt, ucf101.pt: {"ema": state}."""
+    net = Latte(LatteConfig(depth=2, width=64, heads=1, frames=4, input_size=4, **more))
+    torch.save({"ema": random_state(net)}, folder / "latte.pt")
+    return ["--weights", folder / "latte.pt", "--vae", vae]
+
+
+def released_pixart(folder, vae):
+    """PixArt-XL-2-512x512.pth: {"state_dict": ...} with its table and null caption; T5 in shards elsewhere."""
+    net = PixArt(PixArtConfig(width=72, depth=1, heads=1, caption_channels=24, sample_size=4))
+    extra = {"pos_embed": torch.zeros(1, 4, 72), "y_embedder.y_embedding": torch.zeros(120, 24)}
+    torch.save({"state_dict": random_state(net) | extra}, folder / "PixArt.pth")
+    t5_files(folder / "t5", shards=3)
+    return ["a cat", "--weights", folder / "PixArt.pth", "--weights", folder / "t5", "--vae", vae]
+
+
+def released_t2v(folder, vae):
+    """Latte-1: Diffusers' folder, a part in each subfolder, sizes that shapes do not tell in config.json."""
+    weights, _, _, config = golden("latte_t2v_diffusers")
+    config, transformer = config["diffusers"], folder / "latte1/transformer"
+    transformer.mkdir(parents=True)
+    narrow = config["caption_channels"]
+    weights = {name: torch.nn.functional.pad(value, (0, 24 - narrow)) if name == "caption_projection.linear_1.weight"
+               else value for name, value in weights.items()}
+    save_file(weights, transformer / "diffusion_pytorch_model.safetensors")
+    (transformer / "config.json").write_text(json.dumps(config))
+    t5_files(folder / "latte1", shards=2)
+    shutil.copytree(vae, folder / "latte1/vae")
+    return ["a cat", "--weights", folder / "latte1"]
+
+
+LAYOUTS = {
+    "DiT": (released_dit, (1, 32)), "Latte, no condition": (released_latte, (4, 32)),
+    "Latte, classes": (lambda folder, vae: ["2", *released_latte(folder, vae, condition="class", classes=5)],
+                       (4, 32)),
+    "PixArt": (released_pixart, (1, 32)), "Latte-T2V": (released_t2v, (5, 64)),
+    "Latte-T2V, a picture": (lambda folder, vae: [*released_t2v(folder, vae), "--image"], (1, 64))}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_released_layout_becomes_a_clip(name, sd_vae, make, tmp_path):
+    """Random weights in the very layout of the release, through the command, to the file that it makes."""
+    build, (frames, size) = LAYOUTS[name]
+    folder = make(*build(tmp_path, sd_vae))
+    about, = (json.loads(path.read_text()) for path in folder.glob("*.json"))
+    assert (about["frames"], about["pixels"]) == (frames, size)
+    assert len(list(folder.glob("*.mp4"))) == (frames > 1) and len(list(folder.glob("*.png"))) == 1
+
+
+def official_sd35(sd3, folder):
+    """sd3.5_medium.safetensors: transformer and VAE; text_encoders/ beside it; T5's tokenizer in tokenizer_3/."""
+    state, folder = read_state(sd3[0]), folder / "sd3.5"
+    (folder / "text_encoders").mkdir(parents=True)
+    t5_files(folder / "t5")
+    (folder / "t5/tokenizer").rename(folder / "tokenizer_3")
+    wide = T5Encoder(T5Config(json.loads((GOLDEN / "t5_tokenizer.json").read_text())["total_with_extra_ids"],
+                              4096, 1, 1, 8, 16)).half().state_dict()
+    shutil.rmtree(folder / "t5")
+    save_file(wide, folder / "text_encoders/t5xxl_fp16.safetensors")
+    for name in ("clip_l", "clip_g"):
+        prefix = f"text_encoders.{name}.transformer."
+        save_file({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)},
+                  folder / f"text_encoders/{name}.safetensors")
+    save_file({key: value for key, value in state.items() if not key.startswith("text_encoders.")},
+              folder / "sd3.5_medium.safetensors")
+    return folder
+
+
+def test_sd35_as_its_publisher_lays_it_out(sd3, make, tmp_path):
+    """The file, the folder, or the parts one by one: the encoders are found beside it, T5 too, and heard."""
+    folder = official_sd35(sd3, tmp_path)
+    file = folder / "sd3.5_medium.safetensors"
+    found = published.open_released(file)
+    assert {*found.states} == {"transformer", "vae", "clip_l", "clip_g", "t5xxl"} and found.tokenizer
+    for number, weights in enumerate((file, folder)):
+        made = make("a cat", "--weights", weights, "--size", 32, out=f"out{number}")
+        assert len(list(made.glob("*.png"))) == 1
+    with_t5 = Image.open(made / "0000-a-cat.png").tobytes()
+    (folder / "text_encoders/t5xxl_fp16.safetensors").unlink()
+    without = make("a cat", "--weights", file, "--size", 32, out="without")
+    assert Image.open(without / "0000-a-cat.png").tobytes() != with_t5
+
+
+def test_a_transformer_without_its_prefix_among_the_other_parts(sd3, make, tmp_path):
+    """As other people's tools save a fine-tuned one: bare names, VAE and encoders under theirs, or elsewhere."""
+    state = {name.removeprefix("model.diffusion_model."): value for name, value in read_state(sd3[0]).items()}
+    save_file(state, tmp_path / "all.safetensors")
+    alone = {name: value for name, value in state.items()
+             if not name.startswith(("first_stage_model.", "text_encoders."))}
+    save_file(alone, tmp_path / "bare.safetensors")
+    one = make("a cat", "--weights", tmp_path / "all.safetensors", "--size", 32, out="one")
+    other = make("a cat", "--weights", tmp_path / "bare.safetensors", "--weights", sd3[1], "--size", 32, out="other")
+    pictures = [np.asarray(Image.open(folder / "0000-a-cat.png")).astype(int) for folder in (one, other)]
+    assert abs(pictures[0] - pictures[1]).max() < 20            # fp16 on the one disk, fp32 on the other
+
+
+@pytest.mark.parametrize("missing, answer", [
+    ("text_encoder", "no clip_l"), ("vae", "no vae"), ("transformer", "no transformer")])
+def test_what_is_missing_is_said_first_and_with_its_publisher(sd3, tmp_path, capsys, missing, answer):
+    """File and publisher, before anything is computed."""
+    folder = tmp_path / "bare"
+    shutil.copytree(sd3[1], folder, ignore=lambda at, names: [missing] if at == str(sd3[1]) else [])
+    error = refused(capsys, "a cat", "--weights", folder, "--size", 64, "--out", tmp_path / "out")
+    assert answer in error and "stabilityai" in error and not (tmp_path / "out").exists()
+
+
+def test_other_things_that_people_have_are_explained(sd3, sd_vae, tmp_path, capsys, tiny):
+    """Scaled fp8; a shard that is not there; a VAE of other channels; two models in a folder; our own file."""
+    state = read_state(sd3[0])
+    save_file(state | {"model.diffusion_model.x_embedder.proj.scale_weight": torch.ones(1)},
+              tmp_path / "scaled.safetensors")
+    assert "scaled fp8" in refused(capsys, "a", "--weights", tmp_path / "scaled.safetensors")
+    words = released_pixart(tmp_path, sd_vae)
+    (tmp_path / "t5/text_encoder/model-00002-of-00003.safetensors").unlink()
+    assert "lacks model-00002-of-00003.safetensors" in refused(capsys, *words)
+    assert "16 channels" in refused(capsys, "3", *released_dit(tmp_path, sd3[1])[1:])
+    released_latte(tmp_path, sd_vae)
+    (tmp_path / "scaled.safetensors").unlink()
+    assert "several transformers" in refused(capsys, "3", "--weights", tmp_path, "--vae", sd_vae)
+    assert "give its folder with --ckpt" in refused(capsys, "a", "--weights", tiny.folder / "latte.safetensors")
+    torch.save({"input_blocks.0.0.weight": torch.zeros(2)}, tmp_path / "unet.pt")
+    assert "no network that is known here" in refused(capsys, "a", "--weights", tmp_path / "unet.pt")
+
+
+# ------------------------------------------------------------ SD3
+
+def sd3_picture(source, prompts, **settings):
+    models = released_models(published.open_released(source), silent=not any(prompts))
+    return generate(models, prompts, **settings)
+
 
 def test_one_file_and_a_diffusers_folder_make_the_same_picture(sd3):
     """fp16 on disk or fp32, both run in bf16; SD3's names or, in the folder's parts, the same ones."""
-    one, folder = (generate_from_weights(path, ["a cat"], size=64, steps=2, seed=3) for path in sd3)
+    one, folder = (sd3_picture(path, ["a cat"], size=64, steps=2, seed=3) for path in sd3)
     assert one.shape == (1, 3, 1, 64, 64) and one.std() > 0
     assert_close(one, folder, atol=0.1, rtol=0)
 
 
-def test_the_empty_prompt_needs_no_encoder(sd3, make):
+def test_the_empty_prompt_needs_no_encoder(sd3, make, tmp_path):
     """sd3_medium.safetensors has none: "" is the null prompt, of the width that the transformer wants."""
-    folder = make("", "--weights", sd3[1], "--size", 64)
-    assert len(list(folder.glob("*.png"))) == 1
-    for encoder in ("text_encoder", "text_encoder_2"):
-        assert (sd3[1] / encoder).is_dir()
-    assert generate_from_weights(sd3[0], [""], size=64, steps=1).isfinite().all()
+    bare = tmp_path / "bare.safetensors"
+    save_file({name: value for name, value in read_state(sd3[0]).items() if "text_encoders" not in name}, bare)
+    assert len(list(make("", "--weights", bare, "--size", 64).glob("*.png"))) == 1
 
 
-def test_prompts_and_guidance_reach_the_published_model(sd3):
+def test_prompts_and_guidance_reach_the_released_model(sd3):
     """Another prompt or another guidance is another picture; clip i can be made alone here, too."""
-    cat, dog, more = (generate_from_weights(sd3[0], [prompt], size=32, steps=2, cfg=cfg, first_index=1)
+    cat, dog, more = (sd3_picture(sd3[0], [prompt], size=32, steps=2, cfg=cfg, first_index=1)
                       for prompt, cfg in (("a cat", 4.0), ("a dog", 4.0), ("a cat", 9.0)))
     assert not torch.equal(cat, dog) and not torch.equal(cat, more)
-    both = generate_from_weights(sd3[0], ["a dog", "a cat"], size=32, steps=2, cfg=4.0)
+    both = sd3_picture(sd3[0], ["a dog", "a cat"], size=32, steps=2, cfg=4.0)
     assert_close(both[1:], cat, atol=0.1, rtol=0)
 
 
-def test_zero_shot_video_has_t_frames(sd3, make):
+def test_zero_shot_video_has_t_frames(sd3, make, capsys):
     """VideoDiT Fig. 2: the image model attends over any number of frames; each is decoded by itself."""
     folder = make("", "--weights", sd3[0], "--zero-shot-video", "--frames", 3, "--size", 32)
     clip, = folder.glob("*.mp4")
     assert len(read_video(clip)) == 3
+    with pytest.raises(UserError, match="--frames 8: this is an image model; add --zero-shot-video"):
+        make("a cat", "--weights", sd3[0], "--frames", 8)
 
 
-def test_a_file_without_encoders_says_so(sd3, tmp_path, capsys):
-    """A prompt needs both CLIPs."""
-    folder = tmp_path / "bare"
-    shutil.copytree(sd3[1], folder, ignore=shutil.ignore_patterns("text_encoder*"))
-    error = refused(capsys, "a cat", "--weights", folder, "--size", 64, "--out", tmp_path / "out")
-    assert "no clip_l" in error and "stabilityai" in error and not (tmp_path / "out").exists()
+# ------------------------------------------------------------ the whole walk, against formulas written out
+
+class Words:
+    """A text encoder that answers with the fixture's tensors; what it says of "" is the half of them."""
+    def __init__(self, gives, *values):
+        self.gives, self.values = gives, values
+
+    def __call__(self, prompts):
+        return tuple(value[:len(prompts)] if any(prompts) else value[:len(prompts)] * 0.5 if
+                     value.is_floating_point() else value[:len(prompts)] for value in self.values)
+
+
+def walked(network, text, shape, sampler, cfg, **more):
+    """The latents that sample.py makes in three steps, and the noises that it drew, noisiest first."""
+    vae = KLVAE(KLVAEConfig(shape[1], ch=8, ch_mult=(1, 1), num_res_blocks=1, groups=4))
+    models = Models(vae, text, network, objective="flow" if sampler == "euler" else "ddpm", **more)
+    how = how_of(models, sampler=sampler, steps=3, cfg=cfg, seed=5)
+    prompts = ["1", "2"] if models.classes else ["x", "x"]
+    with torch.no_grad():
+        z = walk(models, prompts, shape, how)
+    return z, [sample.keyed_noise(shape, 5, n, 0, stream=sample.SAMPLING) for n in range(4)]
+
+
+def by_hand(answer, noises, channels, ancestral):
+    """Ho Algorithm 2 or DDIM Eq. 12 at the timesteps 999, 500, 0, as the papers print them."""
+    alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    steps, x = [999, 500, 0], noises[0]
+    a = {t: alpha_bar[t].item() for t in steps}
+    before = {999: a[500], 500: a[0], 0: 1.0}
+    small = {t: (1 - a[t] / before[t]) * (1 - before[t]) / (1 - a[t]) for t in steps}
+    small[0] = small[500]                                       # there is no logarithm of 0
+    for k, t in enumerate(steps):
+        with torch.no_grad():
+            out = answer(x, torch.full((len(x),), t))
+        eps, v = out[:, :channels], out[:, channels:]
+        x0 = (x - (1 - a[t]) ** 0.5 * eps) / a[t] ** 0.5
+        if not ancestral:
+            x = before[t] ** 0.5 * x0 + (1 - before[t]) ** 0.5 * eps
+            continue
+        beta = 1 - a[t] / before[t]
+        mean = (before[t] ** 0.5 * beta * x0 + (1 - beta) ** 0.5 * (1 - before[t]) * x) / (1 - a[t])
+        log_variance = (v + 1) / 2 * math.log(beta) + (1 - v) / 2 * math.log(small[t])
+        x = mean + (t > 0) * (0.5 * log_variance).exp() * noises[k + 1]
+    return x
+
+
+def test_golden_dit_loop():
+    """Guidance on three of four channels, 999 first, no noise in the last step."""
+    weights, _, _, config = golden("dit")
+    net = published.dit(weights, head_dim=config["hidden_size"] // config["num_heads"])
+    shape, names = (2, 4, 1, config["input_size"], config["input_size"]), ("zero", "one", "two")
+    z, noises = walked(net, None, shape, "ddpm", 4.0, classes=names)
+
+    def answer(x, t):
+        labelled, free = net(x, t, torch.tensor([1, 2])), net(x, t, torch.full((2,), config["num_classes"]))
+        return torch.cat([free[:, :3] + 4 * (labelled[:, :3] - free[:, :3]), labelled[:, 3:]], 1)
+    assert_close(z, by_hand(answer, noises, 4, ancestral=True), atol=1e-3, rtol=1e-3)
+
+
+def test_golden_latte_class_loop():
+    """All four channels are guided; the variance is the labelled answer's."""
+    weights, _, _, config = golden("latte_class")
+    net = published.latte(weights, config["hidden_size"] // config["num_heads"])
+    shape = (2, 4, config["num_frames"], config["input_size"], config["input_size"])
+    z, noises = walked(net, None, shape, "ddpm", 7.0, classes=("zero", "one", "two"))
+
+    def answer(x, t):
+        labelled, free = net(x, t, torch.tensor([1, 2])), net(x, t, torch.full((2,), config["num_classes"]))
+        return torch.cat([free[:, :4] + 7 * (labelled[:, :4] - free[:, :4]), labelled[:, 4:]], 1)
+    assert_close(z, by_hand(answer, noises, 4, ancestral=True), atol=1e-3, rtol=1e-3)
+
+
+def test_golden_pixart_loop():
+    """The empty prompt, with its own mask, is what guidance leaves."""
+    weights, inputs, _, config = golden("pixart_diffusers")
+    config = config["diffusers"]
+    net = published.pixart(weights, config["attention_head_dim"], config["sample_size"])
+    context, mask = inputs["text"], inputs["text_mask"]
+    shape = (2, 4, 1, 8, 8)
+    z, noises = walked(net, Words(("context", "mask"), context, mask), shape, "ddpm", 4.5, null="empty")
+
+    def answer(x, t):
+        told, free = net(x, t, context, mask), net(x, t, context[:1].expand_as(context) * 0.5, mask[:1].expand_as(mask))
+        return torch.cat([free[:, :4] + 4.5 * (told[:, :4] - free[:, :4]), told[:, 4:]], 1)
+    assert_close(z, by_hand(answer, noises, 4, ancestral=True), atol=1e-3, rtol=1e-3)
+
+
+def test_golden_latte_t2v_loop():
+    """DDIM; the empty prompt is cut to the prompt's length, as its pipeline does."""
+    weights, inputs, _, config = golden("latte_t2v_diffusers")
+    config = config["diffusers"]
+    net = published.latte_t2v(weights, config["attention_head_dim"], config["sample_size"], config["video_length"])
+    context = inputs["text"]
+    mask = torch.ones(context.shape[:2], dtype=torch.long)
+    mask[1, -2:] = 0
+    shape = (2, 4, config["video_length"], 8, 8)
+    z, noises = walked(net, Words(("context", "mask"), context, mask), shape, "ddim", 7.5, null="empty")
+
+    def answer(x, t):
+        told = net(x, t, context=context, mask=mask)
+        free = net(x, t, context=context[:1].expand_as(context) * 0.5, mask=mask)
+        return free[:, :4] + 7.5 * (told[:, :4] - free[:, :4])
+    assert_close(z, by_hand(answer, noises, 4, ancestral=False), atol=1e-3, rtol=1e-3)
+
+
+def test_golden_sd3_loop():
+    """Three steps of Euler on SD3's levels for shift 3, its network fed 1000 sigma, zeros as null prompt."""
+    weights, inputs, _, config = golden("sd3_mmdit")
+    net = published.mmdit(weights, head_dim=config["head_dim"])
+    context, pooled = inputs["context"], inputs["y"]
+    shape = (2, 16, 1, 10, 14)
+    z, noises = walked(net, Words(("context", "pooled"), context, pooled), shape, "euler", 7.0, shift=3.0)
+    shifted = lambda sigma: 3 * sigma / (1 + 2 * sigma)
+    levels = [shifted(sigma) for sigma in (1.0, (1 + shifted(0.001)) / 2, shifted(0.001))] + [0.0]
+    x = noises[0]
+    for now, then in zip(levels, levels[1:]):
+        t = torch.full((2,), 1000 * now)
+        with torch.no_grad():
+            told, free = net.forward_sd3(x, t, context, pooled), net.forward_sd3(x, t, 0 * context, 0 * pooled)
+        x = x + (then - now) * (free + 7 * (told - free))
+    assert_close(z, x, atol=1e-4, rtol=1e-4)
