@@ -56,9 +56,11 @@ from checkpoint import UserError, polite, write_atomic
 #
 # Nearness of meaning could be measured, by CLIP's or T5's vectors; but the smallest of these networks is 60
 # times the size of the toy. A table of 260 words that people type first is a page, can be read, and cannot be
-# wrong in a way that nobody sees: whatever was replaced is told (`tell`) and stands beside the clip. A row is
-# a kind of thing, so its other words are near too; no word stands twice. The first four rows are subjects,
-# and a clip has one: a tiger beside a car is left out.
+# wrong in a way that nobody sees: whatever was replaced is told (`tell`) and stands beside the clip.
+#
+# A row is a kind of thing, so that its other words are near too; no word stands twice. The first four rows
+# are subjects, and a clip has one: the toy never saw two, and a tiger beside a car is left out.
+
 MEANINGS = (
     {"cat": "kitten kitty kittens tomcat feline tiger lion leopard panther lynx puma mouse rat hamster "
             "rabbit bunny squirrel monkey",
@@ -95,8 +97,14 @@ SILENT = set("is are was were be being of and with some this that these its his 
              "it to by s while who which has have".split())
 
 
+# The numbers themselves could not be simpler. Two are kept for the prompt's begin and end, one for nothing:
+#
+#     id       0     1    2   ...   42       43     44
+#     means   pad    a    an  ...   yellow   BOS    EOS     EOS is the largest, as in CLIP: text.py finds
+#                                                           the end of a prompt by asking for the maximum
+
 class WordTokenizer:
-    """One id per known word: pad 0, the words, BOS, and EOS last: EOS is the largest id, as in CLIP."""
+    """One id per known word."""
 
     def __init__(self, words, length):
         self.words = list(dict.fromkeys(word for phrase in words for word in self.split(phrase)))
@@ -136,7 +144,7 @@ class WordTokenizer:
                 if word in self.known or word not in SILENT]
         kinds = {kind_of(self.known[word]) for word in said if word in self.known} - {None}
         read, notes, made = [], [], set()
-        for word in said:
+        for word in said:                                        # a branch for each line of the drawing above
             near, sure = ([self.known[word]], True) if word in self.known else self.near(word)
             if word in self.known:
                 read.append(self.known[word])
@@ -233,8 +241,9 @@ def pad_rows(rows, length, eos, pad):
 # 2); a text is cut at 77 with its end kept; CLIP-L pads with the end token, CLIP-G with id 0, which is "!".
 
 MERGES = Path(__file__).parent / "checkpoints/clip/merges.txt.gz"
-CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)")
+CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)")       # it's, don't, we're: the ending is a word of its own
 RUN = re.compile("L+|N|P+")                              # letters, ONE digit, anything else but space
+# Chinese has no spaces between words, so each of its characters is one: these ranges of Unicode
 CHINESE = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF),
            (0x2F800, 0x2FA1F))
 
@@ -292,7 +301,8 @@ class CLIPTokenizer:
         return cut_note("CLIP", "tokens", ids, length - 2, words)
 
     def bpe(self, word):
-        """The ids of one word; words repeat, so they are kept."""
+        """The ids of one word. Merging is slow in Python and a million captions have few different words, so
+        what was merged once is kept."""
         if word not in self.cache:
             letters = "".join(self.byte_letter[byte] for byte in word.encode("utf-8", "replace"))
             self.cache[word] = [self.vocab[piece] for piece in self.merge(letters)]
@@ -323,7 +333,8 @@ class CLIPTokenizer:
 # Each rule is one of transformers' (test_golden_clip_ids holds sixty strange prompts to them).
 
 def letters_for_bytes():
-    """GPT-2's trick: each of the 256 bytes is written as one visible letter, itself if it is visible."""
+    """GPT-2's trick: each of the 256 bytes is written as one visible letter, itself if it is visible, so that
+    the list of merges is a text file that can be looked at."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {byte: chr(byte) for byte in visible} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
@@ -414,7 +425,7 @@ class T5Tokenizer:
         return pad_rows(rows, length, self.eos, self.pad), mask.long()
 
     def encode(self, prompt):
-        """One prompt -> [..., </s>], not cut."""
+        """One prompt -> [..., </s>], not cut. A special token typed in the prompt is that token."""
         ids = []
         for part in self.special.split(prompt):
             ids += [self.specials[part]] if part in self.specials else self.unigram(self.normalise(part))
@@ -476,8 +487,8 @@ class T5Tokenizer:
 # The pieces come as tokenizer.json (Hugging Face) or as spiece.model, which is protobuf: a list of fields,
 # each a number that tells which field and of what kind, then the value. Forty lines read what is needed here,
 # and a dependency less is carried. Both give the same ids (test_golden_t5_ids). The normaliser inside is a
-# trie, a tree of bytes in one flat array ("double array"): from a node, the next byte's child is at node xor
-# byte, and is real if the label stored there is that byte.
+# tree of bytes in one flat array ("double array"): a node says where its children's room begins, the child
+# for a byte stands at that place xor the byte, and is real if the label stored there is that byte.
 
 def read_tokenizer_json(data):
     """A Hugging Face tokenizer.json -> the arguments of T5Tokenizer."""
@@ -534,7 +545,8 @@ def protobuf(data):
 
 
 def varint(data, at):
-    """7 bits a byte, the lowest first; a set top bit says that more follow."""
+    """A number in as few bytes as it needs: 7 bits a byte, the lowest first; a set top bit says that more
+    follow. 300 is ac 02: 0x2c + 128 * 2."""
     value, shift = 0, 0
     while data[at] & 0x80:
         value, shift, at = value | (data[at] & 0x7F) << shift, shift + 7, at + 1
