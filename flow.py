@@ -68,9 +68,8 @@ def keyed_generator(seed, step, index, stream=NOISE):
 
 def keyed_noise(shape, seed, step, first_index=0, device="cpu", dtype=torch.float32, stream=NOISE,
                 draw=torch.randn):
-    """Row i is clip first_index + i of the global batch; draw=torch.rand gives uniform numbers.
-
-    Drawn in float32 on the CPU, because a GPU's generator gives other numbers for the same seed."""
+    """Row i is clip first_index + i of the global batch; draw=torch.rand gives uniform numbers. On the CPU,
+    in float32, because a GPU's generator gives other numbers for the same seed."""
     keys = [keyed_generator(seed, step, first_index + i, stream) for i in range(shape[0])]
     return torch.stack([draw(shape[1:], generator=key) for key in keys]).to(device, dtype)     # shape
 
@@ -96,10 +95,9 @@ def keyed_noise(shape, seed, step, first_index=0, device="cpu", dtype=torch.floa
 #      (test_the_average_velocity_carries_noise_onto_data, test_paths_do_not_cross)
 #
 # WHY STRAIGHT? A walk in straight pieces is exact on a straight path: with one clip in the data set a single
-# step lands on it (test_euler_lands_exactly_on_a_one_point_dataset). DDPM's paths, below, are curved and want
-# more steps. Tried by others: "reflow" (Liu) trains again on the model's own pairs of start and end, whose
-# lines do not cross, and gets by with a step or two, for the price of a second training. SD3 compared 61
-# paths, answers and times, and kept the straight line with the times below.
+# step lands on it (test_euler_lands_exactly_on_a_one_point_dataset). Tried by others: "reflow" (Liu) trains
+# again on the model's own pairs of start and end, whose lines do not cross, for walks of a step or two. SD3
+# compared 61 paths, answers and times, and kept the straight line with the times below.
 
 
 def interpolate(x0, x1, t):
@@ -156,19 +154,16 @@ def flow_loss(model, x1, cond, *, t, noise):
     return (v - (x1 - x0)).square().mean()
 
 
-# TRAP: SD3'S CLOCK RUNS THE OTHER WAY. Eq. 5 walks from noise (0) to data (1). SD3's published network walks
-# from data to noise: it is told 1000 sigma, where sigma = 1-t, and answers noise - data. With its weights and
-# our clock unconverted, samples are noise and no error is raised. So the conversion stands here and nowhere
-# else (test_eq5_and_sd3_take_the_same_euler_step):
+# TRAP: SD3'S CLOCK RUNS THE OTHER WAY, from data to noise: its network is told 1000 sigma, sigma = 1-t, and
+# answers noise - data. With its weights and our clock unconverted, samples are noise and no error is raised.
+# So the conversion stands here and nowhere else (test_eq5_and_sd3_take_the_same_euler_step):
 #
 #      Eq. 5        noise  t = 0 --------------------> 1  data          v = X_1 - X_0
 #      SD3          noise  1000 sigma = 1000 <-------- 0  data          v = noise - data = -(X_1 - X_0)
 
 def velocity_of(network):
-    """A network on SD3's clock as a velocity field on ours: v(x, t) of Eq. 5.
-
-    A Latte trained as a flow uses this too: its timestep embedding expects 0..1000, and the second half of
-    its 2C outputs (DDPM's variance) stays unused."""
+    """A network on SD3's clock as a velocity field on ours: v(x, t) of Eq. 5. A Latte trained as a flow uses
+    it too: its clock runs to 1000, and the second half of its 2C outputs (DDPM's variance) stays unused."""
     def velocity(x, t, **cond):
         return -network(x, 1000 * (1 - t), **cond)[:, : x.shape[1]]            # (B,C,...)
     return velocity
@@ -195,22 +190,21 @@ def drop_prompt(context, pooled, drop):
     # ASSUMED: null prompt = zeros at full length; the paper names none. guided() uses the same zeros: another
     # null in sampling (an encoded "", as SD3's own scripts do) would be an input the model has never seen.
     context = context.masked_fill(along(drop, context), 0)                     # (B,L,D)
-    return context, None if pooled is None else pooled.masked_fill(along(drop, pooled), 0)
+    return context, None if pooled is None else pooled.masked_fill(along(drop, pooled), 0)         # (B,P)
 
 
 def drop_labels(labels, drop, null):
     """The same for class labels (B,), or (B,G) where a clip's pictures have theirs; drop has the same shape.
-
     null is the number after the last class (LabelEmbedder's extra row)."""
     return labels.masked_fill(drop, null)                                      # (B,) or (B,G)
 
 
 def guided(model, cond, scale=1.0, null_cond=None, channels=None):
-    """f(x, t) with guidance. Serves both samplers: a velocity for euler, a prediction for ddpm_sample.
+    """f(x, t) with guidance: a velocity for euler, a prediction for ddpm_sample.
 
-    Both answers come from one batch of 2B; scale 1 is the plain conditional model, one forward. null_cond:
-    zeros by default; pass it where zeros mean something else (class labels, attention masks). channels: how
-    many are guided, all C by default. Any others, DDPM's variance among them, are the conditional model's."""
+    Both answers come from one batch of 2B; scale 1 is one forward of the plain model. null_cond: zeros,
+    unless zeros mean something (labels, masks). channels: how many are guided, all C by default; the others,
+    DDPM's variance say, are the conditional model's."""
     # TRAP: DiT's released code guides 3 of its 4 channels, a slip that it keeps so that its numbers can be
     # repeated: channels=3. Latte guides all 4 (test_guidance_leaves_the_variance_channels_...).
     null_cond = {name: torch.zeros_like(c) for name, c in cond.items()} if null_cond is None else null_cond
@@ -221,7 +215,8 @@ def guided(model, cond, scale=1.0, null_cond=None, channels=None):
             return model(x, t, **cond)
         n = x.shape[1] if channels is None else channels
         v_u, v_c = model(torch.cat([x, x]), torch.cat([t, t]), **both).float().chunk(2)            # (B,C,...)
-        return torch.cat([v_u[:, :n] + scale * (v_c[:, :n] - v_u[:, :n]), v_c[:, n:]], 1)
+        past = v_u[:, :n] + scale * (v_c[:, :n] - v_u[:, :n])                  # (B,n,...)
+        return torch.cat([past, v_c[:, n:]], 1)                                # (B,C,...)
     return predict
 
 
@@ -233,14 +228,12 @@ def guided(model, cond, scale=1.0, null_cond=None, channels=None):
 # Tried by others: Heun's method averages the velocities of both ends of a step (an exercise here), DPM-Solver
 # reuses earlier answers, distilled models take 1 to 4 steps.
 
-
 def sigmas(steps, shift=3.0, denoise=1.0):
-    """SD3's noise levels from 1 down to 0; steps + 1 numbers, so steps calls of the model.
-
-    denoise < 1 starts part of the way down, from an image with noise on it (see euler's `data`)."""
-    # TRAP: the reference shifts twice, once to get the smallest level and then the whole list again. It looks
-    # like an accident, but it is what the released weights are sampled with: the last level is 0.0089, not
-    # 0.003 (test_the_schedule_is_sd3s_table).
+    """SD3's noise levels from 1 down to 0; steps + 1 numbers, so steps calls of the model. denoise < 1 starts
+    part of the way down, from an image with noise on it (see euler's `data`)."""
+    # TRAP: the reference shifts twice, the smallest level and then the whole list again. It looks like an
+    # accident, but the released weights are sampled so: the last level is 0.0089, not 0.003
+    # (test_the_schedule_is_sd3s_table)
     smallest = shift_sigma(0.001, shift)
     levels = shift_sigma(torch.linspace(1, smallest, steps, dtype=torch.float64), shift)           # (steps,)
     return F.pad(levels, (0, 1)).float()[int(steps * (1 - denoise)):]          # (steps+1,)
@@ -248,11 +241,10 @@ def sigmas(steps, shift=3.0, denoise=1.0):
 
 @torch.no_grad()
 def euler(velocity, noise, sigmas, data=None, known=None, draw=None, callback=None, progress=False):
-    """Noise (B,C,...) -> data, along velocity(x, t).
+    """Noise (B,C,...) -> data, along velocity(x, t), in float32 whatever the model computes in.
 
     data: start between this clip and the noise, at sigmas[0] (image to image). known: see Known.
-    draw(n) is the n-th new noise, asked for only where known.again > 1. callback(i, x) after a step.
-    x stays in float32 between steps, whatever precision the model computes in."""
+    draw(n) is the n-th new noise, asked for only where known.again > 1. callback(i, x) after a step."""
     levels, x = sigmas.tolist(), noise.float()
     draw = draw or (lambda n: torch.randn_like(x))
     time = lambda sigma: torch.full((len(x),), 1 - sigma, device=x.device)     # (B,)
@@ -297,15 +289,12 @@ def euler(velocity, noise, sigmas, data=None, known=None, draw=None, callback=No
 #
 # A third cure, training with some frames left clean, needs a training of its own.
 
-
 @dataclass
 class Known:
-    """The part of a clip that is given.
-
-    latent (B,C,T',h,w) holds it, mask (B,1,T',1,1) of bool says where; elsewhere latent may be anything.
-    again, early: the first `early` (a share) of the steps are each walked `again` times."""
-    # ASSUMED: in neither paper. That a picture's latent may stand for a clip's key frame is VideoDiT's 3.1:
-    # DP-VAE keeps the key frames' latents distributed as the image VAE's.
+    """latent (B,C,T',h,w) holds what is given, mask (B,1,T',1,1) of bool says where; elsewhere latent may be
+    anything. The first `early` (a share) of the steps are each walked `again` times."""
+    # ASSUMED: in neither paper. That a picture's latent may stand for a clip's is what VideoDiT 3.1 trains
+    # for.
     latent: torch.Tensor
     mask: torch.Tensor
     again: int = 1
@@ -336,7 +325,8 @@ def pulled(velocity, known, weight=1.0):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             v = velocity(x, t).float()                                         # (B,C,...)
-            error = known.hold(torch.zeros_like(x), known.latent - (x + along(1 - t, x) * v))
+            ahead = x + along(1 - t, x) * v                                    # (B,C,...) where it heads for
+            error = known.hold(torch.zeros_like(x), known.latent - ahead)
             gradient, = torch.autograd.grad(0.5 * error.square().sum(), x)     # (B,C,...)
         t = t.clamp(0.01, 0.999)                               # both ends would divide by zero
         return v.detach() - weight * along((t ** 2 + (1 - t) ** 2) / (t * (1 - t)), x) * gradient
@@ -397,16 +387,14 @@ def spaced_steps(steps, spacing):
 
 
 class DDPM:
-    """The tables of one noise schedule and the formulas that read them.
-
-    variance: "learned_range" (Latte: the network's second C channels) or "fixed_large" (a network without).
-    The methods take the network's output, not the network: each is one line of a paper."""
+    """The tables of one noise schedule, and the formulas that read them: each method is one line of a paper.
+    variance: "learned_range" (Latte: the network's second C channels), "fixed_large" (a network without)."""
 
     def __init__(self, betas=None, *, variance="learned_range", timesteps=None):
         # in float64: at t=0, 1 - abar is 1e-4, of which float32 would keep three digits
         beta = linear_betas() if betas is None else betas                      # (steps,)
         self.variance, self.beta = variance, beta
-        self.timesteps = torch.arange(len(beta)) if timesteps is None else torch.as_tensor(timesteps)
+        self.timesteps = torch.arange(len(beta)) if timesteps is None else timesteps               # (steps,)
         self.alpha_bar = (1 - beta).cumprod(0)                                 # (steps,)
         self.alpha_bar_prev = F.pad(self.alpha_bar[:-1], (1, 0), value=1.0)    # (steps,)  below 0: clean
         # Ho Eq. 7: coefficients of the posterior's mean, and its variance
@@ -415,7 +403,8 @@ class DDPM:
         self.posterior_variance = beta * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
         # at t=0 the posterior is a point, variance 0: t=1 lends its variance, so that there is a logarithm
         self.first_variance = self.posterior_variance[:2][-1:].clamp(min=1e-20)                    # (1,)
-        self.posterior_log_variance = torch.cat([self.first_variance, self.posterior_variance[1:]]).log()
+        lent = torch.cat([self.first_variance, self.posterior_variance[1:]])   # (steps,)
+        self.posterior_log_variance = lent.log()
 
     def respace(self, spacing):
         """The same diffusion with fewer, larger steps: "250", "ddim50", ..."""
@@ -496,7 +485,7 @@ class DDPM:
         mean, log_variance, _ = self.p_mean_variance(output, xt, t)
         kl = gaussian_kl(*self.posterior(x0, xt, t), mean, log_variance)       # (B,C,...)
         likelihood = decoder_nll(x0, mean, 0.5 * log_variance)                 # (B,C,...)
-        bits = torch.where(along(t == 0, x0), likelihood, kl) / math.log(2)
+        bits = torch.where(along(t == 0, x0), likelihood, kl) / math.log(2)    # (B,C,...)
         return bits.flatten(1).mean(1)                                         # (B,)
 
     # TWO WAYS TO STEP. Ancestral (Ho Algorithm 2): draw x_{t-1} from the model's Gaussian, with new noise
@@ -570,9 +559,8 @@ def ddpm_loss(ddpm, model, x0, cond, *, t, noise):
 def denoise_loop(ddpm, predict, x, step, draw=None, data=None, denoise=1.0, known=None, callback=None,
                  progress=False):
     """From the noisiest time down to 0: predict(x, original t), then step(output, x, t, noise).
-
     draw(n) is the n-th noise that the walk adds. data, denoise: start from this clip with noise on it, with
-    the last `denoise` (a share) of the steps. known: see Known. x stays in float32."""
+    the last `denoise` (a share) of the steps. known: see Known."""
     noise, x, steps, drawn = x.float(), x.float(), len(ddpm.beta), 0
     draw, first = draw or (lambda n: torch.randn_like(x)), int(steps * (1 - denoise))
     at = lambda k: torch.full((len(x),), steps - 1 - k, device=x.device)       # (B,)
@@ -609,16 +597,15 @@ def ddim_sample(ddpm, predict, x, *, eta=0.0, draw=None, data=None, denoise=1.0,
 
 
 # ====================================================================================================== demo
-# Two data sets so small that the right answers are known: eight points on a ring, where Bayes' rule gives the
-# average velocity, so that a network's error is told apart from what no network could know; and two frames
-# with a Gaussian's correlation, for Known. out/flow.png shows, by row:
+# Two data sets so small that the right answers are known: eight points on a ring, and two frames with a
+# Gaussian's correlation, for Known. out/flow.png shows, by row:
 #
 #     the lines of training          the paths of sampling          the same with shift 3
 #     which times are drawn          the error by time              a second frame, the first one given
 #
 # Lines cross, paths do not: they run to the middle first (at t=0 the answer is "the mean of all data") and
-# part late. The error is largest in the middle, and is what nobody can know; the network adds its own at both
-# ends, where the logit-normal hardly ever looks.
+# part late. The error is largest in the middle, and is what nobody can know (the exact velocity has it, too);
+# the network adds its own at both ends, where the logit-normal hardly ever looks.
 
 
 def circle(points=8):
@@ -628,9 +615,8 @@ def circle(points=8):
 
 
 def oracle(data):
-    """The exact velocity for a finite data set: a network with no training error would answer this.
-
-    Each data point pulls as strongly as it is likely to be at the end of a line through x."""
+    """The exact velocity for a finite data set: each point pulls as strongly as it is likely to be at the end
+    of a line through x. A network with no training error would answer this."""
     def velocity(x, t):
         t = t[:, None]                                                         # (B,1)
         distance = (x[:, None] - t[..., None] * data).square().sum(-1)         # (B,points)
@@ -744,7 +730,7 @@ def second_frames(clips=2000, steps=28):
     """Two frames of one pixel, each N(0,1), that correlate by 0.9, the first 1.5. {how: the second (B,)}"""
     exact = gaussian_oracle(torch.tensor([[1.0, 0.9], [0.9, 1.0]]))
     velocity = lambda x, t: exact(x.view(-1, 2), t).view(-1, 1, 2, 1, 1)       # (B,1,2,1,1)
-    noise, z = keyed_noise((clips, 1, 2, 1, 1), 0, 0), torch.full((1, 1, 2, 1, 1), 1.5)
+    noise, z = keyed_noise((clips, 1, 2, 1, 1), 0, 0), torch.full((1, 1, 2, 1, 1), 1.5)     # (B,1,2,1,1)
     first, again = torch.tensor([True, False]).view(1, 1, 2, 1, 1), lambda n: keyed_noise(noise.shape, 1, n)
     walks = {"held": (velocity, Known(z, first)), "again 4": (velocity, Known(z, first, again=4)),
              "pulled": (pulled(velocity, Known(z, first)), Known(z, first))}

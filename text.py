@@ -94,7 +94,7 @@ class CLIPLayer(nn.Module):
         q, k, v = (rearrange(attn[name](h), "b l (n d) -> b n l d", n=self.heads)
                    for name in ("q_proj", "k_proj", "v_proj"))                  # (B,heads,L,D/heads)
         # no mask beside: with is_causal the prompt cannot see its pads anyway
-        h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        h = F.scaled_dot_product_attention(q, k, v, is_causal=True)             # (B,heads,L,D/heads)
         x = x + attn["out_proj"](rearrange(h, "b n l d -> b l (n d)"))          # (B,L,D)
         h = self.mlp["fc1"](self.layer_norm2(x))                                # (B,L,mlp_width)
         h = h * torch.sigmoid(1.702 * h) if self.act == "quick_gelu" else F.gelu(h)
@@ -207,7 +207,7 @@ class ToyText(nn.Module):
         ids = self.tokenizer(prompts).to(pooled.device)                                     # (B,L)
         said = pooled.new_zeros(len(prompts), self.tokenizer.size).scatter(1, ids, 1.0)     # (B,V)
         words = self.clip.text_model["embeddings"]["token_embedding"].weight                # (V,D)
-        return F.binary_cross_entropy_with_logits((pooled @ words.T).float(), said)
+        return F.binary_cross_entropy_with_logits((pooled @ words.T).float(), said)         # of (B,V)
 
 
 # ---------------------------------------------------------------------------------- T5's encoder
@@ -257,8 +257,9 @@ class T5Block(nn.Module):
 
     def forward(self, x, bias):                                                 # (B,L,D), (1 or B,heads,L,L)
         attn, h = self.layer[0]["SelfAttention"], self.layer[0]["layer_norm"](x)
-        q, k, v = (rearrange(attn[name](h), "b l (n d) -> b n l d", n=self.heads) for name in "qkv")
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        q, k, v = (rearrange(attn[name](h), "b l (n d) -> b n l d", n=self.heads)
+                   for name in "qkv")                                           # (B,heads,L,head_dim)
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)  # (B,heads,L,head_dim)
         x = x + attn["o"](rearrange(h, "b n l d -> b l (n d)"))                 # (B,L,D)
         mlp, h = self.layer[1]["DenseReluDense"], self.layer[1]["layer_norm"](x)
         return x + mlp["wo"](F.gelu(mlp["wi_0"](h), approximate="tanh") * mlp["wi_1"](h))
@@ -279,8 +280,9 @@ class T5Encoder(nn.Module):
     def position_bias(self, length):
         """What place i adds to its attention logit for place j: a learned number per head and bucket."""
         table = self.encoder["block"][0].layer[0]["SelfAttention"]["relative_attention_bias"]
-        place = torch.arange(length, device=table.weight.device)
-        bucket = t5_bucket(place[None] - place[:, None], self.config.buckets, self.config.max_distance)
+        place = torch.arange(length, device=table.weight.device)                # (L,)
+        away = place[None] - place[:, None]                                     # (L,L)
+        bucket = t5_bucket(away, self.config.buckets, self.config.max_distance)
         return rearrange(table(bucket), "i j n -> 1 n i j")                     # (1,heads,L,L)
 
     def forward(self, ids, mask=None):
