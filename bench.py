@@ -30,8 +30,8 @@ from dit import MMDiT, MMDiTConfig
 from features import I3D
 from flow import DDPM, ddpm_loss, flow_loss
 from latte import SIZES, Latte, LatteConfig
+from loop import setup
 from presets import PRESETS
-from train import setup
 from vae import DPVAE, GOP, KLVAE, SD3, DPVAEConfig, dp_vae_loss, kl_vae_loss
 from videodit import VideoDiT, VideoDiTConfig
 

@@ -27,10 +27,11 @@ MAY_IMPORT = {
     "metrics": "",
     "sample": f"{NETWORKS} published flow data video",
     "presets": f"{NETWORKS} world",
-    "train": f"{NETWORKS} published tokenizer flow data video world sample presets",
+    "loop": "presets",
+    "train": f"{NETWORKS} published tokenizer flow data video world sample presets loop",
     "eval": "world video data vae latte features published metrics sample",
     "ablate": "presets",
-    "bench": f"{NETWORKS} flow data presets train",
+    "bench": f"{NETWORKS} flow data presets loop train",
 }
 DRAWS = {"video", "world"}          # what a demo may take beside: pictures to look at, a toy to show
 ORDER = list(MAY_IMPORT)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+import loop
 import presets
 import published
 import sample
@@ -23,8 +24,9 @@ from conftest import script
 from data import LatentCache, batches
 from dit import MMDiT
 from features import LPIPS
+from loop import Player, Run, Stage, Trainer, learning_rate
 from presets import Config, apply, parse
-from train import Player, Run, Stage, Trainer, learning_rate, mixed, singles
+from train import mixed, singles
 from vae import DPVAE, KLVAE
 from videodit import VideoDiT
 
@@ -38,7 +40,7 @@ def signals():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    train.STOP.clear()
+    loop.STOP.clear()
 
 
 def run(out, stage, *flags):
@@ -158,7 +160,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tiny, tmp_path, monkeypatch
     monkeypatch.setattr(train, "transformer_loss", loss)
     with pytest.raises(UserError, match="step 3, saved; the same command goes on"):
         run(out, "dit", "--steps", 6)
-    train.STOP.clear()
+    loop.STOP.clear()
     assert differs(whole, run(out, "dit", "--steps", 6)) == []
 
 
