@@ -125,9 +125,9 @@ def interpolate(x0, x1, t):
 #
 #     sigma' = shift sigma / (1 + (shift - 1) sigma),    shift = sqrt(m/n)                 (SD3 5.3.2, Eq. 23)
 #
-# SD3 found by asking people that 3 looks best for 1024 x 1024 pixels
-# (test_a_shift_keeps_the_question_as_hard_ for_more_pixels). A clip's frames, being alike, average noise away
-# as pixels do: Open-Sora shifts for them too.
+# SD3 found by asking people that 3 looks best for 1024 x 1024 pixels. A clip's frames, being alike, average
+# noise away as pixels do, and Open-Sora shifts for them, too.
+# (test_a_shift_keeps_the_question_as_hard_for_more_pixels)
 
 
 def shift_sigma(sigma, shift):
@@ -256,7 +256,7 @@ def euler(velocity, noise, sigmas, data=None, known=None, draw=None, callback=No
     for i in tqdm(range(len(levels) - 1), disable=not progress):
         now, then = levels[i], levels[i + 1]
         # at pure noise nothing is to be walked again: noise_again would throw the step away
-        for turn in range(known.turns(i, len(levels) - 1) if known and now < 1 else 1):
+        for turn in range(known.again if known and now < 1 else 1):
             if turn:
                 x, drawn = held(noise_again(x, draw(drawn).to(x), then, now), now), drawn + 1
             x = held(x + (now - then) * velocity(x, time(now)).float(), then)  # (B,C,...)
@@ -292,20 +292,16 @@ def euler(velocity, noise, sigmas, data=None, known=None, draw=None, callback=No
 @dataclass
 class Known:
     """latent (B,C,T',h,w) holds what is given, mask (B,1,T',1,1) of bool says where; elsewhere latent may be
-    anything. The first `early` (a share) of the steps are each walked `again` times."""
+    anything. Each step is walked `again` times."""
     # ASSUMED: in neither paper. That a picture's latent may stand for a clip's is what VideoDiT 3.1 trains
     # for.
     latent: torch.Tensor
     mask: torch.Tensor
     again: int = 1
-    early: float = 1.0
 
     def hold(self, x, noisy):
         """x, with `noisy` (the known part at x's noise level) where something is known."""
         return torch.where(self.mask, noisy, x)                                # (B,C,T',h,w)
-
-    def turns(self, step, steps):
-        return self.again if step < self.early * steps else 1
 
 
 def noise_again(x, noise, sigma, higher):
@@ -534,9 +530,9 @@ def decoder_nll(x, mean, log_std):
 #     L_simple = E || eps - eps_theta(z_t, t) ||^2                                    (Latte Eq. 1, Ho Eq. 14)
 #     L_hybrid = L_simple + lambda L_vlb,  lambda = 0.001                                      (Nichol Eq. 16)
 #
-# L_vlb serves the variance alone: its gradient on eps is noisy, so eps is detached in it
-# (test_the_loss_trains_ eps_with_mse_only_and_the_variance_with_vlb_only). TRAP: where is lambda? L_vlb has
-# 1000 terms, of which a training step looks at one: 1000 x 0.001 is 1.
+# L_vlb serves the variance alone: its gradient on eps is noisy, so eps is detached in it. TRAP: where is
+# lambda? L_vlb has 1000 terms, of which a training step looks at one: 1000 x 0.001 is 1.
+# (test_the_loss_trains_eps_with_mse_only_and_the_variance_with_vlb_only)
 
 
 def ddpm_terms(ddpm, model, x0, cond, *, t, noise):
@@ -573,7 +569,7 @@ def denoise_loop(ddpm, predict, x, step, draw=None, data=None, denoise=1.0, know
     x = held(x, first, after=False)
     for k in tqdm(range(first, steps), disable=not progress):
         t = at(k)                                                              # (B,)
-        for turn in range(known.turns(k - first, steps - first) if known else 1):
+        for turn in range(known.again if known else 1):
             if turn:
                 x, drawn = held(ddpm.noise_again(x, t, draw(drawn).to(x)), k, after=False), drawn + 1
             output, added = predict(x, ddpm.original(t)).float(), draw(drawn).to(x)

@@ -174,6 +174,8 @@ class ToyTextConfig:
 
 class ToyText(nn.Module):
     """CLIP at toy size on a vocabulary of words; trained together with the image model, then frozen."""
+    # DEVIATES VideoDiT 3.2, whose encoders come trained: there is none of the toy's size. The reading loss is
+    # ours.
     Config = ToyTextConfig
 
     def __init__(self, config):
@@ -366,8 +368,9 @@ class SD3Text:
     def assemble(self, ids_l, ids_g, ids_t5=None):
         """The drawing above. TRAP: CLIP-L's pooled vector is taken before its projection, which SD3's file
         lacks, CLIP-G's after."""
-        # ASSUMED: without T5 its 77 tokens are zeros. SD3 was trained with each encoder's output dropped in
-        # nearly half of the prompts; that a dropped output was zeros is how Diffusers reads it: we follow.
+        # ASSUMED: 77 + 77 tokens, as SD3-medium was trained; VideoDiT names no length. Without T5 its 77 are
+        # zeros. SD3 was trained with each encoder's output dropped in nearly half of the prompts; that a
+        # dropped output was zeros is how Diffusers reads it: we follow.
         clip_l, clip_g = self.run("clip_l", ids_l), self.run("clip_g", ids_g)
         clip = torch.cat([clip_l.penultimate, clip_g.penultimate], dim=-1)      # (B,77,768+1280)
         t5 = clip.new_zeros(*ids_l.shape, self.width) if ids_t5 is None else self.run("t5xxl", ids_t5)
@@ -421,6 +424,7 @@ class T5Text:
 @torch.no_grad()
 def run_frozen(net, device, dtype, ids, *mask):
     """Move a freshly mapped encoder to where it shall run and run it once."""
+    # ASSUMED: no paper names the encoders' precision; we take that of the file, where it is fit to compute in
     stored = next(net.parameters()).dtype
     unfit = stored.itemsize == 1 or (stored == torch.float16 and isinstance(net, T5Encoder))
     return net.to(device, dtype or (torch.bfloat16 if unfit else stored))(ids.to(device), *mask)
