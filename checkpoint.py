@@ -8,12 +8,21 @@ Run me   python checkpoint.py      # CPU, 2 s: writes, tears and re-reads a file
          python checkpoint.py halve runs/toy checkpoints/toy     # float16 copies of a folder's networks"""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
+import errno
+import functools
 import json
+import math
 import os
+import platform
+import re
+import shutil
+import signal
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -21,8 +30,12 @@ import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+try:
+    import fcntl
+except ImportError:         # Windows
+    fcntl = None
 
 UMASK = os.umask(0o022)      # the only way to read it is to set it
 os.umask(UMASK)
@@ -61,38 +74,155 @@ class FlagParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+# ---------------------------------------------------------------------------------------------- signals
+
+# A run of days is ended by others: a scheduler sends SIGTERM or SIGUSR1 before it takes the machine back, a
+# closed terminal SIGHUP, a person Ctrl-C (SIGINT). Left alone, each of them kills at once, and the steps since
+# the last save are lost. So they are noted here, in one list, and whatever works for long looks at the list
+# where it can stop in good order: the loop after a step, the encoder of latents after a batch.
+
+STOP = []      # [(number, time)] of the signals noted so far; tests clear it
+
+
+def catch_signals():
+    """From now on the first signal asks; a second one, two seconds later or more, ends the process at once.
+
+    Not any second one: a scheduler and torchrun both pass the same SIGTERM on, milliseconds apart."""
+    owner = os.getpid()
+
+    def note(number, frame):
+        STOP.append((number, time.monotonic()))
+        if STOP[-1][1] - STOP[0][1] > 2:
+            os._exit(128 + number)
+        if os.getpid() == owner and len(STOP) == 1:         # not in the loader's workers, which inherit this
+            os.write(2, f"\n{signal.Signals(number).name}: stopping at the next good place\n".encode())
+
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"):
+        number = getattr(signal, name, None)                # Windows knows the first two alone
+        if number and signal.getsignal(number) != signal.SIG_IGN:       # nohup ignores SIGHUP: so do we
+            signal.signal(number, note)
+
+
+def stop_if_asked(doing="this"):
+    """Long work calls it where it can be taken up again."""
+    if STOP:
+        raise UserError(f"stopped by a signal during {doing}; what is finished stays, "
+                        "and the same command goes on from there")
+
+
+# ---------------------------------------------------------------------------------------------- one at a time
+
+@contextlib.contextmanager
+def hold(folder):
+    """Only one process works in a folder: two trainings that save over each other leave a mixture of both.
+
+    The lock belongs to the process and dies with it, however it dies: no file to delete after a kill -9, and
+    no worker that inherits it. (flock would be inherited; a file with a process's number would outlive it.)"""
+    folder, path = Path(folder), Path(folder) / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {first_line(error)}; choose another folder")
+    try:
+        if fcntl is not None:                               # Windows: nobody is refused
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno not in (errno.EAGAIN, errno.EACCES):             # a file system without locks
+            yield
+            return
+        raise UserError(f"{folder} is in use by another process; wait for it, or give another --out")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+        with contextlib.suppress(OSError):                  # nothing was written into it: leave no folder
+            folder.rmdir()
+
+
 # ---------------------------------------------------------------------------------------------- writing
+
+# Whoever reads a file must find the old one or the new one, at every moment, whatever dies meanwhile. So a
+# file is written beside its place, pushed to the disk, and renamed, which a file system does in one stroke.
+# It is written inside a hidden folder: there no reader's pattern (*.safetensors) finds the unfinished file,
+# a library's own temporary files lie there, too, and all of it goes by one deletion.
+
+HOST = re.sub(r"\W", "-", platform.node())[:40]
+UNFINISHED = re.compile(rf"\..*\.{re.escape(HOST)}\.(\d+)\.tmp")       # .NAME.HOST.PROCESS.tmp/
+
 
 def write_atomic(path, write):
     """Call write(temporary path), flush it to the disk, then rename: `path` is the old file or the new one.
 
     The rename comes after fsync: a power cut may otherwise keep the rename and lose the data."""
     path = Path(path)
-    temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.tmp{path.suffix}")
+    folder = path.with_name(f".{path.stem[:40]}.{HOST}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb+") as file:
+        sweep(path.parent)
+        folder.mkdir(exist_ok=True)
+        write(folder / path.name)
+        with open(folder / path.name, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~UMASK)       # safetensors makes its files readable for the owner only
-        os.replace(temporary, path)
+        os.chmod(folder / path.name, 0o666 & ~UMASK)        # what the person's umask says, not the library
+        os.replace(folder / path.name, path)
     except (OSError, SafetensorError, RuntimeError) as error:
         if type(error) is RuntimeError and "inline_container" not in str(error):          # torch.save says so
             raise
         raise UserError(f"cannot write {path}: {first_line(error)}; free some space or choose another folder")
     finally:
-        if temporary.exists():
-            temporary.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def sweep(folder):
+    """Delete what killed processes of this machine left unfinished in a folder; once a process and folder.
+
+    Another machine's may be alive, and so stay."""
+    for entry in os.scandir(folder):
+        found = UNFINISHED.fullmatch(entry.name)
+        if found and not alive(int(found.group(1))):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        elif re.fullmatch(r"\.tmp\w{6}|\..+\.\d+\.tmp\.\w+", entry.name) and entry.is_file() \
+                and time.time() - entry.stat().st_mtime > 3600:         # of earlier versions, and safetensors'
+            os.unlink(entry.path)
+
+
+def alive(process):
+    """Whether there is such a process here."""
+    if os.name == "nt":                                     # signal 0 would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:                                         # somebody else's
+        return True
+    return True
+
+
+def append_line(path, record):
+    """One more line of a .jsonl: strict JSON, so nan and infinity are written as null; and in one write, so
+    that a kill leaves whole lines."""
+    record = {key: value if not isinstance(value, float) or math.isfinite(value) else None
+              for key, value in record.items()}
+    line = json.dumps(record, allow_nan=False) + "\n"
+    try:
+        with open(path, "ab", buffering=0) as file:
+            if file.write(line.encode()) < len(line):
+                raise OSError(errno.ENOSPC, "no space left on the disk")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {first_line(error)}; free some space or choose another folder")
 
 
 def save_network(path, net, dtype=None, extra=None):
     """Write net's weights and its config to one .safetensors file.
 
     dtype casts floating tensors (checkpoints/toy ships float16); extra is a dict of JSON-able values."""
-    state = {}
-    for name, tensor in net.state_dict().items():
-        tensor = tensor.detach().cpu().contiguous()
-        state[name] = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor.clone()
+    state = {name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+             for name, tensor in net.state_dict().items()}
     save_state(path, state, type(net).__name__, dataclasses.asdict(net.config), extra)
 
 
@@ -100,7 +230,36 @@ def save_state(path, state, name, config, extra=None):
     """The same for a bare {name: tensor} dict, for example an EMA's copy."""
     metadata = {"class": name, "config": json.dumps(config)}
     metadata.update({key: json.dumps(value) for key, value in (extra or {}).items()})
-    write_atomic(path, lambda temporary: save_file(state, temporary, metadata=metadata))
+    save_tensors(path, state, metadata)
+
+
+DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+          torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+          torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
+
+
+def save_tensors(path, state, metadata):
+    """{name: tensor} and {name: text} as a .safetensors file, which is: eight bytes that hold the length of a
+    JSON header, the header {name: dtype, shape, first and last byte}, and the tensors' bytes, end to end.
+
+    Written by hand because the library orders the header's metadata by a hash that differs in each process:
+    here equal weights are equal files, which cmp, rsync and a checksum can tell."""
+    names, header, end = sorted(state, key=lambda name: (-state[name].element_size(), name)), {}, 0
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    for name in names:                                      # wide numbers first: each tensor lies aligned
+        start, end = end, end + state[name].numel() * state[name].element_size()
+        header[name] = {"dtype": DTYPES[state[name].dtype], "shape": list(state[name].shape),
+                        "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+
+    def write(temporary):
+        with open(temporary, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in names:
+                flat = state[name].detach().cpu().contiguous().reshape(-1)
+                file.write(flat.view(torch.uint8).numpy())
+    write_atomic(path, write)
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -166,6 +325,9 @@ def load_network(cls, path):
     return net.eval()
 
 
+FINITE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)     # those that can be nan
+
+
 def load_strict(net, state, source, assign=False):
     """net.load_state_dict(state), but every difference is named at once. assign=True takes the tensors over
     as they are (no copy, their dtype): the way to fill a network built on the meta device."""
@@ -180,6 +342,10 @@ def load_strict(net, state, source, assign=False):
                  for kind, names in (("missing", missing), ("unexpected", extra), ("wrongly shaped", wrong))
                  if names]
         raise UserError(f"{source} does not fit {type(net).__name__}; " + "; ".join(parts))
+    for name, tensor in state.items():
+        if tensor.dtype in FINITE and not tensor.isfinite().all():
+            raise UserError(f"{source}: {name} holds numbers that are not finite; if a training diverged, take "
+                            "one of its older states (OUT/STAGE/STEP), else copy the file again")
     net.load_state_dict(state, assign=assign)
 
 
@@ -190,7 +356,7 @@ def first_line(error):
 
 def halve(source, target):
     """Our own .safetensors files of one folder, in float16, into another: how checkpoints/toy is made."""
-    found = sorted(Path(source).glob("*.safetensors"))
+    found = sorted(path for path in Path(source).glob("*.safetensors") if path.name[0] != ".")
     if not found:
         raise UserError(f"{source}: no .safetensors in it; give a folder that train.py wrote")
     for path in found:
