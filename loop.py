@@ -1,27 +1,52 @@
 """loop.py - one loop for every stage: ranks, steps, what is on disk, and what happens when something breaks.
-Paper    none; both papers train "with AdamW" and say no more of it
-Shapes   a batch is what its stage made of it; the loop looks at its losses alone
-Differs  Lightning, Accelerate and Trainer hide this loop behind hooks; here it is one page
-Reads    after presets.py, whose fields (cfg) it follows, before train.py, whose stages it trains
-Run me   python loop.py"""
+Paper    none: "trained with AdamW" is all that both papers say of it
+Shapes   a batch is what its stage made of it; the loop looks at nothing but losses and gradients
+Differs  Lightning, Accelerate and Trainer hide this loop behind hooks; here it is a page to read
+Reads    after presets.py, whose fields (cfg) it follows; before train.py, whose stages it trains
+Run me   python loop.py      # CPU, 2 s: a line is fitted, killed, resumed; draws both curves, out/loop.html"""
 
+import base64
 import contextlib
 import dataclasses
+import datetime
+import html
 import json
+import math
 import os
+import shutil
+import sys
+import tempfile
 import time
+import traceback
+import warnings
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from checkpoint import UserError, load_strict, read_state, save_network, write_atomic
+from checkpoint import (HOST, STOP, UserError, append_line, first_line, load_strict, read_state, save_state,
+                        write_atomic)
+
+# A network learns by one small correction after another, and a run is ten thousand to a million of them. The
+# correction itself is four lines (turn, below). All the rest of this file is there because a run outlives
+# its machine: it is cut and goes on, it is spread over 1 or 64 processes, its disk fills, a batch is broken.
+# One rule holds it together: what a step does depends on the seed and on the step's number, and on nothing
+# else - not on the number of processes, not on what happened before, not on a generator's state. Then a
+# resumed run is the same run, and two processes are one, and both can be tested bit by bit.
 
 
-# ---------------------------------------------------------------------------------------------- distributed
+# ---------------------------------------------------------------------------------------------- ranks
+
+# Data parallelism: every process ("rank") holds the whole network, computes the gradient of its share of the
+# batch, and all take the mean of the gradients before they step. Equal weights plus equal gradients are equal
+# weights: nothing else ever has to be sent. What can go wrong is that ranks disagree - one skips a step, one
+# stops, one reads a file that another is still writing. So each decision here is either made of numbers that
+# are equal everywhere (the mean gradient), or agreed on (the functions of this section).
 
 @dataclass
 class Run:
@@ -29,6 +54,13 @@ class Run:
     rank: int = 0
     world: int = 1
     device: str = "cpu"
+    store: object = None               # a small table that all ranks read and write; kept by the launcher
+    stop: int = None                   # the step after which all stop, once that is agreed
+
+    def wait(self):
+        """Nobody goes on before all have come: after rank 0 wrote what the others are about to read."""
+        if self.world > 1:
+            dist.barrier()
 
 
 def setup():
@@ -38,9 +70,13 @@ def setup():
     if device != "cpu":
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    store = None
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device != "cpu" else "gloo")
-    return Run(rank, world_size, device)
+        store, _, _ = next(dist.rendezvous("env://"))
+        # two hours: a rank may wait while another encodes its last shard. A dead one is noticed at once
+        dist.init_process_group("nccl" if device != "cpu" else "gloo", store=store, rank=rank,
+                                world_size=world_size, timeout=datetime.timedelta(hours=2))
+    return Run(rank, world_size, device, store)
 
 
 def all_ranks(run, flag):
@@ -52,7 +88,57 @@ def all_ranks(run, flag):
     return told.item() > 0
 
 
-# ---------------------------------------------------------------------------------------------- what a stage is
+def stops_after(run, step):
+    """Whether all ranks stop after this step. A signal may reach one of them, at any moment; but a rank that
+    stops alone leaves the others waiting for its gradients.
+
+    An all-reduce a step would make the processor wait for the GPU. So the first rank that has a signal writes
+    into the store a step to stop after, and each looks there as it goes along. That step lies four ahead:
+    nobody can be more than two steps ahead of anybody, since a step needs everybody's gradients and fit()
+    lets no rank launch a third step before the first is computed. So all read it before they get there."""
+    if run.world == 1:
+        return bool(STOP)
+    if STOP and run.stop is None and run.store.add("stop/asked", 1) == 1:
+        run.store.set("stop/after", str(step + 4))
+    if run.stop is None and run.store.check(["stop/after"]):
+        run.stop = int(run.store.get("stop/after"))
+    return run.stop is not None and step >= run.stop
+
+
+@contextlib.contextmanager
+def told_once(run=None):
+    """However many ranks fail, the person reads one reason: that of the first to fail. The others fail of it,
+    by a broken connection or by the same mistake in the flags, and end in silence.
+
+    torchrun adds a page of its own below (it prints its own stack for any exit code but 0, and no flag turns
+    that off); the file it reads its "root cause" from is written here, so that the line stands there, too."""
+    try:
+        yield
+    except Exception as error:
+        rank = run.rank if run else int(os.environ.get("RANK", 0))
+        try:
+            first = run.store.add("failed", 1) == 1 if run and run.store else rank == 0
+        except Exception:                                   # the store is gone, and with it who was first
+            first = True
+        if run and run.world > 1 and isinstance(error, RuntimeError) and "onnection" in str(error):
+            error = UserError("another rank is gone (killed, or its machine): the same command goes on from "
+                              "the last save")
+        reason = f"rank {rank}: {error}" if isinstance(error, UserError) else traceback.format_exc()
+        file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+        if file:
+            said = reason if first else f"rank {rank}: ended because another rank failed"
+            told = {"message": said, "extraInfo": {"py_callstack": said,
+                                                   "timestamp": str(int(time.time()) + 60 * (not first))}}
+            Path(file).write_text(json.dumps({"message": told}), "utf-8")
+        if not first:
+            sys.exit(2 if isinstance(error, UserError) else 1)
+        raise error
+    finally:
+        if run and dist.is_initialized() and sys.exc_info()[0] is None:     # a peer that died would be awaited
+            dist.destroy_process_group()
+
+
+# ---------------------------------------------------------------------------------------------- a stage
 
 class Player(nn.Module):
     """Networks that one optimizer trains, with their loss as forward(): that is what DDP can wrap.
@@ -81,87 +167,344 @@ def autocast(cfg, run):
     return torch.autocast(run.device.split(":")[0], torch.bfloat16, enabled=cfg.bf16)
 
 
-# ---------------------------------------------------------------------------------------------- state on disk
+# ---------------------------------------------------------------------------------------------- sharding
+
+# With plain data parallelism every GPU holds everything: 20 bytes a parameter (weight, gradient, two moments
+# of Adam, average), 41 GB for VideoDiT's 2 B. --shard keeps on each rank only its part of every tensor (a
+# DTensor). A block's weights are gathered just before it runs and forgotten after; its gradients arrive
+# already summed and cut. The arithmetic is the same, the traffic half again as much, and the memory of the
+# states falls with the number of ranks. Outside of forward and backward the code below must say when it wants
+# the whole of a tensor: all ranks then take part.
+
+def whole(tensor):
+    """The full tensor behind a rank's part; anything else as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def local(tensor):
+    """A rank's own part of a tensor, for arithmetic that needs no other."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def part_of(tensor, like):
+    """A rank's part of a full tensor, cut as `like` is."""
+    if not hasattr(like, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
+def shard(net):
+    """FSDP2: each block is gathered by itself, the rest of the network at its root."""
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+    for name, blocks in net.named_modules():
+        if name.split(".")[-1] in ("blocks", "joint_blocks", "twins"):
+            for block in blocks:
+                fully_shard(block)
+    fully_shard(net)
+    if hasattr(net, "reading_loss"):                        # forward by another name
+        register_fsdp_forward_method(net, "reading_loss")
+
+
+# ---------------------------------------------------------------------------------------------- one step
 
 class Trainer:
     """The networks of a stage with their optimizers and averages: what a checkpoint has to hold."""
 
     def __init__(self, cfg, run, stage):
-        self.cfg, self.run, self.stage, self.step, self.skipped = cfg, run, stage, 0, 0
+        self.cfg, self.run, self.stage, self.step, self.saved = cfg, run, stage, 0, None
         self.players = {name: player.to(run.device) for name, player in stage.players.items()}
         self.nets = {name: net for player in self.players.values() for name, net in player.nets.items()}
+        self.classes = {name: type(net).__name__ for name, net in self.nets.items()}    # FSDP renames them
+        self.wrapped = {name: self.parallel(player) for name, player in self.players.items()}
         self.trained = {name: [p for p in player.parameters() if p.requires_grad]
                         for name, player in self.players.items()}
         self.ema = {name: [p.detach().clone() for p in values] for name, values in self.trained.items()}
         self.optimizers = {name: torch.optim.AdamW(values, cfg.lr, tuple(cfg.betas),
                                                    weight_decay=cfg.weight_decay, fused=True)
                            for name, values in self.trained.items()}
-        self.wrapped = {name: self.parallel(player) for name, player in self.players.items()}
+        self.failed = self.skipped = torch.zeros((), device=run.device)     # steps: in a row, in all
+        self.recent = deque(maxlen=max(cfg.log_every, 10))                  # (step, clips, was it skipped)
 
     def parallel(self, player):
         if self.run.world == 1:
             return player
-        # no device_ids: with them DDP hands each player a copy of the batch; a game's players share theirs
-        return nn.parallel.DistributedDataParallel(player, gradient_as_bucket_view=True,
-                                                   broadcast_buffers=False, find_unused_parameters=True)
+        if self.cfg.shard:
+            for net in player.nets.values():
+                shard(net)
+            return player
+        with warnings.catch_warnings():                     # its new name is not in every torch that we allow
+            warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+            # no device_ids: with them DDP hands each player a copy of the batch; a game's players share theirs
+            return nn.parallel.DistributedDataParallel(player, gradient_as_bucket_view=True,
+                                                       broadcast_buffers=False, find_unused_parameters=True)
 
-    def update_ema(self, name):
-        decay = min(self.cfg.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.ema[name], [p.detach() for p in self.trained[name]], 1 - decay)
+    @contextlib.contextmanager
+    def collecting(self, player, last):
+        """Micro-batches before the last add to the gradient, and tell no other rank of it."""
+        if self.run.world == 1 or last and not self.cfg.shard:
+            yield
+        elif self.cfg.shard:
+            for net in player.nets.values():
+                net.set_requires_gradient_sync(last)
+            yield
+        else:
+            with player.no_sync():
+                yield
+
+    def turn(self, name, micros, lr):
+        """One player's step: the mean gradient of the micro-batches, clipped, then applied. Returns (0-dim
+        tensor: whether it was left out, {name: number for the log, the mean over the micro-batches}).
+
+        A gradient that is not finite must not reach the weights: it would be in all of them for ever, and in
+        Adam's moments. To ask "is it finite?" in Python would make the processor wait for the GPU in each
+        step; so the answer stays a tensor, and the fused optimizer, told found_inf, writes nothing where it
+        is 1. The norm is that of the mean over all ranks, so that every rank gives the same answer."""
+        cfg, player, optimizer, told = self.cfg, self.wrapped[name], self.optimizers[name], []
+        for micro in micros:
+            with self.collecting(player, micro is micros[-1]):
+                with autocast(cfg, self.run):
+                    loss, log = player(micro)
+                (loss / len(micros)).backward()
+            told.append({name: loss.detach(), **log} if name != "disc" else log)
+        norm = whole(nn.utils.clip_grad_norm_(self.trained[name], cfg.clip))
+        optimizer.found_inf = bad = (~torch.isfinite(norm)).float()
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        self.update_ema(name, 1 - bad)
+        optimizer.zero_grad(set_to_none=True)
+        mean = {key: sum(torch.as_tensor(log[key], dtype=torch.float32, device=self.run.device)
+                         for log in told) / len(told) for key in told[-1]}
+        return bad, mean if name == "disc" else {**mean, "norm": norm}
+
+    @torch.no_grad()
+    def update_ema(self, name, moves=1.0):
+        """Samples are drawn from a slow average of the weights: it lacks the last steps' noise. Its warm-up
+        forgets the first weights, which are noise altogether. moves: 0 where the step was left out."""
+        weight = (1 - min(self.cfg.ema, (1 + self.step) / (10 + self.step))) * moves
+        for average, parameter in zip(self.ema[name], self.trained[name]):
+            local(average).lerp_(local(parameter), weight)
 
     @contextlib.contextmanager
     def averaged(self):
-        """Inside, the networks hold their averages; outside, the weights that are being trained."""
+        """Inside, the networks hold their averages; outside, the weights that are being trained. By value:
+        a sharded network keeps references of its own to its parts."""
         pairs = [pair for name in self.trained for pair in zip(self.trained[name], self.ema[name])]
-        for parameter, average in pairs:
-            parameter.data, average.data = average.data, parameter.data
+
+        @torch.no_grad()
+        def swap():
+            for parameter, average in pairs:
+                before = average.clone()
+                average.copy_(parameter)
+                parameter.copy_(before)
+        swap()
         modes = {net: net.training for net in self.nets.values()}
         try:
             yield {name: net.eval() for name, net in self.nets.items()}
         finally:
-            for parameter, average in pairs:
-                parameter.data, average.data = average.data, parameter.data
+            swap()
             for net, mode in modes.items():
                 net.train(mode)
 
+    def take_step(self, micros):
+        """Every player's turn, in a game each on what the one before left. Returns the numbers for the log."""
+        lr, bad, shown = learning_rate(self.cfg, self.step), torch.zeros((), device=self.run.device), {}
+        for name in self.players:
+            left_out, log = self.turn(name, micros, lr)
+            bad = torch.maximum(bad, left_out)
+            shown.update(log)
+        self.failed, self.skipped = (self.failed + bad) * bad, self.skipped + bad
+        self.step += 1
+        self.recent.append((self.step, [clip for micro in micros for clip in clips_of(micro)], bad))
+        return {"lr": lr, **shown}
+
+    def look(self):
+        """Is all well? The one place where the processor waits for the answer. Names the clips of steps that
+        were left out, and ends the run after ten in a row."""
+        skipped = [(step, clips) for step, clips, bad in self.recent if bad]
+        self.recent.clear()
+        for step, clips in skipped:
+            if self.run.world > 1:
+                shares = [None] * self.run.world
+                dist.all_gather_object(shares, clips)
+                clips = [clip for share in shares for clip in share]
+            if self.run.rank == 0:
+                tqdm.write(f"step {step} was left out: loss or gradient not finite; its clips: "
+                           f"{', '.join(clips[:8])}{' ...' if len(clips) > 8 else ''}", file=sys.stderr)
+        if self.failed >= 10:
+            raise UserError(f"{self.cfg.stage}: the loss was not finite {int(self.failed)} times in a row at "
+                            f"step {self.step}; {self.whereabouts()}. Lower --lr, or try --no-bf16")
+
+    def whereabouts(self):
+        """Which states there are to go back to, newest last."""
+        there = [step for step, _ in kept(Path(self.cfg.out) / self.cfg.stage)]
+        if not there:
+            return "nothing was saved yet"
+        return (f"states of {'steps' if len(there) > 1 else 'step'} {', '.join(map(str, there))} are kept: "
+                f"--resume {Path(self.cfg.out) / self.cfg.stage}/{there[0]:07d} goes back")
+
+    # ------------------------------------------------------------------------------------------ on disk
+
+    # Two things are written: NAME.safetensors, the averages, which sampling loads and people share; and
+    # STAGE/state.pt with everything else that the next step depends on. Between the two a kill may fall: then
+    # resuming redoes the steps since the older state, to the same weights, and writes both again.
+
     def save(self, finish=None):
-        """Averages as NAME.safetensors, what sampling loads; the rest as state.pt, what resuming loads."""
-        out = Path(self.cfg.out)
-        state = {"step": self.step, "skipped": self.skipped, "rng": torch.get_rng_state(), "ema": self.ema,
-                 "players": {name: player.state_dict() for name, player in self.players.items()},
-                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-                 "config": json.dumps(dataclasses.asdict(self.cfg))}
+        """Averages as NAME.safetensors, the rest as state.pt; and both, by a second name, in STAGE/STEP/."""
+        out, rank = Path(self.cfg.out), self.run.rank
+        state = self.state()
         with self.averaged() as nets:
             if finish:
                 finish(nets)
-            if self.run.rank == 0:
-                about = {"size": self.cfg.size, "frames": self.cfg.frames, "shift": self.cfg.shift,
-                         "step": self.step, **self.stage.about}
-                for name, net in nets.items():
-                    save_network(out / f"{name}.safetensors", net, extra=about)
-        if self.run.rank == 0:
+            about = {"size": self.cfg.size, "frames": self.cfg.frames, "shift": self.cfg.shift,
+                     "step": self.step, **self.stage.about}
+            for name, net in nets.items():
+                weights = {key: whole(tensor) for key, tensor in net.state_dict().items()}
+                if rank == 0:
+                    if not all(tensor.isfinite().all() for tensor in weights.values()):
+                        raise UserError(f"{name} has diverged: weights that are not finite at step "
+                                        f"{self.step}; not saved. {self.whereabouts()}; lower --lr")
+                    save_state(out / f"{name}.safetensors", weights, self.classes[name],
+                               dataclasses.asdict(net.config), about)
+        if rank == 0:
             write_atomic(out / self.cfg.stage / "state.pt", lambda temporary: torch.save(state, temporary))
+            keep(out, self.cfg.stage, self.step, self.cfg.keep)
+        self.saved = self.step
+        self.run.wait()
+
+    def state(self):
+        """All that the next step depends on, in whole tensors: any number of ranks can take it up."""
+        state = {"step": self.step, "skipped": int(self.skipped), "rng": torch.get_rng_state(),
+                 "ema": {name: [whole(average) for average in values] for name, values in self.ema.items()},
+                 "players": {name: {key: whole(tensor) for key, tensor in player.state_dict().items()}
+                             for name, player in self.players.items()},
+                 "optimizers": {}, "config": json.dumps(dataclasses.asdict(self.cfg))}
+        if self.run.device != "cpu":
+            state["rng_cuda"] = torch.cuda.get_rng_state()
+        for name, optimizer in self.optimizers.items():
+            moments = optimizer.state_dict()
+            moments["state"] = {index: {key: whole(value) for key, value in values.items()}
+                                for index, values in moments["state"].items()}
+            state["optimizers"][name] = moments
+        return state
 
     def resume(self):
         """Take up the run in --out (auto) or in the folder that --resume names."""
-        where = Path(self.cfg.out) / self.cfg.stage if self.cfg.resume == "auto" else Path(self.cfg.resume)
-        if self.cfg.resume == "none" or (self.cfg.resume == "auto" and not (where / "state.pt").is_file()):
+        cfg, chosen = self.cfg, self.cfg.resume not in ("auto", "anyway", "none")
+        file = (Path(cfg.resume) if chosen else Path(cfg.out) / cfg.stage) / "state.pt"
+        if cfg.resume == "none" or not chosen and not file.is_file():
             return
-        if not (where / "state.pt").is_file():
-            raise UserError(f"--resume {self.cfg.resume}: no state.pt there; "
-                            "give auto, none, or a folder OUT/STAGE")
-        state = read_state(where / "state.pt")
-        if state.get("players", {}).keys() != self.players.keys():
-            raise UserError(f"{where / 'state.pt'} is not of stage {self.cfg.stage} with these flags "
-                            f"(it holds {', '.join(state.get('players', {})) or 'no networks'}); "
+        if not file.is_file():
+            raise UserError(f"--resume {cfg.resume}: no state.pt there; "
+                            "give auto, none, or a folder OUT/STAGE or OUT/STAGE/STEP")
+        state = read_state(file)
+        if not isinstance(state, dict) or not isinstance(state.get("players"), dict):
+            raise UserError(f"{file} is no state of a run; --resume none starts again")
+        if state["players"].keys() != self.players.keys():
+            raise UserError(f"{file} is not of stage {cfg.stage} with these flags "
+                            f"(it holds {', '.join(state['players']) or 'no networks'}); "
                             "--resume none starts again")
+        self.compare(file, state.get("config"), "a folder was named" if chosen else "")
+        try:
+            self.load(state, file)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            raise UserError(f"{file} is no whole state of this stage ({type(error).__name__}: "
+                            f"{first_line(error)}); --resume none starts again")
+
+    def compare(self, file, config, consent):
+        """A run is its seed, its data and its shapes: with others, steps 1 to 500 and 501 to 1000 belong to
+        different runs, and no number at the end is what it seems. It is said, and wants --resume anyway."""
+        try:
+            before = flat(json.loads(config))
+        except (TypeError, ValueError):
+            raise UserError(f"{file} does not say how it was made; --resume none starts again")
+        now = flat(json.loads(json.dumps(dataclasses.asdict(self.cfg))))
+        ours = [name for name in now if name in before and name not in MAY_CHANGE
+                and ("." not in name or name.split(".")[0] in self.nets)]
+        differs = [f"--{name} {before[name]}, now {now[name]}" for name in ours if before[name] != now[name]]
+        if differs and (consent or self.cfg.resume == "anyway"):
+            if self.run.rank == 0:
+                print(f"{self.cfg.stage}: goes on from another run: {'; '.join(differs)}")
+        elif differs:
+            raise UserError(f"{file} is of another run: {'; '.join(differs)}. --resume anyway goes on from it, "
+                            "--resume none starts again, or give another --out")
+
+    @torch.no_grad()
+    def load(self, state, file):
         for name, player in self.players.items():
-            load_strict(player, state["players"][name], where / "state.pt")
-            self.optimizers[name].load_state_dict(state["optimizers"][name])
-            for mine, saved in zip(self.ema[name], state["ema"][name]):
-                mine.copy_(saved)
-        self.step, self.skipped = state["step"], state["skipped"]
+            mine = player.state_dict()
+            cut = {key: part_of(tensor, mine[key]) if key in mine else tensor
+                   for key, tensor in state["players"][name].items()}
+            load_strict(player, cut, file)
+            optimizer = self.optimizers[name]
+            optimizer.load_state_dict(state["optimizers"][name])
+            for parameter, values in optimizer.state.items():
+                for key, value in values.items():
+                    if torch.is_tensor(value) and value.shape == parameter.shape:
+                        values[key] = part_of(value, parameter)
+            for average, saved in zip(self.ema[name], state["ema"][name], strict=True):
+                average.copy_(part_of(saved, average))
+        self.step = self.saved = int(state["step"])
+        self.skipped = self.skipped + int(state["skipped"])
         torch.set_rng_state(state["rng"])
+        if self.run.device != "cpu" and "rng_cuda" in state:
+            torch.cuda.set_rng_state(state["rng_cuda"])
+
+
+# Flags that may change in the middle of a run: how far it goes, how fast, and what is seen of it.
+MAY_CHANGE = {"config", "stage", "out", "resume", "steps", "lr", "warmup", "decay", "clip", "ema", "workers",
+              "accumulate", "bf16", "compile", "checkpointing", "shard", "cache", "cached", "encode_batch",
+              "save_every", "preview_every", "log_every", "keep", "init", "vae_weights", "lpips"}
+
+
+def flat(config, prefix=""):
+    """{"dit": {"depth": 6}} -> {"dit.depth": 6}"""
+    found = {}
+    for name, value in config.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def clips_of(batch):
+    """How a person finds the clips of a batch again: their numbers and their captions."""
+    indices, captions = batch.get("index", ()), batch.get("caption", ())
+    captions = [*captions, *[""] * (len(indices) - len(captions))]
+    return [f"{int(index)} {caption[:40]!r}" if caption else f"{int(index)}"
+            for index, caption in zip(indices, captions)]
+
+
+def kept(folder):
+    """[(step, its folder)] of a stage, oldest first."""
+    found = [path for path in folder.glob("[0-9]" * 7 + "*") if path.is_dir() and path.name.isdigit()]
+    return sorted((int(path.name), path) for path in found)
+
+
+def keep(out, stage, step, older):
+    """STAGE/STEP/ with all that --out holds now, by a second name for the same bytes (a hard link): it costs
+    nothing until --out is written over, and is a folder to sample from. The `older` last ones stay."""
+    folder = out / stage / f"{step:07d}"
+    temporary = folder.with_name(f".{folder.name}.{HOST}.{os.getpid()}.tmp")
+    if not older:
+        return
+    try:
+        temporary.mkdir(exist_ok=True)
+        for path in [*out.glob("[!.]*.safetensors"), out / stage / "state.pt"]:
+            try:
+                os.link(path, temporary / path.name)
+            except OSError:                                 # exFAT has no second names
+                shutil.copy(path, temporary / path.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {first_line(error)}; free some space, or --keep 0")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    there = [path for at, path in kept(out / stage) if at <= step]
+    # those after it are of a run that was given up, when an older state was resumed
+    unwanted = there[:max(len(there) - 1 - older, 0)] + [path for at, path in kept(out / stage) if at > step]
+    for path in unwanted:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------------------------------- the loop
@@ -172,84 +515,223 @@ def learning_rate(cfg, step):
     return cfg.lr * min(warm, (cfg.steps - step) / (cfg.decay * cfg.steps) if cfg.decay else 1.0)
 
 
-STOP = []    # signals received: the loop ends after its step, saved
-
-
-def take_turn(trainer, name, micros, lr):
-    """One player's step: gradients over the micro-batches, clipped, then applied, unless loss or gradient is
-    not finite on any rank. Returns (whether it was not, {name: number for the log})."""
-    cfg, run, player, optimizer = trainer.cfg, trainer.run, trainer.wrapped[name], trainer.optimizers[name]
-    for i, micro in enumerate(micros):
-        last = i + 1 == cfg.accumulate or run.world == 1
-        with contextlib.nullcontext() if last else player.no_sync():
-            with autocast(cfg, run):
-                loss, log = player(micro)
-            (loss / cfg.accumulate).backward()
-    norm = nn.utils.clip_grad_norm_(trainer.trained[name], cfg.clip)
-    bad = all_ranks(run, not (torch.isfinite(loss) & torch.isfinite(norm)))
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    if not bad:
-        optimizer.step()
-        trainer.update_ema(name)
-    optimizer.zero_grad(set_to_none=True)
-    return bad, {name: loss.detach(), "norm": norm, **log} if name != "disc" else log
-
-
-def write_log(folder, bar, run, line, shown):
-    """The numbers of a step on the bar, and as a line of log.jsonl: what a curve is drawn from later."""
-    numbers = {key: float(value) for key, value in shown.items()}
-    bar.set_postfix({key: f"{value:.4g}" for key, value in numbers.items()})
-    if run.rank == 0:
-        with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, **numbers}) + "\n")
-
-
 def fit(cfg, run, stage):
     """One stage from its start, or from where it stopped, to its last step."""
-    trainer = Trainer(cfg, run, stage)
+    if cfg.shard and not {"dit", "videodit", "latte"} & stage.players.keys():
+        raise UserError(f"--shard: is for transformers; stage {cfg.stage}'s networks fit every card whole")
+    trainer, folder = Trainer(cfg, run, stage), Path(cfg.out) / cfg.stage
     trainer.resume()
-    folder = Path(cfg.out) / cfg.stage
-    folder.mkdir(parents=True, exist_ok=True)
     if trainer.step >= cfg.steps:
-        print(f"{cfg.stage}: already at step {trainer.step} of {cfg.steps}; --resume none starts again")
+        if run.rank == 0:
+            print(f"{cfg.stage}: already at step {trainer.step} of {cfg.steps}; --resume none starts again")
         return
-    source, shown, failed = stage.batches(trainer.step), {}, 0
-    bar = tqdm(total=cfg.steps, initial=trainer.step, desc=cfg.stage, disable=run.rank > 0, mininterval=1)
-    started, first = time.perf_counter(), trainer.step
-
+    watch = Watch(cfg, run, trainer, folder)
+    source, ends = stage.batches(trainer.step), deque()
     while trainer.step < cfg.steps:
-        lr, micros = learning_rate(cfg, trainer.step), [next(source) for _ in range(cfg.accumulate)]
-        micros = [{k: v.to(run.device) if torch.is_tensor(v) else v for k, v in micro.items()}
-                  for micro in micros]
-
-        bad = False
-        for name in trainer.players:                        # in a game each on what the one before left
-            skipped, log = take_turn(trainer, name, micros, lr)
-            bad |= skipped
-            shown.update(log)
-        failed = failed + 1 if bad else 0
-        trainer.skipped += bad
-        if failed >= 10:
-            raise UserError(f"{cfg.stage}: the loss was not finite 10 times in a row at step {trainer.step}; "
-                            f"the last good checkpoint is in {cfg.out}. Lower --lr, or try --no-bf16")
-        trainer.step += 1
-        bar.update()
-
-        end = trainer.step == cfg.steps
-        if end or trainer.step % cfg.log_every == 0:
-            speed = (trainer.step - first) / (time.perf_counter() - started)
-            write_log(folder, bar, run, {"step": trainer.step, "lr": lr, "steps_per_s": speed,
-                                         "skipped": trainer.skipped}, shown)
-        stopped = all_ranks(run, STOP)
-        if end or stopped or trainer.step % cfg.save_every == 0:
+        micros = watch.fetch(source)
+        shown = trainer.take_step(micros)
+        if run.device != "cpu":                             # at most two steps are under way; see stops_after
+            ends.append(torch.cuda.Event())
+            ends[-1].record()
+            if len(ends) > 1:
+                ends.popleft().synchronize()
+        end, step = trainer.step == cfg.steps, trainer.step
+        stopped = stops_after(run, step)
+        saving = end or stopped or step % cfg.save_every == 0
+        if saving or step % cfg.log_every == 0 or run.device == "cpu":
+            trainer.look()
+        if end or step % cfg.log_every == 0:
+            watch.log(shown, micros)
+        if saving and not trainer.failed:                   # never over a good one while steps are left out
             trainer.save(stage.finish if end else None)
-        if stage.preview and run.rank == 0 and (end or trainer.step % cfg.preview_every == 0):
-            with trainer.averaged() as nets:
-                stage.preview(nets, folder / f"{trainer.step:07d}")
-        if stopped:
-            raise UserError(f"stopped by a signal at step {trainer.step}, saved; "
-                            "the same command goes on from there")
-    bar.close()
+        if stage.preview and (end or step % cfg.preview_every == 0):
+            show(trainer, folder / f"{step:07d}")
+        watch.bar.update()
+        if stopped and not end:
+            watch.bar.close()
+            raise UserError(f"stopped by a signal at step {step}, saved; the same command goes on from there")
+    watch.bar.close()
+    if trainer.failed:
+        raise UserError(f"{cfg.stage}: the last {int(trainer.failed)} steps were left out, so the end was not "
+                        f"saved; {trainer.whereabouts()}")
     if run.rank == 0:
         print(f"{cfg.stage}: weights in {cfg.out}/, log and previews in {folder}/")
+
+
+def show(trainer, name):
+    """A preview by the averages. A sharded network needs all ranks to run; then all but one draw for nobody."""
+    if trainer.run.rank and not trainer.cfg.shard:
+        return
+    with trainer.averaged() as nets, tempfile.TemporaryDirectory() as nowhere:
+        trainer.stage.preview(nets, name if trainer.run.rank == 0 else Path(nowhere) / name.name)
+
+
+# ---------------------------------------------------------------------------------------------- looking
+
+PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; TF32, for fp32, is half of it
+
+
+class Watch:
+    """The bar, log.jsonl, and what a step's time went to."""
+
+    def __init__(self, cfg, run, trainer, folder):
+        self.cfg, self.run, self.trainer, self.folder = cfg, run, trainer, folder
+        self.bar = tqdm(total=cfg.steps, initial=trainer.step, desc=cfg.stage, disable=run.rank > 0,
+                        mininterval=1)
+        self.started, self.first, self.waited = time.perf_counter(), trainer.step, 0.0
+        self.tokens, self.flops = 0, 0.0
+        for name, module in (pair for player in trainer.players.values() for pair in player.named_modules()):
+            if name.endswith("final_layer"):
+                module.register_forward_pre_hook(self.count_tokens)
+        if run.rank == 0:
+            text = json.dumps(dataclasses.asdict(cfg), indent=1)
+            write_atomic(folder / "settings.json", lambda to: to.write_text(text, "utf-8"))
+            cut_log(folder / "log.jsonl", trainer.step)
+
+    def count_tokens(self, module, given):
+        if torch.is_grad_enabled():
+            self.tokens += given[0].shape[:-1].numel()
+
+    def fetch(self, source):
+        """The step's micro-batches, on their way to the device. Pinned memory lets the copy run beside the
+        last step, which the GPU is still computing."""
+        before, micros = time.perf_counter(), []
+        for micro in (next(source) for _ in range(self.cfg.accumulate)):
+            if self.run.device != "cpu":
+                micro = {key: value.pin_memory().to(self.run.device, non_blocking=True)
+                         if torch.is_tensor(value) and key != "index" else value
+                         for key, value in micro.items()}
+            micros.append(micro)
+        self.waited += time.perf_counter() - before
+        return micros
+
+    def log(self, shown, micros):
+        """The numbers of a step on the bar, and as a line of log.jsonl: what a curve is drawn from later.
+
+        Losses are the whole batch's: the mean over micro-batches (in turn) and over ranks (here)."""
+        means = {key: value for key, value in shown.items() if torch.is_tensor(value)}
+        values = torch.stack([value.float().reshape(()) for value in means.values()])
+        if self.run.world > 1:
+            dist.all_reduce(values)
+            values /= self.run.world
+        numbers = dict(zip(means, values.tolist()))
+        if self.run.rank:
+            return
+        step, took = self.trainer.step, time.perf_counter() - self.started
+        done = step - self.first
+        line = {"step": step, "lr": shown["lr"], **numbers, "skipped": int(self.trainer.skipped),
+                "steps_per_s": done / took, "samples_per_s": done * self.cfg.batch / took,
+                "wait": self.waited / took, "eta_s": (self.cfg.steps - step) * took / done,
+                "memory_gb": peak_memory(self.run)}
+        if self.tokens:
+            line["tokens_per_s"] = self.tokens * self.run.world / took
+        if self.mfu(took / done, micros):
+            line["mfu"] = self.mfu(took / done, micros)
+        self.bar.set_postfix({key: f"{value:.4g}" for key, value in line.items()
+                              if key in numbers or key in ("samples_per_s", "wait", "mfu")})
+        append_line(self.folder / "log.jsonl", line)
+
+    @torch.no_grad()
+    def mfu(self, seconds, micros):
+        """Model FLOPs utilisation: the arithmetic that the trained networks need (forward, and twice that
+        backward; what is computed again to save memory is not counted) over what the card could do."""
+        name = torch.cuda.get_device_name() if self.run.device != "cpu" else ""
+        peak = next((peak for known, peak in PEAKS.items() if known in name), 0) / (1 if self.cfg.bf16 else 2)
+        if not peak or not self.tokens or self.cfg.shard:   # to count, rank 0 runs a forward by itself
+            return 0.0
+        if not self.flops:
+            with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"), \
+                    autocast(self.cfg, self.run):
+                for player in self.trainer.players.values():
+                    player(dict(micros[0]))
+            counts = counter.get_flop_counts()
+            wanted = {f"Player.nets.{name}" for name in self.trainer.nets}          # no frozen encoder's
+            self.flops = 3 * len(micros) * sum(sum(counts[key].values()) for key in counts if key in wanted)
+        return self.flops / seconds / peak / 1e12
+
+
+def peak_memory(run):
+    """GB: of the GPU, else of this process."""
+    if run.device != "cpu":
+        return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        import resource                                     # Windows has none
+    except ImportError:
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def read_log(path):
+    """The lines of a log.jsonl, without one that a kill or a full disk cut."""
+    lines = []
+    for text in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(text))
+    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+def cut_log(path, step):
+    """Forget the lines after `step`: the run that is taken up there writes them again."""
+    if path.is_file():
+        text = "".join(json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step)
+        write_atomic(path, lambda to: to.write_text(text, "utf-8"))
+
+
+# ---------------------------------------------------------------------------------------------- the report
+
+def report(out):
+    """OUT/report.html: of each stage its curves, previews, last numbers and settings, and what eval.py found.
+    One file with all its pictures in it, without a script: it opens from a mail, in ten years, too."""
+    out = Path(out)
+    stages = sorted((path.parent for path in out.glob("*/log.jsonl")), key=lambda path: path.stat().st_mtime)
+    if not stages:
+        raise UserError(f"{out}: no stage's log.jsonl in it; give the --out of a training")
+    parts = [f"<!doctype html><meta charset=utf-8><title>{html.escape(out.name)}</title><style>{STYLE}</style>"
+             f"<h1>{html.escape(out.name)}</h1>"]
+    for folder in stages:
+        lines = read_log(folder / "log.jsonl")
+        parts.append(f"<h2>{html.escape(folder.name)}</h2>")
+        if lines:
+            last = {key: f"{value:.6g}" for key, value in lines[-1].items() if isinstance(value, (int, float))}
+            parts.append(table([last.keys(), last.values()]))
+            parts += [curve(key, [(line["step"], line.get(key)) for line in lines]) for key in lines[-1]
+                      if key not in ("step", "eta_s", "skipped", "steps_per_s", "memory_gb")]
+        shown = sorted(path for path in folder.glob("*.png") if path.stem.isdigit())
+        for path in shown[::-1][::max(len(shown) // 12, 1)][::-1]:      # a dozen, the last among them
+            picture = base64.b64encode(path.read_bytes()).decode()
+            parts.append(f"<figure><img src='data:image/png;base64,{picture}'>"
+                         f"<figcaption>step {int(path.stem)}</figcaption></figure>")
+        if (folder / "settings.json").is_file():
+            parts.append("<details><summary>settings</summary><pre>"
+                         f"{html.escape((folder / 'settings.json').read_text('utf-8'))}</pre></details>")
+    for path in sorted([*out.glob("*.json"), *out.glob("*/*.json")]):
+        if path.name != "settings.json":
+            parts.append(f"<h2>{html.escape(str(path.relative_to(out)))}</h2><pre>"
+                         f"{html.escape(path.read_text('utf-8', errors='replace')[:4000])}</pre>")
+    write_atomic(out / "report.html", lambda to: to.write_text("\n".join(parts), "utf-8"))
+    print(f"{out / 'report.html'}: {len(stages)} stages")
+
+
+STYLE = ("body{font:14px sans-serif;margin:2em;max-width:80em}td{padding:.1em .7em;text-align:right}"
+         "figure,svg{display:inline-block;margin:.5em;vertical-align:top}img{max-width:38em}"
+         "polyline{fill:none;stroke:#1f5fa8;stroke-width:1.3}text{font-size:11px;fill:#555}")
+
+
+def table(rows):
+    return "<table>" + "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}" for cell in row)
+                               for row in rows) + "</table>"
+
+
+def curve(name, points, wide=340, high=170):
+    """An inline SVG of (step, value or None): a line that breaks where a number was not finite."""
+    real = [(x, y) for x, y in points if isinstance(y, (int, float)) and math.isfinite(y)]
+    if not real:
+        return ""
+    thin = real[::max(len(real) // 600, 1)]
+    (left, right), (low, top) = ((min(values), max(values)) for values in zip(*real))
+    place = lambda x, y: (f"{40 + (x - left) / ((right - left) or 1) * (wide - 50):.1f},"
+                          f"{high - 25 - (y - low) / ((top - low) or 1) * (high - 50):.1f}")
+    return (f"<svg width={wide} height={high}><text x=40 y=14>{html.escape(name)}</text>"
+            f"<text x=0 y={high - 25}>{low:.3g}</text><text x=0 y=30>{top:.3g}</text>"
+            f"<text x=40 y={high - 8}>step {left}</text><text x={wide - 70} y={high - 8}>{right}</text>"
+            f"<polyline points='{' '.join(place(x, y) for x, y in thin)}'/></svg>")

@@ -52,6 +52,9 @@ class Config:
     stride: int = 1                # of the frames of real films
     fps: float = 0.0               # resample real films to this rate instead; 0: their own
     flip: bool = False             # mirror half of the real clips
+    crop: str = "random"           # where in a real film's frame the square lies: "random" or "center"
+    short: int = 0                 # resize real films to this short side before the crop; 0: to --size
+    long: int = 0                  # instead: to a long side of at most this (VideoDiT 4.1: 1080)
     part: tuple = (0.0, 1.0)       # of each real film: (0, 0.75) leaves its last quarter for a test
     workers: int = 0               # processes that load data
     # the optimizer
@@ -66,6 +69,7 @@ class Config:
     clip: float = 1.0              # gradient norm
     ema: float = 0.999             # with warm-up: min(ema, (1 + step) / (10 + step))
     bf16: bool = True              # autocast; weights and optimizer stay in float32
+    shard: bool = False            # ranks share weights, gradients, moments and averages instead of copying
     compile: bool = False          # torch.compile of each transformer block
     checkpointing: bool = False    # recompute blocks in backward: less memory, a third more time
     # losses
@@ -92,11 +96,13 @@ class Config:
     vae_weights: str = ""          # stage latte: a published VAE (Stable Diffusion 1.4's)
     items: int = 0                 # toy: how many clips, and how many pictures, are cached as latents
     windows: int = 8               # real films: how many random windows of each are cached
+    encode_batch: int = 4          # clips, and prompts, that are encoded for the cache at once
     cache: str = ""                # folder of the cached latents; "": OUT/cache
     # looking
     save_every: int = 500
     preview_every: int = 500
     log_every: int = 20
+    keep: int = 2                  # older states that stay, in OUT/STAGE/STEP/, beside the newest; 0: none
     # networks
     judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(
         world.SUBJECTS, tuple(world.COLOURS), world.MOTIONS, world.SCENES))
@@ -152,7 +158,8 @@ PRESETS = {
         size=256, frames=32, data="", images="", flip=True, shift=3.0,
         lr=5e-5, warmup=1000, betas=(0.9, 0.95), ema=0.9999, checkpointing=True, compile=True,
         save_every=5000, preview_every=5000, p_video=1.0,
-        stages={"dpvae": dict(steps=600_000, batch=8, disc_start=100_000, disc_warmup=10_000),  # VideoDiT 4.1
+        # VideoDiT 4.1: "longer edge does not exceed 1080 pixels", then cropped to 256: the film's own texture
+        stages={"dpvae": dict(steps=600_000, batch=8, long=1080, disc_start=100_000, disc_warmup=10_000),
                 "videodit": dict(steps=60_000, batch=64)}),                                     # VideoDiT 4.3
 }
 # VideoDiT 4.1, "Video Diffusion Transformer": 320 first, then --init from its result at 512.
@@ -163,7 +170,9 @@ for _name, _size in (("videodit-320", 320), ("videodit-512", 512)):
 # Latte 4.1 and the published configurations: XL/2, 16 frames three apart, 8 GPUs x 5 clips, or x 4 clips with
 # 8 pictures each. The paper prints no rate, batch or steps; 1 M steps is the configurations' upper bound.
 # DEVIATES: gradients are clipped to 0.1 from the start, the published code starts after 20-500 K steps.
-_latte = dict(size=256, frames=16, stride=3, data="", images="", lr=1e-4, warmup=1, betas=(0.9, 0.999),
+# Latte 4.1: flips are the only augmentation, so the square is the middle one.
+_latte = dict(size=256, frames=16, stride=3, crop="center", data="", images="", lr=1e-4, warmup=1,
+              betas=(0.9, 0.999),
               clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000)
 for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), ("taichi", True, "none"),
                                  ("ucf101", True, "class")):
@@ -237,7 +246,8 @@ def apply(config, flat):
 def check(config):
     """Every value that would fail later fails now, before anything is allocated or written."""
     least = {"steps": 1, "batch": 1, "accumulate": 1, "size": 8, "frames": 1, "stride": 1, "save_every": 1,
-             "preview_every": 1, "log_every": 1, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12, "windows": 1}
+             "preview_every": 1, "log_every": 1, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12, "windows": 1,
+             "encode_batch": 1}
     for name, value in flatten(config).items():
         bound = 0 if name == "steps" and config.stage == "cache" else least.get(name, 0)
         if type(value) in (int, float) and not bound <= value < math.inf and name != "vae.shift":
@@ -259,7 +269,10 @@ def check(config):
         raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
     if Path(config.out).is_file():
         raise UserError(f"--out {config.out}: is a file; give a folder")
-    for name, known in (("attention", ("2d->3d", "2d+3d")), ("objective", ("ddpm", "flow")),
+    if config.short and config.long:
+        raise UserError("--short and --long: give one of the two")
+    for name, known in (("crop", ("random", "center")), ("attention", ("2d->3d", "2d+3d")),
+                        ("objective", ("ddpm", "flow")),
                         ("latents", ("vae", "dpvae")), ("image_start", ("all", "silent"))):
         if getattr(config, name) not in known:
             raise UserError(f"--{name} {getattr(config, name)}: must be {' or '.join(known)}")

@@ -9,9 +9,9 @@ Run me   python train.py --config tiny --stage all          # CPU, under 90 s: e
          python train.py --config toy --stage all           # CPU, hours: the shipped checkpoint
          torchrun --nproc-per-node 8 train.py --config videodit-256 --stage videodit --init sd3.safetensors"""
 
+import contextlib
 import dataclasses
 import itertools
-import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -21,16 +21,18 @@ import torch.distributed as dist
 
 import published
 import world
-from checkpoint import UserError, class_of, load_network, polite, read_state, save_network
+from checkpoint import (STOP, UserError, catch_signals, class_of, hold, load_network, polite,
+                        save_network)
 from data import LatentCache, ToyClips, batches, fingerprint, open_source, write_cache
-from dit import MMDiT
+from dit import DiT, MMDiT, PixArt
 from features import Judge, judge_loss, judge_right, judge_targets, perceptual_distance
 from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_prompt, flow_loss, keyed_generator, keyed_noise,
                   sample_times, velocity_of)
+from folder import class_at
 from latte import Latte, init_from_image
-from loop import STOP, Player, Stage, autocast, fit, setup
+from loop import Player, Stage, all_ranks, autocast, fit, report, setup, told_once
 from presets import PRESETS, parse
-from sample import Models, generate, label_of
+from sample import Models, advice, generate
 from text import ToyText
 from tokenizer import WordTokenizer
 from vae import (DPVAE, GOP, KLVAE, PatchGAN3D, discriminator_loss, dp_vae_loss, kl_vae_loss,
@@ -50,7 +52,7 @@ def toy_or_folder(cfg, kind):
         raise UserError(f"--{'data' if kind == 'video' else 'images'}: give a folder, or toy")
     frames = cfg.frames if kind == "video" else 1
     return open_source(name, frames, cfg.size, cfg.seed, cfg.items or None, cfg.stride, cfg.fps or None,
-                       cfg.flip, tuple(cfg.part))
+                       cfg.flip, tuple(cfg.part), cfg.crop, cfg.short or None, cfg.long or None, kind)
 
 
 def loader(cfg, run, dataset):
@@ -195,7 +197,7 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
     if class_of(cfg.init) == "VideoDiT":                    # 4.1: the 512 phase goes on from the 320 phase
         net = load_network(VideoDiT, cfg.init).train()
     else:
-        image = (published.mmdit(read_state(cfg.init), dtype=torch.float32) if cfg.init
+        image = (published.network_at(cfg.init, MMDiT) if cfg.init
                  else load_network(MMDiT, out / "dit.safetensors"))
         net = VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
     prepare_blocks(cfg, net, net.image.joint_blocks)
@@ -208,7 +210,8 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
         return transformer_loss(cfg, run, nets["videodit"], text, dp, batch), {}
 
     preview = show_samples(cfg, run, dp, cfg.frames, text) if text else None
-    return Stage({"videodit": Player(loss, videodit=net)}, mixed(cfg, videos, images, cfg.p_video), preview)
+    return Stage({"videodit": Player(loss, videodit=net)}, mixed(cfg, videos, images, cfg.p_video), preview,
+                 about={"sampling": advice("flow", "text")})
 
 
 def stage_latte(cfg, run):                                  # Latte 3: blocks over space, blocks over time
@@ -217,15 +220,15 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
     if class_of(cfg.init) == "Latte":                       # train an earlier one further
         net = load_network(Latte, cfg.init).train()
     elif cfg.init:
-        read = published.pixart if cfg.latte.conditioning == "adaln_single" else published.dit
-        init_from_image(net, read(read_state(cfg.init)), cfg.image_start)
+        start = published.network_at(cfg.init, DiT, PixArt, Latte)
+        net = start.train() if isinstance(start, Latte) else init_from_image(net, start, cfg.image_start)
     prepare_blocks(cfg, net, net.blocks)
     asks = cfg.latte.condition
     text = frozen_text(out, run) if asks == "text" else None
     spoken = asks == "text" and text is None                # by published encoders, in stage cache
     clips = cached(cfg, run, vae, "video", must_exist=spoken)
     images = cached(cfg, run, vae, "image", must_exist=spoken) if pictures else None
-    classes = class_names(cfg, clips) if asks == "class" else ()
+    classes = class_names(cfg, clips, images) if asks == "class" else ()
     diffusion = DDPM(variance="learned_range" if cfg.latte.learn_sigma else "fixed_large")
 
     def loss(nets, batch):
@@ -247,7 +250,8 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
         source = beside(source, loader(dataclasses.replace(cfg, batch=cfg.batch * pictures), run, images),
                         pictures)
     preview = show_samples(cfg, run, vae, cfg.frames, text) if text else None
-    about = {"objective": cfg.objective, "classes": list(classes), "latents": cfg.latents}
+    about = {"objective": cfg.objective, "classes": list(classes), "latents": cfg.latents,
+             "sampling": advice(cfg.objective, asks)}
     return Stage({"latte": Player(loss, latte=net)}, source, preview, about=about)
 
 
@@ -255,16 +259,19 @@ def latte_vae(cfg, run):
     """Stable Diffusion's VAE from --vae_weights, which --out then carries, or one of the stages before."""
     out = Path(cfg.out)
     if cfg.vae_weights and run.rank == 0 and not (out / "vae.safetensors").is_file():
-        save_network(out / "vae.safetensors", published.kl_vae(read_state(cfg.vae_weights)).float())
+        save_network(out / "vae.safetensors", published.vae_at(cfg.vae_weights))
     if run.world > 1:
         dist.barrier()
     kind = {"vae": KLVAE, "dpvae": DPVAE}[cfg.latents]
     return load_network(kind, out / f"{cfg.latents}.safetensors").to(run.device)
 
 
-def class_names(cfg, clips):
-    """What a label is: the toy's subjects, or the folders' names in alphabetical order."""
-    names = world.SUBJECTS if cfg.data == "toy" else tuple(sorted(set(clips.captions)))
+def class_names(cfg, clips, images):
+    """What a label is: the toy's subjects, or the folders' names in alphabetical order. Pictures beside the
+    clips have to lie in folders of the same names: found out now, not after a day."""
+    names = world.SUBJECTS if cfg.data == "toy" else clips.classes
+    for place in {place.rpartition("/")[0]: place for place in images.places}.values() if images else ():
+        class_at(place, names)
     if len(names) > cfg.latte.classes:
         raise UserError(f"{len(names)} classes in --data, --latte.classes {cfg.latte.classes}: "
                         "give at least as many")
@@ -278,8 +285,8 @@ def conditions(batch, text, classes, device):
     grouped = lambda told: told if groups == 1 else torch.cat(
         [told[:len(batch["latent"]), None], told[len(batch["latent"]):].unflatten(0, (-1, groups - 1))], 1)
     if classes:
-        return {"labels": grouped(torch.tensor([label_of(c, classes) for c in captions],    # (B,1+M)
-                                               device=device))}
+        labels = [class_at(place, classes) for place in batch["place"]]
+        return {"labels": grouped(torch.tensor(labels, device=device))}                     # (B,1+M)
     if text is not None:
         context, pooled = text(captions)
         return {"context": grouped(context), "pooled": grouped(pooled)}               # (B,1+M,L,D), (B,1+M,D)
@@ -293,7 +300,8 @@ def beside(clips, images, pictures):
         for clip, others in zip(clips(start), images(start)):
             latent = others["latent"].squeeze(2).unflatten(0, (-1, pictures)).transpose(1, 2)    # (B,C,M,h,w)
             joined = {"latent": torch.cat([clip["latent"], latent], 2),
-                      "caption": clip["caption"] + others["caption"]}
+                      "caption": clip["caption"] + others["caption"],
+                      "place": clip["place"] + others["place"]}
             told = {key: torch.cat([clip[key], others[key]]) for key in ("context", "mask") if key in clip}
             yield {**clip, **joined, **told}                                                # (B,C,T'+M,h,w)
     return from_step
@@ -360,22 +368,20 @@ def cached(cfg, run, vae, kind, text=None, must_exist=False):
     with `text`, captions -> {name: tensor}, what the text encoders say as well (stage cache)."""
     mark = fingerprint(vae)
     folder = Path(cfg.cache or Path(cfg.out) / "cache") / f"{kind}-{cfg.size}-{mark}"
-    if must_exist:                                          # with the text in it: stage cache comes first
-        return LatentCache(folder, mark)
     dataset = toy_or_folder(cfg, kind)
+    if must_exist:                                          # with the text in it: stage cache comes first
+        return LatentCache(folder, mark, want=dataset.identity())
 
     @torch.no_grad()
     def encode(batch):
         with autocast(cfg, run):
-            found = {"latent": vae.encode(batch["video"].to(run.device)).float()}
-        if text is not None:
-            found |= text(batch["caption"])
-        return found
+            return {"latent": vae.encode(batch["video"].to(run.device)).float()}
 
-    write_cache(folder, dataset, encode, 16, mark, vae.config.shift, vae.config.scale,
+    write_cache(folder, dataset, encode, cfg.encode_batch, mark, vae.config.shift, vae.config.scale,
                 epochs=1 if cfg.data == "toy" or kind == "image" else cfg.windows,
                 dtype=torch.bfloat16 if text else torch.float16,
-                workers=cfg.workers, rank=run.rank, world_size=run.world)
+                workers=cfg.workers, rank=run.rank, world_size=run.world,
+                text=text and torch.no_grad()(text), speaker=Path(cfg.init).name if text else "")
     if run.world > 1:
         dist.barrier()
     # the toy says other words of a clip in each epoch; those stored hold "a cat" but 30 times
@@ -387,7 +393,7 @@ def image_vae(cfg, run):
     if class_of(cfg.init) == "KLVAE":
         return load_network(KLVAE, cfg.init).to(run.device)
     if cfg.init:
-        return published.kl_vae(read_state(cfg.init)).float().to(run.device)
+        return published.vae_at(cfg.init).to(run.device)
     return load_network(KLVAE, Path(cfg.out) / "vae.safetensors").to(run.device)
 
 
@@ -446,27 +452,34 @@ def show_samples(cfg, run, vae, frames, text=None):
     return preview
 
 
-def train(cfg):
+def train(cfg, run=None):
     """One stage from its start, or from where it stopped, to its last step."""
-    run = setup()
+    run = run or setup()
     if cfg.batch % (run.world * cfg.accumulate):
         raise UserError(f"--batch {cfg.batch}: must divide by {run.world} processes x "
                         f"{cfg.accumulate} micro-batches")
-    torch.manual_seed(cfg.seed)
-    stage = STAGES[cfg.stage](cfg, run)
-    if stage is not None:                                   # stage cache only writes files
-        fit(cfg, run, stage)
+    if all_ranks(run, STOP):
+        raise UserError(f"stopped by a signal before stage {cfg.stage}; the same command goes on from there")
+    with hold(cfg.out) if run.rank == 0 else contextlib.nullcontext():
+        torch.manual_seed(cfg.seed)
+        stage = STAGES[cfg.stage](cfg, run)
+        if stage is not None:                               # stage cache only writes files
+            fit(cfg, run, stage)
+        run.wait()                                          # the next stage reads what this one wrote
 
 
 def main(argv):
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, frame: STOP.append(received) if not STOP else sys.exit(130))
-    try:
-        for config in parse(argv):
-            train(config)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    if argv[:1] == ["report"]:
+        if len(argv) != 2:
+            raise UserError("report: give one folder, the --out of a training")
+        return report(argv[1])
+    catch_signals()
+    with told_once():                                       # a wrong flag is wrong on every rank
+        configs = parse(argv)
+    run = setup()
+    with told_once(run):
+        for config in configs:
+            train(config, run)
 
 
 if __name__ == "__main__":
