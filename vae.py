@@ -1,28 +1,66 @@
 """vae.py - pixels <-> latents: Stable Diffusion's KL-VAE for images, and DP-VAE, a video VAE made of it.
-Paper    VideoDiT 3.1, Eq. 1-4, A.1; the KL-VAE is Rombach et al. 2022 as in SD 1.4 (4 channels) and SD3 (16)
+Paper    VideoDiT 3.1, Eq. 1-4, 4.1, A.1; the KL-VAE is Rombach et al. 2022 as in SD 1.4 (4 channels) and SD3
+         (16)
 Shapes   video x (B,3,T,H,W) in [-1,1]; an image is T=1; latent z (B,C,T',h,w) with h=H/8, w=W/8 and T'=T/4
          (DP-VAE) or T'=T (KL-VAE, frame by frame)          B clips, T frames, C channels, H W sizes, F = B*T
 Time     frame 4i is the key frame of group i; frame counts are 1 or multiples of 4, never 4k+1
 Scale    latents are raw in this file; (z - shift) * scale happens at the transformer's border:
          scaled(), unscaled()
-Differs  grep ASSUMED: the paper gives no widths for the temporal parts, no reduction for its norms
+Differs  grep ASSUMED: the paper leaves open most of what lies between its four equations
 Reads    after flow.py, before tokenizer.py; published.py fills it with released weights
-Run me   python vae.py      # CPU, 20 s: DP-VAE at step 0 is "decode the key frame and hold it", exactly
+Run me   python vae.py      # CPU, 20 s: at step 0 DP-VAE is "decode the key frame and hold it", exactly;
+                            # draws what the shipped one makes of a clip, out/vae.png
 
-DP-VAE in one paragraph: encode every 4th frame with the frozen image encoder E_k; let a 3D encoder E_r
-look at the whole clip and add a residual of the same shape, z = E_k(x_k) + E_r(x); a 3D decoder D turns z
-into all frames. Keep z such that the frozen image decoder D_k still decodes it into key frames, and its
-mean and standard deviation are those of E_k's latents: then a transformer trained on image latents can
-start from z as if nothing had happened."""
+THE PROBLEM. flow.py turns noise into any kind of data, at a price for each number: 96 frames of 512 x 512 are
+75 million numbers, and a transformer's attention grows with their square. But film is nearly all repetition:
+next to a blue pixel is a blue pixel, and after it comes the same one. A VAE (variational autoencoder) is two
+networks trained together, an encoder that squeezes the repetition out and a decoder that puts it back. What
+lies between them is the latent z, and that is what the transformer learns to make: 16 numbers for every
+8 x 8 pixels of 3 colours are 12 times fewer than there were, and for 4 frames of them at once 48 times fewer.
+
+Images have such a VAE, SD3's, and a transformer (dit.py) that has spent a fortune on learning its latents.
+Video wants one, too. What can be done?
+
+* Nothing: encode each frame as an image. (Latte does, and AnimateDiff.) Four times the tokens, sixteen times
+  the attention, and each frame's small errors are its own, so that still things flicker.
+* Train a 3D VAE that is free to choose its latents. (Open-Sora-Plan, CogVideoX.) They are a new language
+  then: the image transformer does not speak it and has to be trained anew, at a fortune.
+* Stack a VAE over time upon the latents of the image VAE. (Open-Sora 1.2.) A new language again.
+* Train a 3D VAE whose latents the image decoder must still be able to read. (CV-VAE.) It speaks the language,
+  but all of every frame has to be learned again by the new encoder.
+
+THE IDEA of VideoDiT's DP-VAE, "distribution preserving", comes from video codecs, which store a key frame and
+then only what changed (Lu et al. 2019; Hu et al. 2021). Let the image encoder encode each key frame, as it
+always did, and let a new encoder add to that latent what it has to say about the other three:
+
+    frames     0  1  2  3 | 4  5  6  7 | ...       groups of 4; the first of each is its key frame, x_k
+
+                +-- x_k (B,3,T/4,H,W) --> E_k  frozen, 2D --> z_k (B,C,T/4,h,w) --+
+    x           |                                                                 +--> z (B,C,T/4,h,w)
+    (B,3,T,H,W) +-- x   (B,3,T,H,W) ----> E_r  trained, 3D -> z_r (B,C,T/4,h,w) --+    |         Eq. 1
+                                                                                       |
+                x_hat (B,3,T,H,W)          like x: Eq. 2    <-- D    trained, 3D  <----+
+                x_hat_k (B,3,T/4,H,W)    like x_k: Eq. 3    <-- D_k  frozen, 2D   <----+
+                mean and deviation of z  like z_k's: Eq. 3  <--------------------------+
+
+WHY IT WORKS. The residual z_r starts at zero, so at first z is an image's latent, exactly, and training can
+only move it away as far as it helps. It may not go far: the frozen D_k must still find the key frame in it,
+and its mean and spread must stay. So the image transformer reads video latents as if nothing had happened,
+and pictures (E_k alone) and clips live in one space, where one network can learn from both (VideoDiT 3.2).
+
+What that is worth, VideoDiT Table 3: without the key frames and without the preservation, 35.6 dB and an FVD
+of 684 (lower is better); key frames alone 38.2 dB and 645; both 37.5 dB and 556. The regularization costs
+0.7 dB of reconstruction and buys a better generator. The best VAE is not the one that reconstructs best."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from checkpoint import UserError, attend, run_block
+from checkpoint import UserError, attend, load_network, polite, run_block
 
 
 @dataclass
@@ -37,7 +75,7 @@ class KLVAEConfig:
     shift: float = 0.0609
 
     def __post_init__(self):
-        self.ch_mult = tuple(self.ch_mult)
+        self.ch_mult = tuple(self.ch_mult)                # a checkpoint's JSON brings a list
 
 
 SD3 = KLVAEConfig()
@@ -45,16 +83,25 @@ SD14 = KLVAEConfig(z_channels=4, quant_conv=True, scale=0.18215, shift=0.0)
 
 
 # ------------------------------------------------------------------------------------------ 2D blocks
-# Everything runs on (F,C,H,W) with the frames of all clips folded into F, so that every GroupNorm
-# sees one frame. ASSUMED: norms per frame also in the video parts; over time they would forbid
-# exact windowing (facts: OSP, Wan).
 
+# The bricks of Stable Diffusion's VAE. Everything runs on (F,C,H,W) with the frames of all clips folded into
+# F, so that a 2D layer needs not know that there is a video. Names and order of the layers are those of the
+# published weights (test_golden_* holds them to the last digit).
+#
+# A convolution looks at 3 x 3 pixels, a norm brings each group of channels to mean 0 and deviation 1 so that
+# signals neither die out nor explode in forty layers, SiLU (x * sigmoid(x)) bends. A block adds its
+# findings to its input ("residual"): it only has to learn what to change, and gradients find a straight way
+# through the sum.
+
+# ASSUMED: norms see one frame also in the video parts. Over time they would mix the whole clip into every
+# frame, by an amount that hangs on the clip's length, and a clip could not be coded in windows.
 class FrameNorm(nn.GroupNorm):
     """GroupNorm of each frame.
 
-    On a CPU its backward in bf16 is 2 to 20 times slower than in float32 when a group has few channels, more
-    than two casts cost; so where a gradient is asked, it is computed in float32. (Copies to plain memory and
-    back, the other way out, took 1.3 times as long when nobody asks for gradients.)"""
+    A layout in memory is a choice, too. Convolutions on a CPU want "channels last" (a pixel's channels side
+    by side), so all is kept that way. This norm's backward in bf16 is 2 to 4 times slower than in float32
+    there, which is more than two casts cost; so where a gradient is asked it is computed in float32. Copies
+    to the plain layout and back, the other way out, take 4 to 10 times as long as the norm itself."""
 
     def forward(self, x):
         if x.dtype == torch.bfloat16 and torch.is_grad_enabled() and not x.is_cuda:
@@ -71,17 +118,18 @@ class ResBlock(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = norm(c_in, groups), nn.Conv2d(c_in, c_out, 3, padding=1)
         self.norm2, self.conv2 = norm(c_out, groups), nn.Conv2d(c_out, c_out, 3, padding=1)
-        if c_in != c_out:
+        if c_in != c_out:                                         # a sum needs equal widths
             self.nin_shortcut = nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x):
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(F.silu(self.norm1(x)))                                               # (F,c_out,H,W)
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
 class AttnBlock(nn.Module):
-    """All pixels of a frame attend to each other, in the middle of encoder and decoder only."""
+    """All pixels of a frame attend to each other, so that the sky's left end knows the right one's blue. In
+    the middle of encoder and decoder only: N pixels cost N x N, and the middle has 64 times fewer."""
     def __init__(self, c, groups):
         super().__init__()
         self.norm = norm(c, groups)
@@ -96,8 +144,8 @@ class AttnBlock(nn.Module):
 
 
 class Down(nn.Module):
-    """Halve H and W. The zeros go on the right and at the bottom only:
-    Stable Diffusion's way, and its weights'."""
+    """Halve H and W. The zeros go on the right and at the bottom only: Stable Diffusion's way, and its
+    weights'. With one on each side everything would move by a pixel (test_golden_inner_layers)."""
     def __init__(self, c):
         super().__init__()
         self.conv = nn.Conv2d(c, c, 3, stride=2)
@@ -107,6 +155,8 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
+    """Double H and W: each pixel four times, then a convolution to smooth the steps. (A transposed
+    convolution would do both at once, and leave a checkerboard.)"""
     def __init__(self, c):
         super().__init__()
         self.conv = nn.Conv2d(c, c, 3, padding=1)
@@ -116,17 +166,28 @@ class Up(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------ 1D (time) blocks
-# VideoDiT A.1: "incorporate corresponding 1D components working on temporal dimension after each 2D
-# ResBlock and Attention Block". ASSUMED: a 1D ResBlock (two GroupNorm-SiLU-conv) after each
-# ResBlock, one temporal attention after the middle one; with E_k and D_k counted that is the only
-# reading that gives the 195 M of Table 1.
+
+# VideoDiT A.1: "incorporate corresponding 1D components working on temporal dimension after each 2D ResBlock
+# and Attention Block", the "factorized pseudo-3D mechanism". Space first, then time: a 3 x 3 x 3
+# convolution would have three times the weights and could not start as the trained 2D one. So each 2D block
+# gets a twin that looks along time, each pixel by itself:
+#
+#     (F,C,H,W) --> ResBlock --> TimeResBlock --> ...        F = B*T: the twin unfolds, looks, folds back
+#
+# ASSUMED: a twin is a 1D ResBlock (two GroupNorm-SiLU-conv), one temporal attention follows the middle
+# attention. With E_k and D_k counted that is the only reading that gives the 195 M parameters of Table 1
+# (test_parameter_counts: 195,096,006); one convolution a twin gives 183 M, four 220 M.
+#
+# Each twin's last layer starts at zero, so it adds nothing at first and the trained 2D network is not
+# disturbed: learning to see time begins from a network that already sees.
 
 class TimeConv(nn.Module):
-    """A convolution over 3 frames, each pixel by itself.
-    Time is padded by repeating the first and last frame.
+    """A convolution over 3 frames, each pixel by itself. ASSUMED: before the first and after the last frame
+    come copies of them. With zeros a picture that stands still would darken towards both ends.
 
     Computed as a 3x1x1 convolution of the folded frames, seen through a view: no pixel has to move, as it
-    would for conv1d, and three shifted copies and a matmul took 3 times as long."""
+    would for conv1d. The padding is joined on channels-last memory, where it is one block a frame; joined as
+    (B,T,C,H,W) it came out plain, and in bf16 this layer took twice as long."""
     def __init__(self, c):
         super().__init__()
         self.conv = nn.Conv1d(c, c, 3)
@@ -150,8 +211,10 @@ class TimeResBlock(nn.Module):
 
 
 class TimeAttention(nn.Module):
-    """Each pixel attends over the frames. ASSUMED: no positions;
-    the convolutions around it give the order."""
+    """Each pixel attends over the frames: a place that a cat walks past can ask how it looked before.
+
+    ASSUMED: no positions. Attention alone cannot tell the first frame from the last; the convolutions around
+    it can, and without a table of positions no length is foreign."""
     def __init__(self, c, groups):
         super().__init__()
         self.norm = norm(c, groups)
@@ -165,8 +228,13 @@ class TimeAttention(nn.Module):
         return x + h                                              # proj_out starts at 0
 
 
+# "Temporal downsampling and upsampling operations" (A.1) have to be of some kind. ASSUMED: sub-pixels of
+# time. Two frames' channels, side by side, become one frame's by a 1x1 convolution, and back. It starts
+# as their mean, and as a copy. In a prototype nearest frames and a convolution over 3, which others use,
+# learned 1.7 dB less in the same time; they would count 195.5 M parameters.
+
 class TimeDown(nn.Module):
-    """Two frames become one, as sub-pixels of time: a 1x1 convolution of both, which starts as their mean."""
+    """Two frames become one: a 1x1 convolution of both, which starts as their mean."""
     def __init__(self, c):
         super().__init__()
         self.conv = nn.Conv2d(2 * c, c, 1)
@@ -188,9 +256,20 @@ class TimeUp(nn.Module):
 
 # ------------------------------------------------------------------------------------------ encoder, decoder
 
+# Both are stairs. Down the stairs a picture gets smaller and its pixels richer; up again they are unpacked.
+# At SD3's size (ch=128, ch_mult 1 2 4 4), for one clip:
+#
+#     E_r   level 0      level 1          level 2          level 3       middle       out
+#           (T,128,H,W)  (T/2,256,H/2..)  (T/4,512,H/4..)  (T/4,512,H/8..)            (T/4,2C,H/8,W/8)
+#                \_ Down, TimeDown _/ \_ Down, TimeDown _/ \_ Down _/
+#     D     the same stairs, climbed: Up, then Up and TimeUp twice
+#
+# E_k and D_k (video=False) are the same without a step in time. Time is halved where the paper says:
+# "following the first two spatial downsampling layers and the last two upsampling layers".
+
 class Level(nn.Module):
-    """ResBlocks at one resolution, each followed by its temporal twin
-    in the video parts, then a resampling."""
+    """ResBlocks at one resolution, each followed by its temporal twin in the video parts. The resampling
+    after them hangs here, too, because the published weights name it so, but is called from outside."""
     def __init__(self, widths, groups, video):
         super().__init__()
         self.block = nn.ModuleList(ResBlock(a, b, groups) for a, b in zip(widths, widths[1:]))
@@ -198,7 +277,7 @@ class Level(nn.Module):
 
     def forward(self, x, frames):
         for i, block in enumerate(self.block):
-            x = block(x)
+            x = block(x)                                                                    # (F,c,H,W)
             if self.time_block:
                 x = self.time_block[i](x, frames)
         return x
@@ -244,7 +323,7 @@ class Encoder(nn.Module):
     def forward(self, x, frames=1):
         h = self.conv_in(x)                                                                 # (F,ch,H,W)
         for level in self.down:
-            h = run_block(level, self.checkpointing, h, frames)
+            h = run_block(level, self.checkpointing, h, frames)                             # (F,c,H,W)
             if hasattr(level, "downsample"):
                 h = level.downsample(h)                                                     # (F,c,H/2,W/2)
             if hasattr(level, "time_down"):
@@ -277,7 +356,7 @@ class Decoder(nn.Module):
     def forward(self, z, frames=1):
         h = self.mid(self.conv_in(z), frames)                                               # (F',c,h,w)
         for level in reversed(self.up):
-            h = run_block(level, self.checkpointing, h, frames)
+            h = run_block(level, self.checkpointing, h, frames)                             # (F,c,h,w)
             if hasattr(level, "upsample"):
                 h = level.upsample(h)                                                       # (F,c,2h,2w)
             if hasattr(level, "time_up"):
@@ -295,6 +374,16 @@ def unfold(x, clips):
 
 
 # ------------------------------------------------------------------------------------------ KL-VAE
+
+# Why "variational"? An autoencoder trained on reconstruction alone may scatter its latents anywhere, each
+# picture a needle in a haystack, and a generator that is off by a little then decodes to rubbish. So the
+# encoder names not a point but a small cloud for each picture, a Gaussian with a mean and a variance,
+#
+#     q(z|x) = N(mu(x), sigma(x)^2)        z = mu + sigma * noise
+#
+# the decoder is trained on draws from the cloud, so that all of it must decode to the picture, and a penalty
+# (KL, below in kl_vae_loss) keeps the clouds from shrinking to points or drifting apart. Stable
+# Diffusion's weight of that penalty is a millionth: just enough to keep the latents round.
 
 class KLVAE(nn.Module):
     """Stable Diffusion's image autoencoder. Videos go through frame by frame: (B,3,T,H,W) <-> (B,C,T,h,w)."""
@@ -314,22 +403,25 @@ class KLVAE(nn.Module):
 
     def moments(self, x):
         """Mean and log variance of q(z|x), each (B,C,T,h,w)."""
-        h = self.encoder(fold(x))
+        h = self.encoder(fold(x))                                                           # (F,2C,h,w)
         h = self.quant_conv(h) if self.config.quant_conv else h
         mean, logvar = unfold(h, len(x)).chunk(2, dim=1)                                    # (B,C,T,h,w)
-        return mean, logvar.clamp(-30, 20)
+        return mean, logvar.clamp(-30, 20)                # SD's bounds: exp() of either is still a number
 
+    # ASSUMED: for use, a latent is the cloud's mean, not a draw from it. sigma is tiny in the released VAEs,
+    # the mean is the same at every visit, and so can be cached. (Latte and SD draw, while they train.)
     def encode(self, x):
-        """Raw latent: the posterior's mean (its standard deviation is tiny).
-        Raises UserError for sizes not /8."""
+        """Raw latent: the posterior's mean. Raises UserError for sizes not /8."""
         check_size(x, self.downsampling)
-        return self.moments(x)[0]
+        return self.moments(x)[0]                                                           # (B,C,T,h,w)
 
     def decode(self, z):
-        h = fold(z)
+        h = fold(z)                                                                         # (F,C,h,w)
         h = self.post_quant_conv(h) if self.config.quant_conv else h
         return unfold(self.decoder(h), len(z))                                              # (B,3,T,H,W)
 
+    # The transformer's noise has mean 0 and deviation 1; so should what it is mixed with, or the data would
+    # be drowned too early or too late. Two numbers for all channels, measured once, over a data set.
     def scaled(self, z):
         return (z - self.config.shift) * self.config.scale
 
@@ -345,6 +437,12 @@ def check_size(x, factor):
 
 # ------------------------------------------------------------------------------------------ DP-VAE
 
+# t_g of VideoDiT 3.1: "one key frame and several non-key frames sampled every t_g frames"; two temporal
+# halvings make it 4. ASSUMED: the first of a group is its key. The middle one would be nearer to the
+# others, but then a clip would not begin with a key frame, and a picture could not be a clip's beginning.
+GOP = 4
+
+
 @dataclass
 class DPVAEConfig(KLVAEConfig):
     window: int = 32                  # frames encoded or decoded at once; what training saw (VideoDiT 4.1)
@@ -357,10 +455,6 @@ class DPVAEConfig(KLVAEConfig):
             raise UserError(f"DP-VAE windows of {self.window} frames that share {self.overlap} cannot be "
                             f"stitched: a window must be a multiple of {GOP} and at least {GOP} longer "
                             "than the overlap")
-
-
-# t_g of VideoDiT 3.1: one key frame and three others; two temporal halvings. ASSUMED: the first is the key
-GOP = 4
 
 
 class DPVAE(nn.Module):
@@ -383,13 +477,15 @@ class DPVAE(nn.Module):
         dp.start_from_image()
         return dp
 
+    # THE START. "We initialize a trainable copy of the pre-trained 2D VAE" (A.1): E_r from the encoder, D
+    # from the decoder. But a copy of the encoder says z_k once more, and z = z_k + z_k would be twice as
+    # large as anything D_k has ever read. ASSUMED: E_r's output layer starts at zero, as does every branch
+    # in time. Then z = z_k, and D(z) is each key frame's 2D decode, held for 4 frames: not good, but
+    # nowhere wrong, and exactly what the image model knew (test_at_step_0_a_clip_is_its_key_frames_held).
     @torch.no_grad()
     def start_from_image(self):
-        """VideoDiT A.1: E_r and D are trainable copies of the 2D VAE plus 1D parts.
-        ASSUMED: E_r's output and every temporal branch start at zero, so that at step 0 D(z) is
-        each key frame's 2D decode, held for 4 frames."""
-        self.residual.load_state_dict(self.image.encoder.state_dict(), strict=False)
-        self.decoder.load_state_dict(self.image.decoder.state_dict(), strict=False)
+        self.residual.load_state_dict(self.image.encoder.state_dict(), strict=False)     # not strict: the
+        self.decoder.load_state_dict(self.image.decoder.state_dict(), strict=False)      # 1D parts are new
         if self.config.key_encoder:                          # without E_k, E_r has to make all of z by itself
             nn.init.zeros_(self.residual.conv_out.weight)
             nn.init.zeros_(self.residual.conv_out.bias)
@@ -401,14 +497,14 @@ class DPVAE(nn.Module):
                 nn.init.zeros_(module.proj_out.weight)
                 nn.init.zeros_(module.proj_out.bias)
             elif isinstance(module, (TimeDown, TimeUp)):
-                eye = torch.eye(module.conv.weight.shape[1 if isinstance(module, TimeUp) else 0])
-                copies = (torch.cat([eye, eye], 0) if isinstance(module, TimeUp)
-                          else torch.cat([eye, eye], 1) / 2)
+                eye = torch.eye(module.conv.weight.shape[1 if isinstance(module, TimeUp) else 0])   # (C,C)
+                copies = (torch.cat([eye, eye], 0) if isinstance(module, TimeUp)        # (2C,C)  each twice
+                          else torch.cat([eye, eye], 1) / 2)                            # (C,2C)  their mean
                 module.conv.weight.copy_(copies[:, :, None, None])
                 nn.init.zeros_(module.conv.bias)
 
     def scaled(self, z):
-        return self.image.scaled(z)
+        return self.image.scaled(z)             # the image's constants: that is what the preservation buys
 
     def unscaled(self, z):
         return self.image.unscaled(z)
@@ -417,29 +513,53 @@ class DPVAE(nn.Module):
     def downsampling(self):
         return self.image.downsampling
 
-    # VideoDiT Eq. 1: one latent frame a group, the key frame's, plus what E_r has to say of the other three.
+    # VideoDiT Eq. 1:        z = E_k(x_k) + E_r(x)
+    #     x_k   the key frames, each by itself          z_k = E_k(x_k)   what the image transformer knows
+    #     x     all frames, the key frames again too    z_r = E_r(x)     what z_k does not say, "residual"
+    # One latent frame a group. E_r sees the key frame as well, or it would not know what z_k left out.
     def encode_window(self, x):
         """x (B,3,T,H,W), T a multiple of 4 -> z and z_k, both (B,C,T/4,h,w). For training:
         gradients flow to E_r."""
-        # ASSUMED: no sampling (Eq. 4 has no KL); E_r keeps the copy's 2C outputs and its second half is
-        # unused, as the parameter count of Table 1 wants it
+        # ASSUMED: no cloud around z (Eq. 4 has no KL term): E_k's mean plus E_r's output. E_r keeps the
+        # copy's 2C outputs and its second half is unused, as the parameter count of Table 1 wants it.
         z_r = self.residual(fold(x), x.shape[2]).chunk(2, dim=1)[0]                         # (F/4,C,h,w)
-        z_r = unfold(z_r, len(x))
+        z_r = unfold(z_r, len(x))                                                           # (B,C,T/4,h,w)
         with torch.no_grad():
             z_k = self.image.encode(x[:, :, ::GOP])                                         # (B,C,T/4,h,w)
         return (z_k + z_r if self.config.key_encoder else z_r), z_k
 
     def decode_window(self, z):
         """z (B,C,T',h,w) -> x_hat (B,3,4T',H,W), all at once."""
-        h = fold(z)
+        h = fold(z)                                                                         # (F',C,h,w)
         h = self.image.post_quant_conv(h) if self.config.quant_conv else h
-        return unfold(self.decoder(h, z.shape[2]), len(z))
+        return unfold(self.decoder(h, z.shape[2]), len(z))                                  # (B,3,4T',H,W)
 
     def decode_keys(self, z):
         """D_k: each latent frame as an image, (B,C,T',h,w) -> (B,3,T',H,W).
         An image's latent is decoded so."""
-        return self.image.decode(z)
+        return self.image.decode(z)                                                         # (B,3,T',H,W)
 
+    # ---- clips of any length
+
+    # Training sees 32 frames, films are longer. E_r and D attend over time, and each frame's answer hangs on
+    # frames up to 64 away, so a length that training never saw is asking for luck; and memory would grow
+    # with it: 30 GB for 96 frames of 512 x 512. So a long clip goes through in windows of what training saw.
+    # How should two windows meet?
+    #
+    #   end to end        [--------][--------]    The last frames of a window are its worst: no key frame
+    #                                             follows, so D has to guess where things go. At the seam the
+    #                                             worst frame meets a key frame, and the picture jumps.
+    #   cross-faded       [--------]              Both windows' pictures in a mean. A thing that the two draw
+    #                         [--------]          at two places is there twice, faintly.
+    #   shared and cut    [------..]              Both see past the cut, each gives up what is beyond it: no
+    #                        [..------]           mixture, and next to the cut both know what comes.
+    #
+    # Measured on the toy world, 24 clips of 48 frames, windows of 16; the change across a seam beside those
+    # before and after it, 0.96 in the film itself: end to end 29.4 dB and 1.5; cross-faded 28.8 dB and 0.9;
+    # shared and cut 29.5 dB and 1.1. So the third, in the encoder and in the decoder alike
+    # (test_a_long_clip_is_worth_its_windows_and_shows_no_seams).
+    # ASSUMED: the paper does not say how 96 frames go through, or how many of them are shared. Sharing costs
+    # time: 1.33 times, when windows of 32 share 8.
     @torch.no_grad()
     def encode(self, x):
         """Raw latent of an image (T=1: E_k alone) or of a clip of any length divisible by 4,
@@ -447,7 +567,7 @@ class DPVAE(nn.Module):
         frames = x.shape[2]
         check_size(x, self.downsampling)
         if frames == 1:
-            return self.image.encode(x)
+            return self.image.encode(x)                                                     # (B,C,1,h,w)
         if frames % GOP:
             raise UserError(f"{frames} frames cannot be encoded: --frames must be 1 or a multiple of {GOP} "
                             f"({frames // GOP * GOP or 1} or {(frames // GOP + 1) * GOP})")
@@ -462,12 +582,13 @@ class DPVAE(nn.Module):
         """code() on each window of x. A group of frames is `taken` frames of x and `given` of the result."""
         groups, whole = x.shape[2] // taken, None
         for start, end, first, last in cuts(groups, self.config.window // GOP, self.config.overlap // GOP):
-            part = code(x[:, :, start * taken:end * taken])
+            part = code(x[:, :, start * taken:end * taken])                      # (B,.,(end-start)*given,.,.)
             if end - start == groups:
                 return part
-            if whole is None:
-                whole = part.new_empty(*part.shape[:2], groups * given, *part.shape[3:])
-            whole[:, :, first * given:last * given] = part[:, :, (first - start) * given:(last - start) * given]
+            if whole is None:                            # made once: joining a list would hold the clip twice
+                whole = part.new_empty(*part.shape[:2], groups * given, *part.shape[3:])    # (B,.,T or T',..)
+            kept = part[:, :, (first - start) * given:(last - start) * given]
+            whole[:, :, first * given:last * given] = kept
         return whole
 
 
@@ -485,18 +606,28 @@ def cuts(groups, size, shared):
 
 # ------------------------------------------------------------------------------------------ losses
 
+# What is a good reconstruction? Squared error loves blur: where a blade of grass may stand here or a pixel
+# further, the mean of both has the least. So two more judges look on, who do not compare pixel by pixel:
+# LPIPS (features.py) compares what a trained network sees in both pictures, and an adversary, a network that
+# learns at the same time to tell film from reconstruction, punishes whatever gives the latter away.
+
 def mse(a, b):
-    """ASSUMED: the paper's ||.||^2 is a mean over all elements, in float32."""
+    """||a - b||^2. ASSUMED: a mean over all elements, since a sum would change its weight with the size. In
+    float32: bf16 has three digits, and the squares of small errors need more."""
     return F.mse_loss(a.float(), b.float())
 
 
+# Rombach et al. 2022, the image VAE: reconstruction (L1 keeps edges sharper than L2 alone), and the KL
+# divergence of each cloud from a standard Gaussian, which has a closed form, a sum over z's numbers of
+#     KL(N(mu, sigma^2) || N(0, 1)) = (mu^2 + sigma^2 - 1 - log sigma^2) / 2
+# It pulls mu to 0 and sigma to 1; reconstruction pulls sigma to 0, to know which point of the cloud it was.
 def kl_vae_loss(vae, x, noise, kl_weight=1e-6, perceptual=None, lpips_weight=0.1):
-    """Stage `vae`, Rombach et al. 2022: L1 + L2 + KL (+ LPIPS). noise (B,C,T,h,w) draws z from q(z|x).
+    """Stage `vae`: L1 + L2 + KL (+ LPIPS). noise (B,C,T,h,w) draws z from q(z|x).
 
     Returns the loss and a dict of numbers for the log."""
-    mean, logvar = vae.moments(x)
-    z = mean + (0.5 * logvar).exp() * noise
-    x_hat = vae.decode(z)
+    mean, logvar = vae.moments(x)                                                           # (B,C,T,h,w)
+    z = mean + (0.5 * logvar).exp() * noise       # a draw that gradients pass through: the noise came ready
+    x_hat = vae.decode(z)                                                                   # (B,3,T,H,W)
     recon = mse(x, x_hat) + F.l1_loss(x.float(), x_hat.float())
     kl = 0.5 * (mean.float() ** 2 + logvar.float().exp() - 1 - logvar.float()).mean()
     loss = recon + kl_weight * kl * mean[0].numel() / x[0].numel()      # per pixel value, as recon is
@@ -507,26 +638,51 @@ def kl_vae_loss(vae, x, noise, kl_weight=1e-6, perceptual=None, lpips_weight=0.1
     return loss, {name: value.detach() for name, value in log.items()}
 
 
-# VideoDiT Eq. 3's last two terms: a transformer that knows z_k must not notice that it now reads z.
+# VideoDiT Eq. 3, the distribution-preserving loss:
+#
+#     L_reg = ||x_k - x_hat_k||^2 + ||mu_z - mu_zk||^2 + ||sigma_z - sigma_zk||^2
+#
+#     x_k, x_hat_k       the key frames, and D_k(z), what the frozen image decoder finds in z
+#     mu_z, sigma_z      mean and standard deviation of the video latent z
+#     mu_zk, sigma_zk    those of z_k, the latent of the key frames alone
+#
+# The first term is the strong one: whatever E_r adds, it must hide from D_k. The other two, below, hold what
+# the transformer notices first, how large the numbers are.
+#
+# ASSUMED: mu and sigma are measured, for each sample and channel, over (t,h,w). They could also be the
+# cloud's own parameters; but then ||mu_z - mu_zk||^2 is ||z_r||^2, and at the paper's weight of 1 there
+# would be no residual, where 37.5 dB cannot be had without one (test_statistics_loss_longhand).
 def statistics_loss(z, z_k):
-    """||mu_z - mu_zk||^2 + ||sigma_z - sigma_zk||^2. ASSUMED: empirical, per sample and
-    channel, over (t,h,w); the posterior's own mean, the other reading, would forbid any
-    residual at the paper's weight of 1."""
-    mean = mse(z.float().mean((2, 3, 4)), z_k.float().mean((2, 3, 4)))
+    """||mu_z - mu_zk||^2 + ||sigma_z - sigma_zk||^2 of latents, (B,C,T',h,w) each."""
+    mean = mse(z.float().mean((2, 3, 4)), z_k.float().mean((2, 3, 4)))                      # of (B,C)
     return mean + mse(z.float().std((2, 3, 4)), z_k.float().std((2, 3, 4)))
 
 
-# VideoDiT Eq. 4: L = recon + reg + 0.01 disc + 0.1 LPIPS.
+# VideoDiT Eq. 2 and Eq. 4:
+#
+#     L_recon = ||x - x_hat||^2
+#     L = lambda_recon L_recon + lambda_reg L_reg + lambda_disc L_disc + lambda_LPIPS L_LPIPS
+#
+#     x, x_hat       the clip, and D(z)                      the lambdas are 1, 1, 0.01 and 0.1
+#     L_disc         3D adversarial loss (Isola et al. 2017)
+#     L_LPIPS        perceptual distance (Zhang et al. 2018), frame by frame
+#
+# ASSUMED: LPIPS looks through VGG16 (train.py --lpips; the toy's judge where its weights are absent).
+# ASSUMED: the adversary's loss is the hinge, its network the one below. It is heard after disc_start steps,
+# louder over disc_warmup (presets.py): a decoder that is all blur loses at once, and learns nothing from it.
+# ASSUMED: the weights kept are their moving average (EMA), which 4.1 says of the transformer only; and clips
+# are flipped left to right at random.
 def dp_vae_loss(dp, x, perceptual=None, discriminator=None, recon_weight=1.0, reg_weight=1.0,
                 disc_weight=0.01, lpips_weight=0.1):
-    """x (B,3,T,H,W) -> loss, x_hat, numbers for the log. perceptual(a, b) takes frames
-    (F,3,H,W); disc_weight is already warmed up by the caller. The gradient of Eq. 3's first term
-    reaches z through the frozen D_k."""
-    z, z_k = dp.encode_window(x)
-    x_hat = dp.decode_window(z)
+    """x (B,3,T,H,W) -> loss, x_hat, numbers for the log. perceptual(a, b) takes frames (F,3,H,W);
+    disc_weight is already warmed up by the caller."""
+    z, z_k = dp.encode_window(x)                                                            # (B,C,T/4,h,w)
+    x_hat = dp.decode_window(z)                                                             # (B,3,T,H,W)
+    # D_k is frozen but not out of the way: Eq. 3's first gradient reaches z, and so E_r, through it. Under
+    # no_grad the term would be a number in the log (test_the_frozen_vae_passes_gradients_on_and_keeps_none).
     log = {"mse": mse(x, x_hat), "key": mse(x[:, :, ::GOP], dp.decode_keys(z)),
            "stat": statistics_loss(z, z_k)}
-    loss = recon_weight * log["mse"] + reg_weight * (log["key"] + log["stat"])                  # Eq. 2, Eq. 3
+    loss = recon_weight * log["mse"] + reg_weight * (log["key"] + log["stat"])              # Eq. 2, Eq. 3
     if perceptual is not None and lpips_weight:
         log["lpips"] = perceptual(fold(x), fold(x_hat))
         loss = loss + lpips_weight * log["lpips"]
@@ -536,9 +692,11 @@ def dp_vae_loss(dp, x, perceptual=None, discriminator=None, recon_weight=1.0, re
     return loss, x_hat, {name: value.detach() for name, value in log.items()}
 
 
+# The adversary's side of the game, in turns with the other. The hinge: a film needs to score above 1 and a
+# reconstruction below -1; who is past the mark is left in peace, so the effort goes to the doubtful.
 def discriminator_loss(discriminator, x, x_hat):
-    """Hinge loss: real above 1, reconstructed below -1."""
-    real, fake = discriminator(x).float(), discriminator(x_hat.detach()).float()
+    """Hinge loss: real above 1, reconstructed below -1. x_hat is detached: this is the adversary's lesson."""
+    real, fake = discriminator(x).float(), discriminator(x_hat.detach()).float()            # (B,1,..) each
     return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
 
 
@@ -548,11 +706,12 @@ class PatchGAN3DConfig:
     layers: int = 3                   # convolutions of stride 2 after the first one
 
 
+# Isola et al. 2017 do not ask "is this film?" but "is this patch film?", of every patch: a texture is right
+# or wrong wherever it is, one clip is thousands of examples, and a plain stack of convolutions does. In 3D a
+# patch is also a moment, so flicker is seen. ASSUMED: the stack; the paper gives none.
+# DEVIATES: GroupNorm for Isola's BatchNorm, whose running means drift apart when several GPUs train.
 class PatchGAN3D(nn.Module):
-    """(B,3,T,H,W) -> realness of overlapping patches (B,1,T'',H'',W''). Isola et al. 2017, in 3D.
-
-    ASSUMED: the paper names no architecture.
-    GroupNorm, because BatchNorm's buffers drift apart over ranks."""
+    """(B,3,T,H,W) -> realness of overlapping patches (B,1,T'',H'',W'')."""
     Config = PatchGAN3DConfig
 
     def __init__(self, config):
@@ -566,7 +725,7 @@ class PatchGAN3D(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv3d(widths[-1], 1, 3, 1, 1))
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
-                nn.init.normal_(module.weight, 0.0, 0.02)
+                nn.init.normal_(module.weight, 0.0, 0.02)         # Isola's: scores start near 0, undecided
                 nn.init.zeros_(module.bias)
 
     def forward(self, x):
@@ -574,13 +733,13 @@ class PatchGAN3D(nn.Module):
             raise UserError(f"the discriminator cannot judge {x.shape[-1]}x{x.shape[-2]} pictures: "
                             f"--size and --crop must be at least {2 ** (self.config.layers + 1)}; "
                             "or train without: --disc_weight 0")
-        return self.layers(x)
+        return self.layers(x)                                                        # (B,1,T/2,H/16,W/16)
 
 
 def measure_latents(vae, clips):
     """shift and scale of a VAE trained here: 0 mean and unit variance over the latents of `clips`."""
     with torch.no_grad():
-        z = torch.cat([vae.encode(clip).float().flatten() for clip in clips])
+        z = torch.cat([vae.encode(clip).float().flatten() for clip in clips])               # (all numbers,)
     return z.mean().item(), 1 / z.std().item()
 
 
@@ -592,11 +751,55 @@ def demo():
     torch.manual_seed(0)
     vae = KLVAE(KLVAEConfig(z_channels=4, ch=8, ch_mult=(1, 2, 4, 4), num_res_blocks=1, groups=4)).eval()
     dp = DPVAE.from_image(vae).eval()
-    x = torch.rand(1, 3, 16, 32, 32) * 2 - 1
+    x = torch.rand(1, 3, 16, 32, 32) * 2 - 1                                                # (B,3,T,H,W)
     with torch.no_grad():
-        held = vae.decode(vae.encode(x[:, :, ::GOP])).repeat_interleave(GOP, dim=2)
+        held = vae.decode(vae.encode(x[:, :, ::GOP])).repeat_interleave(GOP, dim=2)         # (B,3,T,H,W)
         return (dp.decode(dp.encode(x)) - held).abs().max().item()
 
 
+def draw(path, dp, clip=45):
+    """Two groups of a toy clip: the film, its key frames held, D(z), what each gets wrong, and the latents.
+    Returns PSNR in dB, {"held": of the key frames, "D(z)": of the whole}."""
+    import world                     # here, since only the demo needs them: a VAE is not about the toy world
+    from video import page, to_frames, to_video
+    x = to_video(world.render(world.draw(0, clip), 16, 64))[None]                           # (1,3,16,64,64)
+    with torch.no_grad():
+        z, z_k = dp.encode_window(x)                                                        # (1,C,4,8,8)
+        shown = {"held": dp.decode_keys(z_k).repeat_interleave(GOP, dim=2), "D(z)": dp.decode_window(z)}
+        keys = dp.decode_keys(z).repeat_interleave(GOP, dim=2)                              # (1,3,16,64,64)
+    whisper = ((z - z_k).std() / z_k.std()).item()
+    psnr = {name: -10 * torch.log10(mse(x, made) / 4).item() for name, made in shown.items()}
+
+    def row(video):                                              # 8 frames from the middle, side by side
+        frames = to_frames(video[0, :, 4:12].clamp(-1, 1))                                  # (8,64,64,3)
+        return rearrange(frames, "t h w c -> h (t w) c").repeat(2, 0).repeat(2, 1)          # (128,1024,3)
+
+    def channels(latent):                                        # grey is 0; a group is as wide as its frames
+        tiles = rearrange(latent[0, :, 1:3], "c t h w -> h (t c w)") / (3 * z_k.std())      # (8,2*C*8)
+        grey = to_frames(tiles[None, None].expand(3, 1, -1, -1).clamp(-1, 1))[0]            # (8,2*C*8,3)
+        side = 1024 // grey.shape[1]
+        return grey.repeat(side, 0).repeat(side, 1)                                         # (32,1024,3)
+
+    rows = {"x: 8 frames of a clip, two groups; frames 1 and 5 are key frames": row(x),
+            f"E_k and D_k alone: each key frame held, {psnr['held']:.1f} dB": row(shown["held"]),
+            "what is then missing, twice as strong": row(2 * (x - shown["held"])),
+            "z_k = E_k(x_k): the channels of both groups' latents": channels(z_k),
+            f"z_r = E_r(x): the residual, 3 times as strong; its deviation is {whisper:.0%} of z_k's":
+                channels(3 * (z - z_k)),
+            f"D(z), z = z_k + z_r: {psnr['D(z)']:.1f} dB": row(shown["D(z)"]),
+            "what is still wrong, twice as strong": row(2 * (x - shown["D(z)"])),
+            "D_k(z): the frozen image decoder still finds the key frames in z": row(keys)}
+    page(path, list(rows.values()), list(rows), columns=1)
+    return psnr
+
+
+def main():
+    print(f"DP-VAE at step 0 differs from held key frames by {demo():.1e} (right: < 1e-5)")
+    dp = load_network(DPVAE, Path(__file__).with_name("checkpoints") / "toy" / "dpvae.safetensors")
+    psnr = draw("out/vae.png", dp)
+    print(f"a clip of the toy world: key frames held {psnr['held']:.1f} dB, with the residual "
+          f"{psnr['D(z)']:.1f} dB (right: at least 4 more)\nwhat the residual says is drawn in out/vae.png")
+
+
 if __name__ == "__main__":
-    print(f"DP-VAE at step 0 differs from held key frames by {demo():.1e}   (a right one: < 1e-5)")
+    polite(main)

@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch.testing import assert_close
 
 import published
 import vae as vae_file
 from checkpoint import UserError, load_network, read_config, save_network
-from conftest import GOLDEN, golden
+from conftest import GOLDEN, close, golden
 from vae import (GOP, SD3, SD14, DPVAE, DPVAEConfig, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig,
                  TimeAttention, TimeConv, TimeDown, TimeResBlock, TimeUp, cuts, discriminator_loss,
                  dp_vae_loss, fold, kl_vae_loss, measure_latents, statistics_loss, unfold)
 from world import draw, render
 
+TOY = Path(vae_file.__file__).with_name("checkpoints") / "toy/dpvae.safetensors"
 FILES = ["sd3_vae_16ch", "sd3_vae_16ch_diffusers", "sd_vae_kl_4ch", "sd_vae_kl_4ch_diffusers"]
 SMALL = KLVAEConfig(z_channels=4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4)
 BARE = replace(SMALL, ch=4, ch_mult=(1, 1, 1), groups=2)                   # for long clips
@@ -32,11 +34,6 @@ def golden_vae(name):
     vae = published.kl_vae(weights, config["norm_num_groups"], config["scaling_factor"],
                                 config["shift_factor"])
     return vae, given, expected, config
-
-
-def close_to_golden(actual, expected):
-    """The fixtures' tolerance: 1e-5 of the largest value, or of 1."""
-    assert_close(actual, expected, atol=1e-5 * max(1.0, expected.abs().max().item()), rtol=0)
 
 
 def image(x):
@@ -95,11 +92,11 @@ def test_golden_posterior(name):
     """Mean, clamped log-variance, both as one tensor, and a sample drawn with the fixture's noise."""
     vae, given, expected, _ = golden_vae(name)
     mean, logvar = (part[:, :, 0] for part in vae.moments(image(given["x"])))
-    close_to_golden(mean, expected["mean"])
-    close_to_golden(logvar, expected["logvar"])
-    close_to_golden(vae.encode(image(given["x"]))[:, :, 0], expected["mean"])
+    close(mean, expected["mean"])
+    close(logvar, expected["logvar"])
+    close(vae.encode(image(given["x"]))[:, :, 0], expected["mean"])
     sample = mean + (0.5 * logvar).exp() * given["noise"]
-    assert_close(sample, expected["sample"], atol=1e-5, rtol=1e-5)
+    close(sample, expected["sample"])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -110,8 +107,8 @@ def test_golden_raw_moments_and_their_clamp(name):
     raw = vae.encoder(given["x"])
     raw = vae.quant_conv(raw) if vae.config.quant_conv else raw
     if "moments" in expected:
-        close_to_golden(raw, expected["moments"])
-    close_to_golden(raw.chunk(2, 1)[1].clamp(-30, 20), expected["logvar"])
+        close(raw, expected["moments"])
+    close(raw.chunk(2, 1)[1].clamp(-30, 20), expected["logvar"])
     assert raw.chunk(2, 1)[1].abs().max() > 20
 
 
@@ -120,11 +117,11 @@ def test_golden_raw_moments_and_their_clamp(name):
 def test_golden_decode_and_scale(name):
     """Raw latents, latents at the transformer's border, and the way there and back."""
     vae, given, expected, _ = golden_vae(name)
-    close_to_golden(vae.decode(image(given["z"]))[:, :, 0], expected["decoded_z"])
-    close_to_golden(vae.decode(image(expected["mean"]))[:, :, 0], expected["recon_from_mean"])
-    close_to_golden(vae.scaled(expected["mean"]), expected["latent_scaled"])
-    close_to_golden(vae.unscaled(expected["latent_scaled"]), expected["mean"])
-    close_to_golden(vae.decode(image(vae.unscaled(given["z"])))[:, :, 0], expected["decoded_from_scaled_z"])
+    close(vae.decode(image(given["z"]))[:, :, 0], expected["decoded_z"])
+    close(vae.decode(image(expected["mean"]))[:, :, 0], expected["recon_from_mean"])
+    close(vae.scaled(expected["mean"]), expected["latent_scaled"])
+    close(vae.unscaled(expected["latent_scaled"]), expected["mean"])
+    close(vae.decode(image(vae.unscaled(given["z"])))[:, :, 0], expected["decoded_from_scaled_z"])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -139,7 +136,7 @@ def test_golden_inner_layers(name):
     vae.encode(image(given["x"]))
     for key, out in seen.items():
         if key in expected:                                     # the Diffusers fixtures have none
-            close_to_golden(out, expected[key])
+            close(out, expected[key])
     assert len(seen) == 2 and (set(seen) <= set(expected) or "diffusers" in name)
 
 
@@ -317,8 +314,9 @@ def test_clips_of_a_batch_do_not_touch():
 
 @pytest.mark.parametrize("groups, size, shared, expected", [
     (10, 4, 2, [(0, 4, 0, 3), (2, 6, 3, 5), (4, 8, 5, 7), (6, 10, 7, 10)]),
-    (12, 4, 1, [(0, 4, 0, 3), (3, 7, 3, 6), (6, 10, 6, 9), (8, 12, 9, 12)]),     # an odd one: to the later window
-    (8, 4, 0, [(0, 4, 0, 4), (4, 8, 4, 8)]), (9, 8, 2, [(0, 8, 0, 4), (1, 9, 4, 9)]), (3, 8, 2, [(0, 3, 0, 3)])])
+    (12, 4, 1, [(0, 4, 0, 3), (3, 7, 3, 6), (6, 10, 6, 9), (8, 12, 9, 12)]),     # an odd one: to the later
+    (8, 4, 0, [(0, 4, 0, 4), (4, 8, 4, 8)]), (9, 8, 2, [(0, 8, 0, 4), (1, 9, 4, 9)]),
+    (3, 8, 2, [(0, 3, 0, 3)])])
 def test_where_a_clip_is_cut(groups, size, shared, expected):
     """Worked values, in groups: first and last of each window, first and last that is kept of it."""
     assert cuts(groups, size, shared) == expected
@@ -369,6 +367,15 @@ def test_every_frame_comes_from_its_own_latent(frames, overlap):
     assert_close(dp.decode(z), dp.decode_window(z), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("window, overlap, shared", [(16, 4, 1), (32, 8, 2), (32, 6, 1), (16, 0, 0)])
+def test_fields_of_older_checkpoints_still_hold(tmp_path, window, overlap, shared):
+    """Their windows were cross-faded; the same fields now say what is shared and cut, in groups."""
+    save_network(tmp_path / "net.safetensors", small_dp(BARE, window=window, overlap=overlap))
+    config = load_network(DPVAE, tmp_path / "net.safetensors").config
+    (_, end, _, _), (start, _, _, _) = cuts(100, config.window // GOP, config.overlap // GOP)[:2]
+    assert end == window // GOP and end - start == shared
+
+
 @torch.no_grad()
 def test_no_frame_is_a_mixture_of_two_windows():
     """Two windows draw a moving thing at two places: their mean would show it twice, faintly (and did: such
@@ -383,7 +390,7 @@ def test_no_frame_is_a_mixture_of_two_windows():
 def seams_and_costs(clips, frames):
     """Of the shipped DP-VAE, windows of 16: dB that a long clip loses against its windows coded one by one,
     each clip; and the change across a seam beside the changes before and after, less that of the film."""
-    dp = load_network(DPVAE, Path(vae_file.__file__).with_name("checkpoints") / "toy/dpvae.safetensors").eval()
+    dp = load_network(DPVAE, TOY)
     lost, seen = [], []
     for x in toy_clips(clips, frames, 64).split(1):
         alone = torch.cat([dp.decode_window(dp.encode_window(part)[0]) for part in x.split(16, 2)], 2)
@@ -409,7 +416,7 @@ def test_a_long_clip_is_worth_its_windows_and_shows_no_seams():
 def test_24_long_clips_lose_nothing_and_show_no_seams(frames):
     """The same, 24 clips; README has the figures."""
     lost, seam = seams_and_costs(24, frames)
-    print(f"{frames} frames: {-lost.mean():+.2f} dB against windows one by one, worst clip {-lost.max():+.2f}; "
+    print(f"{frames} frames: {-lost.mean():+.2f} dB against windows one by one, {-lost.max():+.2f} at worst; "
           f"change across a seam {seam:.2f} times its neighbours'")
     assert lost.mean() < 0.1 and seam < 1.2
 
@@ -636,3 +643,11 @@ def test_a_saved_dp_vae_scales_as_its_image_vae_did(tmp_path):
 def test_the_demo_is_exact():
     """`python vae.py`: step 0 is "decode the key frame and hold it"."""
     assert vae_file.demo() < 1e-5
+
+
+def test_the_picture_shows_what_the_residual_says(tmp_path):
+    """out/vae.png: the shipped DP-VAE is worth at least 4 dB more than its key frames, held."""
+    psnr = vae_file.draw(tmp_path / "out/vae.png", load_network(DPVAE, TOY))
+    assert psnr["D(z)"] > psnr["held"] + 4
+    with Image.open(tmp_path / "out/vae.png") as picture:
+        assert picture.width > 1000 and len(picture.getcolors(1 << 24)) > 1000
