@@ -1,44 +1,62 @@
-"""data.py - what we train on: the toy world, folders of real clips and pictures, cached latents.
-Paper    VideoDiT 4.1: clips at the film's own rate, about 25 a second, cropped square; Latte 4.1: 16 frames,
-         every 3rd, mirrored at random
-Shapes   an item is {"video": (3,T,H,W) in [-1,1], "caption": str}; a batch stacks them to (B,3,T,H,W)
-         B clips, T frames, C channels, H W pixels or latent size
+"""data.py - what we train on: the toy world, folders of films and pictures, their order, cached latents.
+Paper    VideoDiT 4.1: clips at the film's own rate, about 25 a second, the long side at most 1080 before the
+         crop; WebVid, Pexels, JourneyDB. Latte 4.1: 16 frames, every 3rd, mirrored at random; FaceForensics,
+         SkyTimelapse, UCF101, Taichi-HD
+Shapes   an item is {"video": (3,T,H,W) in [-1,1], "caption": str, "place": str}; a batch stacks them to
+         (B,3,T,H,W)        B clips, T frames, C channels, H W pixels or latent size
 Time     item(index, epoch) is a pure function of (seed, epoch, index) and of the files: there is no loader
          state to save, so any step can be resumed, on any number of ranks
 Differs  Latte reads whole files, dies on a short one and calls 0,3,..,21,25,28 a stride of 3; here a broken
          or short file is skipped, counted and named, and a stride is a stride
-Reads    after world.py and video.py, before vae.py
-Run me   python data.py              # CPU, 3 s: two ranks share an epoch
-         python data.py FOLDER       # what of a folder can be trained on, what cannot, and why"""
+Reads    after world.py, video.py and folder.py, before vae.py
+Run me   python data.py              # CPU, 5 s: two ranks share an epoch; out/data.png shows what a crop sees
+         python data.py FOLDER       # what of a folder can be trained on, what cannot, and why
+
+Training wants one thing of this file: a batch, at any step, on any of many machines, and the same one if the
+run is started again. People have another: a folder. Between the two lie four questions.
+
+    a folder ---- list_files ----> names ---- sort_media ----> films, folders of frames, pictures
+                                     |                                |
+                                 Captions                   ClipFolder, ImageFolder: which frames of it, which
+                                     |                                |              square of these frames?
+                                     v                                v
+    step, rank -- schedule --> (index, epoch) ------------> item: {"video", "caption", "place"}
+                                                                      |
+                                              as it is, every visit another window (what the papers do)
+                                              or through the VAE once, and kept: write_cache, LatentCache
+
+What counts as a film? What is said about it? Which part of it is shown on this visit? And in which order do
+the films come? Each is answered in one place, and each answer is a function of numbers, never of luck: two
+runs that disagree about what they saw cannot be compared, and a crash could not be undone."""
 
 import argparse
-import csv
 import dataclasses
 import functools
 import hashlib
-import io
 import itertools
 import json
 import logging
 import math
 import os
 import re
-import unicodedata
-import zipfile
-import zlib
+import tempfile
+import textwrap
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import world
 from checkpoint import UserError, polite, write_atomic
-from video import (IMAGES, VIDEOS, Film, Unusable, contact_sheet, cut, read_all, read_picture, read_some,
-                   scan_times, to_video)
+from folder import (Captions, class_prompt, decode, describe, is_hidden, is_text, list_classes, list_files,
+                    nothing_of, open_picture, series, sort_media, stem_of, warn_left_out)
+from video import (IMAGES, VIDEOS, Film, Unusable, contact_sheet, cut, page, plot, read_all, read_some,
+                   save_video, scan_times, to_video)
 
 log = logging.getLogger("data")
 UNSEEN = 20_250_101    # the seed of every toy clip that is judged: no training draws its clips from it
@@ -46,22 +64,32 @@ UNSEEN = 20_250_101    # the seed of every toy clip that is judged: no training 
 
 # --------------------------------------------------------------------------------------------- the toy world
 
+# The toy world (world.py) has no files: a clip is drawn when it is asked for, from its number. So it shows
+# in its simplest form what every data set here has to offer: a length, item(index, epoch), words(index,
+# epoch) for the caption alone, captions for all of them, and identity(), which says what the data are.
+
 class ToyClips:
     """Clips drawn on the fly (world.py). count=None: a million, more than a run ever sees."""
+
+    classes = world.SUBJECTS
 
     def __init__(self, kind="video", frames=16, size=64, count=None, seed=0, drop=0.4):
         self.kind, self.frames, self.size, self.seed, self.drop = kind, frames, size, seed, drop
         self.count = count or 1 << 20
-        self.source = f"toy {kind}: {self.count} clips, {frames} x {size} x {size}, seed {seed}, drop {drop}"
 
     def __len__(self):
         return self.count
+
+    def identity(self):
+        """What these clips are: equal for two data sets that give equal clips."""
+        return {"data": f"toy {self.kind}", "clips": self.count, "frames": self.frames, "size": self.size,
+                "seed": self.seed, "drop": self.drop}
 
     def item(self, index, epoch=0):
         """The index-th clip of the world. Another epoch says other words of the same clip."""
         spec, caption = self.told(index, epoch)
         return {"video": to_video(world.render(spec, self.frames, self.size)),          # (3,T,H,W)
-                "caption": caption, "spec": spec}
+                "caption": caption, "place": f"{spec.subject}/{index}", "spec": spec}
 
     def told(self, index, epoch=0):
         """Spec and caption of the index-th clip, nothing drawn yet."""
@@ -97,11 +125,14 @@ def prompt_at(source):
     UCF101's, whose names become prompts: VideoDiT 4.2, zero-shot. They are dealt round and round."""
     if toy := parse_toy(source):
         return lambda index: world.caption(world.draw(UNSEEN + toy[1], index, toy[0]))
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
         lines = [class_prompt(folder.name) for folder in sorted(path.iterdir()) if folder.is_dir()]
     elif path.is_file():
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        try:
+            lines = [line.strip() for line in decode(path.read_bytes()).split("\n") if line.strip()]
+        except (OSError, ValueError) as error:
+            raise UserError(f"--prompts {source}: cannot be read ({error}); save it as UTF-8")
     else:
         raise UserError(f"--prompts {source}: neither toy:KIND, nor a text file, nor a folder of classes")
     if not lines:
@@ -109,168 +140,137 @@ def prompt_at(source):
     return lambda index: lines[index % len(lines)]
 
 
-def class_prompt(name):
-    """ApplyEyeMakeup -> apply eye makeup. ASSUMED: the paper only says that it is zero-shot."""
-    return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Za-z][a-z]*|\d+", name)).lower()
-
-
-# ------------------------------------------------------------------------------------------- names, captions
-
-def list_files(root):
-    """Every file under a folder, in "photos.zip" or in "photos.zip!/train": sorted, relative to the root.
-    Hidden files and folders (.DS_Store, ._clip.mp4, __MACOSX) are nobody's data."""
-    archive, _, inside = str(root).partition("!/")
-    if zipfile.is_zipfile(archive):
-        prefix = inside.rstrip("/") + "/" if inside else ""
-        names = [name[len(prefix):] for name in open_zip(archive, os.getpid()).namelist()
-                 if name.startswith(prefix) and not name.endswith("/")]
-    elif os.path.isdir(root):
-        names = [os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
-                 for folder, _, found in os.walk(root, followlinks=True) for name in found]
-    else:
-        raise UserError(f"{root} is neither a folder nor a .zip of pictures; give 'toy' or the path of one")
-    return sorted(name for name in names
-                  if not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")))
-
-
-@functools.lru_cache(maxsize=8)
-def open_zip(path, process):
-    """One handle a process: forked workers that share a handle would share, and move, its file position."""
-    return zipfile.ZipFile(path)
-
-
-def read_bytes(root, name):
-    """The content of one of list_files' names."""
-    archive, _, inside = str(root).partition("!/")
-    if os.path.isdir(root):
-        return Path(root, name).read_bytes()
-    return open_zip(archive, os.getpid()).read(f"{inside.rstrip('/')}/{name}" if inside else name)
-
-
-def find(root, names, extensions, what):
-    """The names that end in one of the extensions; if none does, an error that says what is there instead."""
-    found = [name for name in names if name.lower().endswith(extensions)]
-    if not found:
-        kinds = sorted({os.path.splitext(name)[1].lower() or name for name in names})
-        there = f"{len(names)} other files ({', '.join(kinds[:6])})" if names else "no file at all"
-        raise UserError(f"no {what} in {root} or below: looked for {' '.join(extensions)}, found {there}")
-    return found
-
-
-def group_frames(names, frames):
-    """Pictures -> clips: those of one folder, in the order of their numbers (2.jpg comes before 10.jpg)."""
-    folders = {}
-    for name in names:
-        folders.setdefault(name if frames == 1 else name.rpartition("/")[0], []).append(name)
-    by_number = lambda name: [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
-    return [sorted(group, key=by_number) for group in folders.values()]
-
-
-def find_captions(root, names, of):
-    """A caption for each name in `of`: the .txt beside it, else its row of metadata.csv or metadata.jsonl at
-    the root, else the name of its folder, else, at the root, its own name."""
-    present, table, captions = set(names), {}, []
-    for name in ("metadata.jsonl", "metadata.csv"):                       # .csv is read last, and wins
-        if name in present:
-            table |= read_table(root, name)
-    for name in of:
-        stem = name.rsplit(".", 1)[0]
-        text = " ".join(decode(read_bytes(root, stem + ".txt")).split()) if stem + ".txt" in present else ""
-        place = stem.split("/")
-        captions.append(text or table.get(plain(name)) or (place[-2] if len(place) > 1 else place[-1])
-                        .replace("_", " ").replace("-", " ").strip())
-    return captions
-
-
-def read_table(root, name):
-    """{file: caption} of a metadata file. The columns go by any of the names that people use."""
-    text, table = decode(read_bytes(root, name)), {}
-    try:
-        rows = (list(csv.DictReader(io.StringIO(text))) if name.endswith(".csv")
-                else [json.loads(line) for line in text.splitlines() if line.strip()])
-        for row in rows:
-            file, = [row[key] for key in ("file_name", "path", "video", "image") if row.get(key)][:1]
-            table[plain(file)] = next((row[key] for key in ("text", "caption", "prompt") if row.get(key)), "")
-    except (ValueError, TypeError, AttributeError, csv.Error) as error:
-        raise UserError(f"{root}/{name}, row {len(table) + 1}: {error}; each row needs a file_name (or path, "
-                        "video, image) and a text (or caption, prompt)")
-    return table
-
-
-def plain(name):
-    """One spelling of a path: macOS writes é as e + accent, Linux as one letter."""
-    return unicodedata.normalize("NFC", os.path.normpath(name).replace(os.sep, "/"))
-
-
-def decode(data):
-    """utf-8, with or without the mark that Windows puts in front."""
-    return data.decode("utf-8-sig", errors="replace")
-
-
 # ------------------------------------------------------------------------------------------------ real clips
 
+# Of a film of a minute, training sees a second. Which one, and which square of it, is drawn anew on each
+# visit: that is why a thousand films are more than a thousand clips, and why the numbers (seed, epoch, index)
+# are the key of the draw, so that the same visit shows the same clip for ever.
+#
+#     frames of a film    . . . . . . . . . . . . . . . . . . .
+#     part = (0, 0.75)    \_____________________/                        what is left is for a test
+#     stride 3, 4 frames        x     x     x     x                       by number: Latte 4.1
+#     fps 10                    x   x    x    x                           by time stamp: any film's rate
+#
+# Decoding is the cost. A film whose frames fit into its share of the memory is decoded once and kept; of
+# others only the list of times is kept, and each window is read by seeking. All that is kept stands in one
+# queue of bounded weight: a million films pass through it, and what is oldest falls out and is looked at
+# again when its turn comes. Neither changes a pixel (tests compare), only the waiting.
+
 class ClipFolder:
-    """Real clips at any depth under a folder: of each, a random window of `frames` frames an epoch.
+    """Real clips at any depth under a folder: of each film or folder of frames, a random window of `frames`
+    frames a visit.
 
     stride    every stride-th frame as it comes; or fps: frames nearest to that many a second, by time stamp
     part      the portion of each film that may be seen: (0, 0.75) to train on, (0.75, 1) to test on
+    crop      "random" or "center": where in the frame the square lies
     short     the short side before the crop; None: size, so that the crop sees as much as it can
-    memory    bytes of decoded frames kept, in each process. A film's share is memory / number of films: if it
-              fits, it is decoded once and stays; if not, each window is read by seeking"""
+    long      instead: the long side, at most, before the crop (VideoDiT 4.1: 1080)
+    memory    bytes that are kept, in each process, of decoded frames and lists of times"""
 
     def __init__(self, root, frames, size, stride=1, fps=None, flip=False, seed=0, part=(0.0, 1.0),
-                 crop="random", short=None, memory=1 << 30):
-        if ".zip" in str(root) and not os.path.isdir(root):
+                 crop="random", short=None, long=None, memory=1 << 30):
+        root = os.path.expanduser(str(root))
+        if ".zip" in root and not os.path.isdir(root):
             raise UserError(f"{root}: clips are read from a folder; unpack it first")
-        self.root, self.frames, self.size, self.stride, self.fps = str(root), frames, size, stride, fps
-        self.flip, self.seed, self.part, self.crop, self.short = flip, seed, part, crop, max(short or 0, size)
-        names = list_files(root)
-        self.names = find(root, names, VIDEOS, "videos")
-        self.captions = find_captions(root, names, self.names)
-        self.share, self.films, self.skipped = memory // len(self.names), {}, {}
-        self.source = (f"clips {describe(root, self.names)}, {frames} x {size} x {size}, stride {stride}, "
-                       f"fps {fps}, flip {flip}, part {part}, {crop} crop of {self.short}, seed {seed}")
+        self.root, self.frames, self.size, self.stride, self.fps = root, frames, size, stride, fps
+        self.flip, self.seed, self.part, self.crop, self.long = flip, seed, part, crop, long
+        self.short, self.memory, self.held, self.films = max(short or 0, size), memory, 0, OrderedDict()
+        self.skipped, self.left_out = {}, {}
+        names = list_files(root, self.left_out)
+        films, folders, _, self.covers = sort_media(names)
+        self.names, self.folders = sorted(films + folders), set(folders)
+        if not self.names:
+            nothing_of(root, names, VIDEOS + ("folders of numbered frames",), "videos", self.left_out)
+        self.said = Captions(root, names, self.names)
+        warn_left_out(root, self.left_out)
         self.item(0)                                             # nothing usable: say so now, not in a worker
 
     def __len__(self):
         return len(self.names)
 
+    def identity(self):
+        """What these clips are: equal for two data sets that give equal clips."""
+        return {"data": f"clips {describe(self.root)}", **settings(
+            self, "frames", "size", "stride", "fps", "flip", "part", "crop", "short", "long", "seed")}
+
     def item(self, index, epoch=0):
         return first_usable(self, index, epoch)
 
+    def words(self, index, epoch=0):
+        return self.said.draw(index, [self.seed, epoch, index])
+
+    @functools.cached_property
+    def captions(self):
+        return self.said.all()
+
+    @functools.cached_property
+    def places(self):
+        return [stem_of(name) for name in self.names]
+
+    @functools.cached_property
+    def classes(self):
+        return list_classes(self.places)
+
     def read(self, index, rng):
         """One clip of one film, as rng has it, or Unusable."""
-        pts, times, decoded = self.film(index)
+        frames, times, decoded = self.film(index)
         wanted = self.window(times, rng)                                                 # (T,)
         if decoded is None:
             numbers, places = np.unique(wanted, return_inverse=True)
-            clip = read_some(self.path(index), pts, numbers, self.short)[places]         # (T,h,w,3)
+            clip = self.decode(index, frames, numbers)[places]                           # (T,h,w,3)
         else:
-            clip = decoded[wanted]
-        clip = cut(clip, self.size, self.crop, self.flip, rng)                           # (T,H,W,3)
-        return {"video": to_video(clip), "caption": self.captions[index]}
+            clip = decoded[wanted]                                                       # (T,h,w,3)
+        return {"video": to_video(cut(clip, self.size, self.crop, self.flip, rng))}      # (3,T,H,W)
 
     def path(self, index):
         return os.path.join(self.root, self.names[index])
 
+    def decode(self, index, frames, numbers):
+        """These frames, of a file (`frames`: its time stamps) or of a folder (its names)."""
+        if self.names[index] not in self.folders:
+            return read_some(self.path(index), frames, numbers, self.short, self.long)   # (T,h,w,3)
+        pictures = [open_picture(self.path(index), frames[number], self.short, self.long)
+                    for number in numbers]
+        if len({picture.shape for picture in pictures}) > 1:
+            raise Unusable("its frames differ in size")
+        return np.stack(pictures)                                                        # (T,h,w,3)
+
     def film(self, index):
-        """(pts, seconds, frames or None) of a film; looked at once. A film that cannot be used stays so."""
+        """(time stamps or names, seconds or numbers, frames or None) of a film: looked at once, as long as it
+        is remembered. A film that cannot be used is remembered by its reason."""
         if index not in self.films:
             try:
-                self.films[index] = self.look(self.path(index))
+                self.films[index] = self.look(index)
             except Unusable as reason:
                 self.films[index] = str(reason)
+            self.held += weight(self.films[index])
+            while self.held > self.memory and len(self.films) > 1:
+                self.held -= weight(self.films.popitem(last=False)[1])                   # the oldest
+        self.films.move_to_end(index)
         if isinstance(self.films[index], str):
             raise Unusable(self.films[index])
         return self.films[index]
 
-    def look(self, path):
+    def look(self, index):
         """Decoded whole if it fits its share of memory: which of the two never depends on luck."""
+        path, share = self.path(index), self.memory * 3 // 4 // len(self.names)
+        if self.names[index] in self.folders:
+            try:
+                listed = series([name for name in os.listdir(path) if name.lower().endswith(IMAGES)
+                                 and not is_hidden(name) and is_text(name)])
+            except OSError as error:
+                raise Unusable(f"cannot be read ({error.strerror})")
+            if not listed:
+                raise Unusable("its frames are gone")
+            numbers, frames = zip(*listed)
+            times, first = np.array(numbers), open_picture(path, frames[0], self.short, self.long)
+            fits = first.nbytes * len(frames) <= share
+            return frames, times, self.decode(index, frames, range(len(frames))) if fits else None
         pts, times = scan_times(path)
-        with Film(path, self.short) as film:
-            fits = len(times) * film.width * film.height * 3 <= self.share
+        with Film(path, self.short, self.long) as film:
+            fits = len(times) * film.width * film.height * 3 <= share
         if fits:
-            times, decoded = read_all(path, self.short)
+            times, decoded = read_all(path, self.short, self.long)
             self.window(times, np.random.default_rng(0))           # too short: found out before it is kept
             return None, times, decoded
         return pts, times, None
@@ -278,13 +278,21 @@ class ClipFolder:
     def window(self, times, rng):
         """Numbers of the frames of one clip, drawn from our part of the film."""
         first, last = (round(share * len(times)) for share in self.part)
+        ours, span = times[first:last], (self.frames - 1) * self.stride
         if self.fps is None:
-            starts = last - first - (self.frames - 1) * self.stride
-            if starts < 1:
-                raise Unusable(f"{last - first} frames, {(self.frames - 1) * self.stride + 1} needed")
-            return first + rng.integers(starts) + self.stride * np.arange(self.frames)   # (T,)
+            starts = np.arange(max(len(ours) - span, 0))
+            if not len(starts):
+                raise Unusable(f"{last - first} frames, {span + 1} needed")
+            if times.dtype.kind == "i" and len(times) > 1:
+                # ASSUMED: where numbers are missing from a folder of frames, a clip that runs over the gap
+                # would jump, so those that do not are drawn from; if there are none, the film as it comes.
+                even = ours[span:] - ours[:len(ours) - span] == span * max(np.diff(times).min(), 1)
+                starts = np.flatnonzero(even) if even.any() else starts
+            start = first + starts[rng.integers(len(starts))]
+            return start + self.stride * np.arange(self.frames)                          # (T,)
+        if times.dtype.kind == "i":
+            raise Unusable("a folder of frames knows no seconds: give --stride instead of --fps")
         seconds = (self.frames - 1) / self.fps
-        ours = times[first:last]
         starts = np.flatnonzero(ours + seconds <= ours[-1:] + 0.002)                     # mkv rounds to 1 ms
         if not len(starts):
             raise Unusable(f"{np.ptp(ours) if len(ours) else 0:.2f} seconds, {seconds:.2f} needed")
@@ -292,97 +300,179 @@ class ClipFolder:
         return first + np.searchsorted((ours[1:] + ours[:-1]) / 2, moments)              # the nearest in time
 
 
+def weight(film):
+    """Bytes that one remembered film takes, about."""
+    if isinstance(film, str):
+        return len(film)
+    return sum(part.nbytes if isinstance(part, np.ndarray) else 80 * len(part) for part in film
+               if part is not None)
+
+
+def settings(dataset, *names):
+    """These fields, as JSON has them."""
+    values = {name: getattr(dataset, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
 def first_usable(dataset, index, epoch):
     """The item, or, when its file cannot be used, another one: which is drawn from (seed, epoch, index), so
     that every rank, worker and resumed run puts the same clip in its place."""
-    def order():
-        yield index
-        yield from np.random.default_rng([dataset.seed, epoch, index]).permutation(len(dataset)).tolist()
-    for candidate in order():
+    count = len(dataset)
+    seed = int(mix(dataset.seed, epoch, index)[0])
+    others = (int(deal([place], count, seed)[0][0]) for place in range(count))
+    for candidate in itertools.islice(itertools.chain([index], others), 1000):
+        key = [dataset.seed, epoch, index, candidate]
         try:
-            return dataset.read(candidate, np.random.default_rng([dataset.seed, epoch, index, candidate]))
+            caption = dataset.words(candidate, epoch)
+            return {**dataset.read(candidate, np.random.default_rng(key)), "caption": caption,
+                    "place": stem_of(dataset.names[candidate])}
         except Unusable as reason:
             name, skipped = dataset.names[candidate], dataset.skipped
             if name not in skipped:
                 skipped[name] = str(reason)
                 log.warning("skipped %s in %s: %s (%d of %d files skipped so far)",
-                            name, dataset.root, reason, len(skipped), len(dataset))
+                            name, dataset.root, reason, len(skipped), count)
     reasons = [f"{name}: {reason}" for name, reason in dataset.skipped.items()]
-    raise UserError(f"nothing usable in {dataset.root}: all {len(dataset)} files were skipped; "
+    raise UserError(f"nothing usable in {dataset.root}: all {len(reasons)} files tried were skipped; "
                     f"{'; '.join(reasons[:3])}{' ...' if len(reasons) > 3 else ''}")
 
 
-def describe(root, names):
-    """A folder in a line, the same wherever it lies: its name and a checksum of what is in it."""
-    return f"{Path(root).name}: {len(names)} files {zlib.crc32(chr(10).join(names).encode()):08x}"
-
-
 # -------------------------------------------------------------------------------------------------- pictures
+
+# A picture is a clip of one frame. Both papers train on them beside clips (VideoDiT A.2, Latte 3.3.4): a
+# picture costs a sixteenth of a clip, and there are more of them, and better described.
 
 class ImageFolder:
     """Pictures at any depth under a folder or in a .zip, as clips of one frame.
 
     root may be "photos.zip" or, for a part of it, "photos.zip!/train"."""
 
-    def __init__(self, root, size, flip=False, seed=0, crop="random"):
-        self.root, self.size, self.flip, self.seed, self.crop = str(root), size, flip, seed, crop
-        names = list_files(root)
-        self.names = find(root, names, IMAGES, "pictures")
-        self.captions, self.skipped = find_captions(root, names, self.names), {}
-        self.source = (f"pictures {describe(root, self.names)}, {size} x {size}, flip {flip}, {crop} crop, "
-                       f"seed {seed}")
+    def __init__(self, root, size, flip=False, seed=0, crop="random", short=None, long=None):
+        root = os.path.expanduser(str(root))
+        self.root, self.size, self.flip, self.seed, self.crop = root, size, flip, seed, crop
+        self.short, self.long, self.skipped, self.left_out = max(short or 0, size), long, {}, {}
+        names = list_files(root, self.left_out)
+        _, _, pictures, covers = sort_media(names)
+        self.names = pictures or covers                    # beside films, but asked for by name
+        if not self.names:
+            nothing_of(root, names, IMAGES, "pictures", self.left_out)
+        self.said = Captions(root, names, self.names)
+        warn_left_out(root, self.left_out)
         self.item(0)
 
     def __len__(self):
         return len(self.names)
 
+    def identity(self):
+        return {"data": f"pictures {describe(self.root)}",
+                **settings(self, "size", "flip", "crop", "short", "long", "seed")}
+
     def item(self, index, epoch=0):
         return first_usable(self, index, epoch)
 
+    def words(self, index, epoch=0):
+        return self.said.draw(index, [self.seed, epoch, index])
+
+    @functools.cached_property
+    def captions(self):
+        return self.said.all()
+
+    @functools.cached_property
+    def places(self):
+        return [stem_of(name) for name in self.names]
+
     def read(self, index, rng):
         """One picture, cut as rng has it, or Unusable."""
-        picture = open_picture(self.root, self.names[index], self.size)                  # (h,w,3)
-        clip = cut(picture[None], self.size, self.crop, self.flip, rng)                  # (1,H,W,3)
-        return {"video": to_video(clip), "caption": self.captions[index]}
-
-
-def open_picture(root, name, short=None):
-    """read_picture() of one of list_files' names, or Unusable."""
-    try:
-        return read_picture(io.BytesIO(read_bytes(root, name)), short)
-    except Exception as error:          # a broken file makes a decoder raise almost anything
-        raise Unusable(f"{name} is not a readable picture ({error})")
+        picture = open_picture(self.root, self.names[index], self.short, self.long)      # (h,w,3)
+        return {"video": to_video(cut(picture[None], self.size, self.crop, self.flip, rng))}     # (3,1,H,W)
 
 
 def open_source(name, frames, size, seed=0, count=None, stride=1, fps=None, flip=False, part=(0.0, 1.0),
-                crop="random", short=None):
-    """What --data and --images mean: "toy", a folder, or, for pictures, a .zip.
+                crop="random", short=None, long=None, kind=None):
+    """What --data (kind "video") and --images (kind "image") mean: "toy", a folder, or, for pictures, a .zip.
 
-    One frame asked of a folder of films gives single frames of them."""
-    if str(name) == "toy":
+    One frame of --data is a frame of a film, as long as there are films; --images are pictures, as long as
+    there are more of them than films: one cover.jpg beside a thousand films is not a data set."""
+    kind, name = kind or ("video" if frames > 1 else "image"), os.path.expanduser(str(name))
+    if name == "toy":
         return ToyClips("video" if frames > 1 else "image", frames, size, count, seed)
-    if frames == 1 and any(file.lower().endswith(IMAGES) for file in list_files(name)):
-        return ImageFolder(name, size, flip, seed, crop)
-    return ClipFolder(name, frames, size, stride, fps, flip, seed, part, crop, short)
+    if frames == 1:
+        films, folders, pictures, _ = sort_media(list_files(name))
+        films_first = films + folders if kind == "video" else films and len(films) >= len(pictures)
+        if not films_first or not os.path.isdir(name):
+            return ImageFolder(name, size, flip, seed, crop, short, long)
+        if kind == "image" and pictures:
+            log.warning("%s holds %d films and %d pictures: single frames of the films are taken", name,
+                        len(films), len(pictures))
+    return ClipFolder(name, frames, size, stride, fps, flip, seed, part, crop, short, long)
 
 
 # --------------------------------------------------------------------------------------------------- batches
 
+# An epoch is a shuffled deck: each clip once, in an order that nobody chose. The usual way is to shuffle a
+# list of all numbers, which for ten million films is 80 MB and a second, an epoch, in each of 64 processes,
+# and again when a run is resumed. But nobody needs the deck. What is needed is one card: which clip is the
+# 7,000,123rd of epoch 3? A cipher answers that. It maps every number below N to another number below N, no
+# two to the same, and looks like chance; and it needs no list, only a key.
+#
+# The oldest recipe will do, a Feistel network. Write a position as (left, right), two digits to the base of
+# about sqrt(N). Add to one digit a hash of the other, then swap roles; eight times. Each round can be undone
+# (subtract the same hash), so the whole is a permutation, whatever the hash.
+#
+#     left  --+-------- + hash(right) ------+--> ...        left' = left + hash(right)   mod a
+#             |             |               |
+#     right --+-------------+----- + hash(left') --> ...    right' = right + hash(left') mod b
+#
+# a * b is a little more than N, so now and then the answer is no clip: then it is enciphered once more, and
+# as that walk runs along a cycle of the permutation, it comes back below N, and no clip is met twice.
+
+def mix(*numbers):
+    """64 bits that look like chance, of whole numbers or arrays of them (splitmix64's finish, each number
+    added in turn)."""
+    state = np.zeros(1, np.uint64)                       # arrays wrap around; a lone number would complain
+    for number in numbers:
+        number = number if isinstance(number, np.ndarray) else np.uint64(int(number) % 2 ** 64)
+        state = (state ^ number) + np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+        state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def toss(seed, steps):
+    """Numbers in [0,1), one a step, the same for ever: for a choice that all ranks have to make alike."""
+    return (mix(seed, np.asarray(steps, np.uint64)) >> np.uint64(11)) / 2.0 ** 53
+
+
+def deal(positions, count, seed):
+    """Positions of the run -> (indices, epochs): card p mod count of deck p // count, without a deck."""
+    epochs, cards = np.divmod(np.asarray(positions, np.uint64), np.uint64(count))        # (n,)
+    a = math.isqrt(count - 1) + 1
+    a, b = np.uint64(a), np.uint64(-(-count // a))
+
+    def encipher(cards):
+        left, right = np.divmod(cards, b)
+        for turn in range(4):
+            left = (left + mix(seed, epochs, 2 * turn, right) % a) % a
+            right = (right + mix(seed, epochs, 2 * turn + 1, left) % b) % b
+        return left * b + right
+
+    cards = encipher(cards)
+    while (cards >= count).any():
+        cards = np.where(cards >= count, encipher(cards), cards)
+    return cards.astype(np.int64), epochs.astype(np.int64)                               # (n,), (n,)
+
+
 def schedule(count, batch, seed, start_step=0, rank=0, world_size=1):
     """For every step, this rank's rows [(index, epoch), ...], for ever.
 
-    Position p of the run is card p mod count of deck p // count, and each epoch's deck is shuffled from
-    (seed, epoch). A step deals batch * world_size cards: two ranks with half the batch see what one sees."""
+    Position p of the run is card p mod count of deck p // count. A step deals batch * world_size cards: two
+    ranks with half the batch see what one sees."""
     # ASSUMED: both papers are silent on the order; a new permutation each epoch, straight on into the next.
-    deck, dealt = None, -1
     for step in itertools.count(start_step):
         start = (step * world_size + rank) * batch
-        rows = []
-        for epoch, card in (divmod(position, count) for position in range(start, start + batch)):
-            if epoch != dealt:
-                deck, dealt = np.random.default_rng([seed, epoch]).permutation(count), epoch
-            rows.append((int(deck[card]), epoch))
-        yield rows
+        indices, epochs = deal(np.arange(start, start + batch), count, seed)
+        yield list(zip(indices.tolist(), epochs.tolist()))
 
 
 class Rows:
@@ -417,9 +507,22 @@ def batches(dataset, batch, seed=0, start_step=0, rank=0, world_size=1, workers=
 
 
 # -------------------------------------------------------------------------------------------- cached latents
+
 # Encoding costs a quarter of a step of VideoDiT and nine tenths of one of Latte-S, and a frozen VAE gives the
-# same answer every time. So latents are encoded once, into shards that are each written whole.
-# Stored are raw posterior means, before (z - shift) * scale; the constants stand beside them.
+# same answer every time. So latents may be encoded once, into shards that are each written whole. Stored are
+# raw posterior means, before (z - shift) * scale; the constants stand beside them. The price: of each film
+# only the windows that were encoded are ever seen, and a caption's vectors (154 x 4096 for SD3, 1.3 MB) weigh
+# more than its clip; so they are stored once for each different caption, under a hash of it.
+#
+#     FOLDER/00000-of-00012.safetensors    latents (n,C,T',h,w); as metadata captions, places and `made`
+#     FOLDER/text/3f/9c0a...safetensors    what the text encoders say of one caption
+#
+# A cache is a promise that may be broken behind its back: another VAE, another crop, a film replaced under
+# its old name. So `made` holds all that the latents depend on, and whoever reads compares it with what the
+# run would make (identity() of the data set, fingerprint() of the VAE), and names what differs.
+
+SHARD = re.compile(r"(\d{5})-of-(\d{5})\.safetensors")
+
 
 def fingerprint(net):
     """Sixteen hex digits that two networks share only if every weight is the same."""
@@ -429,49 +532,86 @@ def fingerprint(net):
     return digest.hexdigest()[:16]
 
 
+def shards_of(folder):
+    """The shards of a cache, in order. By their whole name: a write that was killed leaves a file whose name
+    only looks like one, and a folder may hold those of another count."""
+    return sorted(path for path in Path(folder).glob("*.safetensors") if SHARD.fullmatch(path.name))
+
+
 def write_cache(folder, dataset, encode, batch, vae, shift=0.0, scale=1.0, epochs=1, shard=512,
-                dtype=torch.float16, workers=0, rank=0, world_size=1):
+                dtype=torch.float16, workers=0, rank=0, world_size=1, text=None, speaker="", watch=None):
     """Encode every item (`epochs` windows of each film) into NNNNN-of-MMMMM.safetensors under `folder`.
 
-    encode    batch -> {"latent": (B,C,T',h,w) raw, ...}; what else it returns ("context") is stored beside it
+    encode    batch -> {"latent": (B,C,T',h,w) raw, ...}; it is given `batch` items at a time
     vae       fingerprint() of the encoder: LatentCache refuses latents of another one
+    text      [captions] -> {"context": (B,L,D), ...}, asked once for each different caption, `batch` at once;
+              speaker names its encoders as `vae` does the VAE
+    watch     called after every batch: the place to stop, by an exception, when a signal has come
     Shards that are there are kept, so an interrupted run goes on; ranks take every world_size-th shard."""
     total, folder = epochs * len(dataset), Path(folder)
-    made = {"vae": vae, "shift": shift, "scale": scale, "source": dataset.source, "items": total,
-            "shard": shard}
-    for path in sorted(folder.glob("*-of-*.safetensors"))[:1]:
+    made = {"vae": vae, "text": speaker, "shift": shift, "scale": scale, **dataset.identity(),
+            "items": total, "shard": shard}
+    for path in shards_of(folder)[:1]:
         check_made(folder, cache_made(path)[0], made)
     shards = math.ceil(total / shard)
     with tqdm(total=total // world_size, unit="clip", desc=f"encode to {folder}", disable=rank > 0) as bar:
+        def tick(items):
+            bar.update(items)
+            if watch:
+                watch()
+
         for number in range(rank, shards, world_size):
             path = folder / f"{number:05d}-of-{shards:05d}.safetensors"
             positions = range(number * shard, min((number + 1) * shard, total))
-            if not path.exists():
-                write_shard(path, dataset, encode, batch, positions, made, dtype, workers)
-            bar.update(len(positions))
+            if path.exists():
+                bar.update(len(positions))
+            else:
+                write_shard(path, dataset, encode, batch, positions, made, dtype, workers, tick)
+            if text:
+                write_texts(folder, cache_made(path)[1], text, batch, dtype, tick)
 
 
-def write_shard(path, dataset, encode, batch, positions, made, dtype, workers):
+def write_shard(path, dataset, encode, batch, positions, made, dtype, workers, tick):
     """One file: tensors, and as metadata the captions and how it was made. It appears whole or not at all."""
     rows = [divmod(position, len(dataset))[::-1] for position in positions]              # (index, epoch)
     chunks = [rows[start:start + batch] for start in range(0, len(rows), batch)]
-    parts, captions = [], []
+    parts, captions, places = [], [], []
     for loaded in load(dataset, chunks, workers):
         parts.append({key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
                       for key, tensor in encode(loaded).items()})
         captions += loaded["caption"]
-    state = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]} # (B,C,T',h,w)
+        places += loaded["place"]
+        tick(len(loaded["caption"]))
+    state = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]} # (n,C,T',h,w)
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise UserError(f"latents for {path} are not finite in {dtype}; try bfloat16, or look at the VAE")
-    metadata = {"made": json.dumps(made), "captions": json.dumps(captions)}
+    metadata = {"made": json.dumps(made), "captions": json.dumps(captions), "places": json.dumps(places)}
     write_atomic(path, lambda temporary: save_file(state, temporary, metadata=metadata))
 
 
+def text_path(folder, caption):
+    mark = hashlib.sha256(caption.encode()).hexdigest()[:32]
+    return Path(folder) / "text" / mark[:2] / f"{mark[2:]}.safetensors"
+
+
+def write_texts(folder, captions, text, batch, dtype, tick):
+    """What the text encoders say of these captions, as far as it is not there yet."""
+    missing = [caption for caption in dict.fromkeys(captions) if not text_path(folder, caption).exists()]
+    for start in range(0, len(missing), batch):
+        asked = missing[start:start + batch]
+        told = {key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+                for key, tensor in text(asked).items()}                                  # (n,L,D), ...
+        for row, caption in enumerate(asked):
+            state = {key: tensor[row].contiguous() for key, tensor in told.items()}      # (L,D), ...
+            write_atomic(text_path(folder, caption), lambda temporary: save_file(state, temporary))
+        tick(0)
+
+
 def cache_made(path):
-    """(how it was made, captions) of a shard."""
+    """(how it was made, captions, places) of a shard."""
     try:
         with safe_open(path, "pt") as file:
-            return tuple(json.loads(file.metadata()[key]) for key in ("made", "captions"))
+            return tuple(json.loads(file.metadata()[key]) for key in ("made", "captions", "places"))
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise UserError(f"{path} is truncated or no latent cache ({error}); delete it and encode again")
 
@@ -491,60 +631,163 @@ def open_shard(path, written, process):
 
 
 class LatentCache:
-    """What write_cache wrote, as a dataset of {"latent": (C,T',h,w) raw, "caption": str, ...}.
+    """What write_cache wrote, as a dataset of {"latent": (C,T',h,w) raw, "caption": str, "place": str, ...}.
 
     vae       the fingerprint that the latents must have been made with; None trusts them
-    words     (index, epoch) -> caption, for captions that change with the epoch; None: those stored"""
+    words     (index, epoch) -> caption, for captions that change with the epoch; None: those stored
+    want      identity() of the data set that the run would encode, and whatever else of `made` must be so"""
 
-    def __init__(self, folder, vae=None, words=None):
-        self.paths = sorted(Path(folder).glob("*-of-*.safetensors"))
+    def __init__(self, folder, vae=None, words=None, want=None):
+        self.folder, self.paths, self.words = Path(folder), shards_of(folder), words
         if not self.paths:
             raise UserError(f"no latent cache in {folder}; encode one first, or check --cache")
-        shards = int(self.paths[0].stem.split("-of-")[1])
+        shards = int(SHARD.fullmatch(self.paths[0].name)[2])
         if len(self.paths) != shards:
             raise UserError(f"the latent cache in {folder} has {len(self.paths)} of {shards} shards: it was "
                             "interrupted; run the encoding again to go on")
         self.made = cache_made(self.paths[0])[0]
-        if vae is not None:
-            check_made(folder, self.made, {"vae": vae})
-        self.words = words
+        check_made(folder, self.made, {**({} if vae is None else {"vae": vae}), **(want or {})})
         self.written = [path.stat().st_mtime_ns for path in self.paths]
-        self.captions = [caption for path in self.paths for caption in cache_made(path)[1]]
+        self.captions, self.places = [], []
+        for path in self.paths:
+            _, captions, places = cache_made(path)
+            self.captions += captions
+            self.places += places
         self.shift, self.scale, self.shard = (self.made[key] for key in ("shift", "scale", "shard"))
-        self.source = self.made["source"]
 
     def __len__(self):
         return len(self.captions)
+
+    def identity(self):
+        return self.made
+
+    @functools.cached_property
+    def classes(self):
+        return list_classes(self.places)
 
     def item(self, index, epoch=0):
         shard, row = divmod(index, self.shard)
         file = open_shard(str(self.paths[shard]), self.written[shard], os.getpid())
         tensors = {key: file.get_slice(key)[row] for key in file.keys()}                 # (C,T',h,w)
         caption = self.words(index, epoch) if self.words else self.captions[index]
-        return {"caption": caption, **{
+        if self.made["text"]:
+            tensors |= self.text(caption)                                                # (L,D), (P)
+        return {"caption": caption, "place": self.places[index], **{
             key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}}
+
+    def text(self, caption):
+        try:
+            return load_file(text_path(self.folder, caption))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f'{text_path(self.folder, caption)}, the text of "{caption[:60]}", is missing or '
+                            f"broken ({error}); run the encoding again")
+
+
+# ---------------------------------------------------------------------------------------- a folder's report
+
+# Before a week on eight GPUs one wants to know what is in the folder: how many hours, which sizes and rates,
+# whence the captions, and which files are broken. So each file is tried, as training will try it.
+
+def measure(dataset, index):
+    """(frames, seconds or None, width, height) of a film, or of a picture with frames 1."""
+    name = dataset.names[index]
+    if isinstance(dataset, ImageFolder):
+        height, width = open_picture(dataset.root, name).shape[:2]
+        return 1, None, width, height
+    frames, times, _ = dataset.film(index)
+    if name in dataset.folders:
+        height, width = open_picture(dataset.path(index), frames[0]).shape[:2] if frames else (0, 0)
+        return len(times), None, width, height
+    with Film(dataset.path(index)) as film:
+        return len(times), float(np.ptp(times)) * len(times) / max(len(times) - 1, 1), film.width, film.height
+
+
+def report(dataset):
+    """{what: text} of all that a data set holds, each file tried."""
+    films, sources, shown = [], Counter(), []
+    for index in tqdm(range(len(dataset)), desc=f"{len(dataset)} files"):
+        try:
+            key = np.random.default_rng([dataset.seed, 0, index, index])
+            captions, source = dataset.said.told(index)
+            films.append(measure(dataset, index))
+            item = dataset.read(index, key)
+        except Unusable as reason:
+            dataset.skipped[dataset.names[index]] = str(reason)
+            continue
+        sources[source] += 1
+        if len(shown) < 8:
+            shown.append((item["video"], f"{dataset.names[index]}: {captions[0]}"))
+    usable = sum(sources.values())
+    lines = {"usable": f"{usable} of {len(dataset)}"}
+    if usable:
+        lines |= numbers_of(films, usable)
+        lines["captions"] = ", ".join(f"{count} from {source}" for source, count in sources.most_common())
+    for name, rows, lost, first in dataset.said.tables:
+        lines[name] = f"{rows} rows, {rows - lost} of them matched" + (f"; not {first[0]}" if lost else "")
+    return lines, shown
+
+
+def numbers_of(films, usable):
+    """Hours, frames, rates and sizes, in words."""
+    span = lambda values, unit="": (f"{min(values):g}{unit}" if min(values) == max(values) else
+                                    f"{min(values):g} to {max(values):g}{unit}, median {np.median(values):g}")
+    lines, timed = {}, [(frames, seconds) for frames, seconds, *_ in films if seconds]
+    if timed:
+        rates = Counter(f"{frames / seconds:.4g}" for frames, seconds in timed)
+        lines["hours"] = f"{sum(seconds for _, seconds in timed) / 3600:.4g}"
+        lines["rates"] = ", ".join(f"{rate} a second ({count})" for rate, count in rates.most_common(6))
+    if any(frames > 1 for frames, *_ in films):
+        lines["frames"] = span([frames for frames, *_ in films])
+    sizes = Counter(f"{width} x {height}" for *_, width, height in films)
+    lines["sizes"] = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(6)) + (
+        f", {len(sizes) - 6} more" if len(sizes) > 6 else "")
+    return lines
+
+
+def sets_in(root, frames, size, how, left_out):
+    """[(what, a function that opens it), ...] of a folder, and the pictures that are left out as covers."""
+    names = list_files(root, left_out)
+    films, folders, pictures, covers = sort_media(names)
+    if not films + pictures:
+        nothing_of(root, names, VIDEOS + IMAGES, "videos or pictures", left_out)
+    in_films = [name for name in pictures if (name.rpartition("/")[0] or ".") in folders]
+    found = []
+    if films + folders:
+        found.append(("videos", lambda: ClipFolder(root, frames, size, **how)))
+    if len(in_films) < len(pictures) or covers and not pictures:
+        found.append(("pictures", lambda: ImageFolder(root, size)))
+    return found, covers if films else []
+
+
+def scan(root, frames=16, size=64, sheet="out/data.png", **how):
+    """Try every file of a folder; print what is usable, what is skipped and why; save a contact sheet."""
+    root, left_out, shown = os.path.expanduser(str(root)), {}, []
+    found, covers = sets_in(root, frames, size, how, left_out)
+    log.setLevel(logging.ERROR)                                       # it is all said below
+    for what, open_it in found:
+        try:
+            dataset = open_it()
+        except UserError as error:
+            print(f"{what}: {error}")
+            continue
+        lines, some = report(dataset)
+        shown += some[:8 // len(found)]
+        print(f"{lines.pop('usable')} {what} in {root} are usable")
+        for name, text in lines.items():
+            print(f"  {name:10} {text}")
+        for name, reason in itertools.islice(dataset.skipped.items(), 20):
+            print(f"  broken     {name}: {reason}")
+        if len(dataset.skipped) > 20:
+            print(f"  broken     {len(dataset.skipped) - 20} more")
+    for name, reason in [*left_out.items(), *((name, "a picture beside films") for name in covers)][:20]:
+        print(f"  left out   {name}: {reason}")
+    if shown:
+        clips, labels = zip(*shown)
+        contact_sheet(sheet, clips, [textwrap.shorten(label, 90) for label in labels], side=64)
+        print(f"the first of them are in {sheet}")
 
 
 # ------------------------------------------------------------------------------------------------------ demo
-
-def scan(root, frames=16, size=64, stride=1, fps=None, sheet="out/data.png"):
-    """Try every file of a folder; print what is usable, what is skipped and why; save a contact sheet."""
-    names, shown, labels = list_files(root), [], []
-    if not any(name.lower().endswith(VIDEOS + IMAGES) for name in names):
-        find(root, names, VIDEOS + IMAGES, "videos or pictures")
-    for extensions, what in ((VIDEOS, "videos"), (IMAGES, "pictures")):
-        if not any(name.lower().endswith(extensions) for name in names):
-            continue
-        dataset = ClipFolder(root, frames, size, stride, fps) if what == "videos" else ImageFolder(root, size)
-        for index in tqdm(range(len(dataset)), desc=what):
-            item = dataset.item(index)
-            if len(labels) < 16 and dataset.names[index] not in dataset.skipped:
-                shown.append(item["video"])
-                labels.append(f"{dataset.names[index]}: {item['caption']}")
-        print(f"{len(dataset) - len(dataset.skipped)} of {len(dataset)} {what} in {root} are usable")
-    contact_sheet(sheet, shown, labels)
-    print(f"the first of them are in {sheet}")
-
 
 def demo():
     """Deal one epoch to two ranks. Returns the times that the rarest and the commonest clip were seen."""
@@ -554,18 +797,44 @@ def demo():
     return int(counts.min()), int(counts.max())
 
 
+def draw(path):
+    """What the protocols see of one wide film; and the order in which two ranks meet 60 clips."""
+    pair = [world.render(world.draw(0, number), 16, 96) for number in (0, 5)]
+    wide, rows, labels = np.concatenate(pair, 2), [], []                                 # (T,96,192,3)
+    with tempfile.TemporaryDirectory() as folder:
+        save_video(Path(folder, "film.mp4"), wide, fps=25)
+        for label, how in (("Latte 4.1: the short side to 48, the middle", dict(crop="center")),
+                           ("short 48, anywhere, on another visit elsewhere", dict(crop="random")),
+                           ("VideoDiT 4.1, the DP-VAE: at its own resolution", dict(long=1080))):
+            rows.append(ClipFolder(folder, 8, 48, **how).item(0, 1)["video"])
+            labels.append(label)
+    film = contact_sheet(None, [wide], ["a film of 192 x 96"], side=96, columns=3)
+    seen = contact_sheet(None, rows, labels, side=72)
+    order = {}
+    for rank in (0, 1):
+        steps = zip(range(20), schedule(60, 6, 0, rank=rank, world_size=2))
+        dots = [(step + number / 6, index) for step, rows in steps for number, (index, _) in enumerate(rows)]
+        order[f"rank {rank}"] = (*zip(*dots), ".")
+    deck = plot(None, order, "Four epochs of 60 clips, dealt to two ranks", "step, 2 x 6 clips", "clip",
+                size=(640, 300))
+    page(path, [film, seen, deck], columns=1)
+
+
 def main():
     parser = argparse.ArgumentParser(description="what of a folder can be trained on", allow_abbrev=False)
-    parser.add_argument("folder", nargs="?", help="videos and pictures at any depth, or a .zip of pictures")
+    parser.add_argument("folder", nargs="?", help="videos, folders of frames and pictures at any depth, or a "
+                        ".zip of pictures")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--fps", type=float, default=None)
     flags = parser.parse_args()
     if flags.folder:
-        return scan(flags.folder, flags.frames, flags.size, flags.stride, flags.fps)
+        return scan(flags.folder, flags.frames, flags.size, stride=flags.stride, fps=flags.fps)
     low, high = demo()
     print(f"two ranks saw each of 60 clips between {low} and {high} times (right: 1 and 1)")
+    draw("out/data.png")
+    print("what a crop sees of a film, and the order of clips, are drawn in out/data.png")
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ from tqdm import tqdm
 import world
 from checkpoint import (FlagParser, UserError, class_of, load_network, polite, read_config, read_state,
                         write_atomic)
-from data import (UNSEEN, ClipFolder, find, fingerprint, group_frames, list_files, open_picture, parse_toy,
-                  prompt_at)
+from data import UNSEEN, ClipFolder, fingerprint, parse_toy, prompt_at
 from features import ATTRIBUTES, Judge, judge_right, judge_targets, perceptual_distance
+from folder import group_frames, list_files, nothing_of, open_picture, sort_media
 from latte import draw_similarity, frame_similarity, nothing_asked, summary
 from metrics import (demo, frechet, gaussian, inception_score, kernel_distance, psnr, ssim,
                      standard_error)
@@ -120,10 +120,12 @@ class Side:
             self.clips = list(range(protocol.clips))
             return
         names = list_files(root)
-        find(root, names, VIDEOS + IMAGES, "videos or frames")
-        films = [[name] for name in names if name.lower().endswith(VIDEOS)]
-        pictures = [name for name in names if name.lower().endswith(IMAGES)]
-        self.clips = films or group_frames(pictures, protocol.frames)
+        films, folders, pictures, covers = sort_media(names)
+        if not films + pictures + covers:
+            nothing_of(root, names, VIDEOS + IMAGES, "videos or frames")
+        if films:                                       # beside them, pictures are covers or films' frames
+            pictures = [name for name in pictures if (name.rpartition("/")[0] or ".") in folders]
+        self.clips = [[name] for name in films] + group_frames(pictures, protocol.frames)
         if fake and len(self.clips) < protocol.clips:      # now, not after an hour of looking at the others
             check_count(self, len(self.clips))
 
@@ -525,15 +527,15 @@ def sample_set(argv):
     """`sample CKPT -n 2048 -o DIR`: clip i is a function of i and the flags alone, so any number of ranks
     (torchrun) share the work without talking, and a second call only makes what is missing."""
     flags = FlagParser(prog="eval.py sample")
-    flags.add_argument("ckpt", help="a folder of train.py, or a released model, as sample.py --weights takes it")
+    flags.add_argument("ckpt", help="a folder of train.py, or a released model (see sample.py --weights)")
     flags.add_argument("-n", type=int, default=2048)
     flags.add_argument("-o", "--out", required=True, help="folder for the clips")
     flags.add_argument("--prompts", default="",
-                       help="toy:KIND, a text file, or a folder of classes; default: the model's classes, or toy:video")
+                       help="toy:KIND, a text file, a folder of classes; default: the model's, or toy:video")
     flags.add_argument("--frames", type=int, default=0, help="0: what the model was trained on; 1: pictures")
     flags.add_argument("--fps", type=float, default=8.0, help="of the .mp4; Latte's tool writes 8")
     flags.add_argument("--png", action="store_true", help="folders of frames without loss, instead of .mp4")
-    flags.add_argument("--weights", default=[], action="append", help="as in sample.py: published text encoders")
+    flags.add_argument("--weights", default=[], action="append", help="as in sample.py: text encoders")
     flags.add_argument("--vae", default="", help="as in sample.py: the VAE of a released model")
     generation_flags(flags)
     args = flags.parse_args(argv)
@@ -543,7 +545,7 @@ def sample_set(argv):
     prompt = prompt_at(args.prompts) if args.prompts else None
     models = load_models(args.ckpt, device(), args.weights, args.model, args.vae)
     settle(models, args)
-    if hasattr(models.text, "kept"):                        # published encoders stay: the next block asks again
+    if hasattr(models.text, "kept"):                        # published encoders stay: a next block asks
         models.text.kept = {} if device() != "cpu" else None
     if prompt is None:
         names = models.classes or ("",)
@@ -646,8 +648,9 @@ def from_picture_alone(models, how, specs, x, first):
 
 def onwards(models, how, specs, x, first):
     """The clip goes on to twice its length; the judge sees the second half."""
-    z = go_on(models, [world.caption(spec) for spec in specs], encode(models, x), 2 * models.frames, how, first)
-    return decode(models.vae, z, 2 * models.frames), {}, models.frames
+    prompts, frames = [world.caption(spec) for spec in specs], 2 * models.frames
+    z = go_on(models, prompts, encode(models, x), frames, how, first)
+    return decode(models.vae, z, frames), {}, models.frames
 
 
 def in_between(models, how, specs, x, first):

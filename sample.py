@@ -1,7 +1,7 @@
 """sample.py - `python sample.py "a cat"`: a prompt becomes a clip; a picture or a clip may say how it begins.
 Paper    VideoDiT A.2: "denoising sampled noise from a standard Gaussian, then decoding using the
          corresponding decoder"; Latte 3.1 and its published configurations: ancestral sampling, 250 steps
-Shapes   noise (B,C,T',h,w) -> scaled latents, same shape -> clips (B,3,T,H,W); T' = T/4 with DP-VAE, T without;
+Shapes   noise (B,C,T',h,w) -> scaled latents, same shape -> clips (B,3,T,H,W); T' = T/4 with DP-VAE, else T;
          a picture is T=1, decoded by D_k
 Time     flow: t=0 noise, t=1 data, SD3's schedule of noise levels (flow.sigmas); Latte: DDPM's steps
 Differs  --start, --end, --extend are in neither paper; steps, guidance and null prompt: grep ASSUMED
@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 import published
 from checkpoint import FlagParser, UserError, class_of, load_network, polite, read_config, write_atomic
-from data import class_prompt
 from dit import DiT, MMDiT, PixArt
 from flow import (DDPM, SAMPLING, Known, ddim_sample, ddpm_sample, euler, guided, keyed_noise, pulled, sigmas,
                   velocity_of)
+from folder import label_of
 from latte import Latte
 from text import ToyText
 from vae import DPVAE, GOP, KLVAE
@@ -77,7 +77,7 @@ class Models:
         return batch, self.vae.config.z_channels, max(frames // self.group, 1), side, side
 
     def take_turn(self):
-        """Move the transformer in, now that the text encoders have left: the larger of the two is the peak."""
+        """Move the transformer in, now that the text encoders have left: the peak is the larger one."""
         if self.device:
             self.transformer.to(self.device, self.dtype)
         return next(self.transformer.parameters()).device
@@ -133,8 +133,8 @@ def encoder_of(folder, transformer, weights):
     config = transformer.config
     alone = isinstance(transformer, Latte) and not config.pooled_dim        # Latte 4.5: T5 and nothing else
     if not weights:
-        speaks = "T5 v1.1 XXL: its folders text_encoder/ and tokenizer/, or a folder that holds both" if alone \
-            else "Stable Diffusion 3's: its file or folder"
+        speaks = ("T5 v1.1 XXL: a folder that holds text_encoder/ and tokenizer/" if alone
+                  else "Stable Diffusion 3's: its file or folder")
         raise UserError(f"{folder} holds no text encoder; give with --weights the one that it was trained "
                         f"with, {speaks}")
     return published.load_t5_text(*weights) if alone else published.load_sd3_text(*weights)
@@ -142,8 +142,8 @@ def encoder_of(folder, transformer, weights):
 
 # sampler, steps, guidance, frames a second, as the authors' own scripts have them.
 # DEVIATES: PixArt's script takes DPM-Solver by default; these are the numbers of its other choice, ancestral.
-RELEASED = {"mmdit": ("euler", 28, 7.0, 12.0), "dit": ("ddpm", 250, 4.0, 8.0), "pixart": ("ddpm", 100, 4.5, 8.0),
-            "latte_t2v": ("ddim", 50, 7.5, 8.0)}
+RELEASED = {"mmdit": ("euler", 28, 7.0, 12.0), "dit": ("ddpm", 250, 4.0, 8.0),
+            "pixart": ("ddpm", 100, 4.5, 8.0), "latte_t2v": ("ddim", 50, 7.5, 8.0)}
 
 
 def released_models(found, device="cpu", silent=False):
@@ -215,9 +215,9 @@ def how_of(models, **flags):
             setattr(how, name, value)
     known = ("euler",) if models.objective == "flow" else ("ddpm", "ddim")
     if how.sampler not in known:
-        trained = {"flow": "as a flow", "ddpm": "by DDPM"}[models.objective]
-        raise UserError(f"--sampler {how.sampler}: this model was trained {trained}; "
-                        + (f"its sampler is {known[0]}" if len(known) == 1 else "its samplers are ddpm and ddim"))
+        trained = {"flow": "as a flow; its sampler is euler",
+                   "ddpm": "by DDPM; its samplers are ddpm and ddim"}[models.objective]
+        raise UserError(f"--sampler {how.sampler}: this model was trained {trained}")
     if how.sampler != "euler" and how.steps > 1000:
         raise UserError(f"--steps {how.steps}: DDPM was trained on 1000 steps; ask for 1 to 1000")
     if how.negative and models.asks == "none":
@@ -242,7 +242,8 @@ def generate(models, prompts, frames=None, size=None, steps=None, cfg=None, seed
     check_frames(frames, models.group)
     how = how_of(models, steps=steps, cfg=cfg, seed=seed, sampler=sampler, negative=negative)
     with tqdm(total=how.steps, unit="step", disable=not progress) as bar:
-        z = walk(models, prompts, models.shape(len(prompts), frames, size), how, first_index, given, bar.update)
+        shape = models.shape(len(prompts), frames, size)
+        z = walk(models, prompts, shape, how, first_index, given, bar.update)
     return decode(models.vae, z, frames)
 
 
@@ -272,23 +273,6 @@ def conditions(models, prompts, negative=""):
     return told, away
 
 
-def label_of(prompt, classes):
-    """A class by its name, by its number, or by words of the prompt: the longest name that stands in it.
-
-    A name goes before a number: of folders 1 ... 101 the class "101" is the one so called, not the last."""
-    plain = [class_prompt(name) for name in classes]
-    asked = class_prompt(prompt)
-    if asked in plain:
-        return plain.index(asked)
-    if prompt.isdigit() and int(prompt) < len(classes):
-        return int(prompt)
-    inside = [name for name in plain if name and f" {name} " in f" {asked} "]
-    if not inside:
-        known = f"0 to {len(classes) - 1}" if plain[:1] == ["0"] else ", ".join(classes[:20])
-        raise UserError(f'"{prompt}" is no class of this model; it knows {known}')
-    return plain.index(max(inside, key=len))
-
-
 @torch.no_grad()
 def walk(models, prompts, shape, how, first=0, given=None, on_step=None, window=0):
     """Noise of shape (B,C,T',h,w) -> scaled latents of the same shape. window: of a long clip; each has
@@ -303,7 +287,8 @@ def walk(models, prompts, shape, how, first=0, given=None, on_step=None, window=
     with torch.autocast(torch.device(device).type, torch.bfloat16,
                         enabled=models.bf16 or torch.is_autocast_enabled(torch.device(device).type)):
         if models.objective == "flow":
-            velocity = guided(velocity_of(network) if isinstance(network, Latte) else network, told, cfg, away)
+            velocity = velocity_of(network) if isinstance(network, Latte) else network
+            velocity = guided(velocity, told, cfg, away)
             if given.known and given.pull:
                 velocity, network.checkpointing = pulled(velocity, given.known, given.pull), True
             z = euler(velocity, draw(0), sigmas(how.steps, models.shift, given.strength), **more)
@@ -353,10 +338,10 @@ def decode(vae, z, frames):
 # ------------------------------------------------------------------ from a picture, from a clip, between two
 
 # In neither paper, but VideoDiT's autoencoder has paid for it. A causal video VAE knows a picture only as the
-# beginning of a clip. DP-VAE's latent frame is a KEY FRAME'S LATENT plus a residual, and its loss (Eq. 3) holds
-# z to the statistics of z_k: for the transformer, E_k(picture) is a latent frame like any other (measured on
-# the toy: z and z_k are 0.17 of a standard deviation apart). So a picture can stand in a clip as one of its
-# latent frames, and D decodes it with the frames around it. Latte's latents are pictures' anyway.
+# beginning of a clip. DP-VAE's latent frame is a KEY FRAME'S LATENT plus a residual, and its loss (Eq. 3)
+# holds z to the statistics of z_k: for the transformer, E_k(picture) is a latent frame like any other (on the
+# toy z and z_k are 0.17 of a standard deviation apart). So a picture can stand in a clip as one of its latent
+# frames, and D decodes it with the frames around it. Latte's latents are pictures' anyway.
 #
 # What is known is put in its place at each step, with as much noise as the rest has there (Eq. 5 says how
 # much). That gives a right first frame, and later frames that may be of another colour: the network hears of
@@ -369,7 +354,7 @@ def decode(vae, z, frames):
 #                    is better explained (flow.pulled)
 # Measured on the toy, prompts of subject and motion only; later frames of the picture's colour AND scene, and
 # of the motion that was asked: only put in place 12 and 88 %; started part way 75 and 90; pulled from pure
-# noise 50 and 45; both 95 and 90 (16 to 24 unseen clips each; `python eval.py toy` measures the shipped model).
+# noise 50 and 45; both 95 and 90 (16 to 24 unseen clips each; `python eval.py toy` measures more of them).
 HELD = 4.0                          # noise over signal: the flow's level 0.8
 # ASSUMED: all of this section; no paper says it.
 
@@ -428,7 +413,8 @@ def go_on(models, prompts, z, frames, how, first=0, on_step=None):
         known = z[:, :, -keep:]
         shape = (*z.shape[:2], window, *z.shape[3:])
         keys = {place: known[:, :, place:place + 1] for place in range(known.shape[2])}
-        new = walk(models, prompts, shape, how, first, given_frames(models, shape, keys, how), on_step, number)
+        given = given_frames(models, shape, keys, how)
+        new = walk(models, prompts, shape, how, first, given, on_step, number)
         z, number = torch.cat([z, new[:, :, known.shape[2]:]], dim=2), number + 1
     return z[:, :, :frames // models.group]
 
@@ -447,7 +433,8 @@ def read_square(path, size, flag):
     if not path.is_file():
         raise UserError(f"--{flag} {path}: no such file")
     try:
-        frames = (read_picture(path, size)[None] if path.suffix.lower() in IMAGES else read_all(path, size)[1])
+        is_picture = path.suffix.lower() in IMAGES
+        frames = read_picture(path, size)[None] if is_picture else read_all(path, size)[1]      # (T,H,W,3)
     except (Unusable, OSError, ValueError) as reason:
         raise UserError(f"--{flag} {path} cannot be read ({str(reason)[:100]}); give another file")
     top, left = ((side - size) // 2 for side in frames.shape[1:3])
@@ -517,8 +504,8 @@ small{{color:#666;word-break:break-word}}</style>
 
 
 def write_page(out):
-    """out/index.html: every clip of the folder, newest first, from the files beside it; no script, no network,
-    so that it plays from a disk, and is mailed by mailing the folder."""
+    """out/index.html: every clip of the folder, newest first, from the files beside it; no script and no
+    network, so that it plays from a disk, and is mailed by mailing the folder."""
     cards = []
     for path in out.glob("*.json"):
         try:
@@ -544,8 +531,8 @@ def write_page(out):
 
 # ---------------------------------------------------------------------------------------- the command line
 
-TOKENS = 1 << 15        # in one batch: eight pictures of SD3 at 1024, one clip of 96 frames at 512, 512 toy clips
-MOST = 1 << 17          # in one clip: 5 times VideoDiT's largest. Attention over more would take hours or fail
+TOKENS = 1 << 15    # in one batch: eight pictures of SD3 at 1024, one clip of 96 frames at 512, 512 toy clips
+MOST = 1 << 17      # in one clip: 5 times VideoDiT's largest; attention over more would take hours, or fail
 
 
 def parse(argv):
@@ -707,9 +694,8 @@ def main(argv=None):
     wanted = list(dict.fromkeys([*args.prompt, args.negative]))
     if models.text and len(wanted) <= 256:                  # more are asked for batch by batch
         models.text = ask_once(models.text, wanted)
-    print(f"{args.frames} frames of {args.size} x {args.size} at {args.fps:g} fps; {how.sampler}, {how.steps} "
-          f"steps, guidance {how.cfg:g}, seed {how.seed}" if args.frames > 1 else
-          f"{args.size} x {args.size}; {how.sampler}, {how.steps} steps, guidance {how.cfg:g}, seed {how.seed}")
+    print((f"{args.frames} frames at {args.fps:g} fps, " if args.frames > 1 else "") +
+          f"{args.size} pixels; {how.sampler}, {how.steps} steps, guidance {how.cfg:g}, seed {how.seed}")
     number, made = free_number(args.out, args.first), 0
     with torch.no_grad():
         make, steps = recipe(args, models, how)
@@ -733,8 +719,8 @@ def about_clip(args, how, prompt, index, clip):
     """What is needed to make this clip again."""
     return {"prompt": prompt, "index": index, "frames": clip.shape[1], "pixels": clip.shape[-1],
             "fps": args.fps, **asdict(how),
-            **{key: getattr(args, key) for key in ("ckpt", "model", "weights", "vae", "start", "end", "extend",
-                                                   "video")},
+            **{key: getattr(args, key) for key in ("ckpt", "model", "weights", "vae", "start", "end",
+                                                   "extend", "video")},
             **({"strength": args.strength} if args.video else {}),
             "made": time.strftime("%Y-%m-%d %H:%M:%S"), "torch": torch.__version__}
 

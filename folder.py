@@ -1,0 +1,582 @@
+"""folder.py - what lies in people's folders: which files are films, what is said of them, and their class.
+Paper    VideoDiT 4.1 trains on WebVid, Pexels, JourneyDB; Latte 4.1 on FaceForensics, SkyTimelapse, UCF101
+         and Taichi-HD. This file reads all of them as they are handed out, and yours
+Shapes   names, relative to a folder, with / between; a caption is a str, a class a number
+Safety   nothing here hangs, unpacks without bound, or leaves a file out without a word
+Differs  the published loaders want one layout each, prepared by scripts; a wrong layout is an empty list, a
+         wrong row a caption that never arrives
+Reads    after video.py, before data.py
+Run me   python folder.py      # CPU, 3 s: four data sets' layouts, made small, read back; out/folder.png
+
+    a folder, or photos.zip
+       |
+       |  list_files      regular files with readable names; what is left out, and why
+       v
+    names -- sort_media --> films | folders of numbered frames | pictures | covers
+       |
+       +-- Captions    a .txt beside it > a row of a table > its folder's name > its own name
+       +-- class_name  the folder it lies in, as a number: class_at, and label_of for what a person types"""
+
+import csv
+import functools
+import io
+import json
+import logging
+import os
+import re
+import tempfile
+import unicodedata
+import zipfile
+import zlib
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+
+from checkpoint import UserError, polite
+from video import IMAGES, VIDEOS, Unusable, read_picture
+
+log = logging.getLogger("data")
+
+
+# --------------------------------------------------------------------------------------------------- files
+
+# Folders that grew over years hold everything: links that lead in circles, pipes that wait for ever for
+# somebody to write, names in an encoding that nobody remembers, folders that one may not enter, and archives
+# that unpack to a thousand times their size. None of it may stop a run or hang it, and none of it may vanish
+# without a word. So there is one function that lists files and one that opens them: what the first returns
+# are regular files with readable names, and why the others are none of these stands in `left_out`.
+
+MAX_BYTES = 1 << 28     # of one picture's file; a real one of 8192 x 8192 stays below
+
+
+def list_files(root, left_out=None):
+    """Every file under a folder, in "photos.zip" or in "photos.zip!/train": sorted, relative to the root.
+    Hidden files and folders (.DS_Store, ._clip.mp4, __MACOSX) are nobody's data. left_out: a dict that is
+    told which others are not in the list, and why."""
+    left_out = {} if left_out is None else left_out
+    archive, _, inside = str(root).partition("!/")
+    if os.path.isdir(root):
+        names = walk(str(root), left_out)
+    elif os.path.isfile(archive) and zipfile.is_zipfile(archive):
+        prefix = inside.rstrip("/") + "/" if inside else ""
+        names = [name[len(prefix):] for name in open_zip(archive, os.getpid()).namelist()
+                 if name.startswith(prefix) and not name.endswith("/")]
+    else:
+        raise UserError(f"{root} is neither a folder nor a .zip of pictures; give 'toy' or the path of one")
+    return sorted({name for name in names if not any(map(is_hidden, name.split("/")))})
+
+
+def is_hidden(name):
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def walk(root, left_out):
+    """Names of the regular files at any depth. Links are followed last, and no folder is entered twice: so
+    links to "." end, and a file that two names lead to is called by its real one."""
+    todo, entered, names = deque([""]), set(), []
+    while todo:
+        folder = todo.popleft()
+        try:
+            state = os.stat(os.path.join(root, folder))
+            if (state.st_dev, state.st_ino) in entered:
+                left_out[folder] = "a link to a folder that is read already"
+                continue
+            entered.add((state.st_dev, state.st_ino))
+            entries = sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name)
+        except OSError as error:
+            left_out[folder or "."] = f"a folder that cannot be read ({error.strerror})"
+            continue
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if is_hidden(entry.name):
+                continue
+            if not is_text(name):
+                left_out[ascii(name)] = "its name is not UTF-8"
+            elif entry.is_dir():
+                (todo.append if entry.is_symlink() else todo.appendleft)(name)
+            elif entry.is_file():
+                names.append(name)
+            else:
+                left_out[name] = ("a link to nothing" if entry.is_symlink() and not os.path.exists(entry.path)
+                                  else "not a regular file")
+    return names
+
+
+def is_text(name):
+    """Python keeps a name that is not UTF-8 as a string that no terminal and no JSON file takes."""
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+@functools.lru_cache(maxsize=8)
+def open_zip(path, process):
+    """One handle a process: forked workers that share a handle would share, and move, its file position."""
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); download or copy it again")
+
+
+def in_zip(root, name):
+    """(the archive, what it calls one of list_files' names)."""
+    path, _, inside = str(root).partition("!/")
+    return open_zip(path, os.getpid()), f"{inside.rstrip('/')}/{name}" if inside else name
+
+
+def open_file(root, name, most=None):
+    """One of list_files' names as a binary stream; Unusable if it cannot be opened, or is too large."""
+    try:
+        if os.path.isdir(root):
+            path = os.path.join(root, name)
+            size, stream = os.path.getsize(path), open(path, "rb")
+        else:
+            archive, entry = in_zip(root, name)
+            size, stream = archive.getinfo(entry).file_size, archive.open(entry)       # what it unpacks to
+    except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise Unusable(f"cannot be read ({getattr(error, 'strerror', None) or error})")
+    if most and size > most:
+        stream.close()
+        raise Unusable(f"{size >> 20} MB: too large")
+    return stream
+
+
+def read_bytes(root, name, most=MAX_BYTES):
+    """The content of one of list_files' names. An archive may lie about its size: only `most` is read."""
+    with open_file(root, name, most) as stream:
+        try:
+            data = stream.read(most + 1)
+        except Exception as error:                     # a broken archive raises almost anything
+            raise Unusable(f"cannot be read ({error})")
+    if len(data) > most:
+        raise Unusable(f"more than {most >> 20} MB: too large")
+    return data
+
+
+def find(root, names, extensions, what):
+    """The names that end in one of the extensions; if none does, an error that says what is there instead."""
+    found = [name for name in names if name.lower().endswith(extensions)]
+    if not found:
+        nothing_of(root, names, extensions, what)
+    return found
+
+
+def nothing_of(root, names, extensions, what, left_out=()):
+    kinds = sorted({os.path.splitext(name)[1].lower() or name for name in names})
+    there = f"{len(names)} other files ({', '.join(kinds[:6])})" if names else "no file at all"
+    more = f"; {len(left_out)} entries were left out ({next(iter(left_out.items()))})" if left_out else ""
+    raise UserError(f"no {what} in {root} or below: looked for {' '.join(extensions)}, found {there}{more}")
+
+
+# A film comes as one file or, in SkyTimelapse, Taichi-HD and many a UCF101, as a folder of numbered pictures:
+#
+#     sky_train/VIDEO/VIDEO_1/VIDEO_frames_00000291.jpg      Archery/v_Archery_g01_c01/0001.jpg
+#
+# So the pictures of a folder are a film if they are one series: names that differ in their last number alone,
+# but for one in ten. And a picture beside films is not the data set: where a folder holds at least as many
+# films as pictures, the pictures are covers; so is any that bears a film's name.
+
+def series(names):
+    """[(number, name), ...] in the order of their numbers, if these pictures of a folder are one series."""
+    groups = {}
+    for name in names:
+        stem, extension = os.path.splitext(name)
+        if match := re.search(r"(\d+)\D*$", stem):
+            likeness = stem[:match.start(1)], stem[match.end(1):], extension.lower()
+            groups.setdefault(likeness, []).append((int(match[1]), name))
+    largest = max(groups.values(), key=len, default=[])
+    return sorted(largest) if len(largest) >= 2 and 10 * len(largest) >= 9 * len(names) else []
+
+
+def sort_media(names):
+    """(films, folders of frames, pictures, covers) of list_files' names. A folder's pictures are among the
+    pictures, too: which of the two they are is for the caller to say."""
+    films, folders, pictures, covers, inside = [], [], [], [], {}
+    for name in names:
+        kind = 0 if name.lower().endswith(VIDEOS) else 1 if name.lower().endswith(IMAGES) else None
+        if kind is not None:
+            inside.setdefault(name.rpartition("/")[0], ([], []))[kind].append(name)
+    for folder, (videos, stills) in inside.items():
+        stems = {stem_of(name) for name in videos}
+        own = [name for name in stills if stem_of(name) not in stems]
+        own = own if len(own) > len(videos) else []
+        films += videos
+        pictures += own
+        covers += sorted(set(stills) - set(own))
+        if series(own):
+            folders.append(folder or ".")
+    return films, folders, pictures, covers
+
+
+def by_number(name):
+    """Sorts 2.jpg before 10.jpg."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def group_frames(names, frames):
+    """Pictures -> clips: those of one folder, in the order of their numbers (2.jpg comes before 10.jpg)."""
+    folders = {}
+    for name in names:
+        folders.setdefault(name if frames == 1 else name.rpartition("/")[0], []).append(name)
+    return [sorted(group, key=by_number) for group in folders.values()]
+
+
+def stem_of(name):
+    """A name without its ending, if that is one of a film or a picture."""
+    stem, extension = os.path.splitext(name)
+    return stem if extension.lower() in VIDEOS + IMAGES else name
+
+
+def describe(root):
+    """A data set in a few letters that change when one of its films, pictures or captions does: by name, by
+    size, or by the time at which it was written."""
+    names = [name for name in list_files(root) if name.lower().endswith(VIDEOS + IMAGES + TABLES + (".txt",))]
+    mark, is_folder = 0, os.path.isdir(root)
+    for name in names:
+        if is_folder:
+            state = os.stat(os.path.join(root, name))
+            about = f"{name} {state.st_size} {state.st_mtime_ns}\n"
+        else:
+            archive, entry = in_zip(root, name)
+            about = f"{name} {archive.getinfo(entry).file_size} {archive.getinfo(entry).CRC}\n"
+        mark = zlib.crc32(about.encode(), mark)
+    return f"{Path(root).resolve().name}, {len(names)} files, {mark:08x}"
+
+
+def open_picture(root, name, short=None, long=None):
+    """read_picture() of one of list_files' names, or Unusable."""
+    try:
+        return read_picture(io.BytesIO(read_bytes(root, name)), short, long)
+    except Unusable:
+        raise
+    except Exception as error:          # a broken file makes a decoder raise almost anything
+        raise Unusable(f"{name} is not a readable picture ({error})")
+
+
+def warn_left_out(root, left_out):
+    if left_out:
+        log.warning("left out %d entries of %s; first: %s, %s", len(left_out), root,
+                    *next(iter(left_out.items())))
+
+
+# -------------------------------------------------------------------------------------------------- captions
+
+# What is said about a film lies in one of four places, and the nearest wins: a .txt beside it; a row of a
+# table at its root or above it; the name of its folder; its own name. Tables are written by everybody in
+# another way: WebVid's .csv calls the file by `videoid` and `page_dir` and the caption `name`, JourneyDB's
+# .jsonl by `img_path` and `prompt`, yours as you like. What they share: each row has a path and a text.
+#
+# A path in a table was right on the machine where it was written: /data/webvid/videos/a.mp4, C:\clips\a.mp4,
+# or a.mp4 for what now lies in videos/. So a row and a file belong together if, read from the end, the
+# shorter path is all of it found in the longer; if that leaves two files, the row is nobody's. Rows that
+# match nothing are counted and said: half a caption table is how a model learns file names.
+#
+# And a table that is broken is refused with its line. The usual break is silent: an unquoted comma cuts
+# "a red, round ball" to "a red", an open quote swallows the rows below it, and nobody looks at row 40,000.
+
+TABLES = (".csv", ".tsv", ".jsonl")
+FILE_COLUMNS = ("file_name", "filename", "file", "path", "video", "image", "img_path", "image_path",
+                "video_path", "video_name", "videoid")
+TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "description")
+CAPTION_BYTES = 1 << 20
+
+
+def decode(data):
+    """UTF-8 with or without the mark that Windows puts in front, or UTF-16; ValueError if it is neither."""
+    return data.decode(encoding_of(data))
+
+
+def encoding_of(start):
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if len(start) > 1 and not start[0] * start[1]:                   # every second byte of Latin text is 0
+        return "utf-16-le" if start[0] else "utf-16-be"
+    return "utf-8-sig"
+
+
+def read_rows(root, name):
+    """(line, {column: value}) of each row of a table; ValueError at the first that is broken."""
+    with open_file(root, name) as stream:
+        buffered = io.BufferedReader(stream) if not hasattr(stream, "peek") else stream
+        encoding = encoding_of(buffered.peek(2)[:2])
+        # newline: a sentence may hold U+2028, which str.splitlines() would take for the end of a line
+        with io.TextIOWrapper(buffered, encoding, newline="\n" if name.endswith(".jsonl") else "") as text:
+            yield from (json_rows if name.lower().endswith(".jsonl") else csv_rows)(text)
+
+
+def json_rows(text):
+    """A row a line, each an object {...}."""
+    for number, line in enumerate(text, 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"row {number}: {error}")
+            if not isinstance(row, dict):
+                raise ValueError(f"row {number}: not an object {{...}}")
+            yield number, {str(key).strip().lower(): value for key, value in row.items()}
+
+
+def csv_rows(text):
+    """The header says by which of , ; tab | the cells are parted, and comes first, as a row of None. strict:
+    an open quote is an error."""
+    first = text.readline()
+    delimiter = max(",;\t|", key=first.count)
+    header = [cell.strip().lower() for cell in next(csv.reader([first], delimiter=delimiter), [])]
+    yield 1, dict.fromkeys(header)
+    reader, number, line = csv.reader(text, delimiter=delimiter, strict=True, skipinitialspace=True), 1, 2
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                if len(cells) != len(header):
+                    raise ValueError(f"row {number} (line {line}): {len(cells)} cells under {len(header)} "
+                                     f'headings; a caption with a {delimiter!r} needs "quotes" around it')
+                yield number, dict(zip(header, (cell.strip() for cell in cells)))
+                number += 1
+            line = 2 + reader.line_num
+    except csv.Error as error:
+        raise ValueError(f"row {number} (line {line}): {error}")
+
+
+def read_table(root, name):
+    """[(row, path, [captions])] of a table; None if it is one of something else (but not a metadata.*)."""
+    found, known, must = [], False, name.rpartition("/")[2].lower().startswith("metadata.")
+    try:
+        for number, row in read_rows(root, name):
+            texts = TEXT_COLUMNS + (("name",) if "videoid" in row else ())               # WebVid's caption
+            if not known and not all(any(key in row for key in keys) for keys in (FILE_COLUMNS, texts)):
+                raise ValueError(f"row {number}: has {', '.join(row)}")
+            known = True
+            if not any(value is not None for value in row.values()):
+                continue
+            file = next((row[key] for key in FILE_COLUMNS if row.get(key) not in (None, "")), None)
+            if isinstance(file, bool) or not isinstance(file, (str, int)):
+                raise ValueError(f"row {number}: names no file")
+            path = f"{row.get('page_dir') or ''}/{file}" if "videoid" in row else str(file)
+            told = (as_captions(row[key], number) for key in texts if key in row)
+            found.append((number, path, next(filter(None, told), [])))
+    except (ValueError, Unusable) as error:
+        if not known and not must:
+            return None
+        if isinstance(error, UnicodeDecodeError):
+            error = f"row {len(found) + 1}: not UTF-8 ({error}); save it as UTF-8"
+        raise UserError(f"{root}/{name}, {error}; each row needs a {FILE_COLUMNS[0]} (or path, video, image) "
+                        f"and a {TEXT_COLUMNS[0]} (or caption, prompt)")
+    return found
+
+
+def as_captions(value, number):
+    """A text, a number or a list of them -> [str, ...]."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if any(isinstance(text, bool) or not isinstance(text, (str, int, float)) for text in values):
+        raise ValueError(f"row {number}: a caption must be a text or a list of texts")
+    return [text for text in (" ".join(str(text).split()) for text in values) if text]
+
+
+def path_parts(path):
+    """One spelling of a path, in pieces: \\ is /, ./ is nothing, and macOS writes é as e + accent."""
+    path = unicodedata.normalize("NFC", str(path).replace("\\", "/"))
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+class Captions:
+    """The captions of files (or folders of frames) of list_files' names, each with where it is from."""
+
+    def __init__(self, root, names, of):
+        self.root, self.of, self.rows, self.tables = root, of, {}, []
+        self.beside = {name for name in names if name.endswith(".txt")}
+        tables = [name for name in names if name.lower().endswith(TABLES)]
+        if tables:
+            places = {}
+            for number, name in enumerate(of):
+                places.setdefault((path_parts(stem_of(name)) or [""])[-1], []).append(number)
+            for name in sorted(tables, key=lambda name: (not name.endswith(".jsonl"), name)):
+                self.match(name, places)                                # .csv is read last, and wins
+
+    def match(self, table, places):
+        """Give a table's rows to the files that they mean. Two rows of one file are two captions of it."""
+        rows, mine, lost = read_table(self.root, table), {}, []
+        if rows is None:
+            log.warning("%s/%s has no column for a file (%s) or none for a text: not used", self.root, table,
+                        ", ".join(FILE_COLUMNS[:6]))
+            return
+        above = path_parts(table)[:-1]
+        for row, path, captions in rows:
+            numbers = self.files_of(path, above, places)
+            for number in numbers:
+                mine.setdefault(number, []).extend(captions)
+            if not numbers:
+                lost.append(f"row {row}: {path}")
+        self.rows |= {number: (captions, table) for number, captions in mine.items() if captions}
+        self.tables.append((table, len(rows), len(lost), lost[:1]))
+        if lost:
+            log.warning("%s/%s: %d of %d rows match no file here, or several (first: %s)", self.root, table,
+                        len(lost), len(rows), lost[0])
+
+    def files_of(self, path, above, places):
+        """Numbers of the files that a row's path means: the one at that place, else the one that ends so."""
+        wanted = path_parts(stem_of(path.strip()))
+        kind, found = path.strip()[len(stem_of(path.strip())):].lower(), {}
+        for number in places.get(wanted[-1] if wanted else "", ()):
+            name = self.of[number]
+            parts, ending = path_parts(stem_of(name)), name[len(stem_of(name)):].lower()
+            common = min(len(parts), len(wanted))
+            if parts[-common:] == wanted[-common:] and (not kind or not ending or kind == ending):
+                found.setdefault(tuple(parts), []).append(number)
+        if tuple(above + wanted) in found:
+            return found[tuple(above + wanted)]
+        return next(iter(found.values())) if len(found) == 1 else []
+
+    def told(self, number):
+        """([captions], where they are from) of a file. Unusable: a .txt that cannot be read."""
+        stem = stem_of(self.of[number])
+        if stem + ".txt" in self.beside:
+            try:
+                text = " ".join(decode(read_bytes(self.root, stem + ".txt", CAPTION_BYTES)).split())
+            except ValueError:
+                raise Unusable(f"its caption {stem}.txt is not UTF-8")
+            except Unusable as reason:
+                raise Unusable(f"its caption {stem}.txt: {reason}")
+            if text:
+                return [text], "a .txt beside it"
+        if number in self.rows:
+            return self.rows[number]
+        folder, own = class_name(stem), stem.rpartition("/")[2]
+        own = Path(self.root).resolve().name if own == "." else own
+        name = (folder or own).replace("_", " ").replace("-", " ").strip()
+        return [name], "its folder's name" if folder else "its own name"
+
+    def draw(self, number, key):
+        """One of a file's captions, the same for the same key."""
+        captions = self.told(number)[0]
+        return captions[0 if len(captions) == 1 else int(np.random.default_rng(key).integers(len(captions)))]
+
+    def all(self):
+        """Every caption of every file, in order: what a vocabulary is made from."""
+        captions = []
+        for number in range(len(self.of)):
+            try:
+                captions += self.told(number)[0]
+            except Unusable:                                  # met, counted and named when it is trained on
+                continue
+        return captions
+
+
+# --------------------------------------------------------------------------------------------------- classes
+
+# Latte on UCF101 is told a class, and a class is a folder's name: Archery/v_Archery_g01_c01.avi. That is
+# simple until somebody types one, or a picture lies a folder deeper: a label is a number, a number always
+# fits, and a network that is told the wrong one learns it without complaint. So a name is a class only if it
+# can be no other; "jump" beside "jump rope", folders called 1 to 101, "archery" for Archery: each finds its
+# own, and what could be two is refused.
+
+UCF = re.compile(r"v_([A-Za-z]+)_g\d+_c\d+")            # UCF101's file names carry their class
+
+
+def class_name(place):
+    """The class that a place tells: UCF101's v_CLASS_gNN_cNN, else the folder it lies in, "" at the root."""
+    parts = place.split("/")
+    named = [match[1] for match in map(UCF.match, reversed(parts)) if match]
+    return (named or parts[-2:-1] or [""])[0]
+
+
+def list_classes(places):
+    """All of them, in alphabetical order (Latte's numbers, too); a clip without one is an error."""
+    names = set()
+    for place in places:
+        names.add(class_name(place))
+        if "" in names:
+            raise UserError(f"{place} lies in no folder, so it has no class; put each class's clips into a "
+                            "folder of that name")
+    return tuple(sorted(names))
+
+
+def class_at(place, classes):
+    """The number of a place's class. A frame may lie deeper than its class: Archery/v_Archery_g01/0001.jpg,
+    or Archery/clip 7/0001.jpg: the nearest folder above it that is a class says which."""
+    for name in [class_name(place), *reversed(place.split("/")[:-1])]:
+        if name in classes:
+            return classes.index(name)
+    raise UserError(f"{place} lies in no folder whose name is one of the {len(classes)} classes "
+                    f"({', '.join(classes[:5])} ...); give pictures in folders of these names")
+
+
+def split_words(name):
+    """ApplyEyeMakeup, apply_eye-makeup -> [apply, eye, makeup]."""
+    pieces = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+", name)
+    return [piece.casefold() for piece in pieces]
+
+
+def class_prompt(name):
+    """ApplyEyeMakeup -> apply eye makeup. ASSUMED: the paper only says that it is zero-shot."""
+    return " ".join(split_words(name))
+
+
+def label_of(prompt, classes):
+    """The number of the class that a person means: its name as it stands, or in other letters ("apply eye
+    makeup"), or its number, or the longest name that the prompt's words contain. Never one of two."""
+    if prompt in classes:
+        return classes.index(prompt)
+    plainly = lambda name: "".join(split_words(name))
+    found = [number for number, name in enumerate(classes) if plainly(name) == plainly(prompt)]
+    if not found and prompt.isdecimal() and not any(name.isdecimal() for name in classes):
+        found = [int(prompt)] if int(prompt) < len(classes) else []
+    if not found:
+        said = f" {class_prompt(prompt)} "
+        held = {number: name for number, name in enumerate(map(class_prompt, classes)) if f" {name} " in said}
+        found = [number for number, name in held.items()           # "jump" is not meant by "jump rope"
+                 if not any(f" {name} " in f" {other} " and name != other for other in held.values())]
+    if len(found) != 1:
+        what = "may be " + " or ".join(classes[number] for number in found[:5]) if found else "is no class"
+        raise UserError(f'"{prompt}" {what} of this model; it knows {", ".join(classes[:20])}'
+                        f'{" ..." if len(classes) > 20 else ""}')
+    return found[0]
+
+
+# ------------------------------------------------------------------------------------------------------ demo
+
+# Four data sets in the layouts in which they are handed out, two clips each, empty files: what is a film in
+# them, where its caption is from, and its class.
+LAYOUTS = {
+    "UCF101, films": {f"{name}/v_{name}_g01_c0{n}.avi": "" for name in ("Archery", "YoYo") for n in (1, 2)},
+    "UCF101, frames": {f"{name}/v_{name}_g01_c01/{n:04}.jpg": "" for name in ("Archery", "YoYo")
+                       for n in range(1, 4)},
+    "WebVid": {"videos/000001_000050/1066674784.mp4": "", "videos/000001_000050/1066674785.mp4": "",
+               "results_2M_train.csv": "videoid,contentUrl,duration,page_dir,name\n"
+               "1066674784,https://x/1.mp4,PT00H00M10S,000001_000050,\"A cat, asleep\"\n"
+               "1066674785,https://x/2.mp4,PT00H00M12S,000001_000050,Rain on a roof\n"},
+    "JourneyDB": {"imgs/000/a.jpg": "", "imgs/000/b.jpg": "", "train_anno_realease_repath.jsonl":
+                  '{"img_path": "./000/a.jpg", "prompt": "a castle, oil"}\n'
+                  '{"img_path": "./000/b.jpg", "prompt": "a fox"}\n'},
+    "SkyTimelapse": {f"sky_train/{name}/{name}_1/{name}_frames_{n:08}.jpg": "" for name in ("Lc6l", "nDKn")
+                     for n in range(9, 12)}}
+
+
+def demo():
+    """{layout: [(film or picture, caption, where that is from, class), ...]}"""
+    told = {}
+    for layout, files in LAYOUTS.items():
+        with tempfile.TemporaryDirectory() as root:
+            for name, text in files.items():
+                Path(root, name).parent.mkdir(parents=True, exist_ok=True)
+                Path(root, name).write_text(text, "utf-8")
+            names = list_files(root)
+            films, folders, pictures, _ = sort_media(names)
+            of = sorted(films + folders) or pictures
+            said = Captions(root, names, of)
+            told[layout] = [(name, said.told(number)[0][0], said.told(number)[1], class_name(stem_of(name)))
+                            for number, name in enumerate(of)]
+    return told
+
+
+def main():
+    for layout, rows in demo().items():
+        print(layout)
+        for name, caption, source, group in rows:
+            print(f"   {name:40} class {group:10} \"{caption}\", from {source}")
+
+
+if __name__ == "__main__":
+    polite(main)
