@@ -11,8 +11,9 @@ from torch.testing import assert_close
 import dit
 import videodit
 from checkpoint import UserError, load_network, save_network
+from conftest import close
 from dit import MMDiT, MMDiTConfig, scrambled
-from test_dit import SMALL, close, count, draw
+from test_dit import SMALL, count, draw
 from videodit import VideoDiT, VideoDiTConfig
 
 
