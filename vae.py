@@ -8,7 +8,7 @@ Scale    latents are raw in this file; (z - shift) * scale happens at the transf
          scaled(), unscaled()
 Differs  grep ASSUMED: the paper leaves open most of what lies between its four equations
 Reads    after flow.py, before tokenizer.py; published.py fills it with released weights
-Run me   python vae.py      # CPU, 20 s: at step 0 DP-VAE is "decode the key frame and hold it", exactly;
+Run me   python vae.py      # CPU, 5 s: at step 0 DP-VAE is "decode the key frame and hold it", exactly;
                             # draws what the shipped one makes of a clip, out/vae.png
 
 THE PROBLEM. flow.py turns noise into any kind of data, at a price for each number: 96 frames of 512 x 512 are
@@ -21,8 +21,8 @@ lies between them is the latent z, and that is what the transformer learns to ma
 Images have such a VAE, SD3's, and a transformer (dit.py) that has spent a fortune on learning its latents.
 Video wants one, too. What can be done?
 
-* Nothing: encode each frame as an image. (Latte does, and AnimateDiff.) Four times the tokens, sixteen times
-  the attention, and each frame's small errors are its own, so that still things flicker.
+* Nothing: encode each frame as an image. (Latte does, and AnimateDiff.) Four times as much to read for the
+  transformer, sixteen times the attention; and each frame's errors are its own, so that still things flicker.
 * Train a 3D VAE that is free to choose its latents. (Open-Sora-Plan, CogVideoX.) They are a new language
   then: the image transformer does not speak it and has to be trained anew, at a fortune.
 * Stack a VAE over time upon the latents of the image VAE. (Open-Sora 1.2.) A new language again.
@@ -44,13 +44,15 @@ always did, and let a new encoder add to that latent what it has to say about th
                 mean and deviation of z  like z_k's: Eq. 3  <--------------------------+
 
 WHY IT WORKS. The residual z_r starts at zero, so at first z is an image's latent, exactly, and training can
-only move it away as far as it helps. It may not go far: the frozen D_k must still find the key frame in it,
-and its mean and spread must stay. So the image transformer reads video latents as if nothing had happened,
+only move it away as far as it helps. Not too far: the frozen D_k must still find the key frame in z, and the
+mean and the spread of z must stay. So the image transformer reads video latents as if nothing had happened,
 and pictures (E_k alone) and clips live in one space, where one network can learn from both (VideoDiT 3.2).
 
-What that is worth, VideoDiT Table 3: without the key frames and without the preservation, 35.6 dB and an FVD
-of 684 (lower is better); key frames alone 38.2 dB and 645; both 37.5 dB and 556. The regularization costs
-0.7 dB of reconstruction and buys a better generator. The best VAE is not the one that reconstructs best."""
+What that is worth, VideoDiT Table 3. Reconstruction is counted in decibels (PSNR: 10 more are a tenth of the
+squared error), the clips of the transformer trained on the latents by FVD (how far they are from real film,
+lower is better; both in metrics.py). With neither key frames nor preservation 35.6 dB and 684; key frames
+alone 38.2 dB and 645; both 37.5 dB and 556. The regularization costs 0.7 dB and buys a better generator: the
+best VAE is not the one that reconstructs best."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,7 +74,7 @@ class KLVAEConfig:
     groups: int = 32                  # of every GroupNorm
     quant_conv: bool = False          # SD 1.4 has 1x1 convolutions around the latent, SD3 has none
     scale: float = 1.5305             # the transformer sees (z - shift) * scale
-    shift: float = 0.0609
+    shift: float = 0.0609             # so that mean and deviation of what it sees are about 0 and 1
 
     def __post_init__(self):
         self.ch_mult = tuple(self.ch_mult)                # a checkpoint's JSON brings a list

@@ -196,7 +196,7 @@ def test_fold_and_unfold_are_inverse():
 
 
 def normed(x, grad, forward=FrameNorm.forward):
-    """FrameNorm of x (two groups a channel pair), and x's gradient for an upstream `grad`."""
+    """A FrameNorm of x (two channels a group, as at SD3's half width), and x's gradient."""
     layer, x = FrameNorm(x.shape[1] // 2, x.shape[1], eps=1e-6), x.clone().requires_grad_()
     y = forward(layer, x)
     y.backward(grad)
@@ -206,7 +206,8 @@ def normed(x, grad, forward=FrameNorm.forward):
 def test_a_norm_in_bfloat16_learns_in_float32():
     """Its float32 backward is the faster one on a CPU, and the more exact; the layout stays channels last."""
     torch.manual_seed(0)
-    x, grad = (part.to(torch.bfloat16, memory_format=torch.channels_last) for part in torch.randn(2, 3, 16, 8, 8))
+    x, grad = (part.to(torch.bfloat16, memory_format=torch.channels_last)
+               for part in torch.randn(2, 3, 16, 8, 8))                                 # (F,C,H,W) each
     (y, slope), (exact, exact_slope) = normed(x, grad), normed(x.float(), grad.float())
     assert_close(y, exact.bfloat16(), atol=0, rtol=0)
     assert_close(slope, exact_slope.bfloat16(), atol=0, rtol=0)
