@@ -401,13 +401,15 @@ class Released:
         """Say what is missing, and who publishes it, before anything is computed."""
         for part in parts:
             if self.tokenizer is None if part == "tokenizer" else part not in self.states:
-                what = WHERE[self.channels() if part == "vae" else part]
+                what = WHERE.get(self.channels() if part == "vae" else part, "its own VAE")
                 found = ", ".join(sorted(f"{name} in {path}" for name, path in self.paths.items()))
                 raise UserError(f"no {part} ({found or 'nothing was found'}); add "
                                 f"{'--vae' if part == 'vae' else '--weights'} PATH with {what}")
 
     def channels(self):
-        """How many latent channels the transformer reads, by its patch embedding."""
+        """How many latent channels the transformer reads, by its patch embedding; without one, SD3's 16."""
+        if "transformer" not in self.states:
+            return 16
         name = next(name for name in ("x_embedder.proj.weight", "pos_embed.proj.weight")
                     if name in self.states["transformer"])
         return self.states["transformer"][name].shape[1]
@@ -557,22 +559,38 @@ def open_released(*paths, vae=""):
                 if only_vae and part == "vae" or not only_vae and part not in found.states:
                     found.states[part], found.paths[part] = tensors, files[0]
         if only_vae and found.paths.get("vae") == before.get("vae"):
-            raise UserError(f"--vae {path}: no VAE in it; give {WHERE[4]}, or of SD3")
+            raise UserError(f"no VAE in {path}; give {WHERE[4]}, or {WHERE[16]}")
         found.tokenizer = found.tokenizer or tokenizer_near(path)
     return found
 
 
-def load_sd3_text(source):
-    """SD3's three encoders from any of its layouts."""
-    found = open_released(source)
+def network_at(path, *classes):
+    """The transformer at a path, in float32, for train.py --init; it has to be of one of these classes."""
+    found = open_released(path)
+    found.need("transformer")
+    net = found.transformer().float()
+    if not isinstance(net, classes):
+        raise UserError(f"--init {path} holds {type(net).__name__}; here it has to be "
+                        + " or ".join(kind.__name__ for kind in classes))
+    return net
+
+
+def vae_at(path):
+    """The VAE at a path, for train.py --init and --vae_weights."""
+    return open_released(vae=path).vae()
+
+
+def load_sd3_text(*sources):
+    """SD3's three encoders from any of its layouts, or from several paths that hold one each."""
+    found = open_released(*sources)
     found.need("clip_l", "clip_g")
     return sd3_text(found.states, T5Tokenizer.load(found.tokenizer) if found.tokenizer else None)
 
 
-def load_t5_text(source, length=120):
+def load_t5_text(*sources, length=120):
     """T5 with its mask, as PixArt and Latte's text-to-video model read it, from a Diffusers folder or
     a folder of its shards."""
-    found = open_released(source)
+    found = open_released(*sources)
     found.need("t5xxl", "tokenizer")
     return T5Text(partial(t5, found.states["t5xxl"]), T5Tokenizer.load(found.tokenizer), length)
 

@@ -41,9 +41,16 @@ KINDS = {"videodit": VideoDiT, "dit": MMDiT, "latte": Latte}
 
 # -------------------------------------------------------------------------------------------- what samples
 
-# A transformer alone makes nothing: it needs the VAE whose latents it learned, the encoder that speaks its
-# language, and the habits of its training: which way its time runs, how many frames it knows, how strongly it
-# was guided by those who chose its pictures. All of that travels with the weights, and stands here together.
+# A transformer alone makes nothing. It needs the VAE whose latents it learned: another one's, even with the
+# same shapes, is a foreign alphabet. It needs the encoder that spoke to it in training, and that training's
+# habits: which way its time runs (objective), at which noise levels it spent its time (shift), how many
+# frames it knows. And it has habits of its maker's: a guidance at which its pictures were chosen, a number of
+# steps below which they fall apart. Whoever samples Latte with SD3's 28 steps and guidance 4 sees a bad model
+# that is not bad. So all of this travels with the weights, and stands here together.
+#
+#     prompts --text--> conditions --+
+#                                    v
+#     noise (B,C,T',h,w) --------> walk: steps x transformer --> latents --vae--> clips (B,3,T,H,W)
 
 @dataclass
 class Models:
@@ -83,6 +90,9 @@ class Models:
         return next(self.transformer.parameters()).device
 
 
+# A flow's paths are nearly straight, so 28 large steps follow them; DDPM's are not, and its ancestral sampler
+# adds noise at each step that the next ones must have time to take away: 250. Guidance doubles the work, for
+# each step asks twice, and where there is no condition there is nothing to be guided by.
 # ASSUMED: VideoDiT prints neither steps nor guidance: 28 steps with Stable Diffusion 3's levels, guidance 4.
 # Latte: 250 ancestral steps; 7.0 for classes and none without a condition in the published configurations,
 # 7.5 for text (its pipeline).
@@ -140,7 +150,9 @@ def encoder_of(folder, transformer, weights):
     return published.load_t5_text(*weights) if alone else published.load_sd3_text(*weights)
 
 
-# sampler, steps, guidance, frames a second, as the authors' own scripts have them.
+# Other people's models come to the same table. What they are is told by their tensors (published.py); how
+# they want to be sampled is told by nothing in the file: it stands in their authors' scripts, and here.
+# sampler, steps, guidance, frames a second.
 # DEVIATES: PixArt's script takes DPM-Solver by default; these are the numbers of its other choice, ancestral.
 RELEASED = {"mmdit": ("euler", 28, 7.0, 12.0), "dit": ("ddpm", 250, 4.0, 8.0),
             "pixart": ("ddpm", 100, 4.5, 8.0), "latte_t2v": ("ddim", 50, 7.5, 8.0)}
@@ -193,8 +205,13 @@ def ask_once(text, prompts):
 
 # ------------------------------------------------------------------------------------ noise becomes a clip
 
-# Three steps, for every model of both papers: say what is wanted, walk from noise to latents, decode. What
-# differs is a table entry each: euler, ddpm or ddim for the walk, D or D_k for the decoder.
+# The same three steps for every model of both papers and for all released ones: say what is wanted
+# (conditions), walk from noise to latents (walk), decode (decode). What differs is one choice in each:
+# labels, context with a pooled vector, or context with a mask; euler, ddpm or ddim; D or D_k.
+#
+# Randomness: all noise is drawn from keys of (seed, step, index of the clip), never from a generator that
+# goes on from call to call. So clip 7 is the same clip whether it was made alone, in a batch, on another GPU, or
+# after a restart, up to the last bits of rounding: a batch of another size multiplies in another order.
 
 @dataclass
 class How:
@@ -247,6 +264,10 @@ def generate(models, prompts, frames=None, size=None, steps=None, cfg=None, seed
     return decode(models.vae, z, frames)
 
 
+# Guidance compares two answers, with the prompt and without, and goes further in the direction in which they
+# differ. "Without" must be something the model has been trained on. For our models and SD3 that is zeros, for
+# classes one more label than there are classes, for T5's models the encoded empty prompt, as in their
+# pipelines. A negative prompt takes that place: then guidance leads away from something, not from nothing.
 def conditions(models, prompts, negative=""):
     """What the transformer is told, and what guidance walks away from: {name: tensor} both."""
     network = models.transformer
@@ -275,8 +296,12 @@ def conditions(models, prompts, negative=""):
 
 @torch.no_grad()
 def walk(models, prompts, shape, how, first=0, given=None, on_step=None, window=0):
-    """Noise of shape (B,C,T',h,w) -> scaled latents of the same shape. window: of a long clip; each has
-    noise of its own. on_step() is called after each step."""
+    """Noise of shape (B,C,T',h,w) -> scaled latents of the same shape.
+
+    The prompts are read first, then the transformer takes its place on the device: the order keeps the peak
+    of memory at the larger of the two, and T5 is larger than any transformer here. x stays in float32 between
+    the steps whatever the network computes in: 250 small steps added in bf16 would be lost in its 8 bits.
+    window: number of a window in a long clip; each has noise of its own. on_step() is called after a step."""
     told, away = conditions(models, prompts, how.negative)
     device, given = models.take_turn(), given or Given()
     network, cfg = models.transformer, how.cfg if told else 1.0
@@ -302,7 +327,10 @@ def walk(models, prompts, shape, how, first=0, given=None, on_step=None, window=
 
 
 def diffusion_of(network, how):
-    """Latte 3.1: learned variances; DiT's and PixArt's too. A network without has the larger fixed ones."""
+    """Latte 3.1: learned variances; DiT's and PixArt's too. A network without has the larger fixed ones.
+
+    TRAP: DDIM is published with a whole stride, timesteps 0, 20, 40 ... for 50 steps, the ancestral sampler
+    with a rounded one that reaches 999. Each is evaluated here as it is published."""
     learned = getattr(network.config, "learn_sigma", True)
     strided = how.sampler == "ddim" and 1000 % how.steps == 0       # 0, 20, 40, ...: as DDIM is published
     return DDPM(variance="learned_range" if learned else "fixed_large").respace(
@@ -319,7 +347,8 @@ def micro(network, cond, shape, downsampling, device):
 
 
 def finite(x, what, hint):
-    """x, if it holds numbers: a clip of not-a-number would be saved as black, and nobody told why."""
+    """x, if it holds numbers. One bad weight or one overflow makes all of a clip not-a-number, which is saved
+    as black frames without a complaint; here it is an error that says where it was seen first."""
     if not x.isfinite().all():
         raise UserError(f"{what} are not finite numbers; {hint}")
     return x
@@ -328,7 +357,10 @@ def finite(x, what, hint):
 # VideoDiT A.2: "decoding using the corresponding decoder": D for clips, D_k for images.
 @torch.no_grad()
 def decode(vae, z, frames):
-    """Scaled latents -> clips in [-1,1] on the CPU, one at a time: at 512 pixels one fills half a GPU."""
+    """Scaled latents -> clips in [-1,1] on the CPU.
+
+    One at a time: the decoder's last feature maps have the pixels' size and 128 channels, so that it is the
+    decoder, not the transformer, that runs out of memory: at 512 pixels they are 134 MB a frame in float32."""
     picture = frames == 1 and not isinstance(vae, KLVAE)
     clips = [(vae.decode_keys if picture else vae.decode)(row).float().clamp(-1, 1).cpu()
              for row in vae.unscaled(z).split(1)]                               # each (1,3,T,H,W)
@@ -369,7 +401,10 @@ class Given:
 
 
 def given_frames(models, shape, keys, how):
-    """keys {latent frame: (1 or B,C,1,h,w)} -> Given: these stay, the others start as the nearest of them."""
+    """keys {latent frame: (1 or B,C,1,h,w)} -> Given: these stay, the others start as the nearest of them.
+
+    The nearest, not a mixture: half of one picture over half of another is no picture, and under little noise
+    the network would believe it."""
     nearest = [min(keys, key=lambda key: abs(key - place)) for place in range(shape[2])]
     held = torch.cat([keys[place] for place in nearest], dim=2)                 # (1 or B,C,T',h,w)
     mask = torch.tensor([place in keys for place in range(shape[2])], device=held.device)
@@ -378,7 +413,10 @@ def given_frames(models, shape, keys, how):
 
 
 def part_way(models, how, most=HELD):
-    """The share of the steps whose noise is at most `most` times the signal."""
+    """The share of the steps whose noise is at most `most` times the signal.
+
+    The ratio is what flow and DDPM have in common: sigma : 1 - sigma here, sqrt(1 - alpha_bar) :
+    sqrt(alpha_bar) there. So HELD means the same for both, and for any shift and number of steps."""
     if models.objective == "flow":
         levels = sigmas(how.steps, models.shift)[:-1].double()
         noise = levels / (1 - levels)
@@ -405,8 +443,10 @@ def between(models, size, how, frames, start=None, end=None):
 def go_on(models, prompts, z, frames, how, first=0, on_step=None):
     """Latents z (1 or B,C,T',h,w) of a clip -> (B,C,frames/group,h,w), which begin with them.
 
-    A window at a time: half of it is the end of what is there, and known, half is new. So a clip of any
-    length takes the memory of one window, and a motion is seen before it is continued."""
+    A window at a time: half of it is the end of what is there, and known, half is new. One key frame would
+    hand on the scene; several hand on the motion too, for a velocity needs two places. The window is as long
+    as the clips of training, so the network meets no position it has not learned, and a clip of any length
+    takes the memory of one window. What is lost: a thing that left the frame for a window is forgotten."""
     window = models.shape(1, models.frames, models.size)[2]
     z, keep, number = z.expand(len(prompts), *z.shape[1:]), max(window // 2, 1), 0
     while z.shape[2] < frames // models.group:
@@ -443,8 +483,10 @@ def read_square(path, size, flag):
 
 # ------------------------------------------------------------------------------------- results that are kept
 
-# A clip that was liked yesterday must be there today: nothing is ever written over. And a clip that cannot be
-# made again is an anecdote: beside each lies a .json with all that decided it. out/index.html shows both.
+# A clip that was liked yesterday must be there today: nothing is ever written over, the next free number is
+# taken, and of two runs at once into one folder each gets numbers of its own. And a clip that cannot be made
+# again is an anecdote: beside each lies a .json with all that decided it. out/index.html shows both, and
+# grows with every run: the quickest way to see what guidance or a seed does is to make some and look.
 
 def file_name(number, prompt):
     """0003-a-red-cat, or a hash where nothing of the prompt may stand in a file name."""
@@ -530,6 +572,9 @@ def write_page(out):
 
 
 # ---------------------------------------------------------------------------------------- the command line
+
+# Everything that can be refused is refused before the first step, and most of it before any weights are read:
+# after an hour of walking, a misspelled --end is an insult.
 
 TOKENS = 1 << 15    # in one batch: eight pictures of SD3 at 1024, one clip of 96 frames at 512, 512 toy clips
 MOST = 1 << 17      # in one clip: 5 times VideoDiT's largest; attention over more would take hours, or fail
@@ -643,7 +688,10 @@ def settle(args, models):
 
 
 def recipe(args, models, how):
-    """(make(prompts, first, on_step) -> clips, steps it takes): what the flags ask for."""
+    """(make(prompts, first, on_step) -> clips, steps it takes): what the flags ask for.
+
+    All of them are walks; they differ in what is given: nothing, frames that stay (--start, --end), a clip to
+    begin from part way (--video), or windows one after the other (--extend)."""
     shape = models.shape(1, args.frames, args.size)
     if args.extend:
         film = read_square(args.extend, args.size, "extend")

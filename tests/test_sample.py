@@ -175,7 +175,8 @@ def test_latte_samples_by_its_own_walk(make, tmp_path, capsys):
     (["a cat", "--negative", "dog", "--vae", "x"], "--vae belongs to --weights"),
     (["a cat", "--start", "nowhere.png"], "--start nowhere.png: no such file"),
     (["a cat", "--start", "a.png", "--video", "b.mp4"], "--video and --start/--end are different wishes"),
-    (["a cat", "--frames", "800000"], "tokens in one clip"), (["a cat", "--strength", "0"], "--strength 0.0: must"),
+    (["a cat", "--frames", "800000"], "tokens in one clip"),
+    (["a cat", "--strength", "0"], "--strength 0.0: must"),
     (["a cat", "--sampler", "ddim"], "--sampler ddim: this model was trained as a flow")])
 def test_a_wrong_flag_gets_one_line_and_exit_code_2(tiny, tmp_path, capsys, words, answer):
     """The flag and the way out are named, and nothing is written."""
@@ -318,7 +319,8 @@ def test_a_model_of_classes_takes_a_name_or_a_number(tmp_path, make):
 
 @pytest.mark.parametrize("prompt, classes, answer", [
     ("jump rope", ("jump", "jump rope"), 1), ("Archery", ("archery", "biking"), 0), ("1", ("a", "b"), 1),
-    ("101", ("1", "101", "3"), 1), ("3", ("1", "101", "3"), 2), ("v_Archery_g01_c01", ("Archery", "Biking"), 0),
+    ("101", ("1", "101", "3"), 1), ("3", ("1", "101", "3"), 2),
+    ("v_Archery_g01_c01", ("Archery", "Biking"), 0),
     ("apply eye makeup", ("ApplyEyeMakeup", "ApplyLipstick"), 0), ("a red cat jumping", ("dog", "cat"), 1)])
 def test_a_class_is_found_by_name_before_number(prompt, classes, answer):
     """The longest name that stands in the prompt; a folder called 101 is not number 101."""
@@ -389,12 +391,13 @@ def picture(path, size=32, seed=0):
 
 
 def test_a_given_frame_stays_and_the_others_start_from_it(models):
-    """Its latent is in the result to the bit; the walk starts part way, under noise of HELD times its size."""
+    """Its latent is in the result to the bit; the walk starts part way, under noise HELD times its size."""
     how = how_of(models, steps=10, seed=1)
     shape, key = models.shape(2, 16, 32), torch.randn(1, 4, 1, 4, 4)
     given = given_frames(models, shape, {0: key}, how)
     z = walk(models, ["a cat", "a dog"], shape, how, given=given)
-    assert torch.equal(z[:, :, :1], key.expand(2, -1, -1, -1, -1)) and not torch.equal(z[:, :, 1:2], z[:, :, :1])
+    assert torch.equal(z[:, :, :1], key.expand(2, -1, -1, -1, -1))
+    assert not torch.equal(z[:, :, 1:2], z[:, :, :1])
     levels = sample.sigmas(10, models.shift)
     started = levels[int(10 * (1 - part_way(models, how)))].item()
     assert started / (1 - started) <= sample.HELD
@@ -461,8 +464,8 @@ def sd_vae(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sd") / "vae"
     folder.mkdir()
     torch.manual_seed(0)
-    save_file(KLVAE(KLVAEConfig(4, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, quant_conv=True)).state_dict(),
-              folder / "diffusion_pytorch_model.safetensors")
+    vae = KLVAE(KLVAEConfig(4, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, quant_conv=True))
+    save_file(vae.state_dict(), folder / "diffusion_pytorch_model.safetensors")
     return folder
 
 
@@ -477,7 +480,8 @@ def t5_files(folder, shards=1):
     files = [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
     where = {name: files[i % shards] for i, name in enumerate(names)}
     for file in files:
-        save_file({name: state[name] for name in names if where[name] == file}, folder / "text_encoder" / file)
+        part = {name: state[name] for name in names if where[name] == file}
+        save_file(part, folder / "text_encoder" / file)
     (folder / "text_encoder/model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
 
 
@@ -501,7 +505,7 @@ def released_latte(folder, vae, **more):
 
 
 def released_pixart(folder, vae):
-    """PixArt-XL-2-512x512.pth: {"state_dict": ...} with its table and null caption; T5 in shards elsewhere."""
+    """PixArt-XL-2-512x512.pth: {"state_dict": ...} with table and null caption; T5 in shards elsewhere."""
     net = PixArt(PixArtConfig(width=72, depth=1, heads=1, caption_channels=24, sample_size=4))
     extra = {"pos_embed": torch.zeros(1, 4, 72), "y_embedder.y_embedding": torch.zeros(120, 24)}
     torch.save({"state_dict": random_state(net) | extra}, folder / "PixArt.pth")
@@ -515,8 +519,8 @@ def released_t2v(folder, vae):
     config, transformer = config["diffusers"], folder / "latte1/transformer"
     transformer.mkdir(parents=True)
     narrow = config["caption_channels"]
-    weights = {name: torch.nn.functional.pad(value, (0, 24 - narrow)) if name == "caption_projection.linear_1.weight"
-               else value for name, value in weights.items()}
+    first = "caption_projection.linear_1.weight"
+    weights[first] = torch.nn.functional.pad(weights[first], (0, 24 - narrow))      # of our small T5
     save_file(weights, transformer / "diffusion_pytorch_model.safetensors")
     (transformer / "config.json").write_text(json.dumps(config))
     t5_files(folder / "latte1", shards=2)
@@ -543,7 +547,7 @@ def test_a_released_layout_becomes_a_clip(name, sd_vae, make, tmp_path):
 
 
 def official_sd35(sd3, folder):
-    """sd3.5_medium.safetensors: transformer and VAE; text_encoders/ beside it; T5's tokenizer in tokenizer_3/."""
+    """sd3.5_medium.safetensors: transformer and VAE; text_encoders/ beside it, and tokenizer_3/."""
     state, folder = read_state(sd3[0]), folder / "sd3.5"
     (folder / "text_encoders").mkdir(parents=True)
     t5_files(folder / "t5")
@@ -577,14 +581,15 @@ def test_sd35_as_its_publisher_lays_it_out(sd3, make, tmp_path):
 
 
 def test_a_transformer_without_its_prefix_among_the_other_parts(sd3, make, tmp_path):
-    """As other people's tools save a fine-tuned one: bare names, VAE and encoders under theirs, or elsewhere."""
+    """As other people's tools save a fine-tuned one: bare names, the other parts with theirs."""
     state = {name.removeprefix("model.diffusion_model."): value for name, value in read_state(sd3[0]).items()}
     save_file(state, tmp_path / "all.safetensors")
     alone = {name: value for name, value in state.items()
              if not name.startswith(("first_stage_model.", "text_encoders."))}
     save_file(alone, tmp_path / "bare.safetensors")
     one = make("a cat", "--weights", tmp_path / "all.safetensors", "--size", 32, out="one")
-    other = make("a cat", "--weights", tmp_path / "bare.safetensors", "--weights", sd3[1], "--size", 32, out="other")
+    parts = ["--weights", tmp_path / "bare.safetensors", "--weights", sd3[1]]
+    other = make("a cat", *parts, "--size", 32, out="other")
     pictures = [np.asarray(Image.open(folder / "0000-a-cat.png")).astype(int) for folder in (one, other)]
     assert abs(pictures[0] - pictures[1]).max() < 20            # fp16 on the one disk, fp32 on the other
 
@@ -600,7 +605,7 @@ def test_what_is_missing_is_said_first_and_with_its_publisher(sd3, tmp_path, cap
 
 
 def test_other_things_that_people_have_are_explained(sd3, sd_vae, tmp_path, capsys, tiny):
-    """Scaled fp8; a shard that is not there; a VAE of other channels; two models in a folder; our own file."""
+    """Scaled fp8; a shard that is not there; a VAE of other channels; two models in a folder; our own."""
     state = read_state(sd3[0])
     save_file(state | {"model.diffusion_model.x_embedder.proj.scale_weight": torch.ones(1)},
               tmp_path / "scaled.safetensors")
@@ -612,7 +617,8 @@ def test_other_things_that_people_have_are_explained(sd3, sd_vae, tmp_path, caps
     released_latte(tmp_path, sd_vae)
     (tmp_path / "scaled.safetensors").unlink()
     assert "several transformers" in refused(capsys, "3", "--weights", tmp_path, "--vae", sd_vae)
-    assert "give its folder with --ckpt" in refused(capsys, "a", "--weights", tiny.folder / "latte.safetensors")
+    ours = tiny.folder / "latte.safetensors"
+    assert "give its folder with --ckpt" in refused(capsys, "a", "--weights", ours)
     torch.save({"input_blocks.0.0.weight": torch.zeros(2)}, tmp_path / "unet.pt")
     assert "no network that is known here" in refused(capsys, "a", "--weights", tmp_path / "unet.pt")
 
@@ -634,7 +640,8 @@ def test_one_file_and_a_diffusers_folder_make_the_same_picture(sd3):
 def test_the_empty_prompt_needs_no_encoder(sd3, make, tmp_path):
     """sd3_medium.safetensors has none: "" is the null prompt, of the width that the transformer wants."""
     bare = tmp_path / "bare.safetensors"
-    save_file({name: value for name, value in read_state(sd3[0]).items() if "text_encoders" not in name}, bare)
+    state = read_state(sd3[0])
+    save_file({name: state[name] for name in state if "text_encoders" not in name}, bare)
     assert len(list(make("", "--weights", bare, "--size", 64).glob("*.png"))) == 1
 
 
@@ -738,7 +745,8 @@ def test_golden_pixart_loop():
     z, noises = walked(net, Words(("context", "mask"), context, mask), shape, "ddpm", 4.5, null="empty")
 
     def answer(x, t):
-        told, free = net(x, t, context, mask), net(x, t, context[:1].expand_as(context) * 0.5, mask[:1].expand_as(mask))
+        told = net(x, t, context, mask)
+        free = net(x, t, context[:1].expand_as(context) * 0.5, mask[:1].expand_as(mask))
         return torch.cat([free[:, :4] + 4.5 * (told[:, :4] - free[:, :4]), told[:, 4:]], 1)
     assert_close(z, by_hand(answer, noises, 4, ancestral=True), atol=1e-3, rtol=1e-3)
 
@@ -747,7 +755,8 @@ def test_golden_latte_t2v_loop():
     """DDIM; the empty prompt is cut to the prompt's length, as its pipeline does."""
     weights, inputs, _, config = golden("latte_t2v_diffusers")
     config = config["diffusers"]
-    net = published.latte_t2v(weights, config["attention_head_dim"], config["sample_size"], config["video_length"])
+    net = published.latte_t2v(weights, config["attention_head_dim"], config["sample_size"],
+                              config["video_length"])
     context = inputs["text"]
     mask = torch.ones(context.shape[:2], dtype=torch.long)
     mask[1, -2:] = 0
@@ -774,6 +783,6 @@ def test_golden_sd3_loop():
     for now, then in zip(levels, levels[1:]):
         t = torch.full((2,), 1000 * now)
         with torch.no_grad():
-            told, free = net.forward_sd3(x, t, context, pooled), net.forward_sd3(x, t, 0 * context, 0 * pooled)
+            told, free = (net.forward_sd3(x, t, k * context, k * pooled) for k in (1, 0))
         x = x + (then - now) * (free + 7 * (told - free))
     assert_close(z, x, atol=1e-4, rtol=1e-4)
