@@ -26,8 +26,8 @@ from checkpoint import (STOP, UserError, catch_signals, class_of, hold, load_net
 from data import LatentCache, ToyClips, batches, fingerprint, open_source, write_cache
 from dit import DiT, MMDiT, PixArt
 from features import Judge, judge_loss, judge_right, judge_targets, perceptual_distance
-from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_prompt, flow_loss, keyed_generator, keyed_noise,
-                  sample_times, velocity_of)
+from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_labels, drop_prompt, flow_loss, keyed_generator,
+                  keyed_noise, sample_times, velocity_of)
 from folder import class_at
 from latte import Latte, init_from_image
 from loop import Player, Stage, all_ranks, autocast, fit, report, setup, told_once
@@ -235,7 +235,10 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
         z, rows = vae.scaled(batch["latent"]), len(batch["latent"])                      # (B,C,T'+images,h,w)
         cond = {"images": pictures, **conditions(batch, text, classes, run.device)}
         drop = draw(cfg, batch, (rows,), run.device, DROP, torch.rand) < cfg.text_drop
-        if "context" in cond:                               # labels are dropped inside the network
+        if "labels" in cond:                                # each label by its own toss
+            toss = draw(cfg, batch, cond["labels"].shape, run.device, DROP, torch.rand)  # (B,) or (B,1+M)
+            cond["labels"] = drop_labels(cond["labels"], toss < cfg.latte.class_dropout, cfg.latte.classes)
+        if "context" in cond:
             cond["context"], pooled = drop_prompt(cond["context"], cond.get("pooled"), drop)
             cond.update({} if pooled is None else {"pooled": pooled})
         noise = draw(cfg, batch, z.shape, run.device)
