@@ -361,7 +361,7 @@ def read_table(root, name):
         if not known and not must:
             return None
         if isinstance(error, UnicodeDecodeError):
-            error = f"row {len(found) + 1}: not UTF-8 ({error}); save it as UTF-8"
+            error = f"near row {len(found) + 1}: not UTF-8; save it as UTF-8"
         raise UserError(f"{root}/{name}, {error}; each row needs a {FILE_COLUMNS[0]} (or path, video, image) "
                         f"and a {TEXT_COLUMNS[0]} (or caption, prompt)")
     return found

@@ -6,6 +6,8 @@ import itertools
 import json
 import logging
 import sys
+import time
+import tracemalloc
 import unicodedata
 import zipfile
 
@@ -15,6 +17,7 @@ import torch
 from PIL import Image
 
 import data
+import folder
 import video
 import world
 from checkpoint import UserError
@@ -83,41 +86,96 @@ def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
         data.open_source(tmp_path / "nowhere", 16, 16)
 
 
-# -------------------------------------------------------------------------------------------------- captions
-
-def test_captions_come_from_the_nearest_source(tmp_path):
-    """Issue: .txt beside the file, else metadata at the root, else the folder's name, else the file's."""
-    (tmp_path / "red_cat-1").mkdir()
-    for name in ("red_cat-1/a.png", "red_cat-1/b.png", "red_cat-1/c.png", "my_dog.png"):
-        make_picture(tmp_path / name)
-    (tmp_path / "red_cat-1/a.txt").write_text("\ufeffein Käse\n", "utf-8")
-    rows = [("red_cat-1/a.png", "the .txt wins"), ("./red_cat-1/b.png", "from the table")]
-    lines = [json.dumps({"path": path, "prompt": prompt}) for path, prompt in rows]
-    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    said = data.ImageFolder(tmp_path, 8)
-    assert dict(zip(said.names, said.captions)) == {
-        "red_cat-1/a.png": "ein Käse", "red_cat-1/b.png": "from the table", "red_cat-1/c.png": "red cat 1",
-        "my_dog.png": "my dog"}
+def numbered(folder, frames, pattern="{:04}.png", size=(20, 14)):
+    """A folder of frames whose frame n is flat grey 8 + 5n, as make_clip's are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in frames:
+        make_picture(folder / pattern.format(number), (8 + 5 * number,) * 3, size)
 
 
-@pytest.mark.parametrize("text", ["text", "caption", "prompt"])
-@pytest.mark.parametrize("file", ["file_name", "path", "video", "image"])
-def test_metadata_columns_go_by_the_usual_names(tmp_path, file, text):
-    """Issue: metadata.csv; commas in quotes; é spelt as macOS spells it."""
-    make_picture(tmp_path / "é.png")
-    spelt = unicodedata.normalize("NFD", "é.png")
-    (tmp_path / "metadata.csv").write_text(f'{file},{text}\n{spelt},"a cat, red"\n', "utf-8")
-    assert data.ImageFolder(tmp_path, 8).captions == ["a cat, red"]
+def test_a_folder_of_frames_is_a_film_beside_films(tmp_path):
+    """Latte 4.1: SkyTimelapse's and Taichi-HD's trees; 2 before 10; a stray film hides nothing."""
+    make_clip(tmp_path / "a.mp4", 20)
+    numbered(tmp_path / "sky_train/v/v_1", range(20), "v_frames_{}.png")
+    for memory in (0, 1 << 30):
+        clips = data.ClipFolder(tmp_path, 6, 8, stride=3, memory=memory)
+        assert clips.names == ["a.mp4", "sky_train/v/v_1"]
+        for epoch in range(8):
+            for index in (0, 1):
+                shown = numbers(clips.item(index, epoch))
+                assert [b - a for a, b in zip(shown, shown[1:])] == [3] * 5
+    with pytest.raises(UserError, match="knows no seconds: give --stride instead of --fps"):
+        data.ClipFolder(tmp_path / "sky_train", 6, 8, fps=10)
+    assert numbers(data.ClipFolder(tmp_path / "sky_train/v/v_1", 20, 8).item(0)) == list(range(20))
 
 
-@pytest.mark.parametrize("name,text", [
-    ("metadata.csv", "who,what\na.png,cat\n"), ("metadata.jsonl", "{'a': 1}"), ("metadata.jsonl", "[1]")])
-def test_a_broken_metadata_file_is_named_with_its_row(tmp_path, name, text):
-    """design.md 6."""
-    make_picture(tmp_path / "a.png")
-    (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=f"{name}, row 1"):
-        data.ImageFolder(tmp_path, 8)
+def test_no_clip_jumps_over_missing_frames_where_one_need_not(tmp_path):
+    """Numbers 0..9 and 20..29: clips of 5 come from one side; clips of 12 have to take the film as it is.
+    Every second number (0, 2, 4 ...) is no gap."""
+    numbered(tmp_path / "gap", [*range(10), *range(20, 30)])
+    numbered(tmp_path / "even", range(0, 40, 2))
+    five, twelve = data.ClipFolder(tmp_path / "gap", 5, 8), data.ClipFolder(tmp_path / "gap", 12, 8)
+    seen = [numbers(five.item(0, epoch)) for epoch in range(60)]
+    assert all(shown[-1] - shown[0] == 4 for shown in seen) and len({shown[0] for shown in seen}) == 12
+    assert 20 in numbers(twelve.item(0))
+    shown = numbers(data.ClipFolder(tmp_path / "even", 5, 8).item(0))
+    assert [b - a for a, b in zip(shown, shown[1:])] == [2] * 4
+
+
+def test_ucf101_as_frames_has_its_classes(tmp_path):
+    """Class folders of film folders; clips and pictures of it agree on what a class is."""
+    for name, number in (("YoYo", 1), ("Archery", 1), ("Archery", 2)):
+        numbered(tmp_path / name / f"v_{name}_g01_c0{number}", range(8))
+    clips, pictures = data.ClipFolder(tmp_path, 4, 8), data.ImageFolder(tmp_path, 8)
+    assert clips.classes == ("Archery", "YoYo") and clips.captions == ["Archery", "Archery", "YoYo"]
+    labels = [folder.class_at(item["place"], clips.classes) for item in (clips.item(2), pictures.item(23))]
+    assert labels == [1, 1] and len(pictures) == 24
+
+
+def test_a_million_films_pass_through_a_bounded_memory(tmp_path):
+    """What was remembered of each film (7 kB) was never forgotten. And forgetting changes no clip."""
+    for number in range(6):
+        make_clip(tmp_path / f"{number}.mp4", 60, g="10")
+    plenty, little = (data.ClipFolder(tmp_path, 4, 8, memory=memory) for memory in (1 << 30, 2500))
+    for epoch in range(2):
+        for index in range(6):
+            same(plenty.item(index, epoch), little.item(index, epoch))
+            assert little.held <= 2500 and little.held == sum(map(data.weight, little.films.values()))
+    assert len(plenty.films) == 6 and len(little.films) == 2
+
+
+def test_one_of_several_captions_is_drawn_on_each_visit(tmp_path):
+    """Another visit, another of them; the same visit, the same one; words() says which, unread."""
+    make_clip(tmp_path / "a.mp4", 8)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "text": ["one", "two", "three"]}')
+    clips, again = data.ClipFolder(tmp_path, 4, 8), data.ClipFolder(tmp_path, 4, 8)
+    said = [clips.item(0, epoch)["caption"] for epoch in range(20)]
+    assert set(said) == {"one", "two", "three"} == set(clips.captions)
+    assert said == [again.item(0, epoch)["caption"] for epoch in range(20)]
+    assert said == [again.words(0, epoch) for epoch in range(20)]
+
+
+def test_long_crops_the_film_at_its_own_resolution(tmp_path):
+    """VideoDiT 4.1. A ramp of 200 columns: the square of 16 sees 16 of them; by default it sees 94."""
+    ramp = np.arange(200, dtype=np.uint8)[None, None, :, None].repeat(4, 0).repeat(100, 1).repeat(3, 3)
+    video.save_video(tmp_path / "a.mp4", ramp)
+    reach = [float(np.ptp(data.ClipFolder(tmp_path, 4, 16, **how).item(0)["video"][0, 0, 8].numpy()) * 127.5)
+             for how in ({"long": 1080}, {"long": 100}, {"short": 50}, {})]
+    for seen, want in zip(reach, (15, 30, 30, 94)):
+        assert abs(seen - want) < 6
+
+
+def test_one_cover_beside_films_is_no_data_set(tmp_path, caplog):
+    """Stage vae asks for single frames: of the films, for --data as for --images; but photographs stay."""
+    make_clip(tmp_path / "a.mp4", 8)
+    make_picture(tmp_path / "cover.jpg")
+    for kind in ("video", "image"):
+        assert isinstance(data.open_source(tmp_path, 1, 8, kind=kind), data.ClipFolder)
+    for number in range(3):
+        make_picture(tmp_path / f"{'abc'[number]}.jpg")
+    assert isinstance(data.open_source(tmp_path, 1, 8, kind="image"), data.ImageFolder)
+    numbered(tmp_path / "frames", range(9))
+    assert len(data.open_source(tmp_path, 1, 8, kind="video")) == 2
 
 
 # -------------------------------------------------------------------------------------------------- pictures
@@ -198,6 +256,37 @@ def test_an_epoch_shows_every_item_once_and_each_epoch_is_shuffled_anew():
     rows = [row for _ in range(50) for rank in ranks for row in next(rank)]
     assert sorted(rows) == sorted(itertools.product(range(100), range(5)))
     assert [row[0] for row in rows[:100]] != [row[0] for row in rows[100:200]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100, 1009])
+def test_the_cipher_deals_each_card_once(count):
+    """A permutation of every deck, for every size of it, squares and primes too."""
+    indices, epochs = data.deal(np.arange(3 * count), count, seed=5)
+    assert (np.sort(indices.reshape(3, count)) == np.arange(count)).all()
+    assert (epochs == np.arange(3).repeat(count)).all()
+
+
+def test_the_order_looks_like_chance():
+    """First cards of 4,000 decks of 10, and steps between neighbours: even as dice (chi-square, 99.9 %)."""
+    decks = data.deal(np.arange(40_000), 10, seed=1)[0].reshape(4000, 10)
+    for dealt in (decks[:, 0], decks[:, 9], (decks[:, 1] - decks[:, 0]) % 10 - 1):
+        seen = np.bincount(dealt)
+        assert ((seen - seen.mean()) ** 2 / seen.mean()).sum() < 27.9
+    assert 0.45 < data.toss(3, np.arange(2000)).mean() < 0.55
+    assert data.toss(3, [7])[0] == data.toss(3, range(8))[7]
+
+
+def test_ten_million_films_over_64_ranks_resume_at_once_in_bounded_memory():
+    """No deck: 80 MB and a second for each of them. Ranks share no card; any step is as near as the first."""
+    tracemalloc.start()
+    started, seen = time.process_time(), []
+    for rank in range(64):
+        deck = data.schedule(10_000_000, 8, seed=0, start_step=1_234_567, rank=rank, world_size=64)
+        seen += next(deck)
+    assert time.process_time() - started < 1
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert len(set(seen)) == 512 and {epoch for _, epoch in seen} == {63}
 
 
 @pytest.mark.parametrize("start", [0, 1, 12, 13, 40])
@@ -314,6 +403,75 @@ def test_latents_of_another_vae_are_refused(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-3])
     with pytest.raises(UserError, match="truncated"):
         data.LatentCache(tmp_path)
+
+
+def test_what_a_killed_write_leaves_is_no_shard(tmp_path):
+    """Temporary names, ours and safetensors', also beside a second process that is still writing."""
+    toy = data.ToyClips(frames=1, size=16, count=4)
+    data.write_cache(tmp_path, toy, encode, 2, "v1", shard=2)
+    for name in (".00000-of-00002.777.tmp.safetensors", ".tmpAbC123", "00001-of-00002.safetensors.tmp"):
+        (tmp_path / name).write_bytes((tmp_path / "00000-of-00002.safetensors").read_bytes()[:-3])
+    assert len(data.LatentCache(tmp_path)) == 4
+    data.write_cache(tmp_path, toy, encode, 2, "v1", shard=2)
+
+
+@pytest.mark.parametrize("change,words", [
+    ({"frames": 8}, "frames 4 instead of 8"), ({"size": 8}, "size 16 instead of 8"),
+    ({"stride": 2}, "stride 1 instead of 2"), ({"crop": "center"}, "crop random instead of center"),
+    ({"fps": 10}, "fps None instead of 10"), ({"long": 1080}, "long None instead of 1080"),
+    ({"part": (0, 0.5)}, "part .0.0, 1.0. instead of .0, 0.5."),
+    ("film", "data clips "), ("words", "data clips ")])
+def test_a_cache_of_other_data_is_refused_by_what_differs(tmp_path, change, words):
+    """Also where a film was replaced under its name, or a caption rewritten: the mark knows their times."""
+    films = tmp_path / "films"
+    films.mkdir()
+    make_clip(films / "a.mp4", 30)
+    (films / "a.txt").write_text("a cat")
+    clips = data.ClipFolder(films, 4, 16)
+    data.write_cache(tmp_path / "cache", clips, encode, 2, "v1")
+    assert len(data.LatentCache(tmp_path / "cache", "v1", want=clips.identity())) == 1
+    if change == "film":
+        make_clip(films / "a.mp4", 31)
+    if change == "words":
+        (films / "a.txt").write_text("a dog")
+    how = {"frames": 4, "size": 16, **(change if isinstance(change, dict) else {})}
+    other = data.ClipFolder(films, **how)
+    with pytest.raises(UserError, match=f"made differently: .*{words}"):
+        data.LatentCache(tmp_path / "cache", "v1", want=other.identity())
+
+
+def test_text_is_encoded_once_for_each_different_caption_in_bounded_batches(tmp_path):
+    """Eight windows of a film share its caption's vectors (1.3 MB for SD3); another encoder is refused."""
+    toy, asked = data.ToyClips(frames=1, size=16, count=40, drop=1.0), []
+
+    def text(captions):
+        asked.append(captions)
+        return {"context": torch.tensor([[len(caption), ord(caption[2])] for caption in captions]).float()}
+    watched = []
+    for _ in range(2):                                                 # the second time all is there
+        data.write_cache(tmp_path, toy, encode, 3, "v1", epochs=3, shard=16, text=text, speaker="T5",
+                         watch=lambda: watched.append(1))
+    said = [caption for captions in asked for caption in captions]
+    assert len(said) == len(set(said)) < 120 and max(map(len, asked)) <= 3 and len(watched) >= 40
+    cache = data.LatentCache(tmp_path, want={"text": "T5"})
+    for row in (0, 57, 119):
+        item = cache.item(row)
+        assert item["context"].tolist() == [len(item["caption"]), ord(item["caption"][2])]
+    with pytest.raises(UserError, match="text T5 instead of CLIP"):
+        data.LatentCache(tmp_path, want={"text": "CLIP"})
+
+
+def test_a_signal_is_looked_for_after_every_batch(tmp_path):
+    """write_cache calls watch(); what it raises stops the encoding, and finished shards stay."""
+    toy, calls = data.ToyClips(frames=1, size=16, count=12), []
+
+    def watch():
+        calls.append(1)
+        if len(calls) == 4:
+            raise UserError("stopped by a signal")
+    with pytest.raises(UserError, match="stopped"):
+        data.write_cache(tmp_path, toy, encode, 2, vae="v1", shard=4, watch=watch)
+    assert [path.name for path in data.shards_of(tmp_path)] == ["00000-of-00003.safetensors"]
 
 
 def test_latents_that_overflow_are_not_stored(tmp_path):

@@ -1,0 +1,298 @@
+"""Tests of folder.py: what people's folders hold, told rightly or refused in a line."""
+
+import json
+import logging
+import os
+import unicodedata
+import zipfile
+
+import pytest
+
+import data
+import folder
+from checkpoint import UserError
+from conftest import make_picture
+
+
+def write(root, files):
+    """{name: text or bytes} under root; a str is written as UTF-8."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def told(root, of):
+    """[(first caption, its source), ...] of these files."""
+    said = folder.Captions(root, folder.list_files(root), of)
+    return [(captions[0], source) for captions, source in map(said.told, range(len(of)))]
+
+
+# ----------------------------------------------------------------------------------------------------- files
+
+def test_links_that_lead_in_circles_end_and_pipes_are_left_out(tmp_path):
+    """Two links to "." are 2^40 paths, and a FIFO waits for ever for somebody to write."""
+    write(tmp_path, {"a/x.mp4": "", "b/y.mp4": ""})
+    for name in ("here", "a/up", "b/up"):
+        os.symlink(tmp_path, tmp_path / name)
+    os.symlink(tmp_path / "gone.txt", tmp_path / "x.txt")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    why = {}
+    assert folder.list_files(tmp_path, why) == ["a/x.mp4", "b/y.mp4"]
+    again = "a link to a folder that is read already"
+    assert why == {"here": again, "a/up": again, "b/up": again, "x.txt": "a link to nothing",
+                   "pipe.mp4": "not a regular file"}
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed_once(tmp_path):
+    """Data sets are linked into place; two links to one place are one data set."""
+    write(tmp_path, {"store/a.mp4": ""})
+    (tmp_path / "set").mkdir()
+    for name in ("one", "two"):
+        os.symlink(tmp_path / "store", tmp_path / "set" / name)
+    assert folder.list_files(tmp_path / "set") == ["one/a.mp4"]
+
+
+def test_names_that_are_not_utf8_and_closed_folders_are_left_out_with_a_reason(tmp_path, caplog):
+    """They crash whatever prints them; a folder without permission must not vanish."""
+    make_picture(tmp_path / "a.png")
+    try:
+        open(os.fsencode(tmp_path) + b"/b\xff.png", "wb").close()
+    except OSError:
+        pytest.skip("this file system keeps such names out itself")
+    (tmp_path / "closed").mkdir(mode=0)
+    why = {}
+    assert folder.list_files(tmp_path, why) == ["a.png"]
+    assert "its name is not UTF-8" in why.values()
+    assert os.geteuid() == 0 or why["closed"].startswith("a folder that cannot be read")
+    with caplog.at_level(logging.WARNING):
+        data.ImageFolder(tmp_path, 8)
+    assert "left out" in caplog.text and "not UTF-8" in caplog.text
+
+
+def test_what_an_archive_unpacks_to_is_bounded(tmp_path, monkeypatch):
+    """A zip of 1.5 MB may hold 1.5 GB. Its index says so, or lies: neither is unpacked whole."""
+    monkeypatch.setattr(folder, "MAX_BYTES", 1000)
+    monkeypatch.setattr(folder.read_bytes, "__defaults__", (1000,))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("small.png", bytes(900))
+        archive.writestr("large.png", bytes(100_000))
+    assert len(folder.read_bytes(tmp_path / "a.zip", "small.png")) == 900
+    with pytest.raises(folder.Unusable, match="too large"):
+        folder.read_bytes(tmp_path / "a.zip", "large.png")
+
+
+# ------------------------------------------------------------------------------------------- what is a film
+
+def test_pictures_in_one_series_are_a_film_and_photographs_are_not():
+    """SkyTimelapse, Taichi-HD, UCF101 as frames; but for one odd file in ten."""
+    sky = [f"v/v_1/v_frames_{n:08}.jpg" for n in range(95, 105)]
+    names = sky + ["photos/cat1.jpg", "photos/dog2.jpg", "photos/fox3.jpg", "one/1.png"]
+    assert folder.sort_media(names)[1:3] == (["v/v_1"], names)
+    assert folder.series(["10.png", "2.png", "1.png"]) == [(1, "1.png"), (2, "2.png"), (10, "10.png")]
+    assert folder.series(sky + ["cover.jpg"])[0] == (95, sky[0])
+    assert not folder.series(sky[:5] + ["cover.jpg"])
+
+
+def test_pictures_beside_films_are_covers():
+    """One cover.jpg must not become the data set; nor one stray film among frames hide them."""
+    films, folders, pictures, covers = folder.sort_media(
+        ["a.mp4", "b.mp4", "a.jpg", "cover.jpg", "f/stray.mp4", *(f"f/{n}.jpg" for n in range(9))])
+    assert films == ["a.mp4", "b.mp4", "f/stray.mp4"] and folders == ["f"]
+    assert covers == ["a.jpg", "cover.jpg"] and len(pictures) == 9
+
+
+def test_frames_are_ordered_by_number():
+    """2 before 10, per folder; with --frames 1 every picture is a clip."""
+    names = ["a/10.png", "a/2.png", "b/c/1.png"]
+    assert folder.group_frames(names, 16) == [["a/2.png", "a/10.png"], ["b/c/1.png"]]
+    assert folder.group_frames(names, 1) == [["a/10.png"], ["a/2.png"], ["b/c/1.png"]]
+
+
+# -------------------------------------------------------------------------------------------------- captions
+
+def test_captions_come_from_the_nearest_source(tmp_path):
+    """Issue: .txt beside the file, else metadata at the root, else the folder's name, else the file's."""
+    (tmp_path / "red_cat-1").mkdir()
+    for name in ("red_cat-1/a.png", "red_cat-1/b.png", "red_cat-1/c.png", "my_dog.png"):
+        make_picture(tmp_path / name)
+    (tmp_path / "red_cat-1/a.txt").write_text("\ufeffein Käse\n", "utf-8")
+    rows = [("red_cat-1/a.png", "the .txt wins"), ("./red_cat-1/b.png", "from the table")]
+    lines = [json.dumps({"path": path, "prompt": prompt}) for path, prompt in rows]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    said = data.ImageFolder(tmp_path, 8)
+    assert dict(zip(said.names, said.captions)) == {
+        "red_cat-1/a.png": "ein Käse", "red_cat-1/b.png": "from the table", "red_cat-1/c.png": "red cat 1",
+        "my_dog.png": "my dog"}
+
+
+@pytest.mark.parametrize("text", ["text", "caption", "prompt"])
+@pytest.mark.parametrize("file", ["file_name", "path", "video", "image"])
+def test_metadata_columns_go_by_the_usual_names(tmp_path, file, text):
+    """Issue: metadata.csv; commas in quotes; é spelt as macOS spells it."""
+    make_picture(tmp_path / "é.png")
+    spelt = unicodedata.normalize("NFD", "é.png")
+    (tmp_path / "metadata.csv").write_text(f'{file},{text}\n{spelt},"a cat, red"\n', "utf-8")
+    assert data.ImageFolder(tmp_path, 8).captions == ["a cat, red"]
+
+
+@pytest.mark.parametrize("name,text", [
+    ("metadata.csv", "who,what\na.png,cat\n"), ("metadata.jsonl", "{'a': 1}"), ("metadata.jsonl", "[1]")])
+def test_a_broken_metadata_file_is_named_with_its_row(tmp_path, name, text):
+    """design.md 6."""
+    make_picture(tmp_path / "a.png")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name}, row 1"):
+        data.ImageFolder(tmp_path, 8)
+
+
+@pytest.mark.parametrize("row", ["/data/train/sub/a.png", r"C:\clips\sub\a.png", r"sub\a.png", "./sub/a.png",
+                                 "a.png", "../sub//a.png", "sub/a"])
+def test_a_path_written_elsewhere_is_matched_from_its_end(tmp_path, row):
+    """Absolute, with backslashes, or without the folder that the file has come to lie in."""
+    write(tmp_path, {"sub/a.png": "", "b.png": "", "metadata.csv": f'file_name,text\n"{row}",a cat\n'})
+    assert told(tmp_path, ["b.png", "sub/a.png"])[1] == ("a cat", "metadata.csv")
+
+
+def test_a_row_that_fits_two_files_or_none_is_nobodys_and_that_is_said(tmp_path, caplog):
+    """A caption on the wrong picture is worse than none."""
+    write(tmp_path, {"x/a.png": "", "y/a.png": "", "metadata.csv": "file,text\na.png,which?\nc.png,gone\n"})
+    with caplog.at_level(logging.WARNING):
+        said = told(tmp_path, ["x/a.png", "y/a.png"])
+    assert said == [("x", "its folder's name"), ("y", "its folder's name")]
+    assert "2 of 2 rows match no file here, or several (first: row 1: a.png)" in caplog.text
+
+
+@pytest.mark.parametrize("content", [
+    b"file_name, text\na.png, a cat\n", b"File_Name;Caption\r\na.png;a cat\r\n",
+    b"path\ttext\na.png\ta cat\n", b"file|text\na.png|a cat",
+    "file_name,text\na.png,a cat\n".encode("utf-16"), "file_name,text\na.png,a cat\n".encode("utf-16-le"),
+    b"\xef\xbb\xbffile_name,text\na.png,\"a cat\"\n", b"id,file_name,text\n\n7,a.png,a cat\n\n"])
+def test_tables_are_read_as_people_write_them(tmp_path, content):
+    """Spaces and capitals in the header, semicolons, tabs, UTF-16, Excel's mark, blank lines."""
+    write(tmp_path, {"a.png": "", "metadata.csv": content})
+    assert told(tmp_path, ["a.png"]) == [("a cat", "metadata.csv")]
+
+
+@pytest.mark.parametrize("name,text,words", [
+    ("metadata.csv", "file_name,text\na.png,red, round ball\n", "row 1 .line 2.: 3 cells under 2.*quotes"),
+    ("metadata.csv", 'file_name,text\na.png,cat\nb.png,"red\nc.png,dog\n', "row 2 .line 3.: unexpected"),
+    ("metadata.csv", "file_name,text\na.png,caf\xe9".encode("latin-1"), "near row 1: not UTF-8"),
+    ("metadata.jsonl", '{"file_name": "a.png", "text": "x"}\n{"file_name": ', "row 2"),
+    ("metadata.jsonl", '{"file_name": "a.png", "text": {"en": "x"}}', "row 1: a caption must be"),
+    ("results_2M.csv", "videoid,contentUrl,duration,page_dir,name\n1,u,P,d,a, b\n", "row 1 .line 2.: 6")])
+def test_a_broken_row_is_refused_with_its_number(tmp_path, name, text, words):
+    """Never cut, swallowed or dropped silently."""
+    write(tmp_path, {"a.png": "", name: text})
+    with pytest.raises(UserError, match=f"{name}, {words}") as error:
+        told(tmp_path, ["a.png"])
+    assert "\n" not in str(error.value)
+
+
+def test_lists_numbers_and_line_separators_in_json_are_read_rightly(tmp_path):
+    """U+2028 is no end of a row; a number is its digits; a list is several captions."""
+    rows = [{"file_name": "a.png", "text": ["one", "two"]}, {"file_name": "b.png", "text": 3},
+            {"file_name": "c.png", "text": "a\u2028b"}, {"file_name": "d.png", "text": None}]
+    write(tmp_path, {"metadata.jsonl": "\n".join(json.dumps(row, ensure_ascii=False) for row in rows),
+                     **{f"{letter}.png": "" for letter in "abcd"}})
+    said = folder.Captions(tmp_path, folder.list_files(tmp_path), [f"{letter}.png" for letter in "abcd"])
+    assert [said.told(number)[0] for number in range(4)] == [["one", "two"], ["3"], ["a b"], ["d"]]
+    assert {said.draw(0, [epoch]) for epoch in range(20)} == {"one", "two"}
+    assert said.draw(0, [3]) == said.draw(0, [3])
+
+
+def test_webvid_and_journeydb_are_read_as_they_come(tmp_path):
+    """VideoDiT 4.1: WebVid's videoid, page_dir, name; JourneyDB's img_path, prompt. A film twice is a film
+    with two captions."""
+    webvid = ("videoid,contentUrl,duration,page_dir,name\n11,https://x,P,000001_000050,\"Rain, on a roof\"\n"
+              "12,https://y,P,000001_000050,A cat\n11,https://x,P,000001_000050,Rain\n")
+    films = ["11.mp4", "videos/000001_000050/12.mp4"]
+    write(tmp_path / "w", {**dict.fromkeys(films, ""), "results_10M_train.csv": webvid})
+    said = folder.Captions(tmp_path / "w", folder.list_files(tmp_path / "w"), films)
+    assert [said.told(number)[0] for number in (0, 1)] == [["Rain, on a roof", "Rain"], ["A cat"]]
+    write(tmp_path / "j", {"train/imgs/000/a.jpg": "", "train/train_anno.jsonl": json.dumps(
+        {"img_path": "./000/a.jpg", "prompt": "a fox", "Task2": {"Caption": "It shows a fox."}})})
+    assert told(tmp_path / "j", ["train/imgs/000/a.jpg"]) == [("a fox", "train/train_anno.jsonl")]
+
+
+def test_a_table_of_something_else_is_left_alone_and_said(tmp_path, caplog):
+    """statistics.csv is nobody's caption; but a metadata.csv that cannot be one is an error (above)."""
+    write(tmp_path, {"a.png": "", "statistics.csv": "step,loss\n1,0.3\n", "log.csv": b"\xff\x00\x80,,"})
+    with caplog.at_level(logging.WARNING):
+        assert told(tmp_path, ["a.png"]) == [("a", "its own name")]
+    assert "statistics.csv has no column for a file" in caplog.text
+
+
+def test_a_caption_that_cannot_be_read_skips_its_clip(tmp_path):
+    """Not UTF-8, or 600 MB of it: the clip is skipped and counted, the run goes on."""
+    for name in ("a.png", "b.png", "c.png"):
+        make_picture(tmp_path / name)
+    write(tmp_path, {"a.txt": "caf\xe9".encode("latin-1"), "b.txt": bytes(b"x" * (folder.CAPTION_BYTES + 1))})
+    pictures = data.ImageFolder(tmp_path, 8)
+    assert pictures.item(1)["caption"] == "c" and sorted(pictures.skipped) == ["a.png", "b.png"]
+    assert "not UTF-8" in pictures.skipped["a.png"] and "too large" in pictures.skipped["b.png"]
+    assert pictures.captions == ["c"]
+
+
+# --------------------------------------------------------------------------------------------------- classes
+
+def test_class_names_become_prompts(tmp_path):
+    """VideoDiT 4.2: UCF101 without training on it."""
+    assert folder.class_prompt("ApplyEyeMakeup") == "apply eye makeup"
+    assert folder.class_prompt("YoYo") == "yo yo" and folder.class_prompt("TaiChi") == "tai chi"
+    for name in ("BabyCrawling", "Archery"):
+        (tmp_path / name).mkdir()
+    prompt = data.prompt_at(str(tmp_path))
+    assert [prompt(index) for index in range(3)] == ["archery", "baby crawling", "archery"]
+
+
+@pytest.mark.parametrize("place,name", [
+    ("Archery/v_Archery_g01_c01", "Archery"), ("train/v_YoYo_g02_c03", "YoYo"), ("v_YoYo_g02_c03_7", "YoYo"),
+    ("train/Archery/v_Archery_g01_c01/0003", "Archery"), ("jump rope/7", "jump rope"), ("7", "")])
+def test_a_class_is_the_folder_or_ucf101s_own_name(place, name):
+    """UCF101 as it comes, flat, or as frames; anybody's folders."""
+    assert folder.class_name(place) == name
+
+
+def test_a_frame_takes_the_class_of_the_folder_above_it():
+    """Latte 3.3.4 with classes: pictures of Archery/clip 7/0001.jpg are Archery."""
+    classes = folder.list_classes(["YoYo/b", "Archery/a", "Archery/c"])
+    assert classes == ("Archery", "YoYo") and folder.class_at("YoYo/clip 7/0001", classes) == 1
+    with pytest.raises(UserError, match="photos/a lies in no folder whose name is one of the 2 classes"):
+        folder.class_at("photos/a", classes)
+    with pytest.raises(UserError, match="^a lies in no folder"):
+        folder.list_classes(["b/c", "a"])
+
+
+NUMBERS = tuple(sorted(map(str, range(1, 102))))          # 1, 10, 100, 101, 11, ...
+
+
+@pytest.mark.parametrize("prompt,classes,want", [
+    ("jump rope", ("jump", "jump rope"), 1), ("jump", ("jump", "jump rope"), 0),
+    ("101", NUMBERS, 3), ("3", NUMBERS, 24), ("3", ("a", "b", "c", "d"), 3),
+    ("ARCHERY", ("Archery", "Yo"), 0),
+    ("apply_eye-makeup", ("X", "ApplyEyeMakeup"), 1), ("v_Archery_g01_c01", ("Archery", "Yo"), 0),
+    ("a red fish moving left", ("cat", "fish"), 1), ("Jump", ("Jump", "jump"), 0), ("雪", ("火", "雪"), 1)])
+def test_a_name_is_the_class_that_a_person_means(prompt, classes, want):
+    """By name, in other letters, by number where no name is one, by the longest name in a sentence."""
+    assert folder.label_of(prompt, classes) == want
+
+
+@pytest.mark.parametrize("prompt,classes,words", [
+    ("JUMP", ("Jump", "jump"), "may be Jump or jump"),
+    ("a cat and a dog", ("cat", "dog"), "may be cat or dog"),
+    ("102", NUMBERS, "is no class"), ("0", ("1", "2"), "is no class"),
+    ("tiger", ("cat",), "is no class of this model; it knows cat"), ("", ("cat",), "is no class")])
+def test_what_could_be_two_classes_or_none_is_refused(prompt, classes, words):
+    """Never silently another class."""
+    with pytest.raises(UserError, match=words):
+        folder.label_of(prompt, classes)
+
+
+# ------------------------------------------------------------------------------------------------------ demo
+
+def test_the_demo_reads_every_layout():
+    """What `python folder.py` prints: two films a data set, with captions and classes."""
+    rows = folder.demo()
+    assert all(len(found) in (2, 4) for found in rows.values())
+    assert [caption for _, caption, *_ in rows["WebVid"]] == ["A cat, asleep", "Rain on a roof"]
+    assert {group for *_, group in rows["UCF101, frames"]} == {"Archery", "YoYo"}
