@@ -87,17 +87,16 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """A class label as a vector. One row more than classes: the last is "no class", for guidance."""
+    """A class label as a vector. One row more than classes: the last is "no class", for guidance.
 
-    def __init__(self, classes, width, dropout=0.1):
+    DiT's code drops labels in here, by the process's random state; so two processes drop other ones than one
+    does. Here whoever trains drops them, by draws of his own (flow.drop_labels, train.py)."""
+
+    def __init__(self, classes, width):
         super().__init__()
-        self.classes, self.dropout = classes, dropout
         self.embedding_table = nn.Embedding(classes + 1, width)
 
     def forward(self, labels):
-        if self.training and self.dropout > 0:
-            dropped = torch.rand(labels.shape, device=labels.device) < self.dropout
-            labels = torch.where(dropped, self.classes, labels)
         return self.embedding_table(labels)                                 # (B,D)
 
 
@@ -192,9 +191,9 @@ class MMDiTConfig:                  # the defaults are SD3-medium
     in_channels: int = 16           # of the latent
     patch: int = 2                  # latent pixels on a side of a token
     depth: int = 24                 # joint blocks; SD3 scales by depth alone (heads = depth), toys need not
-    heads: int = 24
+    heads: int = 24                 # of attention
     head_dim: int = 64              # width = heads * head_dim
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = 4.0          # hidden width of the MLPs, in widths
     context_dim: int = 4096         # width of the text tokens (T5)
     pooled_dim: int = 2048          # width of the pooled text (CLIP-L and CLIP-G)
     pos_grid: int = 192             # patches on a side of the largest picture
@@ -323,7 +322,6 @@ class DiTConfig:                    # the defaults are DiT-XL/2 at 256 x 256
     heads: int = 16
     mlp_ratio: float = 4.0
     classes: int = 1000
-    class_dropout: float = 0.1      # of labels in training, for guidance
     learn_sigma: bool = True        # twice the channels out: noise, then the variance's interpolation
 
 
@@ -359,7 +357,7 @@ class DiT(nn.Module):
         self.register_buffer("pos_embed", sincos_2d(width, grid, grid).view(1, -1, width))
         self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
         self.t_embedder = TimestepEmbedder(width)
-        self.y_embedder = LabelEmbedder(config.classes, width, config.class_dropout)
+        self.y_embedder = LabelEmbedder(config.classes, width)
         self.blocks = nn.ModuleList(DiTBlock(width, config.heads, config.mlp_ratio)
                                     for _ in range(config.depth))
         outputs = config.in_channels * (2 if config.learn_sigma else 1)

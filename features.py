@@ -28,9 +28,9 @@ from checkpoint import UserError
 class JudgeConfig:
     """The names are carried here, so that a checkpoint says what its logits mean without world.py."""
     subjects: tuple             # names in the order of the logits; world.SUBJECTS and so on
-    colours: tuple
-    motions: tuple
-    scenes: tuple
+    colours: tuple              # as world.py names them
+    motions: tuple              # as world.py names them
+    scenes: tuple               # as world.py names them
     width: int = 24             # channels of the first layer; the later ones have 2, 4, 4 and 4 times as many
     features: int = 128         # F, length of the vectors that the toy Frechet distances compare
     size: int = 64              # frames of another size are resized to this one first

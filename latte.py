@@ -26,17 +26,17 @@ from dit import (MLP, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, Sin
 class LatteConfig:                  # the defaults are the paper's best practice (4.3) at Latte-XL/2
     variant: int = 1                # Fig. 2: 1 blocks in turn, 2 late fusion, 3 both in a block, 4 half heads
     depth: int = 28                 # blocks of Variant 1; 3, which has more in a block, gets fewer: blocks_of
-    width: int = 1152
-    heads: int = 16
+    width: int = 1152               # of a token, D
+    heads: int = 16                 # of attention
     patch: int = 2                  # latent pixels on a side of a token
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = 4.0          # hidden width of the MLPs, in widths
     in_channels: int = 4            # of the latent
     learn_sigma: bool = True        # twice the channels out: noise, then the variance's interpolation
     frames: int = 16                # of the clips in training; others run too
     input_size: int = 32            # latent pixels on a side in training; others, and not square, run too
     condition: str = "none"         # none | class | text
     classes: int = 101              # of condition "class"; label 101 is then "no class"
-    class_dropout: float = 0.1      # of labels in training, for guidance
+    class_dropout: float = 0.1      # share of the labels that training drops, for guidance
     context_dim: int = 4096         # of "text": width of the tokens for cross-attention, 0 for none
     pooled_dim: int = 0             # of "text": width of a vector that joins the timestep, 0 for none
     conditioning: str = "s_adaln"   # 3.3.2: s_adaln | all_tokens; adaln_single is the text-to-video model's
@@ -262,7 +262,7 @@ class Latte(nn.Module):
         if config.conditioning == "adaln_single":   # modulates all blocks, which keep a small table each
             self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         if config.condition == "class":
-            self.y_embedder = LabelEmbedder(config.classes, width, config.class_dropout)
+            self.y_embedder = LabelEmbedder(config.classes, width)
         if config.condition == "text" and config.context_dim:
             self.y_embedder = nn.ModuleDict({"y_proj": MLP(config.context_dim, width, width)})
         if config.condition == "text" and config.pooled_dim:

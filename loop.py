@@ -455,7 +455,8 @@ class Trainer:
 # Flags that may change in the middle of a run: how far it goes, how fast, and what is seen of it.
 MAY_CHANGE = {"config", "stage", "out", "resume", "steps", "lr", "warmup", "decay", "clip", "ema", "workers",
               "accumulate", "bf16", "compile", "checkpointing", "shard", "cache", "cached", "encode_batch",
-              "save_every", "preview_every", "log_every", "keep", "init", "vae_weights", "lpips"}
+              "save_every", "preview_every", "previews", "log_every", "keep", "init", "vae_weights",
+              "text_weights", "lpips"}
 
 
 def flat(config, prefix=""):

@@ -10,7 +10,9 @@ Run me   python presets.py                   # CPU, 3 s: each preset's stages, s
 
 import argparse
 import dataclasses
+import inspect
 import math
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,14 +40,16 @@ STAGES = {
 @dataclass
 class Config:
     """Every field is a flag; a preset's table and the stage's row in it are the defaults."""
-    config: str = "tiny"           # the preset
+    given = ()                     # no field: which flags a person typed; see train.py's obey
+    config: str = "toy"            # the preset: toy, tiny, or one of the papers'
     stage: str = "all"             # one of STAGES, or all of a preset's
     out: str = ""                  # folder of the weights; "": runs/PRESET
     data: str = "toy"              # clips: "toy" or a folder of videos
-    images: str = "toy"            # pictures: "toy", a folder or a .zip
-    init: str = ""                 # weights to start from: a Stable Diffusion 3 file, or one of our own
+    images: str = ""               # pictures: "toy", a folder or a .zip; "": single frames of --data
+    init: str = ""                 # weights to start from: a folder or file of ours, or published ones
+                                   # (Stable Diffusion 3, DiT, PixArt, Latte; one file or a Diffusers folder)
     resume: str = "auto"           # auto: where --out stopped; none: start again; or a folder with a state.pt
-    seed: int = 0
+    seed: int = 0                  # of the weights, the data's order, and every step's noise
     # what a clip is
     size: int = 64                 # pixels, height and width
     frames: int = 16               # 1 or a multiple of 4
@@ -58,27 +62,27 @@ class Config:
     part: tuple = (0.0, 1.0)       # of each real film: (0, 0.75) leaves its last quarter for a test
     workers: int = 0               # processes that load data
     # the optimizer
-    steps: int = 0
-    batch: int = 16                # over all ranks
+    steps: int = 0                 # how many in all, those before a resume among them
+    batch: int = 16                # clips or pictures in a step, over all ranks
     accumulate: int = 1            # micro-batches a step; batch must divide by accumulate * ranks
-    lr: float = 1e-3
+    lr: float = 1e-3               # learning rate of AdamW, after the warm-up
     warmup: int = 100              # steps of linear warm-up
     decay: float = 0.0             # share of the steps, at the end, over which lr falls linearly to 0
-    betas: tuple = (0.9, 0.99)
-    weight_decay: float = 0.0
-    clip: float = 1.0              # gradient norm
-    ema: float = 0.999             # with warm-up: min(ema, (1 + step) / (10 + step))
+    betas: tuple = (0.9, 0.99)     # AdamW's memory of gradients, and of their squares
+    weight_decay: float = 0.0      # AdamW's
+    clip: float = 1.0              # gradients longer than this are shortened to it
+    ema: float = 0.999             # of the averaged weights; with warm-up: min(ema, (1 + step) / (10 + step))
     bf16: bool = True              # autocast; weights and optimizer stay in float32
     shard: bool = False            # ranks share weights, gradients, moments and averages instead of copying
     compile: bool = False          # torch.compile of each transformer block
     checkpointing: bool = False    # recompute blocks in backward: less memory, a third more time
     # losses
-    kl_weight: float = 1e-6        # stage vae
+    kl_weight: float = 1e-6        # stage vae: of the term that keeps latents near a normal distribution
     lpips_weight: float = 0.1      # VideoDiT 3.1: lambda_LPIPS; 0 leaves the term out
     lpips: str = ""                # VGG16's weights for it; "": the toy's judge, if --out has one
     reg_weight: float = 1.0        # VideoDiT 3.1: lambda_reg; 0: Table 3's ablation, column "Regularization"
     key_encoder: bool = True       # --no-key_encoder: z = E_r(x) alone; Table 3's ablation, column "2D VAE"
-    decoder_only: bool = False     # E_r stays, so the latents that a transformer has learned stay, too
+    decoder_only: bool = False     # stage dpvae: E_r stays, and with it what a transformer has learned
     disc_weight: float = 0.01      # VideoDiT 3.1: lambda_disc; 0 trains no discriminator
     disc_start: int = 1000         # steps before the discriminator is heard; it learns from half of that on
     disc_warmup: int = 1000        # steps over which disc_weight then rises linearly
@@ -86,22 +90,28 @@ class Config:
     shift: float = 1.0             # of the noise levels, in training and sampling; SD3: 3
     text_drop: float = 0.1         # VideoDiT 4.1: prompts dropped for guidance
     p_video: float = 0.8           # VideoDiT 4.1: probability that a step trains on videos
-    attention: str = "2d->3d"      # or "2d+3d", VideoDiT Table 4
-    patchify_3d: bool = True       # --no-patchify_3d: VideoDiT Table 5
+    attention: str = "2d->3d"      # "2d->3d": it becomes global; "2d+3d": twins beside it, VideoDiT Table 4
+    patchify_3d: bool = True       # --no-patchify_3d: tokens do not know their time, VideoDiT Table 5
     objective: str = "ddpm"        # stage latte: ddpm (Latte 3.1), or flow, which the paper does not have
     latents: str = "vae"           # stage latte: of the image VAE, frame by frame, or of the dpvae, 4x fewer
     joint_images: int = 0          # stage latte: pictures beside each clip (Latte 3.3.4; as published: 8)
     image_start: str = "all"       # stage latte with --init: "all" blocks copy the image model,
                                    # or "silent": temporal ones start mute
-    vae_weights: str = ""          # stage latte: a published VAE (Stable Diffusion 1.4's)
-    items: int = 0                 # toy: how many clips, and how many pictures, are cached as latents
-    windows: int = 8               # real films: how many random windows of each are cached
-    encode_batch: int = 4          # clips, and prompts, that are encoded for the cache at once
-    cache: str = ""                # folder of the cached latents; "": OUT/cache
+    # what the transformers read: the frozen VAE and text encoders, inside each step or cached before
+    vae_weights: str = ""          # a published VAE (Stable Diffusion 1.4's, for Latte), or a
+                                   # dpvae.safetensors of ours, if it is neither in --out nor in --init
+    text_weights: str = ""         # published text encoders, if --init does not hold them: Stable
+                                   # Diffusion 3's, or for latte-t2v T5's folder
+    cached: bool = False           # encode once, before training; each film is then a few windows for ever
+    cache: str = ""                # --cached: folder of the latents; "": OUT/cache
+    items: int = 0                 # toy: this many clips, and as many pictures; 0: a million, as they come
+    windows: int = 8               # --cached: random windows of each real film
+    encode_batch: int = 4          # --cached: clips, and prompts, that are encoded at once
     # looking
-    save_every: int = 500
-    preview_every: int = 500
-    log_every: int = 20
+    save_every: int = 500          # steps between two states on disk
+    preview_every: int = 500       # steps between two previews: clips or reconstructions to look at
+    previews: int = 4              # how many clips are made for a preview
+    log_every: int = 20            # steps between two lines of OUT/STAGE/log.jsonl
     keep: int = 2                  # older states that stay, in OUT/STAGE/STEP/, beside the newest; 0: none
     # networks
     judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(
@@ -117,7 +127,8 @@ JUDGE = (world.SUBJECTS, tuple(world.COLOURS), world.MOTIONS, world.SCENES)
 PRESETS = {
     # every stage and a sample in under 90 s on two cores; nothing good comes out
     "tiny": dict(
-        size=32, frames=8, items=64, save_every=20, preview_every=1000, warmup=5, log_every=5, bf16=False,
+        size=32, frames=8, cached=True, items=64, save_every=20, preview_every=1000, warmup=5, log_every=5,
+        bf16=False,
         judge=JudgeConfig(*JUDGE, width=8, features=32, size=32),
         vae=KLVAEConfig(4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4, scale=1.0, shift=0.0),
         disc=PatchGAN3DConfig(8, 1), text=ToyTextConfig(world.WORDS, 12, 32, 1, 2),
@@ -129,7 +140,7 @@ PRESETS = {
                 "videodit": dict(steps=20, batch=8), "latte": dict(steps=20, batch=4, joint_images=2)}),
     # the shipped checkpoint: see README for what it reaches
     "toy": dict(
-        size=64, frames=16, items=6144, decay=0.4, shift=2.0,
+        size=64, frames=16, cached=True, items=6144, decay=0.4, shift=2.0,
         vae=KLVAEConfig(16, ch=24, ch_mult=(1, 2, 3, 3), num_res_blocks=1, groups=8, scale=1.0, shift=0.0),
         text=ToyTextConfig(world.WORDS, 12, 128, 2, 4),
         dit=MMDiTConfig(16, 2, 6, 5, 32, context_dim=128, pooled_dim=128, pos_grid=8, base_size=8),
@@ -155,32 +166,35 @@ PRESETS = {
     # VideoDiT 4.3, the ablations' setting: size, frames, steps, batch, p_video; 4.1: dpvae's row, lr, EMA.
     # ASSUMED: flip, shift (Stable Diffusion 3's), warmup, betas, disc_start, disc_warmup: not given.
     "videodit-256": dict(
-        size=256, frames=32, data="", images="", flip=True, shift=3.0,
+        size=256, frames=32, data="", flip=True, shift=3.0,
         lr=5e-5, warmup=1000, betas=(0.9, 0.95), ema=0.9999, checkpointing=True, compile=True,
-        save_every=5000, preview_every=5000, p_video=1.0,
+        save_every=5000, preview_every=5000, previews=1, p_video=1.0,
         # VideoDiT 4.1: "longer edge does not exceed 1080 pixels", then cropped to 256: the film's own texture
         stages={"dpvae": dict(steps=600_000, batch=8, long=1080, disc_start=100_000, disc_warmup=10_000),
                 "videodit": dict(steps=60_000, batch=64)}),                                     # VideoDiT 4.3
 }
-# VideoDiT 4.1, "Video Diffusion Transformer": 320 first, then --init from its result at 512.
-for _name, _size in (("videodit-320", 320), ("videodit-512", 512)):
+# VideoDiT 4.1, "Video Diffusion Transformer": 320 first, on a DP-VAE that learned at 256, then from its
+# result (--init runs/videodit-320, which holds the DP-VAE, too) at 512.
+_phase = dict(steps=200_000, batch=64)
+_dpvae = {**PRESETS["videodit-256"]["stages"]["dpvae"], "size": 256, "frames": 32}
+for _name, _size, _stages in (("videodit-320", 320, {"dpvae": _dpvae, "videodit": _phase}),
+                              ("videodit-512", 512, {"videodit": _phase})):
     PRESETS[_name] = {**PRESETS["videodit-256"], "size": _size, "frames": 96, "p_video": 0.8,
-                      "stages": {"videodit": dict(steps=200_000, batch=64)}}
+                      "stages": _stages}
 
 # Latte 4.1 and the published configurations: XL/2, 16 frames three apart, 8 GPUs x 5 clips, or x 4 clips with
 # 8 pictures each. The paper prints no rate, batch or steps; 1 M steps is the configurations' upper bound.
 # DEVIATES: gradients are clipped to 0.1 from the start, the published code starts after 20-500 K steps.
 # Latte 4.1: flips are the only augmentation, so the square is the middle one.
-_latte = dict(size=256, frames=16, stride=3, crop="center", data="", images="", lr=1e-4, warmup=1,
-              betas=(0.9, 0.999),
-              clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000)
+_latte = dict(size=256, frames=16, stride=3, crop="center", data="", lr=1e-4, warmup=1, betas=(0.9, 0.999),
+              clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000, previews=2)
 for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), ("taichi", True, "none"),
                                  ("ucf101", True, "class")):
     for _suffix, _batch, _pictures in (("", 40, 0), ("-img", 32, 8)):
         PRESETS[f"latte-{_name}{_suffix}"] = {
             **_latte, "flip": _flip, "latte": LatteConfig(**SIZES["XL"], condition=_condition),
             "stages": {"latte": dict(steps=1_000_000, batch=_batch, joint_images=_pictures)}}
-# Latte 4.5: 28 + 28 blocks from PixArt-alpha (--init), T5 for text (stage cache), 512 x 512
+# Latte 4.5: 28 + 28 blocks from PixArt-alpha, whose folder holds T5 and the VAE, too (--init), 512 x 512
 PRESETS["latte-t2v"] = {
     **_latte, "size": 512, "stride": 1, "checkpointing": True, "image_start": "silent",
     "latte": LatteConfig(depth=56, input_size=64, condition="text", conditioning="adaln_single",
@@ -192,23 +206,12 @@ PRESETS["latte-t2v"] = {
 
 def parse(argv):
     """argv -> one Config per stage, in order. Flags beat the stage's row, which beats the preset."""
-    flags = FlagParser(prog="train.py", description="train a stage, or all, of a preset",
-                       epilog="stages: " + "; ".join(f"{name}, {what}" for name, what in STAGES.items()))
-    for name, default in flatten(Config()).items():
-        kind = type(default)
-        if kind is bool:
-            flags.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None)
-        elif kind is tuple:
-            flags.add_argument(f"--{name}", nargs="+", type=type(default[0]) if default else str,
-                               default=None)
-        else:
-            flags.add_argument(f"--{name}", type=kind, default=None)
-    given = vars(flags.parse_args(argv))
-    preset = given.pop("config") or "tiny"
+    given = vars(parser().parse_args(argv))
+    preset = given.pop("config", "toy")
     if preset not in PRESETS:
         raise UserError(f"--config {preset}: must be one of {', '.join(PRESETS)}")
     table = PRESETS[preset]
-    asked = given.pop("stage") or "all"
+    asked = given.pop("stage", "all")
     stages = list(table["stages"]) if asked == "all" else [asked]
     configs = []
     for stage in stages:
@@ -216,8 +219,52 @@ def parse(argv):
             raise UserError(f"--stage {stage}: must be all or one of {', '.join(STAGES)}")
         row = {**{k: v for k, v in table.items() if k != "stages"}, **table["stages"].get(stage, {})}
         config = dataclasses.replace(Config(preset, stage, f"runs/{preset}"), **row)
-        configs.append(check(apply(config, {k: v for k, v in given.items() if v is not None})))
+        configs.append(check(apply(config, given)))
+        configs[-1].given = frozenset(given)
     return configs
+
+
+def parser():
+    """A flag for each field, its help the comment beside it: what a reader of this file reads, no more."""
+    flags = FlagParser(prog="train.py", usage="train.py [--config PRESET] [--stage STAGE] [other flags]",
+                       description="Train a stage, or all stages, of a preset. In brackets what holds unless "
+                       "the preset says otherwise; python presets.py PRESET prints what it says.",
+                       epilog="stages: " + "; ".join(f"{name}: {what}" for name, what in STAGES.items()))
+    told, groups = notes(), {}
+    for name, default in flatten(Config()).items():
+        kind, (group, help) = type(default), told[name]
+        if group not in groups:
+            groups[group] = flags.add_argument_group(group)
+        shown = default
+        if kind is tuple:
+            shown = " ".join(map(str, default[:4])) + " ..." * (len(default) > 4)
+        how = dict(default=argparse.SUPPRESS, help=f"{help} [{shown}]".replace("%", "%%"))
+        if kind is bool:
+            how["action"] = argparse.BooleanOptionalAction
+        else:
+            how |= dict(type=kind, metavar=kind.__name__.upper())
+        if kind is tuple:
+            how |= dict(type=type(default[0]) if default else str, metavar="X", nargs="+")
+        groups[group].add_argument(f"--{name}", **how)
+    return flags
+
+
+def notes(kind=Config, prefix="", group="what is trained, on what"):
+    """{flag: (its group, the comment beside its field)}, read from the source of Config and of the networks'
+    configs. A comment alone on its line begins a group, or, far to the right, goes on with the one above."""
+    told, nested, last = {}, {item.name: item.type for item in dataclasses.fields(kind)}, ""
+    for line in inspect.getsource(kind).splitlines():
+        if found := re.match(r"    (\w+): .*?(?:  # (.*))?$", line):
+            last = found[1]
+            if dataclasses.is_dataclass(nested.get(last)):
+                told |= notes(nested[last], f"{last}.", f"network {last}: {nested[last].__name__}")
+            elif last in nested:
+                told[prefix + last] = (group, found[2] or last)
+        elif (found := re.match(r" {20,}# (.*)", line)) and prefix + last in told:
+            told[prefix + last] = (told[prefix + last][0], f"{told[prefix + last][1]} {found[1]}")
+        elif found := re.match(r"    # (.*)", line):
+            group = found[1]
+    return told
 
 
 def flatten(config, prefix=""):
@@ -247,7 +294,7 @@ def check(config):
     """Every value that would fail later fails now, before anything is allocated or written."""
     least = {"steps": 1, "batch": 1, "accumulate": 1, "size": 8, "frames": 1, "stride": 1, "save_every": 1,
              "preview_every": 1, "log_every": 1, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12, "windows": 1,
-             "encode_batch": 1}
+             "encode_batch": 1, "previews": 1}
     for name, value in flatten(config).items():
         bound = 0 if name == "steps" and config.stage == "cache" else least.get(name, 0)
         if type(value) in (int, float) and not bound <= value < math.inf and name != "vae.shift":
@@ -265,7 +312,7 @@ def check(config):
     unit = 2 ** (len(config.vae.ch_mult) - 1) * config.dit.patch
     if config.size % unit:
         raise UserError(f"--size {config.size}: must be a multiple of {unit}")
-    if "toy" in (config.data, config.images) and not config.items and config.stage in ("dit", "videodit"):
+    if config.cached and "toy" in (config.data, config.images) and not config.items:
         raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
     if Path(config.out).is_file():
         raise UserError(f"--out {config.out}: is a file; give a folder")

@@ -165,8 +165,8 @@ class ToyTextConfig:
     words: tuple[str, ...] = ()  # the vocabulary, world.WORDS: it travels inside the checkpoint
     length: int = 16             # tokens, BOS and EOS included
     width: int = 128             # D = P
-    layers: int = 2
-    heads: int = 4
+    layers: int = 2              # of attention and MLP
+    heads: int = 4               # of attention
 
     def __post_init__(self):
         self.words = tuple(self.words)                   # JSON gives a list back

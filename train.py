@@ -12,22 +12,24 @@ Run me   python train.py --config tiny --stage all          # CPU, under 90 s: e
 import contextlib
 import dataclasses
 import itertools
+import shutil
 import sys
-from collections import Counter
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
+from einops import rearrange
 
 import published
 import world
-from checkpoint import (STOP, UserError, catch_signals, class_of, hold, load_network, polite,
-                        save_network)
-from data import LatentCache, ToyClips, batches, fingerprint, open_source, write_cache
+from checkpoint import (STOP, UserError, catch_signals, class_of, hold, load_network, polite, read_config,
+                        save_network, stop_if_asked, write_atomic)
+from data import (ClipFolder, LatentCache, ToyClips, batches, fingerprint, open_source, toss,
+                  write_cache)
 from dit import DiT, MMDiT, PixArt
 from features import Judge, judge_loss, judge_right, judge_targets, perceptual_distance
-from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_labels, drop_prompt, flow_loss, keyed_generator,
-                  keyed_noise, sample_times, velocity_of)
+from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_labels, drop_prompt, flow_loss, keyed_noise,
+                  sample_times, velocity_of)
 from folder import class_at
 from latte import Latte, init_from_image
 from loop import Player, Stage, all_ranks, autocast, fit, report, setup, told_once
@@ -40,19 +42,18 @@ from vae import (DPVAE, GOP, KLVAE, PatchGAN3D, discriminator_loss, dp_vae_loss,
 from video import contact_sheet, save_video
 from videodit import VideoDiT
 
-KIND = 9    # stream of keyed_generator: is this step for videos or for images?
-
 
 # ---------------------------------------------------------------------------------------------- stages
 
 def toy_or_folder(cfg, kind):
-    """The data set behind --data (kind "video") or --images (kind "image")."""
-    name = cfg.data if kind == "video" else cfg.images
+    """The data set behind --data (kind "video") or --images (kind "image"). Latte 3.3.4 takes its pictures
+    from the films themselves, and so does a run without --images (VideoDiT 4.1 has JourneyDB for them)."""
+    name, kind_of = (cfg.images, "image") if kind == "image" and cfg.images else (cfg.data, "video")
     if not name:
-        raise UserError(f"--{'data' if kind == 'video' else 'images'}: give a folder, or toy")
-    frames = cfg.frames if kind == "video" else 1
-    return open_source(name, frames, cfg.size, cfg.seed, cfg.items or None, cfg.stride, cfg.fps or None,
-                       cfg.flip, tuple(cfg.part), cfg.crop, cfg.short or None, cfg.long or None, kind)
+        raise UserError("--data: give a folder of films, or toy")
+    return open_source(name, cfg.frames if kind == "video" else 1, cfg.size, cfg.seed, cfg.items or None,
+                       cfg.stride, cfg.fps or None, cfg.flip, tuple(cfg.part), cfg.crop, cfg.short or None,
+                       cfg.long or None, kind_of)
 
 
 def loader(cfg, run, dataset):
@@ -69,14 +70,12 @@ def loader(cfg, run, dataset):
 
 def mixed(cfg, videos, images, p):
     """VideoDiT A.2: each step is for videos with probability p, else images; the same draw on all ranks."""
-    is_video = lambda step: torch.rand((), generator=keyed_generator(cfg.seed, step, 0, KIND)).item() < p
-
     def from_step(start):
-        before = sum(is_video(step) for step in range(start))
+        before = int((toss(cfg.seed, range(start)) < p).sum())
         sources = {True: videos(before) if p > 0 else None, False: images(start - before) if p < 1 else None}
         for step in itertools.count(start):
             for _ in range(cfg.accumulate):
-                yield {**next(sources[is_video(step)]), "step": step}
+                yield {**next(sources[bool(toss(cfg.seed, [step])[0] < p)]), "step": step}
     return from_step
 
 
@@ -136,8 +135,9 @@ class ToyFrames(ToyClips):
 
 def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 1-4
     windows = {"window": cfg.frames, "overlap": cfg.frames // 16 * GOP}    # longer clips go through in pieces
-    if class_of(cfg.init) == "DPVAE":                       # train an earlier one further
-        dp = load_network(DPVAE, cfg.init)
+    if class_of(ours(cfg, "dpvae", "vae") or "") == "DPVAE":        # train an earlier one further
+        dp = load_network(DPVAE, ours(cfg, "dpvae"))
+        obey(cfg, "vae", dp.config, ours(cfg, "dpvae"))
     else:
         dp = DPVAE.from_image(image_vae(cfg, run), key_encoder=cfg.key_encoder, **windows)
     dp = dp.to(memory_format=torch.channels_last)
@@ -168,80 +168,79 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
 
 
 def stage_dit(cfg, run):                                  # the text-to-image model that the papers start from
-    vae = load_network(KLVAE, Path(cfg.out) / "vae.safetensors").to(run.device)
-    if cfg.init:                                          # train an earlier one, or a VideoDiT's image half
-        dit = (load_network(VideoDiT, cfg.init).image if class_of(cfg.init) == "VideoDiT"
-               else load_network(MMDiT, cfg.init)).train()
-        text = load_network(ToyText, Path(cfg.init).with_name("text.safetensors")).train()
+    vae, file = frozen_vae(cfg, run, "vae"), ours(cfg, "dit", "videodit")
+    if cfg.init and not file:
+        raise UserError(f"--init {cfg.init}: stage dit trains the toy's image model; published weights are "
+                        "one already, so go on with --stage dpvae and --stage videodit")
+    if file:                                              # train an earlier one, or a VideoDiT's image half
+        dit = (load_network(VideoDiT, file).image if class_of(file) == "VideoDiT"
+               else load_network(MMDiT, file)).train()
+        text = load_network(ToyText, file.with_name("text.safetensors")).train()
+        obey(cfg, "dit", dit.config, file)
+        obey(cfg, "text", text.config, file.with_name("text.safetensors"))
     else:
         dit, text = MMDiT(cfg.dit), ToyText(dataclasses.replace(cfg.text, words=vocabulary(cfg)))
     prepare_blocks(cfg, dit, dit.joint_blocks)
-    images = loader(cfg, run, cached(cfg, run, vae, "image"))
+    images = feed(cfg, run, "image", vae)
     read = toy_or_folder(cfg, "video").captions if cfg.data else ()     # words of the videos to come
 
     def loss(nets, batch):
         total = transformer_loss(cfg, run, nets["dit"], nets["text"], vae, batch)
         if not read:
             return total, {}
-        first, rows = batch["step"] * cfg.batch + batch["first"], len(batch["latent"])
+        first, rows = batch["step"] * cfg.batch + batch["first"], len(batch["caption"])
         words = nets["text"].reading_loss([read[i % len(read)] for i in range(first, first + rows)])
         return total + 0.1 * words, {"words": words.detach()}
 
-    return Stage({"dit": Player(loss, dit=dit, text=text)}, images, show_samples(cfg, run, vae, 1))
+    return Stage({"dit": Player(loss, dit=dit, text=text)}, loader(cfg, run, images),
+                 show_samples(cfg, run, vae, None, 1, prompts_for(cfg, images)), about=about(cfg, "flow"))
 
 
 def stage_videodit(cfg, run):                              # VideoDiT 3.2: the image transformer, made to move
-    out = Path(cfg.out)
-    dp = load_network(DPVAE, out / "dpvae.safetensors").to(run.device)
-    text = frozen_text(out, run)                            # with published weights, prompts are in the cache
-    if class_of(cfg.init) == "VideoDiT":                    # 4.1: the 512 phase goes on from the 320 phase
-        net = load_network(VideoDiT, cfg.init).train()
-    else:
-        image = (published.network_at(cfg.init, MMDiT) if cfg.init
-                 else load_network(MMDiT, out / "dit.safetensors"))
-        net = VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
-    prepare_blocks(cfg, net, net.image.joint_blocks)
-    videos = loader(cfg, run, cached(cfg, run, dp, "video", must_exist=text is None))
-    images = None
-    if cfg.p_video < 1:
-        images = loader(cfg, run, cached(cfg, run, dp, "image", must_exist=text is None))
+    bring(cfg, run)
+    dp, text, net = frozen_vae(cfg, run, "dpvae"), reader(cfg, run), start_videodit(cfg)
+    prepare_blocks(cfg, net, net.image.joint_blocks, [twin.block for twin in net.twins or ()])
+    clips = feed(cfg, run, "video", dp, text)
+    images = feed(cfg, run, "image", dp, text) if cfg.p_video < 1 else None
 
     def loss(nets, batch):
         return transformer_loss(cfg, run, nets["videodit"], text, dp, batch), {}
 
-    preview = show_samples(cfg, run, dp, cfg.frames, text) if text else None
-    return Stage({"videodit": Player(loss, videodit=net)}, mixed(cfg, videos, images, cfg.p_video), preview,
-                 about={"sampling": advice("flow", "text")})
+    sources = [data and loader(cfg, run, data) for data in (clips, images)]
+    return Stage({"videodit": Player(loss, videodit=net)}, mixed(cfg, *sources, cfg.p_video),
+                 show_samples(cfg, run, dp, text, cfg.frames, prompts_for(cfg, clips)),
+                 about=about(cfg, "flow", "text", text))
+
+
+def start_videodit(cfg):
+    """An earlier VideoDiT (4.1: the 512 phase goes on from the 320 phase), or an image model made into one:
+    ours, or Stable Diffusion 3's."""
+    file = ours(cfg, "videodit", "dit")
+    if class_of(file or "") == "VideoDiT":
+        net = load_network(VideoDiT, file).train()
+        obey(cfg, "dit", net.config, file)
+        return net
+    file = file or ("" if cfg.init else Path(cfg.out) / "dit.safetensors")
+    image = load_network(MMDiT, file) if file else published.network_at(cfg.init, MMDiT)
+    obey(cfg, "dit", image.config, file or cfg.init)
+    return VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
 
 
 def stage_latte(cfg, run):                                  # Latte 3: blocks over space, blocks over time
-    out, pictures = Path(cfg.out), cfg.joint_images
-    vae, net = latte_vae(cfg, run), Latte(cfg.latte)
-    if class_of(cfg.init) == "Latte":                       # train an earlier one further
-        net = load_network(Latte, cfg.init).train()
-    elif cfg.init:
-        start = published.network_at(cfg.init, DiT, PixArt, Latte)
-        net = start.train() if isinstance(start, Latte) else init_from_image(net, start, cfg.image_start)
+    bring(cfg, run)
+    vae, net, pictures = frozen_vae(cfg, run, cfg.latents), start_latte(cfg), cfg.joint_images
     prepare_blocks(cfg, net, net.blocks)
-    asks = cfg.latte.condition
-    text = frozen_text(out, run) if asks == "text" else None
-    spoken = asks == "text" and text is None                # by published encoders, in stage cache
-    clips = cached(cfg, run, vae, "video", must_exist=spoken)
-    images = cached(cfg, run, vae, "image", must_exist=spoken) if pictures else None
-    classes = class_names(cfg, clips, images) if asks == "class" else ()
-    diffusion = DDPM(variance="learned_range" if cfg.latte.learn_sigma else "fixed_large")
+    asks = net.config.condition
+    text = reader(cfg, run, alone=not net.config.pooled_dim) if asks == "text" else None
+    clips = feed(cfg, run, "video", vae, text)
+    images = feed(cfg, run, "image", vae, text) if pictures else None
+    classes = class_names(cfg, net, clips, images) if asks == "class" else ()
+    diffusion = DDPM(variance="learned_range" if net.config.learn_sigma else "fixed_large")
 
     def loss(nets, batch):
-        z, rows = vae.scaled(batch["latent"]), len(batch["latent"])                      # (B,C,T'+images,h,w)
-        cond = {"images": pictures, **conditions(batch, text, classes, run.device)}
-        drop = draw(cfg, batch, (rows,), run.device, DROP, torch.rand) < cfg.text_drop
-        if "labels" in cond:                                # each label by its own toss
-            toss = draw(cfg, batch, cond["labels"].shape, run.device, DROP, torch.rand)  # (B,) or (B,1+M)
-            cond["labels"] = drop_labels(cond["labels"], toss < cfg.latte.class_dropout, cfg.latte.classes)
-        if "context" in cond:
-            cond["context"], pooled = drop_prompt(cond["context"], cond.get("pooled"), drop)
-            cond.update({} if pooled is None else {"pooled": pooled})
-        noise = draw(cfg, batch, z.shape, run.device)
+        z, cond = look(batch, vae, text, classes, run.device)                           # (B,C,T'+images,h,w)
+        cond, rows = drop_conditions(cfg, run, batch, cond), len(z)
+        cond, noise = {"images": pictures, **cond}, draw(cfg, batch, z.shape, run.device)
         if cfg.objective == "flow":
             t = sample_times(rows, cfg.shift, u=draw(cfg, batch, (rows,), run.device, TIME))
             return flow_loss(velocity_of(nets["latte"]), z, cond, t=t, noise=noise), {}
@@ -250,83 +249,100 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
 
     source = loader(cfg, run, clips)
     if pictures:
-        source = beside(source, loader(dataclasses.replace(cfg, batch=cfg.batch * pictures), run, images),
-                        pictures)
-    preview = show_samples(cfg, run, vae, cfg.frames, text) if text else None
-    about = {"objective": cfg.objective, "classes": list(classes), "latents": cfg.latents,
-             "sampling": advice(cfg.objective, asks)}
-    return Stage({"latte": Player(loss, latte=net)}, source, preview, about=about)
+        source = beside(source, loader(dataclasses.replace(cfg, batch=cfg.batch * pictures), run, images))
+    prompts = prompts_for(cfg, clips, asks, classes)
+    told = {"objective": cfg.objective, "classes": list(classes), "latents": cfg.latents}
+    return Stage({"latte": Player(loss, latte=net)}, source,
+                 show_samples(cfg, run, vae, text, cfg.frames, prompts, classes),
+                 about={**told, **about(cfg, cfg.objective, asks, text)})
 
 
-def latte_vae(cfg, run):
-    """Stable Diffusion's VAE from --vae_weights, which --out then carries, or one of the stages before."""
-    out = Path(cfg.out)
-    if cfg.vae_weights and run.rank == 0 and not (out / "vae.safetensors").is_file():
-        save_network(out / "vae.safetensors", published.vae_at(cfg.vae_weights))
-    if run.world > 1:
-        dist.barrier()
-    kind = {"vae": KLVAE, "dpvae": DPVAE}[cfg.latents]
-    return load_network(kind, out / f"{cfg.latents}.safetensors").to(run.device)
+def start_latte(cfg):
+    """An earlier Latte, ours or as its authors released it; an image model made into one (3.3.4: DiT; 4.5:
+    PixArt-alpha); or nothing."""
+    file = ours(cfg, "latte")
+    net = load_network(Latte, file) if file else None
+    if cfg.init and not file:
+        net = published.network_at(cfg.init, DiT, PixArt, Latte)
+    if isinstance(net, Latte):
+        obey(cfg, "latte", net.config, file or cfg.init)
+        return net.train()
+    fresh = Latte(cfg.latte)
+    return init_from_image(fresh, net, cfg.image_start) if net else fresh
 
 
-def class_names(cfg, clips, images):
+def class_names(cfg, net, clips, images):
     """What a label is: the toy's subjects, or the folders' names in alphabetical order. Pictures beside the
     clips have to lie in folders of the same names: found out now, not after a day."""
-    names = world.SUBJECTS if cfg.data == "toy" else clips.classes
-    for place in {place.rpartition("/")[0]: place for place in images.places}.values() if images else ():
+    names, places = clips.classes, getattr(images, "places", ())            # of the toy's own, none is wrong
+    for place in {place.rpartition("/")[0]: place for place in places}.values():
         class_at(place, names)
-    if len(names) > cfg.latte.classes:
-        raise UserError(f"{len(names)} classes in --data, --latte.classes {cfg.latte.classes}: "
+    if len(names) > net.config.classes:
+        raise UserError(f"{len(names)} classes in --data, --latte.classes {net.config.classes}: "
                         "give at least as many")
     return names
 
 
-def conditions(batch, text, classes, device):
-    """What a Latte is told of a batch: (B,...), or (B,1+M,...) where M pictures stand beside each clip."""
-    captions = batch["caption"]
-    groups = len(captions) // len(batch["latent"])   # captions: those of the clips, then M a clip of pictures
-    grouped = lambda told: told if groups == 1 else torch.cat(
-        [told[:len(batch["latent"]), None], told[len(batch["latent"]):].unflatten(0, (-1, groups - 1))], 1)
-    if classes:
-        labels = [class_at(place, classes) for place in batch["place"]]
-        return {"labels": grouped(torch.tensor(labels, device=device))}                     # (B,1+M)
-    if text is not None:
-        context, pooled = text(captions)
-        return {"context": grouped(context), "pooled": grouped(pooled)}               # (B,1+M,L,D), (B,1+M,D)
-    return {key: grouped(batch[key]).bool() if key == "mask" else grouped(batch[key])
-            for key in ("context", "mask") if key in batch}
-
-
-def beside(clips, images, pictures):
-    """Latte 3.3.4: the latents of M pictures appended to each clip's, along time."""
+def beside(clips, images):
+    """Latte 3.3.4: M pictures beside each clip: a batch of B clips carries a batch of B*M pictures, each of
+    its entries by the name of the clips' with "beside." before it."""
     def from_step(start):
         for clip, others in zip(clips(start), images(start)):
-            latent = others["latent"].squeeze(2).unflatten(0, (-1, pictures)).transpose(1, 2)    # (B,C,M,h,w)
-            joined = {"latent": torch.cat([clip["latent"], latent], 2),
-                      "caption": clip["caption"] + others["caption"],
-                      "place": clip["place"] + others["place"]}
-            told = {key: torch.cat([clip[key], others[key]]) for key in ("context", "mask") if key in clip}
-            yield {**clip, **joined, **told}                                                # (B,C,T'+M,h,w)
+            yield {**clip, **{f"beside.{key}": value for key, value in others.items()}}
     return from_step
 
 
+def look(batch, vae, text, classes, device):
+    """What a Latte sees of a batch, scaled latents (B,C,T'+M,h,w), and what it is told of it: a row a clip,
+    (B,...), or where M pictures stand beside each clip (B,1+M,...)."""
+    z, cond = latents(batch, vae), conditions(batch, text, classes, device)                 # (B,C,T',h,w)
+    others = {key[7:]: value for key, value in batch.items() if key.startswith("beside.")}
+    if not others:
+        return z, cond
+    pictures = latents(others, vae)[:, :, 0].unflatten(0, (len(z), -1))                     # (B,M,C,h,w)
+    more = conditions(others, text, classes, device)
+    return (torch.cat([z, pictures.transpose(1, 2)], 2),                                    # (B,C,T'+M,h,w)
+            {key: torch.cat([told[:, None], more[key].unflatten(0, (len(z), -1))], 1)       # (B,1+M,...)
+             for key, told in cond.items()})
+
+
+def conditions(batch, text, classes, device):
+    """What is said of these clips, or pictures: a class, or what the text encoder (or the cache) makes of the
+    caption; nothing where the Latte asks for nothing."""
+    if classes:
+        labels = [class_at(place, classes) for place in batch["place"]]
+        return {"labels": torch.tensor(labels, device=device)}                              # (B,)
+    if text is None:
+        return {}
+    told = {name: batch[name] for name in ("context", "pooled", "mask") if name in batch}
+    told = told or dict(zip(getattr(text, "gives", ("context", "pooled")), text(batch["caption"])))
+    return {name: value.bool() if name == "mask" else value for name, value in told.items()}
+
+
+def drop_conditions(cfg, run, batch, cond):
+    """For guidance: a tenth of the clips hear nothing; of labels each has its own chance, a picture's too.
+    The draws are the clip's and the step's, so that two processes drop what one would."""
+    if "labels" in cond:
+        drop = draw(cfg, batch, cond["labels"].shape, run.device, DROP, torch.rand) < cfg.latte.class_dropout
+        return {"labels": drop_labels(cond["labels"], drop, cfg.latte.classes)}             # (B,) or (B,1+M)
+    if "context" not in cond:
+        return cond
+    drop = draw(cfg, batch, (len(cond["context"]),), run.device, DROP, torch.rand) < cfg.text_drop      # (B,)
+    context, pooled = drop_prompt(cond["context"], cond.get("pooled"), drop)
+    return {**cond, "context": context, **({} if pooled is None else {"pooled": pooled})}
+
+
 def stage_cache(cfg, run):                                  # latents and text of all clips and pictures, once
-    """Afterwards neither the VAE's nor the text encoders' work is in the training's steps. --init: the SD3
-    file whose text encoders speak. Interrupted, the same command goes on; ranks share the work."""
-    if not cfg.init:
-        raise UserError("--stage cache: give --init, the Stable Diffusion 3 file (or, for latte-t2v, the "
-                        "Diffusers folder) with the text encoders")
-    out, device = Path(cfg.out), run.device
-    if "latte" in PRESETS[cfg.config]["stages"]:            # Latte 4.5: T5 alone, with its mask
-        vae, t5 = latte_vae(cfg, run), published.load_t5_text(cfg.init).to(device, keep=device != "cpu")
-        encode = lambda captions: dict(zip(t5.gives, t5(captions)))
-    else:
-        vae = load_network(DPVAE, out / "dpvae.safetensors").to(device)
-        sd3 = published.load_sd3_text(cfg.init).to(device, keep=device != "cpu")
-        encode = lambda captions: dict(zip(("context", "pooled"), sd3.encode(captions)))
+    """What --cached does before a transformer's first step, and nothing else: on another machine, say.
+    Interrupted, the same command goes on; ranks share the work."""
+    bring(cfg, run)
+    cfg, has_latte = dataclasses.replace(cfg, cached=True), "videodit" not in PRESETS[cfg.config]["stages"]
+    vae = frozen_vae(cfg, run, cfg.latents if has_latte else "dpvae")
+    asks_text = not has_latte or cfg.latte.condition == "text"
+    text = reader(cfg, run, alone=has_latte and not cfg.latte.pooled_dim) if asks_text else None
     for kind, wanted in (("video", True), ("image", cfg.p_video < 1 or cfg.joint_images)):
         if wanted:
-            cached(cfg, run, vae, kind, encode)
+            feed(cfg, run, kind, vae, text)
 
 
 STAGES = {"judge": stage_judge, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae,
@@ -348,56 +364,180 @@ def draw(cfg, batch, shape, device, stream=NOISE, how=torch.randn):
     return keyed_noise(shape, cfg.seed, batch["step"], batch["first"], device, stream=stream, draw=how)
 
 
-# VideoDiT Eq. 5 on a cached latent, prompts dropped for guidance.
+# VideoDiT Eq. 5, prompts dropped for guidance.
 def transformer_loss(cfg, run, net, text, vae, batch):
-    z, rows = vae.scaled(batch["latent"]), len(batch["latent"])                             # (B,C,T',h,w)
-    t = sample_times(rows, cfg.shift, u=draw(cfg, batch, (rows,), run.device, TIME))        # (B,)
-    context, pooled = (batch["context"], batch["pooled"]) if text is None else text(batch["caption"])
-    drop = draw(cfg, batch, (rows,), run.device, DROP, torch.rand) < cfg.text_drop          # (B,)
-    context, pooled = drop_prompt(context, pooled, drop)
-    return flow_loss(net, z, {"context": context, "pooled": pooled}, t=t,
-                     noise=draw(cfg, batch, z.shape, run.device))
+    z = latents(batch, vae)                                                                 # (B,C,T',h,w)
+    t = sample_times(len(z), cfg.shift, u=draw(cfg, batch, (len(z),), run.device, TIME))    # (B,)
+    cond = drop_conditions(cfg, run, batch, conditions(batch, text, (), run.device))
+    return flow_loss(net, z, cond, t=t, noise=draw(cfg, batch, z.shape, run.device))
 
 
-def frozen_text(out, run):
-    """The toy's text encoder that stage dit left in --out; None where published ones speak (stage cache)."""
-    if not (out / "text.safetensors").is_file():
-        return None
-    return load_network(ToyText, out / "text.safetensors").to(run.device).requires_grad_(False)
+# ---------------------------------------------------------------------------------------- frozen, in the step
+
+# Between a film and the transformer stand networks that learn nothing: the VAE, and the text encoders. Both
+# papers run them inside the training step, so that every visit to a film shows another window, another
+# square, another of its captions: nothing is ever seen twice. It costs: the encoder of Stable Diffusion's VAE does as
+# much arithmetic for a clip as Latte-XL's forward, and T5 holds 9.5 GB. --cached trades the variety for it.
+# So that no peak depends on the batch, clips go through one by one and their windows one after another, under
+# no_grad, in the step's bf16; and what is said of a caption is kept as long as there is room.
+
+def feed(cfg, run, kind, vae, text=None):
+    """What the transformers train on: --data or --images as they come, or with --cached what the frozen
+    networks made of them, encoded once by these very ones (or found encoded)."""
+    dataset = toy_or_folder(cfg, kind)
+    return cached(cfg, run, dataset, kind, vae, text) if cfg.cached else dataset
 
 
-def cached(cfg, run, vae, kind, text=None, must_exist=False):
-    """Latents of --data or --images, encoded once by this very VAE (or found encoded) and read from then on;
-    with `text`, captions -> {name: tensor}, what the text encoders say as well (stage cache)."""
+def latents(batch, vae):
+    """Scaled latents of a batch: the cache's, or made here and now. (B,C,T',h,w)"""
+    return vae.scaled(batch["latent"] if "latent" in batch else encoded(vae, batch["video"]))
+
+
+@torch.no_grad()
+def encoded(vae, x, most=8):
+    """Raw latents of x (B,3,T,H,W): a clip at a time, which a DP-VAE cuts into windows; or, where frames know
+    nothing of each other, `most` frames at a time. Then a latent does not depend on what is beside it."""
+    if isinstance(vae, DPVAE) and x.shape[2] > 1:
+        return torch.cat([vae.encode(clip).float() for clip in x.split(1)])                 # (B,C,T/4,h,w)
+    frames = rearrange(x, "b c t h w -> (b t) c 1 h w").split(most)                         # (8,3,1,H,W) each
+    z = torch.cat([vae.encode(part).float() for part in frames])                            # (B*T,C,1,h,w)
+    return rearrange(z, "(b t) c 1 h w -> b c t h w", b=len(x))                             # (B,C,T,h,w)
+
+
+class Reader:
+    """Published text encoders inside the step. Each caption is read by itself, so that what is said of it is
+    the same in every batch, on any rank; the last few hundred are remembered (SD3: 2.5 MB each)."""
+
+    def __init__(self, encoder, path, device, most=256):
+        self.encoder, self.path, self.device, self.most = encoder, str(path), device, most
+        self.gives, self.known = getattr(encoder, "gives", ("context", "pooled")), OrderedDict()
+
+    def __call__(self, captions):
+        """-> (B,L,D) and (B,P), or the mask (B,L)."""
+        answers = [self.read_one(caption) for caption in captions]
+        while len(self.known) > self.most:
+            self.known.popitem(last=False)
+        return tuple(torch.stack(parts).to(self.device) for parts in zip(*answers))
+
+    def read_one(self, caption):
+        if caption not in self.known:
+            self.known[caption] = [part[0].cpu() for part in self.encoder([caption])]       # (L,D), (P)
+        self.known.move_to_end(caption)
+        return self.known[caption]
+
+    def store(self, captions):
+        """For the cache: {name: (B,...)}, nothing remembered."""
+        return dict(zip(self.gives, self.encoder(captions)))
+
+
+def reader(cfg, run, alone=False):
+    """What reads the captions: the toy's encoder that stage dit left in --out, or published ones: T5 `alone`,
+    or Stable Diffusion 3's. A checkpoint of ours remembers where those were."""
+    own, path = Path(cfg.out) / "text.safetensors", cfg.text_weights
+    if own.is_file() and not path:
+        return load_network(ToyText, own).to(run.device).requires_grad_(False)
+    file = ours(cfg, cfg.stage)
+    path = path or (read_config(file).get("text_weights", "") if file else cfg.init)
+    if not path or not Path(path).expanduser().exists():
+        whose = "T5's folder" if alone else "Stable Diffusion 3's file or folder"
+        raise UserError(f"no text encoder: no {own}, and {f'{path} is gone' if path else 'no --init'}; give "
+                        f"--text_weights {whose}, or train stage dit first")
+    encoder = (published.load_t5_text if alone else published.load_sd3_text)(path)
+    return Reader(encoder.to(run.device, keep=True), path, run.device)
+
+
+def cached(cfg, run, dataset, kind, vae, text=None):
+    """A data set's latents, and what published encoders say of its captions, on disk."""
     mark = fingerprint(vae)
     folder = Path(cfg.cache or Path(cfg.out) / "cache") / f"{kind}-{cfg.size}-{mark}"
-    dataset = toy_or_folder(cfg, kind)
-    if must_exist:                                          # with the text in it: stage cache comes first
-        return LatentCache(folder, mark, want=dataset.identity())
+    store, speaker = (text.store, Path(text.path).name) if isinstance(text, Reader) else (None, "")
 
-    @torch.no_grad()
     def encode(batch):
-        with autocast(cfg, run):
-            return {"latent": vae.encode(batch["video"].to(run.device)).float()}
+        with torch.no_grad(), autocast(cfg, run):
+            return {"latent": encoded(vae, batch["video"].to(run.device))}
 
     write_cache(folder, dataset, encode, cfg.encode_batch, mark, vae.config.shift, vae.config.scale,
-                epochs=1 if cfg.data == "toy" or kind == "image" else cfg.windows,
-                dtype=torch.bfloat16 if text else torch.float16,
-                workers=cfg.workers, rank=run.rank, world_size=run.world,
-                text=text and torch.no_grad()(text), speaker=Path(cfg.init).name if text else "")
-    if run.world > 1:
-        dist.barrier()
+                epochs=cfg.windows if isinstance(dataset, ClipFolder) else 1,
+                dtype=torch.bfloat16 if store else torch.float16, workers=cfg.workers, rank=run.rank,
+                world_size=run.world, text=store, speaker=speaker,
+                watch=lambda: stop_if_asked(f"the encoding to {folder}"))
+    run.wait()
     # the toy says other words of a clip in each epoch; those stored hold "a cat" but 30 times
-    return LatentCache(folder, mark, dataset.words if isinstance(dataset, ToyClips) and not text else None)
+    return LatentCache(folder, mark, dataset.words if isinstance(dataset, ToyClips) and not store else None)
+
+
+# ------------------------------------------------------------------------------------------ where weights are
+
+def ours(cfg, *names):
+    """The file of ours that --init means: itself, or the first of these networks in its folder. None where
+    --init is empty or somebody else's."""
+    path = Path(cfg.init).expanduser()
+    if not cfg.init or path.is_file():
+        return path if cfg.init and class_of(path) else None
+    files = [file for file in sorted(path.glob("*.safetensors")) if file.name[0] != "." and class_of(file)]
+    found = [file for name in names for file in files if file.stem == name]
+    if files and not found:
+        raise UserError(f"--init {path}: holds {', '.join(file.name for file in files)}, but no "
+                        f"{' or '.join(f'{name}.safetensors' for name in names)}")
+    return found[0] if found else None
+
+
+def obey(cfg, owner, config, source):
+    """Weights bring their own sizes: a flag that asks for others is refused, not ignored. (How often labels
+    are dropped is no size.)"""
+    for name in sorted(cfg.given):
+        group, _, leaf = name.rpartition(".")
+        mine = name in ("attention", "patchify_3d") or group == owner and leaf != "class_dropout"
+        if mine and hasattr(config, leaf):
+            wanted = getattr(getattr(cfg, group) if group else cfg, leaf)
+            if wanted != getattr(config, leaf):
+                raise UserError(f"--{name} {wanted}: {source} has {getattr(config, leaf)}; leave the flag "
+                                "out, or start from other weights")
+
+
+def bring(cfg, run):
+    """A folder of ours that --init names brings what its networks were trained with."""
+    file = ours(cfg, cfg.stage, "videodit", "latte", "dit") if cfg.stage != "cache" else None
+    if file and run.rank == 0:
+        for name in ("judge", "vae", "dpvae", "text"):
+            source, target = file.with_name(f"{name}.safetensors"), Path(cfg.out) / f"{name}.safetensors"
+            if source.is_file() and not target.is_file():
+                write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
+    run.wait()
 
 
 def image_vae(cfg, run):
-    """The 2D VAE: from --init, Stable Diffusion's or an earlier run's, else what stage vae left in --out."""
-    if class_of(cfg.init) == "KLVAE":
-        return load_network(KLVAE, cfg.init).to(run.device)
-    if cfg.init:
-        return published.vae_at(cfg.init).to(run.device)
-    return load_network(KLVAE, Path(cfg.out) / "vae.safetensors").to(run.device)
+    """The 2D VAE: from --init, ours or published (Stable Diffusion's), else what stage vae left in --out."""
+    file = ours(cfg, "vae") or ("" if cfg.init else Path(cfg.out) / "vae.safetensors")
+    vae = load_network(KLVAE, file) if file else published.vae_at(cfg.init)
+    obey(cfg, "vae", vae.config, file or cfg.init)
+    return vae.to(run.device)
+
+
+def frozen_vae(cfg, run, name):
+    """The VAE of the latents, "vae" or "dpvae", that --out carries: from a stage before, or put there first
+    from --vae_weights or (an image VAE) from --init. Another one later would be another run."""
+    kind, file = {"vae": KLVAE, "dpvae": DPVAE}[name], Path(cfg.out) / f"{name}.safetensors"
+    given, found = cfg.vae_weights, None
+    if run.rank == 0 and given:
+        own = Path(given).expanduser() / file.name if Path(given).expanduser().is_dir() else given
+        found = load_network(kind, own) if class_of(own) else published.vae_at(given)
+        if not isinstance(found, kind):
+            raise UserError(f"--vae_weights {given}: stage {cfg.stage} reads a {file.name}, of stage {name}")
+        if file.is_file() and fingerprint(found) != fingerprint(load_network(kind, file)):
+            raise UserError(f"--vae_weights {given}: {file} is another VAE, whose latents this run has "
+                            "learned; leave the flag out, or give another --out")
+    elif run.rank == 0 and name == "vae" and cfg.init and not file.is_file() and not ours(cfg, cfg.stage):
+        states = published.open_released(cfg.init)
+        found = states.vae() if "vae" in states.states else None
+    if found and not file.is_file():
+        save_network(file, found)
+    run.wait()
+    if not file.is_file():
+        raise UserError(f"no {file}: train --stage {name} first, or give --vae_weights "
+                        + ("Stable Diffusion 1.4's VAE" if name == "vae" else "a dpvae.safetensors, or with "
+                           "--init a folder that holds one"))
+    return load_network(kind, file).to(run.device).requires_grad_(False)
 
 
 def perceptual_for(cfg, run):
@@ -417,11 +557,12 @@ def perceptual_for(cfg, run):
     return lambda a, b: perceptual_distance(judge.pyramid, a, b).mean()
 
 
-def prepare_blocks(cfg, net, blocks):
+def prepare_blocks(cfg, net, *lists):
     net.checkpointing = cfg.checkpointing
     if cfg.compile:
-        for block in blocks:                              # block by block: one compilation serves all of them
-            block.compile()
+        for blocks in lists:
+            for block in blocks:                          # block by block: one compilation serves all of them
+                block.compile()
 
 
 def show_reconstruction(clips, run):
@@ -441,18 +582,39 @@ PROMPTS = ("a cat", "a red fish moving left underwater", "a blue car in snow",
            "a yellow star spinning at night")
 
 
-def show_samples(cfg, run, vae, frames, text=None):
-    """The same four prompts each time, from the same noise."""
+def prompts_for(cfg, dataset, asks="text", classes=()):
+    """What previews show: for the toy always the same, else the first different captions, or the classes."""
+    say = dataset.words or (lambda index, epoch: dataset.captions[index])
+    found = {"none": [""], "class": classes, "text": PROMPTS}[asks]
+    if asks == "text" and cfg.data != "toy":
+        found = list(dict.fromkeys(say(index, 0) for index in range(min(len(dataset), 64))))
+    return [found[index % len(found)] for index in range(cfg.previews)]
+
+
+def show_samples(cfg, run, vae, text, frames, prompts, classes=()):
+    """The same few prompts each time, from the same noise, one after another: a long clip fills a GPU."""
     def preview(nets, name):
         net = nets.get("videodit", nets.get("dit", nets.get("latte")))
-        models = Models(vae, text or nets["text"], net, cfg.size, frames, cfg.shift,
-                        cfg.objective if "latte" in nets else "flow")
+        models = Models(vae, nets["text"] if "text" in nets else text, net, cfg.size, frames, cfg.shift,
+                        cfg.objective if "latte" in nets else "flow", tuple(classes))
         with autocast(cfg, run):
-            clips = generate(models, list(PROMPTS), frames, steps=20).cpu()
-        contact_sheet(f"{name}.png", clips, PROMPTS)
+            clips = torch.cat([generate(models, [prompt], frames, steps=20, first_index=index)
+                               for index, prompt in enumerate(prompts)])                    # (n,3,T,H,W)
+        contact_sheet(f"{name}.png", clips, prompts)
         if frames > 1:
             save_video(f"{name}.mp4", torch.cat(list(clips), 3))
     return preview
+
+
+def about(cfg, objective, asks="text", text=None):
+    """How the checkpoint wants to be sampled, and what reads its prompts."""
+    # ASSUMED: films run at 25 frames a second, which is VideoDiT 4.1's rate
+    rate = cfg.fps or (0.0 if cfg.data == "toy" else 25 / cfg.stride)
+    told = {"sampling": advice(objective, asks, rate), "text": "toy" if asks == "text" else asks}
+    if isinstance(text, Reader):
+        told |= {"text": "t5" if "mask" in text.gives else "sd3",
+                 "text_weights": str(Path(text.path).expanduser().resolve())}
+    return told
 
 
 def train(cfg, run=None):
