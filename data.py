@@ -703,8 +703,9 @@ def measure(dataset, index):
 
 
 def report(dataset):
-    """{what: text} of all that a data set holds, each file tried."""
+    """({what: text} of all that a data set holds, each file tried, some to look at with their labels)."""
     films, sources, shown = [], Counter(), []
+    picked = set(np.linspace(0, len(dataset) - 1, 8).astype(int).tolist())
     for index in tqdm(range(len(dataset)), desc=f"{len(dataset)} files"):
         try:
             key = np.random.default_rng([dataset.seed, 0, index, index])
@@ -715,7 +716,7 @@ def report(dataset):
             dataset.skipped[dataset.names[index]] = str(reason)
             continue
         sources[source] += 1
-        if len(shown) < 8:
+        if index in picked:
             shown.append((item["video"], f"{dataset.names[index]}: {captions[0]}"))
     usable = sum(sources.values())
     lines = {"usable": f"{usable} of {len(dataset)}"}
@@ -724,6 +725,9 @@ def report(dataset):
         lines["captions"] = ", ".join(f"{count} from {source}" for source, count in sources.most_common())
     for name, rows, lost, first in dataset.said.tables:
         lines[name] = f"{rows} rows, {rows - lost} of them matched" + (f"; not {first[0]}" if lost else "")
+    if isinstance(dataset, ImageFolder) and shown:                   # all in a row, as if they were one clip
+        said = "; ".join(label.rpartition("/")[2] for _, label in shown)
+        shown = [(torch.cat([video for video, _ in shown], 1), said)]                    # (3,8,H,W)
     return lines, shown
 
 
@@ -748,7 +752,8 @@ def sets_in(root, frames, size, how, left_out):
     """[(what, a function that opens it), ...] of a folder, and the pictures that are left out as covers."""
     names = list_files(root, left_out)
     films, folders, pictures, covers = sort_media(names)
-    if not films + pictures:
+    folders = folders if os.path.isdir(root) else []                  # an archive is read as pictures
+    if not films + pictures + covers:
         nothing_of(root, names, VIDEOS + IMAGES, "videos or pictures", left_out)
     in_films = [name for name in pictures if (name.rpartition("/")[0] or ".") in folders]
     found = []
@@ -756,6 +761,8 @@ def sets_in(root, frames, size, how, left_out):
         found.append(("videos", lambda: ClipFolder(root, frames, size, **how)))
     if len(in_films) < len(pictures) or covers and not pictures:
         found.append(("pictures", lambda: ImageFolder(root, size)))
+    elif in_films:
+        print(f"as --images, the frames of these {len(folders)} folders are {len(in_films)} pictures")
     return found, covers if films else []
 
 
@@ -771,7 +778,7 @@ def scan(root, frames=16, size=64, sheet="out/data.png", **how):
             print(f"{what}: {error}")
             continue
         lines, some = report(dataset)
-        shown += some[:8 // len(found)]
+        shown += some
         print(f"{lines.pop('usable')} {what} in {root} are usable")
         for name, text in lines.items():
             print(f"  {name:10} {text}")
@@ -784,7 +791,7 @@ def scan(root, frames=16, size=64, sheet="out/data.png", **how):
     if shown:
         clips, labels = zip(*shown)
         contact_sheet(sheet, clips, [textwrap.shorten(label, 90) for label in labels], side=64)
-        print(f"the first of them are in {sheet}")
+        print(f"some of them are in {sheet}")
 
 
 # ------------------------------------------------------------------------------------------------------ demo

@@ -156,9 +156,9 @@ class Film:
 
 
 # A phone films sideways and leaves a note, which players obey: a matrix that says where a pixel at (x, y) is
-# to be shown, x' = a x + c y, y' = b x + d y. A quarter turn has a = d = 0. FFmpeg also offers it as an angle,
-# but selfies are mirrored, and no angle is a mirror: read as one, a film with a = -1, d = 1 would come out
-# turned by 180 degrees, heads down.
+# to be shown, x' = a x + c y, y' = b x + d y. A quarter turn has a = d = 0. FFmpeg also offers it as an
+# angle, but selfies are mirrored, and no angle is a mirror: read as one, a film with a = -1, d = 1 would come
+# out turned by 180 degrees, heads down.
 def upright(pixels, frame):
     """The picture (H,W,3) as the frame's display matrix wants it shown."""
     note = frame.side_data.get("DISPLAYMATRIX")

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import logging
+import shutil
 import sys
 import time
 import tracemalloc
@@ -18,10 +19,15 @@ from PIL import Image
 
 import data
 import folder
+import presets
+import train
 import video
 import world
-from checkpoint import UserError
+from checkpoint import UserError, read_config, save_network
 from conftest import RED, make_clip, make_picture, numbers, pixel, same
+from dit import MMDiT
+from text import ToyText
+from vae import DPVAE, KLVAE
 
 
 # ------------------------------------------------------------------------------------------------ real clips
@@ -480,6 +486,105 @@ def test_latents_that_overflow_are_not_stored(tmp_path):
         data.write_cache(tmp_path, data.ToyClips(frames=1, size=16, count=2),
                          lambda batch: {"latent": batch["video"] * 1e9}, 2, vae="v1")
     assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------- a step of training on each layout
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run's folder with untrained VAEs and text encoder, which the transformers' stages stand on."""
+    out = tmp_path_factory.mktemp("made")
+    config = presets.parse(["--config", "tiny", "--stage", "vae"])[0]
+    torch.manual_seed(0)
+    image = KLVAE(config.vae)
+    save_network(out / "vae.safetensors", image)
+    save_network(out / "dpvae.safetensors", DPVAE.from_image(image, window=8, overlap=0))
+    save_network(out / "text.safetensors", ToyText(config.text))
+    return out
+
+
+def step_on(made, tmp_path, stage, *flags):
+    """One step of a stage of the tiny preset, with a finite loss; returns the run's folder."""
+    out = shutil.copytree(made, tmp_path / "out")
+    config, = presets.parse(["--config", "tiny", "--stage", stage, "--steps", "1", "--log_every", "1",
+                             "--out", str(out), *map(str, flags)])
+    train.train(config)
+    line = json.loads((out / stage / "log.jsonl").read_text().splitlines()[-1])
+    assert line["step"] == 1 and all(np.isfinite(value) for value in line.values() if type(value) is float)
+    return out
+
+
+def drawn(folder, frames=10, size=40):
+    """A folder of frames of the toy world, numbered from 291 as SkyTimelapse's are."""
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(world.render(world.draw(0, frames), frames, size), 291):
+        Image.fromarray(frame).save(folder / f"{folder.name}_frames_{number:08}.jpg")
+
+
+def test_latte_trains_on_skytimelapses_and_taichis_trees(made, tmp_path):
+    """Latte 4.1: unconditional, a folder of frames a film, two levels down; pictures are its frames."""
+    for name in ("sky_train/0HLZ/0HLZ_1", "sky_train/0HLZ/0HLZ_2", "sky_train/2Fr6/2Fr6_1"):
+        drawn(tmp_path / "sky" / name)
+    for cached in ("--cached", "--no-cached"):
+        step_on(made, tmp_path / cached, "latte", "--data", tmp_path / "sky", "--images", tmp_path / "sky",
+                "--latte.condition", "none", "--latte.context_dim", 0, "--latte.pooled_dim", 0,
+                "--crop", "center", "--batch", 2, cached)
+
+
+def test_latte_trains_on_ucf101s_classes_films_and_frames(made, tmp_path):
+    """Clips from films, pictures from its frames: the same class folders, a folder deeper."""
+    for name in ("Archery", "YoYo"):
+        drawn(tmp_path / "frames" / name / f"v_{name}_g01_c01")
+        (tmp_path / "films" / name).mkdir(parents=True)
+        video.save_video(tmp_path / "films" / name / f"v_{name}_g01_c01.mp4",
+                         world.render(world.draw(0, 1), 10, 40))
+    flags = ("--images", tmp_path / "frames", "--latte.condition", "class", "--latte.context_dim", 0,
+             "--latte.pooled_dim", 0, "--joint_images", 2, "--batch", 2)
+    for kind in ("films", "frames"):
+        out = step_on(made, tmp_path / f"{kind}_run", "latte", "--data", tmp_path / kind, *flags)
+        assert read_config(out / "latte.safetensors")["classes"] == ["Archery", "YoYo"]
+    make_picture(tmp_path / "frames/stray.png")
+    with pytest.raises(UserError, match="stray lies in no folder whose name is one of the 2 classes"):
+        step_on(made, tmp_path / "stray", "latte", "--data", tmp_path / "films", *flags)
+
+
+def test_videodit_trains_on_webvid_and_journeydb(made, tmp_path):
+    """VideoDiT 4.1: WebVid's clips with their .csv, JourneyDB's pictures with their .jsonl, A.2's mixture."""
+    rows = ["videoid,contentUrl,duration,page_dir,name"]
+    (tmp_path / "webvid/videos/000001_000050").mkdir(parents=True)
+    for number in range(3):
+        video.save_video(tmp_path / f"webvid/videos/000001_000050/{number}.mp4",
+                         world.render(world.draw(0, number), 12, 40))
+        rows.append(f'{number},https://x,P,000001_000050,"a {("red", "blue", "green")[number]} cat, jumping"')
+    (tmp_path / "webvid/results_2M_train.csv").write_text("\n".join(rows))
+    (tmp_path / "journeydb/imgs/000").mkdir(parents=True)
+    for number in range(4):
+        make_picture(tmp_path / f"journeydb/imgs/000/{number}.jpg", size=(60, 40))
+    (tmp_path / "journeydb/train_anno_realease_repath.jsonl").write_text("\n".join(
+        json.dumps({"img_path": f"./000/{number}.jpg", "prompt": f"a house number {number}"})
+        for number in range(4)))
+    source = data.open_source(tmp_path / "webvid", 8, 32)
+    assert source.captions[1] == "a blue cat, jumping"
+    for p in (1, 0):
+        step_on(made, tmp_path / f"p{p}", "videodit", "--data", tmp_path / "webvid", "--images",
+                tmp_path / "journeydb", "--p_video", p, "--batch", 2, "--init", untrained_dit(made))
+
+
+def untrained_dit(made):
+    path = made / "dit.safetensors"
+    if not path.is_file():
+        save_network(path, MMDiT(presets.parse(["--config", "tiny", "--stage", "dit"])[0].dit))
+    return path
+
+
+def test_the_dpvae_trains_on_films_at_their_own_resolution(made, tmp_path):
+    """VideoDiT 4.1: --long; films, a folder of frames and a cover side by side, and single frames of them."""
+    video.save_video(tmp_path / "films/a.mp4", world.render(world.draw(0, 1), 10, 80))
+    drawn(tmp_path / "films/more/clip_7", size=80)
+    make_picture(tmp_path / "films/cover.jpg")
+    flags = ("--data", tmp_path / "films", "--images", tmp_path / "films", "--batch", 2)
+    step_on(made, tmp_path / "one", "dpvae", *flags, "--long", 60, "--lpips_weight", 0)
+    step_on(made, tmp_path / "two", "vae", *flags, "--lpips_weight", 0)
 
 
 # ---------------------------------------------------------------------------------------------- command line
