@@ -328,6 +328,35 @@ def check(config):
 
 # ---------------------------------------------------------------------------------------------- what there is
 
+# {preset: (what its command needs beside --config, how long it takes)}. The papers' hours are computed: the
+# operations of a step (bench.py counts them) on 8 H100 at 40 % of their peak, the DP-VAE's at 25 %.
+GUIDE = {
+    "tiny": ("", "seconds on a CPU; only to see that everything runs"),
+    "toy": ("", "5 hours on two CPU cores; the shipped checkpoint's road"),
+    "videodit-256": ("--init SD3 --data FILMS", "dpvae 53 h, videodit 8 h (--cached: 5 h)"),
+    "videodit-320": ("--init SD3 --data FILMS --images PICTURES", "dpvae 53 h, videodit 146 h (98 h)"),
+    "videodit-512": ("--init runs/videodit-320 --data FILMS --images PICTURES", "570 h (446 h)"),
+    **{f"latte-{name}{suffix}": (f"--vae_weights SD1 --data {name.upper()}", hours)
+       for name in ("ffs", "sky", "taichi", "ucf101")
+       for suffix, hours in (("", "55 h (39 h)"), ("-img", "58 h (39 h)"))},
+    "latte-t2v": ("--init PIXART --data FILMS", "655 h (580 h)")}
+
+
+def overview():
+    """What `python train.py` prints."""
+    lines = ["What can be trained, and how long it takes: in hours on 8 H100, computed, not measured; in",
+             "brackets with --cached. Several GPUs: torchrun --nproc-per-node 8 train.py ... A command that was",
+             "stopped goes on when it is given again. One stage: --stage NAME. All flags: --help", ""]
+    for name, (flags, time) in GUIDE.items():
+        lines += [f"  python train.py --config {name} {flags}".rstrip(),
+                  f"        {', '.join(PRESETS[name]['stages'])}: {time}"]
+    return "\n".join([
+        *lines, "", "The stages:", *(f"  {name:10}{what}" for name, what in STAGES.items()), "",
+        "SD3: Stable Diffusion 3's file or Diffusers folder. SD1: Stable Diffusion 1.4's VAE. PIXART: the",
+        "folder of PixArt-alpha 512 with its T5. FILMS, PICTURES: any folders; python data.py FOLDER says",
+        "what of one can be used. First steps: python train.py --stage vae, then python train.py report runs/toy"])
+
+
 def demo():
     """{preset: {stage: its Config}}, every one of them checked."""
     return {name: {config.stage: config for config in parse(["--config", name])} for name in PRESETS}

@@ -66,7 +66,7 @@ def test_every_row_is_a_stage_and_passes_its_check():
 def test_a_flag_beats_the_row_and_the_row_the_preset():
     """tiny: size 32 in the table, 8 clips a batch in the row of dit, 16 by Config."""
     assert row("tiny", "dit").batch == 8 and Config().batch == 16 and row("tiny", "dit").size == 32
-    changed, = parse(["--stage", "dit", "--batch", "4", "--size", "64", "--dit.depth", "3"])
+    changed, = parse("--config tiny --stage dit --batch 4 --size 64 --dit.depth 3".split())
     assert (changed.batch, changed.size, changed.dit.depth) == (4, 64, 3)
     assert PRESETS["tiny"]["dit"].depth == 2                # a flag changes a copy
 
@@ -97,16 +97,54 @@ def test_every_field_is_a_flag(monkeypatch):
             assert flatten(parse(["--stage", "vae", *argv])[0])[name] == value, name
 
 
+def test_every_flag_is_explained_by_the_comment_beside_its_field(capsys):
+    """One source: what --help says is what stands in the file, in groups, and nothing is left without."""
+    told = presets.notes()
+    assert told.keys() == flatten(Config()).keys()
+    assert [name for name, (_, note) in told.items() if note == name.rpartition(".")[2]] == []
+    assert told["warmup"] == ("the optimizer", "steps of linear warm-up")
+    assert told["image_start"][1].endswith('or "silent": temporal ones start mute')      # a second line
+    assert told["dit.depth"] == ("network dit: MMDiTConfig", "joint blocks; SD3 scales by depth alone (heads = "
+                                 "depth), toys need not")
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 0 and "the optimizer: --steps INT" in shown
+    assert all(f"--{name}" in shown for name in told) and "steps of linear warm-up [100]" in shown
+
+
+def test_a_config_knows_which_flags_were_typed():
+    """So that a stage can refuse what its weights contradict, and resuming compares fields alone."""
+    config, = parse(["--stage", "vae", "--dit.depth", "6", "--lr", "0.1"])
+    assert config.given == {"dit.depth", "lr"} and "given" not in dataclasses.asdict(config)
+    assert parse(["--stage", "vae"])[0].given == frozenset()
+
+
+def test_without_words_the_toy_is_meant_and_the_guide_is_printed():
+    """`python train.py --stage vae` trains; `python train.py` alone says what can be trained: each preset, by
+    a command that is understood."""
+    assert parse(["--stage", "vae"])[0].config == "toy"
+    commands = re.findall(r"^  python train.py (.*)$", presets.overview(), re.M)
+    assert [parse(command.split())[0].config for command in commands] == list(presets.GUIDE)
+    assert presets.GUIDE.keys() == PRESETS.keys()
+
+
+def test_the_toys_latents_are_cached_and_the_papers_are_not():
+    """VideoDiT 4.1 and Latte 4.1 encode inside the step."""
+    cached = {name for name in PRESETS for config in parse(["--config", name]) if config.cached}
+    assert cached == {"tiny", "toy"}
+
+
 def test_every_flag_is_read():
     """A flag that nothing reads is a promise not kept; check() does not count as reading."""
-    source = Path("train.py").read_text() + inspect.getsource(presets.parse)
+    source = Path("train.py").read_text() + Path("loop.py").read_text() + inspect.getsource(presets.parse)
     names = [item.name for item in dataclasses.fields(Config)]
     assert [name for name in names if not re.search(rf"\b(cfg|config)\.{name}\b", source)] == []
 
 
 @pytest.mark.parametrize("flags, answer", [
     ("--step 5", "unknown flag --step; did you mean --steps"),
-    ("--config tny", "--config tny: must be one of tiny"),
+    ("--config tny", "--config tny: must be one of tiny"), ("--previews 0", "--previews 0: must be at"),
     ("--stage vidodit", "--stage vidodit: must be all or one of"), ("--steps 0", "--steps 0: must be at"),
     ("--steps ten", "invalid int value: 'ten'"), ("--lr nan", "--lr nan: must"), ("--lr inf", "--lr inf:"),
     ("--lr -1", "--lr -1.0: must be"), ("--frames 13", "--frames 13: must be 1 or a multiple of 4"),
