@@ -5,19 +5,72 @@ Shapes   z (B,C,T,H,W) scaled latents, an image has T=1; x (B,T*N,D) tokens, N =
 Time     MMDiT: t in [0,1], 0 noise, 1 data (Eq. 5); DiT, PixArt: DDPM's integer steps, 999 noise
 Differs  module names are the released checkpoints', so that their weights load (published.py)
 Reads    after text.py, before videodit.py and latte.py
-Run me   python dit.py      # CPU, 2 s: untrained they answer 0; MMDiT is blind to the order of frames"""
+Run me   python dit.py      # CPU, 10 s: untrained they answer 0; what a patch looks at, in out/dit.png
+
+THE PROBLEM. flow.py left one thing open: the network. It gets a noisy latent z, the time t, and a prompt, and
+answers with an array of z's shape (which way the clip lies, or what the noise was). It has to be good at
+three things at once: to look FAR (if the left ear is a cat's, so is the right one), to LISTEN (to the prompt,
+and to t: at t=0 all is fog and only the prompt says what will be, at t=1 only hairs are missing), and to be
+TRAINED deep and long without falling apart. One design per section: the first two are attention and adaLN.
+
+THE IDEA is to make of a picture what transformers are good at, a set of tokens:
+
+    z (B,C,T,H,W)                                                                          v (B,C,T,H,W)
+        | cut into p x p patches, one Linear                          Linear, put the patches back |
+        v                                                                                          |
+    tokens (B,N,D)  +  where each one is (N,D)  --> [ block ] --> [ block ] --> ... --> norm ------+
+                                                       ^            ^                    ^
+    t      (B,)   --> waves --> MLP --+                |            |                    |
+                                      +--> c (B,D) ----+------------+--------------------+  adaLN
+    pooled (B,P)  ------------> MLP --+                |            |
+    context (B,L,text's width) --> Linear --> text tokens (B,L,D) --+   attention (SD3, PixArt; not DiT)
+
+A block is two steps, and each ADDS to its input what it found, so that 28 blocks are 28 corrections of one
+stream and a gradient reaches the first as directly as the last ("residual"):
+
+    attention   each token asks all others a question (q), is answered by those whose label fits (k) with what
+                they have to say (v):  softmax(q k^T / sqrt(d)) v.  The only place where tokens meet. Its cost
+                grows with N^2, and its weights do not know N: that is what videodit.py will live from
+    MLP         each token by itself digests what it has heard
+
+HOW DOES A BLOCK LISTEN? Peebles & Xie tried four ways (DiT 3.2, Fig. 5): t and the label as two more tokens;
+cross-attention to them; adaLN, where they set scale and shift of each norm; and adaLN-Zero, the same with a
+gate on what each step adds, closed at the start. The last one won by far (its FID, a distance from real
+pictures, was about half of the first's), and costs nothing beside attention. Everybody uses it for t. A
+prompt is too rich for one vector: PixArt adds cross-attention to its tokens, SD3 lets them join in.
+
+Before this, the network was a U-Net of convolutions (Stable Diffusion 1): it sees near things first, has
+shortcuts between sizes, and needs layers of another kind for time. DiT showed that none of this is needed,
+and that quality follows compute, whether spent on depth, width or smaller patches (DiT 5).
+
+THE FILE, in the order of reading: the parts; where and when; DiT, the plain one; SD3's MMDiT, which VideoDiT
+is made of; PixArt, which Latte's text-to-video model is made of."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from PIL import Image, ImageDraw
 from torch import nn
 
-from checkpoint import UserError, attend, run_block
+from checkpoint import (UserError, attend, load_network, load_strict, polite, read_config, read_state,
+                        run_block)
 
 # ----------------------------------------------------------------------------------------- the smallest parts
+# ADALN. A LayerNorm brings each token to mean 0 and deviation 1 and then stretches and moves its D channels
+# by a weight and a bias, the same for every input. adaLN ("adaptive", after FiLM, Perez et al. 2018) lets the
+# condition choose them:
+#
+#     h = LN(x) (1 + scale(c)) + shift(c)           (scale, shift) = Linear(SiLU(c))            (DiT 3.2)
+#     x (B,N,D) tokens; c (B,D) time and prompt; scale, shift (B,D): the same for all N tokens of a clip
+#
+# Why is that enough to tell a network the time? A scale near -1 mutes a channel, a large one makes it loud,
+# a shift decides which of its values pass the next nonlinearity: c picks, out of one network, a somewhat
+# different one for each t. "1 +", so that a Linear that says 0 leaves an ordinary LayerNorm. out/dit.png
+# shows what the toy's blocks made of it: some channels speak early, some late.
 
 def norm(x):
     """LayerNorm without weights of its own: scale and shift come from the modulation. eps as released."""
@@ -26,17 +79,20 @@ def norm(x):
 
 def modulate(x, shift, scale):
     """x (1 + scale) + shift in one kernel: about 1.5 times faster than the two operations."""
-    return torch.addcmul(shift, x, 1 + scale)
+    return torch.addcmul(shift, x, 1 + scale)                               # (B,N,D), as x
 
 
+# ATTENTION with several heads: the D channels are cut into `heads` groups of d, and each group has its own
+# questions and answers, so a token can look at its neighbours, at its mirror image and at the word "red" at
+# the same time. 1/sqrt(d) (in checkpoint.attend) keeps the softmax soft: q k is a sum of d products.
 class Attention(nn.Module):
     """Self-attention in three steps, split, attend, merge: a joint block attends across two of them."""
 
     def __init__(self, width, heads, qk_norm="", proj=True):
         super().__init__()
         self.heads, self.qk_norm = heads, qk_norm
-        self.qkv = nn.Linear(width, 3 * width)
-        if proj:
+        self.qkv = nn.Linear(width, 3 * width)              # one product for the three is faster than three
+        if proj:                        # the last joint block's text has none: nobody reads what it found
             self.proj = nn.Linear(width, width)
         if qk_norm:                     # SD3.5: keeps the logits bounded, where SD3 fine-tuning may diverge
             self.ln_q = nn.RMSNorm(width // heads, eps=1e-6)
@@ -44,7 +100,8 @@ class Attention(nn.Module):
 
     def split(self, x):
         """x (B,N,D) -> q, k, v, each (B,heads,N,d)."""
-        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        qkv = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        q, k, v = qkv                                                       # (B,heads,N,d) each
         if self.qk_norm:
             q, k = [ln(s.to(ln.weight.dtype)).to(v.dtype) for ln, s in ((self.ln_q, q), (self.ln_k, k))]
         return q, k, v
@@ -53,17 +110,19 @@ class Attention(nn.Module):
         return self.proj(rearrange(attended, "b h n d -> b n (h d)"))       # (B,N,D)
 
     def forward(self, x, mask=None):
-        return self.merge(attend(*self.split(x), mask))
+        return self.merge(attend(*self.split(x), mask))                     # (B,N,D)
 
 
 class MLP(nn.Module):
+    """Four times as wide inside, then back: most of a block's parameters, and of what it knows, are here."""
+
     def __init__(self, inside, hidden, width):
         super().__init__()
         self.fc1 = nn.Linear(inside, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x):
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))            # (B,N,D)  tanh: as released
 
 
 class VectorEmbedder(nn.Module):
@@ -78,6 +137,9 @@ class VectorEmbedder(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
+    """t (B,) -> (B,D): 256 waves of t, then an MLP. A bare number would be one weak input among thousands; of
+    waves of every length, some change quickly and tell 998 from 999, some slowly and tell early from late."""
+
     def __init__(self, width):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
@@ -100,6 +162,12 @@ class LabelEmbedder(nn.Module):
         return self.embedding_table(labels)                                 # (B,D)
 
 
+# PATCHIFY. One token for each latent pixel would be best and costs most: attention grows with the square of
+# their number, so p=2 is 16 times cheaper than p=1 (N = HW / p^2). A convolution whose stride is its kernel
+# cuts into squares and applies one Linear to each. On the way back the Linear is the model's last layer.
+# TRAP: the convolution reads a square as (channel, row, column), the last Linear writes (row, column,
+# channel): the released weights do, so one helper for both directions would scramble every patch
+# (test_patches_are_put_back_where_they_were_cut, test_the_patch_convolution_reads_the_same_squares).
 class PatchEmbed(nn.Module):
     """2D patchify: each p x p square of each frame becomes one token."""
 
@@ -123,6 +191,8 @@ def unpatchify(x, z, patch):
 
 
 class FinalLayer(nn.Module):
+    """The head: adaLN once more (no gate: nothing is added to), then each token becomes its patch."""
+
     def __init__(self, width, outputs):
         super().__init__()
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
@@ -135,14 +205,19 @@ class FinalLayer(nn.Module):
         return self.linear(h).view(*x.shape[:2], -1)                                    # (B*k,N,outputs)
 
 
-# DiT 3.2, adaLN-Zero: gates and head start at zero, so a block starts as the identity and the output as 0.
+# ADALN-ZERO (DiT 3.2): x <- x + gate(c) F(h), where F is attention or MLP, and the Linear that makes scale,
+# shift AND gate starts at zero. So each block starts as the identity, however deep the network: nothing
+# explodes, and each block joins in as soon as its gate has learned that this helps. It works because a gate
+# of 0 has a gradient (F's output), though F itself has none until the gate has moved. The head starts at
+# zero, too: the first answer is 0, the best guess of somebody who knows nothing
+# (test_a_new_network_predicts_zero_and_its_blocks_change_nothing).
 def initialise(net):
     """How every transformer here starts when it is not loaded; the last line of its constructor."""
     for name, module in net.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             nn.init.xavier_uniform_(module.weight.data.flatten(1))          # a convolution counts as a Linear
             nn.init.zeros_(module.bias)
-            if name.startswith(("t_embedder", "y_embedder")):
+            if name.startswith(("t_embedder", "y_embedder")):               # as DiT does: small at first
                 nn.init.normal_(module.weight, std=0.02)
             if "adaLN_modulation" in name or name.startswith("final_layer"):
                 nn.init.zeros_(module.weight)
@@ -151,20 +226,33 @@ def initialise(net):
 
 
 # --------------------------------------------------------------------------------- where a token is, and when
+# Attention treats its tokens as a set: shuffle them, and each gets the same answer as before. So where a
+# token is must be written into it, and is added to it once, before the first block. A number is written as
+# waves, as the hands of a clock write the time: the fast hand tells neighbours apart, the slow ones say which
+# hour it is, and "three places further" turns each hand by a fixed angle, wherever one starts.
+#
+#     PE(p) = [sin(p w_0) .. sin(p w_K-1), cos(p w_0) .. cos(p w_K-1)],   w_k = 10000^(-k/K),   K = width / 2
+#     (Vaswani et al. 2017, 3.5, there with sin and cos in turn)
+#
+# A place in a picture has two coordinates, so half of the channels write the column, half the row. Tried by
+# others: a learned row for each place (ViT) knows no other size; rotary positions turn q and k in every block
+# instead (latte.rotate; Flux and most video models since) and would change these trained models.
+# TRAPS, all three as released: the COLUMN comes first; positions are [sin|cos], times are [cos|sin]
+# (test_golden_sincos_table_of_mmdit, test_golden_conditions_and_positions_of_mmdit).
 
 def sincos(positions, width):
     """(P,) coordinates -> (P,width) = [sin(p w_k) | cos(p w_k)], w_k = 10000^(-k / (width/2))."""
     k = torch.arange(width // 2, device=positions.device)
     angles = positions[:, None].float() * 10000 ** (-k / (width / 2))       # (P,width/2)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)                  # (P,width)
 
 
 def sincos_2d(width, rows, columns):
     """rows (h,), columns (w,) -> (h,w,width). The column takes the first half of the channels as released."""
     first = 2 * (width // 4)
     across = sincos(columns, first).expand(len(rows), -1, -1)               # (h,w,D/2)
-    down = sincos(rows, width - first)[:, None].expand(-1, len(columns), -1)
-    return torch.cat([across, down], dim=-1)
+    down = sincos(rows, width - first)[:, None].expand(-1, len(columns), -1)    # (h,w,D/2)
+    return torch.cat([across, down], dim=-1)                                # (h,w,D)
 
 
 def centred(count, grid, base, device=None):
@@ -181,10 +269,115 @@ def timestep_embedding(t, width=256):
     half = width // 2
     frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
     angles = t[:, None].float() * frequencies                               # (B,width/2)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)                  # (B,width)
+
+
+# ----------------------------------------------------------------------------------- DiT (Peebles & Xie 2023)
+# The plain one, made for 1000 classes of ImageNet: c is the time plus the class, and there is no text. A
+# block is all that was said so far (DiT Fig. 3); Latte's blocks are these, along other axes:
+#
+#     c --> SiLU, Linear --> shift_1 scale_1 gate_1  shift_2 scale_2 gate_2    (B,6D), which starts at 0
+#
+#     x --+--> LN --> (1 + scale_1), + shift_1 --> attention --> gate_1 --> + --> the same with the MLP --> x
+#         +-----------------------------------------------------------------^
+#
+# It predicts noise, and with learn_sigma how far to trust the step as well: twice the channels (flow.py).
+
+@dataclass
+class DiTConfig:                    # the defaults are DiT-XL/2 at 256 x 256
+    in_channels: int = 4            # of the latent
+    input_size: int = 32            # latent pixels on a side; the table of positions has no other size
+    patch: int = 2                  # latent pixels on a side of a token
+    depth: int = 28                 # blocks
+    width: int = 1152               # of a token, D
+    heads: int = 16                 # of attention
+    mlp_ratio: float = 4.0          # hidden width of the MLPs, in widths
+    classes: int = 1000             # of labels; label 1000 is then "no class"
+    learn_sigma: bool = True        # twice the channels out: noise, then the variance's interpolation
+
+
+class DiTBlock(nn.Module):
+    """Attention and MLP, each modulated and gated by c (adaLN-Zero)."""
+
+    def __init__(self, width, heads, mlp_ratio=4.0):
+        super().__init__()
+        self.attn = Attention(width, heads)
+        self.mlp = MLP(width, int(width * mlp_ratio), width)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    def forward(self, x, c, mask=None):
+        """x (B*k,N,D), c (B,D): each row of c serves k consecutive rows of x. A video transformer attends in
+        many short rows per clip; modulating per clip, not per row, makes this Linear 50 times cheaper."""
+        rows, N, D = x.shape
+        m = self.adaLN_modulation(c).unsqueeze(1).chunk(6, dim=-1)                      # each (B,1,D)
+        x = x.reshape(len(c), -1, D)                                                    # (B,k*N,D)
+        h = modulate(norm(x), m[0], m[1]).view(rows, N, D)                              # (B*k,N,D)
+        x = torch.addcmul(x, m[2], self.attn(h, mask).view(x.shape))                    # (B,k*N,D)
+        x = torch.addcmul(x, m[5], self.mlp(modulate(norm(x), m[3], m[4])))             # (B,k*N,D)
+        return x.view(rows, N, D)                                                       # (B*k,N,D)
+
+
+class DiT(nn.Module):
+    """Pictures of one size, of a class. Its table of positions has an entry for each token and no more."""
+
+    Config = DiTConfig
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, width, side = config, config.width, config.input_size // config.patch
+        self.checkpointing = False
+        grid = torch.arange(side)
+        self.register_buffer("pos_embed", sincos_2d(width, grid, grid).view(1, -1, width))
+        self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
+        self.t_embedder = TimestepEmbedder(width)
+        self.y_embedder = LabelEmbedder(config.classes, width)
+        self.blocks = nn.ModuleList(DiTBlock(width, config.heads, config.mlp_ratio)
+                                    for _ in range(config.depth))
+        outputs = config.in_channels * (2 if config.learn_sigma else 1)
+        self.final_layer = FinalLayer(width, config.patch ** 2 * outputs)
+        initialise(self)
+
+    def forward(self, z, t, labels):
+        """z (B,C,H,W) or (B,C,1,H,W), t (B,) integer steps, labels (B,), last = "no class" -> like z,
+        2C channels if learn_sigma."""
+        if z.dim() == 4:
+            return self.forward(z.unsqueeze(2), t, labels).squeeze(2)
+        size = self.config.input_size
+        if z.shape[2:] != (1, size, size):
+            raise UserError(f"this DiT makes one picture of {size} x {size} latent pixels, "
+                            f"not (frames, height, width) {tuple(z.shape[2:])}; choose that size")
+        x = self.x_embedder(z).flatten(1, 3) + self.pos_embed               # (B,N,D)
+        c = self.t_embedder(t) + self.y_embedder(labels)                    # (B,D)
+        for block in self.blocks:
+            x = run_block(block, self.checkpointing, x, c)
+        return unpatchify(self.final_layer(x, c), z, self.config.patch)     # (B,2C,1,H,W)
+
+    def forward_with_cfg(self, z, t, labels, scale, channels=3):
+        """Guidance as released: the batch is [with label; without], the first half's z serves both, and only
+        3 of 4 channels are guided: kept by its authors because their published numbers depend on it."""
+        half = len(z) // 2
+        out = self(torch.cat([z[:half], z[:half]]), t, labels)              # (2B,2C,H,W)
+        labelled, free = out[:, :channels].chunk(2)                         # (B,channels,H,W) each
+        guided = free + scale * (labelled - free)
+        return torch.cat([torch.cat([guided, guided]), out[:, channels:]], dim=1)
 
 
 # ------------------------------------------------------------------------------------------------ MMDiT (SD3)
+# TWO STREAMS. A class is one vector; a prompt is a sentence, and its words concern different places. SD3
+# (Esser et al. 2024, 4) puts text tokens and picture tokens into ONE attention, so that everyone may ask
+# everyone: a patch asks for its colour, and the word "ball" looks at what has become of it. But words and
+# patches are different things, so each kind has weights of its own for all else. That is a joint block:
+#
+#     text     (B,L,D) --> adaLN --> q k v --+                   +--> proj, gate, + --> MLP --> (B,L,D)
+#                           ^ own weights    |  one attention    |    own weights
+#                           c                +--> over L + N ----+
+#                           v own weights    |  tokens           |    own weights
+#     picture  (B,N,D) --> adaLN --> q k v --+                   +--> proj, gate, + --> MLP --> (B,N,D)
+#
+# "MM" is multi-modal. Tried by SD3 beside it (5.2.2): one set of weights for both kinds, cross-attention, a
+# U-ViT, and three sets (CLIP's tokens apart from T5's). Two sets learned fastest; a third brought nothing.
+# Cross-attention, PixArt's choice below, is a one-way street: patches read words that never change. The text
+# has no positions here (its encoder has written them in), and no mask: padding is read like words.
 
 @dataclass
 class MMDiTConfig:                  # the defaults are SD3-medium
@@ -208,7 +401,7 @@ class StreamBlock(nn.Module):
     def __init__(self, config, dual=False, pre_only=False):
         super().__init__()
         width, self.dual, self.pre_only = config.heads * config.head_dim, dual, pre_only
-        self.chunks = 2 if pre_only else 9 if dual else 6
+        self.chunks = 2 if pre_only else 9 if dual else 6   # 3 a step: shift, scale, gate; pre_only: no gate
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, self.chunks * width))
         self.attn = Attention(width, config.heads, config.qk_norm, proj=not pre_only)
         if dual:
@@ -224,10 +417,11 @@ class StreamBlock(nn.Module):
         return self.attn.split(modulate(h, m[0], m[1])), (h, m)
 
     def after(self, x, attended, h, m):
-        x = torch.addcmul(x, m[2], self.attn.merge(attended))
+        """What was attended joins the stream, then the MLP, each through its gate. addcmul: x + gate * y."""
+        x = torch.addcmul(x, m[2], self.attn.merge(attended))                           # (B,N,D)
         if self.dual:                   # reads the same normed stream as the joint attention, not its result
-            x = torch.addcmul(x, m[8], self.attn2(modulate(h, m[6], m[7])))
-        return torch.addcmul(x, m[5], self.mlp(modulate(norm(x), m[3], m[4])))
+            x = torch.addcmul(x, m[8], self.attn2(modulate(h, m[6], m[7])))             # (B,N,D)
+        return torch.addcmul(x, m[5], self.mlp(modulate(norm(x), m[3], m[4])))          # (B,N,D)
 
 
 class JointBlock(nn.Module):
@@ -243,7 +437,7 @@ class JointBlock(nn.Module):
         text, text_state = self.context_block.before(context, c)
         image, image_state = self.x_block.before(x, c)
         q, k, v = [torch.cat(pair, dim=2) for pair in zip(text, image)]     # (B,heads,L+N,d)
-        from_text, from_image = attend(q, k, v).split([context.shape[1], x.shape[1]], dim=2)
+        from_text, from_image = attend(q, k, v).split([context.shape[1], x.shape[1]], dim=2)    # L, N again
         x = self.x_block.after(x, from_image, *image_state)
         if self.context_block.pre_only:
             return None, x
@@ -251,14 +445,19 @@ class JointBlock(nn.Module):
 
 
 # VideoDiT Eq. 5: X_t = (1-t) X_0 + t X_1, v = X_1 - X_0, with X_0 noise, X_1 data. SD3 counts the other way:
-# sigma = 1 - t, the network is fed 1000 sigma and predicts noise - data = -v. This is where the two meet.
+# sigma = 1 - t, the network is fed 1000 sigma and predicts noise - data = -v. This is where the two meet
+# (test_golden_time_runs_the_other_way_in_sd3).
 def in_our_time(sd3_network, z, t, context, pooled):
     return -sd3_network(z, 1000 * (1 - t.float().expand(len(z))), context, pooled)
 
 
 class MMDiT(nn.Module):
     """SD3's transformer. It attends over all T*h*w tokens: T=1 is the image model, and a longer clip is the
-    paper's Fig. 2, an image model asked for a video: the subject holds still, the details break up."""
+    paper's Fig. 2, an image model asked for a video: the subject holds still, the details break up.
+
+    Nothing here tells one frame from another. Each gets a picture's positions, attention is blind to order,
+    so a clip fed backwards comes out backwards and is otherwise the same: the demo measures it, and curing it
+    is what videodit.py adds."""
 
     Config = MMDiTConfig
 
@@ -298,108 +497,38 @@ class MMDiT(nn.Module):
         return (x + self.positions(*x.shape[2:4])).flatten(1, 3)            # (B,T*N,D)
 
     def positions(self, h, w):
-        """(h,w,D), the centre of the table. The checkpoint's table: recomputing it is not the same."""
+        """(h,w,D), the centre of the table. TRAP: the checkpoint's table. It looks like a formula's, but
+        Diffusers' own formula for it gives others, and nothing fails but the pictures."""
         grid = self.config.pos_grid
         if max(h, w) > grid:
             raise UserError(f"{h} x {w} patches do not fit this model's table of {grid} x {grid} positions; "
                             "choose a smaller height and width")
         top, left = (grid - h) // 2, (grid - w) // 2
-        return self.pos_embed.view(grid, grid, -1)[top:top + h, left:left + w]
+        return self.pos_embed.view(grid, grid, -1)[top:top + h, left:left + w]          # (h,w,D)
 
     def condition(self, timestep, pooled):
+        """c: how noisy it is, and what it should become, in one vector."""
         return self.t_embedder(timestep) + self.y_embedder(pooled)          # (B,D)
 
 
-# ----------------------------------------------------------------------------------- DiT (Peebles & Xie 2023)
-
-@dataclass
-class DiTConfig:                    # the defaults are DiT-XL/2 at 256 x 256
-    in_channels: int = 4            # of the latent
-    input_size: int = 32            # latent pixels on a side; the table of positions has no other size
-    patch: int = 2
-    depth: int = 28
-    width: int = 1152
-    heads: int = 16
-    mlp_ratio: float = 4.0
-    classes: int = 1000
-    learn_sigma: bool = True        # twice the channels out: noise, then the variance's interpolation
-
-
-class DiTBlock(nn.Module):
-    """Attention and MLP, each modulated and gated by c (adaLN-Zero)."""
-
-    def __init__(self, width, heads, mlp_ratio=4.0):
-        super().__init__()
-        self.attn = Attention(width, heads)
-        self.mlp = MLP(width, int(width * mlp_ratio), width)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-
-    def forward(self, x, c, mask=None):
-        """x (B*k,N,D), c (B,D): each row of c serves k consecutive rows of x. A video transformer attends in
-        many short rows per clip; modulating per clip, not per row, makes this Linear 50 times cheaper."""
-        rows, N, D = x.shape
-        m = self.adaLN_modulation(c).unsqueeze(1).chunk(6, dim=-1)                      # each (B,1,D)
-        x = x.reshape(len(c), -1, D)                                                    # (B,k*N,D)
-        h = modulate(norm(x), m[0], m[1]).view(rows, N, D)                              # (B*k,N,D)
-        x = torch.addcmul(x, m[2], self.attn(h, mask).view(x.shape))                    # (B,k*N,D)
-        x = torch.addcmul(x, m[5], self.mlp(modulate(norm(x), m[3], m[4])))
-        return x.view(rows, N, D)                                                       # (B*k,N,D)
-
-
-class DiT(nn.Module):
-    Config = DiTConfig
-
-    def __init__(self, config):
-        super().__init__()
-        self.config, width, side = config, config.width, config.input_size // config.patch
-        self.checkpointing = False
-        grid = torch.arange(side)
-        self.register_buffer("pos_embed", sincos_2d(width, grid, grid).view(1, -1, width))
-        self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
-        self.t_embedder = TimestepEmbedder(width)
-        self.y_embedder = LabelEmbedder(config.classes, width)
-        self.blocks = nn.ModuleList(DiTBlock(width, config.heads, config.mlp_ratio)
-                                    for _ in range(config.depth))
-        outputs = config.in_channels * (2 if config.learn_sigma else 1)
-        self.final_layer = FinalLayer(width, config.patch ** 2 * outputs)
-        initialise(self)
-
-    def forward(self, z, t, labels):
-        """z (B,C,H,W) or (B,C,1,H,W), t (B,) integer steps, labels (B,), last = "no class" -> like z,
-        2C channels if learn_sigma."""
-        if z.dim() == 4:
-            return self.forward(z.unsqueeze(2), t, labels).squeeze(2)
-        size = self.config.input_size
-        if z.shape[2:] != (1, size, size):
-            raise UserError(f"this DiT makes one picture of {size} x {size} latent pixels, "
-                            f"not (frames, height, width) {tuple(z.shape[2:])}; choose that size")
-        x = self.x_embedder(z).flatten(1, 3) + self.pos_embed               # (B,N,D)
-        c = self.t_embedder(t) + self.y_embedder(labels)                    # (B,D)
-        for block in self.blocks:
-            x = run_block(block, self.checkpointing, x, c)
-        return unpatchify(self.final_layer(x, c), z, self.config.patch)     # (B,2C,1,H,W)
-
-    def forward_with_cfg(self, z, t, labels, scale, channels=3):
-        """Guidance as released: the batch is [with label; without], the first half's z serves both, and only
-        3 of 4 channels are guided: kept by its authors because their published numbers depend on it."""
-        half = len(z) // 2
-        out = self(torch.cat([z[:half], z[:half]]), t, labels)              # (2B,2C,H,W)
-        labelled, free = out[:, :channels].chunk(2)
-        guided = free + scale * (labelled - free)
-        return torch.cat([torch.cat([guided, guided]), out[:, channels:]], dim=1)
-
-
 # ---------------------------------------------------------------------------- PixArt-alpha (Chen et al. 2024)
+# DiT that reads. Two changes, and Latte's text-to-video model inherits both:
+#   * cross-attention between self-attention and MLP: patches ask (q), words answer (k, v). Its last Linear
+#     starts at zero, so a trained DiT goes on as if it were not there. No norm and no gate, as released.
+#   * adaLN-single. A third of DiT's parameters (6 D^2 of 18 D^2 a block) are the Linears that turn c into
+#     shifts, scales and gates; but c is now the time alone, and all blocks need much the same of it. So one
+#     Linear serves the network, and each block adds a small table of its own:
+#         S_i = S(t) + E_i         S (B,6D) one for all; E_i (6,D) learned, block i's     (PixArt-alpha 2.3)
 
 @dataclass
 class PixArtConfig:                 # the defaults are PixArt-XL/2 at 512 x 512
-    in_channels: int = 4
+    in_channels: int = 4            # of the latent
     out_channels: int = 8           # noise, then the variance's interpolation
-    patch: int = 2
-    depth: int = 28
-    width: int = 1152
-    heads: int = 16
-    mlp_ratio: float = 4.0
+    patch: int = 2                  # latent pixels on a side of a token
+    depth: int = 28                 # blocks
+    width: int = 1152               # of a token, D
+    heads: int = 16                 # of attention
+    mlp_ratio: float = 4.0          # hidden width of the MLPs, in widths
     caption_channels: int = 4096    # T5's width
     sample_size: int = 64           # latent pixels on a side in training
     interpolation: float = 1.0      # positions span 0..sample_size / patch / interpolation; 2 at 1024 x 1024
@@ -418,8 +547,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, x, context, mask=None):
         """x (B,N,D), context (B,L,D), mask (B,L) True or 1 for text, False or 0 for padding."""
-        q = rearrange(self.q_linear(x), "b n (h d) -> b h n d", h=self.heads)
-        k, v = rearrange(self.kv_linear(context), "b l (two h d) -> two b h l d", two=2, h=self.heads)
+        q = rearrange(self.q_linear(x), "b n (h d) -> b h n d", h=self.heads)           # (B,heads,N,d)
+        kv = rearrange(self.kv_linear(context), "b l (two h d) -> two b h l d", two=2, h=self.heads)
+        k, v = kv                                                                       # (B,heads,L,d) each
         mask = None if mask is None else mask.bool()[:, None, None]                     # (B,1,1,L)
         return self.proj(rearrange(attend(q, k, v, mask), "b h n d -> b n (h d)"))      # (B,N,D)
 
@@ -444,8 +574,8 @@ class PixArtBlock(nn.Module):
         h = modulate(norm(x), m[0], m[1]).view(rows, N, D)                              # (B*k,N,D)
         x = torch.addcmul(x, m[2], self.attn(h).view(x.shape))                          # (B,k*N,D)
         if self.cross_attn is not None:
-            x = x + self.cross_attn(x, context, mask)
-        x = torch.addcmul(x, m[5], self.mlp(modulate(norm(x), m[3], m[4])))
+            x = x + self.cross_attn(x, context, mask)                                   # (B,k*N,D)
+        x = torch.addcmul(x, m[5], self.mlp(modulate(norm(x), m[3], m[4])))             # (B,k*N,D)
         return x.view(rows, N, D)                                                       # (B*k,N,D)
 
 
@@ -465,6 +595,8 @@ class SingleFinalLayer(nn.Module):
 
 
 class PixArt(nn.Module):
+    """Pictures of any shape, of a prompt that T5 has read. It pads to one length: mask hides the padding."""
+
     Config = PixArtConfig
 
     def __init__(self, config):
@@ -497,22 +629,42 @@ class PixArt(nn.Module):
         return unpatchify(self.final_layer(x, c), z, self.config.patch)     # (B,2C,1,H,W)
 
     def positions(self, h, w, device=None):
-        """(h,w,D): every picture, of whatever shape, spans the same coordinates. Not in the checkpoint."""
+        """(h,w,D): every picture, of whatever shape, spans the same coordinates: the opposite of SD3's choice
+        (`centred`), so at another size each token lies elsewhere. Not in the checkpoint."""
         span = self.config.sample_size / self.config.patch / self.config.interpolation
         rows, columns = (torch.arange(n, device=device) * span / n for n in (h, w))
         return sincos_2d(self.config.width, rows, columns)
 
     def condition(self, t, resolution, aspect_ratio):
+        """c is the time; the 1024 model is also told a picture's size, so that small ones did not have to be
+        thrown out of its training data (SDXL's idea)."""
         c = self.t_embedder(t)                                              # (B,D)
         if not self.config.micro_conditions:
             return c
         if resolution is None or aspect_ratio is None:
             raise UserError("this PixArt was trained with micro-conditions: give resolution and aspect_ratio")
         size = self.csize_embedder(resolution.flatten()).view(len(t), -1)   # (B,2D/3)
-        return c + torch.cat([size, self.ar_embedder(aspect_ratio.flatten())], dim=1)
+        return c + torch.cat([size, self.ar_embedder(aspect_ratio.flatten())], dim=1)   # (B,D)
 
 
 # ------------------------------------------------------------------------------------------------------- demo
+# out/dit.png is drawn with the shipped toy: 6 joint blocks of 160 channels, pictures of 64 x 64 pixels, which
+# are 4 x 4 tokens. Above, who answers one patch of a noisy picture, block by block: other patches, and words.
+# The patch lies on a cat: it hears "red", "cat" and EOS, whose vector has read the whole prompt, and hardly
+# "grass"; block 0 looks everywhere, block 1 and later ones at the rest of the cat (the picture that is shown
+# is the clean one; the network sees it under noise, t = 0.7).
+#
+# Below, what adaLN made of the time. Left: the gates of attention stand wider open in the fog, where patches
+# have to agree on what will be there, than near the end, where each has its own hairs to clean. Right: what
+# each channel is multiplied by, for those that care most. Nobody told the network to do either.
+#
+# The model that is shipped is VideoDiT, whose branch for time speaks to single frames, too; toy_image adds it
+# to the image model, as far as one frame hears it
+# (test_the_toys_image_model_is_its_video_model_at_one_frame).
+
+TOY = Path(__file__).parent / "checkpoints" / "toy"
+SHOWN = 208                         # pixels on a side of a picture in out/dit.png
+
 
 def scrambled(net, std=0.05, seed=0):
     """net with random weights everywhere: a stand-in for a trained network, nothing zero by design."""
@@ -541,7 +693,143 @@ def demo():
     return found
 
 
-if __name__ == "__main__":
+def toy_image(path=TOY / "videodit.safetensors"):
+    """The shipped video model as an MMDiT that answers the same for single frames.
+
+    Its branch adds zero(conv(z) + PE_3d) to the tokens (videodit.Patchify3D). Both are Linears and a single
+    frame's time is 0, so the branch melts into the patch embedding and the table of positions."""
+    state, config = read_state(path), read_config(path)["config"]
+    net = MMDiT(MMDiTConfig(**{field.name: config[field.name] for field in fields(MMDiTConfig)}))
+    load_strict(net, {name.removeprefix("image."): tensor.float() for name, tensor in state.items()
+                      if name.startswith("image.")}, path)
+    conv, bias, zero, more = (state[f"patchify_3d.{name}"].float() for name in (
+        "conv.proj.weight", "conv.proj.bias", "zero.weight", "zero.bias"))
+    net.x_embedder.proj.weight.data += torch.einsum("de,ecpq->dcpq", zero, conv)
+    net.x_embedder.proj.bias.data += zero @ bias + more
+    half, grid = len(zero) // 2, net.config.pos_grid
+    for_t, for_h, for_w = [2 * ((half + 2 - axis) // 3) for axis in range(3)]
+    places = centred(grid, grid, net.config.base_size)                      # (grid,)
+    table = torch.cat([sincos(torch.zeros(1), for_t)[None].expand(grid, grid, -1),
+                       sincos(places, for_h)[:, None].expand(-1, grid, -1),
+                       sincos(places, for_w)[None].expand(grid, -1, -1)], dim=-1)       # (grid,grid,D)
+    net.pos_embed += (table @ zero.T).view(1, -1, len(zero))                # (1,grid*grid,D)
+    return net.requires_grad_(False).eval()
+
+
+def watch_attention(net, run):
+    """The weights softmax(q k^T / sqrt(d)) of each joint block while run() runs, mean over heads:
+    (depth,L+N,L+N), row i is whom token i listens to. The text's tokens come first."""
+    asked = []
+    keep = lambda layer, split: lambda x: asked.append(split(x)) or asked[-1]
+    for block in net.joint_blocks:
+        for stream in (block.context_block, block.x_block):
+            stream.attn.split = keep(stream.attn, stream.attn.split)
+    try:
+        run()
+    finally:
+        for block in net.joint_blocks:
+            for stream in (block.context_block, block.x_block):
+                del stream.attn.split                                       # the class's own again
+    weights = []
+    for text, image in zip(asked[::2], asked[1::2]):
+        q, k = (torch.cat([text[i], image[i]], dim=2)[0] for i in (0, 1))   # (heads,L+N,d)
+        weights.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(0)) # (L+N,L+N)
+    return torch.stack(weights)                                             # (depth,L+N,L+N)
+
+
+def modulation(net, pooled, steps=41):
+    """times (n,), and the six parts of adaLN of each picture's block over time: (depth,6,n,D)."""
+    times = torch.linspace(0, 1, steps)
+    c = net.condition(1000 * (1 - times), pooled.expand(steps, -1))         # (n,D)
+    parts = [block.x_block.adaLN_modulation(c).unflatten(1, (6, -1)).transpose(0, 1)    # (6,n,D)
+             for block in net.joint_blocks]
+    return times, torch.stack(parts)                                        # (depth,6,n,D)
+
+
+@torch.no_grad()
+def draw_toy(path, seed=3, t=0.7):
+    """out/dit.png. Returns the prompt's words by how much the marked patch hears them, most first, and how
+    much wider attention's gates are at t = 0.1 than at t = 0.9."""
+    import world                                        # the toy's films, captions, latents and words: a
+    from text import ToyText                            # transformer knows none of them, only the drawing
+    from vae import DPVAE
+    from video import page, to_video
+    net, vae, text = toy_image(), load_network(DPVAE, TOY / "dpvae.safetensors"), load_network(
+        ToyText, TOY / "text.safetensors").eval()
+    drift = ((0.2, 0.5, 0.5), (0.8, 0.2, 0.5))
+    spec = world.Spec("cat", "red", "", "on grass", 0.0, 0.0, 1.1, False, 0.3, drift)
+    frame = world.render(spec, size=64, only=(0,))                          # (1,64,64,3)
+    z = vae.scaled(vae.encode(to_video(frame)[None]))                       # (1,C,1,8,8)
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
+    context, pooled = text([world.caption(spec)])                           # (1,L,D) (1,P)
+    weights = watch_attention(net, lambda: net((1 - t) * noise + t * z, torch.tensor([t]), context, pooled))
+    L, side = context.shape[1], z.shape[-1] // net.config.patch
+    token = side // 2 * side + side // 2 - 1            # row 2, column 1 of 4 x 4: the cat's belly
+    words = ["BOS", *world.caption(spec).split(), "EOS"]
+    words += ["pad"] * (L - len(words))
+    pictures = [marked(frame[0], token, side), *(spread(frame[0], row[token + L, L:]) for row in weights)]
+    labels = ["asks: the marked patch", *(f"block {i}" for i in range(len(weights)))]
+    sheet = page(None, pictures + [listing(words, weights[:, L + token, :L])], labels + ["words it hears"], 4)
+    if path:
+        page(path, [sheet, page(None, curves_of_time(net, pooled), None, 2)], None, 1)
+    heard = weights[:, L + token, :L].sum(0).argsort(descending=True)       # (L,)
+    gates = modulation(net, pooled, steps=11)[1][:, 2].square().mean((0, 2)).sqrt()     # (11,)
+    return [words[i] for i in heard], (gates[1] / gates[9]).item()
+
+
+def marked(frame, token, side):
+    """The picture, the patch that asks framed."""
+    picture, p = Image.fromarray(frame).resize((SHOWN, SHOWN), Image.NEAREST), SHOWN // side
+    row, column = divmod(token, side)
+    ImageDraw.Draw(picture).rectangle([column * p, row * p, column * p + p, row * p + p],
+                                      outline="white", width=4)
+    return picture
+
+
+def spread(frame, weights):
+    """The picture, each patch as bright as it is listened to."""
+    side = math.isqrt(len(weights))
+    light = (weights / weights.max()).view(side, side).numpy()              # (h,w)
+    light = Image.fromarray((255 * light).astype("uint8")).resize((SHOWN, SHOWN), Image.NEAREST)
+    picture = Image.fromarray(frame).resize((SHOWN, SHOWN), Image.NEAREST)
+    return Image.composite(picture, Image.new("RGB", picture.size), light)
+
+
+def listing(words, weights):
+    """A row a word, a column a block: the darker, the more of the patch's attention that word gets."""
+    from video import heat
+    height = SHOWN // len(words)
+    picture = Image.new("RGB", (SHOWN, SHOWN), "white")
+    shades = Image.fromarray(heat(weights.T.numpy(), cell=height))
+    picture.paste(shades, (SHOWN - shades.width, 0))
+    for i, word in enumerate(words):
+        ImageDraw.Draw(picture).text((2, i * height + 2), word, fill="#222222")
+    return picture
+
+
+def curves_of_time(net, pooled):
+    """How loud each block's attention is by t, and a few channels of one block's scale."""
+    from video import plot
+    times, parts = modulation(net, pooled)
+    gates = {f"block {i}": (times, part[2].square().mean(-1).sqrt()) for i, part in enumerate(parts)}
+    scale = parts[2, 1]                                                     # (n,D)
+    most = (scale.amax(0) - scale.amin(0)).topk(12).indices
+    name = lambda k: "channels of block 2" if k == 0 else f"_{k}"
+    channels = {name(k): (times, 1 + scale[:, i], "~") for k, i in enumerate(most)}
+    return [plot(None, gates, "gate of attention: its size by time", "t: 0 noise, 1 data", size=(440, 320)),
+            plot(None, channels, "1 + scale(c), the 12 liveliest channels", "t: 0 noise, 1 data",
+                 size=(440, 320))]
+
+
+def main():
     for claim, difference in demo().items():
         print(f"{claim:40s} {difference:.1e}")
     print("(right ones answer 0, and differ by rounding below 1e-5)")
+    words, wider = draw_toy("out/dit.png")
+    print(f"a patch on a red cat hears, most first: {', '.join(words[:5])}   (right: red and cat among them)")
+    print(f"attention's gates are {wider:.2f} times as wide open in noise as near data (above 1). "
+          "Drawn in out/dit.png")
+
+
+if __name__ == "__main__":
+    polite(main)

@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 import dit
 import published
+from checkpoint import load_network
 from conftest import close, golden
 from dit import DiTBlock, MMDiT, MMDiTConfig, PixArtBlock, scrambled
 
@@ -218,3 +219,29 @@ def test_demo_answers_zero_and_is_blind_to_the_order_of_frames():
     found = dit.demo()
     backwards = found.pop("MMDiT: five frames backwards")
     assert len(found) == 3 and max(found.values()) == 0 and backwards < 1e-5
+
+
+def test_the_toys_image_model_is_its_video_model_at_one_frame():
+    """The branch for time is linear before the blocks, so for one frame it is a part of patchify."""
+    from videodit import VideoDiT
+    video, image = load_network(VideoDiT, dit.TOY / "videodit.safetensors"), dit.toy_image()
+    z, t, cond = draw(config=image.config, height=8, width=8)
+    with torch.no_grad():
+        close(image(z, t, **cond), video(z, t, **cond), atol=1e-5)
+
+
+def test_attention_that_is_watched_is_the_attention_that_was_used():
+    """Rows sum to 1, every block is seen, and nothing is left changed."""
+    net, (z, t, cond) = scrambled(MMDiT(SMALL), 0.2), draw(batch=1)
+    with torch.no_grad():
+        before = net(z, t, **cond)
+        weights = dit.watch_attention(net, lambda: assert_close(net(z, t, **cond), before))
+    assert weights.shape == (3, 5 + 24, 5 + 24)
+    assert_close(weights.sum(-1), torch.ones(3, 29))
+    assert not any("split" in vars(block.x_block.attn) for block in net.joint_blocks)
+
+
+def test_a_patch_of_the_toy_hears_the_words_that_concern_it():
+    """What out/dit.png shows: attention finds the words, and gates are wider open in noise (DiT 3.2)."""
+    words, wider = dit.draw_toy(None)
+    assert {"red", "cat"} <= set(words[:5]) and wider > 1

@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "ablate": "presets",
     "bench": f"{NETWORKS} flow data presets loop train",
 }
-DRAWS = {"video", "world"}          # what a demo may take beside: pictures to look at, a toy to show
+# what a demo may take beside: pictures to look at, a toy to show, and that toy as latents and tokens
+DRAWS = {"video", "world", "vae", "text"}
 ORDER = list(MAY_IMPORT)
 FILES = sorted(path.name for path in [*Path().glob("*.py"), *Path("tests").glob("*.py")])
 
