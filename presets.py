@@ -135,7 +135,7 @@ PRESETS = {
         dit=MMDiTConfig(4, 2, 2, 2, 16, context_dim=32, pooled_dim=32, pos_grid=4, base_size=4),
         latte=LatteConfig(1, 2, 32, 2, in_channels=4, frames=8, input_size=8, condition="text",
                           context_dim=32, pooled_dim=32),
-        stages={"judge": dict(steps=20, batch=8, lr=2e-3), "vae": dict(steps=30, batch=8, lr=2e-3),
+        stages={"judge": dict(steps=20, batch=8, lr=2e-3), "vae": dict(steps=30, batch=8, lr=5e-4),
                 "dit": dict(steps=20, batch=8), "dpvae": dict(steps=12, batch=2, disc_start=4, disc_warmup=4),
                 "videodit": dict(steps=20, batch=8), "latte": dict(steps=20, batch=4, joint_images=2)}),
     # the shipped checkpoint: see README for what it reaches

@@ -32,7 +32,7 @@ from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_labels, drop_prompt, 
                   sample_times, velocity_of)
 from folder import class_at
 from latte import Latte, init_from_image
-from loop import Player, Stage, all_ranks, autocast, fit, report, setup, told_once
+from loop import Player, Run, Stage, all_ranks, autocast, fit, report, setup, told_once
 from presets import PRESETS, overview, parse
 from sample import Models, advice, generate
 from text import ToyText
@@ -104,11 +104,13 @@ def stage_vae(cfg, run):                                    # pixels <-> latents
         return kl_vae_loss(nets["vae"], x, noise, cfg.kl_weight, perceptual, cfg.lpips_weight)
 
     def finish(nets):                                       # from now on the transformer sees unit variance
-        source = mixed(cfg, videos, images, 0.5)(0)
         clips = [next(source)["video"].to(run.device) for _ in range(8)]
         nets["vae"].config.shift, nets["vae"].config.scale = measure_latents(nets["vae"], clips)
 
-    held = next(mixed(cfg, videos, images, 0.5)(0))["video"][:8]
+    # whole batches on every rank: what is measured, and shown, must not depend on how many there are
+    alone = (loader(cfg, Run(device=run.device), singles(cfg, kind)) for kind in ("video", "image"))
+    source = mixed(cfg, *alone, 0.5)(0)
+    held = next(source)["video"][:8]
     return Stage({"vae": Player(loss, vae=vae)}, mixed(cfg, videos, images, 0.5),
                  show_reconstruction(held, run), finish)
 
