@@ -108,6 +108,8 @@ class ToyClips:
         return [self.words(index) for index in range(self.count)]
 
 
+# Its kinds are the instrument: of the same world, what is never trained on (held-out combinations), and what
+# is seen in pictures only. "toy:video_heldout:1" names a kind and a seed, wherever a folder may stand, too.
 def parse_toy(name):
     """(kind, seed) of "toy", "toy:video_heldout" or "toy:video:1", None for a path."""
     word, _, rest = name.partition(":")
@@ -120,6 +122,9 @@ def parse_toy(name):
     return kind or "video", int(seed or 0)
 
 
+# Prompts for a test set come from the same three places as data. UCF101's folders are VideoDiT's benchmark
+# (4.2): a model that never saw them is given the names of the classes, and its clips are compared with
+# theirs.
 def prompt_at(source):
     """index -> prompt, from "toy:KIND", a text file (a prompt a line), or a folder of classes such as
     UCF101's, whose names become prompts: VideoDiT 4.2, zero-shot. They are dealt round and round."""
@@ -197,20 +202,27 @@ class ClipFolder:
         return first_usable(self, index, epoch)
 
     def words(self, index, epoch=0):
+        """The caption of this visit alone, without reading the film."""
         return self.said.draw(index, [self.seed, epoch, index])
 
     @functools.cached_property
     def captions(self):
+        """All of them, of which a vocabulary is made."""
         return self.said.all()
 
     @functools.cached_property
     def places(self):
+        """Where each film lies: folder.py reads its class from that."""
         return [stem_of(name) for name in self.names]
 
     @functools.cached_property
     def classes(self):
+        """The names of all classes; a label is a place in this list."""
         return list_classes(self.places)
 
+    # read() is the whole way of a clip, in the order in which things are drawn, which must never change: the
+    # window first, then the place of the square, then whether it is mirrored. All of a clip's frames share
+    # one square and one mirror: a crop that moved would be a camera that shakes.
     def read(self, index, rng):
         """One clip of one film, as rng has it, or Unusable."""
         frames, times, decoded = self.film(index)
@@ -223,6 +235,7 @@ class ClipFolder:
         return {"video": to_video(cut(clip, self.size, self.crop, self.flip, rng))}      # (3,T,H,W)
 
     def path(self, index):
+        """Where on this machine."""
         return os.path.join(self.root, self.names[index])
 
     def decode(self, index, frames, numbers):
@@ -235,6 +248,8 @@ class ClipFolder:
             raise Unusable("its frames differ in size")
         return np.stack(pictures)                                                        # (T,h,w,3)
 
+    # A film is looked at when it is first asked for, not when the folder is opened: a million files would
+    # take a day to open. So a broken one is found in the middle of an epoch, and must not end it.
     def film(self, index):
         """(time stamps or names, seconds or numbers, frames or None) of a film: looked at once, as long as it
         is remembered. A film that cannot be used is remembered by its reason."""
@@ -251,6 +266,11 @@ class ClipFolder:
             raise Unusable(self.films[index])
         return self.films[index]
 
+    # Decoded or sought? Seeking costs all frames since the last key frame, on each visit; a decoded film
+    # costs its pixels in memory, for ever (16 frames of 256 x 256 are 3 MB, a minute 295). Five films of a
+    # hobby fit, and are never decoded again; a hundred thousand do not. A share for each says which, from
+    # sizes alone, before anything is read: were it "as long as there is room", the first films would win, and
+    # two runs would differ in speed for no reason that anybody sees.
     def look(self, index):
         """Decoded whole if it fits its share of memory: which of the two never depends on luck."""
         path, share = self.path(index), self.memory * 3 // 4 // len(self.names)
@@ -262,8 +282,9 @@ class ClipFolder:
                 raise Unusable(f"cannot be read ({error.strerror})")
             if not listed:
                 raise Unusable("its frames are gone")
-            numbers, frames = zip(*listed)
-            times, first = np.array(numbers), open_picture(path, frames[0], self.short, self.long)
+            numbers, frames = zip(*listed)                     # a number may be a date of 20 digits
+            times = np.array([min(number - numbers[0], 1 << 62) for number in numbers])
+            first = open_picture(path, frames[0], self.short, self.long)
             fits = first.nbytes * len(frames) <= share
             return frames, times, self.decode(index, frames, range(len(frames))) if fits else None
         pts, times = scan_times(path)
@@ -275,6 +296,14 @@ class ClipFolder:
             return None, times, decoded
         return pts, times, None
 
+    # By number or by time? Latte counts frames: every third, whatever their rate, so a film of 60 a second
+    # moves at half the speed of one of 30. VideoDiT keeps "the original frame rate of approximately 25". With
+    # fps the clip is asked for by the clock: moments 1/fps apart, and for each the frame nearest to it, found
+    # by bisection between the frames' midpoints. That holds for phones, too, whose rate wanders.
+    #
+    #     frames, by their time stamps     |   |  |    |     |  |  |   |
+    #     moments                             ^     ^     ^     ^
+    #     taken                              |      |     |     |
     def window(self, times, rng):
         """Numbers of the frames of one clip, drawn from our part of the film."""
         first, last = (round(share * len(times)) for share in self.part)
@@ -300,6 +329,10 @@ class ClipFolder:
         return first + np.searchsorted((ours[1:] + ours[:-1]) / 2, moments)              # the nearest in time
 
 
+# The memory is a queue of what was used last, cut at its old end ("LRU"). A film's list of times is 16 bytes
+# a frame: 7 kB for 18 seconds at 25 a second, so 7 GB for a million films, in each of the loader's processes,
+# if nothing were ever forgotten. Only films that fit their share are kept decoded: else, with too many films
+# for the memory, the queue would turn over on every visit, and decode a film whole to show 16 frames of it.
 def weight(film):
     """Bytes that one remembered film takes, about."""
     if isinstance(film, str):
@@ -309,11 +342,14 @@ def weight(film):
 
 
 def settings(dataset, *names):
-    """These fields, as JSON has them."""
+    """These fields, as JSON has them: what is compared with a cache's has been through JSON."""
     values = {name: getattr(dataset, name) for name in names}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
+# What takes the place of a broken film? If the batch simply had one clip less, ranks would differ in size; if
+# the next one were taken, a clip behind a broken one would be seen twice as often. So another is drawn, from
+# the same key as everything else. After a thousand broken files in a row the folder is what is broken.
 def first_usable(dataset, index, epoch):
     """The item, or, when its file cannot be used, another one: which is drawn from (seed, epoch, index), so
     that every rank, worker and resumed run puts the same clip in its place."""
@@ -342,6 +378,9 @@ def first_usable(dataset, index, epoch):
 # A picture is a clip of one frame. Both papers train on them beside clips (VideoDiT A.2, Latte 3.3.4): a
 # picture costs a sixteenth of a clip, and there are more of them, and better described.
 
+# Of a picture there is no window to draw, only the square and the mirror. Everything else is a clip's way:
+# the same captions, the same replacement of broken files, the same keys.
+
 class ImageFolder:
     """Pictures at any depth under a folder or in a .zip, as clips of one frame.
 
@@ -364,6 +403,7 @@ class ImageFolder:
         return len(self.names)
 
     def identity(self):
+        """What these pictures are: equal for two data sets that give equal ones."""
         return {"data": f"pictures {describe(self.root)}",
                 **settings(self, "size", "flip", "crop", "short", "long", "seed")}
 
@@ -387,6 +427,8 @@ class ImageFolder:
         return {"video": to_video(cut(picture[None], self.size, self.crop, self.flip, rng))}     # (3,1,H,W)
 
 
+# One question decides what a folder is: does the caller want films or pictures? Films for --data, also where
+# a stage asks for single frames (the VAE's), and then a random frame of each; pictures for --images.
 def open_source(name, frames, size, seed=0, count=None, stride=1, fps=None, flip=False, part=(0.0, 1.0),
                 crop="random", short=None, long=None, kind=None):
     """What --data (kind "video") and --images (kind "image") mean: "toy", a folder, or, for pictures, a .zip.
@@ -426,6 +468,10 @@ def open_source(name, frames, size, seed=0, count=None, stride=1, fps=None, flip
 # a * b is a little more than N, so now and then the answer is no clip: then it is enciphered once more, and
 # as that walk runs along a cycle of the permutation, it comes back below N, and no clip is met twice.
 
+# The hash has to be good, or order shows: the finish of splitmix64 is, in which every bit of the input flips
+# half of the output's. It is three multiplications, on whole arrays at once: dealing a batch of 64 takes a
+# third of a millisecond. test_the_order_looks_like_chance throws dice with it.
+
 def mix(*numbers):
     """64 bits that look like chance, of whole numbers or arrays of them (splitmix64's finish, each number
     added in turn)."""
@@ -439,6 +485,9 @@ def mix(*numbers):
     return state
 
 
+# A toss is a coin for a step: VideoDiT A.2 takes clips on a step with probability p, pictures otherwise, and
+# all ranks must throw alike, or they wait for each other. As tosses are a function of the step, how many of
+# the first 200,000 fell on clips is counted in 16 ms, and a resumed run knows where both sources stand.
 def toss(seed, steps):
     """Numbers in [0,1), one a step, the same for ever: for a choice that all ranks have to make alike."""
     return (mix(seed, np.asarray(steps, np.uint64)) >> np.uint64(11)) / 2.0 ** 53
@@ -463,6 +512,9 @@ def deal(positions, count, seed):
     return cards.astype(np.int64), epochs.astype(np.int64)                               # (n,), (n,)
 
 
+# Ranks share the run's positions as players are dealt cards: step s has batch * world_size of them, rank r
+# the r-th pile. So the set of clips of a step does not depend on how many ranks there are, and neither does
+# the run: that is what lets a training that began on one card go on upon eight (a test compares the weights).
 def schedule(count, batch, seed, start_step=0, rank=0, world_size=1):
     """For every step, this rank's rows [(index, epoch), ...], for ever.
 
@@ -475,6 +527,10 @@ def schedule(count, batch, seed, start_step=0, rank=0, world_size=1):
         yield list(zip(indices.tolist(), epochs.tolist()))
 
 
+# torch's DataLoader fetches ahead: `workers` processes, each with a copy of the data set, each given whole
+# batches in turn. As an item is a function of (index, epoch) alone it does not matter which worker makes it,
+# or when; the loader gives the batches back in order. So there is nothing to save of it, and to resume at
+# step s is to begin the schedule at s.
 class Rows:
     """What torch's DataLoader asks of a map: the item at (index, epoch)."""
 
@@ -524,6 +580,9 @@ def batches(dataset, batch, seed=0, start_step=0, rank=0, world_size=1, workers=
 SHARD = re.compile(r"(\d{5})-of-(\d{5})\.safetensors")
 
 
+# Is a cached latent as good as a fresh one? Nearly: the mean of the posterior instead of a draw from it
+# (their difference is far below the noise that training adds), in 16 bits. What is lost is variety. `windows`
+# says how many windows of each film are kept; the papers see a new one on each of a million steps.
 def fingerprint(net):
     """Sixteen hex digits that two networks share only if every weight is the same."""
     digest = hashlib.sha256()
@@ -571,6 +630,8 @@ def write_cache(folder, dataset, encode, batch, vae, shift=0.0, scale=1.0, epoch
                 write_texts(folder, cache_made(path)[1], text, batch, dtype, tick)
 
 
+# Only whole shards exist. If a process dies inside one, the next run makes it again, from its positions
+# alone; nobody has to ask what is done, so ranks need no lock: each has the shards of its own number.
 def write_shard(path, dataset, encode, batch, positions, made, dtype, workers, tick):
     """One file: tensors, and as metadata the captions and how it was made. It appears whole or not at all."""
     rows = [divmod(position, len(dataset))[::-1] for position in positions]              # (index, epoch)
@@ -589,7 +650,11 @@ def write_shard(path, dataset, encode, batch, positions, made, dtype, workers, t
     write_atomic(path, lambda temporary: save_file(state, temporary, metadata=metadata))
 
 
+# Text is found by its hash: the file of a caption is where 128 bits of its SHA-256 say. No list has to be
+# kept or locked, equal captions meet in one file whoever writes it, and a million files are spread over 256
+# folders. (Two captions with one hash are less likely than a meteorite in the disk.)
 def text_path(folder, caption):
+    """Where a cache keeps it."""
     mark = hashlib.sha256(caption.encode()).hexdigest()[:32]
     return Path(folder) / "text" / mark[:2] / f"{mark[2:]}.safetensors"
 
@@ -616,6 +681,8 @@ def cache_made(path):
         raise UserError(f"{path} is truncated or no latent cache ({error}); delete it and encode again")
 
 
+# A refusal names what differs, "stride 1 instead of 3", because the way out depends on it: a forgotten flag
+# is added, a new data set gets a folder of its own, and a cache is only deleted by a person.
 def check_made(folder, made, want):
     """Latents of another VAE look like noise to this one's decoder: refuse, naming what differs."""
     differs = [f"{key} {made.get(key)} instead of {want[key]}" for key in want if made.get(key) != want[key]]
@@ -630,6 +697,9 @@ def open_shard(path, written, process):
     return safe_open(path, "pt")
 
 
+# Safetensors files are mapped, not read: a row of a shard is a few pages of the disk, and the kernel keeps
+# those that are asked for often. So a cache of a terabyte trains in a few gigabytes of memory, and opening it
+# reads the headers alone, in which the captions stand.
 class LatentCache:
     """What write_cache wrote, as a dataset of {"latent": (C,T',h,w) raw, "caption": str, "place": str, ...}.
 
@@ -659,6 +729,7 @@ class LatentCache:
         return len(self.captions)
 
     def identity(self):
+        """Of the data that were encoded, and of their encoders."""
         return self.made
 
     @functools.cached_property
@@ -676,6 +747,7 @@ class LatentCache:
             key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}}
 
     def text(self, caption):
+        """What the text encoders said of it, when the cache was written."""
         try:
             return load_file(text_path(self.folder, caption))
         except (OSError, SafetensorError) as error:
@@ -688,6 +760,8 @@ class LatentCache:
 # Before a week on eight GPUs one wants to know what is in the folder: how many hours, which sizes and rates,
 # whence the captions, and which files are broken. So each file is tried, as training will try it.
 
+# Hours come from time stamps and not from headers, whose lengths and rates are often guesses; a folder of
+# frames has none, so it counts in frames alone.
 def measure(dataset, index):
     """(frames, seconds or None, width, height) of a film, or of a picture with frames 1."""
     name = dataset.names[index]
@@ -724,13 +798,16 @@ def report(dataset):
         lines |= numbers_of(films, usable)
         lines["captions"] = ", ".join(f"{count} from {source}" for source, count in sources.most_common())
     for name, rows, lost, first in dataset.said.tables:
-        lines[name] = f"{rows} rows, {rows - lost} of them matched" + (f"; not {first[0]}" if lost else "")
+        lines[name] = f"{rows} rows, {rows - lost} of them matched" + (f"; not {first}" if lost else "")
     if isinstance(dataset, ImageFolder) and shown:                   # all in a row, as if they were one clip
         said = "; ".join(label.rpartition("/")[2] for _, label in shown)
         shown = [(torch.cat([video for video, _ in shown], 1), said)]                    # (3,8,H,W)
     return lines, shown
 
 
+# A median beside the ends, since one film of three hours among clips of ten seconds says nothing about them.
+# The commonest rates and sizes are counted: 60 frames a second among 25 is a --stride or --fps to think of,
+# and 320 x 180 among 1080p is a film that a crop of 256 will enlarge.
 def numbers_of(films, usable):
     """Hours, frames, rates and sizes, in words."""
     span = lambda values, unit="": (f"{min(values):g}{unit}" if min(values) == max(values) else
@@ -748,6 +825,8 @@ def numbers_of(films, usable):
     return lines
 
 
+# A folder may hold films, and pictures that are none of theirs: both are tried, as --data and --images would
+# take them. What is in neither, and why, is printed last: nothing of a folder goes without a word.
 def sets_in(root, frames, size, how, left_out):
     """[(what, a function that opens it), ...] of a folder, and the pictures that are left out as covers."""
     names = list_files(root, left_out)
@@ -795,7 +874,6 @@ def scan(root, frames=16, size=64, sheet="out/data.png", **how):
 
 
 # ------------------------------------------------------------------------------------------------------ demo
-
 def demo():
     """Deal one epoch to two ranks. Returns the times that the rarest and the commonest clip were seen."""
     decks = [schedule(60, batch=6, seed=0, rank=rank, world_size=2) for rank in (0, 1)]
@@ -804,6 +882,10 @@ def demo():
     return int(counts.min()), int(counts.max())
 
 
+# What does a crop see? The same film under three protocols, and the difference is no detail: the DP-VAE of
+# VideoDiT 4.1 is shown pieces of the film at full sharpness and learns texture; a transformer that learns
+# from prompts should see as much of the picture as the prompt speaks of. Below, the deck of two ranks: every
+# clip once in five steps, and no pattern.
 def draw(path):
     """What the protocols see of one wide film; and the order in which two ranks meet 60 clips."""
     pair = [world.render(world.draw(0, number), 16, 96) for number in (0, 5)]

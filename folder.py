@@ -15,7 +15,12 @@ Run me   python folder.py      # CPU, 3 s: four data sets' layouts, made small, 
     names -- sort_media --> films | folders of numbered frames | pictures | covers
        |
        +-- Captions    a .txt beside it > a row of a table > its folder's name > its own name
-       +-- class_name  the folder it lies in, as a number: class_at, and label_of for what a person types"""
+       +-- class_name  the folder it lies in, as a number: class_at, and label_of for what a person types
+
+Why so much care for so dull a thing? Because here a mistake is not seen. A network trained on wrong captions
+trains as well as one on right ones, its loss falls, its samples move; only that they do not do what they are
+told, and that is found out after a week, and blamed on the network. So the rule of this file is: whatever is
+read is read as it was meant, or refused with its name and its line, or left out and counted."""
 
 import csv
 import functools
@@ -47,6 +52,11 @@ log = logging.getLogger("data")
 # without a word. So there is one function that lists files and one that opens them: what the first returns
 # are regular files with readable names, and why the others are none of these stands in `left_out`.
 
+# Three traps are closed by looking before opening. A folder is known by its number on the disk (st_ino), so
+# a link that leads back is seen to, whatever it is called. A pipe is told from a file by its kind, without
+# touching it. And a name that is not UTF-8 is one that Python can hold and neither print nor store in JSON:
+# better to say so once than to fail in the log line about it, in a worker, at night.
+
 MAX_BYTES = 1 << 28     # of one picture's file; a real one of 8192 x 8192 stays below
 
 
@@ -67,10 +77,15 @@ def list_files(root, left_out=None):
     return sorted({name for name in names if not any(map(is_hidden, name.split("/")))})
 
 
+# Systems leave their notes beside people's files: .DS_Store, ._clip.mp4 (a Mac's notes on clip.mp4, with an
+# ending that promises a film), __MACOSX in archives. A leading dot says "not for you", and is obeyed.
 def is_hidden(name):
+    """Whether a piece of a path says "not for you"."""
     return name.startswith(".") or name == "__MACOSX"
 
 
+# Folders before links, links last: so a film that two ways lead to is called by its own name, whichever
+# comes first in the alphabet, and on two machines by the same.
 def walk(root, left_out):
     """Names of the regular files at any depth. Links are followed last, and no folder is entered twice: so
     links to "." end, and a file that two names lead to is called by its real one."""
@@ -111,6 +126,11 @@ def is_text(name):
         return False
 
 
+# A .zip is a folder in one file: a table at its end says where each member lies and how large it is, packed
+# and unpacked. A hundred thousand small pictures are one file to copy that way, and members are read in any
+# order, at the cost of one seek. What it cannot be trusted in is size: zeros pack a thousandfold, so a
+# megabyte may hold a gigabyte (a "zip bomb"), and the table that says how much may itself be a lie. Hence two
+# bounds: what is announced to be too large is not begun, and reading stops at the bound all the same.
 @functools.lru_cache(maxsize=8)
 def open_zip(path, process):
     """One handle a process: forked workers that share a handle would share, and move, its file position."""
@@ -163,6 +183,8 @@ def find(root, names, extensions, what):
     return found
 
 
+# The commonest mistake of all is a wrong path, and "0 files found" helps nobody. The answer says where one
+# has looked, for what, and what lies there instead: "found 360 other files (.jpg)" is a solution.
 def nothing_of(root, names, extensions, what, left_out=()):
     kinds = sorted({os.path.splitext(name)[1].lower() or name for name in names})
     there = f"{len(names)} other files ({', '.join(kinds[:6])})" if names else "no file at all"
@@ -177,6 +199,11 @@ def nothing_of(root, names, extensions, what, left_out=()):
 # So the pictures of a folder are a film if they are one series: names that differ in their last number alone,
 # but for one in ten. And a picture beside films is not the data set: where a folder holds at least as many
 # films as pictures, the pictures are covers; so is any that bears a film's name.
+
+# "But for one in ten" is a choice: a cover or a thumbnail among 300 frames must not hide the film, and ten
+# photographs of which six happen to be called IMG_1 to IMG_6 must not become one. Numbers are compared as
+# numbers: as words, 10.jpg comes before 2.jpg, and a film plays 1, 10, 100, 101, 11. Nobody would notice in
+# the loss. The original numbers are kept, too: where some are missing, data.py does not let a clip jump.
 
 def series(names):
     """[(number, name), ...] in the order of their numbers, if these pictures of a folder are one series."""
@@ -215,6 +242,8 @@ def by_number(name):
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
+# eval.py measures folders of frames that samplers wrote, of any names at all, and there every folder is a
+# clip by agreement; no series is looked for.
 def group_frames(names, frames):
     """Pictures -> clips: those of one folder, in the order of their numbers (2.jpg comes before 10.jpg)."""
     folders = {}
@@ -229,6 +258,10 @@ def stem_of(name):
     return stem if extension.lower() in VIDEOS + IMAGES else name
 
 
+# A cache of latents, or of features, must know whether the data are still those it was made of. Reading them
+# all to find out would cost more than making it anew; their names, sizes and times of writing are known to
+# the file system, and change whenever a person changes a file. (A copy that loses its times is new data to
+# us: a needless encoding, which is the better of the two errors.)
 def describe(root):
     """A data set in a few letters that change when one of its films, pictures or captions does: by name, by
     size, or by the time at which it was written."""
@@ -245,6 +278,8 @@ def describe(root):
     return f"{Path(root).resolve().name}, {len(names)} files, {mark:08x}"
 
 
+# Whatever can go wrong with one file becomes Unusable, with the reason: data.py skips the file, counts it,
+# and goes on. A broken picture makes decoders raise almost anything, hence the bare Exception, here alone.
 def open_picture(root, name, short=None, long=None):
     """read_picture() of one of list_files' names, or Unusable."""
     try:
@@ -289,6 +324,7 @@ def decode(data):
 
 
 def encoding_of(start):
+    """What a text is written in, by its first two bytes."""
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
     if len(start) > 1 and not start[0] * start[1]:                   # every second byte of Latin text is 0
@@ -296,6 +332,11 @@ def encoding_of(start):
     return "utf-8-sig"
 
 
+# Tables are read as streams, a row at a time: WebVid's has 10 million rows and 2.7 GB, and of those only the
+# rows are kept whose films are here. What letters the bytes are is seen from the first two of them: Excel on
+# Windows writes UTF-16 with a mark in front, or UTF-8 with one; without a mark it is UTF-8, and what then
+# does not fit is an error and no guess. (A guess turns the é of "café" into a question mark, in silence,
+# wherever a name has one.)
 def read_rows(root, name):
     """(line, {column: value}) of each row of a table; ValueError at the first that is broken."""
     with open_file(root, name) as stream:
@@ -319,6 +360,9 @@ def json_rows(text):
             yield number, {str(key).strip().lower(): value for key, value in row.items()}
 
 
+# The rules of .csv are: a cell that holds a comma, a quote or a line's end stands in quotes, and a quote in
+# it is doubled. Who writes "%s,%s" does not know them. Two checks find nearly all such tables: each row has
+# as many cells as there are headings, and every quote that opens also closes.
 def csv_rows(text):
     """The header says by which of , ; tab | the cells are parted, and comes first, as a row of None. strict:
     an open quote is an error."""
@@ -340,9 +384,13 @@ def csv_rows(text):
         raise ValueError(f"row {number} (line {line}): {error}")
 
 
+# Which column is which is told by its heading, as a person would: any of FILE_COLUMNS, any of TEXT_COLUMNS,
+# the earlier before the later, capitals and spaces aside. ASSUMED: of JourneyDB's two texts, the prompt that
+# made a picture and the caption that a language model wrote of it, we take the prompt; VideoDiT does not say.
 def read_table(root, name):
-    """[(row, path, [captions])] of a table; None if it is one of something else (but not a metadata.*)."""
-    found, known, must = [], False, name.rpartition("/")[2].lower().startswith("metadata.")
+    """(row, path, [captions]) of each row of a table. Unusable: it is a table of something else, and is not
+    called metadata."""
+    number, known, must = 0, False, name.rpartition("/")[2].lower().startswith("metadata.")
     try:
         for number, row in read_rows(root, name):
             texts = TEXT_COLUMNS + (("name",) if "videoid" in row else ())               # WebVid's caption
@@ -356,17 +404,19 @@ def read_table(root, name):
                 raise ValueError(f"row {number}: names no file")
             path = f"{row.get('page_dir') or ''}/{file}" if "videoid" in row else str(file)
             told = (as_captions(row[key], number) for key in texts if key in row)
-            found.append((number, path, next(filter(None, told), [])))
+            yield number, path, next(filter(None, told), [])
     except (ValueError, Unusable) as error:
         if not known and not must:
-            return None
+            raise Unusable(f"has no column for a file ({', '.join(FILE_COLUMNS[:6])}) or none for a text")
         if isinstance(error, UnicodeDecodeError):
-            error = f"near row {len(found) + 1}: not UTF-8; save it as UTF-8"
+            error = f"near row {max(number, 1)}: not UTF-8; save it as UTF-8"
         raise UserError(f"{root}/{name}, {error}; each row needs a {FILE_COLUMNS[0]} (or path, video, image) "
                         f"and a {TEXT_COLUMNS[0]} (or caption, prompt)")
-    return found
 
 
+# A list of texts is a list of captions, of which one is drawn on each visit (data.py): several ways to say
+# what is seen teach more than one. A number is its digits; {"en": "a cat"} is a question that only a person
+# can answer, and so an error.
 def as_captions(value, number):
     """A text, a number or a list of them -> [str, ...]."""
     values = value if isinstance(value, list) else [] if value is None else [value]
@@ -375,12 +425,20 @@ def as_captions(value, number):
     return [text for text in (" ".join(str(text).split()) for text in values) if text]
 
 
+# Letters, too, have two spellings: é is one sign, or e and an accent after it. macOS writes the second in
+# file names, Linux the first, and to a computer "é.png" then is no "é.png". NFC makes both the first.
 def path_parts(path):
     """One spelling of a path, in pieces: \\ is /, ./ is nothing, and macOS writes é as e + accent."""
     path = unicodedata.normalize("NFC", str(path).replace("\\", "/"))
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
+# Matching is by an index: the last piece of every file's path -> the files that end so. A row looks itself up
+# there and compares the pieces before, from the end, with the few that it finds: 15 microseconds a row, so
+# that WebVid's ten million take two or three minutes, once a start.
+#
+#     row    /data/webvid/videos/000001_000050/17.mp4       file   videos/000001_000050/17.mp4
+#                              <------------------------------------------------------- compared from here
 class Captions:
     """The captions of files (or folders of frames) of list_files' names, each with where it is from."""
 
@@ -397,23 +455,22 @@ class Captions:
 
     def match(self, table, places):
         """Give a table's rows to the files that they mean. Two rows of one file are two captions of it."""
-        rows, mine, lost = read_table(self.root, table), {}, []
-        if rows is None:
-            log.warning("%s/%s has no column for a file (%s) or none for a text: not used", self.root, table,
-                        ", ".join(FILE_COLUMNS[:6]))
+        rows, lost, first, mine, above = 0, 0, "", {}, path_parts(table)[:-1]
+        try:
+            for row, path, captions in read_table(self.root, table):
+                numbers = self.files_of(path, above, places)
+                for number in numbers:
+                    mine.setdefault(number, []).extend(captions)
+                rows, lost = rows + 1, lost + (not numbers)
+                first = first or ("" if numbers else f"row {row}: {path}")
+        except Unusable as reason:
+            log.warning("%s/%s %s: not used", self.root, table, reason)
             return
-        above = path_parts(table)[:-1]
-        for row, path, captions in rows:
-            numbers = self.files_of(path, above, places)
-            for number in numbers:
-                mine.setdefault(number, []).extend(captions)
-            if not numbers:
-                lost.append(f"row {row}: {path}")
         self.rows |= {number: (captions, table) for number, captions in mine.items() if captions}
-        self.tables.append((table, len(rows), len(lost), lost[:1]))
+        self.tables.append((table, rows, lost, first))
         if lost:
             log.warning("%s/%s: %d of %d rows match no file here, or several (first: %s)", self.root, table,
-                        len(lost), len(rows), lost[0])
+                        lost, rows, first)
 
     def files_of(self, path, above, places):
         """Numbers of the files that a row's path means: the one at that place, else the one that ends so."""
@@ -429,6 +486,9 @@ class Captions:
             return found[tuple(above + wanted)]
         return next(iter(found.values())) if len(found) == 1 else []
 
+    # The .txt is read when it is asked for, not before: a million of them would take an hour at the start.
+    # The folder's name is the last but one resort: it is the class of a data set of classes, and of others a
+    # poor caption, so data.py FOLDER counts the sources, and 3,000 "from its folder's name" are a warning.
     def told(self, number):
         """([captions], where they are from) of a file. Unusable: a .txt that cannot be read."""
         stem = stem_of(self.of[number])
@@ -482,6 +542,8 @@ def class_name(place):
     return (named or parts[-2:-1] or [""])[0]
 
 
+# The numbers are given out in alphabetical order, as Latte's loader does, so that the labels of its released
+# UCF101 checkpoint are ours: 0 is ApplyEyeMakeup, 100 is YoYo. A checkpoint of ours carries the names.
 def list_classes(places):
     """All of them, in alphabetical order (Latte's numbers, too); a clip without one is an error."""
     names = set()
@@ -493,6 +555,9 @@ def list_classes(places):
     return tuple(sorted(names))
 
 
+# For pictures beside clips (Latte 3.3.4) the same question is asked of a deeper place: the frame 0001.jpg
+# lies in the folder of its film, and that in the folder of its class. So one walks up until a folder is a
+# class.
 def class_at(place, classes):
     """The number of a place's class. A frame may lie deeper than its class: Archery/v_Archery_g01/0001.jpg,
     or Archery/clip 7/0001.jpg: the nearest folder above it that is a class says which."""
@@ -503,6 +568,8 @@ def class_at(place, classes):
                     f"({', '.join(classes[:5])} ...); give pictures in folders of these names")
 
 
+# Names are compared as words, and a capital begins one: ApplyEyeMakeup is apply, eye, makeup, as a prompt or
+# a folder called apply_eye_makeup has it. Letters of other scripts stay together.
 def split_words(name):
     """ApplyEyeMakeup, apply_eye-makeup -> [apply, eye, makeup]."""
     pieces = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+", name)
@@ -514,6 +581,10 @@ def class_prompt(name):
     return " ".join(split_words(name))
 
 
+# What a person types goes through three sieves, and the first that holds something decides: the very name;
+# the name but for capitals, blanks, - and _ (so UCF101's "HandstandPushups" is found although its own files
+# say HandStandPushups); the name among other words, and of "jump" and "jump rope" the longer. A number is
+# one only where no class is called by a number: in folders 1 to 101, "3" is the folder 3, not the fourth.
 def label_of(prompt, classes):
     """The number of the class that a person means: its name as it stands, or in other letters ("apply eye
     makeup"), or its number, or the longest name that the prompt's words contain. Never one of two."""

@@ -99,7 +99,7 @@ def test_a_relative_path_may_look_like_a_protocol(tmp_path, monkeypatch):
 @pytest.mark.parametrize("a,b,c,d,shape,white", [
     (0, 1, -1, 0, (64, 32), (56, 16)), (0, -1, 1, 0, (64, 32), (8, 16)),      # quarter turns
     (-1, 0, 0, -1, (32, 64), (16, 8)), (-1, 0, 0, 1, (32, 64), (16, 8)),      # half a turn; a mirrored selfie
-    (1, 0, 0, -1, (32, 64), (16, 56)), (0, 1, 1, 0, (64, 32), (56, 16))])     # upside down; along the diagonal
+    (1, 0, 0, -1, (32, 64), (16, 56)), (0, 1, 1, 0, (64, 32), (56, 16))])  # upside down; the diagonal
 def test_a_phones_film_is_shown_as_its_matrix_says(tmp_path, a, b, c, d, shape, white):
     """facts/performance.md 2.2: rotated phone video. x' = ax + cy, y' = bx + dy, in the track's header."""
     pixels = np.zeros((8, 32, 64, 3), np.uint8)
@@ -137,8 +137,8 @@ def test_a_film_that_begins_below_zero_keeps_its_first_frames(tmp_path):
 
 @pytest.mark.parametrize("width,height,short,long,want", [
     (1280, 720, 256, None, [455, 256]), (640, 360, 64, None, [114, 64]),           # Latte: the short side
-    (1920, 1080, 256, 1080, [1080, 608]), (640, 360, 256, 1080, [640, 360]),       # VideoDiT 4.1: the long one
-    (300, 200, 256, 1080, [384, 256]), (4000, 500, 256, 1080, [2048, 256]),        # but the square must fit in
+    (1920, 1080, 256, 1080, [1080, 608]), (640, 360, 256, 1080, [640, 360]),    # VideoDiT 4.1: the long
+    (300, 200, 256, 1080, [384, 256]), (4000, 500, 256, 1080, [2048, 256]),     # the square must fit
     (640, 360, None, None, [640, 360])])
 def test_a_film_is_resized_as_the_papers_say(width, height, short, long, want):
     """VideoDiT 4.1: "their longer edge does not exceed 1080 pixels", then the 256 crop; Latte 4.1."""
