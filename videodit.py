@@ -5,7 +5,40 @@ Shapes   z (B,C,T,H,W) scaled latents, an image has T=1; x (B,T*N,D) tokens, N =
 Time     t in [0,1], 0 noise, 1 data (Eq. 5); SD3's own direction inside: dit.in_our_time
 Differs  grep ASSUMED: 3D positions, the branch's own patchify, the text streams of "2D+3D"
 Reads    after dit.py, before latte.py
-Run me   python videodit.py      # CPU, 2 s: an image model becomes a video model; nothing changes yet"""
+Run me   python videodit.py      # CPU, 15 s: an image model becomes a video model and nothing changes yet;
+                                 # who listens to whom, before and after, in out/videodit.png
+
+THE PROBLEM. An image model has learned from billions of pictures what a cat looks like. There are far fewer
+films, and they show the same cats. So a video model should start from an image model; but asked for T frames,
+that one makes T pictures of T different cats. Frames must hear of each other. How, without spoiling what the
+model knows?
+
+* Put layers for time between its layers. (AnimateDiff, Video LDM, Lavie; Latte's text-to-video model.) They
+  start from noise, add up to half of the parameters again, and let a patch see its own place in the other
+  frames only: where the cat walks out of a patch, its thread breaks.
+* Build a video model from nothing. (W.A.L.T, Sora.) It costs the billions of pictures once more.
+
+THE IDEA of VideoDiT (3.2, Fig. 2): change nothing. Attention is a question to a set, and its weights do not
+know how large the set is; the MLP sees one token at a time. So take the patches of ALL frames as one set:
+
+    2D   z (B,C,T,h,w) --> (B*T, h*w, D)   T sets of N = h*w     a patch asks the patches of its own frame
+    3D   z (B,C,T,h,w) --> (B, T*h*w, D)   one set of T*N        a patch asks every patch of every frame
+
+    frame      0     1     2             0     1     2
+             +-----+-----+-----+       +-----+-----+-----+
+         0   |#####|     |     |       |#####|#####|#####|       who (row) may ask whom (column);
+             +-----+-----+-----+       +-----+-----+-----+       the text's L tokens are in every set
+         1   |     |#####|     |  -->  |#####|#####|#####|
+             +-----+-----+-----+       +-----+-----+-----+       the weights are the same left and right:
+         2   |     |     |#####|       |#####|#####|#####|       2.028 B before, and no new one
+             +-----+-----+-----+       +-----+-----+-----+
+
+WHY IT WORKS at once: the image model has learned to ask "where is the rest of my cat?", and what fits that
+question in the next frame is the same cat again. So already untrained, a "video" comes out in which one
+subject stands still and only details break up into blocks: a far better start than noise. What it costs is
+compute: attention grows with (T*N)^2, and 96 frames of 512 x 512 are 24,576 tokens even after DP-VAE has
+made 24 latent frames of them (vae.py). Latte pays T*N^2 + N*T^2 instead and gives the straight line of sight
+up (latte.py). One thing is missing, the time: see Patchify3D."""
 
 import copy
 from dataclasses import asdict, dataclass, fields
@@ -14,8 +47,9 @@ import torch
 from einops import rearrange, reduce
 from torch import nn
 
-from checkpoint import UserError, run_block
-from dit import MMDiT, MMDiTConfig, centred, in_our_time, scrambled, sincos, unpatchify
+from checkpoint import UserError, load_network, polite, run_block
+from dit import (TOY, MMDiT, MMDiTConfig, centred, in_our_time, scrambled, sincos, unpatchify,
+                 watch_attention)
 
 
 @dataclass
@@ -23,6 +57,15 @@ class VideoDiTConfig(MMDiTConfig):
     attention: str = "2d->3d"       # Table 4: attention becomes global; "2d+3d" keeps the old and adds new
     patchify_3d: bool = True        # Table 5: False leaves tokens without a time: FVD 756 instead of 556
 
+
+# --------------------------------------------------------------------------------------- joining in silently
+# Whatever is added to a trained network must not disturb it on the first day: a wrong signal would be
+# unlearned by spoiling the old weights. So new parts speak through a Linear of zeros ("zero convolution",
+# ControlNet, Zhang et al. 2023). That is no dead end:
+#
+#     y = x + W f(x),  W = 0        dL/dW = (dL/dy) f(x)^T, not 0: W moves in the first step;
+#                                   f gets W^T dL/dy = 0 in the first step, and learns from the second on
+#     (test_in_2d_to_3d_every_old_weight_learns_and_the_branch_after_its_projection)
 
 def zero_linear(width):
     """A projection that starts silent: what lies behind it joins in as far as training finds it useful."""
@@ -32,21 +75,39 @@ def zero_linear(width):
     return layer
 
 
+# ------------------------------------------------------------------------------------------ 3D patchify: when
 # ASSUMED: VideoDiT A.2 says "3D positional embeddings" and no more. We take fixed sin-cos: a learned table
 # would not stretch to another length, and rotary positions would change the image model at step 0.
 # ASSUMED: paper silent on the split. A third of the channels each to t, h, w; spare pairs go to t, then h.
 def sincos_3d(width, times, rows, columns):
     """times (T,), rows (h,), columns (w,) -> (T,h,w,width), for any even width."""
     T, h, w = len(times), len(rows), len(columns)
-    for_t, for_h, for_w = [2 * ((width // 2 + 2 - axis) // 3) for axis in range(3)]
+    for_t, for_h, for_w = [2 * ((width // 2 + 2 - axis) // 3) for axis in range(3)]     # they add to width
     return torch.cat([sincos(times, for_t)[:, None, None].expand(T, h, w, -1),
                       sincos(rows, for_h)[None, :, None].expand(T, h, w, -1),
-                      sincos(columns, for_w)[None, None].expand(T, h, w, -1)], dim=-1)
+                      sincos(columns, for_w)[None, None].expand(T, h, w, -1)], dim=-1)          # (T,h,w,D)
 
 
-# VideoDiT 3.2 and Fig. 8. Global attention lets frames look at each other but not know which came first: to a
-# permutation of the frames the image model is blind. This branch tells each token its time.
+# VideoDiT 3.2 and Fig. 8. Global attention lets frames look at each other but not know which came first: the
+# image model gives each frame the same positions, and attention is blind to order. Played backwards, the clip
+# gets the same answer backwards; "moving left" and "moving right" are one prompt. So a branch tells each
+# token its time:
+#
+#     z (B,C,T,H,W) --+--> 2D patchify, + 2D positions ----------------------------------> + --> tokens
+#                     +--> its copy,    + 3D positions (t, h, w) --> zero Linear (B,T*N,D) +     (B,T*N,D)
+#
+# Why not add the 3D positions themselves? The blocks have never met them and would be disturbed. Why patchify
+# again? So that what is said may depend on what is in the patch: time matters where something moves. Without
+# the branch FVD is 756.25, with it 556.42 (Table 5), and results show blocks (Fig. 6).
+# (test_the_3d_patchify_branch_is_silent_at_step_0,
+#  test_the_image_model_cannot_tell_the_order_of_frames_and_the_3d_patchify_can)
+#
+# JOINT TRAINING (3.2, A.2): steps on pictures and on clips take turns, by the probability p (train.py), and
+# no input says which it is: a picture is a clip of one frame, at time 0. It keeps the image model alive and
+# makes clips better, too: FVD 543.18 for 556.42 (Table 6).
 class Patchify3D(nn.Module):
+    """What 2D patchify does not say: the same patch once more, dated, through a projection of zeros."""
+
     def __init__(self, patch_embed, config):
         super().__init__()
         self.config = config
@@ -66,7 +127,18 @@ class Patchify3D(nn.Module):
         return self.zero(x.flatten(1, 3))                                   # (B,T*N,D)
 
 
-# VideoDiT A.2 and Fig. 9 ("2D+3D").
+# ------------------------------------------------------------------------------------- the road not taken
+# VideoDiT 4.3, A.2 and Fig. 9, "2D+3D": is it wise to train the image model's own weights on films? The
+# careful way freezes them, keeps attention within each frame, and puts after each block a twin, its trainable
+# copy, that looks at the whole clip and speaks through zeros:
+#
+#     (B*T,N,D) --> block, frozen, a frame at a time --> x (B,T*N,D) --+--------------------------> + --> x
+#                                                                      +--> twin, the clip --> zero +
+#
+# Twice the parameters (4.15 B for 2.03 B) and nothing gained: FVD 563.24 against 556.42 (Table 4). It is here
+# because the paper measures it, and shows how frames are folded into the batch and out again.
+# (test_2d_and_3d_attention_starts_as_separate_pictures,
+#  test_in_2d_and_3d_only_zero_projections_learn_at_step_0_then_the_twins)
 # ASSUMED: "attention block" is a whole joint block, MLP and both streams, with a zero projection on each
 # stream: 4.15B parameters as in Table 4, where attention alone gives 2.5B and one projection a block 4.09B.
 class GlobalTwin(nn.Module):
@@ -84,6 +156,11 @@ class GlobalTwin(nn.Module):
         return None if context is None else self.zero_context(context), self.zero_x(x)
 
 
+# ------------------------------------------------------------------------------------------------- the model
+# What is left to write is short, and that is the paper's point: embed, date, the image model's own blocks
+# over all tokens, its own head. At step 0 and for one frame it IS the image model, to the last bit
+# (test_one_frame_video_is_an_image); for a clip it is the image model over all tokens.
+
 class VideoDiT(nn.Module):
     """An image model and what makes it a video model. Before training, with T=1, it is the image model."""
 
@@ -98,7 +175,7 @@ class VideoDiT(nn.Module):
         self.checkpointing = False
         if image is None:
             image = MMDiT(MMDiTConfig(*(getattr(config, field.name) for field in fields(MMDiTConfig))))
-        self.image = image
+        self.image = image              # kept whole under its own names: it can be taken out again
         self.patchify_3d = Patchify3D(self.image.x_embedder, config) if config.patchify_3d else None
         self.twins = None
         if config.attention == "2d+3d":
@@ -122,7 +199,7 @@ class VideoDiT(nn.Module):
         context = self.image.context_embedder(context)                      # (B,L,D)
         if self.patchify_3d is not None:                                    # now a token knows its time
             x = x + self.patchify_3d(z)                                     # (B,T*N,D)
-        if self.twins is not None:
+        if self.twins is not None:                                          # Table 4's other road
             x = self.frames_then_clip(context, x, c, frames=z.shape[2])
         else:
             for block in self.image.joint_blocks:                           # over T*h*w, no new weight
@@ -143,13 +220,22 @@ class VideoDiT(nn.Module):
             context = context if after is None else after
             shared = reduce(context, "(b t) l d -> b l d", "mean", t=frames)            # (B,L,D)
             to_context, to_x = run_block(twin, self.checkpointing, shared, x, c)
-            x = x + to_x
+            x = x + to_x                                                    # (B,T*N,D)
             if to_context is not None:
-                context = context + to_context.repeat_interleave(frames, dim=0)
+                context = context + to_context.repeat_interleave(frames, dim=0)         # (B*T,L,D)
         return x
 
 
 # ------------------------------------------------------------------------------------------------------- demo
+# out/videodit.png, with the shipped toy: clips of 16 frames are 4 latent frames of 4 x 4 tokens. Above, who
+# (row) listens to whom (column) among the 64, mean over blocks:
+#   2D       each frame for itself: four squares
+#   undated  the same weights over the whole clip, 3D patchify held shut: four times the same square in a row,
+#            and each frame gets its quarter, because nothing tells one frame from another
+#   trained  stripes: a patch listens to the patches beside, above and below it, most in its own frame, and
+#            less, the further a frame lies from its own
+# Below, 3D patchify is opened by degrees: what a clip played backwards changes starts at nothing, and the
+# error of the answer falls. (The blocks were trained with the branch open: shut, this is not the image model.)
 
 def demo():
     """{claim: largest difference} for a small image model turned into both video models, before training."""
@@ -174,7 +260,87 @@ def demo():
     return found
 
 
-if __name__ == "__main__":
+def opened(video, share):
+    """A copy of the model whose branch for time speaks with `share` of its voice: 0 as at step 0, 1 as is."""
+    video = copy.deepcopy(video)
+    for parameter in video.patchify_3d.zero.parameters():
+        parameter.data *= share
+    return video
+
+
+def who_hears_whom(video, z, t, cond):
+    """Attention among the picture's tokens in 2D, 3D without dates, 3D: three (T*N,T*N), mean over blocks."""
+    T, L = z.shape[2], cond["context"].shape[1]
+    watch = lambda net, clip: watch_attention(net.image, lambda: net(clip, t, **cond)).mean(0)[L:, L:]
+    shut = opened(video, 0)
+    alone = torch.block_diag(*(watch(shut, z[:, :, i:i + 1]) for i in range(T)))        # (T*N,T*N)
+    return alone, watch(shut, z), watch(video, z)
+
+
+def between_frames(weights, frames):
+    """(T*N,T*N) -> the share of a picture token's attention to the picture that goes to other frames."""
+    blocks = rearrange(weights, "(t n) (s m) -> t s (n m)", t=frames, s=frames).sum(-1)         # (T,T)
+    return (1 - blocks.trace() / blocks.sum()).item()
+
+
+@torch.no_grad()
+def draw_toy(path, clips=4, t=0.5):
+    """out/videodit.png. Returns the shares of attention to other frames (2D, 3D shut, 3D), and for the branch
+    shut and open: what playing the clip backwards changes, and the mean squared error."""
+    import world                                        # the toy's films, captions, latents and words
+    from text import ToyText
+    from vae import DPVAE
+    from video import to_video
+    video = load_network(VideoDiT, TOY / "videodit.safetensors")
+    vae = load_network(DPVAE, TOY / "dpvae.safetensors")
+    text = load_network(ToyText, TOY / "text.safetensors")
+    specs = [world.draw(0, i, "video") for i in range(clips)]
+    film = torch.stack([to_video(world.render(spec)) for spec in specs])                # (B,3,16,64,64)
+    z = vae.scaled(vae.encode(film))                                                    # (B,C,4,8,8)
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))            # (B,C,4,8,8)
+    mixed, times = (1 - t) * noise + t * z, torch.full((clips,), t)                     # Eq. 5
+    context, pooled = text([world.caption(spec) for spec in specs])                     # (B,L,D) (B,P)
+    cond, shares = {"context": context, "pooled": pooled}, torch.linspace(0, 1, 9)
+    maps = who_hears_whom(video, mixed[:1], times[:1], {name: c[:1] for name, c in cond.items()})
+    errors, backwards = [], []
+    for share in shares:
+        net = opened(video, share)
+        v = net(mixed, times, **cond)                                                   # (B,C,4,8,8)
+        turned = net(mixed.flip(2), times, **cond).flip(2)                              # (B,C,4,8,8)
+        errors.append((v - (z - noise)).square().mean().item())
+        backwards.append(((turned - v).square().mean() / v.square().mean()).sqrt().item())
+    others = [between_frames(weights, z.shape[2]) for weights in maps]
+    if path:
+        draw_page(path, maps, others, shares, errors, backwards)
+    return others, (backwards[0], backwards[-1]), (errors[0], errors[-1])
+
+
+def draw_page(path, maps, others, shares, errors, backwards):
+    from video import heat, page, plot
+    names = ("2D: each frame alone", "2D->3D, not dated", "2D->3D, trained")
+    top = maps[1].max().item() * 1.5                    # one scale for the three
+    side = 384 // len(maps[0])
+    above = page(None, [heat(weights.numpy(), side, top) for weights in maps],
+                 [f"{name}: {other:.0%} goes to other frames" for name, other in zip(names, others)], 3)
+    size = dict(size=(580, 320))
+    below = [plot(None, {"backwards": (shares, backwards)}, "the clip backwards: how much the answer changes",
+                  "how far 3D patchify is open", **size),
+             plot(None, {"error": (shares, errors)}, "mean squared error of v",
+                  "how far 3D patchify is open", **size)]
+    page(path, [above, page(None, below, None, 2)], None, 1)
+
+
+def main():
     for claim, difference in demo().items():
         print(f"{claim:60s} {difference:.1e}")
     print("(a right conversion changes nothing at step 0: zero, or rounding below 1e-5)")
+    others, backwards, errors = draw_toy("out/videodit.png")
+    print("of a patch's attention, other frames get {:.2f} in 2D, {:.2f} in 3D without dates (right: 0, "
+          "and near 3 of 4 frames), {:.2f} trained".format(*others))
+    print("3D patchify shut and open: a clip backwards changes the answer by {:.0e} and {:.2f} (right: "
+          "rounding, and more than 0.1);".format(*backwards))
+    print("its error {:.2f} and {:.2f} (right: it falls). Drawn in out/videodit.png".format(*errors))
+
+
+if __name__ == "__main__":
+    polite(main)
