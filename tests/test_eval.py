@@ -233,7 +233,7 @@ def test_recon_finds_no_gain_in_an_untrained_dp_vae(ckpt, films, capsys):
 
 def test_toy_command_prints_every_score(ckpt, capsys):
     """The last line is JSON with all rows; images are not asked for motion."""
-    evaluate.main(["toy", "--ckpt", str(ckpt), "-n", "3", "--batch", "2", "--steps", "1"])
+    evaluate.main(["toy", "--ckpt", str(ckpt), "-n", "3", "--batch", "2", "--steps", "1", "--nearest", "1"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     for row in ("judge", "video_seen", "video_heldout", "video_image_only"):
         assert set(result[row]) == {"subject", "colour", "motion", "scene"}
@@ -241,17 +241,34 @@ def test_toy_command_prints_every_score(ckpt, capsys):
         assert set(result[row]) == {"subject", "colour", "scene"}
     assert set(result["dpvae"]) == {"psnr", "ssim", "key_psnr", "key_psnr_2d"}
     assert result["dpvae"]["key_psnr"] == pytest.approx(result["dpvae"]["key_psnr_2d"])    # z = z_k at step 0
+    nearest = result["nearest"]
+    assert nearest["generated"]["db"] < 14 and nearest["rendered"]["db"] > 30      # untrained; a true clip
+
+
+def test_nearest_rows_rank_what_a_model_makes_below_its_ceiling(monkeypatch, capsys):
+    """A VAE that gives back what it gets has the true clips' figures; a model that blurs has lower ones."""
+    monkeypatch.setattr(evaluate, "reconstruct", lambda vae, x: (x, x))
+    clips = evaluate.render_all(next(evaluate.unseen("video", 2, 2))[1], 4, 32)
+    blurred = torch.nn.functional.avg_pool3d(clips, (1, 3, 3), 1, (0, 1, 1))
+    rows = evaluate.nearest_rows(SimpleNamespace(vae=None), [blurred[:1], blurred[1:]])
+    assert rows["rendered"] == rows["reconstructed"]
+    assert rows["generated"]["db"] + 5 < 30 < rows["rendered"]["db"] and rows["rendered"]["share_20"] == 1
+    assert rows["rendered"]["truth"] > 45 and set(rows["generated"]["subjects"]) == {"rocket", "car"}
+    assert "by subject: car" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model, share", [("videodit", 0.9), ("latte", 0.8)])
 def test_the_shipped_weights_do_what_the_readme_says(model, share):
     """Of 16 clips nobody trained on, and as many prompts, few enough fail that the table can be true."""
-    result = evaluate.toy(["-n", "16", "--batch", "16", "--model", model, "--bf16"])
+    result = evaluate.toy(["-n", "16", "--batch", "16", "--model", model, "--bf16", "--nearest", "16"])
     for row in ("judge", "video_seen", "video_heldout", "image_seen", "image_heldout"):
         assert min(result[row].values()) >= share, (row, result[row])
     quality = result["dpvae"]
     assert quality["psnr"] > 29.5 and quality["key_psnr"] > quality["key_psnr_2d"] - 2
+    near, again, true = (result["nearest"][row] for row in ("generated", "reconstructed", "rendered"))
+    assert near["db"] > 13 and again["db"] > 22 and true["db"] > 35
+    assert again["db"] > again["truth"] - 1                      # the search's own error on what no Spec is
 
 
 def test_the_prompt_score_of_rendered_clips_is_what_the_judge_sees():

@@ -360,7 +360,7 @@ def test_drifting_things_do_not_count():
     for scene in ("in snow", "underwater"):
         a, b = (read(replace(spec, scene=scene)) for spec in (here, there))
         assert abs(a.spec.x - b.spec.x) < 0.2 / 64 and min(a.db, b.db) > 30
-    alone = render(replace(HOUSE, x=9.0, scene="in snow"), 4)                   # the house is out of the picture
+    alone = render(replace(HOUSE, x=9.0, scene="in snow"), 4)           # the house is out of the picture
     assert not Stage(alone.astype(np.float32), "in snow").seen.any()
 
 
