@@ -132,7 +132,11 @@ def prompt_at(source):
         return lambda index: world.caption(world.draw(UNSEEN + toy[1], index, toy[0]))
     path = Path(source).expanduser()
     if path.is_dir():
-        lines = [class_prompt(folder.name) for folder in sorted(path.iterdir()) if folder.is_dir()]
+        films, folders, pictures, _ = sort_media(list_files(path))
+        places = [stem_of(name) for name in films + folders or pictures]
+        empty = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir()]
+        names = list_classes(places) if places else empty                # the names alone will do
+        lines = [class_prompt(name) for name in names]
     elif path.is_file():
         try:
             lines = [line.strip() for line in decode(path.read_bytes()).split("\n") if line.strip()]

@@ -642,11 +642,33 @@ def demo():
     return told
 
 
+def draw(path):
+    """Each layout's first film as it lies on the disk, its class in blue, and below it what is said of it."""
+    from PIL import Image, ImageDraw             # here, since only the drawing needs them
+
+    from video import COLOURS, FINE, GREY, font, save_picture, write as put
+    found = demo()
+    sheet = Image.new("RGB", (760 * FINE, (64 * len(found) + 16) * FINE), "white")
+    pen = ImageDraw.Draw(sheet)
+    for top, (layout, rows) in zip(range(24, 10_000, 64), found.items()):
+        name, caption, source, group = rows[0]
+        put(pen, (16, top), layout, 14)
+        left = 170
+        for piece in re.split(r"(/)", name):
+            ink = COLOURS[0] if group and group in piece and "UCF" in layout else "#222222" if piece != "/" else GREY
+            put(pen, (left, top), piece, 14, ink)
+            left += font(14).getlength(piece) / FINE
+        put(pen, (170, top + 22), f'"{caption}", from {source}', 13, COLOURS[2])
+    save_picture(path, sheet.reduce(FINE))
+
+
 def main():
     for layout, rows in demo().items():
         print(layout)
         for name, caption, source, group in rows:
             print(f"   {name:40} class {group:10} \"{caption}\", from {source}")
+    draw("out/folder.png")
+    print("the first of each, with its class in blue, are drawn in out/folder.png")
 
 
 if __name__ == "__main__":

@@ -605,3 +605,9 @@ def test_scanning_a_folder_tells_the_usable_from_the_skipped(tmp_path, capsys, m
 def test_the_demo_gives_its_known_answer():
     """Each clip once."""
     assert data.demo() == (1, 1)
+
+
+def test_what_a_crop_sees_is_drawn(tmp_path):
+    """`python data.py`: the film, three protocols, the order of clips."""
+    data.draw(tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").height > 700

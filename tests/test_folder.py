@@ -6,7 +6,9 @@ import os
 import unicodedata
 import zipfile
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import data
 import folder
@@ -243,6 +245,8 @@ def test_class_names_become_prompts(tmp_path):
         (tmp_path / name).mkdir()
     prompt = data.prompt_at(str(tmp_path))
     assert [prompt(index) for index in range(3)] == ["archery", "baby crawling", "archery"]
+    write(tmp_path / "split", {f"{part}/YoYo/v_YoYo_g01_c01.avi": "" for part in ("train", "test")})
+    assert data.prompt_at(str(tmp_path / "split"))(0) == "yo yo"
 
 
 @pytest.mark.parametrize("place,name", [
@@ -296,3 +300,10 @@ def test_the_demo_reads_every_layout():
     assert all(len(found) in (2, 4) for found in rows.values())
     assert [caption for _, caption, *_ in rows["WebVid"]] == ["A cat, asleep", "Rain on a roof"]
     assert {group for *_, group in rows["UCF101, frames"]} == {"Archery", "YoYo"}
+
+
+def test_a_picture_of_the_layouts_is_drawn(tmp_path):
+    """`python folder.py`: dark letters, and classes in blue."""
+    folder.draw(tmp_path / "a.png")
+    levels = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
+    assert (np.abs(levels - (0, 114, 178)).max(2) < 20).sum() > 200
