@@ -1,0 +1,453 @@
+"""The loop: one run however cut and spread, what is saved and taken up, steps left out, what is shown."""
+
+import copy
+import dataclasses
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import loop
+import train
+from checkpoint import UserError, load_network, read_state, save_state
+from conftest import script
+from dit import MMDiT
+from loop import Player, Run, Stage, Trainer, learning_rate
+from presets import Config, apply
+
+STAGES = ("judge", "dit", "dpvae", "videodit", "latte")
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """train.main() takes the signals of its process; here it has to give them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
+                                                                 signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    loop.STOP.clear()
+
+
+def run(out, stage, *flags):
+    """Train a stage of the tiny preset, and return what it left for resuming."""
+    train.main(["--config", "tiny", "--stage", stage, "--out", str(out), *map(str, flags)])
+    return read_state(Path(out) / stage / "state.pt")
+
+
+def same(a, b):
+    """Bit for bit, through dicts and lists."""
+    if torch.is_tensor(a):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def felt(players):
+    """Weights without the key biases of softmax attention: it does not feel them, so their gradient is
+    rounding errors and nothing else, and Adam makes steps of its own size of those."""
+    return {player: {name: tensor for name, tensor in state.items() if not name.endswith(".k.bias")}
+            for player, state in players.items()}
+
+
+def differs(state, other):
+    """The parts of two states that are not the same; the flags do not count."""
+    return [name for name in state if name != "config" and not same(state[name], other[name])]
+
+
+# ------------------------------------------------------------ one run, however cut
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ten_steps_are_five_and_resume_and_five(tiny, tmp_path, stage):
+    """Bit for bit: weights, averages, optimizers, the random state, and with them the order of the data."""
+    whole, halves = tiny.fork(tmp_path / "whole"), tiny.fork(tmp_path / "halves")
+    once = run(whole, stage, "--steps", 10)
+    assert run(halves, stage, "--steps", 5)["step"] == 5
+    assert differs(once, run(halves, stage, "--steps", 10)) == []
+    name = f"{stage}.safetensors"
+    assert same(read_state(whole / name), read_state(halves / name))
+    assert len(once["players"]) == 1 + (stage == "dpvae")
+
+
+RANKS = """
+import sys
+import loop
+import presets
+import train
+from checkpoint import polite
+def main():
+    run = loop.setup()
+    with loop.told_once(run):
+        for stage, flags in (("videodit", []), ("dpvae", []), ("dit", []), ("dit", ["--shard"])):
+            out = sys.argv[1] + ("-shard" if flags else "")
+            for config in presets.parse(["--config", "tiny", "--stage", stage, "--out", out, *sys.argv[2:], *flags]):
+                train.train(config, run)
+polite(main)
+"""
+
+
+def torchrun(*words, ranks=2, nodes=()):
+    """A command on two processes, as README prints it."""
+    where = nodes or ("--standalone",)
+    return ["-m", "torch.distributed.run", *where, "--nproc-per-node", ranks, *words]
+
+
+THREAD = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
+
+
+def test_two_processes_reach_the_weights_of_one(tiny, tmp_path):
+    """Gloo, the same global batch: a game of two players, pictures mixed with clips, whole networks and
+    sharded ones. Weights, averages and the logged loss; to 1e-4, sharded to 1e-5."""
+    one, two, cut = (tiny.fork(tmp_path / name) for name in ("one", "two", "two-shard"))
+    flags = "--steps", "4", "--warmup", "0", "--disc_start", "2", "--disc_warmup", "0", "--log_every", "1"
+    (tmp_path / "ranks.py").write_text(RANKS)
+    done = script(*torchrun(tmp_path / "ranks.py", two, *flags), extra=THREAD)
+    assert done.code == 0, done.err[-4000:]
+    for stage in ("videodit", "dpvae", "dit"):              # in this order both read the same cached latents
+        alone, together = run(one, stage, *flags), read_state(two / stage / "state.pt")
+        assert_close(felt(together["players"]), felt(alone["players"]), atol=1e-4, rtol=0)
+        logs = [[line[stage] for line in loop.read_log(out / stage / "log.jsonl")] for out in (one, two)]
+        assert logs[0] == pytest.approx(logs[1], abs=1e-4) and len(logs[0]) == 4
+    sharded = read_state(cut / "dit" / "state.pt")
+    assert_close(felt(sharded["players"]), felt(together["players"]), atol=1e-5, rtol=0)
+    assert_close(sharded["ema"], together["ema"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_one_rank_then_two_then_one_is_one_run(tiny, tmp_path):
+    """A run moves between machines: 2 + 2 + 2 steps on 1, 2 (sharded) and 1 processes, against 6 on one."""
+    whole, moved = tiny.fork(tmp_path / "whole"), tiny.fork(tmp_path / "moved")
+    flags = "--warmup", "0", "--save_every", "1"
+    once = run(whole, "videodit", "--steps", 6, *flags)
+    run(moved, "videodit", "--steps", 2, *flags)
+    words = "--config", "tiny", "--stage", "videodit", "--out", moved, "--steps", 4, "--shard", *flags
+    done = script(*torchrun("train.py", *words), extra=THREAD)
+    assert done.code == 0, done.err[-4000:]
+    assert_close(felt(run(moved, "videodit", "--steps", 6, *flags)["players"]), felt(once["players"]),
+                 atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_two_launchers_on_two_nodes_are_one_run(tmp_path):
+    """Two machines are two launchers that meet at one address; here both are this machine's loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = f"127.0.0.1:{free.getsockname()[1]}"
+    nodes = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", meet, "--rdzv-id", "test")
+    command = [sys.executable, *map(str, torchrun("train.py", "--config", "tiny", "--stage", "judge", "--out",
+                                                  tmp_path / "two", "--steps", 4, ranks=1, nodes=nodes))]
+    launchers = [subprocess.Popen(command, env={**os.environ, **THREAD}, stderr=subprocess.PIPE, text=True)
+                 for _ in range(2)]
+    for launcher in launchers:
+        assert launcher.wait(timeout=250) == 0, launcher.stderr.read()[-4000:]
+    alone = run(tmp_path / "one", "judge", "--steps", 4)
+    assert_close(read_state(tmp_path / "two" / "judge" / "state.pt")["players"], alone["players"],
+                 atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repeat", range(2))
+def test_all_stages_on_two_processes_end_where_one_ends(tiny, tmp_path, repeat):
+    """No rank reads what another still writes, between six stages and their caches."""
+    done = script(*torchrun("train.py", "--config", "tiny", "--stage", "all", "--out", tmp_path / "two"),
+                  extra=THREAD)
+    assert done.code == 0, done.err[-4000:]
+    for stage in STAGES:
+        one, two = (read_state(out / stage / "state.pt") for out in (tiny.folder, tmp_path / "two"))
+        assert_close(felt(two["players"]), felt(one["players"]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("stage", ["dpvae", "videodit"])
+def test_two_micro_batches_are_one_batch(tiny, tmp_path, stage):
+    """Accumulated gradients: same clips, same noise, same mean; the weights agree to 1e-5 after 2 steps."""
+    flags = "--steps", 2, "--warmup", 0, "--disc_start", 0, "--disc_warmup", 0
+    whole = run(tiny.fork(tmp_path / "whole"), stage, *flags)
+    parts = run(tiny.fork(tmp_path / "parts"), stage, *flags, "--accumulate", 2)
+    assert_close(felt(parts["players"]), felt(whole["players"]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_saves_and_the_same_command_goes_on(tiny, tmp_path, monkeypatch, number):
+    """In step 3 of 6: that step is finished and kept, and the end is that of a run left alone."""
+    whole = run(tiny.fork(tmp_path / "whole"), "dit", "--steps", 6) if number == signal.SIGTERM else None
+    out, honest = tiny.fork(tmp_path / "cut"), train.transformer_loss
+
+    def loss(cfg, run, net, text, vae, batch, *more):
+        if batch["step"] == 2:
+            os.kill(os.getpid(), number)
+        return honest(cfg, run, net, text, vae, batch, *more)
+    monkeypatch.setattr(train, "transformer_loss", loss)
+    with pytest.raises(UserError, match="step 3, saved; the same command goes on"):
+        run(out, "dit", "--steps", 6)
+    loop.STOP.clear()
+    if whole:
+        assert differs(whole, run(out, "dit", "--steps", 6)) == []
+        steps = [line["step"] for line in loop.read_log(out / "dit" / "log.jsonl")]
+        assert steps == sorted(set(steps)) and steps[-1] == 6
+    else:
+        assert read_state(out / "dit" / "state.pt")["step"] == 3
+
+
+# ------------------------------------------------------------ states
+
+def test_resume_can_be_refused_or_sent_elsewhere(tiny, tmp_path, capsys):
+    """none starts again; a folder OUT/STAGE is taken up in another --out; a finished run says so."""
+    here, there = tiny.fork(tmp_path / "here"), tiny.fork(tmp_path / "there")
+    first = run(here, "dit", "--steps", 2)
+    run(here, "dit", "--steps", 2)
+    assert "already at step 2 of 2; --resume none starts again" in capsys.readouterr().out
+    assert differs(first, run(here, "dit", "--steps", 2, "--resume", "none")) == []
+    moved = run(there, "dit", "--steps", 4, "--resume", here / "dit")
+    assert differs(run(here, "dit", "--steps", 4), moved) == []
+
+
+def test_a_state_that_cannot_be_resumed_is_explained(tiny, tmp_path):
+    """Absent, of another stage, or cut short: one line, and the weights that are there stay."""
+    out = tiny.fork(tmp_path / "run")
+    before = read_state(out / "dit.safetensors")
+    with pytest.raises(UserError, match="no state.pt there; give auto, none, or a folder"):
+        run(out, "dit", "--resume", tmp_path)
+    with pytest.raises(UserError, match="is not of stage dit .*it holds judge"):
+        run(out, "dit", "--resume", tiny.folder / "judge")
+    whole = (tiny.folder / "dit" / "state.pt").read_bytes()
+    (out / "dit" / "state.pt").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(UserError, match=r"state\.pt .*is truncated") as error:
+        run(out, "dit")
+    assert "\n" not in str(error.value) and same(before, read_state(out / "dit.safetensors"))
+
+
+def test_another_run_is_not_gone_on_from_without_a_word(tmp_path, capsys):
+    """Seed, batch, size, frames, data: what differs is named. Rates and lengths may change."""
+    fit(tmp_path, 2)
+    for flags, said in (({"seed": 7}, "--seed 0, now 7"), ({"batch": 8, "size": 32}, "--size 64, now 32; --batch"),
+                        ({"data": "films"}, "--data toy, now films"), ({"frames": 32}, "--frames 16, now 32")):
+        with pytest.raises(UserError, match=f"is of another run: {said}.* --resume anyway goes on"):
+            fit(tmp_path, 3, **flags)
+    assert fit(tmp_path, 3, lr=0.01, save_every=7)["step"] == 3
+    assert fit(tmp_path, 4, seed=7, resume="anyway")["step"] == 4
+    assert "goes on from another run: --seed 0, now 7" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("older, there", [(2, [3, 4, 5]), (0, []), (9, [1, 2, 3, 4, 5])])
+def test_older_states_stay_and_can_be_gone_back_to(tmp_path, older, there):
+    """--keep K: each is a folder of its own to sample and to resume from; later ones go when one does."""
+    states = [fit(tmp_path, step, save_every=1, keep=older) for step in range(1, 6)]
+    assert [step for step, _ in loop.kept(tmp_path / "line")] == there
+    for step, folder in loop.kept(tmp_path / "line"):
+        assert differs(states[step - 1], read_state(folder / "state.pt")) == []
+        assert load_network(Line, folder / "line.safetensors").layer.weight.shape == (1, 2)
+    if older == 9:
+        again = fit(tmp_path, 3, keep=9, resume=str(tmp_path / "line" / "0000002"))
+        assert differs(again, states[2]) == []
+        assert [step for step, _ in loop.kept(tmp_path / "line")] == [1, 2, 3]
+        assert [line["step"] for line in loop.read_log(tmp_path / "line" / "log.jsonl")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("spoil", [lambda state: [1, 2], lambda state: {"step": 3},
+                                   lambda state: {**state, "ema": {}}, lambda state: {**state, "config": "{"},
+                                   lambda state: {**state, "rng": "no"}, lambda state: {**state, "step": None},
+                                   lambda state: {**state, "optimizers": {"line": 3}}])
+def test_a_malformed_state_is_one_line(tmp_path, spoil):
+    """A list, a file of somebody else, one that lacks a part: never a stack trace."""
+    torch.save(spoil(fit(tmp_path, 1)), tmp_path / "line" / "state.pt")
+    with pytest.raises(UserError, match=r"state.pt (is no|does not say).*--resume none starts again") as error:
+        fit(tmp_path, 2)
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------ numbers
+
+
+def test_the_rate_rises_holds_and_falls():
+    """Linear warm-up over 10 steps, then constant, then linearly to zero over the last half of 100."""
+    config = apply(Config(), {"lr": 1.0, "warmup": 10, "steps": 100, "decay": 0.5})
+    for step, rate in ((0, 0.1), (4, 0.5), (9, 1.0), (49, 1.0), (50, 1.0), (75, 0.5), (99, 0.02)):
+        assert learning_rate(config, step) == pytest.approx(rate)
+    assert learning_rate(apply(config, {"decay": 0.0}), 99) == 1.0
+
+
+def test_the_average_warms_up():
+    """decay = min(0.999, (1 + step) / (10 + step)): the first weights, which are noise, are forgotten."""
+    net = torch.nn.Linear(1, 1, bias=False)
+    trainer = Trainer(Config(), Run(), Stage({"net": Player(None, net=net)}, None, None))
+    for step, decay in ((0, 0.1), (5, 0.4), (90, 0.91), (100_000, 0.999)):
+        trainer.step, trainer.ema["net"][0][:], net.weight.data[:] = step, 2.0, 3.0
+        trainer.update_ema("net")
+        assert trainer.ema["net"][0].item() == pytest.approx(2 * decay + 3 * (1 - decay), abs=1e-6)
+    with trainer.averaged() as nets:
+        assert nets["net"].weight.item() == pytest.approx(2.001, abs=1e-6)
+    assert net.weight.item() == 3.0
+
+
+# ------------------------------------------------------------ losses that are no number
+
+
+def poison(monkeypatch, steps):
+    """transformer_loss, but nan in these steps."""
+    honest = train.transformer_loss
+
+    def loss(cfg, run, net, text, vae, batch, *more):
+        return honest(cfg, run, net, text, vae, batch, *more) * (math.nan if batch["step"] in steps else 1)
+    monkeypatch.setattr(train, "transformer_loss", loss)
+
+
+class Line(torch.nn.Module):
+    """The smallest network that a stage can train."""
+    Config = dataclasses.make_dataclass("LineConfig", [])
+
+    def __init__(self, config=Config()):
+        super().__init__()
+        self.config, self.layer = config, torch.nn.Linear(2, 1)
+
+
+def line_stage(bad=()):
+    """3x - y, nan in the steps `bad`."""
+    def loss(nets, batch):
+        wanted = batch["x"] @ torch.tensor([[3.0], [-1.0]])
+        return ((nets["line"].layer(batch["x"]) - wanted) ** 2).mean() * batch["sick"], {}
+
+    def endless(start):
+        for step in itertools.count(start):
+            rng = torch.Generator().manual_seed(step)
+            yield {"x": torch.randn(8, 2, generator=rng), "sick": math.nan if step in bad else 1.0,
+                   "index": torch.arange(8) + step, "caption": ["a cat"] * 8}
+    torch.manual_seed(0)
+    return Stage({"line": Player(loss, line=Line())}, endless, None)
+
+
+def fit(out, steps, bad=(), **flags):
+    """The loop alone, on the line: what it leaves for resuming."""
+    cfg = apply(Config(), {"out": str(out), "stage": "line", "steps": steps, "bf16": False, "warmup": 0,
+                           "log_every": 1, "lr": 0.1, **flags})
+    loop.fit(cfg, Run(), line_stage(bad))
+    return read_state(out / "line" / "state.pt")
+
+
+def test_a_step_that_is_not_finite_moves_nothing(tmp_path, capsys):
+    """Weights, average and moments stay as they were, to the bit; the step is counted and its clips named;
+    the log says null, for NaN is not JSON; the next step trains again."""
+    stage = line_stage(bad={1})
+    cfg = apply(Config(), {"bf16": False, "lr": 0.1})
+    trainer, source = Trainer(cfg, Run(), stage), stage.batches(0)
+    trainer.take_step([next(source)])
+    before = copy.deepcopy(trainer.state())
+    shown = trainer.take_step([next(source)])
+    after = copy.deepcopy(trainer.state())
+    assert differs(before, after) == ["step", "skipped", "optimizers"] and after["skipped"] == 1
+    assert same(before["optimizers"]["line"]["state"], after["optimizers"]["line"]["state"])
+    assert math.isnan(shown["line"]) and trainer.failed == 1
+    trainer.take_step([next(source)])
+    assert "players" in differs(after, trainer.state()) and trainer.failed == 0
+
+    fit(tmp_path, 4, bad={1})
+    assert "step 2 was left out: loss or gradient not finite; its clips: 1 'a cat', 2 'a cat'" \
+        in capsys.readouterr().err
+    lines = [json.loads(text, parse_constant=pytest.fail)
+             for text in (tmp_path / "line" / "log.jsonl").read_text().splitlines()]
+    assert [line["line"] is None for line in lines] == [False, True, False, False]
+    assert [line["skipped"] for line in lines] == [0, 1, 1, 1]
+
+
+def test_nothing_is_saved_while_steps_are_left_out(tmp_path):
+    """Steps 3 to 6 of 6 are sick: the save of step 2 stays, the end is no end, and the message says where to
+    go back to."""
+    with pytest.raises(UserError, match="last 4 steps were left out.* steps 1, 2 are kept: --resume .*0000001"):
+        fit(tmp_path, 6, bad=range(2, 6), save_every=1)
+    assert read_state(tmp_path / "line" / "state.pt")["step"] == 2
+
+
+def test_ten_in_a_row_stop_the_run(tmp_path):
+    """And say so, with the states that are kept; or that there is none."""
+    with pytest.raises(UserError, match="not finite 10 times in a row at step 12; states of steps 1, 2 are"):
+        fit(tmp_path / "a", 50, bad=range(2, 100), save_every=1)
+    with pytest.raises(UserError, match="10 times in a row at step 10; nothing was saved yet"):
+        fit(tmp_path / "b", 50, bad=range(100))
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path):
+    """A diverged network is no checkpoint, and a file that holds one is refused."""
+    fit(tmp_path, 2)
+    good = (tmp_path / "line.safetensors").read_bytes()
+    trainer = Trainer(apply(Config(), {"out": str(tmp_path), "stage": "line"}), Run(), line_stage())
+    trainer.ema["line"][0].fill_(math.inf)
+    with pytest.raises(UserError, match="line has diverged: weights that are not finite at step 0; not saved"):
+        trainer.save()
+    assert (tmp_path / "line.safetensors").read_bytes() == good
+    save_state(tmp_path / "bad.safetensors", {"layer.weight": torch.tensor([[math.nan, 1]]),
+                                              "layer.bias": torch.zeros(1)}, "Line", {})
+    with pytest.raises(UserError, match="bad.safetensors: layer.weight holds numbers that are not finite"):
+        load_network(Line, tmp_path / "bad.safetensors")
+
+
+def test_in_a_game_a_step_counts_once(tiny, tmp_path, monkeypatch):
+    """A discriminator that is well does not hide that the DP-VAE is not; two sick ones are one bad step."""
+    honest = train.dp_vae_loss
+
+    def loss(*words):
+        total, x_hat, log = honest(*words)
+        return total * math.nan, x_hat, log
+    monkeypatch.setattr(train, "dp_vae_loss", loss)
+    with pytest.raises(UserError, match="not finite 10 times in a row at step 9"):
+        run(tiny.fork(tmp_path / "run"), "dpvae", "--steps", 30, "--disc_start", 1000)
+
+
+# ------------------------------------------------------------ what is shown
+
+def test_a_line_of_the_log_says_what_a_step_cost(tmp_path):
+    """Loss, norm, rate, samples a second, the share of waiting for data, memory, time to go."""
+    fit(tmp_path, 3)
+    last = loop.read_log(tmp_path / "line" / "log.jsonl")[-1]
+    assert {"step", "line", "norm", "lr", "samples_per_s", "wait", "memory_gb", "eta_s", "skipped"} <= last.keys()
+    assert 0 <= last["wait"] <= 1 and last["eta_s"] == 0 and last["samples_per_s"] > 0
+    assert last["samples_per_s"] == pytest.approx(16 * last["steps_per_s"])
+
+
+def test_tokens_are_counted_where_there_are_tokens(tiny):
+    """videodit's log: 8 frames are 2 latent ones of 4 x 4 numbers, 2 x 2 patches: 8 tokens a clip."""
+    last = loop.read_log(tiny.folder / "videodit" / "log.jsonl")[-1]
+    assert last["tokens_per_s"] <= 8 * last["samples_per_s"] * 1.001            # a picture has 4
+
+
+def test_a_log_that_was_cut_is_still_read(tmp_path):
+    """A full disk or a kill can leave half a line; a resumed run drops it, and what it will write again."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n[3]\n{"step": 3, "lo')
+    assert [line["step"] for line in loop.read_log(path)] == [1, 2]
+    loop.cut_log(path, 1)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_the_report_is_one_page_with_curves_pictures_and_settings(tiny, tmp_path, capsys):
+    """`train.py report OUT`: without a script, and with nothing beside it."""
+    out = tiny.fork(tmp_path / "run")
+    for stage in ("dit", "vae"):
+        for name in ("log.jsonl", "settings.json"):
+            shutil.copy(tiny.folder / stage / name, out / stage / name)
+        shutil.copy(next((tiny.folder / stage).glob("*.png")), out / stage)
+    (out / "eval.json").write_text('{"fvd": 123.4}')
+    train.main(["report", str(out)])
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") >= 6 and page.count("data:image/png;base64") == 2 and "<script" not in page
+    assert "step 20" in page and "&quot;batch&quot;: 8" in page and "123.4" in page
+    with pytest.raises(UserError, match="no stage's log.jsonl in it"):
+        train.main(["report", str(tmp_path / "nowhere")])
+
+
+def test_a_curve_passes_over_numbers_that_are_none():
+    """null in the log is a step that was left out."""
+    drawn = loop.curve("loss", [(1, 2.0), (2, None), (3, 1.0)])
+    assert drawn.count(",") == 2 and "step 1" in drawn and loop.curve("loss", [(1, None)]) == ""
