@@ -423,13 +423,14 @@ class Reader:
 
     def read_one(self, caption):
         if caption not in self.known:
-            self.known[caption] = [part[0].cpu() for part in self.encoder([caption])]       # (L,D), (P)
+            self.known[caption] = [part[0].cpu() for part in self.store([caption]).values()]        # (L,D), (P)
         self.known.move_to_end(caption)
         return self.known[caption]
 
     def store(self, captions):
-        """For the cache: {name: (B,...)}, nothing remembered."""
-        return dict(zip(self.gives, self.encoder(captions)))
+        """{name: (B,...)} of these, nothing remembered: for the cache. In the encoders' own precision."""
+        with torch.autocast(torch.device(self.device).type, enabled=False):
+            return dict(zip(self.gives, self.encoder(captions)))
 
 
 def reader(cfg, run, alone=False):

@@ -1,34 +1,24 @@
-"""The stages: flags, what each leaves, and the road from a Stable Diffusion 3 file. The loop: test_loop.py."""
+"""train.py: which step is for what, flags, what the stages leave. What each starts from: test_stages.py."""
 
-import dataclasses
 import itertools
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch.testing import assert_close
 
 import presets
-import sample
 import train
-from checkpoint import UserError, load_network, polite, read_config, read_state
+from checkpoint import load_network, polite, read_config, read_state
 from conftest import script
-from data import LatentCache, batches
-from dit import MMDiT
-from features import LPIPS
-from loop import Run
+from data import batches
 from presets import Config, apply, parse
-from test_loop import run, same, signals
+from test_loop import run, signals  # noqa: F401  signals works by being here
 from train import mixed, singles
-from vae import DPVAE, KLVAE
-from videodit import VideoDiT
+from vae import KLVAE
 
 
 # ------------------------------------------------------------ which step is for what
-
 
 def kinds(seed, start, count, p=0.8, random_state=0):
     """What mixed() draws, and at which of their own steps the two sources were entered."""

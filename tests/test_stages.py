@@ -1,0 +1,469 @@
+"""The stages: what each starts from, what it reads, what it leaves; the papers' recipes on tiny files."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+import published
+import sample
+import train
+import world
+from checkpoint import UserError, load_network, read_config, read_state
+from conftest import script
+from data import ClipFolder, LatentCache
+from dit import DiT, DiTConfig, PixArt, PixArtConfig
+from features import LPIPS
+from latte import Latte
+from loop import Run
+from presets import Config, parse
+from test_loop import run, signals  # noqa: F401  signals works by being here
+from test_sample import random_state, t5_files
+from vae import DPVAE, KLVAE, DPVAEConfig, KLVAEConfig
+from video import save_video
+from videodit import VideoDiT
+
+
+def config(*flags):
+    return parse(["--config", "tiny", *map(str, flags)])[0]
+
+
+# ------------------------------------------------------------ frozen networks, inside the step or before it
+
+TINY_VAE = dict(ch=8, ch_mult=(1, 1), num_res_blocks=1, groups=4, z_channels=4)
+
+
+class Watched:
+    """What a VAE is given at once."""
+
+    def __init__(self, vae):
+        self.shapes, honest = [], vae.encode
+
+        def encode(x):
+            self.shapes.append(tuple(x.shape))
+            return honest(x)
+        vae.encode = encode
+
+
+def test_a_latent_does_not_depend_on_what_is_beside_it_nor_the_peak_on_the_batch():
+    """An image VAE gets 8 frames at once, a DP-VAE one clip, which it cuts itself; however many come."""
+    x = torch.rand(3, 3, 12, 16, 16)
+    for vae, most in ((KLVAE(KLVAEConfig(**TINY_VAE)), 8), (DPVAE(DPVAEConfig(**TINY_VAE)), 12)):
+        told = Watched(vae)
+        z = train.encoded(vae, x)
+        assert max(shape[0] * shape[2] for shape in told.shapes) == most and not z.requires_grad
+        assert_close(z[1:2], train.encoded(vae, x[1:2]), atol=1e-5, rtol=0)
+        assert train.encoded(vae, x[:, :, :1]).shape[2] == 1
+
+
+class Encoder:
+    """A text encoder that notes what it is asked: context (B,2,3) and mask (B,2) of a caption's length."""
+    gives = ("context", "mask")
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, captions):
+        self.asked.append(captions)
+        sizes = torch.tensor([float(len(caption)) for caption in captions])
+        return sizes[:, None, None].expand(-1, 2, 3), torch.ones(len(captions), 2, dtype=torch.long)
+
+
+def test_each_caption_is_read_by_itself_and_the_last_are_remembered():
+    """What is said of a caption must not depend on its batch; memory is bounded."""
+    reader = train.Reader(Encoder(), "t5", "cpu", most=2)
+    context, mask = reader(["a", "bb", "a", "ccc"])
+    assert context[:, 0, 0].tolist() == [1, 2, 1, 3] and mask.shape == (4, 2)
+    assert reader.encoder.asked == [["a"], ["bb"], ["ccc"]] and list(reader.known) == ["a", "ccc"]
+    reader(["ccc", "bb"])
+    assert reader.encoder.asked[3:] == [["bb"]] and list(reader.known) == ["ccc", "bb"]
+
+
+def test_each_visit_to_a_film_is_another_window(films):
+    """VideoDiT 4.1, Latte 4.1: nothing is frozen for a million steps, neither clips nor the pictures of joint
+    training."""
+    flags = ["--data", films, "--frames", "8", "--no-cached"]
+    clips = train.feed(config(*flags), Run(), "video", None)
+    assert isinstance(clips, ClipFolder)
+    visits = [clips.item(0, epoch)["video"] for epoch in range(6)]
+    assert len({visit.numpy().tobytes() for visit in visits}) > 3
+    frames = train.feed(config(*flags), Run(), "image", None)           # without --images: the films' frames
+    assert frames.item(0)["video"].shape == (3, 1, 32, 32) and len(frames) == 3
+    assert len({frames.item(0, epoch)["video"].numpy().tobytes() for epoch in range(6)}) > 3
+
+
+def test_a_cache_holds_what_the_step_would_have_made(films, tmp_path):
+    """The same clip, the same VAE: the same latent, as far as float16 goes; of films and of frames."""
+    cfg = config("--stage", "latte", "--data", films, "--windows", 2, "--out", tmp_path)
+    vae = KLVAE(KLVAEConfig(**TINY_VAE))
+    for kind in ("video", "image"):
+        cache, fresh = train.feed(cfg, Run(), kind, vae), train.toy_or_folder(cfg, kind)
+        assert isinstance(cache, LatentCache) and len(cache) == 2 * 3
+        expected = train.encoded(vae, fresh.item(1, 1)["video"][None])[0]
+        assert_close(cache.item(3 + 1)["latent"], expected, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("flags, differs", [("--frames 4", "frames 8 instead of 4"),
+                                            ("--stride 2", "stride 1 instead of 2"), ("--flip", "flip"),
+                                            ("--crop center", "crop"), ("--windows 3", "items"),
+                                            ("--part 0 0.9", "part")])
+def test_a_cache_made_differently_is_refused(films, tmp_path, flags, differs):
+    """Findings: a checkpoint said 96 frames and had seen 8."""
+    vae, shared = KLVAE(KLVAEConfig(**TINY_VAE)), ["--data", films, "--out", tmp_path, "--windows", 2]
+    train.feed(config(*shared), Run(), "video", vae)
+    with pytest.raises(UserError, match=f"was made differently: .*{differs}"):
+        train.feed(config(*shared, *flags.split()), Run(), "video", vae)
+
+
+# ------------------------------------------------------------ what is dropped for guidance
+
+@pytest.mark.parametrize("cond", [{"labels": torch.zeros(8, 3, dtype=torch.long)},
+                                  {"context": torch.ones(8, 2, 4), "pooled": torch.ones(8, 4)},
+                                  {"context": torch.ones(8, 3, 2, 4), "mask": torch.ones(8, 3, 2)}])
+def test_two_processes_drop_what_one_drops(cond):
+    """The draw is the clip's and the step's: two halves of a batch are the whole."""
+    cfg = config("--text_drop", 0.5, "--latte.class_dropout", 0.5)
+    rows = lambda first, last, step=3: train.drop_conditions(
+        cfg, Run(), {"step": step, "first": first}, {key: value[first:last] for key, value in cond.items()})
+    whole, halves = rows(0, 8), [rows(0, 4), rows(4, 8)]
+    for key in cond:
+        assert torch.equal(whole[key], torch.cat([half[key] for half in halves]))
+    name = next(iter(cond))
+    assert not torch.equal(whole[name], cond[name])
+    assert not torch.equal(whole[name], rows(0, 8, step=4)[name])
+
+
+def test_a_tenth_of_the_labels_become_no_class():
+    """The extra row; every clip and every picture by its own toss; nothing where nothing is asked."""
+    cfg = config()
+    labels = torch.zeros(4000, 2, dtype=torch.long)
+    dropped = train.drop_conditions(cfg, Run(), {"step": 0, "first": 0}, {"labels": labels})["labels"]
+    assert set(dropped.unique().tolist()) == {0, cfg.latte.classes}
+    share = (dropped > 0).float()
+    assert abs(share.mean() - 0.1) < 0.02 and abs((share[:, 0] * share[:, 1]).mean() - 0.01) < 0.01
+    assert train.drop_conditions(cfg, Run(), {"step": 0, "first": 0}, {}) == {}
+
+
+# ------------------------------------------------------------ VideoDiT, from Stable Diffusion 3's files
+
+def small(films, out, *flags):
+    """The flags that make the papers' presets fit into a test."""
+    sizes = "--size 32 --frames 8 --batch 2 --steps 2 --no-compile --disc.width 8"
+    return ["--data", str(films), "--out", str(out), *sizes.split(), *map(str, flags)]
+
+
+@pytest.fixture(scope="module")
+def from_sd3(sd3, films, tmp_path_factory):
+    """`--stage all` of videodit-256: the whole road, in one command."""
+    out = tmp_path_factory.mktemp("videodit")
+    train.main(["--config", "videodit-256", "--stage", "all", "--init", str(sd3[0]), *small(films, out)])
+    return out
+
+
+def test_stage_dpvae_starts_from_the_files_vae(sd3, from_sd3):
+    """VideoDiT 3.1: E_k and D_k are Stable Diffusion's, frozen, with its shift and scale."""
+    dp, vae = load_network(DPVAE, from_sd3 / "dpvae.safetensors"), published.kl_vae(read_state(sd3[0]))
+    assert_close(dp.image.state_dict(), vae.float().state_dict(), atol=0, rtol=0)
+    assert (dp.config.scale, dp.config.shift) == (1.5305, 0.0609)
+    assert dp.residual.conv_out.weight.abs().max() > 0
+
+
+def test_stage_videodit_starts_from_the_files_transformer(sd3, from_sd3):
+    """VideoDiT 3.2; in 2 steps of warm-up it has hardly moved. Nothing was cached, and a preview was made of
+    the run's own captions."""
+    net = load_network(VideoDiT, from_sd3 / "videodit.safetensors")
+    image = published.mmdit(read_state(sd3[0]))
+    assert_close(net.image.state_dict(), image.float().state_dict(), atol=1e-5, rtol=0)
+    assert net.patchify_3d.zero.weight.abs().max() > 0
+    assert not (from_sd3 / "text.safetensors").exists() and not (from_sd3 / "cache").exists()
+    assert (from_sd3 / "videodit/0000002.png").is_file() and (from_sd3 / "videodit/0000002.mp4").is_file()
+
+
+def test_a_checkpoint_says_how_it_wants_to_be_sampled(sd3, from_sd3, tiny):
+    """Sampler, steps, guidance, rate, and what reads its prompts, with its place."""
+    made = read_config(from_sd3 / "videodit.safetensors")
+    assert made["sampling"] == {"sampler": "euler", "steps": 28, "cfg": 4.0, "fps": 25.0}
+    assert (made["text"], made["text_weights"]) == ("sd3", str(sd3[0]))
+    made = read_config(tiny.folder / "latte.safetensors")
+    assert made["sampling"] == {"sampler": "ddpm", "steps": 250, "cfg": 7.5, "fps": 8.0}
+    assert made["text"] == "toy" and "text_weights" not in made
+    assert read_config(tiny.folder / "dit.safetensors")["sampling"]["sampler"] == "euler"
+
+
+def test_previews_speak_the_runs_own_captions(films):
+    """A model of your films is not asked for the toy's cats."""
+    mine = config("--data", films, "--frames", 8, "--previews", 5)
+    clips = train.toy_or_folder(mine, "video")
+    prompts = train.prompts_for(mine, clips)
+    assert len(prompts) == 5 and set(prompts) == set(clips.captions)
+    toy = train.toy_or_folder(config(), "video")
+    assert train.prompts_for(config(), toy) == list(train.PROMPTS)
+    asked = train.prompts_for(config("--previews", 3), toy, "class", ("jump", "run"))
+    assert asked == ["jump", "run", "jump"]
+    assert train.prompts_for(config("--previews", 2), toy, "none") == ["", ""]
+
+
+def test_the_512_phase_is_one_init_from_the_320_phase(from_sd3, films, tmp_path):
+    """VideoDiT 4.1. A folder of ours brings its DP-VAE along, and knows where its text encoders are."""
+    train.main(["--config", "videodit-512", "--init", str(from_sd3), *small(films, tmp_path, "--steps", 1)])
+    for name in ("dpvae.safetensors", "videodit.safetensors"):
+        assert_close(read_state(tmp_path / name), read_state(from_sd3 / name), atol=1e-5, rtol=0)
+    assert read_config(tmp_path / "videodit.safetensors")["text"] == "sd3"
+
+
+def test_the_320_phase_takes_a_dpvae_that_is_there_already(sd3, from_sd3, films, tmp_path):
+    """--vae_weights, with Stable Diffusion 3 as a Diffusers folder; pictures are frames of the films."""
+    train.main(["--config", "videodit-320", "--stage", "videodit", "--init", str(sd3[1]), "--vae_weights",
+                str(from_sd3 / "dpvae.safetensors"), *small(films, tmp_path, "--steps", 1, "--p_video", 0)])
+    assert train.fingerprint(load_network(DPVAE, tmp_path / "dpvae.safetensors")) == train.fingerprint(
+        load_network(DPVAE, from_sd3 / "dpvae.safetensors"))
+
+
+def test_stage_cache_stores_latents_and_prompts(sd3, from_sd3, films, tmp_path):
+    """Windows of each film with SD3's context (154 tokens) and pooled vector, a caption once; and a run with
+    --cached reads them, encoding nothing."""
+    shutil.copy(from_sd3 / "dpvae.safetensors", tmp_path)
+    words = ["--config", "videodit-256", "--init", str(sd3[0]), *small(films, tmp_path, "--windows", 2)]
+    train.main([*words, "--stage", "cache"])
+    folder, = (tmp_path / "cache").iterdir()
+    cache = LatentCache(folder)
+    rows = [cache.item(index) for index in range(len(cache))]
+    assert len(rows) == 3 * 2 and rows[0]["latent"].shape == (16, 2, 4, 4)
+    assert rows[0]["context"].shape == (154, 4096) and rows[0]["pooled"].shape == (24,)
+    assert rows[0]["caption"] == rows[3]["caption"] and torch.equal(rows[0]["context"], rows[3]["context"])
+    assert len(list(folder.glob("text/*/*"))) == 3
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    train.main([*words, "--stage", "videodit", "--cached", "--steps", "1"])
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == written
+    assert (tmp_path / "videodit.safetensors").is_file()
+
+
+def test_a_clip_from_the_published_road(sd3, from_sd3, tmp_path, capsys):
+    """--ckpt with --weights: the text encoders stay Stable Diffusion's; without them, a hint."""
+    words = ["a cat", "--ckpt", str(from_sd3), "--steps", "2", "--out", str(tmp_path)]
+    sample.main([*words, "--weights", str(sd3[0])])
+    about = json.loads((tmp_path / "0000-a-cat.json").read_text())
+    assert about["frames"] == 8 and about["pixels"] == 32 and (tmp_path / "0000-a-cat.mp4").is_file()
+    with pytest.raises(UserError, match="no text encoder; give with --weights"):
+        sample.main(words)
+
+
+def test_text_encoders_that_are_nowhere_are_asked_for(from_sd3, films, tmp_path):
+    """One line: which, and by which flag."""
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("dpvae", "videodit"):
+        shutil.copy(from_sd3 / f"{name}.safetensors", moved)
+    train.save_network(moved / "videodit.safetensors", load_network(VideoDiT, moved / "videodit.safetensors"),
+                       extra={"text_weights": "/gone/sd3.safetensors"})
+    with pytest.raises(UserError, match="/gone/sd3.safetensors is gone; give --text_weights Stable"):
+        train.main(["--config", "videodit-512", "--init", str(moved), *small(films, tmp_path / "out")])
+
+
+def test_stage_vae_can_start_from_the_files_vae(sd3, tmp_path):
+    """--init decides the number of channels, whatever the preset says."""
+    run(tmp_path, "vae", "--init", sd3[0], "--steps", 1, "--batch", 2, "--lpips_weight", 0)
+    assert load_network(KLVAE, tmp_path / "vae.safetensors").config.z_channels == 16
+
+
+# ------------------------------------------------------------ flags beside weights
+
+@pytest.mark.parametrize("stage, flags, answer", [
+    ("videodit", "--attention 2d+3d", "--attention 2d+3d: .*videodit.safetensors has 2d->3d"),
+    ("videodit", "--no-patchify_3d", "--patchify_3d False: .*videodit.safetensors has True"),
+    ("videodit", "--dit.depth 3", "--dit.depth 3: .*videodit.safetensors has 2"),
+    ("latte", "--latte.depth 4", "--latte.depth 4: .*latte.safetensors has 2"),
+    ("dpvae", "--vae.ch 16", "--vae.ch 16: .*dpvae.safetensors has 8"),
+    ("vae", "--vae.ch 16", "--vae.ch 16: .*vae.safetensors has 8"),
+    ("dit", "--text.width 16", "--text.width 16: .*text.safetensors has 32")])
+def test_a_flag_that_the_weights_contradict_is_refused(tiny, tmp_path, stage, flags, answer):
+    """It was ignored, and the run's name then said what the network was not."""
+    with pytest.raises(UserError, match=answer):
+        run(tmp_path / "out", stage, "--init", tiny.folder, *flags.split())
+
+
+def test_a_flag_that_agrees_with_the_weights_is_no_offence(tiny):
+    """And one that is another network's, or no size at all, is not compared."""
+    made = load_network(VideoDiT, tiny.folder / "videodit.safetensors").config
+    agrees = config("--dit.depth", 2, "--attention", "2d->3d", "--frames", 4, "--latte.depth", 8)
+    train.obey(agrees, "dit", made, "weights")
+    train.obey(config("--latte.class_dropout", 0.3), "latte", load_network(
+        Latte, tiny.folder / "latte.safetensors").config, "weights")
+
+
+def test_a_folder_without_the_network_says_what_it_holds(tiny, tmp_path):
+    """--init FOLDER, of a stage that the folder has never seen."""
+    shutil.copy(tiny.folder / "vae.safetensors", tmp_path)
+    with pytest.raises(UserError, match="holds vae.safetensors, but no latte.safetensors"):
+        run(tmp_path / "out", "latte", "--init", tmp_path)
+
+
+def test_compile_reaches_every_block_and_the_twins():
+    """--compile: block by block."""
+    class Block:
+        compiled = 0
+
+        def compile(self):
+            self.compiled += 1
+    blocks, twins, net = [Block(), Block()], [Block()], type("Net", (), {})()
+    train.prepare_blocks(dataclasses.replace(Config(), compile=True, checkpointing=True), net, blocks, twins)
+    assert [block.compiled for block in (*blocks, *twins)] == [1, 1, 1] and net.checkpointing
+
+
+# ------------------------------------------------------------ Latte's recipes
+
+@pytest.fixture(scope="module")
+def sd1(tmp_path_factory):
+    """Stable Diffusion 1.4's file, small: {"state_dict": U-Net, VAE, CLIP}."""
+    torch.manual_seed(0)
+    vae = KLVAE(KLVAEConfig(4, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, quant_conv=True))
+    state = {f"first_stage_model.{name}": tensor for name, tensor in vae.state_dict().items()}
+    state["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(8, 4, 3, 3)
+    path = tmp_path_factory.mktemp("sd1") / "sd-v1-4.ckpt"
+    torch.save({"state_dict": state, "global_step": 1}, path)
+    return path
+
+
+SMALL_LATTE = ("--latte.depth 2 --latte.width 48 --latte.heads 2 --latte.input_size 4 --latte.frames 4 "
+               "--size 32 --frames 4 --batch 2 --steps 1 --no-compile --stride 1 --previews 1").split()
+
+
+@pytest.fixture
+def ucf(tmp_path):
+    """Two films in each of two classes."""
+    for number, name in enumerate(("Archery", "JumpRope", "Archery", "JumpRope")):
+        folder = tmp_path / "ucf" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        save_video(folder / f"v_{name}_g0{number}_c01.avi.mp4",
+                   world.render(world.draw(0, number, "video"), 12, 48))
+    return tmp_path / "ucf"
+
+
+def test_latte_on_ucf101_with_pictures_beside_each_clip(ucf, sd1, tmp_path):
+    """Latte 3.3.4: the pictures are frames of the same films; labels from the folders; Stable Diffusion's own
+    file for the VAE, with scale 0.18215; `--stage all` is the whole road."""
+    out = tmp_path / "out"
+    words = ["--config", "latte-ucf101-img", "--data", str(ucf), "--vae_weights", str(sd1), "--out", str(out),
+             *SMALL_LATTE]
+    train.main([*words, "--joint_images", "2"])
+    assert load_network(KLVAE, out / "vae.safetensors").config.scale == 0.18215
+    made = read_config(out / "latte.safetensors")
+    assert made["classes"] == ["Archery", "JumpRope"] and made["text"] == "class"
+    assert made["sampling"]["cfg"] == 7.0 and made["sampling"]["fps"] == 25.0
+    assert (out / "latte/0000001.mp4").is_file() and not (out / "cache").exists()
+
+
+def test_the_vae_is_not_changed_under_a_runs_feet(sd1, sd3, tmp_path):
+    """The same file again is nothing; another one would make noise of what was learned."""
+    cfg = config("--stage", "latte", "--vae_weights", sd1, "--out", tmp_path)
+    first = train.frozen_vae(cfg, Run(), "vae")
+    assert train.fingerprint(train.frozen_vae(cfg, Run(), "vae")) == train.fingerprint(first)
+    with pytest.raises(UserError, match="is another VAE, whose latents this run has learned; leave"):
+        train.frozen_vae(dataclasses.replace(cfg, vae_weights=str(sd3[0])), Run(), "vae")
+    with pytest.raises(UserError, match="train --stage vae first, or give --vae_weights Stable"):
+        train.frozen_vae(config("--out", tmp_path / "empty"), Run(), "vae")
+
+
+def test_latte_t2v_starts_from_pixarts_folder(sd1, films, tmp_path):
+    """Latte 4.5: transformer, T5 with its tokenizer, and VAE, all from the one folder that --init names."""
+    pixart = tmp_path / "pixart"
+    net = PixArt(PixArtConfig(width=72, depth=1, heads=1, caption_channels=24, sample_size=4))
+    (pixart / "transformer").mkdir(parents=True)
+    (pixart / "vae").mkdir()
+    save_file(random_state(net), pixart / "transformer/diffusion_pytorch_model.safetensors")
+    save_file({name.removeprefix("first_stage_model."): tensor
+               for name, tensor in read_state(sd1)["state_dict"].items() if name.startswith("first_stage")},
+              pixart / "vae/diffusion_pytorch_model.safetensors")
+    t5_files(pixart)
+    out = tmp_path / "out"
+    train.main(["--config", "latte-t2v", "--init", str(pixart), "--data", str(films), "--out", str(out),
+                *SMALL_LATTE, "--latte.width", "72", "--latte.heads", "1", "--latte.context_dim", "24",
+                "--joint_images", "1"])
+    latte, made = load_network(Latte, out / "latte.safetensors"), read_config(out / "latte.safetensors")
+    assert_close(latte.blocks[0].attn.qkv.weight, net.blocks[0].attn.qkv.weight, atol=1e-3, rtol=0)
+    assert (made["text"], made["text_weights"]) == ("t5", str(pixart)) and made["sampling"]["cfg"] == 7.5
+    assert (out / "latte/0000001.png").is_file()
+
+
+def test_latte_starts_from_a_dit(sd1, films, tmp_path):
+    """Latte 3.3.4: DiT-XL-2-256x256.pt, without its label embedding."""
+    net = DiT(DiTConfig(input_size=4, width=72, depth=2, heads=1, classes=10))
+    torch.save(random_state(net), tmp_path / "DiT.pt")
+    words = ["--config", "latte-ffs", "--init", str(tmp_path / "DiT.pt"), *SMALL_LATTE]
+    start = train.start_latte(parse([*words, "--latte.width", "72", "--latte.heads", "1"])[0])
+    assert_close(start.blocks[0].mlp.fc1.weight, net.blocks[0].mlp.fc1.weight)
+    with pytest.raises(UserError, match="holds DiT; here it has to be MMDiT"):
+        train.start_videodit(config("--stage", "videodit", "--init", tmp_path / "DiT.pt"))
+
+
+# ------------------------------------------------------------ the toy, and your own films
+
+
+def test_the_vocabulary_is_the_folders_own_where_there_are_folders(films):
+    """A prompt about your own clips must reach the text encoder: its words come from their captions."""
+    toy, mine = (config("--stage", "dit", *flags) for flags in
+                 ([], ["--data", str(films), "--images", str(films), "--frames", "4"]))
+    assert train.vocabulary(toy) == world.WORDS
+    captions = train.toy_or_folder(mine, "video").captions
+    words = {word for caption in captions for word in caption.lower().split()}
+    assert words and words <= set(train.vocabulary(mine))
+    assert "mushroom" not in train.vocabulary(mine)
+
+
+def test_lpips_is_vggs_where_its_file_is_given_and_its_absence_is_said(tmp_path, capsys):
+    """Eq. 4 has an LPIPS term: a run without a network for it must not look like one with it."""
+    vgg = LPIPS("vgg")
+    torch.save({name: tensor for name, tensor in vgg.state_dict().items() if name.startswith("features.")},
+               tmp_path / "vgg.pth")
+    cfg = config("--stage", "dpvae", "--out", tmp_path)
+    assert train.perceptual_for(cfg, Run()) is None and "--lpips" in capsys.readouterr().out
+    distance = train.perceptual_for(dataclasses.replace(cfg, lpips=str(tmp_path / "vgg.pth")), Run())
+    a, b = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    assert distance(a, a) == 0 and distance(a, b) > 0
+
+
+@pytest.mark.parametrize("stage, start", [("vae", "vae"), ("dit", "dit"), ("dit", "videodit"),
+                                          ("dpvae", "dpvae"), ("videodit", "videodit"), ("latte", "latte")])
+def test_every_stage_goes_on_from_weights_of_its_own_kind(tiny, tmp_path, stage, start):
+    """--init with our own file: one step at a rate of nothing leaves the network what it was."""
+    start_from = tiny.folder / f"{start}.safetensors"
+    run(tiny.fork(tmp_path / "run"), stage, "--init", start_from, "--steps", 1, "--lr", 1e-12)
+    was = load_file(start_from)
+    now = load_file(tmp_path / "run" / f"{stage}.safetensors")
+    was = {name.removeprefix("image.") if stage != start else name: value for name, value in was.items()}
+    assert now.keys() == was.keys() if stage == start else now.keys() < was.keys()
+    for name, value in now.items():
+        assert_close(value, was[name], msg=name)
+
+
+def test_decoder_only_leaves_every_latent_as_it_was(tiny, tmp_path):
+    """Better frames for a transformer that is already trained: its latents must not move."""
+    folder = tiny.fork(tmp_path / "run")
+    run(folder, "dpvae", "--init", tiny.folder / "dpvae.safetensors", "--decoder_only", "--steps", 3,
+        "--ema", 0)
+    was, now = (load_network(DPVAE, where / "dpvae.safetensors") for where in (tiny.folder, folder))
+    x = torch.rand(1, 3, 8, 32, 32) * 2 - 1
+    assert torch.equal(was.encode(x), now.encode(x))
+    assert not torch.equal(was.decode(was.encode(x)), now.decode(now.encode(x)))
+
+
+def test_a_folder_of_ours_brings_what_a_stage_needs(tiny, tmp_path):
+    """Into an empty --out: the VAEs, the text encoder and the judge of the folder that --init names."""
+    run(tmp_path / "more", "videodit", "--init", tiny.folder, "--steps", 1, "--no-cached", "--p_video", 1)
+    for name in ("vae", "dpvae", "text", "judge"):
+        assert (tmp_path / "more" / f"{name}.safetensors").read_bytes() == (
+            tiny.folder / f"{name}.safetensors").read_bytes()
+
+
+def test_python_train_alone_trains_nothing(tmp_path, monkeypatch):
+    """It says what can be trained, and how long that takes."""
+    here = Path(train.__file__).resolve()
+    monkeypatch.chdir(tmp_path)
+    done = script(here)
+    assert done.code == 0 and "--config latte-ucf101-img --vae_weights SD1" in done.out and not done.err
+    assert list(tmp_path.iterdir()) == []
