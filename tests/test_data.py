@@ -6,11 +6,14 @@ import itertools
 import json
 import logging
 import shutil
+import signal
+import subprocess
 import sys
 import time
 import tracemalloc
 import unicodedata
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -409,6 +412,53 @@ def test_latents_of_another_vae_are_refused(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-3])
     with pytest.raises(UserError, match="truncated"):
         data.LatentCache(tmp_path)
+
+
+CHILD = """
+import os, signal, sys
+import data
+from safetensors.torch import save_file
+written = []
+def write(state, path, metadata=None):                  # the third shard is half written when the signal comes
+    save_file(state, path, metadata=metadata)
+    written.append(path)
+    if len(written) == 3:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+        save_file(state, path, metadata=metadata)
+data.save_file = write
+data.write_cache(sys.argv[1], data.ToyClips(frames=1, size=16, count=12),
+                 lambda batch: {"latent": batch["video"][..., ::8, ::8]}, 2, "v1", shard=2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux whether a process has stopped")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSTOP"])
+def test_a_process_that_dies_or_freezes_inside_a_shard_harms_nobody(tmp_path, name):
+    """By real signals. What it leaves is no shard; another process finishes; a frozen one wakes up and ends."""
+    folder, whole = tmp_path / "cache", tmp_path / "whole"
+    toy = data.ToyClips(frames=1, size=16, count=12)
+    encode = lambda batch: {"latent": batch["video"][..., ::8, ::8]}
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder), name])
+    while child.poll() is None and not frozen(child.pid):
+        time.sleep(0.01)
+    assert list(folder.glob(".*/00002-of-00006.safetensors"))            # half of it, where no reader looks
+    try:
+        with pytest.raises(UserError, match="2 of 6 shards"):
+            data.LatentCache(folder)
+        data.write_cache(folder, toy, encode, 2, "v1", shard=2)
+        data.write_cache(whole, toy, encode, 2, "v1", shard=2)
+    finally:
+        child.send_signal(signal.SIGCONT)
+    assert child.wait(60) == (0 if name == "SIGSTOP" else -signal.SIGKILL)
+    one, two = data.LatentCache(folder), data.LatentCache(whole)
+    assert one.made == two.made and one.captions == two.captions
+    assert all(torch.equal(one.item(row)["latent"], two.item(row)["latent"]) for row in range(12))
+
+
+def frozen(process):
+    """Whether the process has stopped, as Linux tells it."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def test_what_a_killed_write_leaves_is_no_shard(tmp_path):
