@@ -5,7 +5,42 @@ Shapes   z (B,C,T,H,W) scaled latents, pictures after the clip if `images`; x (B
 Time     DDPM's integer steps, 999 noise. As a rectified flow: flow.velocity_of(net), t in [0,1], 1 data
 Differs  x is never reordered, adaLN runs once a clip; a text vector, a silent start in time: grep DEVIATES
 Reads    after videodit.py, before features.py; `eval.py similarity` draws Fig. 6 and 8
-Run me   python latte.py      # CPU, 5 s: Table 2 to the digit, and an untrained Latte answers exactly 0"""
+Run me   python latte.py      # CPU, 15 s: Tables 1 and 2 to the digit, an untrained Latte answers exactly 0;
+                              # who hears whom in the four variants, and Fig. 6 of the toy, in out/latte.png
+
+THE PROBLEM. videodit.py lets every patch of a clip ask every other: (T*N)^2 questions, and the work grows
+with the square of the clip's length. 16 frames of 16 x 16 tokens are 4,096 tokens, 16.8 million pairs in each
+head of each block. Must a patch at the upper left of frame 3 ask the lower right of frame 11 directly?
+
+THE IDEA (Latte 3.2). Let it ask by two hops: along its row of the table below, and along its column.
+
+           place   0   1   2 .. N-1       "space": each frame by itself   (B*T,N,D)   T * N^2 pairs
+    frame    0     .   .   .   .          "time":  each place by itself   (B*N,T,D)   N * T^2 pairs
+             1     .   x---.---.  space
+             2     .   |   .   .          16 frames of 256 tokens: 1.05 + 0.07 million pairs, not 16.8; and
+            T-1    .   .   .   .          what is in one corner of the table reaches the other in two steps,
+                      time                one of each
+    x (B,T,N,D) is that table. The Linears, norms and MLPs do not care which way it is read.
+
+Where to put the two? The paper tries four answers (Fig. 2), from far apart to side by side, and the file can
+make each (test_table_1_variants_to_the_digit). Brackets are blocks:
+
+    1 in turn        x -> [space, MLP] -> [time, MLP] -> [space, MLP] -> [time, MLP] ...      28 blocks
+    2 late fusion    x -> [space, MLP] -> [space, MLP] ...  then  [time, MLP] -> [time, MLP]  14 and 14
+    3 both in one    x -> [space, time, MLP] -> [space, time, MLP] ...                        23 or so
+    4 side by side   x -> [space + time, MLP] -> ...      half of the heads look each way     28
+
+WHAT THE PAPER FOUND (4.2, Fig. 5f): 1 is best, then 3, then 2, then 4. Its reasons: too many spatial blocks
+in a row pull frames apart (2; Fig. 6); what looks along space and what looks along time say things of
+different kinds, which do not go well into one sum (4; Fig. 8) and want an MLP between them, not only a norm
+(3). Of the options, the plain ones won (4.3): a token a patch, not a tube; adaLN, not tokens; sines, not
+RoPE; and pictures beside the clips, which is the one that is not plain.
+
+TRIED ELSEWHERE. The split comes from recognizing videos: ViViT (Arnab et al. 2021), and TimeSformer, whose
+"divided attention" is Variant 3. VDT and W.A.L.T generate with something like 3. Its price everywhere: a
+thing that moves to another place is found by two hops through patches that had nothing to do with it. Since
+fused attention kernels made the full square affordable, most large video models pay for it (CogVideoX,
+Hunyuan, VideoDiT); where clips are long or machines small, the split is still the way."""
 
 import math
 from dataclasses import dataclass
@@ -17,9 +52,9 @@ from einops import rearrange
 from PIL import Image, ImageDraw
 from torch import nn
 
-from checkpoint import UserError, attend, run_block, write_atomic
+from checkpoint import UserError, attend, load_network, polite, run_block, write_atomic
 from dit import (MLP, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, SingleFinalLayer,
-                 TimestepEmbedder, initialise, modulate, norm, sincos, sincos_2d, unpatchify)
+                 TimestepEmbedder, initialise, modulate, norm, scrambled, sincos, sincos_2d, unpatchify)
 
 
 @dataclass
@@ -73,9 +108,12 @@ def check(config):
         raise UserError(f"heads={config.heads}: Variant 4 halves them, so choose an even number")
 
 
-# Latte 3.2 and 4.2, "we strive to equate the parameter counts".
+# The variants are to be compared, so they should cost the same: "we strive to equate the parameter counts"
+# (4.2). A block with one attention has 18 D^2 weights (adaLN 6, attention 4, MLP 8), one with two has 22 D^2;
+# so Variant 3 gets 23 blocks where 1 and 2 have 28 (test_table_1_variants_to_the_digit). Variant 4 "with each
+# component utilizing half of the attention heads" has 18 D^2 again, and 28 blocks.
 def blocks_of(config):
-    """Along which axes each block attends. The deepest difference between the variants is this list."""
+    """Along which axes each block attends: this list is all that tells Variants 1, 2 and 3 apart."""
     space, time, both, half = ("space",), ("time",), ("space", "time"), config.depth // 2
     # ASSUMED: Table 1 fits 23 blocks of 22 D^2 for 28 of 18 D^2; the paper does not print the number.
     fewer = round(config.depth * 18 / 22)
@@ -84,6 +122,10 @@ def blocks_of(config):
 
 
 # ---------------------------------------------------------------------------------------------------- a block
+# A block is DiT's (dit.DiTBlock) with two changes. Its attention reads the table x (B,T,N,D) along one axis,
+# or one after the other; and what else it must know, who may see whom, the time, the text, comes along in one
+# bag, `Clip`, that all blocks share. x itself is never reshaped: the published code turns it over before and
+# after every block, a copy of everything each time.
 
 class Clip(NamedTuple):
     """What a block must know beside its tokens and c."""
@@ -98,28 +140,42 @@ def per_frame(values, video):
     """(B,G,...) -> (B,T,...): the clip's row for each of its frames, then a row a picture. G=1 broadcasts."""
     if values.shape[1] == 1:
         return values
-    return torch.cat([values[:, :1].expand(-1, video, *values.shape[2:]), values[:, 1:]], dim=1)
+    clip = values[:, :1].expand(-1, video, *values.shape[2:])                   # (B,video,...)
+    return torch.cat([clip, values[:, 1:]], dim=1)                              # (B,T,...)
 
 
-# Latte 3.3.3, RoPE (Su et al. 2024): turn q and k by an angle that grows with time; their product then knows
-# how far apart two frames are and nothing else.
+# RELATIVE TIME, RoPE (Latte 3.3.3; Su et al. 2024). Adding sines says WHEN a frame is; what matters to motion
+# is how far apart two frames are. So take the d channels of q and k as d/2 arrows in the plane and turn each
+# by an angle that grows with the frame's number. A product of two arrows knows only the angle between them:
+#
+#     (R_m q) . (R_n k) = q . (R_(n-m) k)          R_m turns the k-th arrow by m w_k, w_k = 10000^(-k/(d/2))
+#     (test_rotary_positions_are_relative)
+#
+# The paper finds the sines slightly better (Fig. 5c): its clips all have 16 frames, so the strength of RoPE,
+# other lengths, is not asked for.
 # ASSUMED: base 10000, whole frames, every temporal attention; the paper names the method only.
 def rotate(q, angles):
     """q (..,T,d), angles (T,d/2)."""
-    a, b = q.chunk(2, dim=-1)
-    cos, sin = angles.cos().to(q.dtype), angles.sin().to(q.dtype)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    a, b = q.chunk(2, dim=-1)                                                   # (..,T,d/2) each
+    cos, sin = angles.cos().to(q.dtype), angles.sin().to(q.dtype)               # (T,d/2)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)            # (..,T,d)
 
 
 def modulated_norm(x, shift, scale):
     """modulate(norm(x), shift, scale). One row for all tokens is LayerNorm's own weight and bias: one pass in
     place of three, twice as fast for a batch of one long clip, forward and backward."""
     if scale.numel() == x.shape[-1]:
-        weight, bias = (row.flatten().to(x.dtype) for row in (1 + scale, shift))
+        weight, bias = (row.flatten().to(x.dtype) for row in (1 + scale, shift))        # (D,) each
         return F.layer_norm(x, x.shape[-1:], weight, bias, 1e-6)
-    return modulate(norm(x), shift, scale)
+    return modulate(norm(x), shift, scale)                                      # (B,T,N,D)
 
 
+# AXIAL ATTENTION is dit.Attention with a choice of what is the sequence and what is only a batch:
+#
+#     x (B,T,N,D) --> q, k, v    "space": (B*T, heads, N, d)    N tokens of a frame; frames are like clips
+#                                "time":  (B*N, heads, T, d)    T moments of a place; places are like clips
+#
+# Everything else in a block sees tokens one by one and need not know. The one copy is what an axis costs.
 class AxialAttention(nn.Module):
     """Within a frame ("space"), or each patch with its own past and future ("time").
 
@@ -134,7 +190,8 @@ class AxialAttention(nn.Module):
     def forward(self, x, clip):
         rows, seq = ("b t", "n") if self.axis == "space" else ("b n", "t")
         split = rearrange(self.qkv(x), f"b t n (z h d) -> z ({rows}) h {seq} d", z=3, h=self.heads)
-        (q, k, v), mask = split.contiguous(), None              # one copy here spares one in each product
+        # one copy here spares one in each product
+        (q, k, v), mask = split.contiguous(), None              # (B*T,heads,N,d) or (B*N,heads,T,d) each
         if self.axis == "time":
             mask = clip.mask
             if clip.angles is not None:
@@ -144,6 +201,9 @@ class AxialAttention(nn.Module):
         return self.proj(rearrange(attend(q, k, v, mask), f"({rows}) h {seq} d -> b t n (h d)", **kept))
 
 
+# WHERE IS THE TEXT? Class and time enter by adaLN. A prompt's tokens enter by cross-attention, in the blocks
+# that look along space: what a word names, it names in every frame. Patches of all frames ask the same L
+# tokens, so to cross-attention the whole clip is one long row, and the text is never copied for each frame.
 class LatteBlock(nn.Module):
     """Attention along one axis or both, text in between if there is any, MLP: a DiT or a PixArt block."""
 
@@ -165,18 +225,26 @@ class LatteBlock(nn.Module):
         else:
             self.norm_table = nn.Parameter(torch.zeros(4, width))
 
-    # Latte 3.3.2, Fig. 10 (S-AdaLN). DEVIATES: printed, alpha scales the residual itself; the published code,
-    # and so we, scale what a branch adds to it (adaLN-Zero), which is what makes a block start as identity.
+    # Latte 3.3.2, Fig. 10 (S-AdaLN), as printed:
+    #     AdaLN(h, c) = gamma_c LayerNorm(h) + beta_c          RCs(h, c) = alpha_c h + AdaLN(h, c)
+    #     h tokens, c time and class; alpha, gamma, beta: a Linear of c, a number a channel; RC: the residual
+    # DEVIATES: printed, alpha scales the residual itself; the published code, and so we, scale what a branch
+    # adds to it, h + alpha F(gamma LN(h) + beta): adaLN-Zero, which makes a block start as the identity.
+    #
+    # Tried beside it: "all tokens", where the time and the class are tokens like others and blocks have plain
+    # norms. A third fewer parameters and much worse (Fig. 5b): what enters once, below, has to survive 28
+    # blocks, while adaLN speaks to each.
     def modulation(self, c, clip):
         """Shift, scale, gate of the attention, then of the MLP: (B,1,1,D), with own labels (B,T,1,D)."""
-        if self.conditioning == "all_tokens":       # no c here: an ordinary LayerNorm, weight = 1 + scale
+        # ASSUMED: in "all tokens" no gates, an ordinary LayerNorm (weight 1 + scale); the depth stays.
+        if self.conditioning == "all_tokens":
             shift, scale, shift2, scale2 = self.norm_table
             return shift, scale, torch.ones_like(shift), shift2, scale2, torch.ones_like(shift)
         if self.conditioning == "s_adaln":
             six = self.adaLN_modulation(c)                                      # (B,G,6D)
         else:
-            six = c + self.scale_shift_table.flatten()      # c is already 6 D wide, one Linear for all blocks
-        return per_frame(six, clip.video).unsqueeze(2).chunk(6, dim=-1)
+            six = c + self.scale_shift_table.flatten()      # (B,G,6D)  one Linear for all blocks made c
+        return per_frame(six, clip.video).unsqueeze(2).chunk(6, dim=-1)         # (B,1 or T,1,D) each
 
     def forward(self, x, c, clip):
         """x (B,T,N,D) -> (B,T,N,D)."""
@@ -185,12 +253,13 @@ class LatteBlock(nn.Module):
         attended = self.attn(h, clip)
         if self.parallel:                           # Variant 4: both axes read the same h, and are added
             attended = attended + self.over_time(h, clip)
-        x = x + gate * attended                     # addcmul's backward pass costs more than it saves
+        x = x + gate * attended     # (B,T,N,D)  addcmul's backward pass costs more than it saves
+        # ASSUMED: Variant 3 has one shift, scale and gate for both attentions; the paper draws a plain norm
         if self.attn_time is not None and not self.parallel:    # Variant 3: only a LayerNorm in between
             x = x + gate * self.over_time(modulated_norm(x, shift, scale), clip)
         if self.cross_attn is not None:             # no norm, no gate; text is not repeated for each frame
             asked = self.cross_attn(x.reshape(len(clip.context), -1, x.shape[-1]), clip.context, clip.hidden)
-            x = x + asked.view(x.shape)
+            x = x + asked.view(x.shape)                                         # (B,T,N,D)
         return x + gate2 * self.mlp(modulated_norm(x, shift2, scale2))
 
     def over_time(self, h, clip):
@@ -204,6 +273,16 @@ class LatteBlock(nn.Module):
 
 
 # -------------------------------------------------------------------------------------------------- the model
+#     z (B,C,T,H,W) --> patches (B,T,N,D), + where --> blocks; + when, before the first along time
+#       --> norm, Linear --> patches put back (B,2C,T,H,W): the noise, and how far to trust the step (flow.py)
+#
+# Everything that starts silent in DiT does here, and what is temporal besides, so that a Latte made of an
+# image model is, at first, that model on each frame (test_an_untrained_latte_answers_zero,
+# test_time_starts_silent, test_a_silent_latte_from_dit_answers_as_dit_on_each_frame).
+#
+# TUBES (3.3.1, "compression"). ViViT makes one token of s frames, and recognizes videos better and s times
+# faster for it. Latte tries it (Conv3d in, a transposed Conv3d out) and finds it clearly worse (Fig. 5a): a
+# recognizer may forget what it does not need; a generator must give every frame back, from fewer tokens.
 
 class TubeEmbed(nn.Module):
     """Compression patch embedding (3.3.1): s frames of p x p latent pixels become one token."""
@@ -229,7 +308,7 @@ class PlainFinalLayer(nn.Module):
         self.linear = nn.Linear(width, outputs)
 
     def forward(self, x, c):
-        return self.linear(self.norm_final(x))
+        return self.linear(self.norm_final(x))                                  # (B*T,N,outputs)
 
 
 class Latte(nn.Module):
@@ -297,13 +376,19 @@ class Latte(nn.Module):
         parts, final = self.condition(t, labels, pooled)
         clip = self.describe(x, video // self.tube, context, mask)
         extra = len(parts) if self.config.conditioning == "all_tokens" else 0
+        # ASSUMED: in "all tokens" they stand before every frame's patches, so space and time both see them,
+        # and are cut off before the head; the paper says "at the input layer" and no more
         if extra:
             tokens = [per_frame(part, clip.video).expand(-1, x.shape[1], -1) for part in parts]
-            x = torch.cat([torch.stack(tokens, dim=2).to(x.dtype), x], dim=2)   # (B,T/s,1 or 2 more,D)
+            x = torch.cat([torch.stack(tokens, dim=2).to(x.dtype), x], dim=2)   # (B,T/s,N + 1 or 2,D)
         x = self.backbone(x, self.modulator(parts), clip)[:, :, extra:]         # (B,T/s,N,D)
         out = self.head(x, final, clip.video)                                   # (B,T/s*N,p*p*2C)
         return self.as_frames(unpatchify(out, tubes[:, :, ::self.tube], self.config.patch), clip.video)
 
+    # TRAP: when the time is added. The released model adds it after its first spatial block, not at the input
+    # as 3.2 says, and its weights expect it there (test_temporal_positions_are_added_once_...).
+    # ASSUMED: in Variants 2 to 4, which nobody released, likewise before the first block that looks along
+    # time: in the middle of 2, at the input of 3 and 4.
     def backbone(self, x, c, clip):
         dated = self.config.temporal == "rope"
         for block in self.blocks:
@@ -312,7 +397,7 @@ class Latte(nn.Module):
             if block.axes == ("time",) and clip.mask is None and clip.video < x.shape[1]:
                 if clip.video:                      # Only Video: this block does not exist for the pictures
                     moved = run_block(block, self.checkpointing, x[:, :clip.video], c[:, :1], clip)
-                    x = torch.cat([moved, x[:, clip.video:]], dim=1)
+                    x = torch.cat([moved, x[:, clip.video:]], dim=1)            # (B,T,N,D)
             else:
                 x = run_block(block, self.checkpointing, x, c, clip)
         return x
@@ -320,13 +405,16 @@ class Latte(nn.Module):
     def head(self, x, final, video):
         """x (B,T,N,D) -> (B,T*N,outputs); final (B,G,D), one row a frame if pictures have their own."""
         final = per_frame(final, video).flatten(0, 1)                           # (B,D) or (B*T,D)
-        return self.final_layer(x.flatten(0, 1), final).view(len(x), -1, self.final_layer.linear.out_features)
+        out = self.final_layer(x.flatten(0, 1), final)                          # (B*T,N,outputs)
+        return out.view(len(x), -1, out.shape[-1])                              # (B,T*N,outputs)
 
     # Latte 3.3.1. ASSUMED: a picture is a tube that stands still and its answer the tube's first frame; the
     # paper tries compression and joint training apart only.
     def as_tubes(self, z, video):
-        return z if self.tube == 1 else torch.cat(
-            [z[:, :, :video], z[:, :, video:].repeat_interleave(self.tube, dim=2)], dim=2)
+        if self.tube == 1:
+            return z
+        pictures = z[:, :, video:].repeat_interleave(self.tube, dim=2)          # (B,C,images*s,H,W)
+        return torch.cat([z[:, :, :video], pictures], dim=2)                    # (B,C,video+images*s,H,W)
 
     def as_frames(self, out, video):
         if self.tube == 1:
@@ -335,6 +423,11 @@ class Latte(nn.Module):
         return torch.cat([out[:, :, :video], out[:, :, video::self.tube]], dim=2)       # (B,2C,T,H,W)
 
     # ---------------------------------------------------------------------------------- conditions, positions
+    # What a clip is to become is one vector c, the time plus a class, or plus a text vector; and, for text,
+    # the tokens that cross-attention reads. Only spatial blocks read them, as in the released text-to-video
+    # model. A clip with pictures beside it (joint training) has a c for itself and one for each picture:
+    # G = 1 + images rows. Positions are sines that are computed again for another size or length, so neither
+    # is frozen in the weights, though the released model has tables in its file and only 16 frames.
 
     def condition(self, t, labels, pooled):
         """-> what the blocks hear, parts (B,G,D) to be summed or to be tokens, and what the head hears."""
@@ -387,7 +480,7 @@ class Latte(nn.Module):
         columns, side = rows if columns is None else columns, self.config.input_size // self.config.patch
         table = getattr(self, "pos_embed", None)
         if table is not None and (rows, columns) == (side, side):
-            return table.view(side, side, -1)
+            return table.view(side, side, -1)                                   # (h,w,D)
         device = None if table is None else table.device
         across = [torch.arange(n, device=device) * (side / n) for n in (rows, columns)]
         return sincos_2d(self.config.width, *across)
@@ -399,11 +492,26 @@ class Latte(nn.Module):
             table = sincos(torch.arange(video, device=x.device), self.config.width).to(table.dtype)
         if video == x.shape[1]:
             return x + table[:video, None]
-        return torch.cat([x[:, :video] + table[:video, None], x[:, video:]], dim=1)
+        return torch.cat([x[:, :video] + table[:video, None], x[:, video:]], dim=1)     # (B,T,N,D)
 
 
-# Latte 3.3.4 and Fig. 4. Without it, pictures teach the spatial modules only ("Only Video"); here they pass
-# through the temporal ones, alone. Zero-shot FVD on UCF101: 589.86 against 705.72.
+# ---------------------------------------------------------------------------------- pictures beside a clip
+# JOINT TRAINING (Latte 3.3.4, Fig. 4). Frames of 16 films are much alike; to see more of the world in a
+# batch, put some single frames of other films behind each clip, along T. FVD falls from 34.00 to 27.08 on
+# faces and from 477.97 to 202.23 on UCF101 (Table 3). They must not be taken for the clip's 17th frame, so:
+#
+#     Only Video       pictures pass by the temporal blocks, which learn nothing from them
+#     Temporal Mask    they pass through, but see only themselves, so the blocks learn from them, too
+#
+#                      clip   picture         zero-shot on UCF101: FVD 589.86 against 705.72,
+#              clip    1 1 1    0 0           FID 63.36 against 75.98
+#                      1 1 1    0 0
+#                      1 1 1    0 0           test_no_frame_sees_a_picture_and_no_picture_sees_a_frame
+#              picture 0 0 0    1 0           test_temporal_mask_lets_pictures_train_the_temporal_blocks
+#                      0 0 0    0 1
+#
+# ASSUMED: a picture sees itself alone, has no time added, and RoPE turns it like the frame in its place (seen
+# alone, that changes nothing); the paper shows the mask as a drawing, and no other word on either.
 def temporal_mask(video, images, device=None):
     """(T,T), T = video + images: the clip sees the whole clip, a picture sees itself."""
     see = torch.eye(video + images, dtype=torch.bool, device=device)
@@ -423,9 +531,13 @@ def silence_time(block):
         nn.init.zeros_(layer.bias)
 
 
+# FROM AN IMAGE MODEL (3.3.4). A DiT of ImageNet knows what things look like, and its blocks have the shape
+# of ours. At first this helps much; then it stalls, "far worse" than a start from random weights, where faces
+# are the only subject (Fig. 5d). With the variety of text-to-video data it is what everybody does (4.5).
 # Latte 3.3.4: "temporally replicate the positional embedding", "discard the label embedding ... zero".
 # ASSUMED: it does not say what temporal blocks start from. "all": every block takes a DiT block, as loading
 # by name does. "silent": spatial blocks only, and the others add nothing yet: a video is its frames.
+# "silent" is VideoDiT's zero projection (videodit.zero_linear), made of the block's own last Linear.
 def init_from_image(net, image, temporal="all"):
     """Weights of a DiT, or of a PixArt for a text-to-video Latte (4.5: "silent"), into a fresh Latte."""
     theirs, ours = image.state_dict(), net.state_dict()
@@ -456,7 +568,10 @@ def init_from_image(net, image, temporal="all"):
 
 
 # --------------------------------------------------------------------------------------------- what it costs
-
+# Can one trust that the four variants here are the paper's four? Its tables print parameters and operations
+# to five digits, and only one construction of each gives them all. This function counts as the authors did,
+# mistakes included, and arrives at every printed digit.
+#
 # Latte Tables 1 and 2. Both were counted with the tool thop, whose rule is: a Linear costs in x out for each
 # row, a convolution its kernel for each output, a LayerNorm 2 for each element; attention's own products cost
 # nothing; a parameter is one of a Linear or convolution, so neither tables of positions nor of labels. It was
@@ -505,11 +620,15 @@ def rows_of(name, net, per_axis, tokens):
 def cosines(one, other):
     """(B,T,N,D) twice -> (T,T): how alike frame i of one and frame j of the other are, over all patches."""
     one, other = (F.normalize(x.float().flatten(2), dim=-1) for x in (one, other))      # (B,T,N*D)
-    return (one @ other.transpose(1, 2)).mean(0)
+    return (one @ other.transpose(1, 2)).mean(0)                                        # (T,T)
 
 
-# Latte 4.2, Fig. 6: in Variant 2 each further spatial block makes the frames less alike, and unevenly so.
-# Fig. 8: in Variant 4 what the two attentions add to each other is not alike at all.
+# A clip's frames are nearly the same, so their features should be, too, and frame 1 more like 2 than like 5.
+# The paper looks into each block with this measure (4.2):
+#     S_ij = cos(features of frame i, features of frame j)            (T,T), 1: the same
+# Fig. 6: in Variant 2 each further spatial block makes the frames less alike, and unevenly so, until nearer
+# frames are less alike than far ones ("inverted"). Fig. 8: in Variant 4 what the two attentions add to each
+# other is not alike at all.
 @torch.no_grad()
 def frame_similarity(net, z, t, cond):
     """{name: (T,T)} for each block's output, and for both attentions and between them if a block has both."""
@@ -531,6 +650,8 @@ def frame_similarity(net, z, t, cond):
     return dict(sorted(found.items(), key=lambda item: int(item[0].split()[0])))
 
 
+# Off the diagonal of S: its mean, its variance, and of all triples i < j < k the share of those in which j,
+# the nearer frame, is less like i than k is. A random order has half of them inverted, steady motion none.
 def summary(matrix):
     """Mean and variance over pairs of frames; how often a frame is more like a later than a nearer one."""
     i, j = torch.triu_indices(len(matrix), len(matrix), 1)
@@ -553,6 +674,8 @@ def draw_similarity(path, found, columns=7, side=96):
 
 def nothing_asked(net, batch):
     """The conditions of an unguided clip: no class, or text that is all zeros."""
+    # ASSUMED: the null prompt is zeros, as flow.drop_prompt has it in training; the released text-to-video
+    # model, whose training nobody has seen, is sampled with an encoded "" instead (sample.py)
     config, zeros = net.config, torch.zeros
     if config.condition == "class":
         return {"labels": torch.full((batch,), config.classes)}
@@ -586,9 +709,98 @@ def cut(count, params, ops):
     return millions, params, billions, ops, count["clip"] / 1e9
 
 
-if __name__ == "__main__":
+# out/latte.png. Who hears whom is not drawn from an idea of it: one token of a block's input is changed, and
+# every token of its output that differs is marked; so for each block of each variant, and for all of them in
+# turn. Rows: who hears, columns: who is heard; 3 frames of 4 patches. Squares are frames, stripes are places.
+# One block of 1 or 2 hears 4 or 3 tokens of 12, of Variant 4 both, 6, and of Variant 3 all, by two hops; and
+# in 2 no frame has heard of another before the middle of the network. Beneath, 2 pictures beside the clip:
+# the mask of Fig. 4, and what it makes of Variant 1.
+#
+# Last, Fig. 6 for the shipped toy, a Variant 1: how alike its 4 latent frames are after each block, of clips
+# half in noise. Each temporal block makes them more alike, each spatial block hardly moves them: nothing of
+# what Fig. 6 shows of Variant 2, whose spatial blocks come in a row (eval.py similarity draws other ones).
+
+@torch.no_grad()
+def hears(block, c, clip, shape, seed=0):
+    """(T*N,T*N) bool: does token i of the block's output depend on token j of its input? In float64, where
+    rounding is a thousand times smaller than the faintest word."""
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed)).double()  # (1,T,N,D)
+    count = shape[0] * shape[1]
+    touched = x.repeat(count + 1, 1, 1, 1)              # (T*N+1,T,N,D)  the last one stays as it is
+    for j, copy in enumerate(touched[:-1]):
+        copy.view(count, -1)[j, 0] += 3                 # one channel: added to all, the norm would undo it
+    out = block(touched, c.expand(count + 1, -1, -1), clip)                             # (T*N+1,T,N,D)
+    change = (out[:-1] - out[-1]).abs().amax(-1).flatten(1)                             # (T*N,T*N)
+    return change.T > 1e-12 * out.abs().max()                                           # (T*N,T*N)
+
+
+def patterns(variant, frames=3, images=0):
+    """{name: (T*N,T*N)} for each block of a small Latte with random weights, and for all of them in turn.
+    Pictures beside the clip are hidden by the Temporal Mask."""
+    net = scrambled(Latte(LatteConfig(variant, depth=4, width=16, heads=2, frames=frames, input_size=4,
+                                      in_channels=1)), std=0.2).double()
+    clip = Clip(frames, temporal_mask(frames, images) if images else None)
+    c, found, whole = torch.ones(1, 1, 16).double(), {}, None
+    for i, block in enumerate(net.blocks):
+        seen = hears(block, c, clip, (frames + images, 4, 16))
+        whole = seen if whole is None else (seen.float() @ whole.float()) > 0
+        found[f"{i} " + "+".join(block.axes)] = seen
+    return {**found, "all": whole}
+
+
+@torch.no_grad()
+def toy_similarity(clips=4, t=0.5):
+    """{block: (T,T)} of the shipped Latte: frame_similarity of toy clips half in noise."""
+    from pathlib import Path                            # the toy's films, captions, latents and words
+    import world
+    from text import ToyText
+    from vae import DPVAE
+    from video import to_video
+    toy = Path(__file__).parent / "checkpoints" / "toy"
+    net, vae, text = (load_network(kind, toy / f"{name}.safetensors") for kind, name in (
+        (Latte, "latte"), (DPVAE, "dpvae"), (ToyText, "text")))
+    specs = [world.draw(0, i, "video") for i in range(clips)]
+    film = torch.stack([to_video(world.render(spec)) for spec in specs])                # (B,3,16,64,64)
+    z = vae.scaled(vae.encode(film))                                                    # (B,C,4,8,8)
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))            # (B,C,4,8,8)
+    context, pooled = text([world.caption(spec) for spec in specs])                     # (B,L,D) (B,P)
+    times = torch.full((clips,), 1000 * (1 - t))                                        # flow.velocity_of
+    return frame_similarity(net, (1 - t) * noise + t * z, times, {"context": context, "pooled": pooled})
+
+
+def draw_page(path):
+    """out/latte.png; returns ({variant: patterns}, {block: (T,T)})."""
+    from video import heat, page, plot
+    found, rows = {variant: patterns(variant) for variant in CHOICES["variant"]}, []
+    shade = lambda matrix: heat(matrix.float().numpy(), cell=108 // len(matrix), top=1.6)
+    for pair in ((1, 2), (3, 4)):
+        names = [(variant, name) for variant in pair for name in found[variant]]
+        rows.append(page(None, [shade(found[variant][name]) for variant, name in names],
+                         [f"V{variant}: {name}" for variant, name in names], 10))
+    beside = {"Fig. 4": temporal_mask(3, 2), **patterns(1, images=2)}
+    rows.append(page(None, [shade(matrix) for matrix in beside.values()], list(beside), 10))
+    alike = toy_similarity()
+    mean = [summary(matrix)[0] for matrix in alike.values()]
+    rows.append(page(None, [heat(matrix.clamp(0, 1).numpy(), 30, 1) for matrix in alike.values()],
+                     [f"{name}: {m:.2f}" for name, m in zip(alike, mean)], 8))
+    rows.append(plot(None, {"mean": (range(len(mean)), mean)}, "how alike the toy's frames are, by block",
+                     "block, even ones space, odd ones time", size=(640, 260)))
+    page(path, rows, None, 1)
+    return found, alike
+
+
+def main():
     rows, largest = demo()
     print("           params (M)  printed    ops (G)  printed   one clip, all counted (G)")
     for row in rows:
         print("{:10s} {:10.2f} {:8.2f} {:10.2f} {:8.2f} {:12.1f}".format(*row))
     print(f"largest output of an untrained Latte: {largest}   (a right one: 0.0)")
+    found, _ = draw_page("out/latte.png")
+    print("tokens of 12 that a token hears in its first block: "
+          + ", ".join(f"variant {variant} {next(iter(seen.values())).sum(1).max()}"
+                      for variant, seen in found.items())
+          + "   (right: 4, 4, 12 and 6). Drawn in out/latte.png")
+
+
+if __name__ == "__main__":
+    polite(main)

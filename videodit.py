@@ -235,7 +235,7 @@ class VideoDiT(nn.Module):
 #   trained  stripes: a patch listens to the patches beside, above and below it, most in its own frame, and
 #            less, the further a frame lies from its own
 # Below, 3D patchify is opened by degrees: what a clip played backwards changes starts at nothing, and the
-# error of the answer falls. (The blocks were trained with the branch open: shut, this is not the image model.)
+# error of the answer falls. (The blocks were trained with the branch open: shut, it is no image model.)
 
 def demo():
     """{claim: largest difference} for a small image model turned into both video models, before training."""

@@ -551,3 +551,27 @@ def test_demo_prints_the_papers_numbers():
     rows, largest = latte.demo()
     assert all(ours == printed and ops == theirs for _, ours, printed, ops, theirs, _ in rows)
     assert largest == 0
+
+
+def test_a_block_hears_its_row_its_column_or_both():
+    """Latte 3.2, Fig. 2, of real blocks: 4 patches of a frame, 3 frames of a place, both, or everything."""
+    frame, place = torch.arange(12) // 4, torch.arange(12) % 4
+    space, time = frame[:, None] == frame, place[:, None] == place
+    found = {variant: list(latte.patterns(variant).values()) for variant in (1, 2, 3, 4)}
+    assert all(torch.equal(seen, want) for seen, want in zip(found[1], [space, time, space, time]))
+    assert all(torch.equal(seen, want) for seen, want in zip(found[2], [space, space, time, time]))
+    assert all(seen.all() for seen in found[3]) and torch.equal(found[4][0], space | time)
+    assert all(seen[-1].all() for seen in found.values())
+
+
+def test_behind_the_mask_a_clip_stays_a_clip_and_pictures_stay_pictures():
+    """Latte Fig. 4, through a whole network: what all blocks together hear is the mask, patch by patch."""
+    whole = latte.patterns(1, images=2)["all"]
+    want = temporal_mask(3, 2).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    assert torch.equal(whole, want)
+
+
+def test_temporal_blocks_make_the_toys_frames_more_alike():
+    """4.2, Fig. 6's measure on the shipped Variant 1: the last block's frames are closer than the first's."""
+    means = [latte.summary(matrix)[0] for matrix in latte.toy_similarity(clips=2).values()]
+    assert means[1] > means[0] and means[-1] > means[0]
