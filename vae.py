@@ -157,14 +157,23 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Double H and W: each pixel four times, then a convolution to smooth the steps. (A transposed
-    convolution would do both at once, and leave a checkerboard.)"""
+    """Double H and W: each pixel four times, then a convolution to smooth the steps.
+
+    Of the 3x3 pixels that this convolution sees, several are copies of one, so their weights may be added
+    first: each pixel is then spread by a 4x4 kernel (a "transposed convolution" of stride 2), which is the
+    same sum with 4/9 of the products. On a CPU this takes half the time; a GPU keeps the two steps, since
+    nobody has measured it there. (A 4x4 kernel that were free could draw a checkerboard.)"""
     def __init__(self, c):
         super().__init__()
         self.conv = nn.Conv2d(c, c, 3, padding=1)
 
     def forward(self, x):
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))                # (F,C,2H,2W)
+        if x.is_cuda:
+            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))            # (F,C,2H,2W)
+        w = F.pad(self.conv.weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))                # (C,C,5,5)
+        w = w[:, :, 1:] + w[:, :, :-1]                                                      # (C,C,4,5)
+        w = w[..., 1:] + w[..., :-1]                                                        # (C,C,4,4)
+        return F.conv_transpose2d(x, w, self.conv.bias, stride=2, padding=1)                # (F,C,2H,2W)
 
 
 # ------------------------------------------------------------------------------------------ 1D (time) blocks
@@ -266,8 +275,8 @@ class TimeUp(nn.Module):
 #                \_ Down, TimeDown _/ \_ Down, TimeDown _/ \_ Down _/
 #     D     the same stairs, climbed: Up, then Up and TimeUp twice
 #
-# E_k and D_k (video=False) are the same without a step in time. Time is halved where the paper says:
-# "following the first two spatial downsampling layers and the last two upsampling layers".
+# E_k and D_k (video=False) are the same without a step in time. Time is halved and doubled where A.1 says:
+# "following the first two spatial downsampling layers and the last two upsampling layers, respectively".
 
 class Level(nn.Module):
     """ResBlocks at one resolution, each followed by its temporal twin in the video parts. The resampling
@@ -314,7 +323,7 @@ class Encoder(nn.Module):
             level = Level([widths[max(i - 1, 0)]] + [c] * config.num_res_blocks, config.groups, video)
             if i + 1 < len(widths):
                 level.downsample = Down(c)
-            if video and i < 2:                          # "after each of the first two spatial downsamplings"
+            if video and i < 2:                          # 3.1: after each of the first two spatial halvings
                 level.time_down = TimeDown(c)
             self.down.append(level)
         self.mid = Middle(c, config.groups, video)
@@ -348,7 +357,7 @@ class Decoder(nn.Module):
                           config.groups, video)
             if i > 0:
                 level.upsample = Up(c)
-            if video and 0 < i < 3:                               # "following the last two upsampling layers"
+            if video and 0 < i < 3:                          # A.1: following the last two upsampling layers
                 level.time_up = TimeUp(c)
             self.up.append(level)
         self.norm_out = norm(widths[0], config.groups)

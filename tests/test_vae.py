@@ -19,8 +19,8 @@ import vae as vae_file
 from checkpoint import UserError, load_network, read_config, save_network
 from conftest import GOLDEN, close, golden
 from vae import (GOP, SD3, SD14, DPVAE, DPVAEConfig, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig,
-                 FrameNorm, TimeAttention, TimeConv, TimeDown, TimeResBlock, TimeUp, cuts, discriminator_loss,
-                 dp_vae_loss, fold, kl_vae_loss, measure_latents, statistics_loss, unfold)
+                 FrameNorm, TimeAttention, TimeConv, TimeDown, TimeResBlock, TimeUp, Up, cuts,
+                 discriminator_loss, dp_vae_loss, fold, kl_vae_loss, measure_latents, statistics_loss, unfold)
 from world import draw, render
 
 TOY = Path(vae_file.__file__).with_name("checkpoints") / "toy/dpvae.safetensors"
@@ -223,6 +223,16 @@ def seconds(run):
         run()
         spent.append(time.process_time() - start)
     return min(spent)
+
+
+def test_up_is_a_convolution_of_each_pixel_four_times():
+    """Computed as one transposed convolution: the same answer and the same gradients as the two steps."""
+    torch.manual_seed(0)
+    up, x, grad = Up(6), torch.randn(2, 6, 5, 3, requires_grad=True), torch.randn(2, 6, 10, 6)
+    two_steps = up.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    wanted = torch.autograd.grad(two_steps, (x, *up.parameters()), grad)
+    assert_close(up(x), two_steps, atol=1e-5, rtol=0)
+    assert_close(torch.autograd.grad(up(x), (x, *up.parameters()), grad), wanted, atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
@@ -444,9 +454,9 @@ def seams_and_costs(clips, frames):
         lost.append(psnr(x, alone) - psnr(x, redone))
         for _, _, _, last in cuts(frames // 4, dp.config.window // 4, dp.config.overlap // 4)[:-1]:
             change = [(v[:, :, 1:] - v[:, :, :-1]).abs().mean((0, 1, 3, 4)) for v in (redone, x)]     # (T-1,)
-            seen.append([c[4 * last - 1] / (c[4 * last - 2] + c[4 * last]) * 2 for c in change])
-    redone, film = torch.tensor(seen).mean(0)
-    return torch.tensor(lost), (redone / film).item()
+            seen.append([(c[4 * last - 1], (c[4 * last - 2] + c[4 * last]) / 2) for c in change])
+    (redone, beside), (film, beside_film) = torch.tensor(seen).sum(0)        # sums: some films stand still
+    return torch.tensor(lost), (redone / beside / (film / beside_film)).item()
 
 
 @torch.no_grad()
@@ -457,11 +467,11 @@ def test_a_long_clip_is_worth_its_windows_and_shows_no_seams():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frames", [48, 96])
+@pytest.mark.parametrize("frames, clips", [(48, 24), (96, 12)])
 @torch.no_grad()
-def test_24_long_clips_lose_nothing_and_show_no_seams(frames):
-    """The same, 24 clips; README has the figures."""
-    lost, seam = seams_and_costs(24, frames)
+def test_many_long_clips_lose_nothing_and_show_no_seams(frames, clips):
+    """The same on the mean of many. Windows one by one fail here (1.5), cross-faded ones too (0.55 dB lost)."""
+    lost, seam = seams_and_costs(clips, frames)
     print(f"{frames} frames: {-lost.mean():+.2f} dB against windows one by one, {-lost.max():+.2f} at worst; "
           f"change across a seam {seam:.2f} times its neighbours'")
     assert lost.mean() < 0.1 and seam < 1.2
