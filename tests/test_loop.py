@@ -401,7 +401,7 @@ def test_in_a_game_a_step_counts_once(tiny, tmp_path, monkeypatch):
         total, x_hat, log = honest(*words)
         return total * math.nan, x_hat, log
     monkeypatch.setattr(train, "dp_vae_loss", loss)
-    with pytest.raises(UserError, match="not finite 10 times in a row at step 9"):
+    with pytest.raises(UserError, match="not finite 10 times in a row at step 10"):
         run(tiny.fork(tmp_path / "run"), "dpvae", "--steps", 30, "--disc_start", 1000)
 
 
