@@ -470,7 +470,7 @@ def test_a_long_clip_is_worth_its_windows_and_shows_no_seams():
 @pytest.mark.parametrize("frames, clips", [(48, 24), (96, 12)])
 @torch.no_grad()
 def test_many_long_clips_lose_nothing_and_show_no_seams(frames, clips):
-    """The same on the mean of many. Windows one by one fail here (1.5), cross-faded ones too (0.55 dB lost)."""
+    """The same for many. Windows one by one fail here (seams of 1.5), cross-faded ones too (0.55 dB lost)."""
     lost, seam = seams_and_costs(clips, frames)
     print(f"{frames} frames: {-lost.mean():+.2f} dB against windows one by one, {-lost.max():+.2f} at worst; "
           f"change across a seam {seam:.2f} times its neighbours'")
