@@ -53,8 +53,8 @@ from tqdm import tqdm
 
 import world
 from checkpoint import UserError, polite, write_atomic
-from folder import (Captions, class_prompt, decode, describe, is_hidden, is_text, list_classes, list_files,
-                    nothing_of, open_picture, series, sort_media, stem_of, warn_left_out)
+from folder import (Captions, class_name, class_prompt, decode, describe, is_hidden, is_text, list_classes,
+                    list_files, nothing_of, open_picture, series, sort_media, stem_of, warn_left_out)
 from video import (IMAGES, VIDEOS, Film, Unusable, contact_sheet, cut, page, plot, read_all, read_some,
                    save_video, scan_times, to_video)
 
@@ -545,6 +545,7 @@ class Rows:
         return {**self.dataset.item(*row), "index": torch.tensor(row[0])}
 
 
+# Clips of a batch have one shape, so their tensors can be stacked; captions cannot, and stay a list.
 def collate(items):
     """Tensors are stacked, everything else is listed: {"video": (B,3,T,H,W), "caption": [B strings], ...}."""
     return {key: torch.stack([item[key] for item in items]) if torch.is_tensor(items[0][key])
@@ -554,8 +555,11 @@ def collate(items):
 def load(dataset, rows, workers=0):
     """Batches in the order of `rows`, fetched ahead by `workers` processes. The loader gets a generator of
     its own: it draws a number at the start, and that must not be one of the training's."""
-    return iter(DataLoader(Rows(dataset), batch_sampler=rows, num_workers=workers, collate_fn=collate,
-                           generator=torch.Generator()))
+    try:
+        yield from DataLoader(Rows(dataset), batch_sampler=rows, num_workers=workers, collate_fn=collate,
+                              generator=torch.Generator())
+    except UserError as error:                   # a worker's comes with its whole stack, the reason last
+        raise UserError(str(error).strip().splitlines()[-1].removeprefix("checkpoint.UserError: "))
 
 
 def batches(dataset, batch, seed=0, start_step=0, rank=0, world_size=1, workers=0):
@@ -663,6 +667,8 @@ def text_path(folder, caption):
     return Path(folder) / "text" / mark[:2] / f"{mark[2:]}.safetensors"
 
 
+# Prompts repeat far more than clips do (a class has a hundred films), and an encoder of 5 billion weights is
+# the dearest part of a cache. So first it is seen which captions are new, and only these are read.
 def write_texts(folder, captions, text, batch, dtype, tick):
     """What the text encoders say of these captions, as far as it is not there yet."""
     missing = [caption for caption in dict.fromkeys(captions) if not text_path(folder, caption).exists()]
@@ -780,6 +786,9 @@ def measure(dataset, index):
         return len(times), float(np.ptp(times)) * len(times) / max(len(times) - 1, 1), film.width, film.height
 
 
+# Each file is tried as training will try it, by the same functions: what is called usable here is usable
+# there. Where a caption comes from is counted, because it cannot be seen in the loss: if 3,000 of 3,000 come
+# from folders' names, a table was not found, and the model will learn to paint "videos".
 def report(dataset):
     """({what: text} of all that a data set holds, each file tried, some to look at with their labels)."""
     films, sources, shown = [], Counter(), []
@@ -801,6 +810,10 @@ def report(dataset):
     if usable:
         lines |= numbers_of(films, usable)
         lines["captions"] = ", ".join(f"{count} from {source}" for source, count in sources.most_common())
+        groups = sorted(set(map(class_name, dataset.places)) - {""})
+        if groups:
+            said = textwrap.shorten(", ".join(groups), 60)
+            lines["classes"] = f"{len(groups)}, if folders are classes: {said}"
     for name, rows, lost, first in dataset.said.tables:
         lines[name] = f"{rows} rows, {rows - lost} of them matched" + (f"; not {first}" if lost else "")
     if isinstance(dataset, ImageFolder) and shown:                   # all in a row, as if they were one clip
@@ -819,7 +832,8 @@ def numbers_of(films, usable):
     lines, timed = {}, [(frames, seconds) for frames, seconds, *_ in films if seconds]
     if timed:
         rates = Counter(f"{frames / seconds:.4g}" for frames, seconds in timed)
-        lines["hours"] = f"{sum(seconds for _, seconds in timed) / 3600:.4g}"
+        total = sum(seconds for _, seconds in timed)
+        lines["hours"] = f"{total / 3600:.3g} ({total:,.0f} seconds)"
         lines["rates"] = ", ".join(f"{rate} a second ({count})" for rate, count in rates.most_common(6))
     if any(frames > 1 for frames, *_ in films):
         lines["frames"] = span([frames for frames, *_ in films])

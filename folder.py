@@ -217,6 +217,8 @@ def series(names):
     return sorted(largest) if len(largest) >= 2 and 10 * len(largest) >= 9 * len(names) else []
 
 
+# Which kind a folder is, is decided by itself, not by the tree: films here and frames there are both found.
+# And the sorting is by names alone, since a million files cannot be opened to see.
 def sort_media(names):
     """(films, folders of frames, pictures, covers) of list_files' names. A folder's pictures are among the
     pictures, too: which of the two they are is for the caller to say."""
@@ -315,7 +317,7 @@ TABLES = (".csv", ".tsv", ".jsonl")
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "video", "image", "img_path", "image_path",
                 "video_path", "video_name", "videoid")
 TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "description")
-CAPTION_BYTES = 1 << 20
+CAPTION_BYTES = 1 << 20           # a text of more than a megabyte is no caption, whatever its name says
 
 
 def decode(data):
@@ -505,8 +507,10 @@ class Captions:
             return self.rows[number]
         folder, own = class_name(stem), stem.rpartition("/")[2]
         own = Path(self.root).resolve().name if own == "." else own
-        name = (folder or own).replace("_", " ").replace("-", " ").strip()
-        return [name], "its folder's name" if folder else "its own name"
+        words = (folder or own).replace("_", " ").replace("-", " ").split()
+        if not folder:                    # 19216241-hd_1280_30fps: numbers are a camera's, and nobody's words
+            words = [word for word in words if not re.search(r"\d", word)] or words
+        return [" ".join(words)], "its folder's name" if folder else "its own name"
 
     def draw(self, number, key):
         """One of a file's captions, the same for the same key."""
@@ -576,6 +580,9 @@ def split_words(name):
     return [piece.casefold() for piece in pieces]
 
 
+# VideoDiT 4.2 is judged on UCF101 "zero-shot": the model never saw the set and is given each class as a
+# prompt. Other papers write sentences for it ("a person is ..."), which moves the numbers; here it is the
+# bare name, in words.
 def class_prompt(name):
     """ApplyEyeMakeup -> apply eye makeup. ASSUMED: the paper only says that it is zero-shot."""
     return " ".join(split_words(name))
@@ -655,7 +662,8 @@ def draw(path):
         put(pen, (16, top), layout, 14)
         left = 170
         for piece in re.split(r"(/)", name):
-            ink = COLOURS[0] if group and group in piece and "UCF" in layout else "#222222" if piece != "/" else GREY
+            ink = GREY if piece == "/" else "#222222"
+            ink = COLOURS[0] if "UCF" in layout and group in piece else ink
             put(pen, (left, top), piece, 14, ink)
             left += font(14).getlength(piece) / FINE
         put(pen, (170, top + 22), f'"{caption}", from {source}', 13, COLOURS[2])

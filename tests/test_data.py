@@ -320,6 +320,17 @@ def test_workers_change_nothing_but_the_waiting():
     torch.testing.assert_close(torch.rand(3), want)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_is_one_line(tmp_path, workers):
+    """torch hands on the worker's whole stack as the message."""
+    make_clip(tmp_path / "a.mp4", 8, g="4")
+    clips = data.ClipFolder(tmp_path, 4, 8, memory=0)
+    (tmp_path / "a.mp4").write_bytes(b"gone")
+    with pytest.raises(UserError) as error:
+        next(data.batches(clips, 1, workers=workers))
+    assert str(error.value).startswith("nothing usable in") and "\n" not in str(error.value)
+
+
 def test_fewer_items_than_a_batch_repeat_with_a_warning(caplog):
     """facts/performance.md 2.2: no endless epoch, no division by zero."""
     batch = next(data.batches(data.ToyClips(frames=1, size=16, count=3), 8))
@@ -419,7 +430,7 @@ import os, signal, sys
 import data
 from safetensors.torch import save_file
 written = []
-def write(state, path, metadata=None):                  # the third shard is half written when the signal comes
+def write(state, path, metadata=None):                 # the third shard is half written when the signal comes
     save_file(state, path, metadata=metadata)
     written.append(path)
     if len(written) == 3:
@@ -435,7 +446,7 @@ data.write_cache(sys.argv[1], data.ToyClips(frames=1, size=16, count=12),
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux whether a process has stopped")
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSTOP"])
 def test_a_process_that_dies_or_freezes_inside_a_shard_harms_nobody(tmp_path, name):
-    """By real signals. What it leaves is no shard; another process finishes; a frozen one wakes up and ends."""
+    """By real signals. What it leaves is no shard; another process finishes; a frozen one wakes and ends."""
     folder, whole = tmp_path / "cache", tmp_path / "whole"
     toy = data.ToyClips(frames=1, size=16, count=12)
     encode = lambda batch: {"latent": batch["video"][..., ::8, ::8]}

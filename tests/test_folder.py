@@ -216,6 +216,14 @@ def test_webvid_and_journeydb_are_read_as_they_come(tmp_path):
     assert told(tmp_path / "j", ["train/imgs/000/a.jpg"]) == [("a fox", "train/train_anno.jsonl")]
 
 
+def test_numbers_in_a_files_own_name_are_not_its_words(tmp_path):
+    """Else a vocabulary learns "1280" and "30fps"; a folder's name is left as it is, it may be a class."""
+    names = ["19216241-hd_1280_720_30fps.mp4", "nasa_13013.mp4", "007.mp4", "clip 7/1.mp4"]
+    write(tmp_path, dict.fromkeys(names, ""))
+    said = told(tmp_path, names)
+    assert [caption for caption, _ in said] == ["hd", "nasa", "007", "clip 7"]
+
+
 def test_a_table_of_something_else_is_left_alone_and_said(tmp_path, caplog):
     """statistics.csv is nobody's caption; but a metadata.csv that cannot be one is an error (above)."""
     write(tmp_path, {"a.png": "", "statistics.csv": "step,loss\n1,0.3\n", "log.csv": b"\xff\x00\x80,,"})
