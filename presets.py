@@ -295,10 +295,21 @@ def check(config):
     least = {"steps": 1, "batch": 1, "accumulate": 1, "size": 8, "frames": 1, "stride": 1, "save_every": 1,
              "preview_every": 1, "log_every": 1, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12, "windows": 1,
              "encode_batch": 1, "previews": 1}
+    homes = {item.name: str(Path(getattr(config, item.name)).expanduser()) for item in dataclasses.fields(config)
+             if str(getattr(config, item.name)).startswith("~")}        # --out=~/x: the shell leaves it to us
+    config, sizes = dataclasses.replace(config, **homes), ("ch", "groups", "width", "heads", "head_dim", "depth",
+                                                           "layers", "patch", "features")
     for name, value in flatten(config).items():
-        bound = 0 if name == "steps" and config.stage == "cache" else least.get(name, 0)
+        bound = least.get(name, int(name.rpartition(".")[2] in sizes and "." in name))
+        bound = 0 if name == "steps" and config.stage == "cache" else bound
         if type(value) in (int, float) and not bound <= value < math.inf and name != "vae.shift":
             raise UserError(f"--{name} {value}: must be at least {bound}, and finite")      # nan fails, too
+        if type(value) is int and value >= 2 ** 63:
+            raise UserError(f"--{name} {value}: must have at most 18 digits")
+    for name, by in (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads")):
+        value, parts = flatten(config)[name], flatten(config)[by]
+        if value % parts:
+            raise UserError(f"--{name} {value}: must be a multiple of --{by} {parts}")
     for name in ("decay", "text_drop", "p_video", "ema"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")
