@@ -170,10 +170,12 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
 
 
 def stage_dit(cfg, run):                                  # the text-to-image model that the papers start from
-    vae, file = frozen_vae(cfg, run, "vae"), ours(cfg, "dit", "videodit")
+    file = ours(cfg, "dit", "videodit")
     if cfg.init and not file:
         raise UserError(f"--init {cfg.init}: stage dit trains the toy's image model; published weights are "
                         "one already, so go on with --stage dpvae and --stage videodit")
+    bring(cfg, run)
+    vae = frozen_vae(cfg, run, "vae")
     if file:                                              # train an earlier one, or a VideoDiT's image half
         dit = (load_network(VideoDiT, file).image if class_of(file) == "VideoDiT"
                else load_network(MMDiT, file)).train()
@@ -423,7 +425,7 @@ class Reader:
 
     def read_one(self, caption):
         if caption not in self.known:
-            self.known[caption] = [part[0].cpu() for part in self.store([caption]).values()]        # (L,D), (P)
+            self.known[caption] = [part[0].cpu() for part in self.store([caption]).values()]    # (L,D), (P)
         self.known.move_to_end(caption)
         return self.known[caption]
 
@@ -439,7 +441,7 @@ def reader(cfg, run, alone=False):
     own, path = Path(cfg.out) / "text.safetensors", cfg.text_weights
     if own.is_file() and not path:
         return load_network(ToyText, own).to(run.device).requires_grad_(False)
-    file = ours(cfg, cfg.stage)
+    file = ours(cfg, cfg.stage, *KEPT)
     path = path or (read_config(file).get("text_weights", "") if file else cfg.init)
     if not path or not Path(path).expanduser().exists():
         whose = "T5's folder" if alone else "Stable Diffusion 3's file or folder"
@@ -471,6 +473,9 @@ def cached(cfg, run, dataset, kind, vae, text=None):
 
 # ------------------------------------------------------------------------------------------ where weights are
 
+KEPT = ("videodit", "latte", "dit")     # whose folders hold what they were trained with
+
+
 def ours(cfg, *names):
     """The file of ours that --init means: itself, or the first of these networks in its folder. None where
     --init is empty or somebody else's."""
@@ -494,13 +499,14 @@ def obey(cfg, owner, config, source):
         if mine and hasattr(config, leaf):
             wanted = getattr(getattr(cfg, group) if group else cfg, leaf)
             if wanted != getattr(config, leaf):
-                raise UserError(f"--{name} {wanted}: {source} has {getattr(config, leaf)}; leave the flag "
-                                "out, or start from other weights")
+                flag = f"--no-{name}" if wanted is False else f"--{name} {wanted}"
+                raise UserError(f"{flag}: {source} has {getattr(config, leaf)}; leave the flag out, or start "
+                                "from other weights")
 
 
 def bring(cfg, run):
     """A folder of ours that --init names brings what its networks were trained with."""
-    file = ours(cfg, cfg.stage, "videodit", "latte", "dit") if cfg.stage != "cache" else None
+    file = ours(cfg, cfg.stage, *KEPT)
     if file and run.rank == 0:
         for name in ("judge", "vae", "dpvae", "text"):
             source, target = file.with_name(f"{name}.safetensors"), Path(cfg.out) / f"{name}.safetensors"
@@ -518,29 +524,39 @@ def image_vae(cfg, run):
 
 
 def frozen_vae(cfg, run, name):
-    """The VAE of the latents, "vae" or "dpvae", that --out carries: from a stage before, or put there first
-    from --vae_weights or (an image VAE) from --init. Another one later would be another run."""
+    """The VAE of the latents, "vae" or "dpvae", that --out carries: from a stage before, or put there first.
+    Another one later would be another run."""
     kind, file = {"vae": KLVAE, "dpvae": DPVAE}[name], Path(cfg.out) / f"{name}.safetensors"
-    given, found = cfg.vae_weights, None
-    if run.rank == 0 and given:
-        own = Path(given).expanduser() / file.name if Path(given).expanduser().is_dir() else given
-        found = load_network(kind, own) if class_of(own) else published.vae_at(given)
-        if not isinstance(found, kind):
-            raise UserError(f"--vae_weights {given}: stage {cfg.stage} reads a {file.name}, of stage {name}")
-        if file.is_file() and fingerprint(found) != fingerprint(load_network(kind, file)):
-            raise UserError(f"--vae_weights {given}: {file} is another VAE, whose latents this run has "
-                            "learned; leave the flag out, or give another --out")
-    elif run.rank == 0 and name == "vae" and cfg.init and not file.is_file() and not ours(cfg, cfg.stage):
-        states = published.open_released(cfg.init)
-        found = states.vae() if "vae" in states.states else None
-    if found and not file.is_file():
-        save_network(file, found)
+    if run.rank == 0 and (cfg.vae_weights or not file.is_file()):
+        given = given_vae(cfg, kind, name)
+        if given and not file.is_file():
+            save_network(file, given)
+        elif given and fingerprint(given) != fingerprint(load_network(kind, file)):
+            raise UserError(f"--vae_weights {cfg.vae_weights}: {file} is another VAE, whose latents this run "
+                            "has learned; leave the flag out, or give another --out")
     run.wait()
     if not file.is_file():
-        raise UserError(f"no {file}: train --stage {name} first, or give --vae_weights "
-                        + ("Stable Diffusion 1.4's VAE" if name == "vae" else "a dpvae.safetensors, or with "
-                           "--init a folder that holds one"))
+        whose = {"vae": "Stable Diffusion 1.4's VAE",
+                 "dpvae": "a dpvae.safetensors, or with --init a folder that holds one"}[name]
+        raise UserError(f"no {file}: train --stage {name} first, or give --vae_weights {whose}")
     return load_network(kind, file).to(run.device).requires_grad_(False)
+
+
+def given_vae(cfg, kind, name):
+    """The VAE of --vae_weights, ours (a file, or its folder) or published; else an image VAE that lies in a
+    published --init; else None."""
+    if cfg.vae_weights:
+        path = Path(cfg.vae_weights).expanduser()
+        own = path / f"{name}.safetensors" if path.is_dir() else path
+        given = load_network(kind, own) if class_of(own) else published.vae_at(path)
+        if not isinstance(given, kind):
+            raise UserError(f"--vae_weights {path}: stage {cfg.stage} reads a {name}.safetensors, which stage "
+                            f"{name} makes of it (--init)")
+        return given
+    if name == "vae" and cfg.init and not ours(cfg, cfg.stage, *KEPT):
+        found = published.open_released(cfg.init)
+        return found.vae() if "vae" in found.states else None
+    return None
 
 
 def perceptual_for(cfg, run):

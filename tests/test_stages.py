@@ -274,8 +274,8 @@ def test_stage_vae_can_start_from_the_files_vae(sd3, tmp_path):
 # ------------------------------------------------------------ flags beside weights
 
 @pytest.mark.parametrize("stage, flags, answer", [
-    ("videodit", "--attention 2d+3d", "--attention 2d+3d: .*videodit.safetensors has 2d->3d"),
-    ("videodit", "--no-patchify_3d", "--patchify_3d False: .*videodit.safetensors has True"),
+    ("videodit", "--attention 2d+3d", "--attention 2d.3d: .*videodit.safetensors has 2d->3d"),
+    ("videodit", "--no-patchify_3d", "--no-patchify_3d: .*videodit.safetensors has True"),
     ("videodit", "--dit.depth 3", "--dit.depth 3: .*videodit.safetensors has 2"),
     ("latte", "--latte.depth 4", "--latte.depth 4: .*latte.safetensors has 2"),
     ("dpvae", "--vae.ch 16", "--vae.ch 16: .*dpvae.safetensors has 8"),
