@@ -6,23 +6,68 @@ Weights  not ours to ship, except LPIPS' heads and the Judge: published.load_det
 Differs  no published network is trained here: published.py fills it, or it is of no use. Numbers made
          with the Judge's features instead are not comparable with any paper's: label them "toy"
 Reads    after latte.py, before published.py
-Run me   python features.py      # CPU, 5 s: a distance that is 0 for equal images and grows with blur"""
+Run me   python features.py      # CPU, 5 s: a distance that is 0 for equal images and grows with blur; what
+                                 # the same squared error looks like to a network, in out/features.png
+
+THE PROBLEM. How far are two pictures apart? The mean of (a - b)^2 is easy and wrong: a picture that is moved
+by two pixels looks the same and is far away, a blurred one looks bad and is near, because a blur is the mean
+of all that could be there, and the mean is what squared error likes best. A VAE that is trained on it alone
+blurs (VideoDiT 3.1 adds LPIPS for that), and a model that is judged by it should rather blur.
+
+THE IDEA. Ask somebody who can see. A network that was trained to NAME things has had to learn which changes
+matter and which do not. So let it look at both, and compare what it says in its own words: the maps and
+vectors inside it, its "features".
+
+    two pictures  --> network --> maps of 5 layers each --> compare place by place     LPIPS, a number a pair
+    many pictures --> network --> a vector each         --> compare two clouds         FID    (metrics.py)
+    many clips    --> network that knows motion --> a vector each --> two clouds       FVD    (metrics.py)
+    many clips    --> network --> classes --> is each sure, are all different?         IS     (metrics.py)
+
+Which network is half of the metric: a number without it says nothing, and other weights, another resize or
+another padding give other numbers. So each of the four below is its reference to the last detail, and a test
+compares it with that reference, layer by layer (test_golden_*_equals_*).
+
+    LPIPS      VGG16 or AlexNet (ImageNet) + learned weights for its channels    pairs of pictures
+    Inception  Inception-v3 (ImageNet, TensorFlow's of 2015)          2048       FID of pictures or frames
+    I3D        the same, inflated to films (Kinetics-400)     logits, 400        FVD
+    C3D        convolutions in 3D (Sports-1M, or UCF101)    probabilities        IS of films
+    Judge      ours: small, knows the toy world and nothing else       F         all of these, labelled "toy"
+
+What it cannot see: these networks look for things and textures, and were never asked whether a motion is
+possible. FVD changes less with broken motion than with broken frames (Ge et al. 2024), and others now take
+networks that were trained without labels (DINO, VideoMAE). The papers' numbers are of the ones here."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from checkpoint import UserError
+from checkpoint import UserError, load_network, polite
 
 
 # ---------------------------------------------------------------------------------------------- the toy judge
+# The toy world has shapes that ImageNet has never seen, so it gets a judge of its own, which names the four
+# words of a caption. How does one see MOTION? By comparing two moments:
+#
+#     video (B,3,T,H,W) --> each frame: convolutions --> 4 x 4 grid --> Linear --> f_t (B,F)  what and where
+#     f_1 f_2 f_3 ..  --> mean over t --------------------------> still  (B,F) --> subject, colour, scene
+#                     --> f_t and f_(t+1) - f_t --> Conv over t -> moving (B,F) --> motion
+#
+# `still` never sees change and `moving` does, so the one answers "is it a cat?" from a single frame and the
+# other tells left from right. A clip whose frames are shuffled leaves the first exactly as it was: FID, which
+# compares frames, cannot notice that time is broken, and FVD can
+# (test_the_order_of_frames_is_heard_by_moving_alone).
+#
 # ASSUMED: a design of our own. Strided convolutions see each frame, a linear map makes a vector of its 4x4
 # grid, and a convolution over time reads the vectors and their changes. After 500 steps of 32 clips (AdamW
 # 2e-3, cosine; 0.4 s a step on one core, half of it rendering) it named, of 512 unseen clips, 98.4 % of the
 # subjects, all colours, 99.8 % of the motions and all scenes, and the first was still rising.
+
+# It serves three times: as LPIPS' maps in training the toy's VAE, as FID's and FVD's features, and as the one
+# who says whether a generated clip shows what its prompt asked for (eval.py toy).
 
 @dataclass
 class JudgeConfig:
@@ -98,6 +143,8 @@ class Judge(nn.Module):
         return {name: head(moving if name == "motion" else still) for name, head in self.heads.items()}
 
 
+# Four questions at once, so four cross-entropies in one sum: what helps to tell a cat from a dog, edges and
+# shapes, helps to tell where it goes.
 def judge_loss(judge, video, targets):
     """Cross-entropies, summed. targets: {"subject": (B,) long, ...}; -1: not asked (an image's motion)."""
     # A random first frame: with a stride of 3 every frame is looked at in some step.
@@ -124,9 +171,19 @@ def judge_right(judge, video, targets):
 
 
 # ---------------------------------------------------------------------------------------------- LPIPS
-
-# LPIPS Eq. 1: d = sum over layers of mean over h, w of || w * (unit(x) - unit(y)) ||^2. Comparing directions,
-# not lengths, lets layers of different scale add up. The released heads multiply the squares: they are w^2.
+# "Learned Perceptual Image Patch Similarity". Zhang et al. showed people a patch and two damaged copies of it
+# and asked which one is nearer. Maps of any network that names things agree with people better than SSIM
+# does; a little better still with a weight for each channel, fitted to those answers (`heads`):
+#
+#     d(x, y) = sum_l  1/(H_l W_l)  sum_hw  || w_l * (x^_hw - y^_hw) ||_2^2                     (LPIPS Eq. 1)
+#     x^, y^: the maps of layer l, divided by their length over channels; w_l >= 0: one weight a channel
+#
+# Comparing directions, not lengths, lets layers of different scale add up
+# (test_distance_ignores_how_strong_features_are). Fine layers see edges and grain, coarse ones things: the
+# sum has both. TRAPS: the released heads multiply the squares, so they are w^2; and everybody quotes version
+# 0.1, while 0.0 has other weights.
+# As a loss it needs a gradient everywhere, so "length" must not have an infinite slope at 0
+# (test_distance_has_a_finite_gradient_where_all_features_are_zero).
 def layer_distances(pyramid, x, y, heads=None):
     """(N,3,H,W) twice -> (N, layers). pyramid: images -> feature maps, e.g. judge.pyramid or lpips.pyramid.
 
@@ -150,9 +207,11 @@ def perceptual_distance(pyramid, x, y, heads=None):
     return layer_distances(pyramid, x, y, heads).sum(1)
 
 
-# torchvision's vgg16.features and alexnet.features. "64" is a convolution to 64 channels and its ReLU, and
-# "64:11:4:2" one with kernel 11, stride 4, padding 2 (else 3, 1, 1); "tap" is a ReLU that LPIPS reads. Then
-# the kernel and the stride of the pools.
+# The trunk is somebody else's network, cut off before its last layers, which name things: we need what it saw
+# on the way. It is five stages of convolutions with a pool between them, and LPIPS listens at the end of each
+# ("tap"). torchvision's vgg16.features and alexnet.features: "64" is a convolution to 64 channels and its
+# ReLU, "64:11:4:2" one with kernel 11, stride 4, padding 2 (else 3, 1, 1); then the kernel and the stride of
+# the pools. VGG's maps are the better loss, AlexNet's agree with people a little better and cost a tenth.
 TRUNKS = {
     "vgg": ("64 64 tap pool 128 128 tap pool 256 256 256 tap pool 512 512 512 tap pool 512 512 512 tap",
             (2, 2)),
@@ -197,9 +256,15 @@ class LPIPS(nn.Module):
 
 
 # -------------------------------------------------------------------------------------------- Inception (FID)
+# Inception-v3 (Szegedy et al. 2015) looks at several sizes at once: each block runs branches of small and
+# large convolutions side by side and stacks their channels, a 5 x 5 or 7 x 7 made of thin ones to be cheap.
+# FID means one very file of it, TensorFlow's of 2015-12-05. TRAPS, each of which moves FID: 1008 classes, not
+# 1000; the average pools do not count padding; the last block pools by maximum; the resize to 299 has no
+# antialias (test_golden_inception_equals_pytorch_fid). torchvision's Inception-v3 is another network.
 
 class FrozenNorm(nn.Module):
-    """Batch norm with the statistics of training, for 2D and 3D; eps is TensorFlow's."""
+    """Batch norm with the statistics of training, for 2D and 3D; eps is TensorFlow's. With a batch's own
+    statistics, a clip's features would depend on which clips happen to stand beside it."""
 
     def __init__(self, channels):
         super().__init__()
@@ -211,6 +276,8 @@ class FrozenNorm(nn.Module):
 
 
 class Conv2dNorm(nn.Module):
+    """Convolution, norm, ReLU. Without stride its output is as large as its input; with one, it shrinks."""
+
     def __init__(self, width, out, kernel, stride=1, padding=None):
         super().__init__()
         kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
@@ -247,6 +314,8 @@ def branches(kind, c=0):
 
 
 class InceptionBlock(nn.Module):
+    """Branches side by side, their channels stacked. The modules keep the names of the released file."""
+
     def __init__(self, channels, plan, pool):
         super().__init__()
         self.chains, self.pool = [[conv[0] for conv in branch] for branch in plan], pool
@@ -264,7 +333,7 @@ class InceptionBlock(nn.Module):
             for name in chain[:len(chain) - len(ends)]:
                 y = self.get_submodule(name)(y)
             outputs += [self.get_submodule(name)(y) for name in ends] or [y]
-        return torch.cat(outputs, 1)
+        return torch.cat(outputs, 1)                             # (N,C,h,w), channels of all branches
 
 
 class Inception(nn.Module):
@@ -303,6 +372,12 @@ class Inception(nn.Module):
 
 
 # ---------------------------------------------------------------------------------------------- I3D (FVD)
+# How does one get a network for films without films enough? Carreira & Zisserman "inflate" one for pictures:
+# each k x k kernel becomes k x k x k, copied along time and divided by k, so that a film that stands still
+# gives what the picture gave; then it is trained on, on 400 kinds of human action (Kinetics-400). VideoDiT
+# turns an image model into a video model in the same spirit. FVD compares its 400 logits, before the softmax,
+# of 16 frames at 224 x 224. TRAP: TensorFlow's padding "SAME" depends on the size of the input and puts the
+# odd zero behind, which no padding=1 of torch does (test_golden_i3d_equals_pytorch_i3d).
 
 def same_padding(x, kernel, stride):
     """TensorFlow's SAME: output = ceil(input / stride), the odd zero goes after; it depends on x's size."""
@@ -314,6 +389,8 @@ def same_padding(x, kernel, stride):
 
 
 class Conv3dNorm(nn.Module):
+    """Convolution with TensorFlow's padding, norm, ReLU."""
+
     def __init__(self, width, out, kernel, stride=1):
         super().__init__()
         self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
@@ -325,6 +402,8 @@ class Conv3dNorm(nn.Module):
 
 
 class MaxPoolSame(nn.Module):
+    """Max pool with TensorFlow's padding."""
+
     def __init__(self, kernel, stride):
         super().__init__()
         self.kernel, self.stride = kernel, stride
@@ -333,6 +412,7 @@ class MaxPoolSame(nn.Module):
         return F.max_pool3d(same_padding(x, self.kernel, self.stride), self.kernel, self.stride)
 
 
+# Inception's idea again, in three dimensions: which size fits is not decided, all are there.
 class I3DBlock(nn.Module):
     """Four branches: 1x1, 1x1 then 3x3, again, pool then 1x1 (1x1 short for 1x1x1)."""
 
@@ -344,7 +424,8 @@ class I3DBlock(nn.Module):
         self.b3a, self.b3b = MaxPoolSame((3, 3, 3), (1, 1, 1)), Conv3dNorm(width, c3, 1)
 
     def forward(self, x):
-        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], 1)
+        branches = self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))
+        return torch.cat(branches, 1)                            # (B,C,T,h,w), channels of all branches
 
 
 class I3D(nn.Module):
@@ -385,16 +466,23 @@ class I3D(nn.Module):
         return self.logits["conv3d"](self.features(video)[:, :, None, None, None]).flatten(1)
 
 
+# TRAP, and the commonest one: how frames come to a network's size decides a FVD's first digits as much as the
+# model does. StyleGAN-V's way is not the best (without antialias, fine stripes turn into coarse ones), but it
+# is the one that the numbers in Latte's tables were made with.
 def resize_frames(video, size):
     """Bilinear, straight to a square, no antialias: StyleGAN-V's FVD protocol, which Latte follows."""
     if video.shape[-2:] == (size, size):
         return video
     frames = rearrange(video, "b c t h w -> (b t) c h w")        # (B*T,3,H,W)
     frames = F.interpolate(frames, size=(size, size), mode="bilinear")
-    return rearrange(frames, "(b t) c h w -> b c t h w", b=len(video))
+    return rearrange(frames, "(b t) c h w -> b c t h w", b=len(video))       # (B,3,T,size,size)
 
 
 # --------------------------------------------------------------------------------------------- C3D (video IS)
+# The oldest and plainest: eight 3 x 3 x 3 convolutions, three Linears, 16 frames of 112 x 112 exactly. The
+# Inception Score of films asks it, after it was trained on UCF101, which of 101 actions it sees: clips are
+# good if each is named without doubt, and not all by the same name. TRAP: it wants blue before red, in
+# 0..255, less the mean of its training films (test_golden_c3d_equals_its_port).
 
 class C3D(nn.Module):
     """Tran et al. 2015; Sports-1M's key names. 487 classes, or UCF101's 101: as many as the file has."""
@@ -434,6 +522,12 @@ class C3D(nn.Module):
 
 
 # ---------------------------------------------------------------------------------------------- demo
+# out/features.png, with the shipped judge. Above, one picture damaged in five ways until the mean squared
+# error is the same for all: to a pixel they are equally far. To the judge, as to a person, a moved tree is a
+# tree, and so is one behind noise; a blurred or a shuffled one is three times as far. (The judge is no person:
+# it names colours, so "darker" worries it more than us.) Below, distance by squared error, for
+# growing damage; and what becomes of the two halves of clip_features when more and more of the frames that
+# the judge looks at change places: `still` stays where it is, and `moving` goes half the way to another clip.
 
 def demo(blurs=(1, 3, 7, 15)):
     """Perceptual distance of a picture to blurred copies of itself, by an untrained Judge: 0, then more."""
@@ -441,10 +535,91 @@ def demo(blurs=(1, 3, 7, 15)):
     judge = Judge(JudgeConfig(("cat", "dog"), ("red", "blue"), ("left", "right"), ("night", "snow"))).eval()
     picture = F.interpolate(torch.rand(1, 3, 8, 8) * 2 - 1, size=64)         # (1,3,64,64) coloured squares
     with torch.no_grad():
-        return [float(perceptual_distance(judge.pyramid, picture, F.avg_pool2d(
-            F.pad(picture, (k // 2,) * 4, mode="replicate"), k, 1))) for k in blurs]
+        return [float(perceptual_distance(judge.pyramid, picture, blurred(picture, k))) for k in blurs]
+
+
+def blurred(x, k):
+    """The mean of k x k pixels around each."""
+    return F.avg_pool2d(F.pad(x, (k // 2,) * 4, mode="replicate"), k, 1)     # (N,3,H,W)
+
+
+def shuffled(x, tiles, seed=0):
+    """The first `tiles` of 8 x 8 tiles of each picture change places."""
+    x = rearrange(x, "n c (h p) (w q) -> n (h w) c p q", h=8, w=8)           # (N,64,3,H/8,W/8)
+    order, generator = torch.arange(64), torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(64, generator=generator)[:tiles]
+    order[chosen] = chosen.roll(1)
+    return rearrange(x[:, order], "n (h w) c p q -> n c (h p) (w q)", h=8)   # (N,3,H,W)
+
+
+def damaged(x):
+    """{how: [copies of pictures (N,3,H,W), slightly damaged to badly]}"""
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))                   # (N,3,H,W)
+    return {"darker": [x - a for a in (0, 0.1, 0.2, 0.3, 0.4, 0.5)],
+            "moved": [x.roll(k, 3) for k in (0, 1, 2, 4, 6, 8)],
+            "blurred": [blurred(x, k) for k in (1, 3, 7, 11, 15, 21)],
+            "noisy": [x + a * noise for a in (0, 0.1, 0.2, 0.3, 0.4, 0.5)],
+            "shuffled": [shuffled(x, k) for k in (0, 4, 8, 16, 32, 64)]}
+
+
+def at_error(x, copies, error):
+    """Of a row of copies, mixed where needed, the one whose root mean squared error is `error`."""
+    errors = [float((copy - x).square().mean().sqrt()) for copy in copies]
+    k = next((k for k, e in enumerate(errors) if e >= error), len(errors) - 1)
+    return x + (copies[k] - x) * (error / errors[k])                         # (N,3,H,W)
+
+
+@torch.no_grad()
+def frames_out_of_order(judge, video):
+    """[(still, moving)]: how far the halves of clip_features go, as a share of how far two clips are apart,
+    when 0, 2, 3 .. all of the frames that the judge looks at change places."""
+    seen, T = torch.arange(0, video.shape[2], judge.config.stride), video.shape[2]
+    clean, found = judge.clip_features(video).chunk(2, 1), []                                   # (B,F) each
+    apart = [(half - half.roll(1, 0)).norm(dim=1).mean() for half in clean]
+    for count in (0, *range(2, len(seen) + 1)):
+        order = torch.arange(T)
+        order[seen[:count]] = seen[:count].roll(count // 2)
+        mixed = judge.clip_features(video[:, :, order]).chunk(2, 1)                             # (B,F) each
+        found.append(tuple(float((m - c).norm(dim=1).mean() / a) for m, c, a in zip(mixed, clean, apart)))
+    return found
+
+
+@torch.no_grad()
+def draw_toy(path, clips=8, error=0.22):
+    """out/features.png. Returns {damage: distance at the same squared error}, and frames_out_of_order."""
+    import world                                        # the toy world, which the shipped judge knows
+    from video import page, plot, to_frames, to_video
+    judge = load_network(Judge, Path(__file__).parent / "checkpoints" / "toy" / "judge.safetensors")
+    video = torch.stack([to_video(world.render(world.draw(0, i, "video"))) for i in range(clips)])
+    x = video[:, :, 0]                                                       # (B,3,64,64)
+    far = lambda y: float(perceptual_distance(judge.pyramid, x, y).mean())
+    copies = damaged(x)
+    same = {how: at_error(x, row, error) for how, row in copies.items()}     # (B,3,64,64) each
+    distance, order = {how: far(y) for how, y in same.items()}, frames_out_of_order(judge, video)
+    if path:
+        tile = lambda y: to_frames(y[0, :, None].clamp(-1, 1))[0].repeat(3, 0).repeat(3, 1)    # (192,192,3)
+        above = page(None, [tile(y) for y in (x, *same.values())],
+                     ["as it was: 0", *(f"{how}: {d:.2f}" for how, d in distance.items())], 6)
+        curves = {how: ([float((y - x).square().mean().sqrt()) for y in row], [far(y) for y in row])
+                  for how, row in copies.items()}
+        counts, (still, moving) = (0, *range(2, len(order) + 1)), zip(*order)
+        below = [plot(None, curves, "perceptual distance by error", "root of the mean squared error",
+                      size=(600, 340)),
+                 plot(None, {"still": (counts, still), "moving": (counts, moving)},
+                      "how far a clip's features go", "frames that changed places", size=(600, 340))]
+        page(path, [above, page(None, below, None, 2)], None, 1)
+    return distance, order
+
+
+def main():
+    print("blur 1, 3, 7, 15 pixels: distance " + ", ".join(f"{d:.4f}" for d in demo()),
+          "  (a right one starts at 0 and grows)")
+    distance, order = draw_toy("out/features.png")
+    print("the same squared error: " + ", ".join(f"{how} {d:.2f}" for how, d in distance.items())
+          + "   (right: blurred and shuffled beyond moved)")
+    print("all frames shuffled: still changes by {:.0e}, moving by {:.2f} of the way to another clip\n"
+          "(right: rounding, and more than 0.1). Drawn in out/features.png".format(*order[-1]))
 
 
 if __name__ == "__main__":
-    print("blur 1, 3, 7, 15 pixels: distance " + ", ".join(f"{d:.4f}" for d in demo()),
-          "  (a right one starts at 0 and grows)")
+    polite(main)

@@ -169,6 +169,28 @@ def test_distance_ignores_how_strong_features_are():
     torch.testing.assert_close(perceptual_distance(lambda x: [2 * x], a, b), want)
 
 
+def test_at_the_same_squared_error_a_blur_is_farther_than_a_move():
+    """What out/features.png shows of the shipped judge, and why VideoDiT 3.1 adds LPIPS to squared error."""
+    distance, _ = features.draw_toy(None, clips=4)
+    assert distance["blurred"] > 1.2 * distance["moved"] and distance["shuffled"] > 1.2 * distance["moved"]
+
+
+def test_damage_is_brought_to_the_error_that_is_asked_for():
+    """The comparison is fair: all copies have the same root mean squared error, and none of it is 0."""
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    for copies in features.damaged(x).values():
+        torch.testing.assert_close(copies[0], x)
+        error = (features.at_error(x, copies, 0.1) - x).square().mean().sqrt()
+        torch.testing.assert_close(error, torch.tensor(0.1), rtol=1e-4, atol=0)
+
+
+def test_the_order_of_frames_is_heard_by_moving_alone():
+    """Why FVD and not only FID: shuffle the frames, and the half that compares frames does not change."""
+    judge, video = toy_judge(width=8), torch.rand(2, 3, 16, 64, 64) * 2 - 1
+    still, moving = features.frames_out_of_order(judge, video)[-1]
+    assert still < 1e-5 and moving > 0.05
+
+
 # ---------------------------------------------------------------------------------------------- the judge
 
 @pytest.mark.parametrize("frames, size", [(1, 64), (2, 64), (16, 64), (17, 32), (8, 48)])
