@@ -43,7 +43,7 @@ from metrics import (demo, frechet, gaussian, inception_score, kernel_distance, 
 from published import FILES, load_detector, load_latte
 from sample import TOY, between, decode, encode, generate, go_on, how_of, load_models, walk
 from vae import DPVAE, GOP, KLVAE, fold
-from video import IMAGES, VIDEOS, Unusable, read_some, save_clip, scan_times, to_video
+from video import IMAGES, VIDEOS, Unusable, contact_sheet, read_some, save_clip, scan_times, to_video
 
 
 
@@ -665,13 +665,14 @@ GIVEN = {"picture": from_picture, "picture_alone": from_picture_alone, "onwards"
          "in_between": in_between}
 
 
-def given_score(judge, args, clips_of, models, bar):
+def given_score(judge, args, clips_of, models, bar, shown):
     """Shares as prompt_score's, and the PSNR of given frames: clips_of(specs, x, first) -> clips,
-    {name: (frame of the clip, frame of x)}, first frame that the judge sees."""
+    {name: (frame of the clip, frame of x)}, first frame that the judge sees. shown: takes some to look at."""
     right, squares = {key: 0 for key in ATTRIBUTES}, {}
     for first, specs in unseen("video_heldout", args.n, args.batch):
         x = render_all(specs, models.frames, models.size)                                   # (B,3,T,H,W)
         clips, same, begin = clips_of(specs, x, first)
+        shown += [(clip, world.caption(spec)) for clip, spec in zip(clips[:3], specs) if first == 0]
         answers = judge_right(judge, clips[:, :, begin:].to(device()), judge_targets(judge, specs, device()))
         right = {key: count + int(answers[key].sum()) for key, count in right.items()}
         for name, (mine, theirs) in same.items():
@@ -719,6 +720,7 @@ def toy(argv):
     flags.add_argument("-n", type=int, default=256, help="clips, and pictures, of each row")
     flags.add_argument("--nearest", type=int, default=64,
                        help="of the first row's, how many to fit (5 to 10 s of CPU each); 0: none")
+    flags.add_argument("--sheet", default="", help="a .png to be drawn: clips from a picture, on, in between")
     generation_flags(flags)
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, steps=1, batch=1, nearest=0)
@@ -741,7 +743,7 @@ def toy(argv):
         return clips
 
     fitted = []
-    given = {row: clips for row, clips in GIVEN.items() if models.frames > 1}
+    given, shown = {row: clips for row, clips in GIVEN.items() if models.frames > 1}, []
     with tqdm(total=args.n * (1 + len(rows) + has_dpvae + len(given)), unit="clip", mininterval=1) as bar:
         result = {"judge": prompt_score(judge, args.n, args.batch, "any", rendered)}
         if has_dpvae:
@@ -751,7 +753,9 @@ def toy(argv):
             result[row] = prompt_score(judge, args.n, args.batch, kind, generated)
         for row, clips in given.items():
             bar.set_description(row)
-            result[row] = given_score(judge, args, lambda *block: clips(models, how, *block), models, bar)
+            result[row] = given_score(judge, args, lambda *block: clips(models, how, *block), models, bar, shown)
+    if args.sheet and shown:
+        contact_sheet(args.sheet, *zip(*shown))
     print(f"{args.n} each; share that the judge names as asked\n{'':18}"
           + "".join(f"{key:>9}" for key in ATTRIBUTES))
     for row, shares in result.items():

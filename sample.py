@@ -332,7 +332,7 @@ def diffusion_of(network, how):
     TRAP: DDIM is published with a whole stride, timesteps 0, 20, 40 ... for 50 steps, the ancestral sampler
     with a rounded one that reaches 999. Each is evaluated here as it is published."""
     learned = getattr(network.config, "learn_sigma", True)
-    strided = how.sampler == "ddim" and 1000 % how.steps == 0       # 0, 20, 40, ...: as DDIM is published
+    strided = how.sampler == "ddim" and how.steps > 1 and 1000 % how.steps == 0
     return DDPM(variance="learned_range" if learned else "fixed_large").respace(
         f"ddim{how.steps}" if strided else str(how.steps))
 
