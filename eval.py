@@ -753,7 +753,8 @@ def toy(argv):
             result[row] = prompt_score(judge, args.n, args.batch, kind, generated)
         for row, clips in given.items():
             bar.set_description(row)
-            result[row] = given_score(judge, args, lambda *block: clips(models, how, *block), models, bar, shown)
+            made = lambda *block: clips(models, how, *block)
+            result[row] = given_score(judge, args, made, models, bar, shown)
     if args.sheet and shown:
         contact_sheet(args.sheet, *zip(*shown))
     print(f"{args.n} each; share that the judge names as asked\n{'':18}"

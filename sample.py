@@ -210,8 +210,8 @@ def ask_once(text, prompts):
 # labels, context with a pooled vector, or context with a mask; euler, ddpm or ddim; D or D_k.
 #
 # Randomness: all noise is drawn from keys of (seed, step, index of the clip), never from a generator that
-# goes on from call to call. So clip 7 is the same clip whether it was made alone, in a batch, on another GPU, or
-# after a restart, up to the last bits of rounding: a batch of another size multiplies in another order.
+# goes on from call to call. So clip 7 is the same clip whether it was made alone, in a batch, on another GPU
+# or after a restart, up to the last bits of rounding: a batch of another size multiplies in another order.
 
 @dataclass
 class How:
@@ -360,7 +360,7 @@ def decode(vae, z, frames):
     """Scaled latents -> clips in [-1,1] on the CPU.
 
     One at a time: the decoder's last feature maps have the pixels' size and 128 channels, so that it is the
-    decoder, not the transformer, that runs out of memory: at 512 pixels they are 134 MB a frame in float32."""
+    decoder, not the transformer, that runs out of memory: 134 MB a frame of 512 pixels, in float32."""
     picture = frames == 1 and not isinstance(vae, KLVAE)
     clips = [(vae.decode_keys if picture else vae.decode)(row).float().clamp(-1, 1).cpu()
              for row in vae.unscaled(z).split(1)]                               # each (1,3,T,H,W)
