@@ -43,7 +43,24 @@ from video import contact_sheet, save_video
 from videodit import VideoDiT
 
 
-# ---------------------------------------------------------------------------------------------- stages
+# A video model is not trained in one go. Each stage below takes what an earlier one left in --out (or
+# somebody else's weights, --init), trains one network with it, and leaves that:
+#
+#     judge (for LPIPS) . .  vae ----> dit -----> videodit       VideoDiT: an image model, made to move
+#                            | '-> dpvae ---------'              (the papers begin at dpvae: vae and dit are
+#                            |                                   Stable Diffusion 3's)
+#                            '-----------------> latte           Latte: blocks over space, blocks over time
+#
+# A stage is a function of the flags. It returns networks with their loss, and where its batches come from;
+# what a step is, and all that can go wrong with one, is loop.py's. So the papers stand here with nothing
+# between the lines: read a stage as a recipe.
+
+
+# ---------------------------------------------------------------------------------------------- what is fed
+
+# A batch is a dict: {"video": (B,3,T,H,W), "caption": [B strings], ...} of clips as they come, or with
+# "latent" (B,C,T',h,w) for the video if it was encoded before. "step" and "first" say which step this is and
+# which rows of the whole batch these are: from them every random number of the step is drawn (draw, below).
 
 def toy_or_folder(cfg, kind):
     """The data set behind --data (kind "video") or --images (kind "image"). Latte 3.3.4 takes its pictures
@@ -68,8 +85,12 @@ def loader(cfg, run, dataset):
     return from_step
 
 
+# VideoDiT A.2: "we employ a probability parameter, p, to determine whether the current iteration focuses on"
+# videos or images. A step is all of one kind, because clips and pictures differ in shape. Why pictures at
+# all: they are more, sharper and better described than films, and without them the image model forgets what
+# only pictures show (Fig. 7, Table 6).
 def mixed(cfg, videos, images, p):
-    """VideoDiT A.2: each step is for videos with probability p, else images; the same draw on all ranks."""
+    """Each step is for videos with probability p, else for images; the same draw on all ranks."""
     def from_step(start):
         before = int((toss(cfg.seed, range(start)) < p).sum())
         sources = {True: videos(before) if p > 0 else None, False: images(start - before) if p < 1 else None}
@@ -79,6 +100,11 @@ def mixed(cfg, videos, images, p):
     return from_step
 
 
+# ---------------------------------------------------------------------------------------------- stages
+
+# No paper's. Whether a clip obeys its prompt is a number only if somebody can name what is in the clip, so
+# the toy world gets a small network that can; its layers also stand in for VGG's in LPIPS, whose weights are
+# not shipped.
 def stage_judge(cfg, run):                            # the instrument: names what it sees (design: toy world)
     def loss(nets, batch):
         targets = judge_targets(nets["judge"], batch["spec"], run.device)
@@ -91,6 +117,10 @@ def stage_judge(cfg, run):                            # the instrument: names wh
                  loader(cfg, run, ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0)), None)
 
 
+# Half of the batches are single frames of the clips, half pictures: the VAE has to know both, and what is
+# only a picture (a boat, in the toy world) must not look to the transformer like noise. Trained at the end of
+# the stage are two numbers that no gradient reaches: shift and scale, measured, so that the transformers'
+# data have mean 0 and deviation 1 as their noise does.
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
     vae = image_vae(cfg, run) if cfg.init else KLVAE(dataclasses.replace(cfg.vae))
     vae = vae.to(memory_format=torch.channels_last)
@@ -135,6 +165,11 @@ class ToyFrames(ToyClips):
                 "caption": world.caption(spec)}
 
 
+# Two players. The DP-VAE lowers Eq. 4: its clip must look like the clip, its key frames like the key frames
+# through the frozen decoder, its statistics like the image latents', and the adversary must be fooled. The
+# adversary, a network that sees film and reconstruction, learns in the same step to tell them apart. A
+# decoder that is all blur teaches it nothing, and its first opinions are noise: so it begins at half of
+# disc_start, is heard from disc_start on, and at full weight disc_warmup steps later.
 def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 1-4
     windows = {"window": cfg.frames, "overlap": cfg.frames // 16 * GOP}    # longer clips go through in pieces
     if class_of(ours(cfg, "dpvae", "vae") or "") == "DPVAE":        # train an earlier one further
@@ -169,6 +204,9 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
     return Stage(players, source, show_reconstruction(next(source(0))["video"][:4], run))
 
 
+# The papers download this stage: Stable Diffusion 3. The toy has to learn it, with its own text encoder, from
+# captioned pictures. Pictures never show motion, so the words for it would stay empty until a video model
+# needs them; reading_loss asks the encoder what words it has read, those of the videos to come among them.
 def stage_dit(cfg, run):                                  # the text-to-image model that the papers start from
     file = ours(cfg, "dit", "videodit")
     if cfg.init and not file:
@@ -200,6 +238,9 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
                  show_samples(cfg, run, vae, None, 1, prompts_for(cfg, images)), about=about(cfg, "flow"))
 
 
+# The image transformer's attention becomes global: its tokens, until now those of one picture, are those of a
+# whole clip. That needs no new weight; a zero-initialised branch tells tokens their time (3D patchify). The
+# loss is the image model's own, Eq. 5, on the DP-VAE's latents, which by construction look like pictures'.
 def stage_videodit(cfg, run):                              # VideoDiT 3.2: the image transformer, made to move
     bring(cfg, run)
     dp, text, net = frozen_vae(cfg, run, "dpvae"), reader(cfg, run), start_videodit(cfg)
@@ -230,15 +271,19 @@ def start_videodit(cfg):
     return VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
 
 
+# Latte learns noise instead of a velocity, and a variance with it (DDPM, 3.1), on latents of Stable
+# Diffusion's image VAE, frame by frame. 3.3.4: pictures may stand beside each clip, as further frames that
+# attend to nothing in time (or to themselves alone): "randomly selected video frames from the same dataset".
 def stage_latte(cfg, run):                                  # Latte 3: blocks over space, blocks over time
     bring(cfg, run)
     vae, net, pictures = frozen_vae(cfg, run, cfg.latents), start_latte(cfg), cfg.joint_images
     prepare_blocks(cfg, net, net.blocks)
     asks = net.config.condition
     text = reader(cfg, run, alone=not net.config.pooled_dim) if asks == "text" else None
-    clips = feed(cfg, run, "video", vae, text)
-    images = feed(cfg, run, "image", vae, text) if pictures else None
-    classes = class_names(cfg, net, clips, images) if asks == "class" else ()
+    clips, images = toy_or_folder(cfg, "video"), toy_or_folder(cfg, "image") if pictures else None
+    classes = class_names(cfg, net, clips, images) if asks == "class" else ()       # before a day of encoding
+    clips = feed(cfg, run, "video", vae, text, clips)
+    images = feed(cfg, run, "image", vae, text, images) if pictures else None
     diffusion = DDPM(variance="learned_range" if net.config.learn_sigma else "fixed_large")
 
     def loss(nets, batch):
@@ -364,6 +409,9 @@ def vocabulary(cfg):
     return tuple(dict.fromkeys((*known, *(word for word, _ in counts.most_common(4096)))))
 
 
+# Noise, times and what is dropped are drawn for each row from (seed, step, the row's place in the batch):
+# neither the number of processes nor a resume can change what a clip meets. A generator that runs along
+# would.
 def draw(cfg, batch, shape, device, stream=NOISE, how=torch.randn):
     return keyed_noise(shape, cfg.seed, batch["step"], batch["first"], device, stream=stream, draw=how)
 
@@ -385,10 +433,10 @@ def transformer_loss(cfg, run, net, text, vae, batch):
 # gives up the variety. So that no peak depends on the batch, clips go through one by one, and their windows
 # one after another, under no_grad, in the step's bf16; what is said of a caption is kept while there is room.
 
-def feed(cfg, run, kind, vae, text=None):
+def feed(cfg, run, kind, vae, text=None, dataset=None):
     """What the transformers train on: --data or --images as they come, or with --cached what the frozen
     networks made of them, encoded once by these very ones (or found encoded)."""
-    dataset = toy_or_folder(cfg, kind)
+    dataset = toy_or_folder(cfg, kind) if dataset is None else dataset
     return cached(cfg, run, dataset, kind, vae, text) if cfg.cached else dataset
 
 
@@ -473,6 +521,12 @@ def cached(cfg, run, dataset, kind, vae, text=None):
 
 # ------------------------------------------------------------------------------------------ where weights are
 
+# --init is one path, to whatever one has: a folder that this file wrote, one network of it, Stable Diffusion
+# 3's single file, a folder as Diffusers lays it out, Latte's .pt. Each stage takes from it what it needs, and
+# published.py tells by the tensors what it is. A folder of ours brings along what its network was trained
+# with: a transformer without the VAE whose latents it knows, or the text encoder whose language it speaks, is
+# worth nothing. And whatever is taken brings its sizes: flags that say otherwise are refused.
+
 KEPT = ("videodit", "latte", "dit")     # whose folders hold what they were trained with
 
 
@@ -550,8 +604,8 @@ def given_vae(cfg, kind, name):
         own = path / f"{name}.safetensors" if path.is_dir() else path
         given = load_network(kind, own) if class_of(own) else published.vae_at(path)
         if not isinstance(given, kind):
-            raise UserError(f"--vae_weights {path}: stage {cfg.stage} reads a {name}.safetensors, which stage "
-                            f"{name} makes of it (--init)")
+            raise UserError(f"--vae_weights {path}: stage {cfg.stage} reads a {name}.safetensors, which "
+                            f"stage {name} makes of it (--init)")
         return given
     if name == "vae" and cfg.init and not ours(cfg, cfg.stage, *KEPT):
         found = published.open_released(cfg.init)
@@ -596,6 +650,12 @@ def show_reconstruction(clips, run):
         contact_sheet(f"{name}.png", rows)
     return preview
 
+
+# ------------------------------------------------------------------------------------------ what is looked at
+
+# A loss of a diffusion model says next to nothing about its samples. So every preview_every steps the
+# averaged weights make the same few clips from the same noise, which side by side show what a thousand steps
+# changed.
 
 PROMPTS = ("a cat", "a red fish moving left underwater", "a blue car in snow",
            "a yellow star spinning at night")
