@@ -206,8 +206,8 @@ class ClipFolder:
         return first_usable(self, index, epoch)
 
     def words(self, index, epoch=0):
-        """The caption of this visit alone, without reading the film."""
-        return self.said.draw(index, [self.seed, epoch, index])
+        """The caption of this visit alone, without reading the film; "" where it cannot be read."""
+        return words_of(self, index, epoch)
 
     @functools.cached_property
     def captions(self):
@@ -345,6 +345,16 @@ def weight(film):
                if part is not None)
 
 
+# Previews and cached latents ask for words without the film. A caption that cannot be read has skipped its
+# film in training, where the reason is told; here it is only nothing to say.
+def words_of(dataset, index, epoch):
+    """One of a file's captions, drawn for this visit."""
+    try:
+        return dataset.said.draw(index, [dataset.seed, epoch, index])
+    except Unusable:
+        return ""
+
+
 def settings(dataset, *names):
     """These fields, as JSON has them: what is compared with a cache's has been through JSON."""
     values = {name: getattr(dataset, name) for name in names}
@@ -363,7 +373,7 @@ def first_usable(dataset, index, epoch):
     for candidate in itertools.islice(itertools.chain([index], others), 1000):
         key = [dataset.seed, epoch, index, candidate]
         try:
-            caption = dataset.words(candidate, epoch)
+            caption = dataset.said.draw(candidate, [dataset.seed, epoch, candidate])
             return {**dataset.read(candidate, np.random.default_rng(key)), "caption": caption,
                     "place": stem_of(dataset.names[candidate])}
         except Unusable as reason:
@@ -415,7 +425,7 @@ class ImageFolder:
         return first_usable(self, index, epoch)
 
     def words(self, index, epoch=0):
-        return self.said.draw(index, [self.seed, epoch, index])
+        return words_of(self, index, epoch)
 
     @functools.cached_property
     def captions(self):

@@ -328,7 +328,7 @@ def check(config):
     if Path(config.out).is_file():
         raise UserError(f"--out {config.out}: is a file; give a folder")
     if config.short and config.long:
-        raise UserError(f"--short {config.short} and --long {config.long}: give one of them, and 0 for the other")
+        raise UserError(f"--short {config.short} and --long {config.long}: give one, and 0 for the other")
     for name, known in (("crop", ("random", "center")), ("attention", ("2d->3d", "2d+3d")),
                         ("objective", ("ddpm", "flow")),
                         ("latents", ("vae", "dpvae")), ("image_start", ("all", "silent"))):

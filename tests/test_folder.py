@@ -240,7 +240,7 @@ def test_a_caption_that_cannot_be_read_skips_its_clip(tmp_path):
     pictures = data.ImageFolder(tmp_path, 8)
     assert pictures.item(1)["caption"] == "c" and sorted(pictures.skipped) == ["a.png", "b.png"]
     assert "not UTF-8" in pictures.skipped["a.png"] and "too large" in pictures.skipped["b.png"]
-    assert pictures.captions == ["c"]
+    assert pictures.captions == ["c"] and [pictures.words(index) for index in range(3)] == ["", "", "c"]
 
 
 # --------------------------------------------------------------------------------------------------- classes
