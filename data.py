@@ -407,6 +407,8 @@ class ImageFolder:
         names = list_files(root, self.left_out)
         _, _, pictures, covers = sort_media(names)
         self.names = pictures or covers                    # beside films, but asked for by name
+        if pictures and covers:
+            log.warning("%s: %d pictures beside films are left out; first: %s", root, len(covers), covers[0])
         if not self.names:
             nothing_of(root, names, IMAGES, "pictures", self.left_out)
         self.said = Captions(root, names, self.names)

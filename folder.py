@@ -2,11 +2,11 @@
 Paper    VideoDiT 4.1 trains on WebVid, Pexels, JourneyDB; Latte 4.1 on FaceForensics, SkyTimelapse, UCF101
          and Taichi-HD. This file reads all of them as they are handed out, and yours
 Shapes   names, relative to a folder, with / between; a caption is a str, a class a number
-Safety   nothing here hangs, unpacks without bound, or leaves a file out without a word
+Safety   nothing here hangs, unpacks without bound, or leaves a film or a picture out without a word
 Differs  the published loaders want one layout each, prepared by scripts; a wrong layout is an empty list, a
          wrong row a caption that never arrives
 Reads    after video.py, before data.py
-Run me   python folder.py      # CPU, 3 s: four data sets' layouts, made small, read back; out/folder.png
+Run me   python folder.py      # CPU, 3 s: five published layouts, made small, read back; out/folder.png
 
     a folder, or photos.zip
        |
@@ -185,10 +185,12 @@ def find(root, names, extensions, what):
 
 # The commonest mistake of all is a wrong path, and "0 files found" helps nobody. The answer says where one
 # has looked, for what, and what lies there instead: "found 360 other files (.jpg)" is a solution.
-def nothing_of(root, names, extensions, what, left_out=()):
+def nothing_of(root, names, extensions, what, left_out=None):
+    """The error for a folder that holds nothing of what is asked for."""
     kinds = sorted({os.path.splitext(name)[1].lower() or name for name in names})
     there = f"{len(names)} other files ({', '.join(kinds[:6])})" if names else "no file at all"
-    more = f"; {len(left_out)} entries were left out ({next(iter(left_out.items()))})" if left_out else ""
+    first = next(iter((left_out or {}).items()), None)
+    more = f"; {len(left_out)} entries were left out ({first[0]}: {first[1]})" if first else ""
     raise UserError(f"no {what} in {root} or below: looked for {' '.join(extensions)}, found {there}{more}")
 
 

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -84,8 +85,10 @@ def test_a_folder_with_nothing_usable_says_what_was_there(tmp_path, files, words
     """facts/performance.md 2.2: the message names the folder, what was looked for, what was found."""
     for name in files:
         (tmp_path / name).write_bytes(b"nothing")
+    os.symlink(tmp_path / "gone", tmp_path / "film.mp4")
     with pytest.raises(UserError) as error:
         data.open_source(tmp_path, 16, 16)
+    assert "broken.mp4" in files or "1 entries were left out (film.mp4: a link to nothing)" in str(error.value)
     assert words in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
