@@ -91,7 +91,9 @@ ATTRIBUTES = {"subject": "subjects", "colour": "colours", "motion": "motions", "
 
 
 class Judge(nn.Module):
-    """Names the subject, colour, motion and scene of a toy clip; trained in a few minutes on 2 CPU cores."""
+    """Names the subject, colour, motion and scene of a toy clip; trained in a few minutes on 2 CPU cores.
+
+    Its maps, its vector of a frame, its vector of a clip: the toy's LPIPS, FID and FVD compare these."""
     Config = JudgeConfig
 
     def __init__(self, config):
@@ -198,7 +200,8 @@ def layer_distances(pyramid, x, y, heads=None):
 
 
 def unit(x):
-    """Length 1 over channels. vector_norm's gradient is 0, not NaN, where every channel is 0."""
+    """Length 1 over channels. vector_norm's gradient is 0, not NaN, where every channel is 0; a square root
+    of the sum of squares would be infinitely steep there, and a flat corner of a picture is such a place."""
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
 
 
@@ -211,7 +214,7 @@ def perceptual_distance(pyramid, x, y, heads=None):
 # on the way. It is five stages of convolutions with a pool between them, and LPIPS listens at the end of each
 # ("tap"). torchvision's vgg16.features and alexnet.features: "64" is a convolution to 64 channels and its
 # ReLU, "64:11:4:2" one with kernel 11, stride 4, padding 2 (else 3, 1, 1); then the kernel and the stride of
-# the pools. VGG's maps are the better loss, AlexNet's agree with people a little better and cost a tenth.
+# the pools. VGG's maps are the better loss; AlexNet's agree with people a little better, for less work.
 TRUNKS = {
     "vgg": ("64 64 tap pool 128 128 tap pool 256 256 256 tap pool 512 512 512 tap pool 512 512 512 tap",
             (2, 2)),
@@ -524,8 +527,8 @@ class C3D(nn.Module):
 # ---------------------------------------------------------------------------------------------- demo
 # out/features.png, with the shipped judge. Above, one picture damaged in five ways until the mean squared
 # error is the same for all: to a pixel they are equally far. To the judge, as to a person, a moved tree is a
-# tree, and so is one behind noise; a blurred or a shuffled one is three times as far. (The judge is no person:
-# it names colours, so "darker" worries it more than us.) Below, distance by squared error, for
+# tree, and so is one behind noise; a blurred or a shuffled one is three times as far. (The judge is no
+# person: it names colours, so "darker" worries it more than us.) Below, distance by squared error, for
 # growing damage; and what becomes of the two halves of clip_features when more and more of the frames that
 # the judge looks at change places: `still` stays where it is, and `moving` goes half the way to another clip.
 

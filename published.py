@@ -6,7 +6,36 @@ Layouts  the original single file, several networks under prefixes; Diffusers' f
 Safety   loading is strict: a missing, unexpected or wrongly shaped tensor is an error that names it
 Differs  nothing is downloaded; tensors are taken over as they are, in their dtype, not copied
 Reads    after features.py, before metrics.py; no network needs it
-Run me   python published.py      # CPU, 2 s: an MMDiT is read out of a file of several; a gap is named"""
+Run me   python published.py      # CPU, 2 s: an MMDiT is read out of a file of several; a gap is named
+
+THE PROBLEM. VideoDiT starts from SD3's transformer and VAE, Latte from DiT or PixArt and SD 1.4's VAE; both
+read text with encoders that others trained, and are measured by networks that others trained. None of these
+files has our names in it, and most of them exist in several layouts:
+
+    the authors' file     one .safetensors or .pt, several networks under prefixes     SD3, DiT, PixArt, Latte
+        model.diffusion_model.joint_blocks.3.x_block.attn.qkv.weight     (4608,1536)
+        first_stage_model.decoder.up.3.block.0.conv1.weight              (512,512,3,3)
+    Diffusers             a folder; a folder a network; config.json and, if large, shards and an index
+        transformer/  transformer_blocks.3.attn.to_q.weight, .to_k.weight, .to_v.weight   (1536,1536) each
+        vae/          decoder.up_blocks.0.resnets.0.conv1.weight                          (512,512,3,3)
+    a community's file    the authors' transformer, encoders under text_encoders.*, or anything in between
+
+THE IDEA. Take our modules' names from the authors' files in the first place, so that one layout needs no work
+at all; write the other one as a table of (pattern, replacement), a line for each thing that is called another
+name; and read every size off the shapes of the tensors, so that a smaller or larger sibling loads, too:
+
+    (1536,16,2,2)   x_embedder.proj.weight        width 1536, 16 latent channels, patch 2
+    (1,36864,1536)  pos_embed                     a table of sqrt(36864) = 192 x 192 places
+    joint_blocks.0 .. joint_blocks.23             depth 24
+
+Then load STRICTLY. A network with one random layer makes pictures that are a little worse, or noise, and says
+nothing; so a name that is missing, a name too many, or another shape is an error that lists it
+(test_golden_a_wrong_key_is_named). Correct names are still no proof that the network computes the same: that
+is what the parity tests are for, where small networks with the authors' names and the authors' answers are
+compared block by block (test_golden_* in test_dit.py, test_latte.py, test_vae.py, test_text.py).
+
+Tried by others: to build the model with the library that wrote the file (then its code is the lesson, not
+ours), or to convert once with a script and ship the result (then nobody can check it)."""
 
 import glob
 import json
@@ -30,6 +59,13 @@ from vae import SD3, SD14, KLVAE, KLVAEConfig
 
 
 # ------------------------------------------------------------------------------------------ names and shapes
+# The tools. A state is only a dict, so renaming is string work and costs no memory: tensors are memory-mapped
+# (read from disk when they are used), and a network is built on torch's "meta" device, where tensors have a
+# shape and no numbers, and then given the file's own tensors. 16 GB of SD3 with all encoders are never held
+# twice, and looking into such a file takes no time.
+#
+# q, k, v: the authors keep the three Linears of an attention as one of three times the height, Diffusers has
+# them apart. The tables call the parts qkv@0, qkv@1, qkv@2, and `convert` stacks what carries such numbers.
 
 def unwrap(state, prefix=""):
     """The network's own tensors: out of {"ema": ...} or {"state_dict": ...}, out of a file that holds several
@@ -44,7 +80,12 @@ def unwrap(state, prefix=""):
 
 
 def convert(state, table):
-    """Rename by (pattern, replacement) pairs; what becomes `qkv@0`, `qkv@1`, `qkv@2` is stacked to `qkv`."""
+    """Rename by (pattern, replacement) pairs; what becomes `qkv@0`, `qkv@1`, `qkv@2` is stacked to `qkv`:
+
+        transformer_blocks.3.attn.to_k.weight              (1536,1536)
+        joint_blocks.3.attn.to_k.weight                    after one pair of DIFFUSERS_SD3
+        joint_blocks.3.x_block.attn.qkv@1.weight           after all of them
+        joint_blocks.3.x_block.attn.qkv.weight             (4608,1536), with @0 above it and @2 below"""
     renamed = {}
     for name, tensor in state.items():
         for pattern, replacement in table:
@@ -53,7 +94,8 @@ def convert(state, table):
     parts = {}
     for name in sorted(renamed):                                            # @0 before @1 before @2
         parts.setdefault(re.sub(r"@\d", "", name), []).append(renamed[name])
-    return {name: part[0] if len(part) == 1 else torch.cat(part) for name, part in parts.items()}
+    return {name: part[0] if len(part) == 1 else torch.cat(part)                # q, k, v: (3D,D)
+            for name, part in parts.items()}
 
 
 def shape_of(state, name, network, source="these"):
@@ -65,12 +107,14 @@ def shape_of(state, name, network, source="these"):
 
 
 def count_blocks(state, pattern):
-    """How many different numbers the pattern's group finds at the beginning of the names."""
+    """How many different numbers the pattern's group finds at the beginning of the names: how deep a list is,
+    whether its numbers are in order or not."""
     return len({match[1] for match in map(re.compile(pattern).match, state) if match})
 
 
 def fill(build, state, source, dtype=None):
-    """build() with exactly these weights. Built on the meta device, so that nothing is held twice."""
+    """build() with exactly these weights. Built on the meta device, so that nothing is held twice; without a
+    dtype the network keeps the file's, half precision as a rule."""
     with torch.device("meta"):
         net = build()
     load_strict(net, state, source, assign=True)
@@ -78,6 +122,11 @@ def fill(build, state, source, dtype=None):
 
 
 # ----------------------------------------------------------------------------------------------------- KL-VAE
+# Stable Diffusion's VAE, of SD 1 (4 channels; Latte) and SD3 (16; VideoDiT): the same network but for the
+# latent. TRAPS. Diffusers counts the decoder's levels from the latent up, the authors from the pixels up, so
+# up_blocks.0 is up.3. Attention is 1x1 convolutions there and Linears here: the same numbers with two more
+# axes. And scale and shift of the latents are in no tensor: with SD 1's scale, SD3's transformer would see
+# latents eight times too small, and answer (test_golden_both_layouts_give_one_network).
 
 def kl_vae(state, groups=32, scale=None, shift=None):
     """Stable Diffusion's VAE, original (first_stage_model.*) or Diffusers layout, sizes from shapes.
@@ -96,7 +145,8 @@ def kl_vae(state, groups=32, scale=None, shift=None):
 
 
 def vae_config(state, groups):
-    """KLVAEConfig of a state in the original layout; scale and shift are left at their defaults."""
+    """KLVAEConfig of a state in the original layout; scale and shift are left at their defaults. A level's
+    width is that of its first convolution, in units of the first level's: 128, 256, 512, 512 are (1,2,4,4)."""
     shape = partial(shape_of, state, network="a Stable Diffusion VAE")
     levels = max(count_blocks(state, r"encoder\.down\.(\d+)\."), 1)
     ch = shape("encoder.conv_in.weight")[0]
@@ -107,6 +157,7 @@ def vae_config(state, groups):
                        groups=groups, quant_conv="quant_conv.weight" in state)
 
 
+# decoder.up_blocks.0.resnets.1.conv_shortcut.weight -> decoder.up.3.block.1.nin_shortcut.weight, for example
 def diffusers_vae(state):
     """Diffusers' names to the original ones. Its decoder counts levels from the latent up, ours from the
     pixels; its attention uses Linear layers (older files: query, key, value, proj_attn), ours 1x1
@@ -130,12 +181,19 @@ def diffusers_vae(state):
                              ("query", "q"), ("key", "k"), ("value", "v"), ("proj_attn", "proj_out")):
             name = name.replace(theirs, ours)
         if ".mid.attn_1." in name and tensor.dim() == 2:
-            tensor = tensor[:, :, None, None]
+            tensor = tensor[:, :, None, None]                                   # (C,C,1,1)
         renamed[name] = tensor
     return renamed
 
 
 # ---------------------------------------------------------------------------------------------- text encoders
+#     CLIP-L   123 M parameters    12 layers of  768     what SD3 calls clip_l
+#     CLIP-G   695 M               32 layers of 1280     clip_g
+#     T5-XXL  4762 M               24 layers of 4096     t5xxl; more than twice the transformer it serves
+# TRAPS. The two CLIPs differ in their activation, which no shape shows. SD3's own CLIP-L file has no
+# text_projection: it counts as the identity. T5's embedding is stored under one name, the other, or both
+# (test_golden_t5_embedding_under_either_name). T5 in plain fp8 is read; "scaled" fp8, whose numbers mean
+# nothing without a factor beside each, is refused by name.
 
 def clip(state, heads=None, act="quick_gelu", source="the CLIP weights"):
     """Sizes from shapes; heads defaults to width/64 as in both released models; act cannot be seen in the
@@ -182,6 +240,13 @@ def sd3_text(parts, t5_tokenizer=None, heads=None, width=4096):
 
 
 # ------------------------------------------------------------------------------------------------ MMDiT (SD3)
+# SD3-medium (2.03 B parameters, 491 tensors), SD3.5-large (8.1 B; its q and k are normed) and SD3.5-medium
+# (its first 13 blocks attend a second time) are told apart by what is there. The width of a head is in no
+# shape: 64 in all three.
+#
+# TRAP, the worst of them: where a modulation has shift and scale but no gate (the head, and the last block's
+# text), Diffusers stores (scale, shift). Four tensors of 683; the shapes agree; the pictures are ruined. Six
+# chunks with gates are in the same order in both (test_golden_both_layouts_load_to_the_same_weights).
 
 def mmdit(state, head_dim=64, dtype=None):
     """SD3-medium, SD3.5-medium, SD3.5-large; one file or Diffusers'; keeps the checkpoint's dtype."""
@@ -203,6 +268,9 @@ def mmdit(state, head_dim=64, dtype=None):
     return fill(lambda: MMDiT(config), state, "the given MMDiT checkpoint", dtype)
 
 
+# The order matters: a pair sees what those above it made of a name. `@1`, `@2` stand in for the two Linears
+# of an MLP, which Diffusers counts from 1 and the authors by their place among layers, 0 and 2 (1 is the
+# SiLU). "added" is the text: to Diffusers it is what joins the picture, to SD3 a stream like the other.
 DIFFUSERS_SD3 = [
     (r"^pos_embed\.pos_embed$", "pos_embed"), (r"^pos_embed\.proj", "x_embedder.proj"),
     (r"^time_text_embed\.timestep_embedder\.linear_", "t_embedder.mlp@"),
@@ -227,11 +295,16 @@ def swap_halves(state):
     for layer in ("final_layer", f"joint_blocks.{last}.context_block"):
         for name in (f"{layer}.adaLN_modulation.1.weight", f"{layer}.adaLN_modulation.1.bias"):
             if name in state:
-                state[name] = torch.cat(state[name].chunk(2)[::-1])
+                state[name] = torch.cat(state[name].chunk(2)[::-1])             # (2D,D) or (2D,)
     return state
 
 
 # --------------------------------------------------------------------------------------------- DiT and PixArt
+# DiT's and Latte's files may hold {"model": .., "ema": ..} or the average alone: the average is what makes
+# the pictures, so `unwrap` looks for it first. PixArt's table of positions is a formula's, which we compute;
+# its null caption, the stand-in for a dropped prompt, has no place here, because Diffusers samples with an
+# encoded "" instead, and so do we. TRAP: a PixArt for 1024 x 1024 squeezes its positions by 2; no tensor says
+# so, but config.json or the size of the table does.
 
 def dit(state, head_dim=72, dtype=None):
     """The released DiT-XL/2 (head_dim 72); S, B and L have 64."""
@@ -265,6 +338,8 @@ def pixart(state, head_dim=72, sample_size=64, interpolation=None, dtype=None):
     return fill(lambda: PixArt(config), state, "the given PixArt checkpoint", dtype)
 
 
+# Here attn1 is self-attention, attn2 cross-attention: its k and v come from the text, so they are stacked
+# without q. scale_shift_table at the top level is the head's, in a block that block's.
 DIFFUSERS_PIXART = [
     (r"^pos_embed\.proj", "x_embedder.proj"), (r"^adaln_single\.linear", "t_block.1"),
     (r"^adaln_single\.emb\.timestep_embedder\.linear_", "t_embedder.mlp@"),
@@ -282,6 +357,11 @@ DIFFUSERS_PIXART = [
 
 
 # ------------------------------------------------------------------------------------------------------ Latte
+# Two releases that share a paper and not a layout. The class-conditional ones (FaceForensics, SkyTimelapse,
+# UCF101, Taichi-HD) are the authors' own code: 28 blocks, even ones spatial, odd ones temporal, two tables of
+# positions in the file. The text-to-video one is a Diffusers model, 28 spatial and 28 temporal blocks in two
+# lists, which here alternate: transformer_blocks.i is block 2i, temporal_transformer_blocks.i block 2i + 1.
+# Its block is PixArt's, so PixArt's table of names does the rest.
 
 def latte(state, head_dim=0, dtype=None):
     """Released Latte (`ema`, `model` or bare), without or with classes, and its kind with a text vector.
@@ -309,13 +389,14 @@ def latte_t2v(state, head_dim=0, input_size=64, frames=16, dtype=None):
         context_dim=shape_of(state, "y_embedder.y_proj.fc1.weight", "a Latte")[1],
         joint="temporal_mask")      # it makes pictures with its temporal blocks: only the mask taught it that
     grid = torch.arange(input_size // config.patch)
-    state["pos_embed"] = sincos_2d(config.width, grid, grid).view(1, -1, config.width)
-    state["temp_embed"] = sincos(torch.arange(frames), config.width)[None]
+    state["pos_embed"] = sincos_2d(config.width, grid, grid).view(1, -1, config.width)      # (1,N,D)
+    state["temp_embed"] = sincos(torch.arange(frames), config.width)[None]                  # (1,T,D)
     return fill(lambda: Latte(config), state, "the given Latte checkpoint", dtype)
 
 
 def latte_sizes(state, head_dim):
-    """The fields of LatteConfig that both kinds of file tell alike."""
+    """The fields of LatteConfig that both kinds of file tell alike. How wide a head is they do not tell; Table
+    2 does, for the four widths that it has."""
     shape = partial(shape_of, state, network="a Latte")
     width, channels, patch, _ = shape("x_embedder.proj.weight")
     heads = {row["width"]: row["heads"] for row in SIZES.values()}.get(width, max(width // 64, 1))
@@ -342,11 +423,22 @@ DIFFUSERS_LATTE = [
 
 
 # ------------------------------------------------------------------------------------- the files people have
+# WHAT TO GET for what; sample.py and train.py take any of the layouts, and ask for what is missing:
+#
+#     VideoDiT     stabilityai/stable-diffusion-3-medium: sd3_medium.safetensors (transformer, VAE: 4.34 GB)
+#                  and text_encoders/ beside it (clip_l 0.25, clip_g 1.39, t5xxl_fp16 9.79 GB);
+#                  T5's spiece.model of PixArt-alpha/PixArt-XL-2-512x512, folder tokenizer/
+#     Latte        the authors' file of a data set, and CompVis/stable-diffusion-v1-4's folder vae/
+#     Latte, text  the authors' Diffusers folder: transformer/, vae/, text_encoder/ (T5), tokenizer/
+#     DiT, PixArt  to start a Latte from: the authors' file, or Diffusers' folder transformer/
+#     FVD, FID, IS, LPIPS: DETECTORS, below
+#
 # One model is published as one file, as a folder with a part in each subfolder, or as a file with its text
 # encoders beside it, and every community adds a layout. Names of files differ from one download to the next;
 # names of tensors do not, for they come from the code that was trained. So a file is told by its tensors, and
 # a file's name decides only between the two CLIPs, which are built alike.
 
+# What stands before a network's names in a file of several, and which part that is.
 PREFIXES = {"model.diffusion_model.": "transformer", "first_stage_model.": "vae",
             **{f"text_encoders.{name}.transformer.": name for name in ("clip_l", "clip_g", "t5xxl")}}
 SIGNS = (                           # the first that fits the beginning of a tensor's name tells the network
@@ -355,6 +447,7 @@ SIGNS = (                           # the first that fits the beginning of a ten
     ("pixart", r"adaln_single\.|t_block\.|y_embedder\.y_proj\."), ("dit", r"y_embedder\.embedding_table"),
     ("clip", r"text_model\.embeddings\."), ("t5xxl", r"encoder\.block\.0\.layer\.0\.SelfAttention"),
     ("vae", r"decoder\.conv_in\."))
+# How each is read, and what it reads: a part that is missing is asked for before anything is computed.
 TRANSFORMERS = {"mmdit": mmdit, "latte_t2v": latte_t2v, "latte": latte, "pixart": pixart, "dit": dit}
 READS = {"mmdit": ("clip_l", "clip_g"), "latte_t2v": ("t5xxl", "tokenizer"), "pixart": ("t5xxl", "tokenizer")}
 WHERE = {                           # what a missing part is called, and who publishes it
@@ -368,7 +461,8 @@ WHERE = {                           # what a missing part is called, and who pub
 FOLDERS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")     # Diffusers'
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
-# Latte numbers UCF101's classes as sorted() does the names of its folders
+# A class is a number to the network and a word to a person. Latte numbers UCF101's classes as sorted() does
+# the names of its folders; another order would make videos of the wrong action, and no error.
 UCF101 = tuple("""
     ApplyEyeMakeup ApplyLipstick Archery BabyCrawling BalanceBeam BandMarching BaseballPitch Basketball
     BasketballDunk BenchPress Biking Billiards BlowDryHair BlowingCandles BodyWeightSquats Bowling
@@ -387,8 +481,9 @@ UCF101 = tuple("""
 
 @dataclass
 class Released:
-    """What was found. A state is {name: tensor}, mapped: nothing is read from the disk before it is used, so
-    that to look into a file of 15 GB takes no time and no memory."""
+    """What was found at one or several paths, and what is made of it: transformer(), vae(), text(). A state
+    is {name: tensor}, mapped: nothing is read from the disk before it is used, so that to look into a file of
+    15 GB takes no time and no memory."""
     states: dict = field(default_factory=dict)      # transformer, vae, clip_l, clip_g, t5xxl
     paths: dict = field(default_factory=dict)       # where each was found
     tokenizer: Path = None                          # T5's
@@ -407,7 +502,8 @@ class Released:
                                 f"{'--vae' if part == 'vae' else '--weights'} PATH with {what}")
 
     def channels(self):
-        """How many latent channels the transformer reads, by its patch embedding; without one, SD3's 16."""
+        """How many latent channels the transformer reads, by its patch embedding; without one, SD3's 16. It
+        decides which VAE is asked for: 4 channels are SD 1's, and no other will do."""
         if "transformer" not in self.states:
             return 16
         name = next(name for name in ("x_embedder.proj.weight", "pos_embed.proj.weight")
@@ -425,7 +521,8 @@ class Released:
             raise UserError(f"{path} is not JSON; download it again")
 
     def transformer(self):
-        """The network; still as stored and mapped, so that it takes memory when it is moved."""
+        """The network; still as stored and mapped, so that it takes memory when it is moved. What shapes do
+        not tell is taken from config.json where there is one, else the released model's value stands."""
         state, config = self.states["transformer"], self.config("transformer")
         more = {"head_dim": config["attention_head_dim"]} if "attention_head_dim" in config else {}
         if self.kind == "latte_t2v":
@@ -453,13 +550,25 @@ class Released:
         return sd3_text(self.states, T5Tokenizer.load(self.tokenizer) if self.tokenizer else None)
 
 
+# One file, many names. What it is follows from the first sign that fits; the order of SIGNS matters, since a
+# Latte has DiT's names and a sign of its own besides.
+#
+# TO ADD A NETWORK: write the module with the names of its authors' file (a .safetensors file's first bytes list
+# them, with shapes; no need to download the rest); a function here that reads the config off those shapes and
+# ends in fill(); a table if there is a second layout; a line in SIGNS, of names that no other network has, in
+# TRANSFORMERS, READS and WHERE. Then the parity test, from the authors' code at a small size with random
+# weights: before it passes, names that fit mean nothing.
 def told(names):
     """Which network these tensors belong to, "" if none that is known here."""
     return next((kind for kind, sign in SIGNS if any(re.match(sign, name) for name in names)), "")
 
 
 def sort_out(state, path):
-    """{part: its tensors} of one file, which may hold one network or, under prefixes, several."""
+    """{part: its tensors} of one file, which may hold one network or, under prefixes, several.
+
+    sd3_medium.safetensors gives {"transformer": 491 tensors, "vae": 244}; a file without prefixes one part,
+    which its tensors name. What no prefix explains and no sign tells is left out if there is another part:
+    files carry a training's step counters and more."""
     state, parts = {name: tensor for name, tensor in unwrap(state).items() if torch.is_tensor(tensor)}, {}
     if any(name.endswith(("scale_weight", "scaled_fp8")) for name in state):
         raise UserError(f"{path} is scaled fp8 (it has tensors named scale_weight), which is not read here; "
@@ -482,6 +591,8 @@ def sort_out(state, path):
     return parts
 
 
+# A folder is read as people leave it: the same network in several precisions, shards and their index, hidden
+# files of a download that was cut off.
 def networks_in(folder):
     """[[files of one network], ...]: shards belong together; of the same network in several precisions the
     plainest name is taken, model.safetensors before model.fp16.safetensors and before .bin."""
@@ -499,6 +610,8 @@ def networks_in(folder):
     return chosen
 
 
+# TRAP: shards are numbered, and one that is missing is not seen by looking at those that are there; the index
+# knows them all. Without it, the strict load would list some hundred missing tensors instead of one file.
 def shards_of(index):
     """The files that an index of shards names; all of them have to be there."""
     try:
@@ -513,7 +626,8 @@ def shards_of(index):
 
 def networks_at(path):
     """[[files of one network], ...], those first that were meant. Diffusers: a part in each subfolder; any
-    other folder: its files; a file: itself, then the text encoders that its publisher puts beside it."""
+    other folder: its files; a file: itself, then the text encoders that its publisher puts beside it. So a
+    person who downloaded a whole repository may name it, or the one file in it that he thinks of."""
     if not path.exists():
         raise UserError(f"no file or folder {path}; check the path")
     beside = path
@@ -529,6 +643,8 @@ def networks_at(path):
     return found + (networks_in(beside / "text_encoders") if (beside / "text_encoders").is_dir() else [])
 
 
+# T5's words are in no tensor. TRAP: the CLIPs' tokenizers lie in folders of like names (SD3: tokenizer,
+# tokenizer_2; T5's is tokenizer_3), and a T5 that is fed their numbers reads nonsense, silently.
 def tokenizer_near(path):
     """T5's: spiece.model or tokenizer.json (CLIP's folders have vocab.json) at a path or beside it."""
     beside = path if path.is_dir() else path.parent
@@ -540,6 +656,9 @@ def tokenizer_near(path):
     return None
 
 
+# The door. Everything that a person may have given, in the order in which it was given: the first to bring a
+# part wins, and what --vae names is laid over them all. Two transformers in one folder are too many: which
+# one was meant is not ours to guess, so both are named.
 def open_released(*paths, vae=""):
     """Released: what other people's weights at these paths are. A later path fills in what the earlier ones
     lack; from the path `vae` the VAE alone is taken, and counts."""
@@ -596,6 +715,10 @@ def load_t5_text(*sources, length=120):
 
 
 # ----------------------------------------------------------------------------------------- networks that look
+# The detectors of features.py. Nothing of theirs is shipped but LPIPS' heads (a few kB, under a free
+# licence): the files are large and other people's, so a missing one is an error that says who publishes it,
+# with its size and checksum where known. Batch norms count the batches they have seen; nobody reads that, so
+# it is dropped. What a network names, its last layer's height, is taken from the file: 400, 1008 or 101.
 
 HEADS = Path(__file__).parent / "checkpoints" / "lpips"      # shipped: a few kB, licence beside them
 
@@ -606,6 +729,8 @@ def frozen(build, state, source):
     return fill(build, state, source, torch.float32).requires_grad_(False)
 
 
+# LPIPS is two files: torchvision's classifier, which knows nothing of LPIPS, and five small heads. The first
+# tells by its names which of the two trunks it is; VGG's first layers are called otherwise than AlexNet's.
 def lpips(trunk, heads=None, net=None, source="LPIPS weights"):
     """trunk: torchvision's vgg16 or alexnet (its classifier is ignored). heads: the lpips package's
     lin0.model.1.weight ...; by default the shipped ones."""
@@ -674,6 +799,11 @@ def is_torchscript(path):
         return any("/code/" in name for name in archive.namelist())
 
 
+# TORCHSCRIPT IS CODE. The I3D that most FVDs are computed with is published as a compiled program. To load it
+# is to run it, with all your rights on this machine, so nothing here does unless a person says so by name
+# (--trust-torchscript; test_torchscript_is_code_and_runs_only_when_trusted). A pickle is code, too: those
+# are read with weights_only, which lets tensors and plain values through and nothing else
+# (checkpoint.read_state).
 class ScriptedI3D(nn.Module):
     """StyleGAN-V's i3d_torchscript.pt: the FVD of Latte and of most papers is computed with this one.
 
@@ -703,10 +833,12 @@ class ScriptedC3D(nn.Module):
         return self.script(pixels).clamp(min=1e-12).log()
 
 
+# Those two can be read as programs, if trusted; all other detectors as tensors only.
 SCRIPTED = {"i3d": ScriptedI3D, "c3d": ScriptedC3D}
 
 
 # ------------------------------------------------------------------------------------------------------- demo
+# A network goes out into a file of several, and comes back as itself; then one of its tensors is lost.
 
 def demo():
     """Largest difference between a small MMDiT's answer and that of its copy, which was read from a file of
