@@ -41,7 +41,8 @@ from latte import draw_similarity, frame_similarity, nothing_asked, summary
 from metrics import (demo, frechet, gaussian, inception_score, kernel_distance, psnr, ssim,
                      standard_error)
 from published import FILES, load_detector, load_latte
-from sample import TOY, between, decode, encode, generate, go_on, how_of, load_models, walk
+from sample import (TOKENS, TOY, between, decode, encode, generate, go_on, how_of, load_models, tokens_of,
+                    walk)
 from vae import DPVAE, GOP, KLVAE, fold
 from video import IMAGES, VIDEOS, Unusable, contact_sheet, read_some, save_clip, scan_times, to_video
 
@@ -505,7 +506,7 @@ def generation_flags(flags):
     flags.add_argument("--cfg", type=float, help="guidance; 1 is none; default: the model's own")
     flags.add_argument("--sampler", default="", help="euler, ddpm or ddim; default: the model's own")
     flags.add_argument("--seed", type=int, default=0, help="of the noise")
-    flags.add_argument("--batch", type=int, default=32, help="clips made at once")
+    flags.add_argument("--batch", type=int, default=32, help="clips made at once, at most")
     flags.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available(),
                        help="autocast; pays on a GPU, and on a CPU that multiplies in bf16")
 
@@ -513,7 +514,10 @@ def generation_flags(flags):
 def settle(models, args):
     """The model's own settings where the flags are silent: into args, and so into what is written down."""
     how = how_of(models, steps=args.steps, cfg=args.cfg, seed=args.seed, sampler=args.sampler)
-    args.steps, args.cfg, args.sampler, models.bf16 = how.steps, how.cfg, how.sampler, args.bf16
+    args.steps, args.cfg, args.sampler = how.steps, how.cfg, how.sampler
+    models.bf16 |= args.bf16                                # SD3's weights are in bf16 and stay so
+    tokens = tokens_of(models, getattr(args, "frames", 0) or models.frames, models.size)
+    args.batch = min(args.batch, max(TOKENS // tokens, 1))  # 96 frames of 512 pixels: one at a time
     return how
 
 

@@ -651,6 +651,11 @@ def check_flags(args):
         raise UserError(f"--out {args.out}: is a file; give a folder")
 
 
+def tokens_of(models, frames, size):
+    """Of one clip, as the transformer sees it."""
+    return math.prod(models.shape(1, frames, size)[2:]) // models.transformer.config.patch ** 2
+
+
 def settle(args, models):
     """Fill in what the model knows better, and refuse what it cannot do, before anything is computed."""
     if not args.prompt:
@@ -677,8 +682,7 @@ def settle(args, models):
         raise UserError(f"{what}: this is an image model; "
                         + ("add --zero-shot-video, or --ckpt" if args.weights and not args.ckpt
                            else "add --image, or train stage videodit"))
-    walked = models.shape(1, models.frames if args.extend else args.frames, args.size)
-    tokens = math.prod(walked[2:]) // models.transformer.config.patch ** 2
+    tokens = tokens_of(models, models.frames if args.extend else args.frames, args.size)
     if tokens > MOST:
         raise UserError(f"--frames {args.frames} --size {args.size}: {tokens:,} tokens in one clip, "
                         f"{MOST:,} at most; take fewer, and go on from the clip with --extend")
