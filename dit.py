@@ -11,7 +11,8 @@ THE PROBLEM. flow.py left one thing open: the network. It gets a noisy latent z,
 answers with an array of z's shape (which way the clip lies, or what the noise was). It has to be good at
 three things at once: to look FAR (if the left ear is a cat's, so is the right one), to LISTEN (to the prompt,
 and to t: at t=0 all is fog and only the prompt says what will be, at t=1 only hairs are missing), and to be
-TRAINED deep and long without falling apart. One design per section: the first two are attention and adaLN.
+TRAINED deep and long without falling apart. Attention is for the first, adaLN for the second, its zeros for
+the third.
 
 THE IDEA is to make of a picture what transformers are good at, a set of tokens:
 
@@ -34,10 +35,11 @@ stream and a gradient reaches the first as directly as the last ("residual"):
     MLP         each token by itself digests what it has heard
 
 HOW DOES A BLOCK LISTEN? Peebles & Xie tried four ways (DiT 3.2, Fig. 5): t and the label as two more tokens;
-cross-attention to them; adaLN, where they set scale and shift of each norm; and adaLN-Zero, the same with a
-gate on what each step adds, closed at the start. The last one won by far (its FID, a distance from real
-pictures, was about half of the first's), and costs nothing beside attention. Everybody uses it for t. A
-prompt is too rich for one vector: PixArt adds cross-attention to its tokens, SD3 lets them join in.
+cross-attention, where the picture's tokens ask and these two answer; adaLN, where they set scale and shift of
+each norm; and adaLN-Zero, the same with a gate on what each step adds, closed at the start. The last one won
+by far (its FID, a distance from real pictures, was about half of the first's), and takes hardly any work
+beside attention. Everybody uses it for t. A prompt is too rich for one vector: PixArt adds cross-attention to
+its tokens, SD3 lets them join in.
 
 Before this, the network was a U-Net of convolutions (Stable Diffusion 1): it sees near things first, has
 shortcuts between sizes, and needs layers of another kind for time. DiT showed that none of this is needed,
@@ -114,7 +116,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Four times as wide inside, then back: most of a block's parameters, and of what it knows, are here."""
+    """Four times as wide inside, then back: the largest part of a block's parameters."""
 
     def __init__(self, inside, hidden, width):
         super().__init__()
@@ -207,10 +209,13 @@ class FinalLayer(nn.Module):
 
 # ADALN-ZERO (DiT 3.2): x <- x + gate(c) F(h), where F is attention or MLP, and the Linear that makes scale,
 # shift AND gate starts at zero. So each block starts as the identity, however deep the network: nothing
-# explodes, and each block joins in as soon as its gate has learned that this helps. It works because a gate
-# of 0 has a gradient (F's output), though F itself has none until the gate has moved. The head starts at
-# zero, too: the first answer is 0, the best guess of somebody who knows nothing
+# explodes, and each block joins in as soon as its gate has learned that this helps. The head starts at zero,
+# too: the first answer is 0, the best guess of somebody who knows nothing
 # (test_a_new_network_predicts_zero_and_its_blocks_change_nothing).
+#
+# Is a network of zeros not stuck? A weight of 0 that multiplies something has that something for a gradient.
+# So the first step of training moves the head alone; the second also the gates, which multiply F's output,
+# and the patch embedding; and from the third on everything learns (test_zeros_open_one_after_the_other).
 def initialise(net):
     """How every transformer here starts when it is not loaded; the last line of its constructor."""
     for name, module in net.named_modules():
@@ -237,7 +242,7 @@ def initialise(net):
 # A place in a picture has two coordinates, so half of the channels write the column, half the row. Tried by
 # others: a learned row for each place (ViT) knows no other size; rotary positions turn q and k in every block
 # instead (latte.rotate; Flux and most video models since) and would change these trained models.
-# TRAPS, all three as released: the COLUMN comes first; positions are [sin|cos], times are [cos|sin]
+# TRAPS, both as released: the COLUMN comes first; positions are [sin|cos], times are [cos|sin]
 # (test_golden_sincos_table_of_mmdit, test_golden_conditions_and_positions_of_mmdit).
 
 def sincos(positions, width):

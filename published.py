@@ -145,8 +145,8 @@ def kl_vae(state, groups=32, scale=None, shift=None):
 
 
 def vae_config(state, groups):
-    """KLVAEConfig of a state in the original layout; scale and shift are left at their defaults. A level's
-    width is that of its first convolution, in units of the first level's: 128, 256, 512, 512 are (1,2,4,4)."""
+    """KLVAEConfig of a state in the original layout; scale and shift are left at their defaults. A level is
+    as wide as its first convolution, in units of the first level: 128, 256, 512, 512 are (1,2,4,4)."""
     shape = partial(shape_of, state, network="a Stable Diffusion VAE")
     levels = max(count_blocks(state, r"encoder\.down\.(\d+)\."), 1)
     ch = shape("encoder.conv_in.weight")[0]
@@ -395,8 +395,8 @@ def latte_t2v(state, head_dim=0, input_size=64, frames=16, dtype=None):
 
 
 def latte_sizes(state, head_dim):
-    """The fields of LatteConfig that both kinds of file tell alike. How wide a head is they do not tell; Table
-    2 does, for the four widths that it has."""
+    """The fields of LatteConfig that both kinds of file tell alike. How wide a head is they do not tell;
+    Table 2 does, for the four widths that it has."""
     shape = partial(shape_of, state, network="a Latte")
     width, channels, patch, _ = shape("x_embedder.proj.weight")
     heads = {row["width"]: row["heads"] for row in SIZES.values()}.get(width, max(width // 64, 1))
@@ -553,11 +553,12 @@ class Released:
 # One file, many names. What it is follows from the first sign that fits; the order of SIGNS matters, since a
 # Latte has DiT's names and a sign of its own besides.
 #
-# TO ADD A NETWORK: write the module with the names of its authors' file (a .safetensors file's first bytes list
-# them, with shapes; no need to download the rest); a function here that reads the config off those shapes and
-# ends in fill(); a table if there is a second layout; a line in SIGNS, of names that no other network has, in
-# TRANSFORMERS, READS and WHERE. Then the parity test, from the authors' code at a small size with random
-# weights: before it passes, names that fit mean nothing.
+# TO ADD A NETWORK: write the module with the names of its authors' file (a .safetensors file's first bytes
+# list them, with shapes; no need to download the rest); a function here that reads the config off those
+# shapes and ends in fill(); a table if there is a second layout; a line in SIGNS, of names that no other
+# network has, in TRANSFORMERS, READS and WHERE. Then the parity test, from the authors' code at a small size
+# with random weights: before it passes, names that fit mean nothing. PixArt beside DiT is the shortest
+# example.
 def told(names):
     """Which network these tensors belong to, "" if none that is known here."""
     return next((kind for kind, sign in SIGNS if any(re.match(sign, name) for name in names)), "")

@@ -8,7 +8,7 @@ import dit
 import published
 from checkpoint import load_network
 from conftest import close, golden
-from dit import DiTBlock, MMDiT, MMDiTConfig, PixArtBlock, scrambled
+from dit import DiT, DiTBlock, DiTConfig, MMDiT, MMDiTConfig, PixArtBlock, scrambled
 
 SMALL = MMDiTConfig(in_channels=4, depth=3, heads=4, head_dim=12, context_dim=20, pooled_dim=10, pos_grid=12,
                     base_size=8)
@@ -164,6 +164,23 @@ def test_a_new_network_predicts_zero_and_its_blocks_change_nothing():
     assert_close(after, (context, x), atol=0, rtol=0)
     assert net(z, t, **cond).abs().max() == 0
     assert abs(net.t_embedder.mlp[0].weight.std().item() - 0.02) < 2e-3
+
+
+def test_zeros_open_one_after_the_other():
+    """adaLN-Zero learns from zeros: the head alone, then gates and patch embedding, then everything."""
+    net = DiT(DiTConfig(input_size=4, depth=2, width=16, heads=2, classes=3))
+    z, noise, t = torch.randn(2, 4, 4, 4), torch.randn(2, 8, 4, 4), torch.tensor([5, 900])
+    labels = torch.arange(2)
+    optimizer, learning = torch.optim.SGD(net.parameters(), lr=1.0), []
+    for _ in range(3):
+        optimizer.zero_grad()
+        (net(z, t, labels) - noise).square().mean().backward()
+        learning.append({name for name, p in net.named_parameters() if p.grad.abs().max() > 0})
+        optimizer.step()
+    head = {"final_layer.linear.weight", "final_layer.linear.bias"}
+    assert learning[0] == head
+    assert {name.split(".")[-3] for name in learning[1] - head} == {"adaLN_modulation", "x_embedder"}
+    assert learning[2] == {name for name, _ in net.named_parameters()}
 
 
 def test_patches_are_put_back_where_they_were_cut():
