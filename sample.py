@@ -8,7 +8,34 @@ Differs  --start, --end, --extend are in neither paper; steps, guidance and null
 Reads    after published.py; train.py previews and eval.py scores call generate() from here
 Run me   python sample.py "a cat"      # CPU, a few seconds: writes out/0000-a-cat.mp4, look at out/index.html
          python sample.py "a cat jumping" --start cat.png
-         python sample.py 207 --weights DiT-XL-2-256x256.pt --vae stable-diffusion-v1-4/vae"""
+         python sample.py 207 --weights DiT-XL-2-256x256.pt --vae stable-diffusion-v1-4/vae
+
+THE PROBLEM. A trained transformer answers one small question: given latents with noise on them, and how much
+noise it is, which way lies the data? A person asks a large one: a cat. Between the two lie an encoder that
+turns words into tokens, a walk of many small questions each of which starts where the last one ended, and a
+decoder; each has settings that training fixed and no tensor tells.
+
+THE IDEA. Keep all of it in one place (Models), make the walk the same for every model (walk), and treat
+everything else a person may have, a first frame, a last one, a clip, as something GIVEN to that walk. What
+happens to "a cat", with the toy's sizes and with those of VideoDiT at 512 x 512 (VideoDiT A.2):
+
+    words      a cat                            -> context (1,12,128)         (1,154,4096)   pooled (1,128)
+    noise      keyed by seed, step, index       -> (1,16,4,8,8)               (1,16,24,64,64)
+    28 steps   2 x 64 tokens (guidance: twice)  -> same shape                 2 x 24,576 tokens
+    unscaled   z / scale + shift: Eq. 3 made one pair of numbers serve pictures and clips
+    D          4 frames for each latent frame   -> (1,3,16,64,64)             (1,3,96,512,512)
+
+When a clip comes out wrong, what it looks like tells where to look:
+
+    coloured noise that never clears    another VAE's latents, or time running the wrong way
+    grey and washed out, or burnt       scale and shift left out; or guidance far too low, or too high
+    the right thing, blurred            too few steps for this sampler (DDPM with 28)
+    the prompt is ignored               guidance 1; or a null prompt that training has never seen
+    good frames that do not belong      --frames far from those of training; image models (VideoDiT Fig. 2)
+    black                               not-a-number; here an error (finite)
+
+Tried by others: a pipeline class for each model, with the walk in each of them once more. Then --start for
+one is not --start for the next, and a fix to the one is not a fix to the others."""
 
 import hashlib
 import html
@@ -391,6 +418,15 @@ HELD = 4.0                          # noise over signal: the flow's level 0.8
 # ASSUMED: all of this section; no paper says it.
 
 
+# The pull costs a backward pass, three times a step; starting part way saves a third of the steps. Pulling is
+# for the part of the walk where the guess already shows something: at noise level 0.9, where the guess at the
+# known frame is a blur, its gradient is a push in no direction, and 95 % became 60.
+#
+# What stays hard: a motion that must go on where no clip of training went. On from the end of a clip a
+# subject that moves right stands at the frame's edge; the model has never seen one leave, and lets it spin or
+# grow instead. (With --extend, motion as asked: 69 % of 32 clips, where subject, colour and scene are 94 to
+# 100; of clips rendered on to 32 frames the judge names 88 % of the motions.)
+
 @dataclass
 class Given:
     """What a walk starts from or must keep, beside its prompt."""
@@ -494,6 +530,8 @@ def file_name(number, prompt):
     return f"{number:04d}-{slug or hashlib.sha1(prompt.encode(errors='replace')).hexdigest()[:10]}"
 
 
+# Why the .json is written first: to create a file "if it is not there" is the one thing that a file system
+# does for exactly one of two runs. Who made the .json owns the number; film and sheet follow under its name.
 def reserve(out, number, prompt, about):
     """Write the .json under the first free number from `number` on; returns the name without extension.
 
@@ -580,6 +618,8 @@ TOKENS = 1 << 15    # in one batch: eight pictures of SD3 at 1024, one clip of 9
 MOST = 1 << 17      # in one clip: 5 times VideoDiT's largest; attention over more would take hours, or fail
 
 
+# A batch is bounded by tokens and not by the memory that is free: then the same command makes the same
+# batches on every machine, and a clip differs by no more than its processor's rounding.
 def parse(argv):
     flags = FlagParser(prog="sample.py", description="make clips, or with --image pictures, from prompts")
     add = flags.add_argument
