@@ -175,14 +175,6 @@ def read_bytes(root, name, most=MAX_BYTES):
     return data
 
 
-def find(root, names, extensions, what):
-    """The names that end in one of the extensions; if none does, an error that says what is there instead."""
-    found = [name for name in names if name.lower().endswith(extensions)]
-    if not found:
-        nothing_of(root, names, extensions, what)
-    return found
-
-
 # The commonest mistake of all is a wrong path, and "0 files found" helps nobody. The answer says where one
 # has looked, for what, and what lies there instead: "found 360 other files (.jpg)" is a solution.
 def nothing_of(root, names, extensions, what, left_out=None):
@@ -295,6 +287,7 @@ def open_picture(root, name, short=None, long=None):
 
 
 def warn_left_out(root, left_out):
+    """One line in the log; `python data.py FOLDER` lists them."""
     if left_out:
         log.warning("left out %d entries of %s; first: %s, %s", len(left_out), root,
                     *next(iter(left_out.items())))
@@ -351,6 +344,8 @@ def read_rows(root, name):
             yield from (json_rows if name.lower().endswith(".jsonl") else csv_rows)(text)
 
 
+# JSON lines are simpler: the format escapes a line's end inside a text, so one line is one row, always, and a
+# broken one spoils no other.
 def json_rows(text):
     """A row a line, each an object {...}."""
     for number, line in enumerate(text, 1):
