@@ -621,7 +621,8 @@ def _swings(subject):
 #     all, x 9        half size     4        open      each side and phase keeps the best of its nine places
 #     6 best          half size     4        open      searched, by whole pixels down to a quarter
 #     3 best          full size     6        open      searched, from half a pixel
-#     + their twins   full size     6        true      2 best searched; then the better one, by other steps
+#     + their twins   full size     6        true      2 best searched
+#     35 near that    full size     6        true      the best searched, by other steps
 #     1               full size     all      true      searched, to 1/32 of a pixel
 def _fit(clip, told):
     """float32 (T,H,W,3) of 0..255 -> (Stage, the nearest Spec)."""
@@ -640,8 +641,13 @@ def _fit(clip, told):
     twins = [replace(spec, flip=not spec.flip, phase=spec.phase + half) for spec in found
              for half in (0.0, 0.5) if not spec.motion.startswith("moving")]
     found = [_search(fine, spec, six, 1 / 2, 1 / 8) for spec in best(fine, found + twins, six, True)[:2]]
-    # Steps of another width get down from where one is stuck. The last search alone sees every frame.
-    spec = _search(fine, best(fine, found, six, True)[0], six, 1 / 3, 1 / 24)
+    # In a clip that stands still every frame has the same stairs; height and size suit each other in a few
+    # places only: look at a grid of both. Steps of another width get down from where one is stuck, too.
+    spec = best(fine, found, six, True)[0]
+    around = [replace(spec, **{name: float(np.clip(getattr(spec, name) + by, *RANGES[name]))
+                               for name, by in (("y", y / 256), ("scale", scale * 0.006))})
+              for y in (0, -2, -1, 1, 2) for scale in (0, -3, -2, -1, 1, 2, 3)]
+    spec = _search(fine, best(fine, around, six, True)[0], six, 1 / 3, 1 / 24)
     spec = _search(fine, spec, range(len(clip)), 1 / 8, 1 / 32)
     return fine, replace(spec, phase=spec.phase % 1.0)
 
