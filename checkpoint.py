@@ -77,9 +77,9 @@ class FlagParser(argparse.ArgumentParser):
 # ---------------------------------------------------------------------------------------------- signals
 
 # A run of days is ended by others: a scheduler sends SIGTERM or SIGUSR1 before it takes the machine back, a
-# closed terminal SIGHUP, a person Ctrl-C (SIGINT). Left alone, each of them kills at once, and the steps since
-# the last save are lost. So they are noted here, in one list, and whatever works for long looks at the list
-# where it can stop in good order: the loop after a step, the encoder of latents after a batch.
+# closed terminal SIGHUP, a person Ctrl-C (SIGINT). Left alone, each of them kills at once, and the steps
+# since the last save are lost. So they are noted here, in one list, and whatever works for long looks at the
+# list where it can stop in good order: the loop after a step, the encoder of latents after a batch.
 
 STOP = []      # [(number, time)] of the signals noted so far; tests clear it
 
@@ -117,7 +117,7 @@ def hold(folder):
     """Only one process works in a folder: two trainings that save over each other leave a mixture of both.
 
     The lock belongs to the process and dies with it, however it dies: no file to delete after a kill -9, and
-    no worker that inherits it. (flock would be inherited; a file with a process's number would outlive it.)"""
+    no worker that inherits it. (flock would be inherited; a file with a process's number outlives it.)"""
     folder, path = Path(folder), Path(folder) / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def sweep(folder):
         if found and not alive(int(found.group(1))):
             shutil.rmtree(entry.path, ignore_errors=True)
         elif re.fullmatch(r"\.tmp\w{6}|\..+\.\d+\.tmp\.\w+", entry.name) and entry.is_file() \
-                and time.time() - entry.stat().st_mtime > 3600:         # of earlier versions, and safetensors'
+                and time.time() - entry.stat().st_mtime > 3600:         # earlier versions', and safetensors'
             os.unlink(entry.path)
 
 
@@ -343,9 +343,9 @@ def load_strict(net, state, source, assign=False):
                  if names]
         raise UserError(f"{source} does not fit {type(net).__name__}; " + "; ".join(parts))
     for name, tensor in state.items():
-        if tensor.dtype in FINITE and not tensor.isfinite().all():
-            raise UserError(f"{source}: {name} holds numbers that are not finite; if a training diverged, take "
-                            "one of its older states (OUT/STAGE/STEP), else copy the file again")
+        if tensor.dtype in FINITE and not tensor.is_meta and not tensor.isfinite().all():
+            raise UserError(f"{source}: {name} holds numbers that are not finite; if a training diverged, "
+                            "take one of its older states (OUT/STAGE/STEP), else copy the file again")
     net.load_state_dict(state, assign=assign)
 
 

@@ -3,7 +3,7 @@ Paper    none: "trained with AdamW" is all that both papers say of it
 Shapes   a batch is what its stage made of it; the loop looks at nothing but losses and gradients
 Differs  Lightning, Accelerate and Trainer hide this loop behind hooks; here it is a page to read
 Reads    after presets.py, whose fields (cfg) it follows; before train.py, whose stages it trains
-Run me   python loop.py      # CPU, 2 s: a line is fitted, killed, resumed; draws both curves, out/loop.html"""
+Run me   python loop.py      # CPU, 2 s: a line is fitted, cut, resumed; draws what was lost, out/loop.png"""
 
 import base64
 import contextlib
@@ -133,8 +133,8 @@ def told_once(run=None):
         if not first:
             sys.exit(2 if isinstance(error, UserError) else 1)
         raise error
-    finally:
-        if run and dist.is_initialized() and sys.exc_info()[0] is None:     # a peer that died would be awaited
+    else:                                                   # not after an error: a dead peer would be awaited
+        if run and dist.is_initialized():
             dist.destroy_process_group()
 
 
@@ -235,7 +235,7 @@ class Trainer:
             return player
         with warnings.catch_warnings():                     # its new name is not in every torch that we allow
             warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-            # no device_ids: with them DDP hands each player a copy of the batch; a game's players share theirs
+            # no device_ids: with them DDP hands each player a copy of the batch; a game's share theirs
             return nn.parallel.DistributedDataParallel(player, gradient_as_bucket_view=True,
                                                        broadcast_buffers=False, find_unused_parameters=True)
 
@@ -308,7 +308,7 @@ class Trainer:
                 net.train(mode)
 
     def take_step(self, micros):
-        """Every player's turn, in a game each on what the one before left. Returns the numbers for the log."""
+        """Every player's turn, in a game each on what the one before left. Returns what the log shows."""
         lr, bad, shown = learning_rate(self.cfg, self.step), torch.zeros((), device=self.run.device), {}
         for name in self.players:
             left_out, log = self.turn(name, micros, lr)
@@ -427,8 +427,8 @@ class Trainer:
             if self.run.rank == 0:
                 print(f"{self.cfg.stage}: goes on from another run: {'; '.join(differs)}")
         elif differs:
-            raise UserError(f"{file} is of another run: {'; '.join(differs)}. --resume anyway goes on from it, "
-                            "--resume none starts again, or give another --out")
+            raise UserError(f"{file} is of another run: {'; '.join(differs)}. --resume anyway goes on from "
+                            "it, --resume none starts again, or give another --out")
 
     @torch.no_grad()
     def load(self, state, file):
@@ -553,14 +553,14 @@ def fit(cfg, run, stage):
             raise UserError(f"stopped by a signal at step {step}, saved; the same command goes on from there")
     watch.bar.close()
     if trainer.failed:
-        raise UserError(f"{cfg.stage}: the last {int(trainer.failed)} steps were left out, so the end was not "
-                        f"saved; {trainer.whereabouts()}")
+        raise UserError(f"{cfg.stage}: the last {int(trainer.failed)} steps were left out, so the end was "
+                        f"not saved; {trainer.whereabouts()}")
     if run.rank == 0:
         print(f"{cfg.stage}: weights in {cfg.out}/, log and previews in {folder}/")
 
 
 def show(trainer, name):
-    """A preview by the averages. A sharded network needs all ranks to run; then all but one draw for nobody."""
+    """A preview by the averages. A sharded network needs all ranks to run: all but one draw for nobody."""
     if trainer.run.rank and not trainer.cfg.shard:
         return
     with trainer.averaged() as nets, tempfile.TemporaryDirectory() as nowhere:
@@ -659,7 +659,8 @@ def peak_memory(run):
         import resource                                     # Windows has none
     except ImportError:
         return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def read_log(path):
@@ -687,14 +688,14 @@ def report(out):
     stages = sorted((path.parent for path in out.glob("*/log.jsonl")), key=lambda path: path.stat().st_mtime)
     if not stages:
         raise UserError(f"{out}: no stage's log.jsonl in it; give the --out of a training")
-    parts = [f"<!doctype html><meta charset=utf-8><title>{html.escape(out.name)}</title><style>{STYLE}</style>"
-             f"<h1>{html.escape(out.name)}</h1>"]
+    name = html.escape(out.name)
+    parts = [f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{STYLE}</style><h1>{name}</h1>"]
     for folder in stages:
         lines = read_log(folder / "log.jsonl")
         parts.append(f"<h2>{html.escape(folder.name)}</h2>")
         if lines:
-            last = {key: f"{value:.6g}" for key, value in lines[-1].items() if isinstance(value, (int, float))}
-            parts.append(table([last.keys(), last.values()]))
+            last = {key: value for key, value in lines[-1].items() if isinstance(value, (int, float))}
+            parts.append(table([last.keys(), [f"{value:.6g}" for value in last.values()]]))
             parts += [curve(key, [(line["step"], line.get(key)) for line in lines]) for key in lines[-1]
                       if key not in ("step", "eta_s", "skipped", "steps_per_s", "memory_gb")]
         shown = sorted(path for path in folder.glob("*.png") if path.stem.isdigit())
@@ -736,3 +737,51 @@ def curve(name, points, wide=340, high=170):
             f"<text x=0 y={high - 25}>{low:.3g}</text><text x=0 y=30>{top:.3g}</text>"
             f"<text x=40 y={high - 8}>step {left}</text><text x={wide - 70} y={high - 8}>{right}</text>"
             f"<polyline points='{' '.join(place(x, y) for x, y in thin)}'/></svg>")
+
+
+# ---------------------------------------------------------------------------------------------- demo
+
+def demo(picture="out/loop.png"):
+    """A line is fitted in 60 steps: left alone; cut after 40 and resumed; and cut, then gone on with from its
+    weights alone, as most scripts do. Returns how far the last two end from the first.
+
+    The picture shows the losses. What weights alone forget is Adam's moments: near the goal they had made the
+    steps small, and a fresh Adam starts with whole ones."""
+    from presets import Config, apply
+    from video import plot
+
+    def walk(out, steps, start=None):
+        player = Player(lambda nets, batch: ((nets["line"](batch[0]) - batch[1]).square().mean(), {}),
+                        line=nn.Linear(1, 1))
+        nn.init.zeros_(player.nets["line"].weight), nn.init.zeros_(player.nets["line"].bias)
+        cfg = apply(Config(), {"out": out, "stage": "line", "steps": steps, "lr": 0.3, "warmup": 1})
+        trainer = Trainer(cfg, Run(), Stage({"line": player}, None, None))
+        if start:
+            trainer.load(start, "the state") if "rng" in start else player.load_state_dict(start)
+            trainer.step = 40
+        losses = []
+        while trainer.step < steps:
+            rng = torch.Generator().manual_seed(trainer.step)
+            x = torch.randn(64, 1, generator=rng)
+            noise = 0.02 * torch.randn(64, 1, generator=rng)
+            micro = {0: x, 1: 3 * x - 1 + noise}
+            losses.append(float(trainer.take_step([micro])["line"]))
+        return trainer.state(), losses
+    torch.manual_seed(0)
+    alone, losses = walk("out", 60)
+    cut, _ = walk("out", 40)
+    resumed, again = walk("out", 60, cut)
+    forgot, bump = walk("out", 60, cut["players"]["line"])
+    plot(picture, {"left alone": (range(60), losses), "cut at 40, resumed": (range(40, 60), again, "."),
+                   "cut at 40, weights alone": (range(40, 60), bump, "--")},
+         "a run that is cut", "step", "loss", log="y")
+    far = [max((a - b).abs().max().item() for a, b in zip(state["players"]["line"].values(),
+                                                          alone["players"]["line"].values()))
+           for state in (resumed, forgot)]
+    return far
+
+
+if __name__ == "__main__":
+    same, other = demo()
+    print(f"resumed, the weights end {same:.1g} from those of a run left alone (right: 0); from weights alone, "
+          f"{other:.2g}; out/loop.png shows the losses")

@@ -358,3 +358,80 @@ def test_attention_by_hand_and_fused_agree_with_the_formula(dtype, atol, heads):
         scores = q.double() @ k.double().transpose(-2, -1) / 8 ** 0.5
         scores = scores if hide is None else scores.masked_fill(~hide, -1e9)
         assert_close(attend(q, k, v, hide).double(), scores.softmax(-1) @ v.double(), atol=atol, rtol=0)
+
+
+# -------------------------------------------------------------------------------- kills, signals, equal files
+
+def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
+    """An unfinished file lies in a hidden folder, which no reader's pattern finds; the next process deletes
+    those of processes that are gone, and leaves those of the living and of other machines."""
+    script = ("import os, sys; from pathlib import Path; from checkpoint import write_atomic\n"
+              "def write(to): Path(to).write_bytes(b'half'); os.kill(os.getpid(), 9)\n"
+              "write_atomic(Path(sys.argv[1]) / '00000-of-00002.safetensors', write)")
+    subprocess.run([sys.executable, "-c", script, tmp_path], cwd=Path(checkpoint.__file__).parent)
+    left, = tmp_path.iterdir()
+    assert left.is_dir() and (left / "00000-of-00002.safetensors").read_bytes() == b"half"
+    assert list(tmp_path.glob("*.safetensors")) == []
+    living = tmp_path / f".a.{checkpoint.HOST}.{os.getppid()}.tmp"
+    elsewhere = tmp_path / ".a.another-machine.1.tmp"
+    old = tmp_path / ".tmpAb12Cd"
+    for folder in (living, elsewhere):
+        folder.mkdir()
+    old.touch()
+    os.utime(old, (0, 0))
+    checkpoint.sweep.cache_clear()
+    write_atomic(tmp_path / "b.txt", lambda to: to.write_text("b"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((living.name, elsewhere.name, "b.txt"))
+
+
+def test_equal_weights_are_equal_files(tmp_path):
+    """In any process, from any order of names: cmp and a checksum tell two networks apart."""
+    script = ("import sys, torch; from checkpoint import save_state\n"
+              "torch.manual_seed(0); state = {name: torch.randn(3, 4) for name in 'abc'}\n"
+              "state = {**state, 'n': torch.tensor(7), 'half': torch.ones(3).half()}\n"
+              "names = sorted(state, reverse=sys.argv[2] == 'back')\n"
+              "save_state(sys.argv[1], {name: state[name] for name in names}, 'Tiny', {'width': 3},"
+              " {'step': 1, 'size': 2, 'é': 3})")
+    for name in ("on", "back"):
+        subprocess.run([sys.executable, "-c", script, tmp_path / f"{name}.safetensors", name], check=True,
+                       cwd=Path(checkpoint.__file__).parent)
+    assert (tmp_path / "on.safetensors").read_bytes() == (tmp_path / "back.safetensors").read_bytes()
+
+
+def test_our_files_are_read_by_the_library_and_aligned(tmp_path):
+    """Every dtype, scalars and empty tensors; the library's strict reader accepts the header."""
+    state = {"a": torch.randn(3, 5), "b": torch.tensor(3), "c": torch.ones(5, dtype=torch.bfloat16).half(),
+             "d": torch.zeros(0, 4), "e": torch.tensor([True, False, True]), "f": torch.randn(4, 4).t(),
+             "g": torch.ones(3, dtype=torch.bfloat16), "h": torch.arange(3, dtype=torch.uint8)}
+    checkpoint.save_tensors(tmp_path / "x.safetensors", state, {"note": "a \"quoted\" one\n"})
+    back = read_state(tmp_path / "x.safetensors")
+    assert back.keys() == state.keys()
+    for name, tensor in state.items():
+        assert back[name].dtype == tensor.dtype and torch.equal(back[name], tensor)
+
+
+@pytest.mark.parametrize("gap, code", [(0.1, 7), (2.5, -1)])
+def test_the_second_signal_ends_the_process_but_not_an_echo(gap, code):
+    """A scheduler's SIGTERM and the launcher's copy of it arrive within milliseconds: that is one request."""
+    script = ("import os, signal, sys, time; import checkpoint; checkpoint.catch_signals()\n"
+              f"os.kill(os.getpid(), 15); time.sleep({gap}); os.kill(os.getpid(), 15); sys.exit(7)")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                          cwd=Path(checkpoint.__file__).parent)
+    assert done.returncode == (code if code > 0 else 128 + 15)
+    assert done.stderr == "\nSIGTERM: stopping at the next good place\n"
+
+
+def test_a_line_of_a_log_is_strict_json_or_an_error(tmp_path):
+    """NaN and Infinity are no JSON; /dev/full is a disk without a byte."""
+    checkpoint.append_line(tmp_path / "log.jsonl", {"a": float("nan"), "b": float("inf"), "c": 1.5, "d": "x"})
+    assert (tmp_path / "log.jsonl").read_text() == '{"a": null, "b": null, "c": 1.5, "d": "x"}\n'
+    with pytest.raises(UserError, match="cannot write /dev/full: .*No space left"):
+        checkpoint.append_line(Path("/dev/full"), {"a": 1})
+
+
+def test_nan_is_named_and_refused():
+    """A diverged network answers with a black clip and no error."""
+    net = Tiny(TinyConfig())
+    state = {**net.state_dict(), "layer.bias": torch.tensor([1.0, float("nan")])}
+    with pytest.raises(UserError, match="it: layer.bias holds numbers that are not finite"):
+        load_strict(net, state, "it")

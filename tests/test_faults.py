@@ -1,0 +1,199 @@
+"""What a week of training meets: kills, signals, ranks that fail, full disks, two runs in one folder."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import loop
+import train
+from checkpoint import UserError, hold, read_state
+from conftest import script
+from test_loop import THREAD, differs, fit, run, same, signals, torchrun
+
+# One rank of two does what the third word says, in step 2 of stage judge.
+SICK = """
+import os
+import signal
+import sys
+import train
+from checkpoint import UserError, polite
+honest = train.judge_loss
+turns = []
+def loss(*words):
+    turns.append(0)
+    if len(turns) == 2 and os.environ.get("RANK", "0") == "1":
+        if sys.argv[1] == "error":
+            raise UserError("the film of rank 1 is broken; mend it")
+        if sys.argv[1] == "bug":
+            raise ZeroDivisionError("a bug of rank 1")
+        os.kill(os.getpid(), int(sys.argv[1]))
+    return honest(*words)
+train.judge_loss = loss
+polite(lambda: train.main(sys.argv[2:]))
+"""
+
+
+def sick(tmp_path, what, steps=12):
+    (tmp_path / "sick.py").write_text(SICK)
+    words = "--config", "tiny", "--stage", "judge", "--steps", steps, "--out", tmp_path / "run"
+    return script(*torchrun(tmp_path / "sick.py", what, *words), extra=THREAD)
+
+
+def of_ours(text):
+    """What our own processes said before the launcher began: a line each, or a stack."""
+    told = text.replace("\r", "\n").split('Traceback (most recent call last):\n  File "<frozen')[0]
+    return [line for line in told.splitlines() if line.startswith(("sick.py:", "Traceback"))]
+
+
+# ------------------------------------------------------------ ranks
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what, reason", [
+    ("error", "the film of rank 1 is broken; mend it"),
+    (int(signal.SIGKILL), "another rank is gone (killed, or its machine): the same command goes on from")])
+def test_a_rank_that_fails_ends_all_with_one_reason(tmp_path, what, reason):
+    """A UserError on one rank, a rank that is shot: the others stop, and one line says why."""
+    done = sick(tmp_path, what)
+    said, = of_ours(done.err)
+    assert done.code != 0 and said.startswith(f"sick.py: {reason}")
+    if what == "error":                                     # and the launcher's root cause is that very line
+        assert f"traceback : rank 1: {reason}" in done.err.split("Root Cause")[1]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_both_after_the_same_step(tmp_path):
+    """SIGTERM reaches rank 1 alone, in step 2: both stop four steps later, saved, and go on from there."""
+    done = sick(tmp_path, int(signal.SIGTERM))
+    assert done.code != 0 and "stopped by a signal at step 6, saved" in done.err
+    assert read_state(tmp_path / "run" / "judge" / "state.pt")["step"] == 6
+
+
+def test_a_wrong_flag_on_many_ranks_is_one_line(tmp_path):
+    """Every rank finds it; rank 0 says it."""
+    for rank in "01":
+        done = script("train.py", "--lr", "nan", extra={"RANK": rank, "WORLD_SIZE": "2"})
+        assert done.code == 2 and done.err.count("\n") == (rank == "0")
+
+
+# ------------------------------------------------------------ kills
+
+def killed(words, delay):
+    """A training in a process of its own that is shot after `delay` seconds. True: it had ended."""
+    child = os.fork()
+    if not child:
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1), os.dup2(null, 2)
+            train.main(words)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + delay
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            assert os.waitstatus_to_exitcode(status) == 0
+            return True
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["vae", "videodit"])
+def test_a_run_that_is_shot_again_and_again_ends_as_if_left_alone(tiny, tmp_path, stage):
+    """kill -9 at random moments, saving after every step: every resume works, and the end is the same, bit
+    for bit: weights, averages, moments, and the files themselves. KILLS=100 for more."""
+    kills, draws, rounds = int(os.environ.get("KILLS", 10)), random.Random(stage), 0
+    words = ["--config", "tiny", "--stage", stage, "--steps", "6", "--save_every", "1", "--out"]
+    whole = tiny.fork(tmp_path / "whole")
+    began = time.monotonic()
+    assert killed([*words, str(whole)], 600)
+    took = time.monotonic() - began
+    expected = read_state(whole / stage / "state.pt")
+    while kills > 0:
+        out, rounds = tiny.fork(tmp_path / f"shot-{rounds}"), rounds + 1
+        while not killed([*words, str(out)], draws.uniform(0.1, 1.2) * took):
+            kills -= 1
+            if (out / stage / "state.pt").is_file():
+                read_state(out / stage / "state.pt")        # whole, at every moment
+        assert differs(expected, read_state(out / stage / "state.pt")) == []
+        assert (out / f"{stage}.safetensors").read_bytes() == (whole / f"{stage}.safetensors").read_bytes()
+        left = [path for path in out.rglob("*") if path.name.endswith(".tmp")]
+        assert left == [] and not (out / ".lock").exists()
+
+
+# ------------------------------------------------------------ one folder, one run
+
+HOLDER = ("import sys, time; from checkpoint import hold\n"
+          "with hold(sys.argv[1]): print('in', flush=True); time.sleep(60)")
+
+
+def test_two_runs_in_one_folder_are_refused_and_the_lock_dies_with_its_process(tmp_path):
+    """Also when that process is shot: nothing has to be deleted by hand."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "run"], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"in\n"
+    with pytest.raises(UserError, match="run is in use by another process; wait for it, or give another"):
+        run(tmp_path / "run", "judge", "--steps", 1)
+    holder.kill()
+    holder.wait()
+    with hold(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()                  # it was empty
+
+
+# ------------------------------------------------------------ disks
+
+@pytest.mark.parametrize("place", ["file/run", "/proc/run"])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, place):
+    """A file where a folder should be, a read-only file system: before anything is trained."""
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write .*choose another folder") as error:
+        run(tmp_path / place, "judge", "--steps", 1)
+    assert "\n" not in str(error.value)
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_keeps_what_was_saved(tmp_path):
+    """While log.jsonl is written, and while a state is: no file may grow beyond what it has now."""
+    fit(tmp_path, 2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = tmp_path / "line" / "log.jsonl"
+    for limit in (log.stat().st_size + 20, 2000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(UserError, match="cannot write .*; free some space") as error:
+                fit(tmp_path, 9)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert "\n" not in str(error.value)
+        assert read_state(tmp_path / "line" / "state.pt")["step"] == 2
+    assert fit(tmp_path, 3)["step"] == 3 and [line["step"] for line in loop.read_log(log)] == [1, 2, 3]
+
+
+# ------------------------------------------------------------ encoding
+
+def test_a_signal_during_encoding_is_heard_before_the_next_clip(tiny, tmp_path, monkeypatch):
+    """Latents of thousands of clips take hours: the first SIGTERM counts there, too."""
+    out = tiny.fork(tmp_path / "run")
+    for path in out.glob("cache/*/*.safetensors"):
+        path.unlink()
+    honest, seen = train.fingerprint, []
+
+    def fingerprint(net):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return honest(net)
+    monkeypatch.setattr(train, "fingerprint", fingerprint)
+    with pytest.raises(UserError, match="stopped by a signal during .*the same command goes on from there"):
+        run(out, "dit", "--steps", 1)
+    loop.STOP.clear()
+    monkeypatch.setattr(train, "fingerprint", honest)
+    assert run(out, "dit", "--steps", 1)["step"] == 1
