@@ -27,7 +27,7 @@ make each (test_table_1_variants_to_the_digit). Brackets are blocks:
 
     1 in turn        x -> [space, MLP] -> [time, MLP] -> [space, MLP] -> [time, MLP] ...      28 blocks
     2 late fusion    x -> [space, MLP] -> [space, MLP] ...  then  [time, MLP] -> [time, MLP]  14 and 14
-    3 both in one    x -> [space, time, MLP] -> [space, time, MLP] ...                        23 or so
+    3 both in one    x -> [space, time, MLP] -> [space, time, MLP] ...                        23
     4 side by side   x -> [space + time, MLP] -> ...      half of the heads look each way     28
 
 WHAT THE PAPER FOUND (4.2, Fig. 5f): 1 is best, then 3, then 2, then 4. Its reasons: too many spatial blocks
