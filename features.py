@@ -222,8 +222,8 @@ TRUNKS = {
 }
 
 
-# ASSUMED: VideoDiT names no network for LPIPS, neither in its loss (Eq. 4) nor in Table 1; we take what LPIPS'
-# authors advise, VGG16 for the loss and AlexNet for the metric.
+# ASSUMED: VideoDiT names no network for LPIPS, neither in its loss (Eq. 4) nor in Table 1; we take what
+# LPIPS' authors advise, VGG16 for the loss and AlexNet for the metric.
 class LPIPS(nn.Module):
     """The learned perceptual distance, version 0.1; net="vgg" as a training loss, "alex" as a metric."""
 
