@@ -295,10 +295,10 @@ def check(config):
     least = {"steps": 1, "batch": 1, "accumulate": 1, "size": 8, "frames": 1, "stride": 1, "save_every": 1,
              "preview_every": 1, "log_every": 1, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12, "windows": 1,
              "encode_batch": 1, "previews": 1}
-    homes = {item.name: str(Path(getattr(config, item.name)).expanduser()) for item in dataclasses.fields(config)
-             if str(getattr(config, item.name)).startswith("~")}        # --out=~/x: the shell leaves it to us
-    config, sizes = dataclasses.replace(config, **homes), ("ch", "groups", "width", "heads", "head_dim", "depth",
-                                                           "layers", "patch", "features")
+    homes = {name: str(Path(value).expanduser()) for name, value in vars(config).items()
+             if str(value).startswith("~")}                             # --out=~/x: the shell leaves it to us
+    config = dataclasses.replace(config, **homes)
+    sizes = ("ch", "groups", "width", "heads", "head_dim", "depth", "layers", "patch", "features")
     for name, value in flatten(config).items():
         bound = least.get(name, int(name.rpartition(".")[2] in sizes and "." in name))
         bound = 0 if name == "steps" and config.stage == "cache" else bound
@@ -356,8 +356,8 @@ GUIDE = {
 def overview():
     """What `python train.py` prints."""
     lines = ["What can be trained, and how long it takes: in hours on 8 H100, computed, not measured; in",
-             "brackets with --cached. Several GPUs: torchrun --nproc-per-node 8 train.py ... A command that was",
-             "stopped goes on when it is given again. One stage: --stage NAME. All flags: --help", ""]
+             "brackets with --cached. Several GPUs: torchrun --nproc-per-node 8 train.py ... A command that",
+             "was stopped goes on if given again. One stage: --stage NAME. All flags: --help", ""]
     for name, (flags, time) in GUIDE.items():
         lines += [f"  python train.py --config {name} {flags}".rstrip(),
                   f"        {', '.join(PRESETS[name]['stages'])}: {time}"]
@@ -365,7 +365,8 @@ def overview():
         *lines, "", "The stages:", *(f"  {name:10}{what}" for name, what in STAGES.items()), "",
         "SD3: Stable Diffusion 3's file or Diffusers folder. SD1: Stable Diffusion 1.4's VAE. PIXART: the",
         "folder of PixArt-alpha 512 with its T5. FILMS, PICTURES: any folders; python data.py FOLDER says",
-        "what of one can be used. First steps: python train.py --stage vae, then python train.py report runs/toy"])
+        "what of one can be used. First steps: python train.py --stage vae; its curves and pictures, then or",
+        "later: python train.py report runs/toy"])
 
 
 def demo():

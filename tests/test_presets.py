@@ -41,6 +41,14 @@ def test_the_two_phases_are_the_papers(size):
     assert (cfg.lr, cfg.ema, cfg.text_drop, cfg.stride) == (5e-5, 0.9999, 0.1, 1)
 
 
+def test_the_320_phases_dp_vae_is_the_papers_too():
+    """It learns at 256 with 32 frames (4.1), whatever the transformer after it does; 512 goes on from 320."""
+    before, here = row("videodit-256", "dpvae"), row("videodit-320", "dpvae")
+    assert (here.frames, here.size, here.steps, here.long) == (32, 256, before.steps, before.long)
+    assert list(PRESETS["videodit-320"]["stages"]) == ["dpvae", "videodit"]
+    assert list(PRESETS["videodit-512"]["stages"]) == ["videodit"]
+
+
 @pytest.mark.parametrize("name", ["ffs", "sky", "taichi", "ucf101"])
 def test_lattes_runs_are_the_papers(name):
     """Latte 4.1, 4.2: XL/2, 16 frames three apart, 256 x 256, EMA 0.9999; -img: 8 pictures a clip."""
@@ -104,8 +112,7 @@ def test_every_flag_is_explained_by_the_comment_beside_its_field(capsys):
     assert [name for name, (_, note) in told.items() if note == name.rpartition(".")[2]] == []
     assert told["warmup"] == ("the optimizer", "steps of linear warm-up")
     assert told["image_start"][1].endswith('or "silent": temporal ones start mute')      # a second line
-    assert told["dit.depth"] == ("network dit: MMDiTConfig", "joint blocks; SD3 scales by depth alone (heads = "
-                                 "depth), toys need not")
+    assert told["dit.depth"][0] == "network dit: MMDiTConfig" and told["dit.depth"][1].startswith("joint ")
     with pytest.raises(SystemExit) as stopped:
         parse(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
