@@ -1,44 +1,65 @@
 """ablate.py - every ablation of both papers, as runs of train.py and eval.py that differ in one flag.
-Paper    VideoDiT Tables 3-6 (4.3), 1 and 2 (our row); Latte Figs. 5, 7 (4.2), Tables 3, 5, the mask of 3.3.4
+Paper    VideoDiT Tables 3-6 (4.3), Figs. 3, 5, 7; Tables 1 and 2 (our row); Latte Figs. 5, 7 (4.2), Tables 3
+         and 5, the mask of 3.3.4
 Shapes   none: this file only composes commands; --dry-run prints them, to be run by hand as well
 Numbers  the paper's, as printed, beside ours. On the toy world ours are judged by the toy's judge and say so:
          the order of the rows may be compared with the paper's, the numbers may not
-Differs  what rows have in common is trained once: the stages before theirs in OUT/CONFIG/base, and a run that
-         several tables show, as most show the default, in one folder named by its flags
+Differs  the papers run each row once; here --seeds 3 runs it three times and shows the spread. What rows
+         have in common is trained once, and so is a run that several tables show, as most show the default
 Reads    after eval.py, before bench.py
-Run me   python ablate.py                                   # CPU, 3 s: the tables; do their flags exist?
-         python ablate.py videodit-5 --config tiny          # CPU, 2 min: without 3D patchify, and with
+Run me   python ablate.py                        # CPU, 5 s: the tables; how often three seeds deceive
+         python ablate.py videodit-5 --config tiny --seeds 2       # CPU, minutes: without 3D patchify, with
+         python ablate.py videodit-5 --seeds 3                     # CPU, hours: in an order that can be seen
          python ablate.py videodit-3 --config videodit-256 --train "--init SD3 --data CLIPS" --real UCF101
 Stopped, the same command goes on: a row with a result.json is kept, a stage goes on where it was."""
 
 import json
+import math
+import os
+import platform
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
+import numpy as np
+from safetensors import safe_open
+
 import presets
 from checkpoint import FlagParser, UserError, polite, write_atomic
 from presets import PRESETS, SIZES
+from published import FILES, load_detector
 
-HERE, SMALL = Path(__file__).parent, ("tiny", "toy")
+HERE, SMALL = Path(__file__).parent, ("tiny", "small", "toy")
+DETECTORS = HERE / "checkpoints" / "detectors"          # where eval.py looks if no --weights are given
 
+
+# ------------------------------------------------------------------------------------------------ tables
+
+# Both papers are arguments, and this is where they are made: "with X, without X, the rest alike". An ablation
+# is worth as much as its "the rest alike", so a row here is nothing but the flags that it is about, and all
+# else comes from one preset. Each default is the paper's best row; so the default run, trained once, stands
+# in most tables. The flags reach the code that they are named after: grep patchify_3d, or reg_weight.
+#
+# Read a row aloud: "Table 5, 2D patchify: FVD 756.25; without it, as proposed, 556.42".
 
 class Row(NamedTuple):
     name: str
     flags: str             # of train.py: what this row is about
     paper: dict            # as printed; in words where it is a curve
-    small: str = ""        # instead of `flags` in --config tiny and toy
+    small: str = ""        # instead of `flags` in --config tiny, small and toy
 
 
 class Table(NamedTuple):
     title: str
     model: str             # the stage that each row trains for itself; the stages before it are trained once
     rows: tuple
+    at: str                # the preset whose setting the paper's numbers are of
     needs: str = ""        # "data": shows nothing on the toy world
 
 
@@ -61,9 +82,9 @@ def size_flags(depth, width, heads):
 
 TABLES = {
     "videodit-1": Table("Table 1: reconstruction", "dpvae", (
-        Row("DP-VAE (ours)", "", quality(37.53, 0.980, 0.0444)),)),
+        Row("DP-VAE (ours)", "", quality(37.53, 0.980, 0.0444)),), "videodit-256"),
     "videodit-2": Table("Table 2: zero-shot UCF101", "videodit", (
-        Row("VideoDiT (ours)", "--p_video 0.8", scores(428.52, 33.04)),)),
+        Row("VideoDiT (ours)", "--p_video 0.8", scores(428.52, 33.04)),), "videodit-512"),
     # VideoDiT 4.3: "p was set to 100%, except for the ablation of joint image-video training"
     "videodit-3": Table("Table 3: DP-VAE", "videodit", (
         Row("neither", "--p_video 1 --no-key_encoder --reg_weight 0",
@@ -71,66 +92,84 @@ TABLES = {
         Row("regularization", "--p_video 1 --no-key_encoder",
             quality(33.85, 0.9643, 0.1183) | scores(654.73, 22.37)),
         Row("2D VAE", "--p_video 1 --reg_weight 0", quality(38.18, 0.9849, 0.0380) | scores(645.28, 27.56)),
-        Row("both", "--p_video 1", quality(37.53, 0.9806, 0.0444) | scores(556.42, 29.61)))),
+        Row("both", "--p_video 1", quality(37.53, 0.9806, 0.0444) | scores(556.42, 29.61))), "videodit-256"),
     "videodit-4": Table("Table 4: what is made global", "videodit", (
         Row("2D and 3D, 4.15B", "--p_video 1 --attention 2d+3d", scores(563.24, 29.00)),
-        Row("2D to 3D, 2.03B", "--p_video 1", scores(556.42, 29.61)))),
+        Row("2D to 3D, 2.03B", "--p_video 1", scores(556.42, 29.61))), "videodit-256"),
     "videodit-5": Table("Table 5: 3D patchify", "videodit", (
         Row("2D patchify", "--p_video 1 --no-patchify_3d", scores(756.25, 27.85)),
-        Row("3D patchify", "--p_video 1", scores(556.42, 29.61)))),
+        Row("3D patchify", "--p_video 1", scores(556.42, 29.61))), "videodit-256"),
     "videodit-6": Table("Table 6, Fig. 7: joint image-video training", "videodit", (
         Row("without", "--p_video 1", scores(556.42, 29.61) | {"pictures": "entirely compromised"}),
-        Row("with", "--p_video 0.8", scores(543.18, 32.47) | {"pictures": "preserved"}))),
+        Row("with", "--p_video 0.8", scores(543.18, 32.47) | {"pictures": "preserved"})), "videodit-256"),
     # DEVIATES Latte 4.2: the paper's clips are unconditional faces, the toy's obey prompts.
     "latte-5a": Table("Fig. 5a: patch embedding", "latte", (
         Row("uniform", "--joint_images 0", {"FVD": "better"}),
-        Row("compression", "--joint_images 0 --latte.patch_embed compression", {"FVD": "notably behind"}))),
+        Row("compression", "--joint_images 0 --latte.patch_embed compression", {"FVD": "notably behind"})),
+        "latte-ffs"),
     "latte-5b": Table("Fig. 5b: timestep and class", "latte", (
         Row("S-AdaLN", "--joint_images 0", {"FVD": "significantly better"}),
-        Row("all tokens", "--joint_images 0 --latte.conditioning all_tokens", {"FVD": "worse"}))),
+        Row("all tokens", "--joint_images 0 --latte.conditioning all_tokens", {"FVD": "worse"})),
+        "latte-ffs"),
     "latte-5c": Table("Fig. 5c: temporal position", "latte", (
         Row("absolute", "--joint_images 0", {"FVD": "slightly better"}),
-        Row("RoPE", "--joint_images 0 --latte.temporal rope", {"FVD": "slightly worse"}))),
-    # DEVIATES: the toy has no DiT to start from, so at toy size the second row is the first.
+        Row("RoPE", "--joint_images 0 --latte.temporal rope", {"FVD": "slightly worse"})), "latte-ffs"),
+    # {image}: --image_model. DEVIATES: the toy has no DiT to start from, so it shows nothing there.
     "latte-5d": Table("Fig. 5d: start from DiT", "latte", (
         Row("random", "--joint_images 0", {"FVD": "better in the end"}),
-        Row("ImageNet", "--joint_images 0 --init DiT-XL-2-256x256.pt", {"FVD": "better at first"})), "data"),
+        Row("ImageNet", "--joint_images 0 --init {image}", {"FVD": "better at first"})),
+        "latte-ffs", "data"),
     # ASSUMED: the intervals are in the figure alone; the paper goes on with 3.
     "latte-5e": Table("Fig. 5e: video sampling interval", "latte", tuple(
         Row(f"{stride}", f"--joint_images 0 --stride {stride}", {"FVD": "alike in the end"})
-        for stride in (1, 3, 6)), "data"),
+        for stride in (1, 3, 6)), "latte-ffs", "data"),
     "latte-5f": Table("Fig. 5f, Table 1: model variants", "latte", tuple(
         Row(f"Variant {number}", f"--joint_images 0 --latte.variant {number}",
             {"params (M)": params, "FVD": fvd})
         for number, params, fvd in ((1, 673.68, "best"), (2, 673.68, "behind 1 and 3"),
-                                    (3, 676.33, "second"), (4, 676.44, "worst")))),
+                                    (3, 676.33, "second"), (4, 676.44, "worst"))), "latte-ffs"),
     # at toy size: a quarter of the width and about a quarter of the depth
     "latte-7": Table("Fig. 7, Table 2: model size", "latte", tuple(
         Row(f"Latte-{name}", size_flags(**SIZES[name]), {"params (M)": params, "FVD": "falls with size"},
             size_flags(*small))
         for name, params, small in (("S", 32.48, (4, 96, 3)), ("B", 129.54, (4, 192, 6)),
-                                    ("L", 456.81, (6, 256, 8)), ("XL", 673.68, (8, 288, 9))))),
+                                    ("L", 456.81, (6, 256, 8)), ("XL", 673.68, (8, 288, 9)))), "latte-ffs"),
     "latte-3": Table("Tables 3, 5: joint image-video training", "latte", (
         Row("Latte", "--joint_images 0", latte_scores(34.00, 59.82, 477.97, 159.60, 5.02, 68.53)),
         Row("Latte+IMG", "--batch 32 --joint_images 8",
-            latte_scores(27.08, 42.67, 202.23, 97.09, 3.87, 73.31), small="--joint_images 1"))),
+            latte_scores(27.08, 42.67, 202.23, 97.09, 3.87, 73.31), small="--joint_images 1")), "latte-ffs"),
     "latte-mask": Table("3.3.4: what pictures do in time (--config latte-t2v)", "latte", (
         Row("Only Video", "--latte.joint only_video", {"FVD": 705.72, "FID": 75.98}),
-        Row("Temporal Mask", "--latte.joint temporal_mask", {"FVD": 589.86, "FID": 63.36}))),
+        Row("Temporal Mask", "--latte.joint temporal_mask", {"FVD": 589.86, "FID": 63.36})), "latte-t2v"),
 }
 
 
 # ------------------------------------------------------------------------------------------------ commands
 
+# A table becomes folders and commands, nothing else; what is printed by --dry-run is what is run:
+#
+#     OUT/CONFIG/base/             judge, vae, dit, dpvae, the cached latents: trained once, with seed 0
+#     OUT/CONFIG/RUN/SEED/         a row: base's networks, its own transformer, samples/, result.json
+#     OUT/CONFIG/TABLE.json .md .png                         what came out, for people and programs
+#
+# A RUN is named by its flags, so that two tables that ask for the same run share it. A seed changes all that
+# is drawn after base: weights, noise, the order of the clips and, in the toy world, the clips themselves; so
+# each seed has a cache of its own. (Only Table 3's rows train a DP-VAE for themselves.)
+
 class Job(NamedTuple):
-    """A folder and the commands that fill it, each a list of words."""
+    """A folder and the commands that fill it: of train.py as words, of eval.py as (name, words)."""
     folder: Path
     training: list
     judging: list
+    model: str = ""
 
 
 def base(args):
     return Path(args.out) / args.config / "base"
+
+
+def cache_of(args, seed):
+    return base(args) / (f"cache-{seed}" if seed else "cache")
 
 
 def shared_job(args):
@@ -143,56 +182,175 @@ def shared_job(args):
     return Job(base(args), commands, [])
 
 
-def row_job(args, key, row):
+def flags_of(args, row):
+    flags = row.small if row.small and args.config in SMALL else row.flags
+    return flags.replace("{image}", shlex.quote(args.image_model))
+
+
+def row_job(args, key, row, seed=0):
     """Train what is the row's own, then judge what came out."""
-    model, flags = TABLES[key].model, row.small if row.small and args.config in SMALL else row.flags
-    own = [model] if model != "dpvae" else []                   # the base has one
+    model, flags = TABLES[key].model, flags_of(args, row)
+    own = [model] if model != "dpvae" or seed else []           # base has one, of seed 0
     if re.search("key_encoder|reg_weight", flags):              # a DP-VAE of its own, and so its own latents
         own = ["dpvae", model] if "dit" in PRESETS[args.config]["stages"] else ["dpvae", "cache", model]
     name = re.sub(r"[^\w.]+", "-", f"{model} {flags}").strip("-")
-    folder = base(args).with_name(name) if own else base(args)
-    training = [train_command(args, stage, folder, flags) for stage in own]
-    config = presets.parse(train_command(args, model, folder, flags)[1:])[0]
-    return Job(folder, training, judge_commands(args, model, folder, config))
+    folder = base(args).with_name(name) / str(seed) if own else base(args)
+    training = [train_command(args, stage, folder, flags, seed, points(args, model) if stage == model else 0)
+                for stage in own]
+    config = presets.parse(train_command(args, model, folder, flags, seed)[1:])[0]
+    return Job(folder, training, judge_commands(args, model, folder, config, seed), model)
 
 
-def train_command(args, stage, folder, flags):
+def train_command(args, stage, folder, flags, seed=0, states=0):
     """Latents are cached once for all rows that share a VAE: a cache is named by the VAE's weights. But not
-    where the rows cut their clips differently."""
-    cache = folder if "--stride" in flags else base(args)
-    return ["train.py", "--config", args.config, "--stage", stage, *shlex.split(flags), "--out", str(folder),
-            "--cache", str(cache / "cache"), *shlex.split(args.train)]
+    where the rows cut their clips differently. states: so many stay on disk, for a curve over iterations."""
+    cache = folder / "cache" if "--stride" in flags else cache_of(args, seed)
+    words = ["train.py", "--config", args.config, "--stage", stage, *shlex.split(flags),
+             "--out", str(folder), "--cache", str(cache), "--seed", str(seed), *shlex.split(args.train)]
+    if states:
+        words += ["--save_every", str(every(presets.parse(words[1:])[0], states)), "--keep", str(states)]
+    return words
 
 
-def judge_commands(args, model, folder, config):
+def points(args, model):
+    """Of the curve of FVD over iterations: Latte's figures are curves, VideoDiT's tables are not."""
+    return args.curve if args.curve >= 0 else 4 * (model == "latte")
+
+
+def every(config, points):
+    """Steps between two points of a curve whose last is the end."""
+    return max(config.steps // points, 1)
+
+
+def judge_commands(args, model, folder, config, seed):
     """eval.py: reconstruction where there is a DP-VAE, and clips where there is a transformer."""
-    n, clips, toy = str(args.n), str(folder / "samples"), config.data == "toy"
+    toy, commands = config.data == "toy", []
     judge = ["--features", "toy", "--judge", str(folder / "judge.safetensors")]
-    films = ["toy", "-n", n, *judge]
-    if not toy:                                                 # VideoDiT 4.1: 50 films of 64 frames
-        films = [args.films or config.data, "--frames", "64", "--size", "512"]
-    recon, made = [["recon", str(folder), *films]] if model != "latte" else [], []
-    features = ["--cache", str(base(args) / "features")]        # of the real clips, which all rows share
+    if model != "latte":                                        # VideoDiT 4.1: 50 films of 64 frames
+        films = ["toy", "-n", str(args.n), *judge]
+        if not toy:
+            films = [args.films or config.data, "--frames", "64", "--size", "512",
+                     *weights(args, "lpips_alex")]
+        commands = [("recon", ["recon", str(folder), *films, "--sheet", str(folder / "recon.png")])]
     if model == "dpvae":
-        pass
-    elif toy:
+        return commands
+    if toy:
+        commands.append(("toy", ["toy", "--ckpt", str(folder), "-n", str(args.n), "--model", model,
+                                 "--seed", str(seed), "--nearest", str(args.nearest)]))
+    commands += clip_commands(args, model, folder, config, seed, judge, folder, "")
+    between = every(config, points(args, model) or 1)
+    for step in range(between, config.steps, between):
+        early = folder / model / f"{step:07d}"                 # a state that train.py kept, a folder like any
+        commands += clip_commands(args, model, folder, config, seed, judge, early, f"@{step}")
+    return commands
+
+
+def clip_commands(args, model, folder, config, seed, judge, source, when):
+    """Clips by the weights in `source`, and how far they are from real ones. when: "", or "@STEP", where the
+    distance of a curve's point is enough."""
+    n, clips = str(args.n), str(folder / f"samples{when}")
+    features = ["--cache", str(base(args) / "features")]        # of the real clips, which all rows share
+    sample = ["sample", str(source), "-n", n, "-o", clips, "--model", model, "--seed", str(seed),
+              "--batch", str(args.batch), *["--sheet", f"{clips}.png"] * (not when)]
+    if config.data == "toy":
         shape = ["--clips", n, "--frames", str(config.frames), "--size", str(config.size)]
-        made = [["toy", "--ckpt", str(folder), "-n", n, "--model", model],
-                ["sample", str(folder), "-n", n, "-o", clips, "--png", "--model", model],
-                ["fvd", "toy:video", clips, *judge, *shape, *features]]
+        look, real, sample = [*judge, *shape, *features], "toy:video", [*sample, "--png"]
     else:
-        real, asked = args.real or config.data, ["--prompts", args.real] if args.real else []
-        weights = ["--weights", config.init] if model == "videodit" and config.init else []
-        if model == "latte" and config.latte.condition == "none":
-            asked = ["--cfg", "1", "--steps", "250"]
-        protocol = ["--protocol", "videodit" if model == "videodit" else "latte", "--clips", n]
-        made = [["sample", str(folder), "-n", n, "-o", clips, "--model", model, *asked, *weights],
-                ["fvd", real, clips, *protocol, *features], ["is", clips, *protocol]]
-    return [["eval.py", *words] for words in recon + made]
+        real, sample = args.real or config.data, sample + ["--prompts", args.real] * asks_text(model, config)
+        look = ["--protocol", "videodit" if model == "videodit" else "latte", "--clips", n, *features]
+    kinds = distances(args, model, config) if not when else [("fvd", "i3d")]
+    made = [(f"{kind}{when}", [kind, *[real] * (kind != "is"), clips, *look,
+                               *weights(args, detector, config)]) for kind, detector in kinds]
+    return [(f"sample{when}", sample), *made] + (
+        picture_commands(args, folder, config, seed, judge) if model == "videodit" and not when else [])
+
+
+def picture_commands(args, folder, config, seed, judge):
+    """VideoDiT Fig. 7: what the model still knows of pictures. The paper shows eight, the toy can count."""
+    toy, out = config.data == "toy", str(folder / "pictures")
+    sample = ["sample", str(folder), "-n", str(args.n) if toy else "16", "-o", out, "--frames", "1",
+              "--model", "videodit", "--seed", str(seed), "--batch", str(args.batch),
+              "--sheet", f"{out}.png", "--prompts", "toy:image" if toy else args.real]
+    look = ["fid", "toy:image", out, *judge, "--clips", str(args.n), "--frames", "1",
+            "--size", str(config.size), "--cache", str(base(args) / "features")]
+    return [("sample pictures", sample)] + [("fid pictures", look)] * toy
+
+
+def asks_text(model, config):
+    return model == "videodit" or config.latte.condition == "text"
+
+
+def distances(args, model, config):
+    """(eval.py's command, its network), as the papers have them: IS where clips have UCF101's classes, FID in
+    Latte's tables of faces and of text-to-video."""
+    classes = model == "videodit" or config.latte.condition == "class"
+    if config.data == "toy":
+        return [("fvd", ""), ("fid", "")]
+    return [("fvd", "i3d"), ("is", "c3d") if classes else ("fid", "inception")]
+
+
+def weights(args, detector, config=None):
+    """The flags for a published network that looks; the toy's judge needs none."""
+    if config and config.data == "toy":
+        return []
+    path = Path(args.detectors or DETECTORS) / FILES[detector]
+    return (["--weights", str(path)] * bool(args.detectors)
+            + ["--trust-torchscript"] * (args.trust_torchscript and detector != "lpips_alex"))
 
 
 def shown(command):
     return shlex.join(["python", *command])
+
+
+# --------------------------------------------------------------------------------- looked for before anything
+
+# A table at paper size is weeks of a machine's work, of which the last minute opens I3D's file. So everything
+# that the last command will need is opened before the first one starts.
+
+def look_for(args, key, jobs, shared):
+    """Raise for the first thing that is missing, or that would make two rows the same."""
+    table = TABLES[key]
+    about = set().union(*(given(args, table.model, flags_of(args, row)) for row in table.rows))
+    reserved = about | {"out", "cache", "seed", "config", "stage"}
+    reserved |= {"save_every", "keep"} if points(args, table.model) else set()
+    for name in sorted(given(args, table.model, args.train) & reserved):
+        why = {"seed": "give --seeds", "out": "give --out", "config": "give --config"}.get(
+            name, f"{key} sets it" if name in about else "ablate.py sets it")
+        raise UserError(f"--train: --{name} would be the same in every row; {why}: leave it out of --train")
+    configs = [presets.parse(command[1:])[0] for job in (shared, *jobs) for command in job.training]
+    toy = configs[-1].data == "toy"
+    if not configs[-1].data:
+        raise UserError(f'{key} at --config {args.config} trains on films; give --train "--data FOLDER"')
+    if table.needs == "data" and toy:
+        raise UserError(f'{key} shows nothing on the toy world; give --train "--data FOLDER_OF_FILMS"')
+    if not toy and not args.real and asks_text(table.model, configs[-1]) and table.model != "dpvae":
+        raise UserError(f"{key} is judged against clips that no training saw; give --real UCF101, its folder")
+    own = {"--real": args.real, "--films": args.films, "--detectors": args.detectors}
+    names = ("init", "data", "images", "vae_weights", "text_weights", "lpips")
+    for config in configs:
+        places = own | {f"--{name}": getattr(config, name) for name in names}
+        for flag, place in places.items():
+            if place not in ("", "toy") and not Path(place).expanduser().exists():
+                flag = "--image_model" if place == args.image_model else flag
+                where = "" if flag in own or flag == "--image_model" else " in --train"
+                raise UserError(f"{key} needs {flag} {place}, and there is none; give {flag}{where}")
+        if config.batch % config.accumulate:
+            raise UserError(f"--batch {config.batch}: must be a multiple of --accumulate {config.accumulate}")
+    for kind in () if toy else detectors_of(jobs):
+        load_detector(Path(args.detectors or DETECTORS) / FILES[kind], kind, args.trust_torchscript)
+
+
+def given(args, stage, flags):
+    """The names of train.py's flags among these words, however they are written: --no-x, --x=1."""
+    words = shlex.split(flags)
+    own = {word[2:].partition("=")[0] for word in words} & {"config", "stage"}
+    return own or presets.parse(["--config", args.config, "--stage", stage, *words])[0].given
+
+
+def detectors_of(jobs):
+    asked = {words[0] for job in jobs for _, words in job.judging}
+    return [kind for command, kind in (("recon", "lpips_alex"), ("fvd", "i3d"), ("fid", "inception"),
+                                       ("is", "c3d")) if command in asked]
 
 
 # ------------------------------------------------------------------------------------------------- running
@@ -200,7 +358,8 @@ def shown(command):
 def run(args, command):
     """Run one command; its last line if that is JSON, else {}. Progress, on stderr, is seen as it comes."""
     print(f"\n{shown(command)}", flush=True)
-    launcher = shlex.split(args.launch) if args.launch and command[0] == "train.py" else [sys.executable]
+    shared = args.launch and (command[0] == "train.py" or command[1] == "sample")   # ranks divide the clips
+    launcher = shlex.split(args.launch) if shared else [sys.executable]
     words = [*launcher, str(HERE / command[0]), *command[1:]]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
     print(done.stdout, end="", flush=True)
@@ -211,74 +370,220 @@ def run(args, command):
 
 
 def run_row(args, job, shared):
-    """{eval.py's command: what it says of the row}, made or found."""
-    path, commands = job.folder / "result.json", [shown(command) for command in job.training + job.judging]
+    """{"ours": {name: what eval.py says of the row}, "params", "cpu_s"}, made or found."""
+    path = job.folder / "result.json"
+    commands = [shown(words) for words in (*shared.training, *job.training)]
+    commands += [shown(["eval.py", *words]) for _, words in job.judging]
     if path.is_file():
         found = json.loads(path.read_text("utf-8"))
         if found["commands"] != commands:
             raise UserError(f"{path} is of other commands; delete {job.folder}, or give another --out")
-        return found["ours"]
+        return found
     for name in ("judge", "vae", "dit", "text", "dpvae"):
         theirs, ours = (folder / f"{name}.safetensors" for folder in (shared.folder, job.folder))
         if theirs.exists() and not ours.exists():
             write_atomic(ours, lambda temporary: shutil.copy(theirs, temporary))
+    before = children_seconds()
     for command in job.training:
         run(args, command)
-    measured = {command[1]: found for command in job.judging if (found := run(args, command))}
-    found = {"commands": commands, "ours": measured}
+    measured = {name: found for name, words in job.judging if (found := run(args, ["eval.py", *words]))}
+    found = {"commands": commands, "ours": measured, "cpu_s": round(children_seconds() - before, 1),
+             "params": count_parameters(job.folder / f"{job.model}.safetensors"),
+             "steps": presets.parse(job.training[-1][1:])[0].steps if job.training else 0}
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(found, indent=1), "utf-8"))
-    return measured
+    return found
+
+
+def children_seconds():
+    """CPU time of all commands so far: it does not depend on what else the machine does, as hours do."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def count_parameters(path):
+    """Of a .safetensors, from its table of contents."""
+    with safe_open(path, "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
 
 
 def run_table(args, key):
-    """What eval.py says of each row, after everything that can be wrong has been looked at."""
-    table = TABLES[key]
-    jobs, shared = [row_job(args, key, row) for row in table.rows], shared_job(args)
-    configs = [presets.parse(command[1:])[0] for job in (shared, *jobs) for command in job.training]
-    missing = [config.init for config in configs if config.init and not Path(config.init).exists()]
-    if missing:
-        raise UserError(f"{key} starts from {missing[0]}, and there is none; give --init in --train")
-    if table.needs == "data" and configs[-1].data in ("", "toy"):
-        raise UserError(f'{key} shows nothing on the toy world; give --train "--data FOLDER_OF_FILMS"')
+    """For each row its runs, one a seed, after everything that can be wrong has been looked at."""
+    rows = [[row_job(args, key, row, seed) for seed in range(args.seeds)] for row in TABLES[key].rows]
+    jobs, shared = [job for row in rows for job in row], shared_job(args)
+    look_for(args, key, jobs, shared)
     if not all((job.folder / "result.json").is_file() for job in jobs):
         for command in shared.training:
             run(args, command)
-    return [run_row(args, job, shared) for job in jobs]
+    found = {}
+    for seed in range(args.seeds):                  # seed by seed: stopped early, whole tables are there
+        for number, row in enumerate(rows):
+            found[number, seed] = run_row(args, row[seed], shared)
+    return [[found[number, seed] for seed in range(args.seeds)] for number in range(len(rows))]
 
 
 # ------------------------------------------------------------------------------------------- what came out
 
+# Two rows, three seeds each. When may one be called better? The usual answer (a test, a p) wants to know how
+# numbers are spread, and three say little about that. This one wants nothing: if the rows were alike, the six
+# numbers would be six draws of one kind, and each of the 20 ways to deal three of them to a row as likely as
+# any other. In two of the 20 all of one row lie below all of the other. So "told apart" means: every seed of
+# one beyond every seed of the other; and it deceives, where nothing differs, in 2 of 20 tables, 10 %. With
+# two seeds it would be 2 of 6, with one always: a table of one seed shows an order and no evidence.
+# Several measures and many pairs are so many chances to be deceived: one in ten is what is wrong.
+
+def told_apart(a, b):
+    """Every number of one beyond every number of the other. One number each tells nothing."""
+    return min(len(a), len(b)) > 1 and (max(a) < min(b) or max(b) < min(a))
+
+
+def deceived(seeds):
+    """How often two rows that do not differ are told apart: 2 of the ways to deal 2n numbers to two rows."""
+    return 2 / math.comb(2 * seeds, seeds) if seeds > 1 else 0.0
+
+
 def summary(ours):
-    """{eval.py's command: its JSON} as one line of a table."""
+    """{eval.py's command: its JSON} -> {column: (number, its standard error or None)}."""
     recon, line = ours.get("recon", {}), {}
     for key, name in (("psnr", "PSNR"), ("ssim", "SSIM"), ("lpips", "LPIPS"), ("toy_lpips", "toy LPIPS")):
-        line |= {name: recon[key]} if key in recon else {}
-    for key in ("fvd", "is"):                           # metric: "fvd", or by the toy's judge "toy fvd"
-        line |= {ours[key]["metric"].replace(key, key.upper()): ours[key][key]} if key in ours else {}
+        line |= {name: (recon[key], None)} if key in recon else {}
+    for key, found in ours.items():                     # metric: "fvd", or by the toy's judge "toy fvd"
+        kind, _, what = key.partition(" ")
+        if kind in ("fvd", "fid", "is"):
+            name = f'{found["metric"].replace(kind, kind.upper())} {what}'.strip()
+            line[name] = found[kind], found["standard_error"]
     scored = ours.get("toy", {})
     for name, row in (("clips", "video_seen"), ("new clips", "video_heldout"), ("pictures", "image_seen")):
-        line |= {f"toy {name} %": 100 * mean(scored[row].values())} if row in scored else {}
-    return line | ({"toy motion %": 100 * scored["video_seen"]["motion"]} if scored else {})
+        line |= {f"toy {name} %": (100 * mean(scored[row].values()), None)} if row in scored else {}
+    if scored:
+        line["toy motion %"] = 100 * scored["video_seen"]["motion"], None
+    if "nearest" in scored:
+        near = scored["nearest"]["generated"]
+        line["nearest dB"] = near["db"], near["error"]
+    return line
 
 
-def show(key, results):
-    """Row, the paper's numbers, ours."""
-    columns = [{"row": row.name} | {f"paper's {name}": value for name, value in row.paper.items()} |
-               {f"our {name}": f"{value:.4g}" for name, value in summary(ours).items()}
-               for row, ours in zip(TABLES[key].rows, results)]
+def collect(args, key, results):
+    """A table as JSON: the paper's numbers, ours of every seed, what made them."""
+    table, rows = TABLES[key], []
+    for row, runs in zip(table.rows, results):
+        lines = [summary(found["ours"]) for found in runs]
+        curve = {name.partition("@")[2]: [found["ours"][name]["fvd"] for found in runs]
+                 for name in runs[0]["ours"] if name.startswith("fvd@")}
+        rows.append({"name": row.name, "paper": row.paper, "params": runs[0]["params"],
+                     "steps": runs[0]["steps"], "cpu_s": [found["cpu_s"] for found in runs], "curve": curve,
+                     "ours": {name: {"seeds": [line[name][0] for line in lines],
+                                     "standard_error": [line[name][1] for line in lines]}
+                              for name in lines[0]}})
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}"
+    flags = ["--config", args.config, "--seeds", str(args.seeds), "-n", str(args.n)]
+    return {"table": key, "title": table.title, "config": args.config, "paper_at": table.at,
+            "command": shown(["ablate.py", key, *flags, *["--train", args.train] * bool(args.train)]),
+            "seeds": args.seeds, "clips": args.n, "machine": machine, "rows": rows}
+
+
+def order(found):
+    """{column: "a < b ~ c"}: rows from the lowest mean up; "<" where all seeds are apart, else "~"."""
+    told = {}
+    for name in found["rows"][0]["ours"]:
+        rows = sorted(((row["ours"][name]["seeds"], row["name"]) for row in found["rows"]
+                       if name in row["ours"]), key=lambda pair: mean(pair[0]))
+        text = rows[0][1]
+        for (before, _), (after, label) in zip(rows, rows[1:]):
+            text += f" {'<' if told_apart(before, after) else '~'} {label}"
+        told[name] = text
+    return told
+
+
+def cell(numbers):
+    """"12.5 (11.8 to 13.4) +- 0.6": the mean of the seeds, the least and the most, eval.py's own error."""
+    seeds, errors = numbers["seeds"], [error for error in numbers["standard_error"] if error is not None]
+    text = f"{mean(seeds):.4g}"
+    text += f" ({min(seeds):.4g} to {max(seeds):.4g})" if len(seeds) > 1 else ""
+    return text + (f" +- {mean(errors):.2g}" if errors else "")
+
+
+def markdown(found):
+    """The table as Markdown: it is read as it is, too."""
+    columns = [{"row": row["name"], **{f"paper's {name}": value for name, value in row["paper"].items()},
+                "our params (M)": f"{row['params'] / 1e6:.2f}",
+                **{f"our {name}": cell(numbers) for name, numbers in row["ours"].items()}}
+               for row in found["rows"]]
     names = list(dict.fromkeys(name for column in columns for name in column))
-    widths = [max(len(name), *(len(str(column.get(name, "-"))) for column in columns)) for name in names]
-    print(f"\n{key}: {TABLES[key].title}")
-    for cells in (names, *([str(column.get(name, "-")) for name in names] for column in columns)):
-        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths)))
+    lines = [names, ["---"] * len(names),
+             *([str(column.get(name, "-")) for name in names] for column in columns)]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(names))]
+    text = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
+    seeds, said = found["seeds"], "One seed: an order, no evidence. Lowest first:"
+    if seeds > 1:
+        said = (f"{seeds} seeds: mean (least to most) +- eval.py's own standard error. Lowest first, < where "
+                f"every seed is apart; alike rows would be told apart in {deceived(seeds):.0%} of tables:")
+    if found["config"] != found["paper_at"]:
+        text.append(f"\nThe paper's numbers are of {found['paper_at']}, ours of {found['config']}: only the "
+                    "order of the rows compares.")
+    return "\n".join([*text, "", said, "", *(f"- {name}: {line}" for name, line in order(found).items())])
+
+
+def show(args, key, results):
+    """Print the table; write TABLE.json, TABLE.md and the chart; lay the rows' pictures side by side."""
+    found, folder = collect(args, key, results), Path(args.results or Path(args.out) / args.config)
+    text = f"{key}: {found['title']}\n\n{markdown(found)}\n"
+    print(f"\n{text}")
+    write_atomic(folder / f"{key}.json", lambda to: to.write_text(json.dumps(found, indent=1), "utf-8"))
+    write_atomic(folder / f"{key}.md", lambda to: to.write_text(text, "utf-8"))
+    draw_table(folder / f"{key}.png", found)
+    draw_pictures(args, key)
+
+
+def draw_table(path, found, most=4):
+    """A chart a measure: the curves over iterations where there are some, else a dot a seed."""
+    from video import page, plot
+    rows, charts = found["rows"], []
+    if rows[0]["curve"]:
+        charts.append(draw_curves(found))
+    wanted = [name for name in ("PSNR", "toy FVD", "FVD", "nearest dB", "toy pictures %", "IS", "FID")
+              if name in rows[0]["ours"]]
+    for name in wanted[:most - len(charts)]:
+        dots = {row["name"]: ([number] * found["seeds"], row["ours"][name]["seeds"], ".")
+                for number, row in enumerate(rows) if name in row["ours"]}
+        title = f"{found['title']}: {name}"
+        charts.append(plot(None, dots, title, "row", "a dot is a seed", size=(520, 340)))
+    page(path, charts)
+
+
+def draw_curves(found):
+    """FVD over iterations, as Latte's Figs. 5 and 7: a line through the means, a dot a seed."""
+    from video import plot
+    last, curves = next(name for name in found["rows"][0]["ours"] if "FVD" in name), {}
+    for row in found["rows"]:
+        steps = [*map(int, row["curve"]), row["steps"]]
+        values = [*row["curve"].values(), row["ours"][last]["seeds"]]                       # (points,seeds)
+        curves[row["name"]] = steps, [mean(seeds) for seeds in values]
+        curves |= {f"_{row['name']} {seed}": (steps, [seeds[seed] for seeds in values], ".")
+                   for seed in range(found["seeds"])}
+    return plot(None, curves, found["title"], "steps", last, size=(520, 340))
+
+
+def draw_pictures(args, key):
+    """VideoDiT Figs. 3, 5, 7: the rows' reconstructions, clips and pictures of seed 0, one above another."""
+    from PIL import Image
+    from video import page
+    rows = [(row.name, row_job(args, key, row).folder) for row in TABLES[key].rows]
+    for kind in ("recon", "samples", "pictures"):
+        there = [(name, folder / f"{kind}.png") for name, folder in rows]
+        there = [(name, file) for name, file in there if file.is_file()]
+        if there:
+            path = Path(args.out) / args.config / f"{key}-{kind}.png"
+            page(path, [Image.open(file) for _, file in there], [name for name, _ in there], columns=1)
+            print(f"{path}: {kind} of each row, by seed 0")
 
 
 def dry_run(args, key):
     print(f"\n{key}: {TABLES[key].title}")
     for row in TABLES[key].rows:
-        job = row_job(args, key, row)
-        for command in job.training + job.judging:
-            print(f"  {row.name:16}{shown(command)}")
+        for seed in range(args.seeds):
+            job = row_job(args, key, row, seed)
+            for command in [*job.training, *(["eval.py", *words] for _, words in job.judging)]:
+                print(f"  {row.name:16}{shown(command)}")
 
 
 # -------------------------------------------------------------------------------------------- command line
@@ -287,25 +592,43 @@ def parse(argv):
     flags = FlagParser(prog="ablate.py", description="a table of a paper, row by row; without one: a list")
     add = flags.add_argument
     add("table", choices=[*TABLES, "all"])
-    add("--config", default="toy", help="of train.py: tiny, toy; as published: videodit-256, latte-ffs")
-    add("--out", default="runs/ablate", help="folder; it holds CONFIG/RUN/result.json")
+    add("--config", default="small", help="of train.py: tiny, small, toy, or videodit-256, latte-ffs ...")
+    add("--out", default="runs/ablate", help="folder; it holds CONFIG/RUN/SEED/result.json")
+    add("--results", default="", help="folder for TABLE.json, .md and .png; default: OUT/CONFIG")
+    add("--seeds", type=int, default=1, help="runs of each row; 3 or more tell rows apart")
+    add("--curve", type=int, default=-1, help="points of FVD over iterations; default: 4 for Latte's, else 0")
     add("--train", default="", help="further flags of train.py for every row, in quotes")
     add("--launch", default="", help='instead of python for train.py: "torchrun --nproc-per-node 8"')
     add("--real", default="", help="folder of the real clips of FVD, such as UCF101; default: --data")
     add("--films", default="", help="folder of the films to be reconstructed; default: --data")
-    add("-n", type=int, default=0, help="clips to judge; 0: 256, and 2048 as published")
+    add("--detectors", default="", help="folder of the published networks that look; see eval.py --weights")
+    add("--trust-torchscript", action="store_true", help="run the program that a TorchScript file is")
+    add("--image_model", default="DiT-XL-2-256x256.pt", help="latte-5d: the image model's file")
+    add("-n", type=int, default=0, help="clips to judge; 0: 16 in tiny, 128 in small, 256 in toy, else 2048")
+    add("--nearest", type=int, default=-1, help="of the toy's clips, how many to fit; default: an eighth")
+    add("--batch", type=int, default=32, help="clips that are sampled at once, at most")
     add("--dry-run", action="store_true", help="print the commands of every row, run none")
-    args = flags.parse_args(argv)
+    return check(flags.parse_args(argv))
+
+
+def check(args):
+    """Defaults that depend on others; one line for what cannot be."""
     if args.config not in PRESETS:
         raise UserError(f"--config {args.config}: must be one of {', '.join(PRESETS)}")
-    stages = PRESETS[args.config]["stages"]
-    model = TABLES[args.table].model if args.table != "all" else ""
-    if model and model not in stages:
-        fitting = [name for name, preset in PRESETS.items() if model in preset["stages"]]
-        raise UserError(f"--config {args.config} has no stage {model}; give {' or '.join(fitting)}")
-    args.n = args.n or {"tiny": 16, "toy": 256}.get(args.config, 2048)
-    if args.n < 2:
-        raise UserError(f"-n {args.n}: must be at least 2")
+    stages, table = PRESETS[args.config]["stages"], TABLES.get(args.table)
+    if table and table.model not in stages:
+        fitting = [name for name, preset in PRESETS.items() if table.model in preset["stages"]]
+        raise UserError(f"--config {args.config} has no stage {table.model}; give {' or '.join(fitting)}")
+    if args.table == "videodit-2" and args.config not in (*SMALL, "videodit-512"):
+        raise UserError(f"--config {args.config}: Table 2 is of 96 frames of 512 x 512; give --config "
+                        'videodit-512 --train "--init runs/videodit-320"; the paper\'s number for 256 is in '
+                        "videodit-6")
+    args.n = args.n or {"tiny": 16, "small": 128, "toy": 256}.get(args.config, 2048)
+    args.nearest = args.n // 8 if args.nearest < 0 else args.nearest
+    for name, least in (("n", 2), ("seeds", 1), ("batch", 1)):
+        if getattr(args, name) < least:
+            flag = "-n" if name == "n" else f"--{name}"
+            raise UserError(f"{flag} {getattr(args, name)}: must be at least {least}")
     return args
 
 
@@ -315,16 +638,47 @@ def tables(args):
     return [key for key in TABLES if TABLES[key].model in stages] if args.table == "all" else [args.table]
 
 
-def demo():
+def listed():
     """{table: rows whose commands train.py understands}. An unknown flag raises."""
     args = parse(["all"])
     return {key: len([row_job(args, key, row) for row in TABLES[key].rows]) for key in tables(args)}
 
 
+def demo(seeds=(2, 3, 4, 5), tables=20_000):
+    """{n: (share of made-up tables in which alike rows are told apart, 2 / C(2n, n), the shares where row b
+    lies `EFFECTS` deviations of a seed above a)}."""
+    rng, found = np.random.default_rng(0), {}
+    for n in seeds:
+        a, b = rng.standard_normal((2, tables, n))
+        shares = [float(np.mean((a.max(1) < (b + effect).min(1)) | ((b + effect).max(1) < a.min(1))))
+                  for effect in EFFECTS]
+        found[n] = shares[0], deceived(n), shares
+    return found
+
+
+EFFECTS = np.arange(0, 5.1, 0.5)
+
+
+def draw_demo(path):
+    """Left: deceived as often as can be counted. Right: what it takes for a difference to be seen."""
+    from video import page, plot
+    found = demo()
+    left = plot(None, {"made-up tables": (list(found), [value[0] for value in found.values()], "."),
+                       "2 / C(2n, n)": (list(found), [value[1] for value in found.values()])},
+                "rows that do not differ, told apart", "seeds a row", "share of tables", size=(480, 340))
+    right = plot(None, {f"{n} seeds": (EFFECTS, value[2]) for n, value in found.items()},
+                 "rows that differ", "difference, in a seed's deviations", "share told apart", size=(480, 340))
+    page(path, [left, right])
+    return found
+
+
 def main(argv):
     if not argv:
-        for key, rows in demo().items():
+        for key, rows in listed().items():
             print(f"{key:12}{rows} row{'s' if rows > 1 else ' '}   {TABLES[key].title}")
+        measured, exact, _ = draw_demo("out/ablate.png")[3]
+        print(f"rows that do not differ are told apart by three seeds in {measured:.1%} of tables (counted: "
+              f"{exact:.1%}); drawn in out/ablate.png")
         return
     args = parse(argv)
     if args.dry_run:
@@ -333,7 +687,7 @@ def main(argv):
         if args.dry_run:
             dry_run(args, key)
         else:
-            show(key, run_table(args, key))
+            show(args, key, run_table(args, key))
 
 
 if __name__ == "__main__":

@@ -405,7 +405,7 @@ def vocabulary(cfg):
     folders = [kind for kind, name in (("video", cfg.data), ("image", cfg.images)) if name not in ("toy", "")]
     captions = [caption for kind in folders for caption in toy_or_folder(cfg, kind).captions]
     counts = Counter(word for caption in captions for word in WordTokenizer.split(caption))
-    known = cfg.text.words if len(folders) < 2 else ()
+    known = cfg.text.words if "toy" in (cfg.data, cfg.images) else ()
     return tuple(dict.fromkeys((*known, *(word for word, _ in counts.most_common(4096)))))
 
 
