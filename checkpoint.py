@@ -37,9 +37,21 @@ try:
 except ImportError:         # Windows
     fcntl = None
 
+# What is below is what a notebook does without and a week of training does not. Three questions run through
+# it. What does a reader find if the power goes now? (write_atomic.) What does a person read if the file is
+# not what it should be? (read_state, load_strict.) And who else is at it? (hold, sweep, catch_signals.) None
+# of the answers needs a service, a data base or a library: a file system that renames in one stroke and an
+# operating system that forgets a dead process's locks are enough.
+
 UMASK = os.umask(0o022)      # the only way to read it is to set it
 os.umask(UMASK)
 
+
+# ---------------------------------------------------------------------------------------------- errors
+
+# A stack trace is for the person who mends the code. The person who mistyped a flag or has a broken film
+# needs one line: what is wrong, where, and what to do. So everything that a person can mend is a UserError,
+# and everything else stays what it was: a bug, with its trace.
 
 class UserError(Exception):
     """One line for the person: what is wrong, in which file or flag, and the way out. Ends in exit code 2."""
@@ -112,6 +124,9 @@ def stop_if_asked(doing="this"):
 
 # ---------------------------------------------------------------------------------------------- one at a time
 
+# The same command typed in two terminals is the commonest accident there is. Both runs read the same state,
+# both save, and what stays is one's weights beside the other's moments: it loads, it goes on, it is wrong.
+
 @contextlib.contextmanager
 def hold(folder):
     """Only one process works in a folder: two trainings that save over each other leave a mixture of both.
@@ -156,7 +171,11 @@ UNFINISHED = re.compile(rf"\..*\.{re.escape(HOST)}\.(\d+)\.tmp")       # .NAME.H
 def write_atomic(path, write):
     """Call write(temporary path), flush it to the disk, then rename: `path` is the old file or the new one.
 
-    The rename comes after fsync: a power cut may otherwise keep the rename and lose the data."""
+    The rename comes after fsync: a power cut may otherwise keep the rename and lose the data. Then the file
+    has its name, its date and no bytes, which is how most "corrupt checkpoints" come about.
+
+    A disk that is full, gone or read-only is said in one line, whichever library found out. Tests: a writer
+    is shot at random moments (test_checkpoint.py), and files may not grow beyond a size (there, too)."""
     path = Path(path)
     folder = path.with_name(f".{path.stem[:40]}.{HOST}.{os.getpid()}.tmp")
     try:
@@ -263,6 +282,13 @@ def save_tensors(path, state, metadata):
 
 
 # ---------------------------------------------------------------------------------------------- reading
+
+# A file comes from a download that broke off, from another version, from a stranger. Each reader below
+# answers one question strictly (is it whole? is it of this class? has it these very tensors? are they
+# numbers?) and says no in a line that names the file. What is never done is to load what fits and leave the
+# rest at random: such a network runs, and its pictures are a little worse for reasons that nobody finds.
+#
+# A pickle is a program: torch.load without weights_only runs whatever its author wrote into it.
 
 def read_state(path):
     """{name: tensor} of a .safetensors (memory-mapped: nothing is read before it is used) or a pickled file.

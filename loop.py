@@ -38,6 +38,20 @@ from checkpoint import (HOST, STOP, UserError, append_line, first_line, load_str
 # One rule holds it together: what a step does depends on the seed and on the step's number, and on nothing
 # else - not on the number of processes, not on what happened before, not on a generator's state. Then a
 # resumed run is the same run, and two processes are one, and both can be tested bit by bit.
+#
+#     stage.batches -> fetch -> turn: loss, backward, clip, AdamW, average      a rank, on its share
+#                                 |         ^
+#                                 |         '-- mean gradient of all ranks     (DDP, or FSDP2 with --shard)
+#                                 v
+#     every step          count those left out; has anybody been asked to stop?
+#     every log_every     look(): is all well?   log(): a line of log.jsonl
+#     every save_every    save(): OUT/NAME.safetensors, OUT/STAGE/state.pt, OUT/STAGE/STEP/
+#     every preview_every show(): OUT/STAGE/STEP.png
+#
+# The second rule is about waiting. A GPU computes what it was sent while Python already sends the next step;
+# it idles as soon as Python asks for a number (a loss to print, an `if` on a tensor), because the answer has
+# to be computed first. So inside a step nothing is asked: decisions are made by tensors, and the questions
+# are collected for the steps in which something is shown anyway.
 
 
 # ---------------------------------------------------------------------------------------------- ranks
@@ -47,6 +61,10 @@ from checkpoint import (HOST, STOP, UserError, append_line, first_line, load_str
 # weights: nothing else ever has to be sent. What can go wrong is that ranks disagree - one skips a step, one
 # stops, one reads a file that another is still writing. So each decision here is either made of numbers that
 # are equal everywhere (the mean gradient), or agreed on (the functions of this section).
+#
+# Two machines are no other case: each has a launcher (torchrun), the launchers meet at one address, and each
+# starts its ranks with their numbers in the environment. test_loop.py does so with two launchers on one
+# machine. All ranks must see the same --out, so on many machines it lies on a disk that they share.
 
 @dataclass
 class Run:
@@ -57,6 +75,9 @@ class Run:
     store: object = None               # a small table that all ranks read and write; kept by the launcher
     stop: int = None                   # the step after which all stop, once that is agreed
 
+    # What a rank may do alone: draw, print, write a file. What all must do together, in the same order:
+    # forward and backward, all_ranks, wait, and with --shard what needs a whole tensor (save, show).
+
     def wait(self):
         """Nobody goes on before all have come: after rank 0 wrote what the others are about to read."""
         if self.world > 1:
@@ -64,7 +85,10 @@ class Run:
 
 
 def setup():
-    """torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without it this is rank 0 of 1."""
+    """torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without it this is rank 0 of 1.
+
+    TF32 is switched on here and nowhere else: on a GPU, float32 matrices are then multiplied with 10 bits of
+    mantissa, eight times as fast. --bf16 (autocast) decides about everything else, in autocast() below."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     if device != "cpu":
@@ -140,6 +164,11 @@ def told_once(run=None):
 
 # ---------------------------------------------------------------------------------------------- a stage
 
+# A stage is what differs between training a VAE and a transformer: the networks, their loss, the batches, and
+# what a person wants to see. It is given to the loop as plain functions, with no base class to inherit from:
+# train.py's stages read from top to bottom, and so does the loop. Most stages have one player. The DP-VAE's
+# has two: VAE and discriminator each have a loss of their own, an optimizer of their own, and turns.
+
 class Player(nn.Module):
     """Networks that one optimizer trains, with their loss as forward(): that is what DDP can wrap.
 
@@ -164,6 +193,8 @@ class Stage:
 
 
 def autocast(cfg, run):
+    """bfloat16 where it is safe (matrix products, convolutions), float32 where it is not (norms, softmax, the
+    weights themselves and the optimizer). It needs no loss scaling: its exponent is float32's."""
     return torch.autocast(run.device.split(":")[0], torch.bfloat16, enabled=cfg.bf16)
 
 
@@ -195,7 +226,10 @@ def part_of(tensor, like):
 
 
 def shard(net):
-    """FSDP2: each block is gathered by itself, the rest of the network at its root."""
+    """FSDP2: each block is gathered by itself, the rest of the network at its root.
+
+    A block at a time, so that at most two blocks are whole at any moment: the one that runs, and the next,
+    which is gathered meanwhile. The root holds what is outside of blocks: embedders and the last layer."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
     for name, blocks in net.named_modules():
         if name.split(".")[-1] in ("blocks", "joint_blocks", "twins"):
@@ -207,6 +241,12 @@ def shard(net):
 
 
 # ---------------------------------------------------------------------------------------------- one step
+
+# AdamW moves each weight by lr * m / sqrt(v): m and v are running means of its gradient and of its square, so
+# that a step is about lr long whatever the gradient's scale. That is robust, and it is why one bad gradient
+# does harm for a long time: it stays in m for 10 steps and in v for 100. Hence the guards of turn(): the norm
+# of the whole gradient is clipped to cfg.clip, and a gradient with a nan or an infinity in it is left out.
+# What is worth sampling from is not the last weights but their slow average (EMA), which both papers use.
 
 class Trainer:
     """The networks of a stage with their optimizers and averages: what a checkpoint has to hold."""
@@ -241,7 +281,8 @@ class Trainer:
 
     @contextlib.contextmanager
     def collecting(self, player, last):
-        """Micro-batches before the last add to the gradient, and tell no other rank of it."""
+        """Micro-batches before the last add to the gradient, and tell no other rank of it: the sum is sent
+        once. --accumulate 4 so computes a batch of 64 in the memory of 16, at the traffic of one."""
         if self.run.world == 1 or last and not self.cfg.shard:
             yield
         elif self.cfg.shard:
@@ -321,7 +362,10 @@ class Trainer:
 
     def look(self):
         """Is all well? The one place where the processor waits for the answer. Names the clips of steps that
-        were left out, and ends the run after ten in a row."""
+        were left out, and ends the run after ten in a row.
+
+        One such step in a week is a broken film or a rare overflow, and costs nothing. Ten in a row are a run
+        that is over: the weights do not move any more, so the loss will not heal by itself."""
         skipped = [(step, clips) for step, clips, bad in self.recent if bad]
         self.recent.clear()
         for step, clips in skipped:
@@ -337,7 +381,8 @@ class Trainer:
                             f"step {self.step}; {self.whereabouts()}. Lower --lr, or try --no-bf16")
 
     def whereabouts(self):
-        """Which states there are to go back to, newest last."""
+        """Which states there are to go back to, newest last. The newest may be the sick one: its losses, in
+        the log, tell."""
         there = [step for step, _ in kept(Path(self.cfg.out) / self.cfg.stage)]
         if not there:
             return "nothing was saved yet"
@@ -347,8 +392,11 @@ class Trainer:
     # ------------------------------------------------------------------------------------------ on disk
 
     # Two things are written: NAME.safetensors, the averages, which sampling loads and people share; and
-    # STAGE/state.pt with everything else that the next step depends on. Between the two a kill may fall: then
-    # resuming redoes the steps since the older state, to the same weights, and writes both again.
+    # STAGE/state.pt with everything else that the next step depends on: weights, averages, moments, the step.
+    # No position in the data and no generator's state belongs to it, for both are functions of the step. (The
+    # generators are saved all the same, for what a reader may add.) Between the two files a kill may fall:
+    # then resuming redoes the steps since the older state, to the same weights, and writes both again.
+    # test_faults.py shoots runs at random moments and compares the ends byte by byte.
 
     def save(self, finish=None):
         """Averages as NAME.safetensors, the rest as state.pt; and both, by a second name, in STAGE/STEP/."""
@@ -374,7 +422,9 @@ class Trainer:
         self.run.wait()
 
     def state(self):
-        """All that the next step depends on, in whole tensors: any number of ranks can take it up."""
+        """All that the next step depends on, in whole tensors: any number of ranks can take it up.
+
+        test_loop.py moves a run from 1 process to 2 sharded ones and back; the weights agree to 1e-5."""
         state = {"step": self.step, "skipped": int(self.skipped), "rng": torch.get_rng_state(),
                  "ema": {name: [whole(average) for average in values] for name, values in self.ema.items()},
                  "players": {name: {key: whole(tensor) for key, tensor in player.state_dict().items()}
@@ -390,7 +440,11 @@ class Trainer:
         return state
 
     def resume(self):
-        """Take up the run in --out (auto) or in the folder that --resume names."""
+        """Take up the run in --out (auto) or in the folder that --resume names.
+
+        The check has three parts, from cheap to dear: is it a state of this stage, is it of this run, does
+        each tensor fit. A file that fails the first may be anything (a list, another project's checkpoint),
+        so what it lacks is found by trying, and said in a line."""
         cfg, chosen = self.cfg, self.cfg.resume not in ("auto", "anyway", "none")
         file = (Path(cfg.resume) if chosen else Path(cfg.out) / cfg.stage) / "state.pt"
         if cfg.resume == "none" or not chosen and not file.is_file():
@@ -452,7 +506,9 @@ class Trainer:
             torch.cuda.set_rng_state(state["rng_cuda"])
 
 
-# Flags that may change in the middle of a run: how far it goes, how fast, and what is seen of it.
+# Flags that may change in the middle of a run: how far it goes, how fast, what is seen of it, and how the
+# machine is used. A flag that is not in this list is taken for a part of the run, new ones included: to ask
+# once too often is the cheaper mistake. A network's fields are compared where the stage trains it.
 MAY_CHANGE = {"config", "stage", "out", "resume", "steps", "lr", "warmup", "decay", "clip", "ema", "workers",
               "accumulate", "bf16", "compile", "checkpointing", "shard", "cache", "cached", "encode_batch",
               "save_every", "preview_every", "previews", "log_every", "keep", "init", "vae_weights",
@@ -476,7 +532,7 @@ def clips_of(batch):
 
 
 def kept(folder):
-    """[(step, its folder)] of a stage, oldest first."""
+    """[(step, its folder)] of a stage, oldest first. Pictures have such names, too, but are no folders."""
     found = [path for path in folder.glob("[0-9]" * 7 + "*") if path.is_dir() and path.name.isdigit()]
     return sorted((int(path.name), path) for path in found)
 
@@ -510,14 +566,26 @@ def keep(out, stage, step, older):
 
 # ---------------------------------------------------------------------------------------------- the loop
 
+# With all the above in place the loop is short. Its order is what matters: look before log, so that a person
+# reads of a step that was left out before its null loss; look before save, so that nothing is saved while
+# steps are being left out (the weights may be sick already, though still finite: that is how a run diverges,
+# and why --keep keeps older states); save before show, so that a preview that fails costs a picture.
+
 def learning_rate(cfg, step):
-    """Linear warm-up, constant, linear decay to zero over the last `decay` of the steps."""
+    """Linear warm-up, constant, linear decay to zero over the last `decay` of the steps.
+
+    The papers train at a constant rate and sample from the average. A toy that has ten thousand steps gains
+    by the decay what the papers gain by ten times as many: the last steps' noise goes. (Stage vae of the toy:
+    3 dB.) Warm-up lets Adam's v fill before whole steps are made."""
     warm = min(1.0, (step + 1) / max(cfg.warmup, 1))
     return cfg.lr * min(warm, (cfg.steps - step) / (cfg.decay * cfg.steps) if cfg.decay else 1.0)
 
 
 def fit(cfg, run, stage):
-    """One stage from its start, or from where it stopped, to its last step."""
+    """One stage from its start, or from where it stopped, to its last step.
+
+    "end" is the last step, "stopped" a signal that all ranks agreed on: both save. After a save nothing of
+    the run is in this process that is not on the disk, and the process may end by an error as by success."""
     if cfg.shard and not {"dit", "videodit", "latte"} & stage.players.keys():
         raise UserError(f"--shard: is for transformers; stage {cfg.stage}'s networks fit every card whole")
     trainer, folder = Trainer(cfg, run, stage), Path(cfg.out) / cfg.stage
@@ -569,6 +637,12 @@ def show(trainer, name):
 
 # ---------------------------------------------------------------------------------------------- looking
 
+# Is it learning, how fast, and what does it wait for? A line of the log answers with a loss, a gradient norm
+# (its jumps come before the loss's), samples and tokens a second, the share of time spent waiting for data
+# (above 0.05: more --workers, or cached latents), peak memory, and on a GPU with MFU: 0.4 is very good for a
+# transformer of this kind, below 0.1 something waits. log.jsonl is strict JSON, a line a time, so that any
+# tool reads it; a number that is none (a left-out step's loss) is null there.
+
 PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; TF32, for fp32, is half of it
 
 
@@ -595,7 +669,8 @@ class Watch:
 
     def fetch(self, source):
         """The step's micro-batches, on their way to the device. Pinned memory lets the copy run beside the
-        last step, which the GPU is still computing."""
+        last step, which the GPU is still computing; that, and workers that read ahead, is all the prefetching
+        there is. The clips' numbers stay behind: they are for people."""
         before, micros = time.perf_counter(), []
         for micro in (next(source) for _ in range(self.cfg.accumulate)):
             if self.run.device != "cpu":
@@ -673,13 +748,17 @@ def read_log(path):
 
 
 def cut_log(path, step):
-    """Forget the lines after `step`: the run that is taken up there writes them again."""
+    """Forget the lines after `step`: the run that is taken up there writes them again. The log is then that
+    of one run, without the stretch that a kill cost."""
     if path.is_file():
         text = "".join(json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step)
         write_atomic(path, lambda to: to.write_text(text, "utf-8"))
 
 
 # ---------------------------------------------------------------------------------------------- the report
+
+# A curve says whether a run learns, a row of previews says what. The page needs no library: an SVG polyline
+# is a list of points, a picture is its bytes in base64, and a browser has drawn both for twenty years.
 
 def report(out):
     """OUT/report.html: of each stage its curves, previews, last numbers and settings, and what eval.py found.
@@ -725,7 +804,9 @@ def table(rows):
 
 
 def curve(name, points, wide=340, high=170):
-    """An inline SVG of (step, value or None): a line that breaks where a number was not finite."""
+    """An inline SVG of (step, value or None), without the points that were not finite.
+
+    Its corners say the smallest and largest value and the first and last step: enough to read a curve by."""
     real = [(x, y) for x, y in points if isinstance(y, (int, float)) and math.isfinite(y)]
     if not real:
         return ""
@@ -783,5 +864,5 @@ def demo(picture="out/loop.png"):
 
 if __name__ == "__main__":
     same, other = demo()
-    print(f"resumed, the weights end {same:.1g} from those of a run left alone (right: 0); from weights alone, "
-          f"{other:.2g}; out/loop.png shows the losses")
+    print(f"resumed, the weights end {same:.1g} from those of a run left alone (right: 0); from weights "
+          f"alone, {other:.2g}; out/loop.png shows the losses")
