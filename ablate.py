@@ -206,7 +206,8 @@ def train_command(args, stage, folder, flags, seed=0, states=0):
     where the rows cut their clips differently. states: so many stay on disk, for a curve over iterations."""
     cache = folder / "cache" if "--stride" in flags else cache_of(args, seed)
     words = ["train.py", "--config", args.config, "--stage", stage, *shlex.split(flags),
-             "--out", str(folder), "--cache", str(cache), "--seed", str(seed), *shlex.split(args.train)]
+             "--out", str(folder), "--cached", "--cache", str(cache), "--seed", str(seed),
+             *shlex.split(args.train)]
     if states:
         words += ["--save_every", str(every(presets.parse(words[1:])[0], states)), "--keep", str(states)]
     return words

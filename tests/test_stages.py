@@ -426,6 +426,8 @@ def test_the_vocabulary_is_the_folders_own_where_there_are_folders(films):
     words = {word for caption in captions for word in caption.lower().split()}
     assert words and words <= set(train.vocabulary(mine))
     assert "mushroom" not in train.vocabulary(mine)
+    frames_of_mine = config("--stage", "dit", "--data", films, "--frames", 4)           # no --images: theirs
+    assert set(train.vocabulary(frames_of_mine)) == set(train.vocabulary(mine))
 
 
 def test_lpips_is_vggs_where_its_file_is_given_and_its_absence_is_said(tmp_path, capsys):
