@@ -668,7 +668,8 @@ def draw_demo(path):
                        "2 / C(2n, n)": (list(found), [value[1] for value in found.values()])},
                 "rows that do not differ, told apart", "seeds a row", "share of tables", size=(480, 340))
     right = plot(None, {f"{n} seeds": (EFFECTS, value[2]) for n, value in found.items()},
-                 "rows that differ", "difference, in a seed's deviations", "share told apart", size=(480, 340))
+                 "rows that differ", "difference, in deviations of a seed", "share told apart",
+                 size=(480, 340))
     page(path, [left, right])
     return found
 

@@ -6,7 +6,7 @@ Numbers  distances are computed in float64; each is printed with its whole proto
 Differs  published FVDs are hard to reproduce because protocols go unstated: here every choice is a flag.
          Real sets are drawn with a seed, and no clip counts twice on several GPUs. grep DEVIATES, ASSUMED
 Reads    after train.py, before ablate.py
-Run me   python eval.py                         # CPU, 1 s: Frechet's distance of two Gaussians, known exactly
+Run me   python eval.py                         # CPU, 10 s: the world against itself, by several protocols
          python eval.py toy                     # prompt score of checkpoints/toy, and its VAE's PSNR
          python eval.py fvd REAL FAKE     # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR
          python eval.py similarity --ckpt FILE      # how alike a Latte's frames are, block by block"""
@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -35,10 +36,11 @@ import world
 from checkpoint import (FlagParser, UserError, class_of, load_network, polite, read_config, read_state,
                         write_atomic)
 from data import UNSEEN, ClipFolder, fingerprint, parse_toy, prompt_at
-from features import ATTRIBUTES, Judge, judge_right, judge_targets, perceptual_distance
+from features import (ATTRIBUTES, C3D, I3D, Inception, Judge, judge_right, judge_targets,
+                      perceptual_distance)
 from folder import group_frames, list_files, nothing_of, open_picture, sort_media
 from latte import draw_similarity, frame_similarity, nothing_asked, summary
-from metrics import (demo, frechet, gaussian, inception_score, kernel_distance, psnr, ssim,
+from metrics import (frechet, gaussian, inception_score, kernel_distance, psnr, ssim,
                      standard_error)
 from published import FILES, load_detector, load_latte
 from sample import (TOKENS, TOY, between, decode, encode, generate, go_on, how_of, load_models, tokens_of,
@@ -112,8 +114,9 @@ class Side:
     """REAL or FAKE: videos at any depth, folders of frames (one a clip), or "toy", "toy:KIND",
     "toy:KIND:SEED". With --frames 1 every picture is a clip."""
 
-    def __init__(self, root, protocol, fake=False):
+    def __init__(self, root, protocol, fake=False, whole=False):
         self.root, self.protocol, self.fake, self.skipped, self.small = str(root), protocol, fake, [], 0
+        self.spans = None
         self.stride = protocol.fake_stride if fake else protocol.real_stride
         self.window = "first" if fake else protocol.window
         self.toy = parse_toy(self.root)
@@ -129,6 +132,23 @@ class Side:
         self.clips = [[name] for name in films] + group_frames(pictures, protocol.frames)
         if fake and len(self.clips) < protocol.clips:      # now, not after an hour of looking at the others
             check_count(self, len(self.clips))
+        if whole:
+            self.cut_whole()
+
+    def cut_whole(self):
+        """Every frame of every video counts, once: videos are cut into clips without gap or overlap, the
+        last of each as short as it is (fid50k_full of the published tools)."""
+        found, frames = [], self.protocol.frames
+        for names in self.clips:
+            is_film = names[0].lower().endswith(VIDEOS)
+            try:
+                count = len(scan_times(os.path.join(self.root, names[0]))[1]) if is_film else len(names)
+            except Unusable as reason:
+                self.skipped.append(f"{names[0]}: {reason}")
+                continue
+            found += [(names, range(at, min(at + frames, count))) for at in range(0, count, frames)]
+        self.clips, self.spans = [names for names, _ in found], [span for _, span in found]
+        self.protocol = dataclasses.replace(self.protocol, clips=len(found))
 
     def contents(self):
         """What the cache knows a set by: names, sizes and times of its files."""
@@ -142,7 +162,8 @@ class Side:
     def read(self, index):
         """uint8 (T,size,size,3), or the reason why not."""
         try:
-            pictures = self.pictures(self.clips[index], np.random.default_rng([self.protocol.seed, index]))
+            rng = np.random.default_rng([self.protocol.seed, index])
+            pictures = self.pictures(self.clips[index], rng, self.spans and self.spans[index])
             if len({picture.size for picture in pictures}) > 1:
                 raise Unusable("frames of different sizes")
             short = min(pictures[0].size)
@@ -155,8 +176,8 @@ class Side:
         except Unusable as reason:
             return f"{self.clips[index][0]}: {reason}"
 
-    def pictures(self, names, rng):
-        """The frames of one clip, as they lie on the disk."""
+    def pictures(self, names, rng, span=None):
+        """The frames of one clip, as they lie on the disk: those of the protocol, or the numbers in span."""
         frames, stride = self.protocol.frames, self.stride
         if self.toy:
             spec, span = world.draw(UNSEEN + self.toy[1], names, self.toy[0]), (frames - 1) * stride + 1
@@ -164,12 +185,13 @@ class Side:
         elif names[0].lower().endswith(VIDEOS):
             path = os.path.join(self.root, names[0])
             pts, count = None, None
-            if self.window == "random":
+            if self.window == "random" or span:
                 pts, times = scan_times(path)
                 count = len(times)
-            raw = read_some(path, pts, self.numbers(count, rng))
+            raw = read_some(path, pts, span or self.numbers(count, rng))
         else:
-            raw = [open_picture(self.root, names[number]) for number in self.numbers(len(names), rng)]
+            raw = [open_picture(self.root, names[number])
+                   for number in span or self.numbers(len(names), rng)]
         return [Image.fromarray(frame) for frame in raw]
 
     def numbers(self, count, rng):
@@ -223,7 +245,7 @@ def prepare(picture, protocol, is_jpeg=False):
 
 # ------------------------------------------------------------------------------------------ looking at sets
 
-JUDGE = TOY / "judge.safetensors"
+JUDGE, UNTRAINED = TOY / "judge.safetensors", {"i3d": I3D, "inception": Inception, "c3d": C3D}
 DETECTORS = TOY.parent / "detectors"          # where the networks' files are looked for without --weights
 
 
@@ -237,7 +259,11 @@ def open_detector(kind, args, purpose):
                 "is": lambda video: judge(video)["subject"][:, None]}[purpose]              # (B,1,12)
         return look, f"{purpose} {fingerprint(judge)}"
     path = Path(args.weights or DETECTORS / FILES[kind])
-    net = load_detector(path, kind, args.trust_torchscript).to(device())
+    if args.time and not path.is_file():                # how fast it is does not depend on what it knows
+        warn(f"no weights at {path}: random ones, to measure the time; the distance means nothing")
+        net, path = UNTRAINED[kind]().eval().to(device()), Path(__file__)
+    else:
+        net = load_detector(path, kind, args.trust_torchscript).to(device())
     look = lambda video: net(video)[:, None]                                                # (B,1,F)
     if kind == "inception":                                # TensorFlow's Inception Score leaves the bias out
         see = net.features if purpose == "fid" else lambda images: net(images, bias=False)
@@ -257,8 +283,9 @@ def extract(side, look, args):
     clips, found, started = side.stream(args.workers), [], time.perf_counter()
     with tqdm(total=min(side.protocol.clips, len(side.clips)), desc=Path(side.root).name, unit="clip") as bar:
         while pack := list(itertools.islice(clips, args.batch)):
-            video = torch.stack([to_video(clip) for clip in pack]).to(device())             # (B,3,T,H,W)
-            found.append(look(video).float().cpu())
+            for frames in sorted({len(clip) for clip in pack}):     # of one length, but for the ends of films
+                video = torch.stack([to_video(clip) for clip in pack if len(clip) == frames]).to(device())
+                found.append(look(video).float().cpu())                                     # (B,R,F)
             bar.update(len(pack))
     speed = sum(map(len, found)) / (time.perf_counter() - started)
     check_count(side, sum(map(len, found)))
@@ -269,6 +296,8 @@ def extract(side, look, args):
         alone = 3 * len(video) / (time.perf_counter() - started)
         print(f"{side.root}: {speed:.2f} clips/s, "
               f"{speed / alone:.0%} of the {alone:.2f} of the network alone")
+    if side.spans:
+        found = [part.flatten(0, 1)[:, None] for part in found]                             # (B*R,1,F)
     return torch.cat(found)                                                                 # (N,R,F)
 
 
@@ -315,7 +344,9 @@ def parse_metric(name, argv, kinds, sides):
     flags.add_argument("--batch", type=int, default=8, help="clips that the network sees at once")
     flags.add_argument("--workers", type=int, default=2, help="threads that decode")
     flags.add_argument("--splits", type=int, default=10, help="is: the mean over this many parts")
-    flags.add_argument("--time", action="store_true", help="also time the network alone")
+    flags.add_argument("--time", action="store_true", help="also time the network alone, weights or not")
+    flags.add_argument("--full", action="store_true", help="all frames of REAL, as fid50k_full, for fid")
+    flags.add_argument("--sheet", default="", help="a .png to be drawn: four clips of each side")
     flags.add_argument("--protocol", default="", help=f"{', '.join(PROTOCOLS)}; default latte; toy's is toy")
     for item in dataclasses.fields(Protocol):
         flags.add_argument(f"--{item.name}", type=type(item.default), default=None)
@@ -329,11 +360,15 @@ def distance(name, argv):
     """`fvd REAL FAKE` and `fid REAL FAKE`: prints the number and returns it as a dict."""
     args, protocol = parse_metric(name, argv, ("i3d" if name == "fvd" else "inception", "toy"),
                                    ("real", "fake"))
-    sides = Side(args.real, protocol), Side(args.fake, protocol, fake=True)
+    if args.full and name != "fid":
+        raise UserError("--full: FVD compares clips of one length; leave it out, or ask for fid")
+    sides = Side(args.real, protocol, whole=args.full), Side(args.fake, protocol, fake=True)
     look, mark = open_detector(args.features, args, name)
+    if args.sheet:
+        draw_sides(args.sheet, sides)
     fake = extract(sides[1], look, args)                                            # (N,R,F)  the strict side
-    real = extract_real(sides[0], look, mark, args)                                         # (M,R,F)
-    rows = min(len(real), len(fake)) * real.shape[1]
+    real = extract_real(sides[0], look, mark + " whole" * args.full, args)                  # (M,R,F)
+    rows = min(real.shape[:2].numel(), fake.shape[:2].numel())
     if rows < real.shape[2]:
         warn(f"{rows} samples for {real.shape[2]} features: the covariance is rank-deficient and the "
              "distance biased upwards; compare with nothing but sets of this very size")
@@ -349,6 +384,16 @@ def distance(name, argv):
           f"{real.shape[2]} features of {args.features}")
     return finish({"metric": f"{label}{name}", name: value, "standard_error": error, kernel: mmd,
                    "real": len(real), "fake": len(fake)})
+
+
+def draw_sides(path, sides, count=4):
+    """Clips as the network sees them, after crop, size and JPEG: a wrong stride or crop shows at a glance."""
+    shown = {}
+    for name, side in zip(("real", "fake"), sides):
+        clips = (side.read(index) for index in range(len(side.clips)))
+        usable = itertools.islice((clip for clip in clips if not isinstance(clip, str)), count)
+        shown |= {f"{name} {index}": clip for index, clip in enumerate(usable)}
+    contact_sheet(path, [*shown.values()], [*shown])
 
 
 def score(argv):
@@ -417,7 +462,9 @@ def film_windows(args, made):
         return
     films = ClipFolder(args.data, GOP, size, stride=args.stride, part=tuple(args.part),
                        crop="center", seed=args.seed)
-    for index, name in enumerate(films.names[:args.n]):
+    # DEVIATES from "the first 50": a folder's first films are one uploader's, or one class's
+    drawn = np.random.default_rng(args.seed).permutation(len(films.names))[:args.n].tolist()
+    for index, name in ((index, films.names[index]) for index in sorted(drawn)):
         try:
             _, times, _ = films.film(index)
             first, last = (round(share * len(times)) for share in films.part)
@@ -462,21 +509,28 @@ def recon(argv):
     flags.add_argument("--features", default="alex", help="network of LPIPS: alex, vgg, or toy")
     flags.add_argument("--weights", default="", help="its file; default: in checkpoints/detectors")
     flags.add_argument("--judge", default=str(JUDGE), help="the network of --features toy")
-    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--seed", type=int, default=0, help="of which films, and of their windows")
+    flags.add_argument("--sheet", default="", help="a .png to be drawn: film, reconstruction, error")
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, stride=1, windows=1, frames=0, size=0, seed=0)
     if not 0 <= args.part[0] < args.part[1] <= 1:
         raise UserError(f"--part {args.part[0]} {args.part[1]}: must rise, between 0 and 1")
     vae, made = open_vae(args.ckpt)
     label, lpips = distance_of_pictures(args)
-    rows = {}
+    rows, shown = {}, {}
     for name, clip in film_windows(args, made):
-        x = clip[None].to(device())
+        x = clip[None].to(device())                                                         # (1,3,T,H,W)
         x_hat, held = reconstruct(vae, x)
+        if len(shown) < 12:                             # four films; errors twice as large, on grey
+            error = (2 * (x_hat - x)).clamp(-1, 1)
+            shown |= {f"{name[-30:]}: {what}": film[0].cpu() for what, film in
+                      (("film", x), ("reconstruction", x_hat), ("error x 2", error))}
         row = {"frames": x.shape[2], "psnr": per_frame(psnr, x, x_hat), "ssim": per_frame(ssim, x, x_hat),
                **({label: per_frame(lpips, x, x_hat)} if lpips else {}),
                "held_psnr": per_frame(psnr, x, held)}
         rows.setdefault(name, []).append(row)
+    if args.sheet and shown:
+        contact_sheet(args.sheet, shown.values(), [*shown])
     return report_recon(rows)
 
 
@@ -539,6 +593,7 @@ def sample_set(argv):
     flags.add_argument("--frames", type=int, default=0, help="0: what the model was trained on; 1: pictures")
     flags.add_argument("--fps", type=float, default=8.0, help="of the .mp4; Latte's tool writes 8")
     flags.add_argument("--png", action="store_true", help="folders of frames without loss, instead of .mp4")
+    flags.add_argument("--sheet", default="", help="a .png to be drawn: the first eight clips")
     flags.add_argument("--weights", default=[], action="append", help="as in sample.py: text encoders")
     flags.add_argument("--vae", default="", help="as in sample.py: the VAE of a released model")
     generation_flags(flags)
@@ -563,7 +618,10 @@ def sample_set(argv):
     for block in tqdm(blocks[rank::world_size], desc=str(out), unit="batch", disable=rank > 0):
         missing = [index for index in block if not (out / f"{index:06d}{suffix}").exists()]
         if missing:                                     # a block is made whole: rounding depends on the batch
-            clips = make(models, [prompt(index) for index in block], frames, args, block[0])
+            prompts = [prompt(index) for index in block]
+            clips = make(models, prompts, frames, args, block[0])                           # (B,3,T,H,W)
+            if args.sheet and block[0] == 0:
+                contact_sheet(args.sheet, clips[:8], prompts[:8])
         for index in missing:
             save_clip(out / f"{index:06d}{suffix}", clips[index - block[0]], args.fps)
             made += 1
@@ -813,12 +871,52 @@ def similarity(argv):
 
 COMMANDS = {"toy": toy, "fvd": lambda argv: distance("fvd", argv), "fid": lambda argv: distance("fid", argv),
             "is": score, "recon": recon, "sample": sample_set, "similarity": similarity}
+HELP = """eval.py COMMAND ..., each with its own --help; without one, a picture of what protocols change
+
+  toy                    the toy's checkpoint: does it obey prompts, how near is it to what can be drawn
+  sample CKPT -o DIR     make the clips that the next three look at; again, it goes on
+  fvd REAL FAKE          Frechet distance of two sets of clips, by I3D; fid: of their frames, by Inception
+  is FAKE                Inception Score of clips, by C3D
+  recon CKPT FILMS       PSNR, SSIM, LPIPS of what a VAE gives back
+  similarity --ckpt      how alike a Latte's frames are, block by block"""
+
+
+# The toy world against itself, so that the model is perfect: what is left is the protocol's. Nothing differs:
+# 0, the known answer. Other clips of the same world: not 0, but what 48 clips cannot tell. Then one field at
+# a time of one side alone, as happens between two papers.
+CHANGES = {"nothing": {}, "other clips": {"seed": 1}, "JPEG 75": {"jpeg": 75}, "of 48 pixels": {"size": 48},
+           "stride 3": {"real_stride": 3}}
+
+
+@torch.no_grad()
+def demo(clips=48):
+    """{what differs between two sides: toy FVD}, of rendered clips and the shipped judge."""
+    judge, found = load_network(Judge, JUDGE), {}
+    for name, change in CHANGES.items():
+        seed, protocol = change.get("seed", 0), dataclasses.replace(PROTOCOLS["toy"], clips=clips)
+        side = Side(f"toy:video:{seed}", dataclasses.replace(protocol, **{**change, "seed": 0}))
+        videos = torch.stack([to_video(clip) for clip in side.stream(2)])                   # (B,3,T,h,w)
+        videos = F.interpolate(videos, (16, 64, 64))                                        # (B,3,T,H,W)
+        found[name] = gaussian(torch.cat([judge.clip_features(part) for part in videos.split(8)]))
+    return {name: frechet(*found["nothing"], *other) for name, other in found.items()}
+
+
+def draw_demo(path):
+    from video import plot
+    found = demo()
+    plot(path, {name: ([number], [value], ".") for number, (name, value) in enumerate(found.items())},
+         "the toy world against itself: what differs on one side", "", "toy FVD of 48 clips")
+    return found
 
 
 def main(argv):
-    if not argv or argv[0] in ("-h", "--help"):
-        return print("Frechet distance {:.6f}   (exactly: {:.6f}); commands: ".format(*demo())
-                     + ", ".join(COMMANDS) + "; each has its own --help")
+    if argv[:1] in (["-h"], ["--help"]):
+        return print(HELP)
+    if not argv:
+        found = draw_demo("out/eval.png")
+        return print("toy FVD of the world against itself, which is 0: "
+                     + ", ".join(f"{name} {value:.3g}" for name, value in found.items())
+                     + "; drawn in out/eval.png. Commands: python eval.py --help")
     if argv[0] not in COMMANDS:
         raise UserError(f"unknown command {argv[0]}; give one of {', '.join(COMMANDS)}")
     torch.backends.cudnn.allow_tf32 = False                 # distances are compared with other people's

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "loop": "presets",
     "train": f"{NETWORKS} published tokenizer flow folder data video world sample presets loop",
     "eval": "world video folder data vae latte features published metrics sample",
-    "ablate": "presets",
+    "ablate": "presets published",
     "bench": f"{NETWORKS} flow data presets loop train",
 }
 # what a demo may take beside: pictures to look at, a toy to show, and that toy as latents and tokens
