@@ -37,6 +37,15 @@ STAGES = {
 }
 
 
+# A paper's training section is half a page, a run is a hundred numbers. They stand here in one place, so that
+# one can see which are the paper's, which are ours (ASSUMED), and which are not the paper's on purpose
+# (DEVIATES). A number is looked up in four places, the first that has it wins:
+#
+#     python train.py --lr 1e-4  >  the stage's row  >  its preset  >  Config
+#
+# A field's comment is its help: what --help prints is read from this very text (notes, below). So a field
+# cannot be had without an explanation, nor an explanation that is not the one beside the number.
+
 @dataclass
 class Config:
     """Every field is a flag; a preset's table and the stage's row in it are the defaults."""
@@ -123,6 +132,12 @@ class Config:
     latte: LatteConfig = field(default_factory=LatteConfig)
 
 
+# Two families. The toy's presets begin with nothing and train every network, on a CPU, with latents cached:
+# there encoding a clip takes longer than a transformer's step on it (tiny: 18 clips a second are encoded, 130
+# trained on). The papers' begin with published weights, train what the paper trains, and encode inside the
+# step, as the papers do. Where a paper prints a number, its section stands beside it, and
+# tests/test_presets.py holds the one to the other.
+
 JUDGE = (world.SUBJECTS, tuple(world.COLOURS), world.MOTIONS, world.SCENES)
 PRESETS = {
     # every stage and a sample in under 90 s on two cores; nothing good comes out
@@ -138,6 +153,24 @@ PRESETS = {
         stages={"judge": dict(steps=20, batch=8, lr=2e-3), "vae": dict(steps=30, batch=8),
                 "dit": dict(steps=20, batch=8), "dpvae": dict(steps=12, batch=2, disc_start=4, disc_warmup=4),
                 "videodit": dict(steps=20, batch=8), "latte": dict(steps=20, batch=4, joint_images=2)}),
+    # a small world for ablate.py: 32 x 32, a VAE that halves twice, so that a row is minutes. Sized by its
+    # steps' time, and then left alone: nothing in it was tuned until a table agreed with a paper's.
+    "small": dict(
+        size=32, frames=16, cached=True, items=2048, decay=0.4, shift=1.5, bf16=False, preview_every=1000,
+        judge=JudgeConfig(*JUDGE, size=32),
+        vae=KLVAEConfig(8, ch=16, ch_mult=(1, 2, 2), num_res_blocks=1, groups=4, scale=1.0, shift=0.0),
+        text=ToyTextConfig(world.WORDS, 12, 64, 1, 2),
+        dit=MMDiTConfig(8, 2, 4, 4, 24, context_dim=64, pooled_dim=64, pos_grid=4, base_size=4),
+        latte=LatteConfig(1, 4, 96, 4, in_channels=8, frames=4, input_size=8, condition="text",
+                          context_dim=64, pooled_dim=64, learn_sigma=False, joint="temporal_mask"),
+        stages={"judge": dict(steps=400, batch=32, lr=2e-3),
+                "vae": dict(steps=1500, batch=16, lr=2e-3, kl_weight=1e-3, lpips_weight=0.0),
+                "dit": dict(steps=1500, batch=64, lr=1e-3),
+                "dpvae": dict(steps=1000, batch=4, lr=1e-3, reg_weight=0.1, disc_weight=0.0,
+                              lpips_weight=0.0),
+                "videodit": dict(steps=1500, batch=32, lr=1e-3),
+                "latte": dict(steps=1500, batch=32, lr=1e-3, objective="flow", latents="dpvae",
+                              joint_images=1)}),
     # the shipped checkpoint: see README for what it reaches
     "toy": dict(
         size=64, frames=16, cached=True, items=6144, decay=0.4, shift=2.0,
@@ -175,10 +208,12 @@ PRESETS = {
 }
 # VideoDiT 4.1, "Video Diffusion Transformer": 320 first, on a DP-VAE that learned at 256, then from its
 # result (--init runs/videodit-320, which holds the DP-VAE, too) at 512.
-_phase = dict(steps=200_000, batch=64)
+# 64 clips on 8 cards of 80 GB go through in micro-batches (python bench.py fits videodit-512).
+_phase = dict(steps=200_000, batch=64, accumulate=2)
+_sharp = dict(steps=200_000, batch=64, accumulate=4)
 _dpvae = {**PRESETS["videodit-256"]["stages"]["dpvae"], "size": 256, "frames": 32}
 for _name, _size, _stages in (("videodit-320", 320, {"dpvae": _dpvae, "videodit": _phase}),
-                              ("videodit-512", 512, {"videodit": _phase})):
+                              ("videodit-512", 512, {"videodit": _sharp})):
     PRESETS[_name] = {**PRESETS["videodit-256"], "size": _size, "frames": 96, "p_video": 0.8,
                       "stages": _stages}
 
@@ -203,6 +238,10 @@ PRESETS["latte-t2v"] = {
 
 
 # ---------------------------------------------------------------------------------------------- flags
+
+# No YAML, no registry: a flag is a dataclass field, and a network's fields are flags with its name before
+# them (--dit.depth). All is checked before anything is allocated or written, because the alternative to a
+# line now is a stack trace after an hour of loading.
 
 def parse(argv):
     """argv -> one Config per stage, in order. Flags beat the stage's row, which beats the preset."""
@@ -343,6 +382,7 @@ def check(config):
 # operations of a step (bench.py counts them) on 8 H100 at 40 % of their peak, the DP-VAE's at 25 %.
 GUIDE = {
     "tiny": ("", "seconds on a CPU; only to see that everything runs"),
+    "small": ("", "an hour or so on a CPU; what ablate.py's rows are runs of"),
     "toy": ("", "5 hours on two CPU cores; the shipped checkpoint's road"),
     "videodit-256": ("--init SD3 --data FILMS", "dpvae 53 h, videodit 8 h (--cached: 5 h)"),
     "videodit-320": ("--init SD3 --data FILMS --images PICTURES", "dpvae 53 h, videodit 146 h (98 h)"),
