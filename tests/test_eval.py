@@ -231,14 +231,19 @@ def test_recon_finds_no_gain_in_an_untrained_dp_vae(ckpt, films, capsys):
     assert "better on" in capsys.readouterr().out
 
 
-def test_toy_command_prints_every_score(ckpt, capsys):
+def test_toy_command_prints_every_score(ckpt, capsys, tmp_path):
     """The last line is JSON with all rows; images are not asked for motion."""
-    evaluate.main(["toy", "--ckpt", str(ckpt), "-n", "3", "--batch", "2", "--steps", "1", "--nearest", "1"])
+    evaluate.main(["toy", "--ckpt", str(ckpt), "-n", "3", "--batch", "2", "--steps", "1", "--nearest", "1",
+                   "--sheet", str(tmp_path / "given.png")])
+    assert (tmp_path / "given.png").is_file()
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     for row in ("judge", "video_seen", "video_heldout", "video_image_only"):
         assert set(result[row]) == {"subject", "colour", "motion", "scene"}
     for row in ("image_seen", "image_heldout", "image_image_only"):
         assert set(result[row]) == {"subject", "colour", "scene"}
+    for row, frames in (("picture", {"first"}), ("picture_alone", {"first"}), ("onwards", set()),
+                        ("in_between", {"first", "last"})):     # dB of the given frames, decoded
+        assert set(result[row]) == {"subject", "colour", "motion", "scene"} | frames
     assert set(result["dpvae"]) == {"psnr", "ssim", "key_psnr", "key_psnr_2d"}
     assert result["dpvae"]["key_psnr"] == pytest.approx(result["dpvae"]["key_psnr_2d"])    # z = z_k at step 0
     nearest = result["nearest"]
