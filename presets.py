@@ -79,6 +79,7 @@ class Config:
     decay: float = 0.0             # share of the steps, at the end, over which lr falls linearly to 0
     betas: tuple = (0.9, 0.99)     # AdamW's memory of gradients, and of their squares
     weight_decay: float = 0.0      # AdamW's
+    muon: float = 0.0              # Muon for the matrices of transformer blocks, at so many times lr; 0: no
     clip: float = 1.0              # gradients longer than this are shortened to it
     ema: float = 0.999             # of the averaged weights; with warm-up: min(ema, (1 + step) / (10 + step))
     bf16: bool = True              # autocast; weights and optimizer stay in float32
@@ -366,6 +367,8 @@ def check(config):
         raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
     if Path(config.out).is_file():
         raise UserError(f"--out {config.out}: is a file; give a folder")
+    if config.muon and config.shard:
+        raise UserError("--muon with --shard: Muon needs whole matrices; give one of the two")
     if config.short and config.long:
         raise UserError(f"--short {config.short} and --long {config.long}: give one, and 0 for the other")
     for name, known in (("crop", ("random", "center")), ("attention", ("2d->3d", "2d+3d")),

@@ -23,7 +23,7 @@ from checkpoint import UserError, load_network, read_state, save_state
 from conftest import script
 from dit import MMDiT
 from loop import Player, Run, Stage, Trainer, learning_rate
-from presets import Config, apply
+from presets import Config, apply, parse
 
 STAGES = ("judge", "dit", "dpvae", "videodit", "latte")
 
@@ -294,6 +294,60 @@ def test_the_average_warms_up():
     with trainer.averaged() as nets:
         assert nets["net"].weight.item() == pytest.approx(2.001, abs=1e-6)
     assert net.weight.item() == 3.0
+
+
+# ------------------------------------------------------------ Muon
+
+def test_muon_makes_all_directions_of_a_matrix_equally_long():
+    """Singular values from 1 down to 0.01 all come out between 0.65 and 1.25, however the matrix lies."""
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((64, 64), (32, 96), (96, 32)):
+        u, s, v = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
+        made = torch.linalg.svdvals(loop.even(u * torch.logspace(0, -2, len(s)) @ v))
+        assert 0.65 < made.min() and made.max() < 1.25
+
+
+def test_muon_is_the_published_one():
+    """torch's own, momentum 0.95 with Nesterov, to the rounding of bf16; what is no matrix moves by AdamW."""
+    matrix, vector = torch.randn(48, 16, generator=torch.Generator().manual_seed(0)), torch.ones(3)
+    mine, theirs = ([torch.nn.Parameter(p.clone()) for p in (matrix, vector)] for _ in range(2))
+    muon = loop.Muon([{"params": mine[1:]}, {"params": mine[:1]}], 0.02, weight_decay=0.1, fused=True)
+    others = [torch.optim.Muon(theirs[:1], 0.02, weight_decay=0.1),
+              torch.optim.AdamW(theirs[1:], 0.02, weight_decay=0.1, fused=True)]
+    for step in range(5):
+        for p, q in zip(mine, theirs):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
+            q.grad = p.grad.clone()
+        for optimizer in (muon, *others):
+            optimizer.step()
+    assert (mine[0] - matrix).abs().max() > 0.02
+    assert_close(mine[0], theirs[0], atol=3e-3, rtol=0)
+    assert_close(mine[1], theirs[1], atol=0, rtol=0)
+
+    before, momentum = mine[0].detach().clone(), muon.state[mine[0]]["momentum"].clone()
+    muon.found_inf, mine[0].grad, mine[1].grad = torch.ones(()), torch.full((48, 16), math.nan), torch.ones(3)
+    muon.step()                                             # as Trainer.turn tells it: leave this step out
+    assert same([before, momentum], [mine[0].detach(), muon.state[mine[0]]["momentum"]])
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_is_resumed(tiny, tmp_path):
+    """Four steps in one go, or two and two, are the same four."""
+    flags = ("--muon", 20)
+    once, twice = tiny.fork(tmp_path / "once"), tiny.fork(tmp_path / "twice")
+    whole = run(once, "dit", "--steps", 4, *flags)
+    run(twice, "dit", "--steps", 2, *flags)
+    halves = run(twice, "dit", "--steps", 4, *flags)
+    assert differs(whole, halves) == []
+    net = MMDiT(parse(["--config", "tiny", "--stage", "dit"])[0].dit)
+    blocks = [p for name, p in net.joint_blocks.named_parameters() if p.ndim == 2 and "adaLN" not in name]
+    moments = whole["optimizers"]["dit"]["state"].values()
+    muon = [values for values in moments if "momentum" in values]
+    assert len(muon) >= len(blocks) and all(values["momentum"].ndim == 2 for values in muon)
+
+
+def test_muon_wants_whole_matrices():
+    with pytest.raises(UserError, match="--muon with --shard"):
+        parse(["--config", "tiny", "--muon", "20", "--shard"])
 
 
 # ------------------------------------------------------------ losses that are no number
