@@ -81,7 +81,7 @@ class Tiny:
 
     def fork(self, to):
         """A copy of the weights and of the cached latents, without the states of its stages."""
-        unwanted = shutil.ignore_patterns("state.pt", "log.jsonl", "*.png", "*.mp4", "000*")
+        unwanted = shutil.ignore_patterns("state.pt", "log.jsonl", "*.png", "*.mp4", "[0-9]" * 7)
         return Path(shutil.copytree(self.folder, to, ignore=unwanted))
 
 
