@@ -8,31 +8,41 @@ Reads    last, after ablate.py; presets.py sizes its networks
 Run me   python bench.py                                        # CPU, 5 s: FLOPs with a known answer
          python bench.py latte-S/2 --frames 16 --size 256 --dtype bf16      # a training step; or fp32
          python bench.py dpvae --preset toy --frames 96 --no-backward       # does length cost memory?
-         python bench.py videodit --frames 96 --size 512 --dtype bf16 --no-backward     # SD3's size: a GPU"""
+         python bench.py videodit --frames 96 --size 512 --dtype bf16 --no-backward     # SD3's: a GPU
+         python bench.py fits videodit-512 --gpus 8                         # what card a recipe needs; no GPU"""
 
 import argparse
 import contextlib
 import json
 import re
-import resource
 import statistics
 import sys
 import time
+import weakref
+from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
+from torch.autograd.graph import _engine_run_backward as run_backward
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoint import FlagParser, UserError, polite
 from data import batches, open_source
 from dit import MMDiT, MMDiTConfig
-from features import I3D
+from features import I3D, LPIPS
 from flow import DDPM, ddpm_loss, flow_loss
 from latte import SIZES, Latte, LatteConfig
 from loop import setup
-from presets import PRESETS
-from vae import DPVAE, GOP, KLVAE, SD3, DPVAEConfig, dp_vae_loss, kl_vae_loss
+from presets import PRESETS, parse as parse_recipe
+from text import CLIPText, CLIPTextConfig, T5Config, T5Encoder
+from train import encoded
+from vae import (DPVAE, GOP, KLVAE, SD3, SD14, DPVAEConfig, PatchGAN3D, discriminator_loss, dp_vae_loss,
+                 kl_vae_loss)
 from videodit import VideoDiT, VideoDiTConfig
 
 PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; TF32, for fp32, is half of it
@@ -225,6 +235,10 @@ def peak_memory(device):
         return torch.cuda.max_memory_allocated()
     if Path("/proc/self/status").exists():
         return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    try:
+        import resource                                         # not on Windows
+    except ImportError:
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -238,6 +252,209 @@ def peak_tflops(args, device):
         return float(known) if known else None
     except ValueError:
         raise UserError(f"--peak {known}: give TFLOP/s, or one of {', '.join(PEAKS)}")
+
+
+# ------------------------------------------------------------------------------------------- does it fit?
+# Whether a recipe fits a card should be known before the card is rented. Nothing has to be computed for it:
+# on torch's meta device a tensor is a shape and a dtype without numbers, a whole training step runs in
+# seconds, and what a GPU would have to hold at its fullest moment can be added up as tensors come and go.
+#
+#     at rest        weights 4 bytes, gradients 4 (DDP's buckets stay), AdamW's two moments 8, average 4
+#                    = 20 bytes a trained parameter; frozen networks beside them
+#     in the step    autocast's bf16 copies of the weights (2 bytes a parameter, until the step ends), and
+#                    activations: what the forward pass keeps for the backward pass. They are freed as the
+#                    backward pass consumes them, so the peak is early in it
+#
+# The meta device has no autocast, so CUDA's rules are applied to it by hand: products in bf16, norms,
+# softmax and losses in float32, and attention as the fused kernel that never holds its N x N scores.
+# ASSUMED: 2 GB for the driver, NCCL and kernels, and a tenth more for what the allocator cannot use.
+
+GB = 2 ** 30                # what a card's maker calls a GB
+CARDS = {"24 GB (RTX 4090)": 23.5, "40 GB (A100)": 39.0, "48 GB (L40S, A6000)": 44.0, "80 GB (H100, A100)": 78.0,
+         "141 GB (H200)": 139.0}                                # and what of it is there for programs
+IN_BF16 = {F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d, torch.matmul, torch.bmm, torch.addmm,
+           torch.Tensor.__matmul__, torch.Tensor.matmul, torch.conv2d, torch.conv3d, torch.conv1d}
+IN_FP32 = {F.layer_norm, F.group_norm, F.rms_norm, F.softmax, torch.softmax, torch.Tensor.softmax, F.mse_loss,
+           F.l1_loss, torch.exp, torch.Tensor.exp, torch.log, torch.Tensor.pow, torch.pow}
+
+
+class Autocast(TorchFunctionMode):
+    """CUDA's autocast to bf16, on the meta device. A parameter's copy is made once and kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.copies = {}
+
+    def cast(self, value, dtype):
+        if not torch.is_tensor(value) or not value.is_floating_point() or value.dtype == dtype:
+            return value
+        if isinstance(value, nn.Parameter):
+            if id(value) not in self.copies:
+                self.copies[id(value)] = value.to(dtype)
+            return self.copies[id(value)]
+        return value.to(dtype)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        dtype = torch.bfloat16 if func in IN_BF16 else torch.float32 if func in IN_FP32 else None
+        kwargs = kwargs or {}
+        if func is torch.Tensor.backward:               # checkpointed blocks run again inside: under us, too
+            with self:                                  # (backward() itself would come back to us, for ever)
+                return run_backward(args[:1], (torch.ones_like(args[0]),), False, False, (),
+                                    allow_unreachable=True, accumulate_grad=True)
+        if dtype:
+            args = tuple(self.cast(value, dtype) for value in args)
+            kwargs = {key: self.cast(value, dtype) for key, value in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+class Memory(TorchDispatchMode):
+    """Adds up the bytes of all tensors that are made inside and still alive, and remembers the most."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen = weakref.WeakKeyDictionary()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in torch.utils._pytree.tree_leaves(out):
+            if torch.is_tensor(value) and value.untyped_storage() not in self.seen:     # a view owns nothing
+                storage = value.untyped_storage()
+                self.seen[storage] = size = storage.nbytes()
+                weakref.finalize(storage, self.free, size)
+                self.now += size
+                self.peak = max(self.peak, self.now)
+        return out
+
+    def free(self, size):
+        self.now -= size
+
+
+def flash(q, k, v, attn_mask=None):
+    """The fused kernels a GPU takes: softmax's sums are kept for the backward pass, the scores are not."""
+    q, k, v = (part.bfloat16() for part in (q, k, v))
+    if attn_mask is None:
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
+    bias = torch.zeros(attn_mask.shape, dtype=q.dtype, device=q.device)
+    bias = bias.expand(*q.shape[:2], q.shape[2], k.shape[2])
+    return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, True)[0]
+
+
+def peak_of(function):
+    """Bytes that function() needs at its fullest, beside what stood there before."""
+    with mock.patch.object(F, "scaled_dot_product_attention", flash), Memory() as memory, Autocast():
+        function()
+    return memory.peak
+
+
+def weight_bytes(nets, bytes_each=4):
+    return bytes_each * sum(p.numel() for net in nets for p in net.parameters())
+
+
+def pixels(cfg, rows, frames=None):
+    return torch.empty(rows, 3, frames or cfg.frames, cfg.size, cfg.size)                   # (B,3,T,H,W)
+
+
+def step_of_dpvae(cfg, rows):
+    """-> trained networks, frozen ones, {moment: function}. In float32, as train.stage_dpvae has them."""
+    dp, disc, vgg = DPVAE(DPVAEConfig(**vars(SD3))), PatchGAN3D(cfg.disc), LPIPS("vgg").requires_grad_(False)
+    dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
+    look = lambda a, b: vgg(a, b).mean()
+
+    def step():
+        x = pixels(cfg, rows)
+        disc.requires_grad_(False)
+        loss, x_hat, _ = dp_vae_loss(dp, x, look, disc)
+        disc.requires_grad_(True)
+        loss.backward()
+        del loss
+        discriminator_loss(disc, x, x_hat).backward()
+    return [dp, disc], [vgg], {"a step": step}
+
+
+def step_of_videodit(cfg, rows):
+    net = VideoDiT(VideoDiTConfig(**vars(cfg.dit), attention=cfg.attention, patchify_3d=cfg.patchify_3d))
+    dp, side = DPVAE(DPVAEConfig(**vars(SD3))).requires_grad_(False), cfg.size // 8
+    net.checkpointing = cfg.checkpointing
+    z = torch.empty(rows, cfg.dit.in_channels, cfg.frames // GOP, side, side)               # (B,C,T',h,w)
+    cond = {"context": torch.empty(rows, 154, cfg.dit.context_dim),
+            "pooled": torch.empty(rows, cfg.dit.pooled_dim)}
+    step = lambda: flow_loss(net, z, cond, t=torch.empty(rows), noise=torch.empty_like(z)).backward()
+    return [net], [dp], {"encoding": lambda: encoded(dp, pixels(cfg, 1)), "a step": step}
+
+
+def step_of_latte(cfg, rows):
+    net, vae = Latte(cfg.latte), KLVAE(SD14).requires_grad_(False)
+    net.checkpointing = cfg.checkpointing
+    side, pictures, groups = cfg.size // 8, cfg.joint_images, 1 + cfg.joint_images
+    z = torch.empty(rows, 4, cfg.frames + pictures, side, side)                             # (B,C,T+M,h,w)
+    shape = (rows, groups) if pictures else (rows,)
+    cond = {"class": {"labels": torch.zeros(shape, dtype=torch.long)}, "none": {},
+            "text": {"context": torch.empty(*shape, 120, cfg.latte.context_dim)}}[cfg.latte.condition]
+    if cfg.latte.condition == "text" and cfg.latte.pooled_dim:
+        cond["pooled"] = torch.empty(*shape, cfg.latte.pooled_dim)
+    t, ddpm = torch.zeros(rows, dtype=torch.long), DDPM()
+
+    def step():
+        out = net(z, t, images=pictures, **cond)            # L_simple and L_vlb are a few latents more
+        (out.float().square().mean() + ddpm.beta.sum() * 0).backward()
+    return [net], [vae], {"encoding": lambda: encoded(vae, pixels(cfg, rows)), "a step": step}
+
+
+def speakers(cfg):
+    """Bytes of the published text encoders, in half precision: CLIP-L, CLIP-G and T5-XXL; Latte: T5 alone."""
+    if cfg.stage == "dpvae" or cfg.stage == "latte" and cfg.latte.condition != "text":
+        return 0
+    clips = [] if cfg.stage == "latte" else [CLIPText(CLIPTextConfig()), CLIPText(CLIPTextConfig(
+        width=1280, layers=32, heads=20, mlp_width=5120, act="gelu", projection=1280))]
+    return weight_bytes([*clips, T5Encoder(T5Config())], 2)
+
+
+STEPS = {"dpvae": step_of_dpvae, "videodit": step_of_videodit, "latte": step_of_latte}
+
+
+def need(cfg, gpus):
+    """{part: bytes} of one GPU in this stage of a recipe."""
+    if cfg.batch % (gpus * cfg.accumulate):
+        raise UserError(f"--batch {cfg.batch}: must divide by {gpus} GPUs x {cfg.accumulate} micro-batches")
+    with torch.device("meta"):
+        nets, frozen, moments = STEPS[cfg.stage](cfg, cfg.batch // (gpus * cfg.accumulate))
+        trained = sum(p.numel() for net in nets for p in net.parameters() if p.requires_grad)
+        for net in nets:
+            for parameter in net.parameters():              # DDP's buckets: there before, and after
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        parts = {"weights": weight_bytes(nets), "gradients": 4 * trained, "AdamW": 8 * trained,
+                 "average": 4 * trained, "frozen networks": weight_bytes(frozen),
+                 "text encoders": speakers(cfg)}
+        peaks = {name: peak_of(moment) for name, moment in moments.items()}
+    return parts, peaks
+
+
+def fits(argv):
+    """What each stage of a recipe needs of a GPU, and the smallest card that has it."""
+    flags = FlagParser(prog="bench.py fits", description="which card a recipe needs; computed, no GPU asked")
+    flags.add_argument("preset", help="of train.py, such as videodit-512; further flags are train.py's")
+    flags.add_argument("--gpus", type=int, default=8)
+    args, more = flags.parse_known_args(argv)
+    results = {}
+    for cfg in parse_recipe(["--config", args.preset, *more]):
+        if cfg.stage not in STEPS:
+            continue
+        parts, peaks = need(cfg, args.gpus)
+        total = 2 * GB + 1.1 * (sum(parts.values()) + max(peaks.values()))
+        card = next((card for card, usable in CARDS.items() if total <= usable * GB), None)
+        rows = cfg.batch // (args.gpus * cfg.accumulate)
+        print(f"{args.preset}, stage {cfg.stage}: {args.gpus} GPUs x {rows} clips x {cfg.accumulate} "
+              f"micro-batches, {cfg.frames} frames of {cfg.size} x {cfg.size}"
+              f"{', checkpointing' if cfg.checkpointing else ''}")
+        for name, size in Counter(parts).items():
+            print(f"  {name:18s}{size / GB:8.1f} GB")
+        for name, size in peaks.items():
+            print(f"  {name + ' needs more':18s}{size / GB:8.1f} GB")
+        advice = f"fits a card of {card}" if card else "fits no card: --accumulate, --checkpointing"
+        print(f"  in all, with reserve {total / GB:.0f} GB: {advice}")
+        results[cfg.stage] = total / GB
+    return results
 
 
 # -------------------------------------------------------------------------------------------- command line
@@ -326,6 +543,8 @@ def main(argv):
     if not argv:
         for name, (counted, by_hand) in demo().items():
             print(f"{name}: {counted:,} FLOPs counted   (by hand: {by_hand:,})")
+    elif argv[0] == "fits":
+        fits(argv[1:])
     else:
         report(parse(argv))
 

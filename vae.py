@@ -111,6 +111,12 @@ class FrameNorm(nn.GroupNorm):
         return super().forward(x)
 
 
+def silu(x):
+    """x * sigmoid(x), always of a norm's fresh output: written over it where no gradient will ask for it. At
+    512 x 512 a window's largest activation is 4 GB, so one copy less decides whether a card is large enough."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 def norm(channels, groups):
     return FrameNorm(groups, channels, eps=1e-6)
 
@@ -124,8 +130,8 @@ class ResBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x):
-        h = self.conv1(F.silu(self.norm1(x)))                                               # (F,c_out,H,W)
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(silu(self.norm1(x)))                                               # (F,c_out,H,W)
+        h = self.conv2(silu(self.norm2(h)))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
@@ -217,8 +223,8 @@ class TimeResBlock(nn.Module):
         self.norm2, self.conv2 = norm(c, groups), TimeConv(c)
 
     def forward(self, x, frames):
-        h = self.conv1(F.silu(self.norm1(x)), frames)
-        return x + self.conv2(F.silu(self.norm2(h)), frames)      # conv2 starts at 0: the identity at step 0
+        h = self.conv1(silu(self.norm1(x)), frames)
+        return x + self.conv2(silu(self.norm2(h)), frames)      # conv2 starts at 0: the identity at step 0
 
 
 class TimeAttention(nn.Module):
@@ -340,7 +346,7 @@ class Encoder(nn.Module):
             if hasattr(level, "time_down"):
                 h, frames = level.time_down(h, frames), frames // 2                         # (F/2,c,..)
         h = self.mid(h, frames)
-        return self.conv_out(F.silu(self.norm_out(h)))                                      # (F',2C,h,w)
+        return self.conv_out(silu(self.norm_out(h)))                                      # (F',2C,h,w)
 
 
 class Decoder(nn.Module):
@@ -372,7 +378,7 @@ class Decoder(nn.Module):
                 h = level.upsample(h)                                                       # (F,c,2h,2w)
             if hasattr(level, "time_up"):
                 h, frames = level.time_up(h, frames), frames * 2                            # (2F,c,..)
-        return self.conv_out(F.silu(self.norm_out(h)))                                      # (F,3,H,W)
+        return self.conv_out(silu(self.norm_out(h)))                                      # (F,3,H,W)
 
 
 def fold(x):

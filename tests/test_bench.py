@@ -1,6 +1,7 @@
 """Tests of bench.py: FLOPs are counted right, every row runs, and the last line is for machines."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.testing import assert_close
 import bench
 import latte
 from checkpoint import UserError
+from presets import parse
 
 QUICK = ["--steps", "1", "--warmup", "0", "--preset", "tiny"]
 SMALL = {"mmdit": ["--size", "32"], "videodit": ["--frames", "8", "--size", "32"], "vae": ["--size", "32"],
@@ -118,3 +120,45 @@ def test_a_wrong_flag_is_named(words, hint):
 def test_an_unknown_peak_is_named():
     with pytest.raises(UserError, match="H100"):
         bench.peak_tflops(bench.parse(["vae", "--peak", "fast"]), "cpu")
+
+
+# ------------------------------------------------------------------------------------------ does it fit?
+
+def test_the_memory_counter_counts_what_lives():
+    """Two tensors of 4 MB, one freed before the third comes: the peak is 8 MB, and views cost nothing."""
+    def run():
+        a = torch.empty(1000, 1000, device="meta")
+        b = a + 1
+        view = b[:10]
+        del a
+        c = view.sum() + b
+        return c
+    assert bench.peak_of(run) == pytest.approx(8e6, rel=0.01)
+
+
+def test_a_layers_step_is_what_it_is_by_hand():
+    """Autocast's bf16 copies of input and weights stay for the backward pass, at half of float32's bytes."""
+    net = torch.nn.Linear(1000, 1000, bias=False, device="meta")
+    x = torch.empty(500, 1000, device="meta")
+    forward = bench.peak_of(lambda: net(x))
+    assert forward == 2 * (1000 * 1000 + 500 * 1000 + 500 * 1000)          # weight, input, output
+
+
+def test_checkpointing_and_micro_batches_save_memory():
+    row = parse(["--config", "videodit-256", "--stage", "videodit", "--dit.depth", "4"])[0]
+    step = lambda **change: bench.need(replace(row, **change), 8)[1]["a step"]
+    assert step() < 0.6 * step(checkpointing=False)
+    assert step(accumulate=8) < 0.7 * step()
+
+
+@pytest.mark.parametrize("preset, stage", [("videodit-256", "videodit"), ("videodit-512", "videodit"),
+                                           ("latte-ucf101-img", "latte")])
+def test_the_printed_recipes_fit_a_card_of_80_gb(preset, stage, capsys):
+    """README's commands, 8 GPUs, text encoders and VAE in the step. (All of them: `bench.py fits`.)"""
+    assert bench.fits([preset, "--stage", stage])[stage] < 78
+    assert "fits a card of 80 GB" in capsys.readouterr().out
+
+
+def test_a_batch_that_gpus_cannot_share_is_an_error():
+    with pytest.raises(UserError, match="must divide by 7 GPUs"):
+        bench.fits(["videodit-256", "--gpus", "7"])
