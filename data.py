@@ -47,12 +47,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import world
-from checkpoint import UserError, polite, write_atomic
+from checkpoint import UserError, polite, save_tensors
 from folder import (Captions, class_name, class_prompt, decode, describe, is_hidden, is_text, list_classes,
                     list_files, nothing_of, open_picture, series, sort_media, stem_of, warn_left_out)
 from video import (IMAGES, VIDEOS, Film, Unusable, contact_sheet, cut, page, plot, read_all, read_some,
@@ -667,7 +667,7 @@ def write_shard(path, dataset, encode, batch, positions, made, dtype, workers, t
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise UserError(f"latents for {path} are not finite in {dtype}; try bfloat16, or look at the VAE")
     metadata = {"made": json.dumps(made), "captions": json.dumps(captions), "places": json.dumps(places)}
-    write_atomic(path, lambda temporary: save_file(state, temporary, metadata=metadata))
+    save_tensors(path, state, metadata)
 
 
 # Text is found by its hash: the file of a caption is where 128 bits of its SHA-256 say. No list has to be
@@ -690,7 +690,7 @@ def write_texts(folder, captions, text, batch, dtype, tick):
                 for key, tensor in text(asked).items()}                                  # (n,L,D), ...
         for row, caption in enumerate(asked):
             state = {key: tensor[row].contiguous() for key, tensor in told.items()}      # (L,D), ...
-            write_atomic(text_path(folder, caption), lambda temporary: save_file(state, temporary))
+            save_tensors(text_path(folder, caption), state, {})
         tick(0)
 
 

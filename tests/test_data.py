@@ -430,17 +430,19 @@ def test_latents_of_another_vae_are_refused(tmp_path):
 
 CHILD = """
 import os, signal, sys
+import checkpoint
 import data
-from safetensors.torch import save_file
-written = []
-def write(state, path, metadata=None):                 # the third shard is half written when the signal comes
-    save_file(state, path, metadata=metadata)
-    written.append(path)
-    if len(written) == 3:
-        os.truncate(path, os.path.getsize(path) // 2)
-        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
-        save_file(state, path, metadata=metadata)
-data.save_file = write
+honest, written = checkpoint.write_atomic, []
+def write_atomic(path, write):                         # the third shard is half written when the signal comes
+    def half(temporary):
+        write(temporary)
+        written.append(path)
+        if len(written) == 3:
+            os.truncate(temporary, os.path.getsize(temporary) // 2)
+            os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+            write(temporary)
+    honest(path, half)
+checkpoint.write_atomic = write_atomic
 data.write_cache(sys.argv[1], data.ToyClips(frames=1, size=16, count=12),
                  lambda batch: {"latent": batch["video"][..., ::8, ::8]}, 2, "v1", shard=2)
 """
