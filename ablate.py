@@ -609,6 +609,10 @@ def parse(argv):
     add("--nearest", type=int, default=-1, help="of the toy's clips, how many to fit; default: an eighth")
     add("--batch", type=int, default=32, help="clips that are sampled at once, at most")
     add("--dry-run", action="store_true", help="print the commands of every row, run none")
+    argv = list(argv)
+    if "--train" in argv[:-1]:                                  # else its value, --x, would be a flag of ours
+        at = argv.index("--train")
+        argv[at:at + 2] = [f"--train={argv[at + 1]}"]
     return check(flags.parse_args(argv))
 
 
@@ -616,10 +620,10 @@ def check(args):
     """Defaults that depend on others; one line for what cannot be."""
     if args.config not in PRESETS:
         raise UserError(f"--config {args.config}: must be one of {', '.join(PRESETS)}")
-    stages, table = PRESETS[args.config]["stages"], TABLES.get(args.table)
-    if table and table.model not in stages:
-        fitting = [name for name, preset in PRESETS.items() if table.model in preset["stages"]]
-        raise UserError(f"--config {args.config} has no stage {table.model}; give {' or '.join(fitting)}")
+    if args.table in TABLES and not fits(args.config, args.table):
+        fitting = [name for name in PRESETS if fits(name, args.table)]
+        raise UserError(f"--config {args.config} has not the stages of {args.table}; give "
+                        f"{' or '.join(fitting)}")
     if args.table == "videodit-2" and args.config not in (*SMALL, "videodit-512"):
         raise UserError(f"--config {args.config}: Table 2 is of 96 frames of 512 x 512; give --config "
                         'videodit-512 --train "--init runs/videodit-320"; the paper\'s number for 256 is in '
@@ -633,10 +637,15 @@ def check(args):
     return args
 
 
+def fits(config, key):
+    """Has the preset the stages that the table's rows train? Table 3's train a DP-VAE each."""
+    own = {"dpvae"} if any("reg_weight" in row.flags for row in TABLES[key].rows) else set()
+    return own | {TABLES[key].model} <= {*PRESETS[config]["stages"]}
+
+
 def tables(args):
     """The tables that were asked for; of all, those whose stages the preset has."""
-    stages = PRESETS[args.config]["stages"]
-    return [key for key in TABLES if TABLES[key].model in stages] if args.table == "all" else [args.table]
+    return [key for key in TABLES if fits(args.config, key)] if args.table == "all" else [args.table]
 
 
 def listed():

@@ -3,10 +3,10 @@ Paper    VideoDiT 4.1-4.2 (reconstruction; zero-shot UCF101), Latte 4.1 (FVD ove
 Shapes   video (B,3,T,H,W) in [-1,1]; features (N,R,F): N clips, R rows a clip
          (1 for FVD, T for FID), F features
 Numbers  distances are computed in float64; each is printed with its whole protocol and a standard error
-Differs  published FVDs are hard to reproduce because protocols go unstated: here every choice is a flag.
-         Real sets are drawn with a seed, and no clip counts twice on several GPUs. grep DEVIATES, ASSUMED
-Reads    after train.py, before ablate.py
-Run me   python eval.py                         # CPU, 10 s: the world against itself, by several protocols
+Differs  papers print a distance and nothing else; and no clip counts twice on several GPUs, as it does in
+         published samplers. grep DEVIATES, ASSUMED
+Reads    after protocol.py and train.py, before ablate.py
+Run me   python eval.py                         # CPU, 3 s: a reconstruction whose error is known
          python eval.py toy                     # prompt score of checkpoints/toy, and its VAE's PSNR
          python eval.py fvd REAL FAKE     # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR
          python eval.py similarity --ckpt FILE      # how alike a Latte's frames are, block by block"""
@@ -14,21 +14,16 @@ Run me   python eval.py                         # CPU, 10 s: the world against i
 import argparse
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
+import math
 import os
 import sys
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
@@ -38,209 +33,15 @@ from checkpoint import (FlagParser, UserError, class_of, load_network, polite, r
 from data import UNSEEN, ClipFolder, fingerprint, parse_toy, prompt_at
 from features import (ATTRIBUTES, C3D, I3D, Inception, Judge, judge_right, judge_targets,
                       perceptual_distance)
-from folder import group_frames, list_files, nothing_of, open_picture, sort_media
 from latte import draw_similarity, frame_similarity, nothing_asked, summary
 from metrics import (frechet, gaussian, inception_score, kernel_distance, psnr, ssim,
                      standard_error)
+from protocol import PROTOCOLS, Protocol, Side, at_least, check_count, one_of, read_protocol, warn
 from published import FILES, load_detector, load_latte
 from sample import (TOKENS, TOY, between, decode, encode, generate, go_on, how_of, load_models, tokens_of,
                     walk)
 from vae import DPVAE, GOP, KLVAE, fold
-from video import IMAGES, VIDEOS, Unusable, contact_sheet, read_some, save_clip, scan_times, to_video
-
-
-
-# ------------------------------------------------------------------------------------------ protocols
-
-@dataclass(frozen=True)
-class Protocol:
-    """How clips are cut out of videos before a network looks at them. Every field is a flag."""
-    clips: int = 2048              # of each side, one a video; fewer real ones are allowed, with a warning
-    frames: int = 16
-    real_stride: int = 3           # every 3rd frame of the real videos, as in Latte's training (Taichi: 6)
-    fake_stride: int = 1
-    window: str = "random"         # of a real video; or first. Of a generated one it is always the first
-    order: str = "crop-resize"     # to a square, then size; or resize-crop: short side to size, then a square
-    filter: str = "lanczos"        # or bicubic, bilinear
-    size: int = 256
-    jpeg: int = 75                 # quality of a JPEG round trip of each frame that is no .jpg yet; 0: none
-    ddof: int = 0                  # covariance divided by n - ddof
-    seed: int = 0                  # draws real videos and windows
-
-
-PROTOCOLS = {
-    # facts of the published tools: they ask for JPEG quality 95 by a name that Pillow ignores, so it is 75
-    "latte": Protocol(),
-    "stylegan-v": Protocol(real_stride=1, order="resize-crop"),
-    # ASSUMED: VideoDiT 4.1 says "zero-shot FVD on UCF101" and nothing more; its clips run at UCF101's 25 fps
-    "videodit": Protocol(real_stride=1, order="resize-crop", filter="bicubic", jpeg=0, ddof=1),
-    # for rendered clips, which move a pixel a frame, and the networks trained on them
-    "toy": Protocol(real_stride=1, window="first", size=64, jpeg=0),
-}
-FILTERS = {"lanczos": Image.LANCZOS, "bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
-
-
-def read_protocol(args):
-    """The preset with the flags that were given on top, checked."""
-    name = args.protocol or ("toy" if args.features == "toy" else "latte")
-    given = {item.name: getattr(args, item.name) for item in dataclasses.fields(Protocol)}
-    given = {key: value for key, value in given.items() if value is not None}
-    one_of({"protocol": name}, protocol=PROTOCOLS)
-    one_of(given, filter=FILTERS, window=("random", "first"), order=("crop-resize", "resize-crop"),
-           ddof=(0, 1), jpeg=range(101))
-    at_least(given, clips=2, frames=1, real_stride=1, fake_stride=1, size=8, seed=0)
-    changed = "".join(f" --{key} {value}" for key, value in given.items())
-    protocol = dataclasses.replace(PROTOCOLS[name], **given)
-    print(f"protocol {name}{changed}: {str(protocol)[9:-1]}")
-    return protocol
-
-
-def one_of(values, **choices):
-    for key, allowed in choices.items():
-        if values.get(key, next(iter(allowed))) not in allowed:
-            names = "0 to 100" if isinstance(allowed, range) else ", ".join(map(str, allowed))
-            raise UserError(f"--{key} {values[key]}: must be one of {names}")
-
-
-def at_least(values, **bounds):
-    for key, bound in bounds.items():
-        if values.get(key) is not None and values[key] < bound:
-            raise UserError(f"--{key} {values[key]}: must be at least {bound}")
-
-
-# ------------------------------------------------------------------------------------------ sets of clips
-
-class Side:
-    """REAL or FAKE: videos at any depth, folders of frames (one a clip), or "toy", "toy:KIND",
-    "toy:KIND:SEED". With --frames 1 every picture is a clip."""
-
-    def __init__(self, root, protocol, fake=False, whole=False):
-        self.root, self.protocol, self.fake, self.skipped, self.small = str(root), protocol, fake, [], 0
-        self.spans = None
-        self.stride = protocol.fake_stride if fake else protocol.real_stride
-        self.window = "first" if fake else protocol.window
-        self.toy = parse_toy(self.root)
-        if self.toy:
-            self.clips = list(range(protocol.clips))
-            return
-        names = list_files(root)
-        films, folders, pictures, covers = sort_media(names)
-        if not films + pictures + covers:
-            nothing_of(root, names, VIDEOS + IMAGES, "videos or frames")
-        if films:                                       # beside them, pictures are covers or films' frames
-            pictures = [name for name in pictures if (name.rpartition("/")[0] or ".") in folders]
-        self.clips = [[name] for name in films] + group_frames(pictures, protocol.frames)
-        if fake and len(self.clips) < protocol.clips:      # now, not after an hour of looking at the others
-            check_count(self, len(self.clips))
-        if whole:
-            self.cut_whole()
-
-    def cut_whole(self):
-        """Every frame of every video counts, once: videos are cut into clips without gap or overlap, the
-        last of each as short as it is (fid50k_full of the published tools)."""
-        found, frames = [], self.protocol.frames
-        for names in self.clips:
-            is_film = names[0].lower().endswith(VIDEOS)
-            try:
-                count = len(scan_times(os.path.join(self.root, names[0]))[1]) if is_film else len(names)
-            except Unusable as reason:
-                self.skipped.append(f"{names[0]}: {reason}")
-                continue
-            found += [(names, range(at, min(at + frames, count))) for at in range(0, count, frames)]
-        self.clips, self.spans = [names for names, _ in found], [span for _, span in found]
-        self.protocol = dataclasses.replace(self.protocol, clips=len(found))
-
-    def contents(self):
-        """What the cache knows a set by: names, sizes and times of its files."""
-        if self.toy:
-            return [self.toy]
-        place = lambda name: (Path(self.root, name) if os.path.isdir(self.root)
-                              else Path(self.root.split("!/")[0]))
-        stats = ((name, place(name).stat()) for name in itertools.chain(*self.clips))
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-
-    def read(self, index):
-        """uint8 (T,size,size,3), or the reason why not."""
-        try:
-            rng = np.random.default_rng([self.protocol.seed, index])
-            pictures = self.pictures(self.clips[index], rng, self.spans and self.spans[index])
-            if len({picture.size for picture in pictures}) > 1:
-                raise Unusable("frames of different sizes")
-            short = min(pictures[0].size)
-            if self.fake and short < self.protocol.size:
-                raise UserError(f"{self.root} holds clips of {short} pixels, the protocol compares at "
-                                f"{self.protocol.size}: give --size {short}, or sample larger clips")
-            self.small += short < self.protocol.size
-            is_jpeg = not self.toy and self.clips[index][0].lower().endswith((".jpg", ".jpeg"))
-            return np.stack([prepare(picture, self.protocol, is_jpeg) for picture in pictures])    # (T,H,W,3)
-        except Unusable as reason:
-            return f"{self.clips[index][0]}: {reason}"
-
-    def pictures(self, names, rng, span=None):
-        """The frames of one clip, as they lie on the disk: those of the protocol, or the numbers in span."""
-        frames, stride = self.protocol.frames, self.stride
-        if self.toy:
-            spec, span = world.draw(UNSEEN + self.toy[1], names, self.toy[0]), (frames - 1) * stride + 1
-            raw = world.render(spec, span, self.protocol.size, only=range(0, span, stride))
-        elif names[0].lower().endswith(VIDEOS):
-            path = os.path.join(self.root, names[0])
-            pts, count = None, None
-            if self.window == "random" or span:
-                pts, times = scan_times(path)
-                count = len(times)
-            raw = read_some(path, pts, span or self.numbers(count, rng))
-        else:
-            raw = [open_picture(self.root, names[number])
-                   for number in span or self.numbers(len(names), rng)]
-        return [Image.fromarray(frame) for frame in raw]
-
-    def numbers(self, count, rng):
-        """Which frames of `count` (None: not known, and not needed, as we start at the first)."""
-        frames, stride = self.protocol.frames, self.stride
-        # Latte's tool drops videos of less than 16 * stride frames, although 15 * stride + 1 would do.
-        if count is not None and count < frames * stride:
-            raise Unusable(f"{count} frames, {frames * stride} needed")
-        start = 0 if self.window == "first" else rng.integers(count - (frames - 1) * stride)
-        return start + stride * np.arange(frames)                                           # (T,)
-
-    def stream(self, workers):
-        """Usable clips, uint8 (T,H,W,3), in a seeded random order, at most --clips of them. Threads decode
-        ahead, so that the network never waits: FFmpeg, Pillow and NumPy let go of Python's lock."""
-        order = iter(np.random.default_rng(self.protocol.seed).permutation(len(self.clips)).tolist())
-        found, pending, pool = 0, deque(), ThreadPoolExecutor(workers)
-        try:
-            while found < self.protocol.clips:
-                ahead = itertools.islice(order, 4 * workers - len(pending))
-                pending.extend(pool.submit(self.read, index) for index in ahead)
-                if not pending:
-                    return
-                clip = pending.popleft().result()
-                if isinstance(clip, str):
-                    self.skipped.append(clip)
-                else:
-                    found += 1
-                    yield clip
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def prepare(picture, protocol, is_jpeg=False):
-    """PIL picture -> uint8 (size,size,3) by the protocol's order, filter and JPEG quality."""
-    size, method = protocol.size, FILTERS[protocol.filter]
-    if picture.size != (size, size):
-        if protocol.order == "resize-crop":
-            scale = size / min(picture.size)
-            picture = picture.resize([max(round(side * scale), size) for side in picture.size], method)
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
-        picture = picture if side == size else picture.resize((size, size), method)
-        is_jpeg = False
-    if protocol.jpeg and not is_jpeg:
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=protocol.jpeg)
-        picture = Image.open(file)
-    return np.asarray(picture)                                                              # (H,W,3)
+from video import Unusable, contact_sheet, save_clip, to_video
 
 
 # ------------------------------------------------------------------------------------------ looking at sets
@@ -299,23 +100,6 @@ def extract(side, look, args):
     if side.spans:
         found = [part.flatten(0, 1)[:, None] for part in found]                             # (B*R,1,F)
     return torch.cat(found)                                                                 # (N,R,F)
-
-
-def check_count(side, found):
-    """Too few clips to go on, or reasons to doubt the number."""
-    want, reasons = side.protocol.clips, "; ".join(side.skipped[:3]) + " ..." * (len(side.skipped) > 3)
-    lost = f" ({len(side.skipped)} of {len(side.clips)} skipped: {reasons})" if side.skipped else ""
-    if found < 2 or (side.fake and found < want):
-        raise UserError(f"{side.root} has {found} usable clips, {want} wanted{lost}; "
-                        f"sample more, or give --clips {max(found, 2)}")
-    if found < want or lost:
-        warn(f"{side.root}: {found} usable clips, {want} wanted{lost}")
-    if side.small:
-        warn(f"{side.root}: {side.small} clips were enlarged to {side.protocol.size} pixels")
-
-
-def warn(text):
-    print(f"warning: {text}", file=sys.stderr)
 
 
 def extract_real(side, look, mark, args):
@@ -517,21 +301,27 @@ def recon(argv):
         raise UserError(f"--part {args.part[0]} {args.part[1]}: must rise, between 0 and 1")
     vae, made = open_vae(args.ckpt)
     label, lpips = distance_of_pictures(args)
+    rows, shown = measure_films(vae, film_windows(args, made), label, lpips)
+    if args.sheet and shown:
+        contact_sheet(args.sheet, shown.values(), [*shown])
+    return report_recon(rows)
+
+
+def measure_films(vae, films, label="", lpips=None, most=12):
+    """{film: a row a window}, and clips to look at: the first four films, what became of them, the error."""
     rows, shown = {}, {}
-    for name, clip in film_windows(args, made):
+    for name, clip in films:
         x = clip[None].to(device())                                                         # (1,3,T,H,W)
         x_hat, held = reconstruct(vae, x)
-        if len(shown) < 12:                             # four films; errors twice as large, on grey
-            error = (2 * (x_hat - x)).clamp(-1, 1)
+        if len(shown) < most:
+            error = (2 * (x_hat - x)).clamp(-1, 1)                          # twice as large, and grey is none
             shown |= {f"{name[-30:]}: {what}": film[0].cpu() for what, film in
                       (("film", x), ("reconstruction", x_hat), ("error x 2", error))}
         row = {"frames": x.shape[2], "psnr": per_frame(psnr, x, x_hat), "ssim": per_frame(ssim, x, x_hat),
                **({label: per_frame(lpips, x, x_hat)} if lpips else {}),
                "held_psnr": per_frame(psnr, x, held)}
         rows.setdefault(name, []).append(row)
-    if args.sheet and shown:
-        contact_sheet(args.sheet, shown.values(), [*shown])
-    return report_recon(rows)
+    return rows, shown
 
 
 def report_recon(rows):
@@ -871,7 +661,7 @@ def similarity(argv):
 
 COMMANDS = {"toy": toy, "fvd": lambda argv: distance("fvd", argv), "fid": lambda argv: distance("fid", argv),
             "is": score, "recon": recon, "sample": sample_set, "similarity": similarity}
-HELP = """eval.py COMMAND ..., each with its own --help; without one, a picture of what protocols change
+HELP = """eval.py COMMAND ..., each with its own --help; without one, a picture
 
   toy                    the toy's checkpoint: does it obey prompts, how near is it to what can be drawn
   sample CKPT -o DIR     make the clips that the next three look at; again, it goes on
@@ -881,42 +671,28 @@ HELP = """eval.py COMMAND ..., each with its own --help; without one, a picture 
   similarity --ckpt      how alike a Latte's frames are, block by block"""
 
 
-# The toy world against itself, so that the model is perfect: what is left is the protocol's. Nothing differs:
-# 0, the known answer. Other clips of the same world: not 0, but what 48 clips cannot tell. Then one field at
-# a time of one side alone, as happens between two papers.
-CHANGES = {"nothing": {}, "other clips": {"seed": 1}, "JPEG 75": {"jpeg": 75}, "of 48 pixels": {"size": 48},
-           "stride 3": {"real_stride": 3}}
+class Paler:
+    """A VAE whose error is known: it stores pixels, and gives each back 0.1 nearer to grey."""
+    encode = staticmethod(lambda x: x)
+    decode = staticmethod(lambda z: z - 0.1 * z.sign())
 
 
-@torch.no_grad()
-def demo(clips=48):
-    """{what differs between two sides: toy FVD}, of rendered clips and the shipped judge."""
-    judge, found = load_network(Judge, JUDGE), {}
-    for name, change in CHANGES.items():
-        seed, protocol = change.get("seed", 0), dataclasses.replace(PROTOCOLS["toy"], clips=clips)
-        side = Side(f"toy:video:{seed}", dataclasses.replace(protocol, **{**change, "seed": 0}))
-        videos = torch.stack([to_video(clip) for clip in side.stream(2)])                   # (B,3,T,h,w)
-        videos = F.interpolate(videos, (16, 64, 64))                                        # (B,3,T,H,W)
-        found[name] = gaussian(torch.cat([judge.clip_features(part) for part in videos.split(8)]))
-    return {name: frechet(*found["nothing"], *other) for name, other in found.items()}
+def demo(path="out/eval.png"):
+    """(PSNR that `recon` finds of Paler, and what it must be: an error of 0.1 everywhere, a range of 2).
 
-
-def draw_demo(path):
-    from video import plot
-    found = demo()
-    plot(path, {name: ([number], [value], ".") for number, (name, value) in enumerate(found.items())},
-         "the toy world against itself: what differs on one side", "", "toy FVD of 48 clips")
-    return found
+    The picture has a film, its reconstruction and the error, which is 0.1 of the range's half everywhere."""
+    args = argparse.Namespace(data="toy", n=3, frames=16, size=64)
+    rows, shown = measure_films(Paler(), film_windows(args, {}))
+    contact_sheet(path, shown.values(), [*shown])
+    return report_recon(rows)["psnr"], 10 * math.log10(2 ** 2 / 0.1 ** 2)
 
 
 def main(argv):
     if argv[:1] in (["-h"], ["--help"]):
         return print(HELP)
     if not argv:
-        found = draw_demo("out/eval.png")
-        return print("toy FVD of the world against itself, which is 0: "
-                     + ", ".join(f"{name} {value:.3g}" for name, value in found.items())
-                     + "; drawn in out/eval.png. Commands: python eval.py --help")
+        return print("a reconstruction that is 0.1 off: {:.3f} dB (right: {:.3f}); drawn in out/eval.png. "
+                     "Commands: python eval.py --help".format(*demo()))
     if argv[0] not in COMMANDS:
         raise UserError(f"unknown command {argv[0]}; give one of {', '.join(COMMANDS)}")
     torch.backends.cudnn.allow_tf32 = False                 # distances are compared with other people's

@@ -10,6 +10,7 @@ Run me   python presets.py                   # CPU, 3 s: each preset's stages, s
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import math
 import re
@@ -264,6 +265,7 @@ def parse(argv):
     return configs
 
 
+@functools.cache
 def parser():
     """A flag for each field, its help the comment beside it: what a reader of this file reads, no more."""
     flags = FlagParser(prog="train.py", usage="train.py [--config PRESET] [--stage STAGE] [other flags]",

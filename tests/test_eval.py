@@ -15,13 +15,13 @@ import presets
 import world
 from checkpoint import UserError, save_network
 from dit import MMDiT
-from eval import Protocol, Side, prepare
 from features import I3D, FrozenNorm, Judge, judge_targets
 from metrics import frechet, gaussian
+from protocol import Side
 from test_latte import trained
 from text import ToyText
 from vae import DPVAE, KLVAE
-from video import read_video, save_video, to_video
+from video import save_video, to_video
 from videodit import VideoDiT
 
 TOY_FLAGS = ["--features", "toy", "--size", "32", "--frames", "8", "--cache", ""]
@@ -111,67 +111,6 @@ def test_fvd_of_an_untrained_i3d_grows_with_damage():
         for damage in (noisy, blurred, shuffled, frozen):
             values = [frechet(*real, *gaussian(net(damage(clips, level)))) for level in (1, 2, 3)]
             assert 0 < values[0] < values[1] < values[2], (damage.__name__, values)
-
-
-# ---------------------------------------------------------------------------------------------- protocols
-
-def test_presets_are_the_published_rules():
-    """facts: real stride 3 and crop first in Latte,
-    stride 1 and resize first in StyleGAN-V, JPEG 75 in both."""
-    latte, styleganv = evaluate.PROTOCOLS["latte"], evaluate.PROTOCOLS["stylegan-v"]
-    assert ((latte.clips, latte.frames, latte.real_stride, latte.fake_stride, latte.ddof)
-            == (2048, 16, 3, 1, 0))
-    assert (latte.order, styleganv.order, styleganv.real_stride) == ("crop-resize", "resize-crop", 1)
-    assert latte.jpeg == styleganv.jpeg == 75
-
-
-def numbered(folder, count):
-    """A folder of frames whose grey level is 10 x their number, named 1.png ... without leading zeros."""
-    folder.mkdir(parents=True)
-    for number in range(1, count + 1):
-        Image.new("RGB", (8, 8), (10 * number,) * 3).save(folder / f"{number}.png")
-
-
-def test_windows_follow_the_protocol(tmp_path):
-    """One clip a video, every third frame in order, a random start that the seed fixes;
-    fakes from the start."""
-    for name in "ab":
-        numbered(tmp_path / name, 20)
-    protocol = Protocol(clips=2, frames=4, size=8, jpeg=0)
-    levels = lambda side: (side.read(0)[:, 0, 0, 0] // 10).tolist()
-    real = levels(Side(tmp_path, protocol))
-    assert [b - a for a, b in zip(real, real[1:])] == [3, 3, 3] and real == levels(Side(tmp_path, protocol))
-    assert levels(Side(tmp_path, protocol, fake=True)) == [1, 2, 3, 4]
-    starts = {levels(Side(tmp_path, Protocol(2, 4, size=8, jpeg=0, seed=seed)))[0] for seed in range(60)}
-    assert (min(starts), max(starts)) == (1, 11)           # the last frame of a clip is start + 9, of 20
-
-
-def test_short_videos_are_dropped_as_latte_drops_them(tmp_path):
-    """16 * stride frames are needed, not 15 * stride + 1; the reason is told."""
-    numbered(tmp_path / "short", 11)
-    numbered(tmp_path / "long", 12)
-    side = Side(tmp_path, Protocol(clips=2, frames=4, size=8, jpeg=0))
-    assert len(list(side.stream(1))) == 1
-    assert side.skipped == ["short/1.png: 11 frames, 12 needed"]
-
-
-def test_crop_and_resize_come_in_the_asked_order():
-    """On a 40 x 20 picture both give a square of the middle;
-    only one of them resizes 20 to 10 before it cuts."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 40, 3), np.uint8))
-    first = prepare(picture, Protocol(size=10, jpeg=0, filter="bilinear"))
-    want = picture.crop((10, 0, 30, 20)).resize((10, 10), Image.BILINEAR)
-    np.testing.assert_array_equal(first, np.asarray(want))
-    second = prepare(picture, Protocol(size=10, jpeg=0, filter="bilinear", order="resize-crop"))
-    want = picture.resize((20, 10), Image.BILINEAR).crop((5, 0, 15, 10))
-    np.testing.assert_array_equal(second, np.asarray(want))
-
-
-def test_jpeg_damages_once():
-    """Quality 75 changes a lossless frame; a frame that already is a .jpg of the right size is left alone."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
-    assert (prepare(picture, Protocol(size=16)) != np.asarray(picture)).any()
-    np.testing.assert_array_equal(prepare(picture, Protocol(size=16), is_jpeg=True), np.asarray(picture))
 
 
 # ---------------------------------------------------------------------------------------------- commands
@@ -292,6 +231,88 @@ def test_the_prompt_score_of_rendered_clips_is_what_the_judge_sees():
     assert right == {"subject": 1, "colour": 1, "motion": 1, "scene": 1}
 
 
+# ---------------------------------------------------------------------------------------------- what is drawn
+
+def test_help_is_help(capsys):
+    """Every command with what it does, and no picture is drawn for it."""
+    evaluate.main(["--help"])
+    out = capsys.readouterr().out
+    assert all(f"\n  {name}" in out or f"; {name}:" in out for name in evaluate.COMMANDS)
+
+
+def test_an_error_that_is_known_is_measured(tmp_path):
+    """0.1 everywhere, of a range of 2: 26.02 dB, through recon's own road; film, result, error."""
+    measured, exact = evaluate.demo(tmp_path / "eval.png")
+    assert measured == pytest.approx(exact, abs=1e-4) and exact == pytest.approx(26.0206, abs=1e-4)
+    assert Image.open(tmp_path / "eval.png").size[1] > 9 * 96
+
+
+def test_recon_draws_films_by_seed_not_by_name(ckpt, films, tmp_path, capsys):
+    """Two of four: another seed, other films; the same seed, the same. --sheet: three rows a film."""
+    def names(seed):
+        evaluate.recon([str(ckpt), str(films), "-n", "2", "--seed", str(seed), "--features", "toy", "--judge",
+                        str(ckpt / "judge.safetensors"), "--sheet", str(tmp_path / "sheet.png")])
+        return {line.split()[0] for line in capsys.readouterr().out.splitlines() if ".mp4 " in line}
+    drawn = [names(seed) for seed in (0, 0, 1, 2, 3)]
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 2 and len(set(map(frozenset, drawn))) > 1
+    assert Image.open(tmp_path / "sheet.png").size[1] > 6 * 96
+
+
+def test_sheets_of_samples_and_of_both_sides_are_drawn(ckpt, films, tmp_path):
+    """`sample --sheet`, `fvd --sheet`: what a distance is of can be seen."""
+    evaluate.main(["sample", str(ckpt), "-n", "2", "--steps", "1", "-o", str(tmp_path / "s"), "--png",
+                   "--sheet", str(tmp_path / "s.png")])
+    evaluate.main(["fvd", str(films), str(tmp_path / "s"), *TOY_FLAGS, "--clips", "2", "--judge",
+                   str(ckpt / "judge.safetensors"), "--sheet", str(tmp_path / "fvd.png")])
+    assert Image.open(tmp_path / "s.png").size[0] > 300 and Image.open(tmp_path / "fvd.png").size[1] > 4 * 96
+
+
+def test_fid_over_all_real_frames(ckpt, films, capsys):
+    """4 films of 16 frames: 64 real frames where the protocol's 8 of each would be 32."""
+    judge = ["--judge", str(ckpt / "judge.safetensors"), *TOY_FLAGS, "--clips", "2"]
+    found = evaluate.distance("fid", [str(films), str(films), *judge, "--full"])
+    assert found["real"] == 4 * 16 and found["fid"] >= 0
+    with pytest.raises(UserError, match="--full: FVD compares clips of one length"):
+        evaluate.distance("fvd", [str(films), str(films), *judge, "--full"])
+
+
+def test_time_is_measured_without_weights(films, capsys, monkeypatch):
+    """How fast a network is does not depend on what it knows; that the number means nothing is said."""
+    monkeypatch.setitem(evaluate.UNTRAINED, "c3d", TinyC3D)
+    evaluate.main(["is", str(films), "--time", "--clips", "4", "--size", "32", "--frames", "8", "--jpeg", "0",
+                   "--splits", "2", "--weights", "nowhere.pt"])
+    out = capsys.readouterr()
+    assert "clips/s" in out.out and "the distance means nothing" in out.err
+
+
+class TinyC3D(torch.nn.Module):
+    def forward(self, video):
+        return video.mean((2, 3, 4))                                                        # (B,3)
+
+
+@pytest.mark.parametrize("layout", ["{name}/v_{name}_g01_c01.avi", "v_{name}_g01_c01.mp4",
+                                    "{name}/v_{name}_g01_c01/0001.jpg"])
+def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
+    """`eval.py sample CKPT --prompts UCF-101` of a model of classes: by class folders, flat, or as frames."""
+    from test_latte import trained
+    for name in ("ApplyEyeMakeup", "Archery"):
+        path = tmp_path / "UCF-101" / layout.format(name=name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    net, folder = trained(1, "class"), tmp_path / "run"
+    config = presets.PRESETS["tiny"]["vae"]
+    save_network(folder / "vae.safetensors", KLVAE(evaluate.dataclasses.replace(
+        config, z_channels=net.config.in_channels)))
+    size = net.config.input_size * KLVAE(config).downsampling
+    save_network(folder / "latte.safetensors", net, extra={
+        "size": size, "frames": net.config.frames, "shift": 1.0, "objective": "flow", "latents": "vae",
+        "classes": ["ApplyEyeMakeup", "Archery"]})
+    evaluate.main(["sample", str(folder), "-n", "2", "--steps", "1", "--prompts", str(tmp_path / "UCF-101"),
+                   "-o", str(tmp_path / "clips"), "--png"])
+    made = sorted(path.name for path in (tmp_path / "clips").iterdir() if path.is_dir())
+    assert made == ["000000", "000001"]
+
+
 # ---------------------------------------------------------------------------------------------- bad input
 
 @pytest.mark.parametrize("argv, says", [
@@ -336,22 +357,6 @@ def test_bad_folders_are_answered_in_one_line(ckpt, films, tmp_path):
                               (films, ["--size", "64"], "clips of 32 pixels.*give --size 32")):
         with pytest.raises(UserError, match=says):
             evaluate.distance("fvd", ["toy", str(fake), *judge, "--clips", "2", *flags])
-
-
-def test_a_broken_real_video_is_skipped_and_named(ckpt, films, tmp_path, capsys):
-    """A folder of real videos may have holes: a warning, with the file's name."""
-    for path in films.glob("*.mp4"):
-        (tmp_path / path.name).write_bytes(path.read_bytes()[:200 if path.name == "0.mp4" else None])
-    side = Side(tmp_path, Protocol(clips=4, frames=8, real_stride=1, size=32, jpeg=0))
-    evaluate.check_count(side, len(list(side.stream(2))))
-    assert "3 usable clips, 4 wanted (1 of 4 skipped: 0.mp4" in capsys.readouterr().err
-
-
-def test_a_clip_of_a_film_is_the_film(films):
-    """Windows of an .mp4 are its own frames, entered in the middle."""
-    side, whole = Side(films, Protocol(clips=4, frames=5, size=32, jpeg=0)), read_video(films / "2.mp4")
-    clip = side.read(2)
-    assert any((clip == whole[start:start + 13:3]).all() for start in range(16 - 12))
 
 
 # ------------------------------------------------------------------------------------------ inside a Latte

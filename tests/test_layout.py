@@ -26,11 +26,12 @@ MAY_IMPORT = {
     "features": "",
     "published": f"{NETWORKS} tokenizer",
     "metrics": "",
+    "protocol": "world video folder data features metrics",
     "sample": f"{NETWORKS} published flow folder data video",
     "presets": f"{NETWORKS} world",
     "loop": "presets",
     "train": f"{NETWORKS} published tokenizer flow folder data video world sample presets loop",
-    "eval": "world video folder data vae latte features published metrics sample",
+    "eval": "world video data vae latte features published metrics protocol sample",
     "ablate": "presets published",
     "bench": f"{NETWORKS} flow data presets loop train",
 }

@@ -1,0 +1,304 @@
+"""protocol.py - which pixels a network is shown before two sets of clips are compared.
+Paper    Latte 4.1 ("FVD over 2,048 clips of 16 frames"), VideoDiT 4.2 ("zero-shot FVD on UCF101"): no more
+Shapes   a clip is uint8 (T,size,size,3)
+Numbers  python protocol.py: one field of a protocol moves a distance that should be 0
+Differs  published FVDs are hard to reproduce because protocols go unstated: here every choice is a field, and
+         a flag of eval.py, and is printed. Real sets are drawn with a seed. grep DEVIATES, ASSUMED
+Reads    after metrics.py, whose distances are taken; before eval.py
+Run me   python protocol.py      # CPU, 10 s: the toy world against itself; draws out/protocol.png
+
+    a folder      Side         which videos, which window, every how many frames?
+       |
+    frames of a film           a square, then small? or small, then a square? by which filter?
+       |        prepare
+    JPEG, or not               the published tool writes .jpg files of quality 75
+       |
+    uint8 (T,size,size,3)      eval.py: I3D, Inception, C3D, the toy's judge"""
+
+import dataclasses
+import io
+import itertools
+import os
+import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import world
+from checkpoint import UserError, load_network, polite
+from data import UNSEEN, parse_toy
+from features import Judge
+from folder import group_frames, list_files, nothing_of, open_picture, sort_media
+from metrics import frechet, gaussian
+from video import IMAGES, VIDEOS, Unusable, read_some, scan_times, to_video
+
+
+# ------------------------------------------------------------------------------------------ protocols
+
+# "Our FVD is 34.00." Of what? A distance of two sets says nothing until one knows how the sets were cut: how
+# many clips (fewer are farther), each film's first frames or any, every frame or every third (a film shown
+# three times as fast moves otherwise), the square cut before or after it is made small, by which filter, and
+# whether it has been a JPEG on the way (the network sees its blocks). Latte's own issue tracker is full of
+# people who get 133 for 34, and most had another answer to one of these. The fields below are the questions;
+# the presets, what the published tools answer, read off their code, since no paper says.
+
+@dataclass(frozen=True)
+class Protocol:
+    """How clips are cut out of videos before a network looks at them. Every field is a flag."""
+    clips: int = 2048              # of each side, one a video; fewer real ones are allowed, with a warning
+    frames: int = 16
+    real_stride: int = 3           # every 3rd frame of the real videos, as in Latte's training (Taichi: 6)
+    fake_stride: int = 1
+    window: str = "random"         # of a real video; or first. Of a generated one it is always the first
+    order: str = "crop-resize"     # to a square, then size; or resize-crop: short side to size, then a square
+    filter: str = "lanczos"        # or bicubic, bilinear
+    size: int = 256
+    jpeg: int = 75                 # quality of a JPEG round trip of each frame that is no .jpg yet; 0: none
+    ddof: int = 0                  # covariance divided by n - ddof
+    seed: int = 0                  # draws real videos and windows
+
+
+PROTOCOLS = {
+    # facts of the published tools: they ask for JPEG quality 95 by a name that Pillow ignores, so it is 75
+    "latte": Protocol(),
+    "stylegan-v": Protocol(real_stride=1, order="resize-crop"),
+    # ASSUMED: VideoDiT 4.1 says "zero-shot FVD on UCF101" and nothing more; its clips run at UCF101's 25 fps
+    "videodit": Protocol(real_stride=1, order="resize-crop", filter="bicubic", jpeg=0, ddof=1),
+    # for rendered clips, which move a pixel a frame, and the networks trained on them
+    "toy": Protocol(real_stride=1, window="first", size=64, jpeg=0),
+}
+FILTERS = {"lanczos": Image.LANCZOS, "bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
+
+
+def read_protocol(args):
+    """The preset with the flags that were given on top, checked."""
+    name = args.protocol or ("toy" if args.features == "toy" else "latte")
+    given = {item.name: getattr(args, item.name) for item in dataclasses.fields(Protocol)}
+    given = {key: value for key, value in given.items() if value is not None}
+    one_of({"protocol": name}, protocol=PROTOCOLS)
+    one_of(given, filter=FILTERS, window=("random", "first"), order=("crop-resize", "resize-crop"),
+           ddof=(0, 1), jpeg=range(101))
+    at_least(given, clips=2, frames=1, real_stride=1, fake_stride=1, size=8, seed=0)
+    changed = "".join(f" --{key} {value}" for key, value in given.items())
+    protocol = dataclasses.replace(PROTOCOLS[name], **given)
+    print(f"protocol {name}{changed}: {str(protocol)[9:-1]}")
+    return protocol
+
+
+def one_of(values, **choices):
+    """One line for a flag that has another value than its choices."""
+    for key, allowed in choices.items():
+        if values.get(key, next(iter(allowed))) not in allowed:
+            names = "0 to 100" if isinstance(allowed, range) else ", ".join(map(str, allowed))
+            raise UserError(f"--{key} {values[key]}: must be one of {names}")
+
+
+def at_least(values, **bounds):
+    for key, bound in bounds.items():
+        if values.get(key) is not None and values[key] < bound:
+            raise UserError(f"--{key} {values[key]}: must be at least {bound}")
+
+
+# ------------------------------------------------------------------------------------------ sets of clips
+
+# A side is a folder as a protocol sees it. The two sides are not treated alike: of a real film any window may
+# be drawn, and a broken one is left out with a warning; what was generated is as long as a clip, starts at
+# its first frame, and has to be complete, since a score over those clips that happened to be readable is a
+# score of something else. Drawing is keyed by (seed, number of the film): the same windows in every run, on
+# any number of threads.
+
+class Side:
+    """REAL or FAKE: videos at any depth, folders of frames (one a clip), or "toy", "toy:KIND",
+    "toy:KIND:SEED". With --frames 1 every picture is a clip."""
+
+    def __init__(self, root, protocol, fake=False, whole=False):
+        self.root, self.protocol, self.fake, self.skipped, self.small = str(root), protocol, fake, [], 0
+        self.spans = None
+        self.stride = protocol.fake_stride if fake else protocol.real_stride
+        self.window = "first" if fake else protocol.window
+        self.toy = parse_toy(self.root)
+        if self.toy:
+            self.clips = list(range(protocol.clips))
+            return
+        names = list_files(root)
+        films, folders, pictures, covers = sort_media(names)
+        if not films + pictures + covers:
+            nothing_of(root, names, VIDEOS + IMAGES, "videos or frames")
+        if films:                                       # beside them, pictures are covers or films' frames
+            pictures = [name for name in pictures if (name.rpartition("/")[0] or ".") in folders]
+        self.clips = [[name] for name in films] + group_frames(pictures, protocol.frames)
+        if fake and len(self.clips) < protocol.clips:      # now, not after an hour of looking at the others
+            check_count(self, len(self.clips))
+        if whole:
+            self.cut_whole()
+
+    def cut_whole(self):
+        """Every frame of every video counts, once: videos are cut into clips without gap or overlap, the
+        last of each as short as it is (fid50k_full of the published tools)."""
+        found, frames = [], self.protocol.frames
+        for names in self.clips:
+            is_film = names[0].lower().endswith(VIDEOS)
+            try:
+                count = len(scan_times(os.path.join(self.root, names[0]))[1]) if is_film else len(names)
+            except Unusable as reason:
+                self.skipped.append(f"{names[0]}: {reason}")
+                continue
+            found += [(names, range(at, min(at + frames, count))) for at in range(0, count, frames)]
+        self.clips, self.spans = [names for names, _ in found], [span for _, span in found]
+        self.protocol = dataclasses.replace(self.protocol, clips=len(found))
+
+    def contents(self):
+        """What the cache knows a set by: names, sizes and times of its files."""
+        if self.toy:
+            return [self.toy]
+        place = lambda name: (Path(self.root, name) if os.path.isdir(self.root)
+                              else Path(self.root.split("!/")[0]))
+        stats = ((name, place(name).stat()) for name in itertools.chain(*self.clips))
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+    def read(self, index):
+        """uint8 (T,size,size,3), or the reason why not."""
+        try:
+            rng = np.random.default_rng([self.protocol.seed, index])
+            pictures = self.pictures(self.clips[index], rng, self.spans and self.spans[index])
+            if len({picture.size for picture in pictures}) > 1:
+                raise Unusable("frames of different sizes")
+            short = min(pictures[0].size)
+            if self.fake and short < self.protocol.size:
+                raise UserError(f"{self.root} holds clips of {short} pixels, the protocol compares at "
+                                f"{self.protocol.size}: give --size {short}, or sample larger clips")
+            self.small += short < self.protocol.size
+            is_jpeg = not self.toy and self.clips[index][0].lower().endswith((".jpg", ".jpeg"))
+            return np.stack([prepare(picture, self.protocol, is_jpeg) for picture in pictures])    # (T,H,W,3)
+        except Unusable as reason:
+            return f"{self.clips[index][0]}: {reason}"
+
+    def pictures(self, names, rng, span=None):
+        """The frames of one clip, as they lie on the disk: those of the protocol, or the numbers in span."""
+        frames, stride = self.protocol.frames, self.stride
+        if self.toy:
+            spec, span = world.draw(UNSEEN + self.toy[1], names, self.toy[0]), (frames - 1) * stride + 1
+            raw = world.render(spec, span, self.protocol.size, only=range(0, span, stride))
+        elif names[0].lower().endswith(VIDEOS):
+            path = os.path.join(self.root, names[0])
+            pts, count = None, None
+            if self.window == "random" or span:
+                pts, times = scan_times(path)
+                count = len(times)
+            raw = read_some(path, pts, span or self.numbers(count, rng))
+        else:
+            raw = [open_picture(self.root, names[number])
+                   for number in span or self.numbers(len(names), rng)]
+        return [Image.fromarray(frame) for frame in raw]
+
+    def numbers(self, count, rng):
+        """Which frames of `count` (None: not known, and not needed, as we start at the first)."""
+        frames, stride = self.protocol.frames, self.stride
+        # Latte's tool drops videos of less than 16 * stride frames, although 15 * stride + 1 would do.
+        if count is not None and count < frames * stride:
+            raise Unusable(f"{count} frames, {frames * stride} needed")
+        start = 0 if self.window == "first" else rng.integers(count - (frames - 1) * stride)
+        return start + stride * np.arange(frames)                                           # (T,)
+
+    def stream(self, workers):
+        """Usable clips, uint8 (T,H,W,3), in a seeded random order, at most --clips of them. Threads decode
+        ahead, so that the network never waits: FFmpeg, Pillow and NumPy let go of Python's lock."""
+        order = iter(np.random.default_rng(self.protocol.seed).permutation(len(self.clips)).tolist())
+        found, pending, pool = 0, deque(), ThreadPoolExecutor(workers)
+        try:
+            while found < self.protocol.clips:
+                ahead = itertools.islice(order, 4 * workers - len(pending))
+                pending.extend(pool.submit(self.read, index) for index in ahead)
+                if not pending:
+                    return
+                clip = pending.popleft().result()
+                if isinstance(clip, str):
+                    self.skipped.append(clip)
+                else:
+                    found += 1
+                    yield clip
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def prepare(picture, protocol, is_jpeg=False):
+    """PIL picture -> uint8 (size,size,3) by the protocol's order, filter and JPEG quality."""
+    size, method = protocol.size, FILTERS[protocol.filter]
+    if picture.size != (size, size):
+        if protocol.order == "resize-crop":
+            scale = size / min(picture.size)
+            picture = picture.resize([max(round(side * scale), size) for side in picture.size], method)
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        picture = picture.crop((left, top, left + side, top + side))
+        picture = picture if side == size else picture.resize((size, size), method)
+        is_jpeg = False
+    if protocol.jpeg and not is_jpeg:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=protocol.jpeg)
+        picture = Image.open(file)
+    return np.asarray(picture)                                                              # (H,W,3)
+
+
+def check_count(side, found):
+    """Too few clips to go on, or reasons to doubt the number."""
+    want, reasons = side.protocol.clips, "; ".join(side.skipped[:3]) + " ..." * (len(side.skipped) > 3)
+    lost = f" ({len(side.skipped)} of {len(side.clips)} skipped: {reasons})" if side.skipped else ""
+    if found < 2 or (side.fake and found < want):
+        raise UserError(f"{side.root} has {found} usable clips, {want} wanted{lost}; "
+                        f"sample more, or give --clips {max(found, 2)}")
+    if found < want or lost:
+        warn(f"{side.root}: {found} usable clips, {want} wanted{lost}")
+    if side.small:
+        warn(f"{side.root}: {side.small} clips were enlarged to {side.protocol.size} pixels")
+
+
+def warn(text):
+    print(f"warning: {text}", file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------------------ demo
+
+# The toy world against itself, so that the model is perfect: what is left is the protocol's. Nothing differs:
+# 0, the known answer. Other clips of the same world: not 0, but what 48 clips cannot tell. Then one field at
+# a time of one side alone, as happens between two papers.
+CHANGES = {"nothing": {}, "other clips": {"seed": 1}, "JPEG 75": {"jpeg": 75}, "of 48 pixels": {"size": 48},
+           "stride 3": {"real_stride": 3}}
+
+
+@torch.no_grad()
+def demo(clips=48):
+    """{what differs between two sides: toy FVD}, of rendered clips and the shipped judge."""
+    judge = load_network(Judge, Path(__file__).parent / "checkpoints" / "toy" / "judge.safetensors")
+    found = {}
+    for name, change in CHANGES.items():
+        seed, protocol = change.get("seed", 0), dataclasses.replace(PROTOCOLS["toy"], clips=clips)
+        side = Side(f"toy:video:{seed}", dataclasses.replace(protocol, **{**change, "seed": 0}))
+        videos = torch.stack([to_video(clip) for clip in side.stream(2)])                   # (B,3,T,h,w)
+        videos = F.interpolate(videos, (16, 64, 64))                                        # (B,3,T,H,W)
+        found[name] = gaussian(torch.cat([judge.clip_features(part) for part in videos.split(8)]))
+    return {name: frechet(*found["nothing"], *other) for name, other in found.items()}
+
+
+def draw(path):
+    from video import plot
+    found = demo()
+    plot(path, {name: ([number], [value], ".") for number, (name, value) in enumerate(found.items())},
+         "the toy world against itself: what differs on one side", "", "toy FVD of 48 clips")
+    return found
+
+
+def main():
+    found = draw("out/protocol.png")
+    print("toy FVD of the world against itself: " + ", ".join(f"{name} {value:.3g}" for name, value in
+          found.items()) + " (where nothing differs, right: 0); drawn in out/protocol.png")
+
+
+if __name__ == "__main__":
+    polite(main)

@@ -1,0 +1,131 @@
+"""Tests of protocol.py: the published tools' rules, and which frames of which films they leave."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import protocol
+import world
+from checkpoint import UserError
+from protocol import PROTOCOLS, Protocol, Side, prepare
+from video import read_video, save_video
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory):
+    """Four rendered clips of 16 frames as .mp4."""
+    folder = tmp_path_factory.mktemp("films")
+    for index in range(4):
+        save_video(folder / f"{index}.mp4", world.render(world.draw(0, index), 16, 32))
+    return folder
+
+
+def test_a_world_against_itself_is_at_0_until_one_field_differs():
+    """The demo's known answer; every change of one side's protocol moves the distance away from 0."""
+    found = protocol.demo(clips=8)
+    assert abs(found.pop("nothing")) < 1e-6 and set(found) == {*protocol.CHANGES} - {"nothing"}
+    assert min(found.values()) > 1
+
+
+# ---------------------------------------------------------------------------------------------- the rules
+
+def test_presets_are_the_published_rules():
+    """facts: real stride 3 and crop first in Latte,
+    stride 1 and resize first in StyleGAN-V, JPEG 75 in both."""
+    latte, styleganv = PROTOCOLS["latte"], PROTOCOLS["stylegan-v"]
+    assert ((latte.clips, latte.frames, latte.real_stride, latte.fake_stride, latte.ddof)
+            == (2048, 16, 3, 1, 0))
+    assert (latte.order, styleganv.order, styleganv.real_stride) == ("crop-resize", "resize-crop", 1)
+    assert latte.jpeg == styleganv.jpeg == 75
+
+
+def numbered(folder, count):
+    """A folder of frames whose grey level is 10 x their number, named 1.png ... without leading zeros."""
+    folder.mkdir(parents=True)
+    for number in range(1, count + 1):
+        Image.new("RGB", (8, 8), (10 * number,) * 3).save(folder / f"{number}.png")
+
+
+def test_windows_follow_the_protocol(tmp_path):
+    """One clip a video, every third frame in order, a random start that the seed fixes;
+    fakes from the start."""
+    for name in "ab":
+        numbered(tmp_path / name, 20)
+    protocol = Protocol(clips=2, frames=4, size=8, jpeg=0)
+    levels = lambda side: (side.read(0)[:, 0, 0, 0] // 10).tolist()
+    real = levels(Side(tmp_path, protocol))
+    assert [b - a for a, b in zip(real, real[1:])] == [3, 3, 3] and real == levels(Side(tmp_path, protocol))
+    assert levels(Side(tmp_path, protocol, fake=True)) == [1, 2, 3, 4]
+    starts = {levels(Side(tmp_path, Protocol(2, 4, size=8, jpeg=0, seed=seed)))[0] for seed in range(60)}
+    assert (min(starts), max(starts)) == (1, 11)           # the last frame of a clip is start + 9, of 20
+
+
+def test_short_videos_are_dropped_as_latte_drops_them(tmp_path):
+    """16 * stride frames are needed, not 15 * stride + 1; the reason is told."""
+    numbered(tmp_path / "short", 11)
+    numbered(tmp_path / "long", 12)
+    side = Side(tmp_path, Protocol(clips=2, frames=4, size=8, jpeg=0))
+    assert len(list(side.stream(1))) == 1
+    assert side.skipped == ["short/1.png: 11 frames, 12 needed"]
+
+
+def test_crop_and_resize_come_in_the_asked_order():
+    """On a 40 x 20 picture both give a square of the middle;
+    only one of them resizes 20 to 10 before it cuts."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 40, 3), np.uint8))
+    first = prepare(picture, Protocol(size=10, jpeg=0, filter="bilinear"))
+    want = picture.crop((10, 0, 30, 20)).resize((10, 10), Image.BILINEAR)
+    np.testing.assert_array_equal(first, np.asarray(want))
+    second = prepare(picture, Protocol(size=10, jpeg=0, filter="bilinear", order="resize-crop"))
+    want = picture.resize((20, 10), Image.BILINEAR).crop((5, 0, 15, 10))
+    np.testing.assert_array_equal(second, np.asarray(want))
+
+
+def test_jpeg_damages_once():
+    """Quality 75 changes a lossless frame; a frame that already is a .jpg of the right size is left alone."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
+    assert (prepare(picture, Protocol(size=16)) != np.asarray(picture)).any()
+    np.testing.assert_array_equal(prepare(picture, Protocol(size=16), is_jpeg=True), np.asarray(picture))
+
+
+# ---------------------------------------------------------------------------------------------- films
+
+def test_a_broken_real_video_is_skipped_and_named(films, tmp_path, capsys):
+    """A folder of real videos may have holes: a warning, with the file's name."""
+    for path in films.glob("*.mp4"):
+        (tmp_path / path.name).write_bytes(path.read_bytes()[:200 if path.name == "0.mp4" else None])
+    side = Side(tmp_path, Protocol(clips=4, frames=8, real_stride=1, size=32, jpeg=0))
+    protocol.check_count(side, len(list(side.stream(2))))
+    assert "3 usable clips, 4 wanted (1 of 4 skipped: 0.mp4" in capsys.readouterr().err
+
+
+def test_a_clip_of_a_film_is_the_film(films):
+    """Windows of an .mp4 are its own frames, entered in the middle."""
+    side, whole = Side(films, Protocol(clips=4, frames=5, size=32, jpeg=0)), read_video(films / "2.mp4")
+    clip = side.read(2)
+    assert any((clip == whole[start:start + 13:3]).all() for start in range(16 - 12))
+
+
+def test_a_whole_side_has_every_frame_once(tmp_path, films):
+    """fid50k_full: two folders of 20 and 7 frames, cut at 8: 27 frames, none twice, the ends short; a film's
+    16 frames are the film; what cannot be read is named and left out."""
+    numbered(tmp_path / "a", 20)
+    numbered(tmp_path / "b", 7)
+    side = Side(tmp_path, Protocol(clips=2, frames=8, size=8, jpeg=0), whole=True)
+    levels = sorted(int(frame[0, 0, 0]) // 10 for clip in side.stream(2) for frame in clip)
+    assert levels == sorted([*range(1, 21), *range(1, 8)])
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "0.mp4").write_bytes((films / "0.mp4").read_bytes())
+    (tmp_path / "films" / "1.mp4").write_bytes(b"no film")
+    side = Side(tmp_path / "films", Protocol(clips=2, frames=12, size=32, jpeg=0), whole=True)
+    found = sorted(side.stream(2), key=len, reverse=True)
+    np.testing.assert_array_equal(np.concatenate(found), read_video(films / "0.mp4"))
+    assert [reason[:5] for reason in side.skipped] == ["1.mp4"]
+
+
+def test_a_generated_side_that_is_too_small_is_refused_at_once(films):
+    """Not after an hour of looking at the real ones."""
+    with pytest.raises(UserError, match="4 usable clips, 9 wanted"):
+        Side(films, dataclasses.replace(PROTOCOLS["toy"], clips=9), fake=True)
