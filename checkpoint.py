@@ -66,6 +66,9 @@ def polite(main):
         sys.exit(2)
 
 
+# argparse guesses: --st is taken for --steps as long as no other flag begins so, and a flag that is added
+# next year changes what a command of today means. Here nothing is guessed, and the nearest is named.
+
 class FlagParser(argparse.ArgumentParser):
     """argparse that names the nearest known flag: `--step 10` is answered with --steps, and exit code 2."""
 
@@ -116,7 +119,8 @@ def catch_signals():
 
 
 def stop_if_asked(doing="this"):
-    """Long work calls it where it can be taken up again."""
+    """Long work calls it where it can be taken up again: write_cache after each batch of clips, for example.
+    It raises, so that whoever called does not have to pass a word up through five functions."""
     if STOP:
         raise UserError(f"stopped by a signal during {doing}; what is finished stays, "
                         "and the same command goes on from there")
@@ -159,6 +163,10 @@ def hold(folder):
 
 # ---------------------------------------------------------------------------------------------- writing
 
+# The two usual ways both fail. open(path, "w") empties the old file first: a kill then leaves neither.
+# Writing to path + ".tmp" in place leaves files that the next glob("*.safetensors.tmp*") or a careless
+# pattern takes for data, and that nobody removes.
+#
 # Whoever reads a file must find the old one or the new one, at every moment, whatever dies meanwhile. So a
 # file is written beside its place, pushed to the disk, and renamed, which a file system does in one stroke.
 # It is written inside a hidden folder: there no reader's pattern (*.safetensors) finds the unfinished file,
@@ -199,7 +207,8 @@ def write_atomic(path, write):
 def sweep(folder):
     """Delete what killed processes of this machine left unfinished in a folder; once a process and folder.
 
-    Another machine's may be alive, and so stay."""
+    Another machine's may be alive, and so stay: on a shared disk its processes cannot be asked. Nothing else
+    is touched, however old: a folder of weights is no place for a clever broom."""
     for entry in os.scandir(folder):
         found = UNFINISHED.fullmatch(entry.name)
         if found and not alive(int(found.group(1))):
@@ -210,7 +219,8 @@ def sweep(folder):
 
 
 def alive(process):
-    """Whether there is such a process here."""
+    """Whether there is such a process here. Signal 0 is sent to nobody: the system only says whether it could
+    be. A number may be given to another process later; then the folder stays a little longer."""
     if os.name == "nt":                                     # signal 0 would end it there
         return True
     try:
@@ -221,6 +231,9 @@ def alive(process):
         return True
     return True
 
+
+# A log grows by a line at a time and is read while it grows, so renaming a whole new file each time would be
+# the wrong tool: appending in one write is whole enough, and the reader skips a line that a full disk cut.
 
 def append_line(path, record):
     """One more line of a .jsonl: strict JSON, so nan and infinity are written as null; and in one write, so
@@ -252,6 +265,8 @@ def save_state(path, state, name, config, extra=None):
     save_tensors(path, state, metadata)
 
 
+# The names that the format has for the kinds of numbers. float8 comes with published text encoders; what is
+# trained here is float32, what is shipped float16.
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
           torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
           torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
@@ -260,6 +275,8 @@ DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torc
 def save_tensors(path, state, metadata):
     """{name: tensor} and {name: text} as a .safetensors file, which is: eight bytes that hold the length of a
     JSON header, the header {name: dtype, shape, first and last byte}, and the tensors' bytes, end to end.
+    There is nothing in it that could be executed, and a tensor is where the header says: a reader maps the
+    file into memory and takes what it wants, without reading the rest.
 
     Written by hand because the library orders the header's metadata by a hash that differs in each process:
     here equal weights are equal files, which cmp, rsync and a checksum can tell."""
@@ -329,6 +346,8 @@ def read_config(path):
         raise UserError(f"{path} carries no config: it was not written by this project's train.py")
 
 
+# Files are told apart by what is in them, never by their names: a name is what a person changes first.
+
 def class_of(path):
     """The class of one of our own .safetensors files, "" for anything else (a published checkpoint, say)."""
     try:
@@ -356,7 +375,10 @@ FINITE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)     # tho
 
 def load_strict(net, state, source, assign=False):
     """net.load_state_dict(state), but every difference is named at once. assign=True takes the tensors over
-    as they are (no copy, their dtype): the way to fill a network built on the meta device."""
+    as they are (no copy, their dtype): the way to fill a network built on the meta device.
+
+    A nan is a difference, too: one of them in a layer of attention makes every pixel nan, which is shown as
+    black, with exit code 0. To look costs a pass over the memory that is read anyway."""
     want = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     have = {name: tuple(tensor.shape) for name, tensor in state.items()}
     missing = sorted(want.keys() - have.keys())
@@ -380,6 +402,10 @@ def first_line(error):
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
+# Training wants float32: a step changes a weight by a ten-thousandth, which float16 would round away. A
+# trained network does not: 11 bits of mantissa are more than the pictures show, and the file is half the
+# size.
+
 def halve(source, target):
     """Our own .safetensors files of one folder, in float16, into another: how checkpoints/toy is made."""
     found = sorted(path for path in Path(source).glob("*.safetensors") if path.name[0] != ".")
@@ -395,6 +421,9 @@ def halve(source, target):
 
 # Two decisions about memory and speed that every network here has to make alike. They stand in this file
 # because it is the one that both of the others build on.
+
+# A fused kernel never writes the N x N scores to memory: it walks over k and v in tiles and keeps a running
+# maximum and sum of the softmax. That is a question of memory traffic, which a GPU lacks and a cache has.
 
 def attend(q, k, v, mask=None):
     """softmax(q k^T / sqrt(d)) v for q, k, v (B,heads,N,d); mask (B,heads,N,N) is True where q may look.

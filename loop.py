@@ -84,6 +84,9 @@ class Run:
             dist.barrier()
 
 
+# The store is a table of a few words at the launcher's address, over plain TCP, beside the gradients'
+# traffic: slow and small, and just right for "who failed first?" and "after which step do we stop?".
+
 def setup():
     """torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without it this is rank 0 of 1.
 
@@ -304,8 +307,19 @@ def even(matrix, rounds=5):
 # of the whole gradient is clipped to cfg.clip, and a gradient with a nan or an infinity in it is left out.
 # What is worth sampling from is not the last weights but their slow average (EMA), which both papers use.
 
+# What was tried elsewhere and is not here. Loss scaling (GradScaler) is for float16, whose gradients
+# underflow; bfloat16 has float32's range. Skipping by `if loss.isnan(): continue` waits for the GPU, and
+# with many ranks it hangs: the one with the nan skips, the others wait for its gradient. A moving average
+# kept on the processor saves GPU memory and costs a copy a step; --shard saves more. Fused AdamW is one
+# kernel for all tensors instead of a dozen for each: 4 times as fast for a network of 130 tensors.
+
 class Trainer:
-    """The networks of a stage with their optimizers and averages: what a checkpoint has to hold."""
+    """The networks of a stage with their optimizers and averages: what a checkpoint has to hold.
+
+    players, nets   the same modules, by player and by network: a player is trained, a network is saved
+    wrapped         a player as its ranks run it; equal to it where there is one rank
+    trained         its parameters that are not frozen, in the order of ema and of the optimizer's state
+    failed          steps left out in a row, a tensor on the device; skipped: in all"""
 
     def __init__(self, cfg, run, stage):
         self.cfg, self.run, self.stage, self.step, self.saved = cfg, run, stage, 0, None
@@ -319,6 +333,11 @@ class Trainer:
         self.optimizers = {name: optimizer_of(cfg, player) for name, player in self.players.items()}
         self.failed = self.skipped = torch.zeros((), device=run.device)     # steps: in a row, in all
         self.recent = deque(maxlen=max(cfg.log_every, 10))                  # (step, clips, was it skipped)
+
+    # DDP starts sending a gradient as soon as its bucket of layers is done, while backward still works on
+    # the earlier layers: that hides most of the traffic. It has to know which weights take part. A step on
+    # pictures leaves the 3D patchify branch out, so it looks for unused ones each time, which costs a walk
+    # of the graph. Buffers (tables of positions) are equal everywhere from the start and are never sent.
 
     def parallel(self, player):
         if self.run.world == 1:
@@ -437,6 +456,7 @@ class Trainer:
     def whereabouts(self):
         """Which states there are to go back to, newest last. The newest may be the sick one: its losses, in
         the log, tell."""
+        # the oldest is named in the command: the later ones may be the sick ones
         there = [step for step, _ in kept(Path(self.cfg.out) / self.cfg.stage)]
         if not there:
             return "nothing was saved yet"
@@ -445,6 +465,10 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------ on disk
 
+    # One file a network, whole, whatever the number of ranks. Formats that save every rank's part (DCP) are
+    # faster for 100 B parameters and tie a checkpoint to a layout; for 2 B one rank writes 8 GB in seconds,
+    # and the file is the one that sample.py reads and that people send to each other.
+    #
     # Two things are written: NAME.safetensors, the averages, which sampling loads and people share; and
     # STAGE/state.pt with everything else that the next step depends on: weights, averages, moments, the step.
     # No position in the data and no generator's state belongs to it, for both are functions of the step. (The
@@ -591,6 +615,13 @@ def kept(folder):
     return sorted((int(path.name), path) for path in found)
 
 
+# Why older states? A run that diverges does so over some hundred steps: the loss creeps up, then there are
+# nans. Every save in between is finite, sick, and written over the last good one. And a curve over training
+# (FVD at 10, 20, 30 thousand steps) needs the weights of those steps: --keep 100. A
+# name is not a file but an entry that points at one; two names may point at the same bytes, and the bytes
+# stay until the last name goes. save() never writes into a file, it puts a new one under the old name: so
+# the older name goes on pointing at what it was given.
+
 def keep(out, stage, step, older):
     """STAGE/STEP/ with all that --out holds now, by a second name for the same bytes (a hard link): it costs
     nothing until --out is written over, and is a folder to sample from. The `older` last ones stay."""
@@ -625,6 +656,9 @@ def keep(out, stage, step, older):
 # steps are being left out (the weights may be sick already, though still finite: that is how a run diverges,
 # and why --keep keeps older states); save before show, so that a preview that fails costs a picture.
 
+# Exercise: take `and not trainer.failed` out of fit() and run test_loop.py. Which test falls, and what would
+# a person have lost?
+
 def learning_rate(cfg, step):
     """Linear warm-up, constant, linear decay to zero over the last `decay` of the steps.
 
@@ -638,6 +672,9 @@ def learning_rate(cfg, step):
 def fit(cfg, run, stage):
     """One stage from its start, or from where it stopped, to its last step.
 
+    What a person may rely on: Ctrl-C costs no step, kill -9 costs those since the last save, a full disk
+    costs the same, and the same command always goes on. Each is a test in test_faults.py.
+
     "end" is the last step, "stopped" a signal that all ranks agreed on: both save. After a save nothing of
     the run is in this process that is not on the disk, and the process may end by an error as by success."""
     if cfg.shard and not {"dit", "videodit", "latte"} & stage.players.keys():
@@ -649,8 +686,11 @@ def fit(cfg, run, stage):
             print(f"{cfg.stage}: already at step {trainer.step} of {cfg.steps}; --resume none starts again")
         return
     watch = Watch(cfg, run, trainer, folder)
+    # A resumed run asks for the batches from its step on, and gets the very ones that it would have seen: the
+    # order is computed, not remembered, so nothing has to be read past.
     source, ends = stage.batches(trainer.step), deque()
     while trainer.step < cfg.steps:
+        # On a GPU the next four lines only send work: they return long before it is done.
         micros = watch.fetch(source)
         shown = trainer.take_step(micros)
         if run.device != "cpu":                             # at most two steps are under way; see stops_after
@@ -658,6 +698,8 @@ def fit(cfg, run, stage):
             ends[-1].record()
             if len(ends) > 1:
                 ends.popleft().synchronize()
+        # From here on all is decided by numbers that are the same on every rank: the step, and what was
+        # agreed.
         end, step = trainer.step == cfg.steps, trainer.step
         stopped = stops_after(run, step)
         saving = end or stopped or step % cfg.save_every == 0
@@ -681,6 +723,9 @@ def fit(cfg, run, stage):
         print(f"{cfg.stage}: weights in {cfg.out}/, log and previews in {folder}/")
 
 
+# The previews of a stage start from the same noise and ask for the same prompts each time: what changes from
+# one to the next is then the network alone, and a row of them in the report is a film of its learning.
+
 def show(trainer, name):
     """A preview by the averages. A sharded network needs all ranks to run: all but one draw for nobody."""
     if trainer.run.rank and not trainer.cfg.shard:
@@ -701,7 +746,10 @@ PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; T
 
 
 class Watch:
-    """The bar, log.jsonl, and what a step's time went to."""
+    """The bar, log.jsonl, and what a step's time went to.
+
+    Rates are means since this process began; a resumed run begins to count anew. Tokens are counted where
+    they are counted best: at the door of the last layer, by a hook, whatever the stage feeds in."""
 
     def __init__(self, cfg, run, trainer, folder):
         self.cfg, self.run, self.trainer, self.folder = cfg, run, trainer, folder
@@ -725,6 +773,8 @@ class Watch:
         """The step's micro-batches, on their way to the device. Pinned memory lets the copy run beside the
         last step, which the GPU is still computing; that, and workers that read ahead, is all the prefetching
         there is. The clips' numbers stay behind: they are for people."""
+        # What is measured is how long Python waited. On a GPU that may be while the last step still runs, so
+        # a share of 0.3 can cost nothing; one near 1 means that the GPU has nothing to do.
         before, micros = time.perf_counter(), []
         for micro in (next(source) for _ in range(self.cfg.accumulate)):
             if self.run.device != "cpu":
@@ -775,7 +825,9 @@ class Watch:
                 for player in self.trainer.players.values():
                     player(dict(micros[0]))
             counts = counter.get_flop_counts()
-            wanted = {f"Player.nets.{name}" for name in self.trainer.nets}          # no frozen encoder's
+            # by module, so that a frozen VAE or text encoder in the step, which has no backward, is not
+            # tripled
+            wanted = {f"Player.nets.{name}" for name in self.trainer.nets}
             self.flops = 3 * len(micros) * sum(sum(counts[key].values()) for key in counts if key in wanted)
         return self.flops / seconds / peak / 1e12
 
@@ -791,6 +843,9 @@ def peak_memory(run):
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
+
+# A log is written for weeks by processes that are killed, and so its reader believes nothing: half a line, a
+# line that is a list, a step that is text are passed over.
 
 def read_log(path):
     """The lines of a log.jsonl, without one that a kill or a full disk cut."""
@@ -813,6 +868,11 @@ def cut_log(path, step):
 
 # A curve says whether a run learns, a row of previews says what. The page needs no library: an SVG polyline
 # is a list of points, a picture is its bytes in base64, and a browser has drawn both for twenty years.
+
+# What a look at the page tells. A loss that falls while previews stay grey: the sampler or the VAE. Norms
+# that grow while the loss is flat: the rate is too high, divergence is near. A dit loss of 1.0 and no less:
+# the network answers with the mean, its condition does not reach it. Waits that rise in steps: a slow disk.
+# A loss that jumps back at each resume: the resumed run is not the same run, which here would be a bug.
 
 def report(out):
     """OUT/report.html: of each stage its curves, previews, last numbers and settings, and what eval.py found.
@@ -856,6 +916,8 @@ def table(rows):
     return "<table>" + "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}" for cell in row)
                                for row in rows) + "</table>"
 
+
+# The line is thinned to 600 points, which is more than the picture has pixels across.
 
 def curve(name, points, wide=340, high=170):
     """An inline SVG of (step, value or None), without the points that were not finite.
@@ -910,6 +972,7 @@ def demo(picture="out/loop.png"):
     plot(picture, {"left alone": (range(60), losses), "cut at 40, resumed": (range(40, 60), again, "."),
                    "cut at 40, weights alone": (range(40, 60), bump, "--")},
          "a run that is cut", "step", "loss", log="y")
+    # the largest difference of a weight, of the resumed run and of the one that forgot
     far = [max((a - b).abs().max().item() for a, b in zip(state["players"]["line"].values(),
                                                           alone["players"]["line"].values()))
            for state in (resumed, forgot)]
