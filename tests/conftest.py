@@ -96,6 +96,10 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def sd3(tmp_path_factory):
+    return write_sd3(tmp_path_factory.mktemp("sd3"))
+
+
+def write_sd3(folder):
     """(single file, Diffusers folder) with random weights: small networks under the published names."""
     torch.manual_seed(0)
     clip_l = CLIPText(CLIPTextConfig(width=8, layers=2, heads=1, mlp_width=16))
@@ -106,7 +110,6 @@ def sd3(tmp_path_factory):
     vae = KLVAE(KLVAEConfig(16, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1))
     parts = {"model.diffusion_model.": mmdit, "first_stage_model.": vae,
              "text_encoders.clip_l.transformer.": clip_l, "text_encoders.clip_g.transformer.": clip_g}
-    folder = tmp_path_factory.mktemp("sd3")
     state = {prefix + name: tensor.half() for prefix, net in parts.items()
              for name, tensor in net.state_dict().items()}
     save_file(state, folder / "sd3.safetensors")

@@ -1,0 +1,74 @@
+"""Small stand-ins for what README's commands name: CLIPS, PICTURES, FFS ... and weights/ in the exact layouts of
+the released files, with random numbers in small networks. test_readme.py runs README on them."""
+
+import shutil
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import world
+from conftest import write_sd3
+from dit import DiT, DiTConfig, PixArt, PixArtConfig
+from features import LPIPS
+from latte import Latte, LatteConfig
+from test_sample import random_state, released_t2v, t5_files
+from vae import KLVAE, KLVAEConfig
+from video import save_video
+
+
+def frames_of(folder, seed, count=60):
+    """A film as numbered pictures."""
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(world.render(world.draw(seed, 0), count, 48), 1):
+        Image.fromarray(frame).save(folder / f"{number:05}.jpg")
+
+
+def data(root):
+    """Films in a row and pictures in another; Latte's four data sets in the trees that they come in."""
+    for folder in ("CLIPS", "PICTURES", "FFS", "UCF101/Archery", "UCF101/JumpRope"):
+        (root / folder).mkdir(parents=True)
+    for number, name in enumerate(("cockatoo", "newtonscradle", "a slow train")):
+        film = world.render(world.draw(7, number), 96, 64)
+        save_video(root / "CLIPS" / f"{name}.mp4", film, 25)
+        Image.fromarray(film[0]).save(root / "PICTURES" / f"{name}.png")
+    for number in range(2):
+        save_video(root / "FFS" / f"{number}.mp4", world.render(world.draw(8, number), 60, 48), 25)
+        for name in ("Archery", "JumpRope"):
+            save_video(root / "UCF101" / name / f"v_{name}_g01_c0{number}.avi.mp4",
+                       world.render(world.draw(9, number), 60, 48), 25)
+        frames_of(root / "SKY/sky_train" / f"film{number}" / f"film{number}_1", number)
+        frames_of(root / "TAICHI" / f"film{number}", number)
+
+
+def weights(root):
+    """Released names, small networks: sizes that the loaders read off the shapes."""
+    root.mkdir()
+    single, _ = write_sd3(root)
+    single.rename(root / "sd3_medium_incl_clips_t5xxlfp16.safetensors")
+    vae = KLVAE(KLVAEConfig(4, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, quant_conv=True))
+    (root / "sd-v1-4/vae").mkdir(parents=True)
+    save_file(vae.state_dict(), root / "sd-v1-4/vae/diffusion_pytorch_model.safetensors")
+    state = {f"first_stage_model.{name}": tensor for name, tensor in vae.state_dict().items()}
+    torch.save({"state_dict": state}, root / "sd-v1-4.ckpt")
+    dit = DiT(DiTConfig(input_size=4, width=72, depth=2, heads=1, classes=1000))
+    torch.save(random_state(dit), root / "DiT-XL-2-256x256.pt")
+    for name, more in (("ffs", {}), ("ucf101", {"condition": "class", "classes": 101})):
+        net = Latte(LatteConfig(depth=2, width=64, heads=1, frames=4, input_size=4, **more))
+        torch.save({"ema": random_state(net)}, root / f"{name}.pt")
+    released_t2v(root, root / "sd-v1-4/vae")
+    (root / "latte1").rename(root / "Latte-1")
+    pixart, place = PixArt(PixArtConfig(width=72, depth=1, heads=1, caption_channels=24, sample_size=4)), \
+        root / "PixArt-XL-2-512x512"
+    (place / "transformer").mkdir(parents=True)
+    save_file(random_state(pixart), place / "transformer/diffusion_pytorch_model.safetensors")
+    shutil.copytree(root / "sd-v1-4/vae", place / "vae")
+    t5_files(place)
+    vgg = {name: tensor for name, tensor in LPIPS("vgg").state_dict().items() if name.startswith("features.")}
+    torch.save(vgg, root / "vgg16.pth")
+
+
+def stand_ins(root):
+    torch.manual_seed(0)
+    data(root)
+    weights(root / "weights")
