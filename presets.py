@@ -6,7 +6,21 @@ Flags    one for each field of Config, a network's among them (--dit.depth): a f
 Differs  grep ASSUMED and DEVIATES: both papers name fewer numbers than a run needs
 Reads    after sample.py, before train.py, whose stages read these fields
 Run me   python presets.py                   # CPU, 3 s: each preset's stages, steps, batch, size
-         python presets.py videodit-512      # every field of its stages"""
+         python presets.py videodit-512      # every field of its stages
+
+THE PROBLEM. A paper's section on training is half a page; a run is a hundred numbers. Whoever repeats the
+paper has to choose the rest, mostly without noticing: a warm-up because the last project had one, Adam's
+second beta because it is the library's. A year later nobody can tell which number was the paper's, which a
+considered choice, and which an accident, and a result that differs cannot be traced to any of them.
+
+THE IDEA. All numbers stand in one file, each with where it comes from: the paper's section beside it; ASSUMED
+where the paper is silent and we chose; DEVIATES where the paper, or the code that its authors published, says
+something else and we know it. What a test can hold to the paper it does (tests/test_presets.py: steps, batch,
+size, rate, EMA, lambdas). And a checkpoint carries all of them, so that a run can be asked what it was.
+
+Tried by others: YAML files that include each other (which of five files set this?), one script for each
+experiment (ninety-nine equal lines hide the one that differs), command lines in a README (the defaults behind
+them move). A dict in Python needs no language of its own, and a difference of two presets is a diff."""
 
 import argparse
 import dataclasses
@@ -38,14 +52,15 @@ STAGES = {
 }
 
 
-# A paper's training section is half a page, a run is a hundred numbers. They stand here in one place, so that
-# one can see which are the paper's, which are ours (ASSUMED), and which are not the paper's on purpose
-# (DEVIATES). A number is looked up in four places, the first that has it wins:
+# ---------------------------------------------------------------------------------------------- the fields
+
+# A number is looked up in four places, and the first that has it wins:
 #
 #     python train.py --lr 1e-4  >  the stage's row  >  its preset  >  Config
 #
-# A field's comment is its help: what --help prints is read from this very text (notes, below). So a field
-# cannot be had without an explanation, nor an explanation that is not the one beside the number.
+# So a table has to say only what makes it different. A field's comment is its help: what --help prints is
+# read from this very text (notes, below), and the words in capitals are the headings there. A field cannot be
+# had without an explanation, nor an explanation that is not the one beside the number.
 
 @dataclass
 class Config:
@@ -60,7 +75,12 @@ class Config:
                                    # (Stable Diffusion 3, DiT, PixArt, Latte; one file or a Diffusers folder)
     resume: str = "auto"           # auto: where --out stopped; none: start again; or a folder with a state.pt
     seed: int = 0                  # of the weights, the data's order, and every step's noise
-    # what a clip is
+    # WHAT A CLIP IS. A film is seen through a window: `frames` of them, `stride` apart, a square of `size`
+    # pixels cut out of each. The price of attention grows with the square of their product, so the window is
+    # the first thing to choose. A stride is the cheapest way to longer motion: 16 frames at stride 3 span 46
+    # of the film's, and have to be played at a third of its rate (Latte 4.1 takes every third; Fig. 5e: late
+    # in training the interval hardly matters). TRAP: flip mirrors what is written on a sign, too, and makes a
+    # lie of a caption that says "left"; where captions speak of sides, leave it off.
     size: int = 64                 # pixels, height and width
     frames: int = 16               # 1 or a multiple of 4
     stride: int = 1                # of the frames of real films
@@ -71,7 +91,15 @@ class Config:
     long: int = 0                  # instead: to a long side of at most this (VideoDiT 4.1: 1080)
     part: tuple = (0.0, 1.0)       # of each real film: (0, 0.75) leaves its last quarter for a test
     workers: int = 0               # processes that load data
-    # the optimizer
+    # THE OPTIMIZER. AdamW moves each weight by about lr a step, along the running mean of its gradients over
+    # the root of the running mean of their squares; betas say how far back the two means reach, 1/(1-beta)
+    # steps. The warm-up lets the second mean fill first, or the earliest steps are long and random. `clip`
+    # bounds the harm of one bad batch; `ema` is the weights' own average over about 1/(1-ema) steps, and the
+    # average is what is sampled: a single step's weights jitter about a mean that is better than any of them.
+    # ASSUMED: an EMA warms up. At 0.9999 the untrained weights would still weigh 37 % after 10,000 steps, so
+    # the average is short while the run is (both papers print the decay and no more).
+    # ASSUMED: AdamW for the transformer, too, and weight decay 0 everywhere: VideoDiT 4.1 names AdamW for its
+    # DP-VAE, Latte 4.1 for its models, nobody a decay. Latte's published code has 0.
     steps: int = 0                 # how many in all, those before a resume among them
     batch: int = 16                # clips or pictures in a step, over all ranks
     accumulate: int = 1            # micro-batches a step; batch must divide by accumulate * ranks
@@ -87,7 +115,10 @@ class Config:
     shard: bool = False            # ranks share weights, gradients, moments and averages instead of copying
     compile: bool = False          # torch.compile of each transformer block
     checkpointing: bool = False    # recompute blocks in backward: less memory, a third more time
-    # losses
+    # LOSSES. Weights between terms of one stage's loss; only their ratios matter to AdamW, which divides
+    # every gradient by its own size. The terms pull against each other: a stronger adversary buys texture
+    # with decibels, a stronger lambda_reg a latent that the image transformer reads with a worse picture
+    # (VideoDiT Table 3). vae.py says what each term is.
     kl_weight: float = 1e-6        # stage vae: of the term that keeps latents near a normal distribution
     lpips_weight: float = 0.1      # VideoDiT 3.1: lambda_LPIPS; 0 leaves the term out
     lpips: str = ""                # VGG16's weights for it; "": the toy's judge, if --out has one
@@ -97,7 +128,10 @@ class Config:
     disc_weight: float = 0.01      # VideoDiT 3.1: lambda_disc; 0 trains no discriminator
     disc_start: int = 1000         # steps before the discriminator is heard; it learns from half of that on
     disc_warmup: int = 1000        # steps over which disc_weight then rises linearly
-    # transformers
+    # TRANSFORMERS. Which noise levels they meet (flow.py), how often they hear no prompt or see no video, and
+    # the papers' ablations: each of those is one field whose default is the paper's choice, read by one `if`.
+    # TRAP: shift is used in training and in sampling, and belongs to the weights: sampled with another one, a
+    # model spends its steps at noise levels that it hardly knows. So it is saved with them.
     shift: float = 1.0             # of the noise levels, in training and sampling; SD3: 3
     text_drop: float = 0.1         # VideoDiT 4.1: prompts dropped for guidance
     p_video: float = 0.8           # VideoDiT 4.1: probability that a step trains on videos
@@ -108,7 +142,10 @@ class Config:
     joint_images: int = 0          # stage latte: pictures beside each clip (Latte 3.3.4; as published: 8)
     image_start: str = "all"       # stage latte with --init: "all" blocks copy the image model,
                                    # or "silent": temporal ones start mute
-    # what the transformers read: the frozen VAE and text encoders, inside each step or cached before
+    # WHAT THE TRANSFORMERS READ. The frozen VAE and text encoders run inside each step, as in both papers, or
+    # once before (--cached). For Latte-S that takes 9/10 of a step's operations away, for Latte-XL a quarter.
+    # But a film then is `windows` windows for ever instead of a new one at each visit, and a small collection
+    # is learned by heart the sooner.
     vae_weights: str = ""          # a published VAE (Stable Diffusion 1.4's, for Latte), or a
                                    # dpvae.safetensors of ours, if it is neither in --out nor in --init
     text_weights: str = ""         # published text encoders, if --init does not hold them: Stable
@@ -118,13 +155,14 @@ class Config:
     items: int = 0                 # toy: this many clips, and as many pictures; 0: a million, as they come
     windows: int = 8               # --cached: random windows of each real film
     encode_batch: int = 4          # --cached: clips, and prompts, that are encoded at once
-    # looking
+    # LOOKING. How often a run leaves something behind. A save costs seconds and is what a crash sends one
+    # back to; a preview costs a clip's sampling and is the only thing that shows what a loss does not.
     save_every: int = 500          # steps between two states on disk
     preview_every: int = 500       # steps between two previews: clips or reconstructions to look at
     previews: int = 4              # how many clips are made for a preview
     log_every: int = 20            # steps between two lines of OUT/STAGE/log.jsonl
     keep: int = 2                  # older states that stay, in OUT/STAGE/STEP/, beside the newest; 0: none
-    # networks
+    # NETWORKS. Their sizes; each is a dataclass in the network's own file, and its fields are flags, too.
     judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(
         world.SUBJECTS, tuple(world.COLOURS), world.MOTIONS, world.SCENES))
     vae: KLVAEConfig = field(default_factory=KLVAEConfig)
@@ -134,6 +172,8 @@ class Config:
     latte: LatteConfig = field(default_factory=LatteConfig)
 
 
+# ---------------------------------------------------------------------------------------------- the table
+
 # Two families. The toy's presets begin with nothing and train every network, on a CPU, with latents cached:
 # there encoding a clip takes longer than a transformer's step on it (tiny: 18 clips a second are encoded, 130
 # trained on). The papers' begin with published weights, train what the paper trains, and encode inside the
@@ -142,7 +182,8 @@ class Config:
 
 JUDGE = (world.SUBJECTS, tuple(world.COLOURS), world.MOTIONS, world.SCENES)
 PRESETS = {
-    # every stage and a sample in under 90 s on two cores; nothing good comes out
+    # every stage and a sample in under 90 s on two cores; nothing good comes out. It is here so that every
+    # line of every stage is run by the tests, and by whoever changes one, before a day is spent on it.
     "tiny": dict(
         size=32, frames=8, cached=True, items=64, save_every=20, preview_every=1000, warmup=5, log_every=5,
         bf16=False, lr=3e-4,           # so low that rounding does not grow: two processes end where one does
@@ -173,7 +214,10 @@ PRESETS = {
                 "videodit": dict(steps=1500, batch=32, lr=1e-3),
                 "latte": dict(steps=1500, batch=32, lr=1e-3, objective="flow", latents="dpvae",
                               joint_images=1)}),
-    # the shipped checkpoint: see README for what it reaches
+    # the shipped checkpoint: see README for what it reaches. decay 0.4: the papers hold the rate and average
+    # over many steps; ten thousand are too few for that, so the rate falls over the last 40 % (loop.py).
+    # kl_weight 1e-3, where Stable Diffusion has 1e-6: it has a hundred times the data to fill its latents'
+    # space with, and a transformer of 2 B to find its way in it. Here they are held closer together.
     "toy": dict(
         size=64, frames=16, cached=True, items=6144, decay=0.4, shift=2.0,
         vae=KLVAEConfig(16, ch=24, ch_mult=(1, 2, 3, 3), num_res_blocks=1, groups=8, scale=1.0, shift=0.0),
@@ -199,7 +243,14 @@ PRESETS = {
                 "latte": dict(steps=6000, batch=48, lr=1e-3, objective="flow", latents="dpvae",
                               joint_images=1)}),
     # VideoDiT 4.3, the ablations' setting: size, frames, steps, batch, p_video; 4.1: dpvae's row, lr, EMA.
-    # ASSUMED: flip, shift (Stable Diffusion 3's), warmup, betas, disc_start, disc_warmup: not given.
+    # What 4.1 leaves open:
+    # ASSUMED: shift 3, with which Stable Diffusion 3 is released: its weights know that density of levels.
+    # ASSUMED: warmup 1000, betas 0.9 and 0.95 (a second mean of 20 steps follows sudden gradients sooner than
+    # 0.999's thousand), clip 1.0: what large transformers are commonly trained with.
+    # ASSUMED: flip. Latte says that it flips; VideoDiT names no augmentation but the crop. --no-flip where
+    # captions speak of left and right.
+    # ASSUMED: disc_start, disc_warmup: the adversary is silent for the first sixth of dpvae's steps. Eq. 4
+    # holds from the first, but then it judges a decoder that has just begun to see time (train.py).
     "videodit-256": dict(
         size=256, frames=32, data="", flip=True, shift=3.0,
         lr=5e-5, warmup=1000, betas=(0.9, 0.95), ema=0.9999, checkpointing=True, compile=True,
@@ -209,7 +260,9 @@ PRESETS = {
                 "videodit": dict(steps=60_000, batch=64)}),                                     # VideoDiT 4.3
 }
 # VideoDiT 4.1, "Video Diffusion Transformer": 320 first, on a DP-VAE that learned at 256, then from its
-# result (--init runs/videodit-320, which holds the DP-VAE, too) at 512.
+# result (--init runs/videodit-320, which holds the DP-VAE, too) at 512. Small first, because a step at
+# 512 costs 4.5 times as much (its attention 6.4 times), and how things move is learned as well at 320. The
+# DP-VAE needs no second training: its convolutions do not know how large a picture is.
 # 64 clips on 8 cards of 80 GB go through in micro-batches (python bench.py fits videodit-512).
 _phase = dict(steps=200_000, batch=64, accumulate=2)
 _sharp = dict(steps=200_000, batch=64, accumulate=4)
@@ -220,8 +273,13 @@ for _name, _size, _stages in (("videodit-320", 320, {"dpvae": _dpvae, "videodit"
                       "stages": _stages}
 
 # Latte 4.1 and the published configurations: XL/2, 16 frames three apart, 8 GPUs x 5 clips, or x 4 clips with
-# 8 pictures each. The paper prints no rate, batch or steps; 1 M steps is the configurations' upper bound.
-# DEVIATES: gradients are clipped to 0.1 from the start, the published code starts after 20-500 K steps.
+# 8 pictures each. The paper says "AdamW optimizer with a constant learning rate" and prints no rate, batch or
+# steps; those here, betas, and 1 M steps, an upper bound, are the published configurations'.
+# DEVIATES: gradients are clipped to 0.1 from the start, the published code starts after 20-500 K steps. A
+# bound that comes late comes after the spikes it is for.
+# DEVIATES: bf16 (autocast), where the published code computes in float32 with TF32's ten bits of mantissa.
+# bf16 has seven, and half the memory and traffic; weights, moments and loss stay in float32. --no-bf16 is
+# the published way.
 # Latte 4.1: flips are the only augmentation, so the square is the middle one.
 _latte = dict(size=256, frames=16, stride=3, crop="center", data="", lr=1e-4, warmup=1, betas=(0.9, 0.999),
               clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000, previews=2)
@@ -242,8 +300,17 @@ PRESETS["latte-t2v"] = {
 # ---------------------------------------------------------------------------------------------- flags
 
 # No YAML, no registry: a flag is a dataclass field, and a network's fields are flags with its name before
-# them (--dit.depth). All is checked before anything is allocated or written, because the alternative to a
-# line now is a stack trace after an hour of loading.
+# them (--dit.depth). So nobody can add a field and forget its flag, and a flag that is misspelled is an error
+# that names the nearest one, not a run with the default. All is checked before anything is allocated or
+# written, because the alternative to a line now is a stack trace after an hour of loading.
+#
+#     argv --parser--> {field: value}, only those typed   (default=SUPPRESS: an absent flag leaves no trace)
+#          --parse---> Config + preset + row + typed      one for each stage, in order
+#          --check---> the same, or one line and exit 2
+#
+# That only typed flags are in the first dict is what makes the order of precedence work: argparse's usual
+# defaults would beat every preset. And it is remembered (config.given): who types --dit.depth 12 beside
+# weights of depth 6 has to hear of it, who says nothing means the weights' own (train.py, obey).
 
 def parse(argv):
     """argv -> one Config per stage, in order. Flags beat the stage's row, which beats the preset."""
@@ -293,7 +360,7 @@ def parser():
 
 def notes(kind=Config, prefix="", group="what is trained, on what"):
     """{flag: (its group, the comment beside its field)}, read from the source of Config and of the networks'
-    configs. A comment alone on its line begins a group, or, far to the right, goes on with the one above."""
+    configs. Words in capitals begin a group; a comment far to the right goes on with the one above."""
     told, nested, last = {}, {item.name: item.type for item in dataclasses.fields(kind)}, ""
     for line in inspect.getsource(kind).splitlines():
         if found := re.match(r"    (\w+): .*?(?:  # (.*))?$", line):
@@ -304,8 +371,8 @@ def notes(kind=Config, prefix="", group="what is trained, on what"):
                 told[prefix + last] = (group, found[2] or last)
         elif (found := re.match(r" {20,}# (.*)", line)) and prefix + last in told:
             told[prefix + last] = (told[prefix + last][0], f"{told[prefix + last][1]} {found[1]}")
-        elif found := re.match(r"    # (.*)", line):
-            group = found[1]
+        elif found := re.match(r"    # ([A-Z ]{6,})\. ", line):
+            group = found[1].lower()
     return told
 
 
@@ -383,6 +450,10 @@ def check(config):
 
 # ---------------------------------------------------------------------------------------------- what there is
 
+# How large is a run? Three numbers tell: tokens in a clip, clips seen, parameters. A transformer does about
+# 6 operations a parameter and token, forward and backward together, and attention adds to that with the
+# square of the tokens: 2 % for Latte's 4,096 in groups, most of the work for VideoDiT's 24,576 in one.
+#
 # {preset: (what its command needs beside --config, how long it takes)}. The papers' hours are computed: the
 # operations of a step (bench.py counts them) on 8 H100 at 40 % of their peak, the DP-VAE's at 25 %.
 GUIDE = {
