@@ -1,0 +1,95 @@
+"""What docs/ says of the code is true: targets exist, no number of either paper is missing, lists are fresh."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+# what the papers number, read off their pages
+PAPERS = {
+    "VideoDiT": {"Eq.": range(1, 6), "Fig.": range(1, 15), "Table": range(1, 7),
+                 "Section": "1 2 2.1 2.2 3 3.1 3.2 4 4.1 4.2 4.3 5 6 A A.1 A.2 B".split()},
+    "Latte": {"Eq.": range(1, 2), "Fig.": range(1, 11), "Table": range(1, 6),
+              "Section": "1 2 3 3.1 3.2 3.3 3.3.1 3.3.2 3.3.3 3.3.4 4 4.1 4.2 4.3 4.4 4.5 5 A.1 A.2 A.3".split()},
+}
+MAP = Path("docs/map.md")
+
+
+@cache
+def names_in(file):
+    """Everything that a reader can search a file for: functions, classes, Class.method, Class.field, NAMES."""
+    found = set()
+    for node in ast.parse(Path(file).read_text("utf-8")).body:
+        found |= {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        for part in node.body if isinstance(node, ast.ClassDef) else []:
+            own = part.name if isinstance(part, ast.FunctionDef) else getattr(
+                getattr(part, "target", None), "id", "")
+            found.add(f"{node.name}.{own}")
+    return found
+
+
+def rows(text, paper):
+    """[(its first cell, its last)] of the table under this paper's headline."""
+    part = re.search(rf"^## {paper}\n(.*?)(?=^## |\Z)", text, re.M | re.S).group(1)
+    cells = [re.split(r" (?<!\\)\| ", line.strip("| ")) for line in part.splitlines() if line.startswith("| ")]
+    return [(row[0], row[-1]) for row in cells[1:]]
+
+
+def targets(cell):
+    """[(file, name)]: `vae.py` `DPVAE`, `GOP` is two names of vae.py; a file alone is (file, "")."""
+    file, found = None, []
+    for word in re.findall(r"`([^`]+)`", cell):
+        if word.endswith((".py", ".gif", ".svg", ".png")):
+            file = word
+            found.append((file, ""))
+        else:
+            found.append((file, word))
+    return found
+
+
+def is_there(file, name):
+    """A name of the file's, or a flag that it reads."""
+    if not Path(file).is_file():
+        return False
+    if name.startswith("--"):
+        return f'"{name.split()[0]}"' in Path(file).read_text("utf-8")
+    return not name or name in names_in(file)
+
+
+def labels(first_cells, kind):
+    """The numbers that rows of one kind name, "Section 2, 2.1, 2.2" being three."""
+    numbers = re.compile(r"(?<![\w.])(?:[AB](?:\.\d)?|\d+(?:\.\d)*)(?!\w)")
+    return {number for cell in first_cells if cell.startswith(kind) for number in numbers.findall(cell)}
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_no_equation_table_figure_or_section_is_missing(paper):
+    first_cells = [first for first, _ in rows(MAP.read_text("utf-8"), paper)]
+    for kind, wanted in PAPERS[paper].items():
+        missing = set(map(str, wanted)) - labels(first_cells, kind)
+        assert not missing, f"{paper} {kind} {sorted(missing)}"
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_target_of_the_map_exists(paper):
+    wrong = [(first, file, name) for first, last in rows(MAP.read_text("utf-8"), paper)
+             for file, name in targets(last) if not is_there(file, name)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_row_of_the_map_leads_somewhere_or_says_why_not(paper):
+    for first, last in rows(MAP.read_text("utf-8"), paper):
+        assert targets(last) or "not here, because" in last or last == "the rows below", first
+
+
+def test_the_map_reader_is_not_blind():
+    """Known answers: a name that is not there is found out, so is a flag."""
+    assert is_there("vae.py", "DPVAE.encode_window") and not is_there("vae.py", "DPVAE.encode_windows")
+    assert is_there("sample.py", "--zero-shot-video") and not is_there("sample.py", "--zero-shot-videos")
+    assert is_there("presets.py", "Config.p_video") and not is_there("nowhere.py", "")
+    assert targets("`a.py` `b`, `c`; `d.py`") == [("a.py", ""), ("a.py", "b"), ("a.py", "c"), ("d.py", "")]
