@@ -7,7 +7,20 @@ Differs  grep DEVIATES; the papers' stages start from Stable Diffusion 3, the to
 Reads    after presets.py, whose fields (cfg) its stages read, and loop.py, which steps them; before eval.py
 Run me   python train.py --config tiny --stage all          # CPU, under 90 s: every stage, then a sample
          python train.py --config toy --stage all           # CPU, hours: the shipped checkpoint
-         torchrun --nproc-per-node 8 train.py --config videodit-256 --stage videodit --init sd3.safetensors"""
+         torchrun --nproc-per-node 8 train.py --config videodit-256 --stage videodit --init sd3.safetensors
+
+THE PROBLEM. A text-to-video model is a VAE, a text encoder and a transformer, and they cannot simply be
+trained together. What the transformer has to predict are the VAE's latents: while the VAE still learns, the
+target moves; and let the transformer's loss reach the VAE, and it finds latents that are easy to predict,
+such as none at all. Its first captions mean nothing yet, and its first adversary is noise that shouts.
+
+THE IDEA. One thing after another, each frozen before the next begins. So training is a chain of stages, each
+with its own networks, loss and data, and each leaves a file that the next one takes up. All that a stage does
+not decide itself (what a step is, ranks, saving, resuming) is the same for all of them, and in loop.py.
+
+Tried by others: a script for each stage with the loop copied into it (five loops then, with five ways to
+resume); a Trainer class with forty hooks (then the recipe is spread over the hooks); a joint training of VAE
+and transformer (REPA-E, 2025, needs a third network that tells what latents should mean)."""
 
 import contextlib
 import dataclasses
@@ -53,7 +66,13 @@ from videodit import VideoDiT
 #
 # A stage is a function of the flags. It returns networks with their loss, and where its batches come from;
 # what a step is, and all that can go wrong with one, is loop.py's. So the papers stand here with nothing
-# between the lines: read a stage as a recipe.
+# between the lines: read a stage as a recipe. Each has the same five parts:
+#
+#     what stands still       a frozen VAE, a text encoder: read from --out, or given
+#     what learns             a network, made anew, or an earlier stage's, or a published one
+#     what is fed             batches, from any step on (so that a run can be resumed)
+#     loss(nets, batch)       pure: the same step of the same batch gives the same number
+#     what is looked at       a preview, and what the checkpoint should say of itself (about)
 
 
 # ---------------------------------------------------------------------------------------------- what is fed
@@ -61,6 +80,13 @@ from videodit import VideoDiT
 # A batch is a dict: {"video": (B,3,T,H,W), "caption": [B strings], ...} of clips as they come, or with
 # "latent" (B,C,T',h,w) for the video if it was encoded before. "step" and "first" say which step this is and
 # which rows of the whole batch these are: from them every random number of the step is drawn (draw, below).
+# A batch of 8 on two ranks with --accumulate 2, that is in micro-batches of 2 rows:
+#
+#     row of the whole batch    0  1  |  2  3  |  4  5  |  6  7
+#     rank, micro-batch         0, 0  |  1, 0  |  0, 1  |  1, 1        first = 0, 2, 4, 6
+#
+# Row 5 has the same clip, noise and time if there is one rank, or eight: what a run learns does not hang on
+# the number of machines it was given (test_loop.py trains with one and two and compares).
 
 def toy_or_folder(cfg, kind):
     """The data set behind --data (kind "video") or --images (kind "image"). Latte 3.3.4 takes its pictures
@@ -91,6 +117,9 @@ def loader(cfg, run, dataset):
 # only pictures show (Fig. 7, Table 6).
 def mixed(cfg, videos, images, p):
     """Each step is for videos with probability p, else for images; the same draw on all ranks."""
+    # TRAP: a rank that tosses its own coin waits for ever for gradients of a branch that the others left out.
+    # And step 1000 is not the videos' thousandth batch: after a resume each source goes on where IT was, so
+    # the earlier tosses are counted again.
     def from_step(start):
         before = int((toss(cfg.seed, range(start)) < p).sum())
         sources = {True: videos(before) if p > 0 else None, False: images(start - before) if p < 1 else None}
@@ -104,7 +133,9 @@ def mixed(cfg, videos, images, p):
 
 # No paper's. Whether a clip obeys its prompt is a number only if somebody can name what is in the clip, so
 # the toy world gets a small network that can; its layers also stand in for VGG's in LPIPS, whose weights are
-# not shipped.
+# not shipped. It comes first, since it judges all that come after. The world draws a clip from a
+# specification, so the right answer to "what is it, of what colour, where, moving how?" comes with each clip
+# (batch["spec"]): plain classification, the one stage here that any textbook has.
 def stage_judge(cfg, run):                            # the instrument: names what it sees (design: toy world)
     def loss(nets, batch):
         targets = judge_targets(nets["judge"], batch["spec"], run.device)
@@ -117,10 +148,14 @@ def stage_judge(cfg, run):                            # the instrument: names wh
                  loader(cfg, run, ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0)), None)
 
 
-# Half of the batches are single frames of the clips, half pictures: the VAE has to know both, and what is
-# only a picture (a boat, in the toy world) must not look to the transformer like noise. Trained at the end of
-# the stage are two numbers that no gradient reaches: shift and scale, measured, so that the transformers'
-# data have mean 0 and deviation 1 as their noise does.
+# The papers download this stage, too. A VAE learns by having to give back what it was shown through a latent
+# that is too narrow to hold it as it came: |x - x_hat| plus LPIPS, plus a weak pull of the latents towards a
+# normal distribution (vae.py). It has no video in it. Half of the batches are single frames of the clips,
+# half pictures: the VAE has to know both, and what is only a picture (a boat, in the toy world) must not look
+# to the transformer like noise. Set at the end of the stage are two numbers that no gradient reaches: shift
+# and scale, measured, so that the transformers' data have mean 0 and deviation 1 as their noise does. TRAP:
+# everything later depends on them, so they are measured once and stay: latents by another scale are, to a
+# transformer, latents at another noise level.
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
     vae = image_vae(cfg, run) if cfg.init else KLVAE(dataclasses.replace(cfg.vae))
     vae = vae.to(memory_format=torch.channels_last)
@@ -170,6 +205,14 @@ class ToyFrames(ToyClips):
 # adversary, a network that sees film and reconstruction, learns in the same step to tell them apart. A
 # decoder that is all blur teaches it nothing, and its first opinions are noise: so it begins at half of
 # disc_start, is heard from disc_start on, and at full weight disc_warmup steps later.
+#
+#     weight      0 ....................... 0 / rises linearly / 0.01 .....................
+#     adversary   waits  | learns, unheard    | both learn, each from the other's newest
+#     step        0      disc_start / 2       disc_start       disc_start + disc_warmup
+#
+# Why an adversary at all: a squared error is least for the mean of all textures that would fit, which is
+# blur. What is left over when blur is punished is texture, right or invented; so its weight is 0.01.
+# E_k and D_k do not learn: they are what "distribution preserving" is measured by.
 def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 1-4
     windows = {"window": cfg.frames, "overlap": cfg.frames // 16 * GOP}    # longer clips go through in pieces
     if class_of(ours(cfg, "dpvae", "vae") or "") == "DPVAE":        # train an earlier one further
@@ -192,7 +235,9 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
         return total, log
 
     def adversary(nets, batch):
-        if batch["step"] < cfg.disc_start // 2:             # nothing to learn from a decoder that is all blur
+        # ASSUMED: it learns from half of disc_start on, so that it has an opinion when it is first heard.
+        # Until then its loss is zero times its weights: a gradient for each, which DDP waits for, of zero.
+        if batch["step"] < cfg.disc_start // 2:
             return 0.0 * sum(p.sum() for p in nets["disc"].parameters()), {}
         total = discriminator_loss(nets["disc"], batch["video"], batch["x_hat"])
         return total, {"disc": total.detach()}
@@ -205,8 +250,11 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
 
 
 # The papers download this stage: Stable Diffusion 3. The toy has to learn it, with its own text encoder, from
-# captioned pictures. Pictures never show motion, so the words for it would stay empty until a video model
-# needs them; reading_loss asks the encoder what words it has read, those of the videos to come among them.
+# captioned pictures. Both learn from one loss here, the transformer's; a published text encoder stays frozen,
+# for it has read more text than any data set of clips has captions. Pictures never show motion, so the words
+# for it would stay empty until a video model needs them; reading_loss asks the encoder what words it has
+# read, those of the videos to come among them. (After this stage the toy's encoder is frozen as well: what
+# words mean must not drift while another network learns to obey them.)
 def stage_dit(cfg, run):                                  # the text-to-image model that the papers start from
     file = ours(cfg, "dit", "videodit")
     if cfg.init and not file:
@@ -241,6 +289,11 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
 # The image transformer's attention becomes global: its tokens, until now those of one picture, are those of a
 # whole clip. That needs no new weight; a zero-initialised branch tells tokens their time (3D patchify). The
 # loss is the image model's own, Eq. 5, on the DP-VAE's latents, which by construction look like pictures'.
+# So at step 0 this network already makes the image model's pictures, and clips whose frames agree on what is
+# shown (VideoDiT Fig. 2): training has to add motion and nothing else. Compare stage latte, which starts from
+# an image model's blocks but between them puts temporal ones that nobody has trained.
+# ASSUMED: all of the transformer learns, and the text encoders stay frozen: 3.2 says neither, but speaks of
+# frozen weights only for the variant it compares with ("2D+3D").
 def stage_videodit(cfg, run):                              # VideoDiT 3.2: the image transformer, made to move
     bring(cfg, run)
     dp, text, net = frozen_vae(cfg, run, "dpvae"), reader(cfg, run), start_videodit(cfg)
@@ -274,6 +327,15 @@ def start_videodit(cfg):
 # Latte learns noise instead of a velocity, and a variance with it (DDPM, 3.1), on latents of Stable
 # Diffusion's image VAE, frame by frame. 3.3.4: pictures may stand beside each clip, as further frames that
 # attend to nothing in time (or to themselves alone): "randomly selected video frames from the same dataset".
+#
+#     a clip's row       [ f1 f2 ... f16 | p1 ... p8 ]    24 frames of latents, in one forward
+#     spatial blocks       every frame by itself          learn from 24
+#     temporal blocks      the first 16 only              learn from 16
+#
+# VideoDiT mixes by whole steps, Latte inside each row. This way every step has both, and the spatial blocks
+# see half as many frames again; the price is that a picture costs what a frame costs.
+# ASSUMED: a clip's pictures are mixed with noise at the clip's time t; 3.3.4 does not say, the published code
+# does. (Labels and captions are each picture's own.)
 def stage_latte(cfg, run):                                  # Latte 3: blocks over space, blocks over time
     bring(cfg, run)
     vae, net, pictures = frozen_vae(cfg, run, cfg.latents), start_latte(cfg), cfg.joint_images
@@ -409,6 +471,9 @@ def vocabulary(cfg):
     return tuple(dict.fromkeys((*known, *(word for word, _ in counts.most_common(4096)))))
 
 
+# What two transformers' stages do alike: turn a batch into latents and conditions, drop some of those, draw
+# noise and times. VideoDiT and Latte differ in the loss and in what a row holds, and that stands above.
+#
 # Noise, times and what is dropped are drawn for each row from (seed, step, the row's place in the batch):
 # neither the number of processes nor a resume can change what a clip meets. A generator that runs along
 # would.
@@ -416,7 +481,9 @@ def draw(cfg, batch, shape, device, stream=NOISE, how=torch.randn):
     return keyed_noise(shape, cfg.seed, batch["step"], batch["first"], device, stream=stream, draw=how)
 
 
-# VideoDiT Eq. 5, prompts dropped for guidance.
+# VideoDiT Eq. 5, prompts dropped for guidance. Four draws make a step: which clip (data.py's draw), how much
+# noise (t), which noise, and whether the words are heard; the network's error on them is the whole of
+# training. Pictures and clips go through the same lines: a picture is a clip of one latent frame.
 def transformer_loss(cfg, run, net, text, vae, batch):
     z = latents(batch, vae)                                                                 # (B,C,T',h,w)
     t = sample_times(len(z), cfg.shift, u=draw(cfg, batch, (len(z),), run.device, TIME))    # (B,)
@@ -432,6 +499,14 @@ def transformer_loss(cfg, run, net, text, vae, batch):
 # Diffusion's encoder does 4.4 TFLOP, Latte-XL's forward 3.7; and T5 holds 9.5 GB. --cached pays once, and
 # gives up the variety. So that no peak depends on the batch, clips go through one by one, and their windows
 # one after another, under no_grad, in the step's bf16; what is said of a caption is kept while there is room.
+#
+#     film --window, square--> pixels (B,3,T,H,W) --E_k, E_r--> latents (B,16,T/4,h,w) --scaled--+
+#     caption ---------------> CLIP-L, CLIP-G, T5 (or the toy's) --> context, pooled ------------+-> transformer
+#                              '------ frozen: here in the step, or once into the cache ------'
+#
+# TRAP: a cache is a promise that these latents are this VAE's. Trained one step further, a VAE has another
+# language, and a transformer on the old cache learns what its decoder cannot read. So the cache's folder
+# carries the VAE's fingerprint, a hash of its weights, and another VAE gets a folder of its own.
 
 def feed(cfg, run, kind, vae, text=None, dataset=None):
     """What the transformers train on: --data or --images as they come, or with --cached what the frozen
@@ -526,6 +601,16 @@ def cached(cfg, run, dataset, kind, vae, text=None):
 # published.py tells by the tensors what it is. A folder of ours brings along what its network was trained
 # with: a transformer without the VAE whose latents it knows, or the text encoder whose language it speaks, is
 # worth nothing. And whatever is taken brings its sizes: flags that say otherwise are refused.
+#
+#     --init runs/toy                    a folder of ours    the network, and what it was trained with
+#     --init runs/videodit-320           the same            4.1: the 512 phase goes on from it
+#     --init sd3_medium.safetensors      published           its transformer or VAE, as the stage needs
+#     --init DiT-XL-2-256x256.pt         published           blocks for a Latte (3.3.4), with --vae_weights
+#     (none)                             --out's own         what the stage before left
+#
+# Starting from weights (--init) is not resuming (--resume): the first takes a network and forgets its
+# optimizer, step and average, the second goes on as if nothing had happened. Who confuses them trains the
+# warm-up again, or loads Adam's moments of another data set.
 
 KEPT = ("videodit", "latte", "dit")     # whose folders hold what they were trained with
 
@@ -630,6 +715,10 @@ def perceptual_for(cfg, run):
     return lambda a, b: perceptual_distance(judge.pyramid, a, b).mean()
 
 
+# Two trades. Checkpointing keeps of each block only its input and computes the rest again in backward: a
+# third more work, and memory for one block instead of all (`python bench.py fits PRESET` counts it).
+# torch.compile takes minutes at the start, and fuses the small operations between matrix products (norms,
+# gates, activations) into one pass over memory each.
 def prepare_blocks(cfg, net, *lists):
     net.checkpointing = cfg.checkpointing
     if cfg.compile:
@@ -653,9 +742,16 @@ def show_reconstruction(clips, run):
 
 # ------------------------------------------------------------------------------------------ what is looked at
 
-# A loss of a diffusion model says next to nothing about its samples. So every preview_every steps the
-# averaged weights make the same few clips from the same noise, which side by side show what a thousand steps
-# changed.
+# A loss of a diffusion model says next to nothing about its samples: most of it is noise that nobody could
+# have predicted, and between a model that makes cats and one that makes fog it moves in the third digit. So
+# every preview_every steps the averaged weights make the same few clips from the same noise, which side by
+# side show what a thousand steps changed. `python train.py report OUT` lays curves and previews of all stages
+# on one page (OUT/report.html). What is worth a look there:
+#
+#     loss falls, previews are fog       normal in the beginning; if it stays: scale and shift, or the clock
+#     loss flat from the first step      lr too small by far, or weights frozen by mistake
+#     loss jumps, norm jumps with it     lr too large, a broken film; steps left out are in the log
+#     clips good, all alike              the prompt is not heard: is the text encoder the one of training?
 
 PROMPTS = ("a cat", "a red fish moving left underwater", "a blue car in snow",
            "a yellow star spinning at night")
@@ -686,7 +782,8 @@ def show_samples(cfg, run, vae, text, frames, prompts, classes=()):
 
 
 def about(cfg, objective, asks="text", text=None):
-    """How the checkpoint wants to be sampled, and what reads its prompts."""
+    """How the checkpoint wants to be sampled, and what reads its prompts: no tensor says at which guidance,
+    with how many steps, or in which language a model was meant to be asked."""
     # ASSUMED: films run at 25 frames a second, which is VideoDiT 4.1's rate
     rate = cfg.fps or (0.0 if cfg.data == "toy" else 25 / cfg.stride)
     told = {"sampling": advice(objective, asks, rate), "text": "toy" if asks == "text" else asks}
@@ -695,6 +792,13 @@ def about(cfg, objective, asks="text", text=None):
                  "text_weights": str(Path(text.path).expanduser().resolve())}
     return told
 
+
+# ------------------------------------------------------------------------------------------ a stage, and all
+
+# The order of what follows is that of the errors people make: flags are read first, on every rank alike; then
+# the batch is divided; then the folder is held, so that two runs cannot write into one; only then are weights
+# loaded. Resuming is no case of its own: fit() looks into --out and begins where the last save ended, and a
+# stage that is done is seen to be done. So one command is start, continuation and repair.
 
 def train(cfg, run=None):
     """One stage from its start, or from where it stopped, to its last step."""
