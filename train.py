@@ -500,9 +500,10 @@ def transformer_loss(cfg, run, net, text, vae, batch):
 # gives up the variety. So that no peak depends on the batch, clips go through one by one, and their windows
 # one after another, under no_grad, in the step's bf16; what is said of a caption is kept while there is room.
 #
-#     film --window, square--> pixels (B,3,T,H,W) --E_k, E_r--> latents (B,16,T/4,h,w) --scaled--+
-#     caption ---------------> CLIP-L, CLIP-G, T5 (or the toy's) --> context, pooled ------------+-> transformer
-#                              '------ frozen: here in the step, or once into the cache ------'
+#     film --window, square--> pixels (B,3,T,H,W) --E_k, E_r--> latents (B,16,T/4,h,w) --+
+#                                                                          scaled        +--> transformer
+#     caption ---------------> CLIP-L, CLIP-G, T5 (or the toy's) --> context, pooled ----+
+#                              '---- frozen: here in the step, or once into the cache ---'
 #
 # TRAP: a cache is a promise that these latents are this VAE's. Trained one step further, a VAE has another
 # language, and a transformer on the old cache learns what its decoder cannot read. So the cache's folder
