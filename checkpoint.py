@@ -5,7 +5,8 @@ Safety   pickles are read with weights_only=True and never otherwise; nothing in
 Differs  DCP, Lightning and friends solve sharded states; one file a network is enough for 2 B parameters
 Reads    first, or when another file calls it: all stand on it, and it imports none of them
 Run me   python checkpoint.py      # CPU, 2 s: writes, tears and re-reads a file, prints what it says
-         python checkpoint.py halve runs/toy checkpoints/toy     # float16 copies of a folder's networks"""
+         python checkpoint.py halve runs/toy checkpoints/toy     # float16 copies of a folder's networks
+         python checkpoint.py marks > docs/differs.md            # where we and the papers part"""
 
 import argparse
 import contextlib
@@ -417,6 +418,60 @@ def halve(source, target):
         save_state(Path(target) / path.name, state, about.pop("class"), about.pop("config"), about)
 
 
+# ---------------------------------------------------------------------------------- what differs, as a page
+
+# Where a paper is silent the code says ASSUMED, where we depart from it DEVIATES, each at the line that does
+# it: a list of its own would be wrong after a week. The page for readers is made from these marks, names no
+# line numbers, and a test compares the two.
+
+MARK = re.compile(r"\b(ASSUMED|DEVIATES)\b([^:]{0,60}): (.*)")
+OWNER = re.compile(r"\s*(?:class|def) (\w+)|(\w+)(?:, \w+)* = ")
+DIFFERS = """# What differs from the papers
+
+Made by `python checkpoint.py marks > docs/differs.md` from the marks in the code, each under the file and the
+name that it belongs to. ASSUMED is where a paper is silent, DEVIATES where it or its published code says
+otherwise; the reasons are longer in the code."""
+
+
+def marks(folder):
+    """docs/differs.md as text: every mark of the folder's files, under what it belongs to."""
+    page = [DIFFERS]
+    for path in sorted(Path(folder).glob("*.py")):
+        lines = path.read_text("utf-8").splitlines()
+        found = [(n, MARK.search(line)) for n, line in enumerate(lines) if "grep" not in line]
+        rows = [f"* {owner_of(lines, n)}{mark[1]}{mark[2]}: {paragraph(lines, n, mark[3])}"
+                for n, mark in found if mark]
+        page += ["", f"## {path.name}", "", *rows] if rows else []
+    return "\n".join(page)
+
+
+def owner_of(lines, number):
+    """What a mark belongs to, "`Class.method` ": what begins right below it, else what it stands in."""
+    depth = lambda line: len(line) - len(line.lstrip())
+    code = next((line for line in lines[number:] if line.strip() and line.lstrip()[0] not in "#@"), "")
+    here = depth(lines[number])
+    found = [OWNER.match(code)] if depth(code) == here and OWNER.match(code) else []
+    for line in lines[number::-1]:
+        if depth(line) < here and OWNER.match(line):
+            found, here = [OWNER.match(line), *found], depth(line)
+    return f"`{'.'.join(match[1] or match[2] for match in found)}` " if found else ""
+
+
+def paragraph(lines, number, text):
+    """A mark's text and the lines on which it goes on, to the end of a sentence beyond 160 letters."""
+    comment = "#" in lines[number]
+    for line in lines[number + 1:]:
+        more = line.strip()
+        ends = more in ("", "#") or MARK.search(line) or comment != more.startswith("#")
+        if ends or text.endswith('"""'):
+            break
+        text += " " + more.removeprefix("# ")
+    said = ""
+    for sentence in re.split(r"(?<=[.;]) (?=[A-Z(])", text.removesuffix('"""')):
+        said += " " + sentence if len(said) < 160 else ""
+    return said.strip()
+
+
 # ------------------------------------------------------------------------- what vae.py and dit.py share
 
 # Two decisions about memory and speed that every network here has to make alike. They stand in this file
@@ -435,7 +490,10 @@ def attend(q, k, v, mask=None):
     by_hand = v.element_size() == 2 or q.shape[1] == 1
     if q.device.type != "cpu" or k.shape[2] >= 2048 or not by_hand:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5                  # (B,heads,N,N)
+    if v.element_size() == 2:           # scaled here, where there are N x d numbers instead of N x N
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)            # (B,heads,N,N)
+    else:
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5              # (B,heads,N,N)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(dim=-1) @ v                                       # (B,heads,N,d)
@@ -469,5 +527,7 @@ def demo():
 if __name__ == "__main__":
     if len(sys.argv) == 4 and sys.argv[1] == "halve":
         polite(lambda: halve(*sys.argv[2:]))
+    elif sys.argv[1:] == ["marks"]:
+        print(marks(Path(__file__).parent))
     else:
         print(demo(), "  (a right reader says that the file is truncated)")

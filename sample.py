@@ -131,6 +131,9 @@ def advice(objective, asks, fps=0.0):
     return {"sampler": "ddpm", "steps": 250, "cfg": guidance, "fps": fps or 8.0}
 
 
+# A folder that train.py wrote says of itself all that is needed: which networks, at which size, with which
+# VAE's latents, how to be sampled. So the door is one path. A folder of somebody else's says nothing, and
+# goes through the other door, published.open_released, which knows models by their tensors.
 def load_models(folder, device="cpu", weights=(), model="", vae=""):
     """The networks of a folder that train.py wrote: model videodit (with dpvae), dit (with vae) or latte
     (with either); "" takes the first of these that is there. A file in it will do, and names its folder.
@@ -159,6 +162,8 @@ def load_models(folder, device="cpu", weights=(), model="", vae=""):
                     made["shift"], made.get("objective", "flow"), tuple(made.get("classes", ())))
     models.sampling = advice(models.objective, models.asks) | made.get("sampling", {})
     if models.asks == "text":
+        known = made.get("text_weights", "")                # where its published encoders lay in training
+        weights = weights or [known] * (known != "" and Path(known).exists())
         models.text = encoder_of(folder, transformer, weights).to(device)
     return models
 
@@ -179,7 +184,7 @@ def encoder_of(folder, transformer, weights):
 
 # Other people's models come to the same table. What they are is told by their tensors (published.py); how
 # they want to be sampled is told by nothing in the file: it stands in their authors' scripts, and here.
-# sampler, steps, guidance, frames a second.
+# sampler, steps, guidance, frames a second. TRAP: none of them gives an error when it is wrong.
 # DEVIATES: PixArt's script takes DPM-Solver by default; these are the numbers of its other choice, ancestral.
 RELEASED = {"mmdit": ("euler", 28, 7.0, 12.0), "dit": ("ddpm", 250, 4.0, 8.0),
             "pixart": ("ddpm", 100, 4.5, 8.0), "latte_t2v": ("ddim", 50, 7.5, 8.0)}
@@ -193,6 +198,10 @@ def released_models(found, device="cpu", silent=False):
     silent &= found.kind == "mmdit"
     told = None if silent else found.text()
     kind, network, vae = found.kind, found.transformer(), found.vae()
+    # DEVIATES from SD3's scripts, whose null prompt is "" read by all three encoders: zeros here. In training
+    # SD3 dropped each encoder's output on its own, 46.4 % of the time each, which is all three in 10 % (its
+    # appendix); zeros are what stands for a dropped T5 in those scripts, too, and need no encoder at all. Of
+    # PixArt and Latte's text-to-video model the encoded "" is what their pipelines use, and so do we.
     config = network.config
     if vae.config.z_channels != config.in_channels:
         raise UserError(f"the VAE in {found.paths['vae']} has {vae.config.z_channels} channels, the "
@@ -218,10 +227,14 @@ def released_models(found, device="cpu", silent=False):
 
 def silence(config, device):
     """The null prompt that SD3's transformer knows: zeros, 77 tokens of CLIP and 77 of T5."""
+    # ASSUMED: SD3 itself is guided away from zeros, too, which its paper trains with; the scripts released
+    # with it encode "" instead. VideoDiT names neither. One null prompt here for training and sampling.
     return lambda prompts: (torch.zeros(len(prompts), 154, config.context_dim, device=device),
                             torch.zeros(len(prompts), config.pooled_dim, device=device))
 
 
+# Text encoders and transformer are never needed at once, and together are 15 GB (SD3: 4 GB in bf16, T5 with
+# the CLIPs 11). So all prompts are read first, and then the encoders leave.
 def ask_once(text, prompts):
     """text, asked for all prompts now: T5's 10 GB are read once, and gone before the transformer comes."""
     known = dict(zip(prompts, zip(*getattr(text, "read", text)(prompts))))
@@ -239,6 +252,18 @@ def ask_once(text, prompts):
 # Randomness: all noise is drawn from keys of (seed, step, index of the clip), never from a generator that
 # goes on from call to call. So clip 7 is the same clip whether it was made alone, in a batch, on another GPU
 # or after a restart, up to the last bits of rounding: a batch of another size multiplies in another order.
+
+#     prompts -----conditions---> told --+
+#     "" or zeros --------------> away --+--> guided: away + s (told - away)        s: the guidance, how.cfg
+#                                        |          |
+#     noise(seed, step, index) --> x ----+--> one step of euler, ddpm or ddim --> x, n times --> latents
+#                                        |
+#     given (a picture, a clip) ---------+    put in place, with noise on it, before each step
+#
+# Which sampler follows from what was trained. Euler walks along a velocity, so it needs a flow; DDPM's
+# ancestral sampler takes noise away and puts a little new noise on, which forgives errors of early steps;
+# DDIM is the same model walked without new noise, in fewer and larger steps: the first noise alone decides
+# what comes. All three are in flow.py, and here are one line each (walk, below).
 
 @dataclass
 class How:
@@ -312,7 +337,8 @@ def conditions(models, prompts, negative=""):
     if negative or models.null == "empty":
         away = {name: value.expand(len(prompts), *value.shape[1:])
                 for name, value in zip(names, read([negative]))}
-    # Latte's pipeline cuts both texts to the prompt's length. And a mask of zeros would forbid every look.
+    # TRAP: a mask of zeros would forbid every look, and attention over nothing is not-a-number. Latte's
+    # pipeline cuts both texts to the prompt's length, so the prompt's mask serves both.
     if "mask" in told and isinstance(network, Latte):
         away["mask"] = told["mask"]
     for name, value in {**away, **told}.items():
@@ -321,6 +347,9 @@ def conditions(models, prompts, negative=""):
     return told, away
 
 
+# THE WALK. Everything above prepares it, everything below is a use of it. n calls of the transformer (2n with
+# guidance) are all the time a clip takes; the decoder is a call at the end. It is walked under autocast, but
+# x itself is float32 throughout.
 @torch.no_grad()
 def walk(models, prompts, shape, how, first=0, given=None, on_step=None, window=0):
     """Noise of shape (B,C,T',h,w) -> scaled latents of the same shape.
@@ -345,7 +374,7 @@ def walk(models, prompts, shape, how, first=0, given=None, on_step=None, window=
                 velocity, network.checkpointing = pulled(velocity, given.known, given.pull), True
             z = euler(velocity, draw(0), sigmas(how.steps, models.shift, given.strength), **more)
         else:
-            # DiT's released code guides three of four channels, and its published numbers depend on it
+            # TRAP: DiT's released code guides three of four channels, and its published numbers depend on it
             channels = 3 if isinstance(network, DiT) else shape[1]
             step = {"ddpm": ddpm_sample, "ddim": ddim_sample}[how.sampler]
             z = step(diffusion_of(network, how), guided(network, told, cfg, away, channels), draw(0),
@@ -373,6 +402,8 @@ def micro(network, cond, shape, downsampling, device):
     return {**cond, "resolution": pixels.expand(shape[0], 2), "aspect_ratio": ratio}
 
 
+# TRAP: not-a-number spreads. One weight of 0/0 is in every token after one attention, in every latent after
+# one step, and at the end uint8 turns it into black without a word. Latents and frames are asked once each.
 def finite(x, what, hint):
     """x, if it holds numbers. One bad weight or one overflow makes all of a clip not-a-number, which is saved
     as black frames without a complaint; here it is an error that says where it was seen first."""
@@ -381,7 +412,9 @@ def finite(x, what, hint):
     return x
 
 
-# VideoDiT A.2: "decoding using the corresponding decoder": D for clips, D_k for images.
+# VideoDiT A.2: "decoding using the corresponding decoder": D for clips, D_k for images. D would decode a
+# picture, too, but as a group of four frames, at nearly three times the work, and it was trained on clips;
+# D_k is the image VAE's own decoder, and has never seen anything but pictures' latents.
 @torch.no_grad()
 def decode(vae, z, frames):
     """Scaled latents -> clips in [-1,1] on the CPU.
@@ -476,6 +509,17 @@ def between(models, size, how, frames, start=None, end=None):
     return given_frames(models, shape, keys, how)
 
 
+# Longer than training. A transformer that has seen 4 latent frames and is asked for 16 at once meets
+# positions it has never learned, and attention whose cost grows with the square. So a long clip is made in
+# windows, each of which knows the end of the last:
+#
+#     z        [ 0  1  2  3 ]                     what is there
+#     walk 0         [ 2  3 | 4  5 ]              known | new
+#     walk 1               [ 4  5 | 6  7 ]        each with noise of its own (window)
+#
+# Tried by others: a model trained to predict from given frames (a mask channel as a further input, as in
+# image-to-video models); a noise level of its own for each frame, so that the window slides a frame at a time
+# ("diffusion forcing"). Both need training for it; this needs none.
 def go_on(models, prompts, z, frames, how, first=0, on_step=None):
     """Latents z (1 or B,C,T',h,w) of a clip -> (B,C,frames/group,h,w), which begin with them.
 
@@ -503,6 +547,8 @@ def windows_of(models, have, frames):
     return walks
 
 
+# A model makes squares. Of what a person brings the middle is taken, and neither stretched nor padded: a
+# stretched cat is an input that no training has shown, and padding would be drawn into the clip.
 def read_square(path, size, flag):
     """(1,3,T,size,size): the middle of a picture (T=1) or of all frames of a clip."""
     path = Path(path).expanduser()
@@ -583,6 +629,8 @@ small{{color:#666;word-break:break-word}}</style>
 """
 
 
+# The page is made anew from the .json files each time, so there is no second list that could disagree with
+# the folder; a clip that was deleted by hand is gone from it, and one copied in from elsewhere is there.
 def write_page(out):
     """out/index.html: every clip of the folder, newest first, from the files beside it; no script and no
     network, so that it plays from a disk, and is mailed by mailing the folder."""
@@ -612,7 +660,14 @@ def write_page(out):
 # ---------------------------------------------------------------------------------------- the command line
 
 # Everything that can be refused is refused before the first step, and most of it before any weights are read:
-# after an hour of walking, a misspelled --end is an insult.
+# after an hour of walking, a misspelled --end is an insult. Hence three places where flags are looked at:
+#
+#     parse, check_flags   what the words alone tell: unknown flags, a negative number, two wishes at once
+#     settle               what needs the model: a size it cannot make, a class it does not know, its defaults
+#     recipe               what needs the files: a clip shorter than --frames, a picture that is none
+#
+# A flag left out means the model's own value, which settle prints with the rest in one line: what is not
+# shown cannot be questioned.
 
 TOKENS = 1 << 15    # in one batch: eight pictures of SD3 at 1024, one clip of 96 frames at 512, 512 toy clips
 MOST = 1 << 17      # in one clip: 5 times VideoDiT's largest; attention over more would take hours, or fail
@@ -696,6 +751,8 @@ def tokens_of(models, frames, size):
     return math.prod(models.shape(1, frames, size)[2:]) // models.transformer.config.patch ** 2
 
 
+# Defaults are the model's, not the program's: SD3 wants 28 steps and guidance 7, a Latte of faces 250 and
+# none. A program whose default is 50 steps for all decides, for somebody, that his model is bad.
 def settle(args, models):
     """Fill in what the model knows better, and refuse what it cannot do, before anything is computed."""
     if not args.prompt:
@@ -807,6 +864,8 @@ def main(argv=None):
           f"{args.out / 'index.html'}")
 
 
+# Seed, index and settings; with the same weights and the same kind of machine they give the same clip, to the
+# last bits. torch's version stands there because a kernel that adds in another order is another rounding.
 def about_clip(args, how, prompt, index, clip):
     """What is needed to make this clip again."""
     return {"prompt": prompt, "index": index, "frames": clip.shape[1], "pixels": clip.shape[-1],
