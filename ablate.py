@@ -259,8 +259,11 @@ def clip_commands(args, model, folder, config, seed, judge, source, when):
     else:
         real, sample = args.real or config.data, sample + ["--prompts", args.real] * asks_text(model, config)
         look = ["--protocol", "videodit" if model == "videodit" else "latte", "--clips", n, *features]
+        for flag, have, asked in (("--size", config.size, 256), ("--frames", config.frames, 16)):
+            look += [flag, str(have)] * (have < asked)      # smaller than published: compared at its own size
     kinds = distances(args, model, config) if not when else [("fvd", "i3d")]
-    made = [(f"{kind}{when}", [kind, *[real] * (kind != "is"), clips, *look,
+    splits = ["--splits", n] * (args.n < 10)                    # of IS, whose parts are 10
+    made = [(f"{kind}{when}", [kind, *[real] * (kind != "is"), clips, *look, *splits * (kind == "is"),
                                *weights(args, detector, config)]) for kind, detector in kinds]
     return [(f"sample{when}", sample), *made] + (
         picture_commands(args, folder, config, seed, judge) if model == "videodit" and not when else [])

@@ -14,7 +14,10 @@ from safetensors.torch import save_file
 
 import ablate
 import presets
+import world
 from checkpoint import UserError
+from vae import KLVAE, KLVAEConfig
+from video import save_video
 
 VIDEODIT = ["videodit-1", "videodit-2", "videodit-3", "videodit-4", "videodit-5", "videodit-6"]
 LATTE = ["latte-3", *(f"latte-5{part}" for part in "abcdef"), "latte-7", "latte-mask"]
@@ -350,3 +353,77 @@ def test_a_table_runs_end_to_end(key, tmp_path, capsys):
     assert (tmp_path / "tiny" / f"{key}-samples.png").is_file()
     ablate.main(words)
     assert capsys.readouterr().out.strip() == out[out.rindex(f"{key}: "):].strip()
+
+
+class Looker(torch.nn.Module):
+    """Stands for every published network: six numbers of a clip or picture, a distance of two pictures."""
+
+    def forward(self, images, other=None, bias=True):
+        if other is not None:
+            return (images - other).square().mean((1, 2, 3))                                # (N,)
+        halves = torch.stack([half.flatten(2).mean(2) for half in images.chunk(2, -1)], 2)  # (N,3,2)
+        return halves.flatten(1)                                                            # (N,6)
+
+    features = forward
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch, capsys):
+    """(root, words that all tables need): films, UCF101's tree, and commands that run inside this process,
+    where stand-ins take the place of the networks that judge."""
+    import eval as evaluate
+    import train
+    for number in range(4):
+        for folder in ("films", "UCF101/Archery", "UCF101/YoYo"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            save_video(tmp_path / folder / f"v_{number}.mp4", world.render(world.draw(7, number), 26, 48))
+    (tmp_path / "one").mkdir()
+    save_video(tmp_path / "one" / "a.mp4", world.render(world.draw(1, 0), 8, 48))
+    looker = lambda *args: Looker()
+    monkeypatch.setattr(evaluate, "load_detector", looker)
+    monkeypatch.setattr(ablate, "load_detector", looker)
+    (tmp_path / "detectors").mkdir()
+    for name in ablate.FILES.values():
+        (tmp_path / "detectors" / name).write_bytes(b"a network")
+
+    def run(args, command):
+        (train if command[0] == "train.py" else evaluate).main(command[1:])
+        last = (capsys.readouterr().out.strip().splitlines() or [""])[-1]
+        return json.loads(last) if last.startswith("{") else {}
+    monkeypatch.setattr(ablate, "run", run)
+    return tmp_path, ["-n", "4", "--out", str(tmp_path / "out"), "--films", str(tmp_path / "one"),
+                      "--batch", "2", "--detectors", str(tmp_path / "detectors"), "--trust-torchscript"]
+
+
+SMALL = ("--size 32 --frames 8 --steps 2 --batch 2 --warmup 1 --no-compile --no-checkpointing --no-bf16 "
+         "--log_every 1 --preview_every 9 --windows 2 ")
+
+
+@pytest.mark.slow
+def test_a_table_of_videodit_runs_in_the_published_layout(published, sd3, capsys):
+    """From Stable Diffusion 3's file and films to FVD and IS by UCF101, pictures, and the printed table."""
+    root, words = published
+    flags = f"{SMALL} --init {sd3[0]} --data {root / 'films'} --disc.width 8 --disc.layers 1 --long 0"
+    ablate.main(["videodit-5", "--config", "videodit-256", *words, "--real", str(root / "UCF101"),
+                 "--train", flags])
+    out = capsys.readouterr().out
+    assert re.search(r"2D patchify +\| 756.25 +\| 27.85 +\| [0-9.]+ +\| [0-9.]+", out)
+    assert all(f"our {name}" in out for name in ("FVD", "IS", "PSNR", "LPIPS"))
+    for kind in ("recon", "samples", "pictures"):
+        assert (root / "out" / "videodit-256" / f"videodit-5-{kind}.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_table_of_latte_runs_in_the_published_layout(published, capsys):
+    """From Stable Diffusion 1's VAE and films to FVD over iterations, FID, and the printed table."""
+    root, words = published
+    vae = KLVAE(KLVAEConfig(4, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, quant_conv=True))
+    (root / "vae").mkdir()
+    save_file(vae.state_dict(), root / "vae" / "diffusion_pytorch_model.safetensors")
+    flags = (f"{SMALL} --data {root / 'films'} --vae_weights {root / 'vae'} --stride 1 --latte.depth 2 "
+             "--latte.width 32 --latte.heads 2 --latte.frames 8 --latte.input_size 4")
+    ablate.main(["latte-5a", "--config", "latte-ffs", *words, "--curve", "2", "--train", flags])
+    out = capsys.readouterr().out
+    assert re.search(r"compression +\| notably behind", out) and "our FVD" in out and "our FID" in out
+    found = json.loads((root / "out" / "latte-ffs" / "latte-5a.json").read_text())
+    assert all(len(row["curve"]["1"]) == 1 and row["params"] > 0 for row in found["rows"])
