@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from checkpoint import (HOST, STOP, UserError, append_line, first_line, load_strict, read_state, save_state,
-                        write_atomic)
+                        sweep, write_atomic)
 
 # A network learns by one small correction after another, and a run is ten thousand to a million of them. The
 # correction itself is four lines (turn, below). All the rest of this file is there because a run outlives
@@ -544,6 +544,17 @@ class Trainer:
             raise UserError(f"{file} is no whole state of this stage ({type(error).__name__}: "
                             f"{first_line(error)}); --resume none starts again")
 
+    def tidy(self):
+        """What a kill left undone or half done: an unfinished file, or a state without its second name."""
+        folder = Path(self.cfg.out) / self.cfg.stage
+        if self.run.rank or not folder.is_dir():
+            return
+        sweep(folder.parent)
+        sweep(folder)
+        ours = self.saved and self.cfg.resume in ("auto", "anyway")
+        if ours and not (folder / f"{self.step:07d}").is_dir():
+            keep(folder.parent, self.cfg.stage, self.step, self.cfg.keep)
+
     def compare(self, file, config, consent):
         """A run is its seed, its data and its shapes: with others, steps 1 to 500 and 501 to 1000 belong to
         different runs, and no number at the end is what it seems. It is said, and wants --resume anyway."""
@@ -681,6 +692,7 @@ def fit(cfg, run, stage):
         raise UserError(f"--shard: is for transformers; stage {cfg.stage}'s networks fit every card whole")
     trainer, folder = Trainer(cfg, run, stage), Path(cfg.out) / cfg.stage
     trainer.resume()
+    trainer.tidy()
     if trainer.step >= cfg.steps:
         if run.rank == 0:
             print(f"{cfg.stage}: already at step {trainer.step} of {cfg.steps}; --resume none starts again")

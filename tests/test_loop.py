@@ -259,6 +259,19 @@ def test_older_states_stay_and_can_be_gone_back_to(tmp_path, older, there):
         assert [line["step"] for line in loop.read_log(tmp_path / "line" / "log.jsonl")] == [1, 2, 3]
 
 
+def test_what_a_kill_left_undone_is_done_by_the_same_command(tmp_path):
+    """Shot between the last state and its second name, or while that was made: also where no step is left."""
+    fit(tmp_path, 2)
+    folder = tmp_path / "line" / "0000002"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    folder.rename(tmp_path / "line" / f".0000002.{loop.HOST}.{gone.pid}.tmp")
+    loop.sweep.cache_clear()
+    fit(tmp_path, 2)
+    assert [step for step, _ in loop.kept(tmp_path / "line")] == [2]
+    assert not list((tmp_path / "line").glob(".*"))
+
+
 @pytest.mark.parametrize("spoil", [lambda state: [1, 2], lambda state: {"step": 3},
                                    lambda state: {**state, "ema": {}}, lambda state: {**state, "config": "{"},
                                    lambda state: {**state, "rng": "no"},
