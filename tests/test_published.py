@@ -13,7 +13,7 @@ from torch.testing import assert_close
 import published
 from checkpoint import UserError, read_state
 from conftest import GOLDEN, golden, released
-from dit import DiTConfig, PixArt, PixArtConfig, scrambled
+from dit import DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, scrambled
 from latte import Latte, LatteConfig
 from test_features import golden as refilled
 from test_text import fixture, tiny_sd3
@@ -400,3 +400,11 @@ def test_the_demo_reads_its_copy_and_names_the_gap():
     """python published.py prints both."""
     differs, refusal = published.demo()
     assert differs == 0 and "1 missing: final_layer.linear.bias" in refusal
+
+
+def test_what_is_drawn_of_sd3_adds_up_to_its_file():
+    """SD3-medium's 2,028,328,000 trained numbers and its table of 192 x 192 positions, sorted by use."""
+    with torch.device("meta"):
+        count = published.shares(MMDiT(MMDiTConfig()))
+    assert sum(count.values()) == 2_028_328_000 + 192 * 192 * 1536
+    assert count["MLP"] > count["modulation"] > count["attention"] > count["the rest"]
