@@ -573,6 +573,10 @@ class Trainer:
             raise UserError(f"{file} is of another run: {'; '.join(differs)}. --resume anyway goes on from "
                             "it, --resume none starts again, or give another --out")
 
+    # Everything is loaded by name and checked, but Adam's moments and the averages, which torch keeps by
+    # their place in the list of parameters: strict=True notices a list of another length, load_strict a
+    # network of another shape. Moments are cut after torch's own loading, for that knows nothing of parts.
+
     @torch.no_grad()
     def load(self, state, file):
         for name, player in self.players.items():
@@ -919,6 +923,7 @@ def report(out):
     print(f"{out / 'report.html'}: {len(stages)} stages")
 
 
+# Wide enough for a curve with its numbers, three in a row on a laptop; previews as large as they were drawn.
 STYLE = ("body{font:14px sans-serif;margin:2em;max-width:80em}td{padding:.1em .7em;text-align:right}"
          "figure,svg{display:inline-block;margin:.5em;vertical-align:top}img{max-width:38em}"
          "polyline{fill:none;stroke:#1f5fa8;stroke-width:1.3}text{font-size:11px;fill:#555}")
