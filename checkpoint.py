@@ -132,6 +132,9 @@ def stop_if_asked(doing="this"):
 # The same command typed in two terminals is the commonest accident there is. Both runs read the same state,
 # both save, and what stays is one's weights beside the other's moments: it loads, it goes on, it is wrong.
 
+# The lock is advice: whoever does not ask is not stopped, and sampling from a folder in training need not
+# ask, since each file in it is whole at every moment.
+
 @contextlib.contextmanager
 def hold(folder):
     """Only one process works in a folder: two trainings that save over each other leave a mixture of both.
@@ -249,6 +252,10 @@ def append_line(path, record):
     except OSError as error:
         raise UserError(f"cannot write {path}: {first_line(error)}; free some space or choose another folder")
 
+
+# A file of weights says by itself what it is: its class, the config to build it with, and how it wants to be
+# sampled stand in its header. Without that, weights are numbers for which one has to find the right code,
+# with the right settings, of the right day.
 
 def save_network(path, net, dtype=None, extra=None):
     """Write net's weights and its config to one .safetensors file.
@@ -397,6 +404,8 @@ def load_strict(net, state, source, assign=False):
                             "take one of its older states (OUT/STAGE/STEP), else copy the file again")
     net.load_state_dict(state, assign=assign)
 
+
+# Messages of other libraries run over pages; what a person needs of them is mostly their first sentence.
 
 def first_line(error):
     """The first line of an exception's text, short enough for one line on a terminal."""
