@@ -116,7 +116,7 @@ def test_every_command_of_the_readme_runs_in_order_in_a_clean_folder(tmp_path):
     for number, block in enumerate(blocks(Path("README.md").read_text("utf-8"))):
         lines += [f"echo '== block {number}'", block]
     (tmp_path / "readme.sh").write_text("\n".join(lines) + "\n")
-    env = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "OMP_NUM_THREADS": "2"}
+    env = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     env.pop("GOLDEN_DIR", None)
     done = subprocess.run(["bash", str(tmp_path / "readme.sh")], cwd=work, env=env, capture_output=True,
                           text=True, errors="replace")
