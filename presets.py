@@ -5,7 +5,8 @@ Flags    one for each field of Config, a network's among them (--dit.depth): a f
          the row beats its preset, the preset beats Config
 Differs  grep ASSUMED and DEVIATES: both papers name fewer numbers than a run needs
 Reads    after sample.py, before train.py, whose stages read these fields
-Run me   python presets.py                   # CPU, 3 s: each preset's stages, steps, batch, size
+Run me   python presets.py                   # CPU, 3 s: each preset's stages, steps, batch, size; draws how
+                                             # large the runs are beside each other, out/presets.png
          python presets.py videodit-512      # every field of its stages
 
 THE PROBLEM. A paper's section on training is half a page; a run is a hundred numbers. Whoever repeats the
@@ -332,6 +333,8 @@ def parse(argv):
     return configs
 
 
+# Built once in a process: a flag for each of some hundred fields takes argparse longer than all the rest of
+# parse, and `python presets.py` asks for each preset.
 @functools.cache
 def parser():
     """A flag for each field, its help the comment beside it: what a reader of this file reads, no more."""
@@ -399,6 +402,10 @@ def apply(config, flat):
     return config
 
 
+# What can be wrong with a number: it lies out of its range (a table says which), it does not go with another
+# (heads that do not divide a width, a size that no whole number of patches fills), or it is a wish that
+# cannot be had (Muon on halves of a matrix). TRAP: nan is smaller than nothing and larger than nothing, so
+# `value < bound` lets it pass; the comparison has to be one that must hold, `bound <= value`.
 def check(config):
     """Every value that would fail later fails now, before anything is allocated or written."""
     least = {"steps": 1, "batch": 1, "accumulate": 1, "size": 8, "frames": 1, "stride": 1, "save_every": 1,
@@ -490,6 +497,29 @@ def demo():
     return {name: {config.stage: config for config in parse(["--config", name])} for name in PRESETS}
 
 
+# Tokens in a clip times clips seen is how much a transformer has looked at. On axes that go by factors of ten
+# runs of equal product lie on one falling line, and how far the toy is from a paper is a distance on the
+# page: VideoDiT's last phase looks at 6,400 times as many tokens, a factor of 384 by its clips' size and of
+# 17 by their number, with a network of 370 times as many weights. (`tiny` is left out; it learns nothing.)
+def draw(path):
+    """Each preset's video transformers, by size of a clip and of the run; pale lines: equally many tokens."""
+    from video import plot
+    runs = {}
+    for name, stages in list(demo().items())[1:]:
+        for stage in {"videodit", "latte"} & set(stages):
+            cfg, net = stages[stage], stages[stage].latte if stage == "latte" else stages[stage].dit
+            side = cfg.size // 2 ** (len(cfg.vae.ch_mult) - 1) // net.patch
+            frames = cfg.frames // GOP if stage == "videodit" or cfg.latents == "dpvae" else cfg.frames
+            group = "latte" if name.startswith("latte-") and name != "latte-t2v" else name
+            xs, ys, _ = runs.setdefault(group, ([], [], "."))
+            xs.append(frames * side ** 2)
+            ys.append(cfg.steps * cfg.batch)
+    ends = [min(min(xs) for xs, *_ in runs.values()), max(max(xs) for xs, *_ in runs.values())]
+    for power in (7, 9, 11):
+        runs[f"_{power}"] = (ends, [10 ** power / end for end in ends], "~")
+    return plot(path, runs, "How large the runs are", "tokens in a clip", "clips seen", "xy", (860, 480))
+
+
 def main(argv):
     if argv:
         for config in parse(["--config", *argv]):
@@ -499,6 +529,8 @@ def main(argv):
         for stage, config in stages.items():
             print(f"{name:17}{stage:10}{config.steps:>9,} steps x {config.batch:<4}"
                   f"{config.frames:>4} frames of {config.size} x {config.size}")
+    draw("out/presets.png")
+    print("how large the runs are beside each other is drawn in out/presets.png")
 
 
 if __name__ == "__main__":

@@ -79,11 +79,13 @@ def test_a_flag_beats_the_row_and_the_row_the_preset():
     assert PRESETS["tiny"]["dit"].depth == 2                # a flag changes a copy
 
 
-def test_the_table_is_printed(capsys):
-    """Without words a line a stage; with a preset's name all of its fields."""
+def test_the_table_is_printed(capsys, tmp_path, monkeypatch):
+    """Without words a line a stage, and where its picture is; with a preset's name all of its fields."""
+    monkeypatch.chdir(tmp_path)
     presets.main([])
-    lines = capsys.readouterr().out.splitlines()
+    *lines, where = capsys.readouterr().out.splitlines()
     assert len(lines) == sum(len(table["stages"]) for table in PRESETS.values())
+    assert where.endswith("out/presets.png") and Path("out/presets.png").is_file()
     presets.main(["videodit-512"])
     assert re.search(r"^lr +5e-05$", capsys.readouterr().out, re.M)
 
