@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 import dit
 import published
 from checkpoint import load_network
 from conftest import close, golden
-from dit import DiT, DiTBlock, DiTConfig, MMDiT, MMDiTConfig, PixArtBlock, scrambled
+from dit import DiT, DiTBlock, DiTConfig, MMDiT, MMDiTConfig, PatchEmbed, PixArtBlock, gelu, scrambled
 
 SMALL = MMDiTConfig(in_channels=4, depth=3, heads=4, head_dim=12, context_dim=20, pooled_dim=10, pos_grid=12,
                     base_size=8)
@@ -262,3 +263,17 @@ def test_a_patch_of_the_toy_hears_the_words_that_concern_it():
     """What out/dit.png shows: attention finds the words, and gates are wider open in noise (DiT 3.2)."""
     words, wider = dit.draw_toy(None)
     assert {"red", "cat"} <= set(words[:5]) and wider > 1
+
+
+def test_in_bf16_the_exact_gelu_is_as_near_as_the_tanh_form():
+    """A CPU computes GELU without tanh in bf16: against the tanh form in float64, rounding errs as much."""
+    x = 2 * torch.randn(100_000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    right = F.gelu(x.double(), approximate="tanh")
+    error = lambda y: (y.double() - right).abs().mean().item()
+    assert error(gelu(x)) < 1.15 * error(F.gelu(x, approximate="tanh")) < 0.002
+    assert torch.equal(gelu(x.float()), F.gelu(x.float(), approximate="tanh"))         # float32: as released
+
+
+def test_tokens_lie_in_memory_channel_by_channel():
+    """A convolution's answer turned over is not contiguous, and all blocks would copy it for each norm."""
+    assert PatchEmbed(4, 8, 2)(torch.randn(2, 4, 3, 8, 8)).is_contiguous()
