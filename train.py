@@ -12,7 +12,7 @@ Run me   python train.py --config tiny --stage all          # CPU, under 90 s: e
 THE PROBLEM. A text-to-video model is a VAE, a text encoder and a transformer, and they cannot simply be
 trained together. What the transformer has to predict are the VAE's latents: while the VAE still learns, the
 target moves; and let the transformer's loss reach the VAE, and it finds latents that are easy to predict,
-such as none at all. Its first captions mean nothing yet, and its first adversary is noise that shouts.
+such as all zeros. And an untrained text encoder's words mean nothing, so nobody could learn to obey them.
 
 THE IDEA. One thing after another, each frozen before the next begins. So training is a chain of stages, each
 with its own networks, loss and data, and each leaves a file that the next one takes up. All that a stage does
@@ -117,9 +117,9 @@ def loader(cfg, run, dataset):
 # only pictures show (Fig. 7, Table 6).
 def mixed(cfg, videos, images, p):
     """Each step is for videos with probability p, else for images; the same draw on all ranks."""
-    # TRAP: a rank that tosses its own coin waits for ever for gradients of a branch that the others left out.
-    # And step 1000 is not the videos' thousandth batch: after a resume each source goes on where IT was, so
-    # the earlier tosses are counted again.
+    # TRAP: ranks with coins of their own would have pictures and clips in one step, and those with pictures
+    # would wait, idle, for those with clips. And step 1000 is not the videos' thousandth batch: after a
+    # resume each source goes on where IT was, so the earlier tosses are counted again.
     def from_step(start):
         before = int((toss(cfg.seed, range(start)) < p).sum())
         sources = {True: videos(before) if p > 0 else None, False: images(start - before) if p < 1 else None}
@@ -149,13 +149,13 @@ def stage_judge(cfg, run):                            # the instrument: names wh
 
 
 # The papers download this stage, too. A VAE learns by having to give back what it was shown through a latent
-# that is too narrow to hold it as it came: |x - x_hat| plus LPIPS, plus a weak pull of the latents towards a
-# normal distribution (vae.py). It has no video in it. Half of the batches are single frames of the clips,
-# half pictures: the VAE has to know both, and what is only a picture (a boat, in the toy world) must not look
-# to the transformer like noise. Set at the end of the stage are two numbers that no gradient reaches: shift
-# and scale, measured, so that the transformers' data have mean 0 and deviation 1 as their noise does. TRAP:
-# everything later depends on them, so they are measured once and stay: latents by another scale are, to a
-# transformer, latents at another noise level.
+# that is too narrow to hold it as it came: the pixels' error, plus LPIPS, plus a weak pull of the latents
+# towards a normal distribution (vae.py). It has no video in it. Half of the batches are single frames of the
+# clips, half pictures: the VAE has to know both, and what is only a picture (a boat, in the toy world) must
+# not look to the transformer like noise. Set at the end of the stage are two numbers that no gradient
+# reaches: shift and scale, measured, so that the transformers' data have mean 0 and deviation 1 as their
+# noise does. TRAP: everything later depends on them, so they are measured once and stay: latents by another
+# scale are, to a transformer, latents at another noise level.
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
     vae = image_vae(cfg, run) if cfg.init else KLVAE(dataclasses.replace(cfg.vae))
     vae = vae.to(memory_format=torch.channels_last)
@@ -206,9 +206,9 @@ class ToyFrames(ToyClips):
 # decoder that is all blur teaches it nothing, and its first opinions are noise: so it begins at half of
 # disc_start, is heard from disc_start on, and at full weight disc_warmup steps later.
 #
-#     weight      0 ....................... 0 / rises linearly / 0.01 .....................
-#     adversary   waits  | learns, unheard    | both learn, each from the other's newest
-#     step        0      disc_start / 2       disc_start       disc_start + disc_warmup
+#     step        0 ...... disc_start/2 ........ disc_start ............ disc_start + disc_warmup ......
+#     adversary     waits           learns, unheard        learns, and is heard
+#     weight          0                    0                rises evenly to          0.01
 #
 # Why an adversary at all: a squared error is least for the mean of all textures that would fit, which is
 # blur. What is left over when blur is punished is texture, right or invented; so its weight is 0.01.
@@ -291,7 +291,7 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
 # loss is the image model's own, Eq. 5, on the DP-VAE's latents, which by construction look like pictures'.
 # So at step 0 this network already makes the image model's pictures, and clips whose frames agree on what is
 # shown (VideoDiT Fig. 2): training has to add motion and nothing else. Compare stage latte, which starts from
-# an image model's blocks but between them puts temporal ones that nobody has trained.
+# an image model's blocks but uses every second one along time, where it has never been.
 # ASSUMED: all of the transformer learns, and the text encoders stay frozen: 3.2 says neither, but speaks of
 # frozen weights only for the variant it compares with ("2D+3D").
 def stage_videodit(cfg, run):                              # VideoDiT 3.2: the image transformer, made to move
@@ -744,7 +744,7 @@ def show_reconstruction(clips, run):
 # ------------------------------------------------------------------------------------------ what is looked at
 
 # A loss of a diffusion model says next to nothing about its samples: most of it is noise that nobody could
-# have predicted, and between a model that makes cats and one that makes fog it moves in the third digit. So
+# have predicted, so it moves little between a model that makes fog and one that makes cats. That is why
 # every preview_every steps the averaged weights make the same few clips from the same noise, which side by
 # side show what a thousand steps changed. `python train.py report OUT` lays curves and previews of all stages
 # on one page (OUT/report.html). What is worth a look there:
