@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +24,7 @@ MAP = Path("docs/map.md")
 
 @cache
 def names_in(file):
-    """Everything that a reader can search a file for: functions, classes, Class.method, Class.field, NAMES."""
+    """All that a reader can search a file for: functions, classes, Class.method, Class.field, NAMES."""
     found = set()
     for node in ast.parse(Path(file).read_text("utf-8")).body:
         found |= {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}
@@ -108,8 +110,9 @@ def test_the_list_of_what_differs_is_the_marks_of_the_code():
 def test_a_mark_is_found_with_its_owner_and_its_sentences(tmp_path):
     """In a docstring, above what it is about, inside of it, beside code; a word about marks is none."""
     (tmp_path / "a.py").write_text('"""grep ASSUMED: no."""\n# ASSUMED: above\n# it.\nX = 1\n\nclass A:\n'
-                                   '    # DEVIATES Eq. 2: the next.\n    def b(self):\n        """c. ASSUMED: in\n'
-                                   '        a text."""\n        d = 1    # ASSUMED: beside\n        e = 2\n')
+                                   '    # DEVIATES Eq. 2: the next.\n    def b(self):\n'
+                                   '        """c. ASSUMED: in\n        a text."""\n'
+                                   '        d = 1    # ASSUMED: beside\n        e = 2\n')
     assert marks(tmp_path).splitlines()[-4:] == [
         "* `X` ASSUMED: above it.", "* `A.b` DEVIATES Eq. 2: the next.", "* `A.b` ASSUMED: in a text.",
         "* `A.b` ASSUMED: beside"]
@@ -121,3 +124,29 @@ def test_a_mark_is_found_with_its_owner_and_its_sentences(tmp_path):
 def test_a_choice_that_the_papers_leave_open_is_marked(choice):
     """The choices that a reader who rebuilds the papers stumbles over, by a word of each mark."""
     assert choice in Path("docs/differs.md").read_text("utf-8")
+
+
+# ---------------------------------------------------------------------------------------------- exercises
+
+def checks():
+    """{number of an exercise: the Python of its check}"""
+    parts = re.split(r"^## (\d+)\. ", Path("docs/exercises.md").read_text("utf-8"), flags=re.M)
+    scripts = (re.search(r"^    python - <<'END'\n(.*?)^    END$", part, re.M | re.S) for part in parts[2::2])
+    return {int(n): re.sub(r"^    ", "", script[1], flags=re.M) for n, script in zip(parts[1::2], scripts)}
+
+
+def test_there_are_ten_exercises_each_with_a_check_that_is_python():
+    assert sorted(checks()) == list(range(1, 11))
+    for script in checks().values():
+        compile(script, "docs/exercises.md", "exec")
+        assert "assert" in script
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(1, 11))
+def test_the_check_of_an_exercise_fails_before_it_is_done(number):
+    """Otherwise it would tell nothing."""
+    done = subprocess.run([sys.executable, "-c", checks()[number]], capture_output=True, text=True)
+    said = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and said.startswith(("AssertionError", "ImportError", "KeyError", "UserError",
+                                                     "checkpoint.UserError")), said

@@ -1,0 +1,99 @@
+"""Every file is a lesson that runs: `python FILE.py` shows an answer that is known beforehand, and most draw
+a picture of it into out/."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+NUMBER = r"(-?[\d.,]+(?:e[-+]?\d+)?)"
+
+
+def is_small(*errors):
+    return all(error < 1e-4 for error in errors)
+
+
+# file -> what its output says, with its numbers; which numbers are right; the picture, "" if it draws none
+DEMOS = {
+    "checkpoint": ("linear.safetensors .* is truncated", None, ""),
+    "world": (f"read back: {NUMBER} dB", lambda db: db > 30, "world"),
+    "video": (f"came back from .mp4 at {NUMBER} dB", lambda db: db > 30, "video"),
+    "folder": ('Lc6l/Lc6l_1 +class Lc6l +"Lc6l", from its folder', None, "folder"),
+    "data": (f"between {NUMBER} and {NUMBER} times", lambda low, high: low == high == 1, "data"),
+    "flow": (f"oracle {NUMBER} .* trained {NUMBER} ", lambda exact, net: exact < 1e-3 and net < 0.1, "flow"),
+    "vae": (f"from held key frames by {NUMBER} ", is_small, "vae"),
+    "tokenizer": ("mushrooming: mush room ing</w>", None, "tokenizer"),
+    "text": (f"{NUMBER} of {NUMBER} words have their nearest", lambda near, _: near > 20, "text"),
+    "dit": (f"answer +{NUMBER}\nMMDiT: five frames backwards +{NUMBER}\n", is_small, "dit"),
+    "videodit": (f"other frames get {NUMBER} in 2D, {NUMBER} in 3D", lambda two, three: two < 0.01 < three,
+                 "videodit"),
+    "latte": (f"largest output of an untrained Latte: {NUMBER} ", is_small, "latte"),
+    "features": (f"blur 1, 3, 7, 15 pixels: distance {NUMBER} {NUMBER} {NUMBER} {NUMBER} ",
+                 lambda *d: d[0] == 0 and list(d) == sorted(set(d)), "features"),
+    "published": (f"differ by {NUMBER} .*\n.*1 missing: final_layer.linear.bias", is_small, "published"),
+    "metrics": (f"Frechet distance {NUMBER} .*exactly: {NUMBER}\\)", lambda a, b: abs(a - b) < 1e-4,
+                "metrics"),
+    "protocol": (f"nothing {NUMBER} other clips {NUMBER}", lambda same, other: same < 1e-3 < other,
+                 "protocol"),
+    "presets": ("videodit-320 +videodit +200,000 steps x 64", None, ""),          # VideoDiT 4.1
+    "loop": (f"weights end {NUMBER} from .* alone, {NUMBER};", lambda same, other: same == 0 < other, "loop"),
+    "eval": (f"0.1 off: {NUMBER} dB .right: {NUMBER}", lambda a, b: abs(a - b) < 0.01, "eval"),
+    "ablate": (f"in {NUMBER}% of tables .counted: {NUMBER}%", lambda a, b: abs(a - b) < 1, "ablate"),
+    "bench": (f"512: {NUMBER} FLOPs counted +.by hand: {NUMBER}", lambda a, b: a == b, ""),
+}
+# these two make nothing by themselves: their shortest real commands stand for them
+COMMANDS = {
+    "sample": (["a cat", "--steps", "2"], "out/0000-a-cat.png"),
+    "train": (["--config", "tiny", "--stage", "vae", "--preview_every", "10"], "runs/tiny/vae"),
+}
+
+
+def run(folder, name, *words):
+    done = subprocess.run([sys.executable, Path(f"{name}.py").resolve(), *words], cwd=folder, text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def looks_drawn(path):
+    """More than one colour: a page that stayed white is no picture."""
+    return np.asarray(Image.open(path).convert("L"), np.float32).std() > 1
+
+
+def test_every_file_is_run():
+    """A new file joins the table, or says here how it is run."""
+    assert sorted({*DEMOS, *COMMANDS}) == sorted(path.stem for path in Path().glob("*.py"))
+
+
+def test_a_white_page_is_no_picture(tmp_path):
+    for name, colour in (("white", 255), ("drawn", 0)):
+        page = np.full((40, 40, 3), 255, np.uint8)
+        page[10:20] = colour
+        Image.fromarray(page).save(tmp_path / f"{name}.png")
+    assert looks_drawn(tmp_path / "drawn.png") and not looks_drawn(tmp_path / "white.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_file_shows_its_known_answer_and_its_picture(name, tmp_path):
+    wanted, right, picture = DEMOS[name]
+    said = run(tmp_path, name)
+    found = re.search(wanted, said)
+    assert found, said
+    if right:
+        assert right(*(float(text.strip(",").replace(",", "")) for text in found.groups())), found.group()
+    if picture:
+        assert looks_drawn(tmp_path / f"out/{picture}.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_leaves_a_picture(name, tmp_path):
+    words, where = COMMANDS[name]
+    run(tmp_path, name, *words)
+    pictures = [tmp_path / where] if where.endswith(".png") else sorted((tmp_path / where).glob("*.png"))
+    assert pictures and all(map(looks_drawn, pictures))
