@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -150,3 +151,19 @@ def test_the_check_of_an_exercise_fails_before_it_is_done(number):
     said = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and said.startswith(("AssertionError", "ImportError", "KeyError", "UserError",
                                                      "checkpoint.UserError")), said
+
+
+# ------------------------------------------------------------------------------------------------ drawings
+
+@pytest.mark.parametrize("name", ("videodit", "latte"))
+def test_a_drawing_is_well_formed_and_readable_on_dark_and_light(name):
+    """It brings its own pale ground, and its letters are dark: a page's colour does not matter."""
+    root = ElementTree.parse(f"docs/{name}.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    ground = root.find(f"{space}rect")
+    assert ground.get("width") == root.get("width") and ground.get("height") == root.get("height")
+    light = lambda colour: sum(int(part, 16) for part in re.findall("..", colour[1:])) / 3 if len(
+        colour) == 7 else 17 * sum(int(part, 16) for part in colour[1:]) / 3
+    assert light(ground.get("fill")) > 220
+    inks = {text.get("fill") for text in root.iter(f"{space}text")} - {None}
+    assert inks and all(light(ink) < 110 for ink in inks), inks
