@@ -609,7 +609,7 @@ def parse(argv):
     add("--trust-torchscript", action="store_true", help="run the program that a TorchScript file is")
     add("--image_model", default="DiT-XL-2-256x256.pt", help="latte-5d: the image model's file")
     add("-n", type=int, default=0, help="clips to judge; 0: 16 in tiny, 128 in small, 256 in toy, else 2048")
-    add("--nearest", type=int, default=-1, help="of the toy's clips, how many to fit; default: an eighth")
+    add("--nearest", type=int, default=-1, help="of the toy's clips, how many to fit; default: a 16th")
     add("--batch", type=int, default=32, help="clips that are sampled at once, at most")
     add("--dry-run", action="store_true", help="print the commands of every row, run none")
     argv = list(argv)
@@ -632,7 +632,7 @@ def check(args):
                         'videodit-512 --train "--init runs/videodit-320"; the paper\'s number for 256 is in '
                         "videodit-6")
     args.n = args.n or {"tiny": 16, "small": 128, "toy": 256}.get(args.config, 2048)
-    args.nearest = args.n // 8 if args.nearest < 0 else args.nearest
+    args.nearest = args.n // 16 if args.nearest < 0 else args.nearest
     for name, least in (("n", 2), ("seeds", 1), ("batch", 1)):
         if getattr(args, name) < least:
             flag = "-n" if name == "n" else f"--{name}"
