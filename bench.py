@@ -8,8 +8,9 @@ Reads    last, after ablate.py; presets.py sizes its networks
 Run me   python bench.py                                        # CPU, 5 s: FLOPs with a known answer
          python bench.py latte-S/2 --frames 16 --size 256 --dtype bf16      # a training step; or fp32
          python bench.py dpvae --preset toy --frames 96 --no-backward       # does length cost memory?
-         python bench.py videodit --frames 96 --size 512 --dtype bf16 --no-backward     # SD3's: a GPU
-         python bench.py fits videodit-512 --gpus 8                         # what card a recipe needs; no GPU"""
+         python bench.py videodit --frames 96 --size 512 --dtype bf16 --no-backward    # SD3's: a GPU
+         python bench.py step --config toy --stage videodit --init checkpoints/toy --items 64    # whose time?
+         python bench.py fits videodit-512 --gpus 8                     # what card a recipe needs; no GPU"""
 
 import argparse
 import contextlib
@@ -17,9 +18,11 @@ import json
 import re
 import statistics
 import sys
+import tempfile
 import time
 import weakref
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -31,13 +34,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+import train
 from checkpoint import FlagParser, UserError, polite
 from data import batches, open_source
 from dit import MMDiT, MMDiTConfig
 from features import I3D, LPIPS
 from flow import DDPM, ddpm_loss, flow_loss
 from latte import SIZES, Latte, LatteConfig
-from loop import setup
+from loop import Trainer, setup
 from presets import PRESETS, parse as parse_recipe
 from text import CLIPText, CLIPTextConfig, T5Config, T5Encoder
 from train import encoded
@@ -270,8 +274,8 @@ def peak_tflops(args, device):
 # ASSUMED: 2 GB for the driver, NCCL and kernels, and a tenth more for what the allocator cannot use.
 
 GB = 2 ** 30                # what a card's maker calls a GB
-CARDS = {"24 GB (RTX 4090)": 23.5, "40 GB (A100)": 39.0, "48 GB (L40S, A6000)": 44.0, "80 GB (H100, A100)": 78.0,
-         "141 GB (H200)": 139.0}                                # and what of it is there for programs
+CARDS = {"24 GB (RTX 4090)": 23.5, "40 GB (A100)": 39.0, "48 GB (L40S, A6000)": 44.0,
+         "80 GB (H100, A100)": 78.0, "141 GB (H200)": 139.0}    # and what of it is there for programs
 IN_BF16 = {F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d, torch.matmul, torch.bmm, torch.addmm,
            torch.Tensor.__matmul__, torch.Tensor.matmul, torch.conv2d, torch.conv3d, torch.conv1d}
 IN_FP32 = {F.layer_norm, F.group_norm, F.rms_norm, F.softmax, torch.softmax, torch.Tensor.softmax, F.mse_loss,
@@ -457,6 +461,103 @@ def fits(argv):
     return results
 
 
+# --------------------------------------------------------------------------------- where a step's time goes
+# The rows above time a network. A training step is more: clips are read, frozen networks make latents and
+# text of them, the loss is computed, then its gradient, AdamW moves the weights and the average follows. What
+# to make faster depends on which of these is long, and guesses are mostly wrong. So a stage of train.py runs
+# here with a stopwatch around each part, in loop.py's own step.
+#
+#     next(batch) --> [ encode ] [ text ] network, loss --> backward --> clip --> AdamW --> average
+#        data           inside the forward pass                          rest
+#
+# Parts lie in one another (encoding is called by the loss), and what an inner one took must not be counted
+# twice: each call hands its time up to whoever called it, who leaves it out of his own. What then remains of
+# the whole step is "the rest": the gradient's norm, and Python.
+# TRAP: a GPU is waited for at each boundary, or the time of a kernel would fall to whoever asks first. So
+# the parts are right there, and their sum is more than a step of train.py, which waits for nothing. On a GPU
+# data is read while the last step runs, so its share here is an upper bound.
+
+PARTS = ["data", "encode", "text", "forward", "backward", "optimizer", "EMA", "the rest"]
+STAGED = [name for name in train.STAGES if name != "cache"]
+
+
+class Stopwatch:
+    """Seconds by part, each without the parts that were called inside it."""
+
+    def __init__(self, device):
+        self.device, self.spent, self.inside = device, Counter(), []
+
+    def around(self, part, function):
+        """function, timed."""
+        def timed(*args, **kwargs):
+            start = clock(self.device)
+            self.inside.append(0.0)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                took = clock(self.device) - start
+                self.spent[part] += took - self.inside.pop()
+                if self.inside:
+                    self.inside[-1] += took
+        return timed
+
+
+def watched(watch, trainer):
+    """Puts the stopwatch around the parts of a step; what it patches outside of `trainer` ends with it."""
+    for player in trainer.players.values():
+        player.forward = watch.around("forward", player.forward)
+    for optimizer in trainer.optimizers.values():
+        optimizer.step = watch.around("optimizer", optimizer.step)
+    trainer.update_ema = watch.around("EMA", trainer.update_ema)
+    patches = contextlib.ExitStack()
+    for place, name, part in ((train, "encoded", "encode"), (train, "conditions", "text"),
+                              (torch.Tensor, "backward", "backward")):
+        patches.enter_context(mock.patch.object(place, name, watch.around(part, getattr(place, name))))
+    return patches
+
+
+def whose_time(cfg, run, steps, warmup=2):
+    """{part: seconds a step, the mean of `steps`} of a stage."""
+    stage = train.STAGES[cfg.stage](cfg, run)       # encodes what is to be cached: not in the step
+    trainer, watch = Trainer(cfg, run, stage), Stopwatch(run.device.split(":")[0])
+    source = stage.batches(0)
+    fetch = watch.around("data", lambda: [next(source) for _ in range(cfg.accumulate)])
+    step = watch.around("the rest", lambda: trainer.take_step(fetch()))
+    with watched(watch, trainer):
+        for count in range(warmup + steps):
+            if count == warmup:
+                watch.spent.clear()
+            step()
+    return {part: watch.spent[part] / steps for part in PARTS}
+
+
+def step_of(argv):
+    """Run a few steps of a stage in a folder that is thrown away; print and return {part: ms}."""
+    flags = FlagParser(prog="bench.py step", description="where a training step's time goes")
+    flags.add_argument("--steps", type=int, default=10, help="of which the mean is printed")
+    flags.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's choice")
+    args, more = flags.parse_known_args(argv)
+    if args.steps < 1 or args.threads < 0:
+        raise UserError("--steps, --threads: --steps must be at least 1, --threads at least 0")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    cfgs = parse_recipe(more)
+    if len(cfgs) != 1 or cfgs[0].stage == "cache":
+        raise UserError(f"--stage: give one that trains: {', '.join(STAGED)}")
+    cfg, run = cfgs[0], setup()
+    with tempfile.TemporaryDirectory() as out:
+        spent = whose_time(replace(cfg, out=out), run, args.steps)
+    whole = sum(spent.values())
+    print(f"stage {cfg.stage}, {cfg.batch} x {cfg.frames} x {cfg.size} x {cfg.size}, "
+          f"{'bf16' if cfg.bf16 else 'fp32'}, {'cached latents' if cfg.cached else 'clips as they come'}; "
+          f"{run.device}: {1e3 * whole:.0f} ms a step")
+    for part, seconds in spent.items():
+        print(f"  {part:10s}{1e3 * seconds:10.1f} ms{seconds / whole:8.1%}")
+    result = {part: 1e3 * seconds for part, seconds in spent.items()}
+    print(json.dumps({"stage": cfg.stage, "ms": result, "wait": spent["data"] / whole}))
+    return result
+
+
 # -------------------------------------------------------------------------------------------- command line
 
 def parse(argv):
@@ -545,6 +646,8 @@ def main(argv):
             print(f"{name}: {counted:,} FLOPs counted   (by hand: {by_hand:,})")
     elif argv[0] == "fits":
         fits(argv[1:])
+    elif argv[0] == "step":
+        step_of(argv[1:])
     else:
         report(parse(argv))
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import latte
 from checkpoint import UserError
 from presets import parse
 
+TOY = Path(__file__).parents[1] / "checkpoints" / "toy"
 QUICK = ["--steps", "1", "--warmup", "0", "--preset", "tiny"]
 SMALL = {"mmdit": ["--size", "32"], "videodit": ["--frames", "8", "--size", "32"], "vae": ["--size", "32"],
          "dpvae": ["--frames", "40", "--size", "16"],
@@ -162,3 +164,42 @@ def test_the_printed_recipes_fit_a_card_of_80_gb(preset, stage, capsys):
 def test_a_batch_that_gpus_cannot_share_is_an_error():
     with pytest.raises(UserError, match="must divide by 7 GPUs"):
         bench.fits(["videodit-256", "--gpus", "7"])
+
+
+# --------------------------------------------------------------------------------- where a step's time goes
+
+def test_a_part_inside_another_is_counted_once(monkeypatch):
+    """Encoding is called by the loss: its second is not the loss's, too."""
+    now = [0.0]
+    monkeypatch.setattr(bench, "clock", lambda device: now[0])
+    watch = bench.Stopwatch("cpu")
+    wait = lambda seconds: now.__setitem__(0, now[0] + seconds)
+    encode = watch.around("encode", lambda: wait(1))
+    watch.around("forward", lambda: (wait(2), encode(), encode(), wait(3)))()
+    assert watch.spent == {"encode": 2, "forward": 5}
+
+
+def test_the_parts_of_a_step_are_all_seen_and_nothing_stays_patched(capsys):
+    """The toy's VideoDiT, its clips encoded in the step: every part takes time."""
+    backward, encoded = torch.Tensor.backward, bench.train.encoded
+    toy = ["--config", "toy", "--stage", "videodit", "--init", str(TOY), "--batch", "2", "--frames", "8"]
+    parts = bench.step_of([*toy, "--no-cached", "--items", "4", "--p_video", "1", "--steps", "1"])
+    assert list(parts) == bench.PARTS and min(parts.values()) > 0
+    assert (torch.Tensor.backward, bench.train.encoded) == (backward, encoded)
+    said = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert said["wait"] == pytest.approx(parts["data"] / sum(parts.values()))
+
+
+def test_cached_latents_are_not_waited_for():
+    """Nothing is encoded in the step, and reading is under a twentieth of it, in one of three tries."""
+    toy = ["--config", "toy", "--stage", "videodit", "--init", str(TOY), "--items", "8", "--batch", "8"]
+    tries = (bench.step_of([*toy, "--cached", "--p_video", "1", "--steps", "2"]) for _ in range(3))
+    assert any(parts["encode"] == 0 and parts["data"] < 0.05 * sum(parts.values()) for parts in tries)
+
+
+@pytest.mark.parametrize("words, hint", [(["--config", "toy", "--stage", "all"], "one that trains"),
+                                         (["--config", "toy", "--stage", "cache"], "one that trains"),
+                                         (["--steps", "0"], "at least 1")])
+def test_a_step_of_no_stage_is_an_error(words, hint):
+    with pytest.raises(UserError, match=hint):
+        bench.step_of(words)
