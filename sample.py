@@ -335,7 +335,7 @@ def conditions(models, prompts, negative=""):
     told = dict(zip(names, read(prompts)))                                      # (B,L,D), (B,P) or (B,L)
     away = {name: torch.zeros_like(value) for name, value in told.items()}
     if negative or models.null == "empty":
-        away = {name: value.expand(len(prompts), *value.shape[1:])
+        away = {name: value.expand(len(prompts), *value.shape[1:])              # (B,L,D), (B,P) or (B,L)
                 for name, value in zip(names, read([negative]))}
     # TRAP: a mask of zeros would forbid every look, and attention over nothing is not-a-number. Latte's
     # pipeline cuts both texts to the prompt's length, so the prompt's mask serves both.
@@ -398,8 +398,8 @@ def micro(network, cond, shape, downsampling, device):
     if not (isinstance(network, PixArt) and network.config.micro_conditions):
         return cond
     pixels = torch.tensor([[shape[3] * downsampling, shape[4] * downsampling]], device=device).float()
-    ratio = (pixels[:, :1] / pixels[:, 1:]).expand(shape[0], 1)
-    return {**cond, "resolution": pixels.expand(shape[0], 2), "aspect_ratio": ratio}
+    ratio = (pixels[:, :1] / pixels[:, 1:]).expand(shape[0], 1)                 # (B,1)
+    return {**cond, "resolution": pixels.expand(shape[0], 2), "aspect_ratio": ratio}    # (B,2), (B,1)
 
 
 # TRAP: not-a-number spreads. One weight of 0/0 is in every token after one attention, in every latent after
@@ -530,14 +530,14 @@ def go_on(models, prompts, z, frames, how, first=0, on_step=None):
     as the clips of training, so the network meets no position it has not learned, and a clip of any length
     takes the memory of one window. What is lost: a thing that left the frame for a window is forgotten."""
     window = models.shape(1, models.frames, models.size)[2]
-    z, keep, number = z.expand(len(prompts), *z.shape[1:]), max(window // 2, 1), 0
+    z, keep, number = z.expand(len(prompts), *z.shape[1:]), max(window // 2, 1), 0      # (B,C,T',h,w)
     while z.shape[2] < frames // models.group:
         known = z[:, :, -keep:]
         shape = (*z.shape[:2], window, *z.shape[3:])
         keys = {place: known[:, :, place:place + 1] for place in range(known.shape[2])}
         given = given_frames(models, shape, keys, how)
         new = walk(models, prompts, shape, how, first, given, on_step, number)
-        z, number = torch.cat([z, new[:, :, known.shape[2]:]], dim=2), number + 1
+        z, number = torch.cat([z, new[:, :, known.shape[2]:]], dim=2), number + 1       # (B,C,T'+new,h,w)
     return z[:, :, :frames // models.group]
 
 
@@ -562,7 +562,7 @@ def read_square(path, size, flag):
     except (Unusable, OSError, ValueError) as reason:
         raise UserError(f"--{flag} {path} cannot be read ({str(reason)[:100]}); give another file")
     top, left = ((side - size) // 2 for side in frames.shape[1:3])
-    return to_video(frames[:, top:top + size, left:left + size])[None]
+    return to_video(frames[:, top:top + size, left:left + size])[None]          # (1,3,T,size,size)
 
 
 # ------------------------------------------------------------------------------------- results that are kept

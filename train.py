@@ -545,7 +545,7 @@ class Reader:
         answers = [self.read_one(caption) for caption in captions]
         while len(self.known) > self.most:
             self.known.popitem(last=False)
-        return tuple(torch.stack(parts).to(self.device) for parts in zip(*answers))
+        return tuple(torch.stack(parts).to(self.device) for parts in zip(*answers))         # (B,L,D), (B,P)
 
     def read_one(self, caption):
         if caption not in self.known:
@@ -736,7 +736,7 @@ def show_reconstruction(clips, run):
         redone = vae.decode(vae.encode(clips.to(run.device))).clamp(-1, 1).cpu()
         rows = [clip for pair in zip(clips, redone) for clip in pair]
         if clips.shape[2] == 1:                         # pictures: all side by side, as if they were one clip
-            rows = [torch.cat(list(clips), 1), torch.cat(list(redone), 1)]
+            rows = [torch.cat(list(clips), 1), torch.cat(list(redone), 1)]                  # (3,F,H,W) each
         contact_sheet(f"{name}.png", rows)
     return preview
 
