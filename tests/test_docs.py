@@ -167,3 +167,18 @@ def test_a_drawing_is_well_formed_and_readable_on_dark_and_light(name):
     assert light(ground.get("fill")) > 220
     inks = {text.get("fill") for text in root.iter(f"{space}text")} - {None}
     assert inks and all(light(ink) < 110 for ink in inks), inks
+
+
+def test_readmes_short_map_points_at_what_exists():
+    """Its rows name methods without their class, and flags beside their file."""
+    text = Path("README.md").read_text("utf-8")
+    table = re.search(r"^\| paper \| code \|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.M)
+    for line in table[1].splitlines():
+        file = ""
+        for word in re.findall(r"`([^`]+)`", line.split(" | ")[-1]):
+            named, _, flag = word.partition(" ")
+            if named.endswith(".py"):
+                file = named
+                assert is_there(file, flag), line
+            else:
+                assert any(name.split(".")[-1] == word or name == word for name in names_in(file)), (word, line)
