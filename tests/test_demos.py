@@ -39,7 +39,7 @@ DEMOS = {
                 "metrics"),
     "protocol": (f"nothing {NUMBER} other clips {NUMBER}", lambda same, other: same < 1e-3 < other,
                  "protocol"),
-    "presets": ("videodit-320 +videodit +200,000 steps x 64", None, ""),          # VideoDiT 4.1
+    "presets": ("videodit-320 +videodit +200,000 steps x 64", None, "presets"),   # VideoDiT 4.1
     "loop": (f"weights end {NUMBER} from .* alone, {NUMBER};", lambda same, other: same == 0 < other, "loop"),
     "eval": (f"0.1 off: {NUMBER} dB .right: {NUMBER}", lambda a, b: abs(a - b) < 0.01, "eval"),
     "ablate": (f"in {NUMBER}% of tables .counted: {NUMBER}%", lambda a, b: abs(a - b) < 1, "ablate"),
