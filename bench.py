@@ -10,7 +10,27 @@ Run me   python bench.py                                        # CPU, 5 s: FLOP
          python bench.py dpvae --preset toy --frames 96 --no-backward       # does length cost memory?
          python bench.py videodit --frames 96 --size 512 --dtype bf16 --no-backward    # SD3's: a GPU
          python bench.py step --config toy --stage videodit --init checkpoints/toy --items 64    # whose time?
-         python bench.py fits videodit-512 --gpus 8                     # what card a recipe needs; no GPU"""
+         python bench.py fits videodit-512 --gpus 8                     # what card a recipe needs; no GPU
+
+THE PROBLEM. A video model is a budget before it is anything else. The first question to a recipe is not how
+good its films are but whether one can afford it: what card, how many days. And the first question to a slow
+run is which part of it is slow. Both are commonly answered by feeling, and the feeling is commonly wrong: one
+rewrites attention, and the step was waiting for the disk.
+
+THE IDEA is to hold two numbers against each other, one that is the network's and one that is the machine's:
+
+    FLOPs      how much arithmetic the network IS. Counted, exact, the same on any machine
+    seconds    how long this machine took for it. Measured, and never twice the same
+    FLOPs / seconds / what the machine can do at best  =  MFU, "model FLOPs utilization"
+
+MFU says how much of the machine was used for what one wanted. It makes runs comparable that share nothing
+else: another card, batch, size. Half is very good for a transformer; a tenth means that something waits.
+Where it is low, there are three suspects, and the tables here tell them apart: memory is moved instead of
+numbers multiplied (norms, copies: small MFU at full load), Python is too slow to send work (a larger --batch
+gets more clips a second for nothing), or the step waits for its data (`step`, first row).
+
+Memory is the other half of the budget, and harder: a run that is slow still ends, one that does not fit does
+not begin. So every row has its peak, and `fits` finds it without the card."""
 
 import argparse
 import contextlib
@@ -49,13 +69,29 @@ from vae import (DPVAE, GOP, KLVAE, SD3, SD14, DPVAEConfig, PatchGAN3D, discrimi
                  kl_vae_loss)
 from videodit import VideoDiT, VideoDiTConfig
 
+# The peak is what the maker prints for dense products, and nobody reaches it: the best kernels get to three
+# quarters. It is used all the same, because everybody knows it. TRAP: the first number in an advertisement is
+# often the one "with sparsity", twice as large, and of no use here.
 PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; TF32, for fp32, is half of it
 MODELS = [*(f"latte-{size}/2" for size in SIZES), "mmdit", "videodit", "vae", "dpvae", "data", "i3d"]
 
 
 # ---------------------------------------------------------------------------------------- what is measured
 # A bench is the networks and {name: function that does it once}. It is built twice: on the meta device, where
-# nothing is computed and FLOPs are counted, and on the real one.
+# nothing is computed and FLOPs are counted, and on the real one. The two cannot come apart, since they are
+# the same lines; a formula for FLOPs on paper, beside the code, goes wrong with the first change of the code.
+#
+# Inputs are random numbers, and that is honest for time: a product takes as long for noise as for a film.
+# (It is not for power: a GPU at its limit clocks higher on zeros. So nothing here is measured on zeros.)
+#
+# What the table teaches, before any of it is run. Let N be a clip's tokens and D the width:
+#     Linears      12 N D^2 multiply-adds a block    grow with the clip
+#     attention     2 N^2 D                          grows with its square: half of all from N = 6 D on
+#     a step       3 forward passes: backward makes two products for each of forward's, one for the gradient
+#                  of the input and one for that of the weight
+# SD3-medium has D = 1536, and a picture of 512 x 512 has 1,024 tokens: attention is a tenth. A clip of 96
+# such frames has 24,576, and attention is three quarters: which is why Latte attends along one axis at a time
+# and why VideoDiT compresses time fourfold before its transformer sees anything.
 
 def bench_latte(args, device):
     """Unconditional, as the published code was measured; the loss is Latte 3.1's L_simple + L_vlb."""
@@ -70,13 +106,16 @@ def bench_latte(args, device):
 
 
 def bench_mmdit(args, device):
-    """SD3's transformer on a picture, or on --frames of them at once (VideoDiT Fig. 2)."""
+    """SD3's transformer on a picture, or on --frames of them at once (VideoDiT Fig. 2): the square of their
+    number in attention. VideoDiT's own row, with a quarter of the frames, is what the DP-VAE buys."""
     config = MMDiTConfig() if args.preset == "sd3" else PRESETS[args.preset]["dit"]
     net = MMDiT(config)
     return prepared(args, net, net.joint_blocks), rectified_flow(args, net, config, args.frames)
 
 
 def bench_videodit(args, device):
+    """On the DP-VAE's latents, so a fourth of the frames. Attention over all of them at once, "2d->3d", or in
+    twins beside the picture's own, "2d+3d", the costly way of Table 4: run both, and see what it costs."""
     config = VideoDiTConfig(**vars(MMDiTConfig() if args.preset == "sd3" else PRESETS[args.preset]["dit"]),
                             attention=args.attention)
     net = VideoDiT(config)
@@ -95,6 +134,8 @@ def rectified_flow(args, net, config, frames):
 
 
 def bench_vae(args, device):
+    """Both ways of the image VAE, and its training step without LPIPS. Convolutions at full resolution: the
+    FLOPs lie in the outermost levels, the fewest parameters, and a decoder costs twice its encoder."""
     net = KLVAE(vae_config(args)).to(memory_format=torch.channels_last)
     x, side = torch.rand(args.batch, 3, args.frames, args.size, args.size), args.size // 8
     z = torch.randn(args.batch, net.config.z_channels, args.frames, side, side)
@@ -133,11 +174,16 @@ BENCHES = {"latte": bench_latte, "mmdit": bench_mmdit, "videodit": bench_videodi
            "dpvae": bench_dpvae, "i3d": bench_i3d, "data": bench_data}
 
 
+# Which sizes? The published ones, "sd3", unless one asks for the presets that this machine can train. The
+# weights are random: a network that knows nothing computes as long as one that does.
+
 def vae_config(args):
     return SD3 if args.preset == "sd3" else PRESETS[args.preset]["vae"]
 
 
 def prepared(args, net, blocks):
+    """--checkpointing and --compile, as train.py has them. A block at a time, because all blocks are alike:
+    one is compiled, and the others find it done."""
     net.checkpointing = args.checkpointing
     if args.compile:
         for block in blocks:                                    # block by block, as train.py does
@@ -146,7 +192,11 @@ def prepared(args, net, blocks):
 
 
 def trained(args, net, forward, loss):
-    """The rows of a network: forward alone, then a step without and with its optimizer."""
+    """The rows of a network: forward alone, then a step without and with its optimizer.
+
+    Each row contains the one before it, so that differences can be read: backward is the second less the
+    first, AdamW the third less the second. The optimizer is made at its first step, because its two moments
+    are twice the weights' memory, and the rows before must not be charged with them."""
     rows = {} if forward is None else {"forward": forward}
     if not args.backward:
         return rows
@@ -167,6 +217,15 @@ def trained(args, net, forward, loss):
 
 # -------------------------------------------------------------------------------------- how it is measured
 
+# Four ways to measure a step wrongly, all of them easy:
+#   * the first run: memory is allocated, kernels are chosen and compiled. So --warmup runs are not counted
+#   * the mean: one interruption by another program, and it is off. The median does not see it
+#   * not waiting for the GPU: a kernel is sent, not run, when the call returns; one then measures Python.
+#     So clock() waits, before and after
+#   * counting what --checkpointing computes a second time as work done. It is the price of memory, and the
+#     model has not become larger by it. With it one would report HFU, which rises when a run gets slower
+# The fifth has no cure here: a processor that others use as well. Compare two things in one run, in turn.
+
 def build(args, device):
     """A bench on `device`; everything in it, weights and inputs, is made there."""
     name = "latte" if args.model.startswith("latte") else args.model
@@ -177,7 +236,8 @@ def build(args, device):
 
 
 def once(args, device, net, function, training):
-    """One run, under train.py's autocast or sample.py's no_grad."""
+    """One run, under train.py's autocast or sample.py's no_grad. Gradients are thrown away inside the time,
+    as in training: a step that finds the last one's would add to them, and be slower for it."""
     fast = torch.autocast(device, torch.bfloat16, enabled=args.dtype == "bf16")
     with torch.set_grad_enabled(training), fast:
         function()
@@ -186,7 +246,8 @@ def once(args, device, net, function, training):
 
 def flops(args):
     """{row: FLOPs of one run}. On the meta device attention is products that can be counted; a CPU's fused
-    kernel is not in torch's list, and would count as nothing."""
+    kernel is not in torch's list, and would count as nothing. What is not a product (norms, GELU, softmax)
+    counts as nothing anyway: it is below a hundredth of the arithmetic, though not of the time."""
     if args.model == "data":
         return {"batch": 0}
     plain = argparse.Namespace(**{**vars(args), "compile": False, "checkpointing": False, "dtype": "fp32"})
@@ -225,7 +286,9 @@ def clock(device):
     return time.perf_counter()
 
 
-# /proc: getrusage's peak is that of the whole process so far, and cannot be set back.
+# A GPU's allocator knows its own peak to the byte. A processor's memory belongs to the process as a whole:
+# the peak has Python, torch and every library in it (half a GB before anything happens), so "of it new" is
+# the column to compare. /proc: getrusage's peak is that of the whole process so far, and cannot be set back.
 def reset_peak(device):
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -269,8 +332,17 @@ def peak_tflops(args, device):
 #                    activations: what the forward pass keeps for the backward pass. They are freed as the
 #                    backward pass consumes them, so the peak is early in it
 #
+# Why is the early backward pass the peak, and not the end of the forward one? There everything is kept, too;
+# but the last layer's gradient comes on top before the first activation is let go. With --checkpointing only
+# each block's input is kept, a small part of it, and the peak is one block that is being computed again.
+# Adam's moments are the largest item at rest and gradients the one most easily forgotten: at 2 B parameters
+# 40 GB are gone before the first clip arrives. This is the half that --shard divides by the number of cards;
+# activations are the other half, and only smaller clips, fewer of them, or checkpointing help with those.
+#
 # The meta device has no autocast, so CUDA's rules are applied to it by hand: products in bf16, norms,
 # softmax and losses in float32, and attention as the fused kernel that never holds its N x N scores.
+# Two things are left out, because no network decides them: what a GPU's convolutions take as workspace, and
+# holes between allocations. They are why a figure that comes out a GB below a card's size does not fit it.
 # ASSUMED: 2 GB for the driver, NCCL and kernels, and a tenth more for what the allocator cannot use.
 
 GB = 2 ** 30                # what a card's maker calls a GB
@@ -283,7 +355,10 @@ IN_FP32 = {F.layer_norm, F.group_norm, F.rms_norm, F.softmax, torch.softmax, tor
 
 
 class Autocast(TorchFunctionMode):
-    """CUDA's autocast to bf16, on the meta device. A parameter's copy is made once and kept."""
+    """CUDA's autocast to bf16, on the meta device. A parameter's copy is made once and kept.
+
+    It stands one floor above Memory: a function mode sees F.linear before torch takes it apart, and may hand
+    it other arguments. The casts that it makes are operations like others, so Memory counts them, too."""
 
     def __init__(self):
         super().__init__()
@@ -312,7 +387,12 @@ class Autocast(TorchFunctionMode):
 
 
 class Memory(TorchDispatchMode):
-    """Adds up the bytes of all tensors that are made inside and still alive, and remembers the most."""
+    """Adds up the bytes of all tensors that are made inside and still alive, and remembers the most.
+
+    Torch shows each operation to a dispatch mode before and after it runs. A result is counted when its
+    storage is first seen, so that views are free, as they are in truth, and uncounted when Python or autograd
+    lets go of it: weakref.finalize calls back at that moment. No list of layers, no formula for each of them:
+    whatever the network does is counted, because torch does it."""
 
     def __init__(self):
         super().__init__()
@@ -334,6 +414,10 @@ class Memory(TorchDispatchMode):
         self.now -= size
 
 
+# Attention would be the whole of it if its scores were kept: 24,576 tokens squared, in 24 heads, are 29 GB
+# for one block. The fused kernels ("flash") go through them in tiles and forget each tile, which is what makes
+# 3D attention over a clip possible at all; so the meta device must run their shapes, not the plain formula's.
+
 def flash(q, k, v, attn_mask=None):
     """The fused kernels a GPU takes: softmax's sums are kept for the backward pass, the scores are not."""
     q, k, v = (part.bfloat16() for part in (q, k, v))
@@ -351,11 +435,18 @@ def peak_of(function):
     return memory.peak
 
 
+# A stage's step as train.py has it, on tensors without numbers: which networks learn (20 bytes a parameter),
+# which are frozen beside them (4), and the moments when memory may be fullest. Encoding is a moment of its
+# own: under no_grad it keeps nothing, but one clip at full resolution in a VAE is large, and a recipe whose
+# step fits may fail there. The larger of the two is what a card must have.
+# Not counted is --shard: here more cards change nothing but the rows that each of them gets.
+
 def weight_bytes(nets, bytes_each=4):
     return bytes_each * sum(p.numel() for net in nets for p in net.parameters())
 
 
 def pixels(cfg, rows, frames=None):
+    """A clip as the loader hands it over, in float32: for 96 x 512 x 512 already 0.3 GB."""
     return torch.empty(rows, 3, frames or cfg.frames, cfg.size, cfg.size)                   # (B,3,T,H,W)
 
 
@@ -377,6 +468,7 @@ def step_of_dpvae(cfg, rows):
 
 
 def step_of_videodit(cfg, rows):
+    """The text encoders are not here: they answer before the step and keep nothing (speakers, below)."""
     net = VideoDiT(VideoDiTConfig(**vars(cfg.dit), attention=cfg.attention, patchify_3d=cfg.patchify_3d))
     dp, side = DPVAE(DPVAEConfig(**vars(SD3))).requires_grad_(False), cfg.size // 8
     net.checkpointing = cfg.checkpointing
@@ -388,6 +480,8 @@ def step_of_videodit(cfg, rows):
 
 
 def step_of_latte(cfg, rows):
+    """With the pictures of joint training as further frames. The loss is a stand-in of the same shape: what
+    L_vlb keeps is a few latents, little beside what the blocks keep."""
     net, vae = Latte(cfg.latte), KLVAE(SD14).requires_grad_(False)
     net.checkpointing = cfg.checkpointing
     side, pictures, groups = cfg.size // 8, cfg.joint_images, 1 + cfg.joint_images
@@ -434,6 +528,10 @@ def need(cfg, gpus):
     return parts, peaks
 
 
+# A recipe is printed with the number of cards its authors had. With fewer, --accumulate keeps the batch, and
+# with it the learning rate, at the price of time: the same step in more pieces. So the answer names the
+# smallest card for a number of them, and where there is none, the two flags that make the step smaller.
+
 def fits(argv):
     """What each stage of a recipe needs of a GPU, and the smallest card that has it."""
     flags = FlagParser(prog="bench.py fits", description="which card a recipe needs; computed, no GPU asked")
@@ -477,6 +575,12 @@ def fits(argv):
 # the parts are right there, and their sum is more than a step of train.py, which waits for nothing. On a GPU
 # data is read while the last step runs, so its share here is an upper bound.
 
+# How to read it. Forward to backward is 1 : 2, as above; nearer 1 : 1 means that the forward pass does more
+# than products (frozen networks, text). AdamW and the average touch each weight once, whatever the batch: a
+# fourteenth of the toy's step, nothing of a large batch's; where they are much, --accumulate. Data over a
+# twentieth of the step: --workers, or --cached, which also takes "encode" away: for a small Latte nine tenths
+# of the step. The first lesson of such tables is nearly always the same: what one meant to tune was not it.
+
 PARTS = ["data", "encode", "text", "forward", "backward", "optimizer", "EMA", "the rest"]
 STAGED = [name for name in train.STAGES if name != "cache"]
 
@@ -503,7 +607,10 @@ class Stopwatch:
 
 
 def watched(watch, trainer):
-    """Puts the stopwatch around the parts of a step; what it patches outside of `trainer` ends with it."""
+    """Puts the stopwatch around the parts of a step; what it patches outside of `trainer` ends with it.
+
+    From outside, so that loop.py and train.py stay free of clocks: nothing is measured there that a reader
+    of the recipe would have to read past. With --checkpointing, blocks run again inside of "backward"."""
     for player in trainer.players.values():
         player.forward = watch.around("forward", player.forward)
     for optimizer in trainer.optimizers.values():
@@ -517,7 +624,8 @@ def watched(watch, trainer):
 
 
 def whose_time(cfg, run, steps, warmup=2):
-    """{part: seconds a step, the mean of `steps`} of a stage."""
+    """{part: seconds a step, the mean of `steps`} of a stage. The mean and not the median, because parts are
+    to add up to the whole, and because steps differ: one is of clips, the next of pictures (A.2)."""
     stage = train.STAGES[cfg.stage](cfg, run)       # encodes what is to be cached: not in the step
     trainer, watch = Trainer(cfg, run, stage), Stopwatch(run.device.split(":")[0])
     source = stage.batches(0)
@@ -530,6 +638,10 @@ def whose_time(cfg, run, steps, warmup=2):
             step()
     return {part: watch.spent[part] / steps for part in PARTS}
 
+
+# Nothing of such a run is worth keeping, so it runs in a folder that ends with it. What a stage needs of an
+# earlier one comes by --init, as in train.py; the cache of --cached is made before the clock starts, and
+# --items keeps that short.
 
 def step_of(argv):
     """Run a few steps of a stage in a folder that is thrown away; print and return {part: ms}."""
@@ -597,6 +709,9 @@ def parse(argv):
     return args
 
 
+# The table is for people, the line of JSON under it for a script that compares two runs: every flag is in it,
+# so that a figure without its settings cannot come about.
+
 def report(args):
     """Measure, print a table, and last a line of JSON; returns what is in that line."""
     if args.threads:
@@ -620,6 +735,11 @@ def report(args):
     return result
 
 
+# Who counts the counter? Two things are simple enough to be done by hand: one Linear's training step, which
+# is three products, and all of SD3-medium on one picture, which is long but only multiplication. If both
+# agree to the last digit, then so does whatever is made of the same layers.
+
+# Meta tensors again: SD3-medium is 8 GB of weights, and here it is counted in seconds, without them.
 def demo():
     """{what: (FLOPs counted, FLOPs by hand)}: a Linear's step, and SD3-medium's forward on a picture."""
     linear, x = nn.Linear(64, 32, device="meta"), torch.randn(8, 64, device="meta", requires_grad=True)
@@ -629,6 +749,9 @@ def demo():
     return {"a Linear's step": (counter.get_total_flops(), 3 * 2 * 8 * 64 * 32),
             "SD3-medium, 512 x 512": (picture, 2 * sd3_products(1024, 154, 1536, 24))}
 
+
+# 4 D^2 of attention are q, k, v and the Linear after it; 8 D^2 of the MLP are D to 4D and back; 6 D^2 are
+# made once a clip, not once a token, and so are nearly free (published Latte makes them for every frame).
 
 def sd3_products(N, L, D, depth):
     """Multiply-adds of SD3-medium's forward, by hand; only the last block's text stops after q, k and v."""
