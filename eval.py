@@ -9,7 +9,13 @@ Reads    after protocol.py and train.py, before ablate.py
 Run me   python eval.py                         # CPU, 3 s: a reconstruction whose error is known
          python eval.py toy                     # prompt score of checkpoints/toy, and its VAE's PSNR
          python eval.py fvd REAL FAKE     # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR
-         python eval.py similarity --ckpt FILE      # how alike a Latte's frames are, block by block"""
+         python eval.py similarity --ckpt FILE      # how alike a Latte's frames are, block by block
+
+    a model --sample--> clips --+
+                                +--> features --> FVD, FID, IS       is the set like the real set?
+    films, cut by a protocol ---+
+    films --VAE--> films again ------> PSNR, SSIM, LPIPS             is each film still itself?
+    prompts --model--> clips --------> the judge, nearest rendering  is it what was asked for? (the toy)"""
 
 import argparse
 import dataclasses
@@ -46,10 +52,33 @@ from video import Unusable, contact_sheet, save_clip, to_video
 
 # ------------------------------------------------------------------------------------------ looking at sets
 
+# A single clip can be judged by looking. Of two thousand the question is whether they are the real ones' kin:
+# as sharp, as varied, moving alike. There is no pair to subtract. So a network that was trained for something
+# else (I3D to name sports, Inception to name things) turns each clip into a few hundred numbers in which what
+# it learned to care about is large and pixels are not; the two clouds of points are compared as Gaussians.
+#
+#     REAL --Side--> clips --look--> features (N,R,F) --gaussian--> mean, covariance --+
+#                                                                                      frechet -> FVD, FID
+#     FAKE --Side--> clips --look--> features (N,R,F) --gaussian--> mean, covariance --+
+#
+# R is how many rows a clip gives: FVD looks at the whole clip (R = 1), so it can see a jerk; FID at each
+# frame (R = T), so it cannot. A model of perfect stills in random order has a good FID and a bad FVD: that is
+# why Latte prints both. What such a number is not: a distance of people's, or one that other code would find
+# with other weights; two FVDs compare only if every choice behind them is the same (protocol.py).
+#
+# Inception Score needs no real clips. It asks whether the network is sure what each clip shows, and whether
+# the clips show everything (metrics.py has the formula); so it means something only for a model of the
+# network's own classes: C3D's on UCF101.
+
+# Where the networks are that look: the toy's judge is shipped, the published ones are downloaded by whoever
+# needs them.
 JUDGE, UNTRAINED = TOY / "judge.safetensors", {"i3d": I3D, "inception": Inception, "c3d": C3D}
 DETECTORS = TOY.parent / "detectors"          # where the networks' files are looked for without --weights
 
 
+# A network that looks is somebody's file, and which one decides the number: the I3D of StyleGAN-V's FVD and
+# the one of pytorch-i3d have the same plan and other weights. So the file's hash is a part of what remembered
+# features are known by, and a toy number says "toy" in its name wherever it is printed.
 def open_detector(kind, args, purpose):
     """(look, mark): look(video (B,3,T,H,W)) -> (B,R,F); mark tells two networks apart in the cache.
     kind: i3d, inception, c3d, or toy, the judge. purpose: fvd, fid or is."""
@@ -63,6 +92,7 @@ def open_detector(kind, args, purpose):
     if args.time and not path.is_file():                # how fast it is does not depend on what it knows
         warn(f"no weights at {path}: random ones, to measure the time; the distance means nothing")
         net, path = UNTRAINED[kind]().eval().to(device()), Path(__file__)
+        args.cache = ""                                     # what they see is nobody's features
     else:
         net = load_detector(path, kind, args.trust_torchscript).to(device())
     look = lambda video: net(video)[:, None]                                                # (B,1,F)
@@ -73,11 +103,16 @@ def open_detector(kind, args, purpose):
         return look, f"{purpose} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+# Distances are computed on one GPU; only sampling is shared among ranks, since that is where the time goes.
 def device():
     """The GPU that torchrun gave us, or the CPU."""
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
+# The network is the slow part, so nothing else may be: threads decode the next clips while it works, and
+# --time tells whether they keep up (a share far below 100 % asks for more --workers). Features leave the GPU
+# at once, a clip's 400 numbers in float32; clips of 2,048 films would not fit anywhere, their features fit
+# into 3 MB.
 @torch.no_grad()
 def extract(side, look, args):
     """Features (N,R,F) of every usable clip of a side. --time: at what share of the network's own speed."""
@@ -102,6 +137,9 @@ def extract(side, look, args):
     return torch.cat(found)                                                                 # (N,R,F)
 
 
+# The real side is the same for every model that one trains. It is remembered by everything that its features
+# depend on: the files as they are on disk, the protocol's every field, the network. What is not in that list
+# must not change them; a field that is added to Protocol is in it by itself.
 def extract_real(side, look, mark, args):
     """The same, remembered under --cache by the files' names, sizes and times, protocol and network."""
     if not args.cache:
@@ -115,6 +153,9 @@ def extract_real(side, look, mark, args):
     return read_state(path)["features"]
 
 
+# Every field of the protocol is a flag, and the flags are made from the fields: a choice that could not be
+# asked for would be a choice made in silence. What a preset says holds where no flag is given, and all of it
+# is printed.
 def parse_metric(name, argv, kinds, sides):
     """The flags that fvd, fid and is share -> (args, protocol)."""
     flags = FlagParser(prog=f"eval.py {name}")
@@ -140,6 +181,13 @@ def parse_metric(name, argv, kinds, sides):
     return args, read_protocol(args)
 
 
+# A Frechet distance is biased: of two sets from one source it is above 0, the more so the fewer clips and the
+# more features (python metrics.py draws it). With fewer rows than features the covariance has directions in
+# which the set does not vary at all, and their contribution is an accident; then a warning says so. Kernel
+# distance (KVD, KID) is printed beside it because it has no such bias: where the two disagree about which
+# model is better, believe neither.
+#
+# The generated side is looked at first: if it is broken or too small, the hour on the real one is saved.
 def distance(name, argv):
     """`fvd REAL FAKE` and `fid REAL FAKE`: prints the number and returns it as a dict."""
     args, protocol = parse_metric(name, argv, ("i3d" if name == "fvd" else "inception", "toy"),
@@ -170,6 +218,8 @@ def distance(name, argv):
                    "real": len(real), "fake": len(fake)})
 
 
+# Most wrong FVDs are wrong before any network: a folder of covers beside the films, a stride that makes
+# people run, black bars on one side. Eight clips on a sheet show it in a second, so look before you believe.
 def draw_sides(path, sides, count=4):
     """Clips as the network sees them, after crop, size and JPEG: a wrong stride or crop shows at a glance."""
     shown = {}
@@ -180,6 +230,10 @@ def draw_sides(path, sides, count=4):
     contact_sheet(path, [*shown.values()], [*shown])
 
 
+# IS = exp(mean KL(p(y | clip) || p(y))), in ten parts whose mean is printed, as the original did: with few
+# clips p(y) is taken from the very clips that it judges, so the score of a part is too low, and the parts
+# have to be of one size to be compared. With 2,048 clips a part has 205; a paper that takes 10,000 will print
+# a higher one for the same model.
 def score(argv):
     """`is FAKE`: C3D on the clips (UCF101), or Inception on their frames."""
     args, protocol = parse_metric("is", argv, ("c3d", "inception", "toy"), ("fake",))
@@ -197,6 +251,8 @@ def score(argv):
     return finish({"metric": f"{label}is", "is": mean, "standard_error": error, "deviation": deviation})
 
 
+# The last line of every command is JSON: ablate.py and your own scripts read that, people read the lines
+# above it.
 def finish(result):
     """The result again as the last line, for programs; JSON has no NaN."""
     print(json.dumps({key: None if value != value else value for key, value in result.items()}))
@@ -205,6 +261,16 @@ def finish(result):
 
 # ------------------------------------------------------------------------------------------ reconstruction
 
+# VideoDiT's first claim is about its VAE: whatever DP-VAE loses, no transformer can bring back.
+# Reconstruction has a pair, film and film again, so it is subtracted: PSNR, the mean squared error as
+# decibels (+ 6 dB is half the error); SSIM, which compares means, contrasts and patterns of small windows;
+# LPIPS, for which see features.py. Two traps. Averages over a film hide which frames fail: in a video VAE
+# those between the key frames, which is where the moving things are. And a still film flatters everybody: so
+# each film is also scored with its key frames held for four frames, which needs no video VAE at all. "gain"
+# is what DP-VAE adds to that; if it is not above 0, there was nothing to be gained, or nothing was learned.
+
+# An image VAE can be measured, too: a film then goes through it frame by frame. Its latents are four times as
+# many as a DP-VAE's, so its PSNR is no rival's; it says what the compression of space alone has cost.
 def open_vae(path):
     """(network, how it was trained) of a .safetensors of ours or of the folder it lies in."""
     path = Path(path)
@@ -215,6 +281,9 @@ def open_vae(path):
     return load_network(cls, path).to(device()), read_config(path)
 
 
+# The baseline is the honest rival of any 4x temporal compression: keep one frame of four, show it four times.
+# In a film where little moves it is hard to beat, and a paper that does not print it leaves open whether its
+# video VAE encodes motion or has merely learned to hold still.
 @torch.no_grad()
 def reconstruct(vae, x):
     """x (B,3,T,H,W) -> reconstruction, and the baseline that a video VAE must beat: every key frame through
@@ -224,6 +293,9 @@ def reconstruct(vae, x):
     return vae.decode(vae.encode(x)).float().clamp(-1, 1), held.float().clamp(-1, 1)
 
 
+# ASSUMED: a clip's PSNR is the mean of its frames' PSNRs. The PSNR of the mean error would be lower: a
+# logarithm of a mean is above the mean of logarithms, so one bad frame weighs less here. The papers do not
+# say which they took.
 @torch.no_grad()
 def per_frame(measure, x, y):
     """Mean over frames of measure((N,C,H,W) twice), 8 at a time: 64 of 512x512 in float64 are 400 MB."""
@@ -233,6 +305,10 @@ def per_frame(measure, x, y):
         raise UserError(f"{error}: give --size")
 
 
+# Which frames are reconstructed matters as much as how: VideoDiT 4.1 takes 50 videos "randomly sampled", 64
+# frames of each, and which ones stays unknown. Here the films are drawn by --seed, the windows in them too,
+# and --part 0.75 1 leaves the first three quarters, on which a model of one's own may have been trained, out
+# of the test.
 def film_windows(args, made):
     """(name, clip (3,T,H,W)) for each window of each film. A film, or --part of it, that is too short for
     --frames gives as many as it has, in fours."""
@@ -246,7 +322,7 @@ def film_windows(args, made):
         return
     films = ClipFolder(args.data, GOP, size, stride=args.stride, part=tuple(args.part),
                        crop="center", seed=args.seed)
-    # DEVIATES from "the first 50": a folder's first films are one uploader's, or one class's
+    # 4.1: "randomly sampled". The first by name would be one uploader's, or one class's
     drawn = np.random.default_rng(args.seed).permutation(len(films.names))[:args.n].tolist()
     for index, name in ((index, films.names[index]) for index in sorted(drawn)):
         try:
@@ -261,6 +337,9 @@ def film_windows(args, made):
             warn(f"{name}: {reason}; skipped")
 
 
+# LPIPS measures with AlexNet where a metric is asked for, with VGG where it is a training loss: a model that
+# was trained to please VGG would otherwise be judged by whom it pleases. In the toy world the judge stands
+# in, and says "toy".
 def distance_of_pictures(args):
     """(label, (N,3,H,W) twice -> (N,)): LPIPS, or the judge in its place; None where there are no weights."""
     if args.features == "toy":
@@ -279,6 +358,9 @@ def distance_of_pictures(args):
         return "lpips", None
 
 
+# VideoDiT Table 1 is this command with -n 50 --frames 64 --size 512; Table 3's first columns, too. --sheet
+# draws what the numbers average: the film, what became of it, and twice the error around grey, where one sees
+# whether edges, texture or motion were lost.
 def recon(argv):
     """`recon CKPT DATA`. ASSUMED: a clip's PSNR and SSIM are its frames' means; the paper does not say."""
     flags = FlagParser(prog="eval.py recon")
@@ -307,6 +389,7 @@ def recon(argv):
     return report_recon(rows)
 
 
+# A film at a time: 64 frames of 512 x 512 with their reconstruction are 400 MB in float32.
 def measure_films(vae, films, label="", lpips=None, most=12):
     """{film: a row a window}, and clips to look at: the first four films, what became of them, the error."""
     rows, shown = {}, {}
@@ -324,6 +407,8 @@ def measure_films(vae, films, label="", lpips=None, most=12):
     return rows, shown
 
 
+# A film counts once however many windows it gave: the mean is over films. Wins and losses stand beside the
+# mean gain, because a mean can be one film's.
 def report_recon(rows):
     """A line a film (its windows averaged), the mean of the films, the comparison with held key frames."""
     if not rows:
@@ -344,6 +429,14 @@ def report_recon(rows):
 
 # ------------------------------------------------------------------------------------------ samples
 
+# 2,048 clips at 250 steps are a day of a GPU, so the set is made once, kept, and looked at by several
+# commands (fvd, fid, is). Two things go wrong with such sets. Ranks that draw their own noise without regard
+# to each other make some clips twice, which counts as less variety (published samplers do). And a job that
+# was killed starts again. Both have one answer: clip i is a function of i, so it is known which are missing.
+
+# How a clip is sampled moves its score as much as training does: guidance trades variety for obedience, and
+# FVD punishes both too little and too much of it. So the model's own settings hold unless a flag says
+# otherwise, and are written beside the clips.
 def generation_flags(flags):
     flags.add_argument("--model", default="", help="videodit, dit or latte; default: what the folder has")
     flags.add_argument("--steps", type=int, help="calls of the transformer; default: the model's own")
@@ -355,6 +448,9 @@ def generation_flags(flags):
                        help="autocast; pays on a GPU, and on a CPU that multiplies in bf16")
 
 
+# Attention's time grows with the square of a clip's tokens, and the decoder's memory with its pixels: 32
+# clips of 96 frames of 512 x 512 at once would ask for 700 GB, by the shapes of what is kept. So --batch is
+# an upper bound, and long clips are made one at a time.
 def settle(models, args):
     """The model's own settings where the flags are silent: into args, and so into what is written down."""
     how = how_of(models, steps=args.steps, cfg=args.cfg, seed=args.seed, sampler=args.sampler)
@@ -365,12 +461,17 @@ def settle(models, args):
     return how
 
 
+# Noise is drawn from (seed, number of the clip), never from a generator's state: clip 1,700 is the same
+# whether it is made first or last, in a batch of 4 or of 32 (to rounding), on one rank or on eight.
 def make(models, prompts, frames, args, first_index):
     """Clips (B,3,T,H,W) by the parsed flags, on the CPU."""
     return generate(models, prompts, frames, steps=args.steps, cfg=args.cfg, seed=args.seed,
                     first_index=first_index, sampler=args.sampler)
 
 
+# Prompts are a part of the protocol, too. VideoDiT 4.2 is zero-shot on UCF101: the names of its classes are
+# the prompts, dealt round and round, "ApplyEyeMakeup" as "apply eye makeup". A Latte of classes gets its
+# classes in turn, so that each is asked for equally often, as in the real set.
 def sample_set(argv):
     """`sample CKPT -n 2048 -o DIR`: clip i is a function of i and the flags alone, so any number of ranks
     (torchrun) share the work without talking, and a second call only makes what is missing."""
@@ -420,6 +521,8 @@ def sample_set(argv):
     return made
 
 
+# A folder that is half one model's clips and half another's has an FVD, and it means nothing. So the folder
+# remembers the weights (by their hash) and every setting; whoever adds to it with others is refused.
 def check_made(out, args, about):
     """DIR/sample.json says how its clips were made: to go on, the flags have to be the same."""
     about |= {key: getattr(args, key) for key in ("prompts", "seed", "steps", "cfg", "sampler", "png")}
@@ -435,20 +538,36 @@ def check_made(out, args, about):
 
 # ------------------------------------------------------------------------------------------ the toy world
 
+# In the toy world the truth is known: which words a clip was asked for, which clips can exist. So three
+# things can be measured that no real set allows. Does it obey? The judge (features.py) reads subject, colour,
+# motion and scene off the clip, also of combinations that were never trained on, and of subjects that were
+# never seen moving. How good is its VAE, on clips that nobody trained on? And how near does a clip come to
+# any that the world could have drawn? Each with its check: the judge on rendered clips, the VAE's bound, true
+# clips.
+
+# The rows of the prompt score, and of which kind of the world's clips their prompts are.
 ROWS = {"video_seen": "video", "image_seen": "image", **{kind: kind for kind in (
     "video_heldout", "image_heldout", "video_image_only", "image_image_only")}}
 
 
+# Clips that nobody trained on: their seed is one that train.py never draws from. Specs are numbers, so "the
+# same clip, true and generated" is a pair that exists here and nowhere else.
 def unseen(kind, n, batch):
     """(index of the first, Specs) of n clips that no training drew, a batch at a time."""
     for start in range(0, n, batch):
         yield start, [world.draw(UNSEEN, index, kind) for index in range(start, min(start + batch, n))]
 
 
+# True clips, for the judge's own check, the VAE's, and the frames that are given away.
 def render_all(specs, frames, size):
     return torch.stack([to_video(world.render(spec, frames, size)) for spec in specs])      # (B,3,T,H,W)
 
 
+# Accuracy, attribute by attribute: a model that draws the right animal in the wrong colour is told apart from
+# one that does the opposite. The kinds of prompt are what generalisation means here: "video_heldout" are
+# pairs that no training clip had (a red cat was seen, a jumping cat was seen, a red jumping one was not),
+# "image_only" are subjects that were seen in pictures and have to be moved by what was learned from others:
+# VideoDiT's case for training on both.
 def prompt_score(judge, n, batch, kind, clips_of):
     """Share of n clips whose names the judge gets right. clips_of(specs, first index) -> (B,3,T,H,W)."""
     right = {key: 0 for key in ATTRIBUTES}
@@ -460,6 +579,10 @@ def prompt_score(judge, n, batch, kind, clips_of):
             if not (key == "motion" and kind.startswith("image"))}
 
 
+# Eq. 3 asks that z, of film, is distributed as z_k, of pictures: the image transformer has to find itself at
+# home. That is a claim about means and deviations, which are printed. And a key frame decoded from the film's
+# latent can at best be as good as from the picture's own: the difference is what sharing the latent with
+# motion costs.
 @torch.no_grad()
 def score_dpvae(dp, n, batch, frames, size, bar):
     """PSNR and SSIM on clips that no training saw; PSNR of key frames as D_k(z) and, its bound, D_k(z_k).
@@ -485,6 +608,8 @@ def score_dpvae(dp, n, batch, frames, size, bar):
 # Each row makes clips of rendered scenes that no training saw, and says which frames the judge looks at:
 # only those that were not given.
 
+# Each of the four takes rendered scenes and gives part of them away: a first frame, a first half, both ends.
+# What has to be invented in between must fit to what was given, and to the prompt.
 def from_picture(models, how, specs, x, first):
     """The whole prompt, and the first frame."""
     given = between(models, models.size, how, models.frames, x[:, :, :1])
@@ -492,12 +617,15 @@ def from_picture(models, how, specs, x, first):
     return decode(models.vae, z, models.frames), {"first": (0, 0)}, models.group
 
 
+# What the prompt does not say must be taken from the picture: were it ignored, the colour would be right in
+# one clip of ten, the scene in one of six.
 def from_picture_alone(models, how, specs, x, first):
     """A prompt of subject and motion: colour and scene have to come from the picture."""
     specs = [dataclasses.replace(spec, colour="", scene="") for spec in specs]
     return from_picture(models, how, specs, x, first)
 
 
+# A clip twice as long as any in training, made in windows: each goes on from what the one before left.
 def onwards(models, how, specs, x, first):
     """The clip goes on to twice its length; the judge sees the second half."""
     prompts, frames = [world.caption(spec) for spec in specs], 2 * models.frames
@@ -505,6 +633,7 @@ def onwards(models, how, specs, x, first):
     return decode(models.vae, z, frames), {}, models.frames
 
 
+# The hardest of the four: both ends are fixed, and a motion has to arrive where it must.
 def in_between(models, how, specs, x, first):
     """From the first frame to the first one of the last group, which D_k makes a picture."""
     last = models.frames - models.group
@@ -513,10 +642,13 @@ def in_between(models, how, specs, x, first):
     return decode(models.vae, z, models.frames), {"first": (0, 0), "last": (last, last)}, 0
 
 
+# Their names in the table, and in --sheet's picture.
 GIVEN = {"picture": from_picture, "picture_alone": from_picture_alone, "onwards": onwards,
          "in_between": in_between}
 
 
+# Frames that were given are not evidence, so the judge never sees them; but whether they are still there is
+# (their PSNR): a model may obey the prompt and ignore the picture.
 def given_score(judge, args, clips_of, models, bar, shown):
     """Shares as prompt_score's, and the PSNR of given frames: clips_of(specs, x, first) -> clips,
     {name: (frame of the clip, frame of x)}, first frame that the judge sees. shown: takes some to look at."""
@@ -564,6 +696,10 @@ def nearest_rows(models, clips):
     return rows
 
 
+# One command that answers "is it any good?" for a toy checkpoint. Reading its table: the first row is the
+# judge's own errors, the bar for all others; "seen" against "heldout" is memory against composition;
+# "image_only" is what pictures taught; the picture rows are whether film training kept them; then the VAE,
+# whose loss nobody can win back; and last, in decibels, how near a clip is to one that could have been drawn.
 def toy(argv):
     """`toy`: the judge names what it sees in generated clips, and in rendered ones as a check of itself."""
     flags = FlagParser(prog="eval.py toy")
@@ -630,6 +766,13 @@ def toy(argv):
 
 # ------------------------------------------------------------------------------------------ inside a Latte
 
+# Latte 3.2 explains its variants by a picture of the inside: how alike the frames' features are, block after
+# block. Frames that get ever more alike through the blocks over space, and less through those over time, are
+# two jobs shared; a block whose frames are equally alike before and after does nothing about time.
+
+# A column of this table is one of the figure's panels: the mean of how alike two frames are, how much that
+# varies, and how many frames are more like a distant one than like their neighbour ("inverted"), which in a
+# film should be none.
 def similarity(argv):
     """`similarity`: print and draw Latte's Fig. 6 and, for Variants 3 and 4, Fig. 8."""
     flags = FlagParser(prog="eval.py similarity")
@@ -659,6 +802,8 @@ def similarity(argv):
 
 # ------------------------------------------------------------------------------------------ commands
 
+# A table instead of subparsers: each command parses its own flags, so that a reader finds them where they are
+# used, and ablate.py composes commands whose flags are checked by the same code as a person's.
 COMMANDS = {"toy": toy, "fvd": lambda argv: distance("fvd", argv), "fid": lambda argv: distance("fid", argv),
             "is": score, "recon": recon, "sample": sample_set, "similarity": similarity}
 HELP = """eval.py COMMAND ..., each with its own --help; without one, a picture
@@ -671,6 +816,10 @@ HELP = """eval.py COMMAND ..., each with its own --help; without one, a picture
   similarity --ckpt      how alike a Latte's frames are, block by block"""
 
 
+# Does recon measure what it says? Here is a "VAE" whose error nobody has to estimate: every pixel comes back
+# 0.1 nearer to grey. Pixels reach from -1 to 1, a range of 2, so PSNR = 10 log10(2^2 / 0.1^2) = 26.02 dB, for
+# any film. It goes the road that a real one goes, windows, batches, frames and the report; held key frames
+# are worse, since the toy's films move.
 class Paler:
     """A VAE whose error is known: it stores pixels, and gives each back 0.1 nearer to grey."""
     encode = staticmethod(lambda x: x)

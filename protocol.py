@@ -64,6 +64,8 @@ class Protocol:
     seed: int = 0                  # draws real videos and windows
 
 
+# Of the three published ones no two agree: order, stride, JPEG and the divisor of the covariance all differ,
+# and each of them is called FVD.
 PROTOCOLS = {
     # facts of the published tools: they ask for JPEG quality 95 by a name that Pillow ignores, so it is 75
     "latte": Protocol(),
@@ -76,6 +78,8 @@ PROTOCOLS = {
 FILTERS = {"lanczos": Image.LANCZOS, "bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
 
 
+# A preset is where one starts, a flag what one changes, and what comes out is printed with the result, whole.
+# Somebody who finds another number can then look for the line in which the two protocols differ.
 def read_protocol(args):
     """The preset with the flags that were given on top, checked."""
     name = args.protocol or ("toy" if args.features == "toy" else "latte")
@@ -91,6 +95,7 @@ def read_protocol(args):
     return protocol
 
 
+# A protocol that cannot be is found before the first film is opened, and the flag is named.
 def one_of(values, **choices):
     """One line for a flag that has another value than its choices."""
     for key, allowed in choices.items():
@@ -113,6 +118,8 @@ def at_least(values, **bounds):
 # score of something else. Drawing is keyed by (seed, number of the film): the same windows in every run, on
 # any number of threads.
 
+# What people hand over as "the real clips": films at any depth, folders of numbered frames (a folder is a
+# film), or the toy world by name. Covers and thumbnails beside films are no clips, and are not counted.
 class Side:
     """REAL or FAKE: videos at any depth, folders of frames (one a clip), or "toy", "toy:KIND",
     "toy:KIND:SEED". With --frames 1 every picture is a clip."""
@@ -138,6 +145,9 @@ class Side:
         if whole:
             self.cut_whole()
 
+    # FID's published form, fid50k_full, looks at every frame of the real films, not at one window of each: a
+    # long film weighs more, and nothing is left to a draw. Faces that look at the camera for a minute are
+    # then a minute of faces.
     def cut_whole(self):
         """Every frame of every video counts, once: videos are cut into clips without gap or overlap, the
         last of each as short as it is (fid50k_full of the published tools)."""
@@ -153,6 +163,8 @@ class Side:
         self.clips, self.spans = [names for names, _ in found], [span for _, span in found]
         self.protocol = dataclasses.replace(self.protocol, clips=len(found))
 
+    # A cache of features must not outlive the files: a name, a size and a time of writing say whether they
+    # are the same ones, without reading gigabytes to be sure.
     def contents(self):
         """What the cache knows a set by: names, sizes and times of its files."""
         if self.toy:
@@ -162,6 +174,8 @@ class Side:
         stats = ((name, place(name).stat()) for name in itertools.chain(*self.clips))
         return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
+    # What cannot be read gives its reason as a text instead of a clip: threads decode ahead of their turn,
+    # and an exception in one of them would end a day's run for a film that might never have been needed.
     def read(self, index):
         """uint8 (T,size,size,3), or the reason why not."""
         try:
@@ -197,6 +211,9 @@ class Side:
                    for number in span or self.numbers(len(names), rng)]
         return [Image.fromarray(frame) for frame in raw]
 
+    # Which frames: a stride of 3 looks at 46 frames of a film and sees it move three times as fast. The real
+    # side has the stride of the training (Latte: every third frame), the generated side 1, since the model
+    # makes what it has seen.
     def numbers(self, count, rng):
         """Which frames of `count` (None: not known, and not needed, as we start at the first)."""
         frames, stride = self.protocol.frames, self.stride
@@ -206,6 +223,8 @@ class Side:
         start = 0 if self.window == "first" else rng.integers(count - (frames - 1) * stride)
         return start + stride * np.arange(frames)                                           # (T,)
 
+    # The order is drawn, so the first 2,048 usable films are a sample of all, not the letter A; and it is a
+    # permutation, so no film counts twice.
     def stream(self, workers):
         """Usable clips, uint8 (T,H,W,3), in a seeded random order, at most --clips of them. Threads decode
         ahead, so that the network never waits: FFmpeg, Pillow and NumPy let go of Python's lock."""
@@ -227,6 +246,12 @@ class Side:
             pool.shutdown(cancel_futures=True)
 
 
+# Two orders, both in use. Crop first and the square has the film's full height, whatever its shape; resize
+# first and it has, too, but each pixel has been rounded at another place. The filter matters more than one
+# expects: bilinear without care for the pixels in between leaves a staircase on every edge, and Inception
+# sees staircases. And a .jpg that is written again loses again: the published tools store frames as JPEG of
+# quality 75 (they ask for 95, by a name that Pillow does not know), so a film that was .jpg already is
+# damaged once, a generated one once, and not twice.
 def prepare(picture, protocol, is_jpeg=False):
     """PIL picture -> uint8 (size,size,3) by the protocol's order, filter and JPEG quality."""
     size, method = protocol.size, FILTERS[protocol.filter]
@@ -246,6 +271,8 @@ def prepare(picture, protocol, is_jpeg=False):
     return np.asarray(picture)                                                              # (H,W,3)
 
 
+# FVD of fewer clips is larger, whatever they show. So a real set with holes is used, with a warning that says
+# how many, and a generated one with holes is refused.
 def check_count(side, found):
     """Too few clips to go on, or reasons to doubt the number."""
     want, reasons = side.protocol.clips, "; ".join(side.skipped[:3]) + " ..." * (len(side.skipped) > 3)
@@ -259,6 +286,7 @@ def check_count(side, found):
         warn(f"{side.root}: {side.small} clips were enlarged to {side.protocol.size} pixels")
 
 
+# On stderr, so that the last line of stdout stays the result.
 def warn(text):
     print(f"warning: {text}", file=sys.stderr)
 
@@ -272,6 +300,7 @@ CHANGES = {"nothing": {}, "other clips": {"seed": 1}, "JPEG 75": {"jpeg": 75}, "
            "stride 3": {"real_stride": 3}}
 
 
+# Blur and JPEG move a toy FVD little; another stride moves it more than another set of clips does.
 @torch.no_grad()
 def demo(clips=48):
     """{what differs between two sides: toy FVD}, of rendered clips and the shipped judge."""
