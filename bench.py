@@ -415,7 +415,8 @@ class Memory(TorchDispatchMode):
 
 
 # Attention would be the whole of it if its scores were kept: 24,576 tokens squared, in 24 heads, are 29 GB
-# for one block. The fused kernels ("flash") go through them in tiles and forget each tile, which makes 3D attention over a clip possible at all; so the meta device must run their shapes, not the plain formula's.
+# for one block. The fused kernels ("flash") go through them in tiles and forget each tile. Only so is 3D
+# attention over a clip possible; so the meta device must run their shapes, not the plain formula's.
 
 def flash(q, k, v, attn_mask=None):
     """The fused kernels a GPU takes: softmax's sums are kept for the backward pass, the scores are not."""
