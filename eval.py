@@ -293,7 +293,7 @@ def reconstruct(vae, x):
     return vae.decode(vae.encode(x)).float().clamp(-1, 1), held.float().clamp(-1, 1)
 
 
-# ASSUMED: a clip's PSNR is the mean of its frames' PSNRs. The PSNR of the mean error would be lower: a
+# A clip's PSNR is taken as the mean of its frames' PSNRs. The PSNR of the mean error would be lower: a
 # logarithm of a mean is above the mean of logarithms, so one bad frame weighs less here. The papers do not
 # say which they took.
 @torch.no_grad()
