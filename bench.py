@@ -577,8 +577,8 @@ def fits(argv):
 
 # How to read it. Forward to backward is 1 : 2, as above; nearer 1 : 1 means that the forward pass does more
 # than products (frozen networks, text). AdamW and the average touch each weight once, whatever the batch: 7 %
-# of the toy's step at a batch of 8, 2 % at 48; where they are much, a larger batch, or --accumulate. Data over
-# a twentieth of the step: --workers, or --cached, which also takes "encode" away: for a small Latte nine tenths
+# of the toy's step at a batch of 8, 2 % at 48; where they are much, --accumulate. Data over
+# a twentieth of the step: --workers, or --cached, which also takes "encode" away: for a Latte-S nine tenths
 # of the step. The first lesson of such tables is nearly always the same: what one meant to tune was not it.
 
 PARTS = ["data", "encode", "text", "forward", "backward", "optimizer", "EMA", "the rest"]
