@@ -322,7 +322,8 @@ def film_windows(args, made):
         return
     films = ClipFolder(args.data, GOP, size, stride=args.stride, part=tuple(args.part),
                        crop="center", seed=args.seed)
-    # 4.1: "randomly sampled". The first by name would be one uploader's, or one class's
+    # ASSUMED: 4.1's films were "randomly sampled", nobody knows which: drawn by --seed, not the first 50 by
+    # name, which would be one uploader's, or one class's
     drawn = np.random.default_rng(args.seed).permutation(len(films.names))[:args.n].tolist()
     for index, name in ((index, films.names[index]) for index in sorted(drawn)):
         try:
