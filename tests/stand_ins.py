@@ -1,5 +1,5 @@
-"""Small stand-ins for what README's commands name: CLIPS, PICTURES, FFS ... and weights/ in the exact layouts of
-the released files, with random numbers in small networks. test_readme.py runs README on them."""
+"""Small stand-ins for what README's commands name: CLIPS, PICTURES, FFS ... and weights/ in the exact layouts
+of the released files, with random numbers in small networks. test_readme.py runs README on them."""
 
 import shutil
 

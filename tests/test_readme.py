@@ -26,12 +26,14 @@ OVERRIDES = {
                          "--disc.width 8 --disc.layers 1 --long 0",
     "--config latte": "--frames 4 --size 32 --batch 2 --stride 1 --latte.depth 2 --latte.width 48 "
                       "--latte.heads 2 --latte.input_size 4 --latte.frames 4 --previews 1",
-    "-img": "--joint_images 1",
+    "--config latte-ucf101-img": "--joint_images 1",
     "--config latte-t2v": "--latte.width 72 --latte.heads 1 --latte.context_dim 24 --joint_images 1",
     "sample.py": "--steps 2",
+    "--weights weights/sd3": "--size 64",
     "eval.py sample": "-n 4 --steps 2",
     "eval.py fvd": "--clips 4",
     "eval.py recon": "--windows 1",
+    "bench.py step": "--steps 1 --batch 2",
     "eval.py toy": "-n 2 --nearest 1 --steps 2",
 }
 
