@@ -113,7 +113,7 @@ class FrameNorm(nn.GroupNorm):
 
 def silu(x):
     """x * sigmoid(x), always of a norm's fresh output: written over it where no gradient will ask for it. At
-    512 x 512 a window's largest activation is 4 GB, and one copy less may decide which card is large enough."""
+    512 x 512 a window's largest activation is 4 GB, and one copy less may decide which card will do."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
