@@ -67,7 +67,7 @@ def test_a_short_clip_is_skipped_counted_named_and_replaced(tmp_path, caplog):
     """design.md 6: training goes on, and the replacement is the same every time."""
     for name, frames in (("a.mp4", 9), ("b.mp4", 30), ("c.mp4", 30)):
         make_clip(tmp_path / name, frames)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="data"):
         clips = data.ClipFolder(tmp_path, 16, 16)
     assert clips.skipped == {"a.mp4": "9 frames, 16 needed"}
     assert "a.mp4" in caplog.text and "1 of 3" in caplog.text

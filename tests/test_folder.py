@@ -66,7 +66,7 @@ def test_names_that_are_not_utf8_and_closed_folders_are_left_out_with_a_reason(t
     assert folder.list_files(tmp_path, why) == ["a.png"]
     assert "its name is not UTF-8" in why.values()
     assert os.geteuid() == 0 or why["closed"].startswith("a folder that cannot be read")
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="data"):
         data.ImageFolder(tmp_path, 8)
     assert "left out" in caplog.text and "not UTF-8" in caplog.text
 
@@ -158,7 +158,7 @@ def test_a_path_written_elsewhere_is_matched_from_its_end(tmp_path, row):
 def test_a_row_that_fits_two_files_or_none_is_nobodys_and_that_is_said(tmp_path, caplog):
     """A caption on the wrong picture is worse than none."""
     write(tmp_path, {"x/a.png": "", "y/a.png": "", "metadata.csv": "file,text\na.png,which?\nc.png,gone\n"})
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="data"):
         said = told(tmp_path, ["x/a.png", "y/a.png"])
     assert said == [("x", "its folder's name"), ("y", "its folder's name")]
     assert "2 of 2 rows match no file here, or several (first: row 1: a.png)" in caplog.text
@@ -227,7 +227,7 @@ def test_numbers_in_a_files_own_name_are_not_its_words(tmp_path):
 def test_a_table_of_something_else_is_left_alone_and_said(tmp_path, caplog):
     """statistics.csv is nobody's caption; but a metadata.csv that cannot be one is an error (above)."""
     write(tmp_path, {"a.png": "", "statistics.csv": "step,loss\n1,0.3\n", "log.csv": b"\xff\x00\x80,,"})
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="data"):
         assert told(tmp_path, ["a.png"]) == [("a", "its own name")]
     assert "statistics.csv has no column for a file" in caplog.text
 
