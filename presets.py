@@ -200,7 +200,7 @@ PRESETS = {
     # a small world for ablate.py: 32 x 32, a VAE that halves twice, so that a row is minutes. Sized by its
     # steps' time, and then left alone: nothing in it was tuned until a table agreed with a paper's.
     "small": dict(
-        size=32, frames=16, cached=True, items=2048, decay=0.4, shift=1.5, bf16=False, preview_every=1000,
+        size=32, frames=16, cached=True, items=2048, decay=0.4, shift=1.5, preview_every=1000,
         judge=JudgeConfig(*JUDGE, size=32),
         vae=KLVAEConfig(8, ch=16, ch_mult=(1, 2, 2), num_res_blocks=1, groups=4, scale=1.0, shift=0.0),
         text=ToyTextConfig(world.WORDS, 12, 64, 1, 2),

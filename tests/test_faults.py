@@ -1,6 +1,7 @@
 """What a week of training meets: kills, signals, ranks that fail, full disks, two runs in one folder."""
 
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -85,27 +86,29 @@ def test_a_wrong_flag_on_many_ranks_is_one_line(tmp_path):
 
 # ------------------------------------------------------------ kills
 
+# A process that has computed with several threads must not fork and compute again: the child inherits locks
+# whose owners are gone, and waits for ever. So a server forks, which has imported all and computed nothing.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["train"])
+
+
+def quietly(words):
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1), os.dup2(null, 2)
+    train.main(words)
+
+
 def killed(words, delay):
     """A training in a process of its own that is shot after `delay` seconds. True: it had ended."""
-    child = os.fork()
-    if not child:
-        try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1), os.dup2(null, 2)
-            train.main(words)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    deadline = time.monotonic() + delay
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            assert os.waitstatus_to_exitcode(status) == 0
-            return True
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+    child = SERVER.Process(target=quietly, args=(words,))
+    child.start()
+    child.join(delay)
+    if child.exitcode is None:
+        child.kill()
+        child.join()
+        return False
+    assert child.exitcode == 0
+    return True
 
 
 @pytest.mark.slow
