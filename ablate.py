@@ -279,7 +279,8 @@ def judge_commands(args, model, folder, config, seed):
         return commands
     if toy:
         commands.append(("toy", ["toy", "--ckpt", str(folder), "-n", str(args.n), "--model", model,
-                                 "--seed", str(seed), "--nearest", str(args.nearest)]))
+                                 "--seed", str(seed), "--nearest", str(args.nearest), "--no-ceiling",
+                                 "--given", "0"]))
     commands += clip_commands(args, model, folder, config, seed, judge, folder, "")
     between = every(config, points(args, model) or 1)
     for step in range(between, config.steps, between):
