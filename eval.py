@@ -701,7 +701,7 @@ def nearest_rows(models, clips, ceiling=True):
     return rows
 
 
-# Shares of so many clips are coarse: of 128, one clip is 0.8 %, and two rows that differ by three clips do not
+# Shares of so many clips are coarse: of 128, one is 0.8 %, and two rows that differ by three clips do not
 # differ. Rows that were given a picture say how well they kept it, too.
 def print_shares(result):
     """A line a row of prompt_score and given_score: the shares, then the decibels of given frames."""
