@@ -278,9 +278,9 @@ def judge_commands(args, model, folder, config, seed):
     if model == "dpvae":
         return commands
     if toy:
-        commands.append(("toy", ["toy", "--ckpt", str(folder), "-n", str(args.n), "--model", model,
+        commands.append(("toy", ["toy", "--ckpt", str(folder), "-n", str(max(args.n // 2, 1)), "--model", model,
                                  "--seed", str(seed), "--nearest", str(args.nearest), "--no-ceiling",
-                                 "--given", "0"]))
+                                 "--given", "0", "--bf16"]))         # six rows of -n clips: half of them do
     commands += clip_commands(args, model, folder, config, seed, judge, folder, "")
     between = every(config, points(args, model) or 1)
     for step in range(between, config.steps, between):
@@ -302,7 +302,7 @@ def clip_commands(args, model, folder, config, seed, judge, source, when):
               "--batch", str(args.batch), *["--sheet", f"{clips}.png"] * (not when)]
     if config.data == "toy":
         shape = ["--clips", n, "--frames", str(config.frames), "--size", str(config.size)]
-        look, real, sample = [*judge, *shape, *features], "toy:video", [*sample, "--png"]
+        look, real, sample = [*judge, *shape, *features], "toy:video", [*sample, "--png", "--bf16"]
     else:
         real, sample = args.real or config.data, sample + ["--prompts", args.real] * asks_text(model, config)
         look = ["--protocol", "videodit" if model == "videodit" else "latte", "--clips", n, *features]
@@ -324,7 +324,7 @@ def picture_commands(args, folder, config, seed, judge):
     toy, out = config.data == "toy", str(folder / "pictures")
     sample = ["sample", str(folder), "-n", str(args.n) if toy else "16", "-o", out, "--frames", "1",
               "--model", "videodit", "--seed", str(seed), "--batch", str(args.batch),
-              "--sheet", f"{out}.png", "--prompts", "toy:image" if toy else args.real]
+              "--sheet", f"{out}.png", *["--bf16"] * toy, "--prompts", "toy:image" if toy else args.real]
     look = ["fid", "toy:image", out, *judge, "--clips", str(args.n), "--frames", "1",
             "--size", str(config.size), "--cache", str(base(args) / "features")]
     return [("sample pictures", sample)] + [("fid pictures", look)] * toy

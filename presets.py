@@ -212,8 +212,8 @@ PRESETS = {
                 "dit": dict(steps=1500, batch=64, lr=1e-3),
                 "dpvae": dict(steps=1000, batch=4, lr=1e-3, reg_weight=0.1, disc_weight=0.0,
                               lpips_weight=0.0),
-                "videodit": dict(steps=1500, batch=32, lr=1e-3),
-                "latte": dict(steps=1500, batch=32, lr=1e-3, objective="flow", latents="dpvae",
+                "videodit": dict(steps=800, batch=32, lr=1e-3),
+                "latte": dict(steps=800, batch=32, lr=1e-3, objective="flow", latents="dpvae",
                               joint_images=1)}),
     # the shipped checkpoint: see README for what it reaches. decay 0.4: the papers hold the rate and average
     # over many steps; ten thousand are too few for that, so the rate falls over the last 40 % (loop.py).
