@@ -1,8 +1,8 @@
 """flow.py - noise becomes data, twice: rectified flow (VideoDiT) and DDPM (Latte).
 Paper    VideoDiT A.2, Eq. 5:  X_t = (1-t) X_0 + t X_1,  v = X_1 - X_0;   Latte 3.1: L_simple + L_vlb
 Shapes   x (B,C,...): any trailing dimensions, so (B,C,T,H,W), (B,C,H,W) and (B,C) all work;  t (B,)
-         B clips, T frames, C channels, H W latent size, L text tokens, D width
-Time     flow: t in [0,1], t=0 noise, t=1 data in the whole repo; sigma = 1-t is SD3's measure of noise
+         B clips, T frames, C channels, H W latent size, L text tokens (pieces of words), D width
+Time     flow: t in [0,1], t=0 noise, t=1 data in the whole repo; sigma = 1-t: how SD3 (below) counts
          DDPM: an integer that counts the other way, 0 nearly clean, 999 noise; networks see that integer
 Differs  first-order samplers only; VideoDiT prints neither training times nor steps (grep ASSUMED, DEVIATES)
 Reads    after data.py, before vae.py; knows neither: everything here is tensors in, tensors out
@@ -30,9 +30,9 @@ Everything else in this file is a detail of one of four choices, and diffusion p
     the times     which t, how often?  the middle of the path more often than its ends
     the walk      how to step?         straight pieces (Euler), or with new noise in each step (ancestral)
 
-What was tried before: GANs answer in one step, but train by a game that can be lost; autoregressive models go
-token by token, stable and slow (Latte 1). Diffusion trains by plain regression; that is why it scales. The
-"clips" here are what the VAE makes of pixels, "latents" (vae.py, next); nothing below depends on it."""
+What was tried before: GANs answer in one step, but train by a game, forger against critic, that can be lost;
+autoregressive models go piece by piece, stable and slow (Latte 1). Diffusion trains by plain regression; that
+is why it scales. "Clips" here are what the VAE makes of pixels, "latents" (vae.py, next), or any data."""
 
 import hashlib
 import math
@@ -71,7 +71,7 @@ def keyed_noise(shape, seed, step, first_index=0, device="cpu", dtype=torch.floa
     """Row i is clip first_index + i of the global batch; draw=torch.rand gives uniform numbers. On the CPU,
     in float32, because a GPU's generator gives other numbers for the same seed."""
     keys = [keyed_generator(seed, step, first_index + i, stream) for i in range(shape[0])]
-    return torch.stack([draw(shape[1:], generator=key) for key in keys]).to(device, dtype)     # shape
+    return torch.stack([draw(shape[1:], generator=key) for key in keys]).to(device, dtype)  # (B,...)
 
 
 # ============================================================================================ rectified flow
@@ -118,7 +118,7 @@ def interpolate(x0, x1, t):
 # times and a weight on the loss. A density and a weight say the same thing, which times matter: take one, not
 # both.
 #
-# MORE PIXELS NEED MORE NOISE. Paint a picture in one flat colour c and add noise: (1-sigma) c + sigma eps.
+# MORE PIXELS NEED MORE NOISE. Paint a picture in one colour c and add noise eps: (1-sigma) c + sigma eps.
 # Its mean over n pixels tells c with an uncertainty of sigma / (1-sigma) / sqrt(n): the more pixels, the
 # better the noise is averaged away, and the earlier everything large is settled. To keep the question as hard
 # for m pixels as it was for n, sigma / (1-sigma) has to grow by shift = sqrt(m/n). Solved for the new sigma:
@@ -126,7 +126,7 @@ def interpolate(x0, x1, t):
 #     sigma' = shift sigma / (1 + (shift - 1) sigma),    shift = sqrt(m/n)                 (SD3 5.3.2, Eq. 23)
 #
 # SD3 found by asking people that 3 looks best for 1024 x 1024 pixels. A clip's frames, being alike, average
-# noise away as pixels do, and Open-Sora shifts for them, too.
+# noise away as pixels do, and Open-Sora, a video model, shifts for them, too.
 # (test_a_shift_keeps_the_question_as_hard_for_more_pixels)
 
 
@@ -186,7 +186,8 @@ def velocity_of(network):
 
 
 def drop_prompt(context, pooled, drop):
-    """Clips with drop=True get the null prompt. context (B,L,D), pooled (B,P) or None, drop (B,) bool."""
+    """Clips with drop=True, (B,) bool, get the null prompt, "none". context (B,L,D), a vector a token, and
+    pooled (B,P), one for the whole prompt, or None: text.py makes both."""
     # ASSUMED: null prompt = zeros at full length; the paper names none. guided() uses the same zeros: another
     # null in sampling (an encoded "", as SD3's own scripts do) would be an input the model has never seen.
     context = context.masked_fill(along(drop, context), 0)                     # (B,L,D)
@@ -195,7 +196,7 @@ def drop_prompt(context, pooled, drop):
 
 def drop_labels(labels, drop, null):
     """The same for class labels (B,), or (B,G) where a clip's pictures have theirs; drop has the same shape.
-    null is the number after the last class (LabelEmbedder's extra row)."""
+    null is the number after the last class (dit.LabelEmbedder's extra row)."""
     return labels.masked_fill(drop, null)                                      # (B,) or (B,G)
 
 
@@ -226,12 +227,12 @@ def guided(model, cond, scale=1.0, null_cond=None, channels=None):
 #     x <- x + (t' - t) v(x, t) = x + (sigma - sigma') v(x, t)          at the noise levels of `sigmas`
 #
 # Tried by others: Heun's method averages the velocities of both ends of a step (an exercise here), DPM-Solver
-# reuses earlier answers, distilled models take 1 to 4 steps.
+# reuses earlier answers, "distilled" models are taught to copy a long walk in 1 to 4 steps.
 
 def sigmas(steps, shift=3.0, denoise=1.0):
     """SD3's noise levels from 1 down to 0; steps + 1 numbers, so steps calls of the model. denoise < 1 starts
     part of the way down, from an image with noise on it (see euler's `data`)."""
-    # TRAP: the reference shifts twice, the smallest level and then the whole list again. It looks like an
+    # TRAP: SD3's own code shifts twice, the smallest level and then the whole list again. It looks like an
     # accident, but the released weights are sampled so: the last level is 0.0089, not 0.003
     # (test_the_schedule_is_sd3s_table)
     smallest = shift_sigma(0.001, shift)
@@ -291,8 +292,8 @@ def euler(velocity, noise, sigmas, data=None, known=None, draw=None, callback=No
 
 @dataclass
 class Known:
-    """latent (B,C,T',h,w) holds what is given, mask (B,1,T',1,1) of bool says where; elsewhere latent may be
-    anything. Each step is walked `again` times."""
+    """latent (B,C,T',h,w), T' frames of latents, holds what is given, mask (B,1,T',1,1) of bool says where;
+    elsewhere latent may be anything. Each step is walked `again` times."""
     # ASSUMED: in neither paper. That a picture's latent may stand for a clip's is what VideoDiT 3.1 trains
     # for.
     latent: torch.Tensor
@@ -310,10 +311,11 @@ def noise_again(x, noise, sigma, higher):
     return keep * x + math.sqrt(max(higher ** 2 - (keep * sigma) ** 2, 0.0)) * noise               # (B,C,...)
 
 
-# Bayes' rule: the gradient of log p(x_t | z) is that of log p(x_t) plus that of log p(z | x_t). Take the last
-# for a Gaussian around where the walk heads for, of the variance that Eq. 5 leaves of data of variance 1,
-# (1-t)^2 / (t^2 + (1-t)^2) (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et al. 2023). A change
-# g of that gradient is a change g (1-t)/t of the velocity; the factor below is the one over the other.
+# Bayes' rule: the gradient, by x_t, of log p(x_t | z) is that of log p(x_t) plus that of log p(z | x_t). Take
+# the last for a Gaussian around where the walk heads for, of the variance that Eq. 5 leaves of data of
+# variance 1, (1-t)^2 / (t^2 + (1-t)^2) (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et al.
+# 2023). With noise N(0,1) Eq. 5 makes v = (x_t + (1-t) grad log p(x_t)) / t, so a change g of the gradient
+# changes v by g (1-t)/t; the factor below is the one over the other.
 
 def pulled(velocity, known, weight=1.0):
     """velocity, turned so that the data it heads for agrees with what is known."""
@@ -330,8 +332,9 @@ def pulled(velocity, known, weight=1.0):
 
 
 # ====================================================================================================== DDPM
-# Latte takes the older recipe: Ho et al. 2020 ("Ho"), with the variances of Nichol and Dhariwal 2021
-# ("Nichol"). It adds noise in 1000 small steps, and learns to undo each one. Beside rectified flow:
+# Latte takes the older recipe, "denoising diffusion probabilistic models": Ho et al. 2020 ("Ho"), with the
+# variances of Nichol and Dhariwal 2021 ("Nichol"). It adds noise in 1000 small steps, after which a share
+# abar of the variance is still data, and learns to undo each one. Beside rectified flow:
 #
 #                     rectified flow (VideoDiT)          DDPM (Latte)
 #     mixture         (1-t) noise + t data               sqrt(abar) data + sqrt(1-abar) noise
@@ -383,7 +386,7 @@ def spaced_steps(steps, spacing):
 
 
 class DDPM:
-    """The tables of one noise schedule, and the formulas that read them: each method is one line of a paper.
+    """The tables of a noise schedule (its betas), and the formulas that read them: a method, a paper's line.
     variance: "learned_range" (Latte: the network's second C channels), "fixed_large" (a network without)."""
 
     def __init__(self, betas=None, *, variance="learned_range", timesteps=None):
@@ -393,7 +396,7 @@ class DDPM:
         self.timesteps = torch.arange(len(beta)) if timesteps is None else timesteps               # (steps,)
         self.alpha_bar = (1 - beta).cumprod(0)                                 # (steps,)
         self.alpha_bar_prev = F.pad(self.alpha_bar[:-1], (1, 0), value=1.0)    # (steps,)  below 0: clean
-        # Ho Eq. 7: coefficients of the posterior's mean, and its variance
+        # Ho Eq. 7: the mean's coefficients and the variance of the posterior, x_{t-1} seen from both ends
         self.posterior_x0 = beta * self.alpha_bar_prev.sqrt() / (1 - self.alpha_bar)
         self.posterior_xt = (1 - self.alpha_bar_prev) * (1 - beta).sqrt() / (1 - self.alpha_bar)
         self.posterior_variance = beta * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
@@ -464,7 +467,7 @@ class DDPM:
         """Nichol Eq. 15 (test_learned_variance_lies_between_the_two_fixed_ones)."""
         small, large = self.at(self.posterior_log_variance, t, xt), self.at(self.beta.log(), t, xt)
         if self.variance == "learned_range":
-            v = (output[:, xt.shape[1]:] + 1) / 2     # (B,C,...)  [-1,1] -> [0,1]; only L_vlb keeps it there
+            v = (output[:, xt.shape[1]:] + 1) / 2     # (B,C,...)  [-1,1] -> [0,1]; only the loss keeps it so
             return v * large + (1 - v) * small                                 # (B,C,...)
         fixed = torch.cat([self.first_variance, self.beta[1:]]).log()          # (steps,)  "fixed_large": beta
         return self.at(fixed, t, xt).expand_as(xt)                             # (B,C,...)
@@ -508,7 +511,7 @@ class DDPM:
 
 
 def gaussian_kl(mean1, log_variance1, mean2, log_variance2):
-    """KL(first || second) of two diagonal Gaussians, in nats, element by element."""
+    """KL(first || second), how far one Gaussian is from the other, number by number, in nats (1.44 bits)."""
     ratio = log_variance1 - log_variance2
     return 0.5 * (ratio.exp() - 1 - ratio + (mean1 - mean2) ** 2 * (-log_variance2).exp())
 
@@ -524,14 +527,14 @@ def decoder_nll(x, mean, log_std):
     return -inside.clamp(min=1e-12).log()                                      # as x
 
 
-# THE LOSS. The honest objective is L_vlb, a bound on how unlikely the model makes the data, a sum over all
-# 1000 steps (Ho Eq. 5). Ho drops its weights and keeps the bare error of eps, which makes better pictures:
+# THE LOSS. The honest objective is L_vlb ("variational lower bound"), a bound on how unlikely the model makes
+# the data, a sum over the steps (Ho Eq. 5). Ho keeps eps's bare error, without weights: better pictures:
 #
 #     L_simple = E || eps - eps_theta(z_t, t) ||^2                                    (Latte Eq. 1, Ho Eq. 14)
 #     L_hybrid = L_simple + lambda L_vlb,  lambda = 0.001                                      (Nichol Eq. 16)
 #
-# L_vlb serves the variance alone: its gradient on eps is noisy, so eps is detached in it. TRAP: where is
-# lambda? L_vlb has 1000 terms, of which a training step looks at one: 1000 x 0.001 is 1.
+# eps_theta is the network's answer. L_vlb serves the variance alone: its gradient on eps_theta is noisy, so
+# that is detached in it. TRAP: where is lambda? L_vlb has 1000 terms, a step looks at one: 1000 x 0.001 is 1.
 # (test_the_loss_trains_eps_with_mse_only_and_the_variance_with_vlb_only)
 
 
@@ -631,7 +634,7 @@ def gaussian_oracle(covariance):
 
 
 class Toy(nn.Module):
-    """A network for points of the plane: Fourier features of t, three hidden layers."""
+    """A network for points of the plane: t as waves of several lengths, three hidden layers."""
 
     def __init__(self, width=64):
         super().__init__()
