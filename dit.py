@@ -96,7 +96,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)              # one product for the three is faster than three
         if proj:                        # the last joint block's text has none: nobody reads what it found
             self.proj = nn.Linear(width, width)
-        if qk_norm:                     # SD3.5: keeps the logits bounded, where SD3 fine-tuning may diverge
+        if qk_norm:                     # SD3.5: keeps q k bounded, where SD3 may diverge if trained further
             self.ln_q = nn.RMSNorm(width // heads, eps=1e-6)
             self.ln_k = nn.RMSNorm(width // heads, eps=1e-6)
 
@@ -249,8 +249,8 @@ def initialise(net):
 #     (Vaswani et al. 2017, 3.5, there with sin and cos in turn)
 #
 # A place in a picture has two coordinates, so half of the channels write the column, half the row. Tried by
-# others: a learned row for each place (ViT) knows no other size; rotary positions turn q and k in every block
-# instead (latte.rotate; Flux and most video models since) and would change these trained models.
+# others: a learned row for each place (Vision Transformer) knows no other size; rotary positions turn q and k
+# in every block instead (latte.rotate; most video models since) and would change these trained models.
 # TRAPS, both as released: the COLUMN comes first; positions are [sin|cos], times are [cos|sin]
 # (test_golden_sincos_table_of_mmdit, test_golden_conditions_and_positions_of_mmdit).
 
@@ -298,7 +298,7 @@ def timestep_embedding(t, width=256):
 # It predicts noise, and with learn_sigma how far to trust the step as well: twice the channels (flow.py).
 
 @dataclass
-class DiTConfig:                    # the defaults are DiT-XL/2 at 256 x 256
+class DiTConfig:                    # the defaults are DiT-XL/2 (size XL, patch 2) at 256 x 256
     in_channels: int = 4            # of the latent
     input_size: int = 32            # latent pixels on a side; the table of positions has no other size
     patch: int = 2                  # latent pixels on a side of a token
@@ -339,7 +339,7 @@ class DiT(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config, width, side = config, config.width, config.input_size // config.patch
-        self.checkpointing = False
+        self.checkpointing = False      # True: a block's inside is computed again in backward, not kept
         grid = torch.arange(side)
         self.register_buffer("pos_embed", sincos_2d(width, grid, grid).view(1, -1, width))
         self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
@@ -367,8 +367,8 @@ class DiT(nn.Module):
         return unpatchify(self.final_layer(x, c), z, self.config.patch)     # (B,2C,1,H,W)
 
     def forward_with_cfg(self, z, t, labels, scale, channels=3):
-        """Guidance as released: the batch is [with label; without], the first half's z serves both, and only
-        3 of 4 channels are guided: kept by its authors because their published numbers depend on it."""
+        """Guidance ("cfg", classifier-free) as released: the batch is [with label; without], the first half's
+        z serves both, and only 3 of 4 channels are guided, as their published numbers depend on it."""
         half = len(z) // 2
         out = self(torch.cat([z[:half], z[:half]]), t, labels)              # (2B,2C,H,W)
         labelled, free = out[:, :channels].chunk(2)                         # (B,channels,H,W) each
@@ -389,7 +389,7 @@ class DiT(nn.Module):
 #     picture  (B,N,D) --> adaLN --> q k v --+                   +--> proj, gate, + --> MLP --> (B,N,D)
 #
 # "MM" is multi-modal. Tried by SD3 beside it (5.2.2): one set of weights for both kinds, cross-attention, a
-# U-ViT, and three sets (CLIP's tokens apart from T5's). Two sets learned fastest; a third brought nothing.
+# U-ViT (blocks with a U-Net's shortcuts), three sets (CLIP's apart from T5's). Two learned fastest.
 # Cross-attention, PixArt's choice below, is a one-way street: patches read words that never change. The text
 # has no positions here (its encoder has written them in), and no mask: padding is read like words.
 
@@ -410,7 +410,7 @@ class MMDiTConfig:                  # the defaults are SD3-medium
 
 
 class StreamBlock(nn.Module):
-    """One of the two streams of a joint block: its weights, and what it does before and after they attend."""
+    """One stream of a joint block: its weights, what it does before they attend and (not pre_only) after."""
 
     def __init__(self, config, dual=False, pre_only=False):
         super().__init__()
@@ -651,7 +651,7 @@ class PixArt(nn.Module):
 
     def condition(self, t, resolution, aspect_ratio):
         """c is the time; the 1024 model is also told a picture's size, so that small ones did not have to be
-        thrown out of its training data (SDXL's idea)."""
+        thrown out of its training data (Stable Diffusion XL's idea)."""
         c = self.t_embedder(t)                                              # (B,D)
         if not self.config.micro_conditions:
             return c

@@ -33,13 +33,13 @@ make each (test_table_1_variants_to_the_digit). Brackets are blocks:
 WHAT THE PAPER FOUND (4.2, Fig. 5f): 1 is best, then 3, then 2, then 4. Its reasons: too many spatial blocks
 in a row pull frames apart (2; Fig. 6); what looks along space and what looks along time say things of
 different kinds, which do not go well into one sum (4; Fig. 8) and want an MLP between them, not only a norm
-(3). Of the options, the plain ones won (4.3): a token a patch, not a tube; adaLN, not tokens; sines, not
-RoPE; and pictures beside the clips, which is the one that is not plain.
+(3). Of the options, the plain ones won (4.3): a token a patch, not a tube of frames; adaLN, not tokens; added
+sines, not RoPE's turns; and pictures beside the clips, which is the one that is not plain.
 
 TRIED ELSEWHERE. The split comes from recognizing videos: ViViT (Arnab et al. 2021), and TimeSformer, whose
 "divided attention" is Variant 3. VDT and W.A.L.T generate with something like 3. Its price everywhere: a
 thing that moves to another place is found by two hops through patches that had nothing to do with it. Since
-fused attention kernels made the full square affordable, most large video models pay for it (CogVideoX,
+attention need not store the square ("fused" kernels), most large video models pay for it (CogVideoX,
 Hunyuan, VideoDiT); where clips are long or machines small, the split is still the way."""
 
 import math
@@ -130,7 +130,7 @@ def blocks_of(config):
 class Clip(NamedTuple):
     """What a block must know beside its tokens and c."""
     video: int                      # so many frames are the clip, the rest are pictures
-    mask: torch.Tensor = None       # (T,T) True where a frame may look: Temporal Mask; None: Only Video
+    mask: torch.Tensor = None       # (T,T) True where a frame may look: Temporal Mask (below); or Only Video
     angles: torch.Tensor = None     # (T,d/2) of RoPE; None: positions were added to x
     context: torch.Tensor = None    # (B,L,D), or (B*T,L,D) where pictures have texts of their own
     hidden: torch.Tensor = None     # (B,L) or (B*T,L), 0 where the text is padding
@@ -225,7 +225,7 @@ class LatteBlock(nn.Module):
         else:
             self.norm_table = nn.Parameter(torch.zeros(4, width))
 
-    # Latte 3.3.2, Fig. 10 (S-AdaLN), as printed:
+    # Latte 3.3.2, Fig. 10 ("scalable", S-AdaLN), as printed:
     #     AdaLN(h, c) = gamma_c LayerNorm(h) + beta_c          RCs(h, c) = alpha_c h + AdaLN(h, c)
     #     h tokens, c time and class; alpha, gamma, beta: a Linear of c, a number a channel; RC: the residual
     # DEVIATES: printed, alpha scales the residual itself; the published code, and so we, scale what a branch
@@ -440,7 +440,7 @@ class Latte(nn.Module):
             # DEVIATES from the code: it drops the labels of a clip's pictures all together or not at all
             parts.append(self.y_embedder(labels))
         final = sum(parts)
-        # As released (extras=78), a text vector reaches the blocks and not the head.
+        # As released (its setting extras=78), a text vector reaches the blocks and not the head.
         # DEVIATES Latte 4.5: its text-to-video model has no text vector, so its temporal blocks never hear of
         # the text; with pooled_dim a small model learns which word means which motion.
         if kind == "text" and self.config.pooled_dim:
@@ -498,12 +498,12 @@ class Latte(nn.Module):
 # ---------------------------------------------------------------------------------- pictures beside a clip
 # JOINT TRAINING (Latte 3.3.4, Fig. 4). Frames of 16 films are much alike; to see more of the world in a
 # batch, put some single frames of other films behind each clip, along T. FVD falls from 34.00 to 27.08 on
-# faces and from 477.97 to 202.23 on UCF101 (Table 3). They must not be taken for the clip's 17th frame, so:
+# faces, from 477.97 to 202.23 on UCF101's 101 actions (Table 3). They must not pass for a 17th frame, so:
 #
 #     Only Video       pictures pass by the temporal blocks, which learn nothing from them
 #     Temporal Mask    they pass through, but see only themselves, so the blocks learn from them, too
 #
-#                      clip   picture         zero-shot on UCF101: FVD 589.86 against 705.72,
+#                      clip   picture         UCF101, never trained on: FVD 589.86 against 705.72,
 #              clip    1 1 1    0 0           FID 63.36 against 75.98
 #                      1 1 1    0 0
 #                      1 1 1    0 0           test_no_frame_sees_a_picture_and_no_picture_sees_a_frame

@@ -1,6 +1,6 @@
 """vae.py - pixels <-> latents: Stable Diffusion's KL-VAE for images, and DP-VAE, a video VAE made of it.
-Paper    VideoDiT 3.1, Eq. 1-4, 4.1, A.1; the KL-VAE is Rombach et al. 2022 as in SD 1.4 (4 channels) and SD3
-         (16)
+Paper    VideoDiT 3.1, Eq. 1-4, 4.1, A.1; the KL-VAE is Rombach et al. 2022 as in Stable Diffusion (SD) 1.4
+         (4 channels) and SD3 (16)
 Shapes   video x (B,3,T,H,W) in [-1,1]; an image is T=1; latent z (B,C,T',h,w) with h=H/8, w=W/8 and T'=T/4
          (DP-VAE) or T'=T (KL-VAE, frame by frame)          B clips, T frames, C channels, H W sizes, F = B*T
 Time     frame 4i is the key frame of group i; frame counts are 1 or multiples of 4, never 4k+1
@@ -8,11 +8,11 @@ Scale    latents are raw in this file; (z - shift) * scale happens at the transf
          scaled(), unscaled()
 Differs  grep ASSUMED: the paper leaves open most of what lies between its four equations
 Reads    after flow.py, before tokenizer.py; published.py fills it with released weights
-Run me   python vae.py      # CPU, 5 s: at step 0 DP-VAE is "decode the key frame and hold it", exactly;
+Run me   python vae.py      # CPU, 5 s: untrained ("at step 0") DP-VAE is "decode the key frame and hold it";
                             # draws what the shipped one makes of a clip, out/vae.png
 
 THE PROBLEM. flow.py turns noise into any kind of data, at a price for each number: 96 frames of 512 x 512 are
-75 million numbers, and a transformer's attention grows with their square. But film is nearly all repetition:
+75 million, and a transformer lets each ask all others ("attention"). But film is nearly all repetition:
 next to a blue pixel is a blue pixel, and after it comes the same one. A VAE (variational autoencoder) is two
 networks trained together, an encoder that squeezes the repetition out and a decoder that puts it back. What
 lies between them is the latent z, and that is what the transformer learns to make: 16 numbers for every
@@ -88,7 +88,7 @@ SD14 = KLVAEConfig(z_channels=4, quant_conv=True, scale=0.18215, shift=0.0)
 
 # The bricks of Stable Diffusion's VAE. Everything runs on (F,C,H,W) with the frames of all clips folded into
 # F, so that a 2D layer needs not know that there is a video. Names and order of the layers are those of the
-# published weights (test_golden_* holds them to the last digit).
+# published weights (test_golden_*: they answer as the published code does, to the last digit).
 #
 # A convolution looks at 3 x 3 pixels, a norm brings each group of channels to mean 0 and deviation 1 so that
 # signals neither die out nor explode in forty layers, SiLU (x * sigmoid(x)) bends. A block adds its
@@ -319,7 +319,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """E_k (video=False) and E_r (video=True). (F,3,H,W) -> moments (F',2C,h,w)."""
+    """E_k (video=False), E_r (True). (F,3,H,W) -> z's mean and log variance (F',2C,h,w), F' = F/4 in E_r."""
     def __init__(self, config, video=False):
         super().__init__()
         widths = [config.ch * mult for mult in config.ch_mult]
@@ -428,7 +428,7 @@ class KLVAE(nn.Module):
     # ASSUMED: for use, a latent is the cloud's mean, not a draw from it. sigma is tiny in the released VAEs,
     # the mean is the same at every visit, and so can be cached. (Latte and SD draw, while they train.)
     def encode(self, x):
-        """Raw latent: the posterior's mean. Raises UserError for sizes not /8."""
+        """Raw latent: the mean of the cloud q(z|x), "the posterior". Raises UserError for sizes not /8."""
         check_size(x, self.downsampling)
         return self.moments(x)[0]                                                           # (B,C,T,h,w)
 
@@ -457,7 +457,7 @@ def check_size(x, factor):
 # t_g of VideoDiT 3.1: "one key frame and several non-key frames sampled every t_g frames"; two temporal
 # halvings make it 4. ASSUMED: the first of a group is its key. The middle one would be nearer to the
 # others, but then a clip would not begin with a key frame, and a picture could not be a clip's beginning.
-GOP = 4
+GOP = 4                               # "group of pictures", the codecs' word
 
 
 @dataclass
@@ -695,7 +695,7 @@ def statistics_loss(z, z_k):
 def dp_vae_loss(dp, x, perceptual=None, discriminator=None, recon_weight=1.0, reg_weight=1.0,
                 disc_weight=0.01, lpips_weight=0.1):
     """x (B,3,T,H,W) -> loss, x_hat, numbers for the log. perceptual(a, b) takes frames (F,3,H,W);
-    disc_weight is already warmed up by the caller."""
+    disc_weight is what the caller's warm-up has raised it to."""
     z, z_k = dp.encode_window(x)                                                            # (B,C,T/4,h,w)
     x_hat = dp.decode_window(z)                                                             # (B,3,T,H,W)
     # D_k is frozen but not out of the way: Eq. 3's first gradient reaches z, and so E_r, through it. Under
@@ -726,7 +726,7 @@ class PatchGAN3DConfig:
     layers: int = 3                   # convolutions of stride 2 after the first one
 
 
-# Isola et al. 2017 do not ask "is this film?" but "is this patch film?", of every patch: a texture is right
+# A "PatchGAN" (Isola et al. 2017) asks not "is this film?" but "is this patch?", of each: a texture is right
 # or wrong wherever it is, one clip is thousands of examples, and a plain stack of convolutions does. In 3D a
 # patch is also a moment, so flicker is seen. ASSUMED: the stack; the paper gives none.
 # DEVIATES: GroupNorm for Isola's BatchNorm, whose running means drift apart when several GPUs train.

@@ -30,7 +30,7 @@ know how large the set is; the MLP sees one token at a time. So take the patches
              +-----+-----+-----+       +-----+-----+-----+       the text's L tokens are in every set
          1   |     |#####|     |  -->  |#####|#####|#####|
              +-----+-----+-----+       +-----+-----+-----+       the weights are the same left and right:
-         2   |     |     |#####|       |#####|#####|#####|       2.028 B before, and no new one
+         2   |     |     |#####|       |#####|#####|#####|       2.028 B numbers, and no new one
              +-----+-----+-----+       +-----+-----+-----+
 
 WHY IT WORKS at once: the image model has learned to ask "where is the rest of my cat?", and what fits that
@@ -55,7 +55,7 @@ from dit import (TOY, MMDiT, MMDiTConfig, centred, in_our_time, scrambled, sinco
 @dataclass
 class VideoDiTConfig(MMDiTConfig):
     attention: str = "2d->3d"       # Table 4: attention becomes global; "2d+3d" keeps the old and adds new
-    patchify_3d: bool = True        # Table 5: False leaves tokens without a time: FVD 756 instead of 556
+    patchify_3d: bool = True        # Table 5: False leaves tokens undated: FVD 756, not 556 (less is better)
 
 
 # --------------------------------------------------------------------------------------- joining in silently
