@@ -301,7 +301,7 @@ def save_tensors(path, state, metadata):
         with open(temporary, "wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in names:
-                flat = state[name].detach().cpu().contiguous().reshape(-1)
+                flat = state[name].detach().cpu().contiguous().reshape(-1)  # (numbers,)
                 file.write(flat.view(torch.uint8).numpy())
     write_atomic(path, write)
 

@@ -130,7 +130,7 @@ def blocks_of(config):
 class Clip(NamedTuple):
     """What a block must know beside its tokens and c."""
     video: int                      # so many frames are the clip, the rest are pictures
-    mask: torch.Tensor = None       # (T,T) True where a frame may look: Temporal Mask (below); or Only Video
+    mask: torch.Tensor = None       # (T,T) True where one may look: Temporal Mask (below); None: Only Video
     angles: torch.Tensor = None     # (T,d/2) of RoPE; None: positions were added to x
     context: torch.Tensor = None    # (B,L,D), or (B*T,L,D) where pictures have texts of their own
     hidden: torch.Tensor = None     # (B,L) or (B*T,L), 0 where the text is padding

@@ -79,7 +79,8 @@ def ssim(a, b, peak=2.0, sigma=1.5, window=11, k1=0.01, k2=0.03):
 # its covariance: it takes both for Gaussians. Between two Gaussians there is a formula for the least work
 # that turns one heap of sand into the other (the squared Wasserstein distance). In one dimension it is
 #     (mu_a - mu_b)^2 + (sigma_a - sigma_b)^2
-# and in F dimensions Heusel et al. 2017, Eq. 6 (Frechet Inception Distance, with features of Inception):
+# and in F dimensions Heusel et al. 2017, Eq. 6 (FID, Frechet Inception Distance: features of Inception, a
+# network that names what a photograph shows):
 #     d^2 = |mu_a - mu_b|^2 + Tr(A + B - 2 (A B)^(1/2))
 # A, B: the covariances. FVD (Unterthiner et al. 2018) is the same with features of I3D, a network that names
 # what people do in 16 frames: its features see motion. Smaller is better; 0 means equal up to the covariance.

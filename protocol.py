@@ -311,7 +311,7 @@ def demo(clips=48):
         side = Side(f"toy:video:{seed}", dataclasses.replace(protocol, **{**change, "seed": 0}))
         videos = torch.stack([to_video(clip) for clip in side.stream(2)])                   # (B,3,T,h,w)
         videos = F.interpolate(videos, (16, 64, 64))                                        # (B,3,T,H,W)
-        found[name] = gaussian(torch.cat([judge.clip_features(part) for part in videos.split(8)]))
+        found[name] = gaussian(torch.cat([judge.clip_features(part) for part in videos.split(8)]))  # of (B,F)
     return {name: frechet(*found["nothing"], *other) for name, other in found.items()}
 
 

@@ -90,7 +90,7 @@ class Models:
     shift: float = 1.0
     objective: str = "flow"        # "ddpm": Latte's
     classes: tuple = ()            # names of a class-conditional model's labels
-    sampling: dict = field(default_factory=dict)    # sampler, steps, cfg, fps: see advice()
+    sampling: dict = field(default_factory=dict)    # sampler, steps, cfg (guidance), fps: see advice()
     null: str = "zeros"            # guidance walks away from zeros, or from what the text encoder makes of ""
     dtype: torch.dtype = None      # of the transformer's weights when its turn comes; None: as they are
     device: str = ""               # where it then goes; "": where it is
@@ -424,7 +424,7 @@ def decode(vae, z, frames):
     picture = frames == 1 and not isinstance(vae, KLVAE)
     clips = [(vae.decode_keys if picture else vae.decode)(row).float().clamp(-1, 1).cpu()
              for row in vae.unscaled(z).split(1)]                               # each (1,3,T,H,W)
-    return finite(torch.cat(clips), "the decoded frames", "the VAE's weights are damaged")
+    return finite(torch.cat(clips), "the decoded frames", "the VAE's weights are damaged")      # (B,3,T,H,W)
 
 
 # ------------------------------------------------------------------ from a picture, from a clip, between two
@@ -478,7 +478,7 @@ def given_frames(models, shape, keys, how):
     held = torch.cat([keys[place] for place in nearest], dim=2)                 # (1 or B,C,T',h,w)
     mask = torch.tensor([place in keys for place in range(shape[2])], device=held.device)
     return Given(held, part_way(models, how), Known(held, mask.view(1, 1, -1, 1, 1)),
-                 pull=1.0 if models.objective == "flow" else 0.0)
+                 pull=1.0 if models.objective == "flow" else 0.0)               # mask: (1,1,T',1,1)
 
 
 def part_way(models, how, most=HELD):
@@ -495,7 +495,7 @@ def part_way(models, how, most=HELD):
 
 
 # A picture is E_k's and a clip E_k's plus E_r's (Eq. 1), but both are scaled by the same two numbers: to the
-# transformer they are one language. The mean of the posterior, not a draw: what is given should be given.
+# transformer they are one language. The mean of q(z|x), not a draw from it: what is given should be given.
 @torch.no_grad()
 def encode(models, x):
     """Clips (B,3,T,H,W) -> scaled latents (B,C,T',h,w); one frame is a picture, and E_k's."""

@@ -17,12 +17,12 @@ dog". An encoder is a transformer over the tokens that has learned such vectors 
 
 Both are used, for different things. CONTEXT is read by attention: each patch of the picture looks for the
 words that concern it, so the cat can be red and the ball blue. POOLED is added to the embedding of the time
-and tunes every layer as a whole (adaLN): what kind of clip this is, in one vector.
+and tunes every layer as a whole (adaLN, dit.py): what kind of clip this is, in one vector.
 
 WHY THREE ENCODERS IN SD3? CLIP was trained to tell which of thousands of captions belongs to a picture. It
 knows what things LOOK like; but a bag of words passes that test, and order and number suffer. T5 was trained
-on text alone, to fill gaps: it knows grammar, numbers and spelling, and never saw a picture. Two CLIPs, from
-different hands, see different things. SD3 dropped each at random in training, so that each can be left out;
+on text alone, to fill gaps: it knows grammar, numbers and spelling, and never saw a picture. Two CLIPs (L by
+OpenAI, G by OpenCLIP) see different things. SD3 dropped each at random in training, so each can be left out;
 without T5 pictures are as pretty (people prefer either equally often), follow the prompt a little less, and
 letters suffer most (SD3 5.3.3). Tried by others: CLIP alone (Stable Diffusion 1), T5 alone (Imagen, PixArt,
 Latte's text-to-video model), and language models of today. VideoDiT changes nothing here: "frozen", all
@@ -157,7 +157,7 @@ class CLIPText(nn.Module):
 # before; so this one is made to read, too. READING LOSS, ours: after the prompt is squeezed into the pooled
 # vector, ask it for each known word, "were you in there?"
 #
-#     logit_w = pooled . table_w;   loss = mean over w of BCE(logit_w, 1 if the prompt has w, else 0)
+#     logit_w = pooled . table_w;  loss = mean over w of cross-entropy(logit_w, 1 if the prompt has w, else 0)
 #     (test_reading_sets_apart_words_that_no_picture_shows)
 
 @dataclass
@@ -207,7 +207,7 @@ class ToyText(nn.Module):
         """Which words were in the prompt? Asked of its pooled vector, one yes or no for each known word."""
         _, pooled = self(prompts)                                                           # (B,D)
         ids = self.tokenizer(prompts).to(pooled.device)                                     # (B,L)
-        said = pooled.new_zeros(len(prompts), self.tokenizer.size).scatter(1, ids, 1.0)     # (B,V)
+        said = pooled.new_zeros(len(prompts), self.tokenizer.size).scatter(1, ids, 1.0)     # (B,V)  V ids
         words = self.clip.text_model["embeddings"]["token_embedding"].weight                # (V,D)
         return F.binary_cross_entropy_with_logits((pooled @ words.T).float(), said)         # of (B,V)
 
@@ -280,7 +280,7 @@ class T5Encoder(nn.Module):
         self.encoder = nn.ModuleDict({"block": blocks, "final_layer_norm": norm})
 
     def position_bias(self, length):
-        """What place i adds to its attention logit for place j: a learned number per head and bucket."""
+        """What place i adds to q k for place j, before the softmax: a learned number per head and bucket."""
         table = self.encoder["block"][0].layer[0]["SelfAttention"]["relative_attention_bias"]
         place = torch.arange(length, device=table.weight.device)                # (L,)
         away = place[None] - place[:, None]                                     # (L,L)
@@ -318,9 +318,9 @@ def t5_bucket(distance, buckets=32, max_distance=128):
 #
 #     CLIP-L at EOS (B,768), CLIP-G at EOS, projected (B,1280)  ->  pooled (B,2048)
 #
-# 77 + 77 tokens is what SD3-medium was trained on. Diffusers gives T5 up to 256 at sampling, 77 + 256 = 333:
+# 77 + 77 tokens is what SD3-medium was trained on. Hugging Face's Diffusers gives T5 up to 256 at sampling:
 # the transformer takes any number, for text has no positions there, and TRAP, the same prompt then gives
-# another picture. We keep 77. (test_golden_sd3_conditioning holds the whole assembly to sd3-ref's.)
+# another picture. We keep 77. (test_golden_sd3_conditioning holds the assembly to its makers' code, sd3-ref.)
 
 class SD3Text:
     """SD3's conditioning: prompts -> context (B,77+77,4096), pooled (B,2048).
@@ -463,7 +463,7 @@ def draw_nearness(words, cosine):
     write(pen, (12, 18), "nearness of words, as the toy's encoder learned it", 15)
     for n, word in enumerate(words):
         write(pen, (left - 8, 36 + cell * (n + 0.5)), word, 12, anchor="rm")
-    return sheet.reduce(FINE)
+    return sheet.reduce(FINE)                                                   # (h,w) of FINE*h, FINE*w
 
 
 def demo(picture=None):

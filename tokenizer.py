@@ -2,7 +2,7 @@
 Paper    CLIP's byte pairs: Sennrich et al. 2016 over GPT-2's bytes; T5's unigram: Kudo 2018 (SentencePiece)
 Shapes   list of B strings -> ids (B,L), cut to L with the end kept last, filled up with pads
 Sizes    the toy L=12..16, CLIP L=77 and 49,408 ids, T5 L=77 (SD3) or 120 (PixArt, Latte) and 32,100 ids
-Differs  no ftfy: mojibake and HTML entities in a prompt stay as typed (grep DEVIATES)
+Differs  no ftfy, which mends garbled letters: they and HTML entities stay as typed (grep DEVIATES)
 Reads    after vae.py, before text.py, which makes vectors of the numbers
 Run me   python tokenizer.py      # CPU, 3 s: cuts a prompt in three ways, drawn in out/tokenizer.png
 
@@ -17,6 +17,7 @@ vectors (text.py), so the question is what to number:
     the toy's words        [BOS]  a   mushroom  [EOS]                   catnip: unknown, left out and said
     CLIP, byte pairs       [BOS]  a   cat nip   mush room ing   !  [EOS]          glued from below
     T5, unigram            _a   _cat nip   _mushroom ing   !  [EOS]               cut from above
+                           [BOS], [EOS]: the prompt begins, ends; _ a space before the word
 
 Pieces won: BPE (byte pairs) builds them from below, by replaying the merges it learned; unigram has a
 probability for each piece and looks for the likeliest cut. Tried by others: WordPiece (BERT), nearly BPE;
@@ -251,7 +252,7 @@ CHINESE = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6
 class CLIPTokenizer:
     """"a photo of a cat" -> [49406, 320, 1125, 539, 320, 2368, 49407]: one id a word between BOS and EOS."""
     # DEVIATES CLIP's code: it first repairs the text with ftfy (curly quotes, mojibake, HTML entities). That
-    # is one more package for few prompts; we clean as the transformers tokenizer does where ftfy is absent.
+    # is one more package for few prompts; we clean as Hugging Face's transformers does where ftfy is absent.
 
     def __init__(self, merges):
         """merges: lines "i n", "th e</w>", the most frequent pair first. The vocabulary follows from them."""
@@ -399,7 +400,7 @@ class T5Tokenizer:
         self.longest = max(map(len, self.pieces))
         # an unknown character costs 10 more than the rarest piece, as in SentencePiece
         self.unk_score = min(score for _, score in self.pieces.values()) - np.float32(10)
-        # charsmap: the size of a trie in bytes, the trie as 32-bit units, NUL-terminated replacements
+        # charsmap: size in bytes of a trie (tree of bytes: longest_rule), it as 32-bit units, NUL-ended texts
         size = struct.unpack_from("<I", charsmap)[0] if charsmap else 0
         self.trie = struct.unpack_from(f"<{size // 4}I", charsmap, 4) if size else ()
         self.texts = charsmap[4 + size:]
@@ -418,8 +419,8 @@ class T5Tokenizer:
             raise UserError(f"{path} is not a T5 tokenizer or is damaged ({error!r}); download it again")
 
     def __call__(self, prompts, length=77):
-        """ids (B,L) and mask (B,L), cut to `length` with </s> kept last. SD3 ignores the mask, PixArt and
-        Latte need it; it is not ids != 0, for a <pad> typed in the prompt is a token like any other."""
+        """ids (B,L) and mask (B,L), 1 for text, cut to `length` with </s> kept last. SD3 ignores the mask,
+        PixArt and Latte need it; it is not ids != 0, for a <pad> typed in the prompt is a token, too."""
         rows = [self.encode(prompt) for prompt in prompts]
         mask = torch.arange(length) < torch.tensor([[len(row)] for row in rows])              # (B,L)
         return pad_rows(rows, length, self.eos, self.pad), mask.long()
@@ -438,7 +439,7 @@ class T5Tokenizer:
         return cut_note("T5", "tokens", ids, length - 1, words)
 
     def normalise(self, text):
-        """NFKC and more by the model's own table, longest rule first; a mark at the head of each word."""
+        """Like letters as one (NFKC) and more, by the model's table, longest rule first; marks words."""
         data, out, at = text.encode("utf-8", "replace"), [], 0
         while at < len(data):
             size, replacement = longest_rule(self.trie, data, at)

@@ -726,7 +726,7 @@ class PatchGAN3DConfig:
     layers: int = 3                   # convolutions of stride 2 after the first one
 
 
-# A "PatchGAN" (Isola et al. 2017) asks not "is this film?" but "is this patch?", of each: a texture is right
+# A "PatchGAN" (Isola et al. 2017) asks "is this film?" not of a clip but of every patch: a texture is right
 # or wrong wherever it is, one clip is thousands of examples, and a plain stack of convolutions does. In 3D a
 # patch is also a moment, so flicker is seen. ASSUMED: the stack; the paper gives none.
 # DEVIATES: GroupNorm for Isola's BatchNorm, whose running means drift apart when several GPUs train.

@@ -254,7 +254,7 @@ def read_some(path, pts, wanted, short=None, long=None):
             shown = frame
         if shown is None or number < wanted[-1]:
             raise Unusable(f"frame {wanted[-1]} cannot be decoded")
-        return np.stack(pictures + [film.picture(shown)] * (len(wanted) - len(pictures)))
+        return np.stack(pictures + [film.picture(shown)] * (len(wanted) - len(pictures)))    # (T,H,W,3)
 
 
 def read_video(path):
@@ -325,7 +325,7 @@ def save_video(path, video, fps=12, crf=14, side=16):
     gets its last row or column twice. Clips smaller than `side` are enlarged whole times."""
     frames, path = to_frames(video), Path(path)
     zoom = math.ceil(side / min(frames.shape[1:3]))
-    frames = frames.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    frames = frames.repeat(zoom, axis=1).repeat(zoom, axis=2)                            # (T,zoom*H,zoom*W,3)
     if path.suffix.lower() == ".gif":
         first, *rest = [Image.fromarray(frame) for frame in frames]
         return write_atomic(path, lambda to: first.save(to, format="GIF", save_all=True, append_images=rest,
@@ -452,7 +452,7 @@ def plot(path, curves, title="", x="", y="", log="", size=(640, 400), square=Fal
     for name in reversed(shown):                                             # the legend, from the right
         write(draw, (right, 46), name, 12, inks[name], "rm")
         right -= font(12).getlength(name) / FINE + 18
-    return save_picture(path, image.reduce(FINE))
+    return save_picture(path, image.reduce(FINE))                                        # size: (w,h)
 
 
 # A reader finds 2, 4, 6 at once, and 1.7, 3.4, 5.1 never. So the distance between marks is 1, 2 or 5 times a
@@ -476,7 +476,7 @@ def draw_frame(draw, place, low, high, by_tens):
     """The grid and its numbers."""
     for axis, anchor, shift in ((0, "mt", (0, 6)), (1, "rm", (-6, 0))):
         for mark in round_numbers(low[axis], high[axis], by_tens[axis]):
-            ends = np.stack([low, high])
+            ends = np.stack([low, high])                                                 # (2,2)
             ends[:, axis] = mark
             ends = place(ends)                                                           # (2,2)
             draw.line(ends.ravel().tolist(), fill=PALE, width=FINE)
@@ -502,8 +502,8 @@ def draw_curve(draw, points, style, ink):
         if style == "--":
             # Pillow knows no dashes: walk along the curve, 7 pixels on, 5 off, wherever its points may lie.
             run = np.append(0, np.cumsum(np.hypot(*np.diff(part, axis=0).T)))            # (n,)  length so far
-            dashes = np.arange(0, run[-1], 12 * FINE)[:, None] + np.linspace(0, 7 * FINE, 8)
-            pieces = np.stack([np.interp(dashes, run, part[:, axis]) for axis in (0, 1)], -1)
+            dashes = np.arange(0, run[-1], 12 * FINE)[:, None] + np.linspace(0, 7 * FINE, 8)    # (dashes,8)
+            pieces = np.stack([np.interp(dashes, run, part[:, axis]) for axis in (0, 1)], -1)   # (dashes,8,2)
         for piece in pieces.reshape(-1, pieces.shape[-2], 2):
             draw.line(piece.ravel().tolist(), fill=ink, width=wide, joint="curve")
 
@@ -523,7 +523,7 @@ def heat(matrix, cell=8, top=None):
     share = np.clip(np.asarray(matrix, np.float64) / max(top or np.max(matrix), 1e-12), 0, 1)
     stops = [(255, 255, 255), (158, 202, 225), (33, 113, 181), (8, 29, 78)]
     colours = [np.interp(share, np.linspace(0, 1, 4), levels) for levels in zip(*stops)]
-    return np.stack(colours, -1).round().astype(np.uint8).repeat(cell, 0).repeat(cell, 1)
+    return np.stack(colours, -1).round().astype(np.uint8).repeat(cell, 0).repeat(cell, 1)  # (h*cell,w*cell,3)
 
 
 def page(path, pictures, labels=None, columns=2, gap=12):
