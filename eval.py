@@ -1,5 +1,6 @@
 """eval.py - what a model is worth: PSNR, SSIM, LPIPS, FVD, FID, KVD, IS, and the toy world's prompt score.
-Paper    VideoDiT 4.1-4.2 (reconstruction; zero-shot UCF101), Latte 4.1 (FVD over 2,048 clips of 16 frames)
+Paper    VideoDiT 4.1-4.2 (reconstruction; UCF101, on which it never trained, "zero-shot"), Latte 4.1 (FVD
+         over 2,048 clips of 16 frames)
 Shapes   video (B,3,T,H,W) in [-1,1]; features (N,R,F): N clips, R rows a clip
          (1 for FVD, T for FID), F features
 Numbers  distances are computed in float64; each is printed with its whole protocol and a standard error
@@ -103,7 +104,8 @@ def open_detector(kind, args, purpose):
         return look, f"{purpose} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-# Distances are computed on one GPU; only sampling is shared among ranks, since that is where the time goes.
+# Distances are computed on one GPU; only sampling is shared among ranks (torchrun's processes, one a GPU),
+# since that is where the time goes.
 def device():
     """The GPU that torchrun gave us, or the CPU."""
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
@@ -120,7 +122,8 @@ def extract(side, look, args):
     with tqdm(total=min(side.protocol.clips, len(side.clips)), desc=Path(side.root).name, unit="clip") as bar:
         while pack := list(itertools.islice(clips, args.batch)):
             for frames in sorted({len(clip) for clip in pack}):     # of one length, but for the ends of films
-                video = torch.stack([to_video(clip) for clip in pack if len(clip) == frames]).to(device())
+                video = torch.stack([to_video(clip) for clip in pack                        # (B,3,T,H,W)
+                                     if len(clip) == frames]).to(device())
                 found.append(look(video).float().cpu())                                     # (B,R,F)
             bar.update(len(pack))
     speed = sum(map(len, found)) / (time.perf_counter() - started)
@@ -183,7 +186,8 @@ def parse_metric(name, argv, kinds, sides):
 
 # A Frechet distance is biased: of two sets from one source it is above 0, the more so the fewer clips and the
 # more features (python metrics.py draws it). With fewer rows than features the covariance has directions in
-# which the set does not vary at all, and their contribution is an accident; then a warning says so. Kernel
+# which the set does not vary at all ("rank-deficient"), and what they contribute is an accident; then a
+# warning says so. Its +- is the spread over halves of the sets (metrics.standard_error). Kernel
 # distance (KVD, KID) is printed beside it because it has no such bias: where the two disagree about which
 # model is better, believe neither.
 #
@@ -206,11 +210,12 @@ def distance(name, argv):
              "distance biased upwards; compare with nothing but sets of this very size")
 
     def measure(a, b):
-        return frechet(*gaussian(a.flatten(0, 1), protocol.ddof), *gaussian(b.flatten(0, 1), protocol.ddof))
+        return frechet(*gaussian(a.flatten(0, 1), protocol.ddof),                           # of (N*R,F)
+                       *gaussian(b.flatten(0, 1), protocol.ddof))
 
     value, error = measure(real, fake), standard_error(measure, real, fake, seed=protocol.seed)
     kernel, label = "kvd" if name == "fvd" else "kid", "toy " if args.features == "toy" else ""
-    mmd = kernel_distance(real.flatten(0, 1), fake.flatten(0, 1), seed=protocol.seed)
+    mmd = kernel_distance(real.flatten(0, 1), fake.flatten(0, 1), seed=protocol.seed)       # of (N*R,F)
     print(f"{label}{name.upper()} {value:.4g} +- {error:.3g} (standard error over bootstrap halves), "
           f"{label}{kernel.upper()} {mmd:.4g}; {len(real)} real, {len(fake)} fake clips, "
           f"{real.shape[2]} features of {args.features}")
@@ -241,9 +246,9 @@ def score(argv):
     logits = extract(Side(args.fake, protocol, fake=True), look, args)                      # (N,R,K)
     if args.splits > len(logits):
         raise UserError(f"--splits {args.splits}: must be at most the number of clips, {len(logits)}")
-    mean, deviation = inception_score(logits.flatten(0, 1), args.splits)
+    mean, deviation = inception_score(logits.flatten(0, 1), args.splits)                    # of (N*R,K)
     error = standard_error(lambda part: inception_score(part.flatten(0, 1), min(args.splits, len(part)))[0],
-                           logits)
+                           logits)                                                          # (N,R,K)
     label = "toy " if args.features == "toy" else ""
     print(f"{label}IS {mean:.4g} +- {error:.3g} (standard error over bootstrap halves; "
           f"deviation over {args.splits} splits {deviation:.2g}); {len(logits)} clips, "
@@ -300,7 +305,8 @@ def reconstruct(vae, x):
 def per_frame(measure, x, y):
     """Mean over frames of measure((N,C,H,W) twice), 8 at a time: 64 of 512x512 in float64 are 400 MB."""
     try:
-        return torch.cat([measure(a, b) for a, b in zip(fold(x).split(8), fold(y).split(8))]).mean().item()
+        return torch.cat([measure(a, b) for a, b in zip(fold(x).split(8),                   # (8,3,H,W)
+                                                        fold(y).split(8))]).mean().item()
     except ValueError as error:                                                     # SSIM of tiny pictures
         raise UserError(f"{error}: give --size")
 
@@ -601,7 +607,8 @@ def score_dpvae(dp, n, batch, frames, size, bar):
         latents.append(z.cpu())
         latents_k.append(z_k.cpu())
         bar.update(len(x))
-    stats = [float(f(torch.cat(parts))) for parts in (latents, latents_k) for f in (torch.mean, torch.std)]
+    stats = [float(f(torch.cat(parts))) for parts in (latents, latents_k)                   # (n,C,T/4,h,w)
+             for f in (torch.mean, torch.std)]
     return {key: total / n for key, total in sums.items()}, stats
 
 
@@ -681,7 +688,8 @@ def nearest_rows(models, clips, ceiling=True):
     sets, rows = {"generated": clips}, {}
     if ceiling:
         x = render_all(specs, clips.shape[2], clips.shape[-1])                              # (B,3,T,H,W)
-        again = torch.cat([reconstruct(models.vae, part.to(device()))[0].cpu() for part in x.split(8)])
+        again = torch.cat([reconstruct(models.vae, part.to(device()))[0].cpu()              # (B,3,T,H,W)
+                           for part in x.split(8)])
         sets |= {"reconstructed": again, "rendered": x}
     for row, films in sets.items():
         films = films.float().cpu().numpy()
@@ -806,7 +814,7 @@ def similarity(argv):
     else:       # ASSUMED: the paper's clips are not named. Without any: a picture that turns into another
         first, last = torch.randn(2, 1, net.config.in_channels, 1, size, size,
                                   generator=torch.Generator().manual_seed(args.seed))
-        angle = torch.linspace(0, np.pi / 2, net.config.frames).view(1, 1, -1, 1, 1)
+        angle = torch.linspace(0, np.pi / 2, net.config.frames).view(1, 1, -1, 1, 1)        # (1,1,T,1,1)
         z = first * angle.cos() + last * angle.sin()
     t = torch.full((len(z),), float(args.step))
     found = frame_similarity(net, z, t, nothing_asked(net, len(z)))
