@@ -96,7 +96,8 @@ TABLES = {
     # image transformer has to learn its own alphabet anew). Look for a cross: the 2D VAE gives PSNR,
     # regularization costs some and gives FVD. That the best VAE by PSNR is not the best to generate with is
     # the paper's finest point.
-    # VideoDiT 4.3: "p was set to 100%, except for the ablation of joint image-video training"
+    # VideoDiT 4.3: "p", the share of steps on clips and not pictures, "was set to 100%, except for the
+    # ablation of joint image-video training"
     "videodit-3": Table("Table 3: DP-VAE", "videodit", (
         Row("neither", "--p_video 1 --no-key_encoder --reg_weight 0",
             quality(35.57, 0.9706, 0.0963) | scores(683.76, 23.18)),
@@ -278,9 +279,9 @@ def judge_commands(args, model, folder, config, seed):
     if model == "dpvae":
         return commands
     if toy:
-        commands.append(("toy", ["toy", "--ckpt", str(folder), "-n", str(max(args.n // 2, 1)), "--model", model,
-                                 "--seed", str(seed), "--nearest", str(args.nearest), "--no-ceiling",
-                                 "--given", "0", "--bf16"]))         # six rows of -n clips: half of them do
+        commands.append(("toy", ["toy", "--ckpt", str(folder), "-n", str(max(args.n // 2, 1)),
+                                 "--model", model, "--seed", str(seed), "--nearest", str(args.nearest),
+                                 "--no-ceiling", "--given", "0", "--bf16"]))   # six rows of -n clips: half do
     commands += clip_commands(args, model, folder, config, seed, judge, folder, "")
     between = every(config, points(args, model) or 1)
     for step in range(between, config.steps, between):
@@ -501,8 +502,8 @@ def run_table(args, key):
 
 # ------------------------------------------------------------------------------------------- what came out
 
-# Two rows, three seeds each. When may one be called better? The usual answer (a test, a p) wants to know how
-# numbers are spread, and three say little about that. This one wants nothing: if the rows were alike, the six
+# Two rows, three seeds each. When may one be called better? The usual answer (a significance test) needs to
+# know how numbers are spread, and three say little of that. This one does not: were the rows alike, the six
 # numbers would be six draws of one kind, and each of the 20 ways to deal three of them to a row as likely as
 # any other. In two of the 20 all of one row lie below all of the other. So "told apart" means: every seed of
 # one beyond every seed of the other; and it deceives, where nothing differs, in 2 of 20 tables, 10 %. With
