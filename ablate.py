@@ -573,14 +573,15 @@ def collect(args, key, results):
 # two deviations is seen in two tables of three, of one deviation in one of four (the demo's picture, on the
 # right).
 def order(found):
-    """{column: "a < b ~ c"}: rows from the lowest mean up; "<" where all seeds are apart, else "~"."""
+    """{column: "a < b ~ c"}: rows from the lowest mean up; "<" where all seeds are apart, else "~"; "=" where
+    nothing of what is measured differs (rows that share a DP-VAE share its PSNR)."""
     told = {}
     for name in found["rows"][0]["ours"]:
         rows = sorted(((row["ours"][name]["seeds"], row["name"]) for row in found["rows"]
                        if name in row["ours"]), key=lambda pair: mean(pair[0]))
         text = rows[0][1]
         for (before, _), (after, label) in zip(rows, rows[1:]):
-            text += f" {'<' if told_apart(before, after) else '~'} {label}"
+            text += f" {'=' if before == after else '<' if told_apart(before, after) else '~'} {label}"
         told[name] = text
     return told
 
@@ -634,8 +635,9 @@ def draw_table(path, found, most=4):
     rows, charts = found["rows"], []
     if rows[0]["curve"]:
         charts.append(draw_curves(found))
-    wanted = [name for name in ("PSNR", "toy FVD", "FVD", "nearest dB", "toy pictures %", "IS", "FID")
-              if name in rows[0]["ours"]]
+    names = ("PSNR", "toy FVD", "FVD", "nearest dB", "toy pictures %", "IS", "toy FID", "FID")
+    same = lambda name: all(row["ours"].get(name) == rows[0]["ours"][name] for row in rows)
+    wanted = [name for name in names if name in rows[0]["ours"] and not same(name)]     # (one VAE, one PSNR)
     for name in wanted[:most - len(charts)]:
         dots = {row["name"]: ([number] * found["seeds"], row["ours"][name]["seeds"], ".")
                 for number, row in enumerate(rows) if name in row["ours"]}

@@ -240,7 +240,7 @@ def test_the_table_shows_the_papers_numbers_beside_ours(tmp_path, capsys):
     out = capsys.readouterr().out
     assert re.search(r"2D patchify +\| 756.25 +\| 27.85 +\| 1.50 .*12.5 \(11 to 14\) \+- 0.25", out)
     assert "our toy FVD" in out and "paper's FVD" in out and "556.42" in out
-    assert "- toy FVD: 3D patchify < 2D patchify" in out and "- PSNR: 2D patchify ~ 3D patchify" in out
+    assert "- toy FVD: 3D patchify < 2D patchify" in out and "- PSNR: 2D patchify = 3D patchify" in out
     assert "10% of tables" in out and "of videodit-256, ours of tiny: only the order" in out
     found = json.loads((tmp_path / "videodit-5.json").read_text())
     assert found["rows"][0]["ours"]["toy FVD"] == {"seeds": [11.0, 12.5, 14.0], "standard_error": [0.25] * 3}
