@@ -54,7 +54,8 @@ from torch import nn
 
 from checkpoint import UserError, attend, load_network, polite, run_block, write_atomic
 from dit import (MLP, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, SingleFinalLayer,
-                 TimestepEmbedder, initialise, modulate, norm, scrambled, sincos, sincos_2d, unpatchify)
+                 TimestepEmbedder, gated, initialise, modulated_norm, scrambled, sincos, sincos_2d,
+                 unpatchify)
 
 
 @dataclass
@@ -161,15 +162,6 @@ def rotate(q, angles):
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)            # (..,T,d)
 
 
-def modulated_norm(x, shift, scale):
-    """modulate(norm(x), shift, scale). One row for all tokens is LayerNorm's own weight and bias: one pass in
-    place of three, twice as fast for a batch of one long clip, forward and backward."""
-    if scale.numel() == x.shape[-1]:
-        weight, bias = (row.flatten().to(x.dtype) for row in (1 + scale, shift))        # (D,) each
-        return F.layer_norm(x, x.shape[-1:], weight, bias, 1e-6)
-    return modulate(norm(x), shift, scale)                                      # (B,T,N,D)
-
-
 # AXIAL ATTENTION is dit.Attention with a choice of what is the sequence and what is only a batch:
 #
 #     x (B,T,N,D) --> q, k, v    "space": (B*T, heads, N, d)    N tokens of a frame; frames are like clips
@@ -253,14 +245,14 @@ class LatteBlock(nn.Module):
         attended = self.attn(h, clip)
         if self.parallel:                           # Variant 4: both axes read the same h, and are added
             attended = attended + self.over_time(h, clip)
-        x = x + gate * attended     # (B,T,N,D)  addcmul's backward pass costs more than it saves
+        x = gated(x, gate, attended)                                            # (B,T,N,D)
         # ASSUMED: Variant 3 has one shift, scale and gate for both attentions; the paper draws a plain norm
         if self.attn_time is not None and not self.parallel:    # Variant 3: only a LayerNorm in between
-            x = x + gate * self.over_time(modulated_norm(x, shift, scale), clip)
+            x = gated(x, gate, self.over_time(modulated_norm(x, shift, scale), clip))
         if self.cross_attn is not None:             # no norm, no gate; text is not repeated for each frame
             asked = self.cross_attn(x.reshape(len(clip.context), -1, x.shape[-1]), clip.context, clip.hidden)
             x = x + asked.view(x.shape)                                         # (B,T,N,D)
-        return x + gate2 * self.mlp(modulated_norm(x, shift2, scale2))
+        return gated(x, gate2, self.mlp(modulated_norm(x, shift2, scale2)))
 
     def over_time(self, h, clip):
         """Temporal attention of a block that has both; with Only Video the pictures get nothing from it."""
