@@ -414,7 +414,9 @@ def check(config):
     homes = {name: str(Path(value).expanduser()) for name, value in vars(config).items()
              if str(value).startswith("~")}                             # --out=~/x: the shell leaves it to us
     config = dataclasses.replace(config, **homes)
-    sizes = ("ch", "groups", "width", "heads", "head_dim", "depth", "layers", "patch", "features")
+    sizes = ("ch", "groups", "width", "heads", "head_dim", "depth", "layers", "patch", "features", "length",
+             "in_channels", "z_channels", "num_res_blocks", "input_size", "pos_grid", "base_size", "tube",
+             "size")
     for name, value in flatten(config).items():
         bound = least.get(name, int(name.rpartition(".")[2] in sizes and "." in name))
         bound = 0 if name == "steps" and config.stage == "cache" else bound
@@ -422,10 +424,14 @@ def check(config):
             raise UserError(f"--{name} {value}: must be at least {bound}, and finite")      # nan fails, too
         if type(value) is int and value >= 2 ** 63:
             raise UserError(f"--{name} {value}: must have at most 18 digits")
-    for name, by in (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads")):
-        value, parts = flatten(config)[name], flatten(config)[by]
+    for name, by in (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads"),
+                     ("judge.width", 2)):               # half of its norms' 4 groups
+        value, parts = flatten(config)[name], flatten(config).get(by, by)
         if value % parts:
-            raise UserError(f"--{name} {value}: must be a multiple of --{by} {parts}")
+            raise UserError(f"--{name} {value}: must be a multiple of {f'--{by} ' * (by != parts)}{parts}")
+    if min(config.vae.ch_mult, default=0) < 1:
+        raise UserError(f"--vae.ch_mult {' '.join(map(str, config.vae.ch_mult))}: must be at least 1 each")
+    check_borders(config)
     for name in ("decay", "text_drop", "p_video", "ema"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")
@@ -453,6 +459,24 @@ def check(config):
         if getattr(config, name) not in known:
             raise UserError(f"--{name} {getattr(config, name)}: must be {' or '.join(known)}")
     return config
+
+
+# Networks read each other: a transformer's tokens are cut out of the VAE's channels, and its words are the
+# text encoder's vectors. Two numbers then have to be one, though each is a flag of its own network. Only what
+# the preset trains itself is compared; published weights bring their sizes, and train.py has them obeyed.
+def check_borders(config):
+    """What a transformer reads is as wide as what this preset's VAE and text encoder write."""
+    stage, flat = config.stage, flatten(config)
+    trained = () if config.init else PRESETS[config.config]["stages"]
+    pairs = []
+    if "vae" in trained and not config.vae_weights:
+        pairs.append(("in_channels", "vae.z_channels"))
+    if "dit" in trained and not config.text_weights and (stage == "dit" or config.latte.condition == "text"):
+        pairs += [("context_dim", "text.width"), ("pooled_dim", "text.width")]
+    for leaf, by in pairs if stage in ("dit", "latte") else ():
+        value, written = flat[f"{stage}.{leaf}"], flat[by]
+        if value != written and not (stage == "latte" and value == 0):          # 0: it reads none
+            raise UserError(f"--{stage}.{leaf} {value}: must be --{by} {written}, which it reads")
 
 
 # ---------------------------------------------------------------------------------------------- what there is

@@ -270,6 +270,7 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
         obey(cfg, "text", text.config, file.with_name("text.safetensors"))
     else:
         dit, text = MMDiT(cfg.dit), ToyText(dataclasses.replace(cfg.text, words=vocabulary(cfg)))
+    must_fit(cfg, dit.config, vae, text)
     prepare_blocks(cfg, dit, dit.joint_blocks)
     images = feed(cfg, run, "image", vae)
     read = toy_or_folder(cfg, "video").captions if cfg.data else ()     # words of the videos to come
@@ -297,6 +298,7 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
 def stage_videodit(cfg, run):                              # VideoDiT 3.2: the image transformer, made to move
     bring(cfg, run)
     dp, text, net = frozen_vae(cfg, run, "dpvae"), reader(cfg, run), start_videodit(cfg)
+    must_fit(cfg, net.config, dp, text)
     prepare_blocks(cfg, net, net.image.joint_blocks, [twin.block for twin in net.twins or ()])
     clips = feed(cfg, run, "video", dp, text)
     images = feed(cfg, run, "image", dp, text) if cfg.p_video < 1 else None
@@ -342,6 +344,7 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
     prepare_blocks(cfg, net, net.blocks)
     asks = net.config.condition
     text = reader(cfg, run, alone=not net.config.pooled_dim) if asks == "text" else None
+    must_fit(cfg, net.config, vae, text)
     clips, images = toy_or_folder(cfg, "video"), toy_or_folder(cfg, "image") if pictures else None
     classes = class_names(cfg, net, clips, images) if asks == "class" else ()       # before a day of encoding
     clips = feed(cfg, run, "video", vae, text, clips)
@@ -642,6 +645,19 @@ def obey(cfg, owner, config, source):
                 flag = f"--no-{name}" if wanted is False else f"--{name} {wanted}"
                 raise UserError(f"{flag}: {source} has {getattr(config, leaf)}; leave the flag out, or start "
                                 "from other weights")
+
+
+def must_fit(cfg, config, vae, text=None):
+    """The files that --out carries may be another run's than the flags are: what the transformer reads has to
+    be as wide as what they write. (presets.check_borders sees flags alone, before anything is trained.)"""
+    words = text.config.width if isinstance(text, ToyText) else 0
+    owner = "latte" if cfg.stage == "latte" else "dit"
+    for leaf, written, whose in (("in_channels", vae.config.z_channels, "the VAE's latents have"),
+                                 ("context_dim", words, "the text encoder's vectors have"),
+                                 ("pooled_dim", words, "the text encoder's vectors have")):
+        value = getattr(config, leaf)
+        if written and value and value != written:                      # a Latte's 0: it reads none
+            raise UserError(f"--{owner}.{leaf} {value}: {whose} {written} in {cfg.out}; give that number")
 
 
 def bring(cfg, run):
