@@ -489,7 +489,7 @@ def check_borders(config):
 # operations of a step (bench.py counts them) on 8 H100 at 40 % of their peak, the DP-VAE's at 25 %.
 GUIDE = {
     "tiny": ("", "seconds on a CPU; only to see that everything runs"),
-    "small": ("", "an hour or so on a CPU; what ablate.py's rows are runs of"),
+    "small": ("", "half an hour on one CPU core; what ablate.py's rows are runs of"),
     "toy": ("", "5 hours on two CPU cores; the shipped checkpoint's road"),
     "videodit-256": ("--init SD3 --data FILMS", "dpvae 53 h, videodit 8 h (--cached: 5 h)"),
     "videodit-320": ("--init SD3 --data FILMS --images PICTURES", "dpvae 53 h, videodit 146 h (98 h)"),
