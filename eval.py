@@ -633,10 +633,13 @@ def from_picture_alone(models, how, specs, x, first):
     return from_picture(models, how, specs, x, first)
 
 
-# A clip twice as long as any in training, made in windows: each goes on from what the one before left.
+# A clip twice as long as any in training, made in windows: each goes on from what the one before left. Given
+# is half a film of that length. TRAP: a whole clip of the training's length will not do, for in it the
+# motion is over: what has moved left is at the left edge, and no film exists that goes on and still does so.
 def onwards(models, how, specs, x, first):
-    """The clip goes on to twice its length; the judge sees the second half."""
+    """Half a film goes on to its end; the judge sees the second half."""
     prompts, frames = [world.caption(spec) for spec in specs], 2 * models.frames
+    x = render_all(specs, frames, models.size)[:, :, :models.frames]                        # (B,3,T,H,W)
     z = go_on(models, prompts, encode(models, x), frames, how, first)
     return decode(models.vae, z, frames), {}, models.frames
 
