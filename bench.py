@@ -5,7 +5,7 @@ Counts   2 FLOPs a multiply-add, counted on the meta device, the same on any mac
          computes twice counts once: MFU, not HFU. Milliseconds are the median of --steps runs
 Differs  bf16 is train.py's autocast over float32 weights; with --no-backward, as in sample.py, bf16 weights
 Reads    last, after ablate.py; presets.py sizes its networks
-Run me   python bench.py                                        # CPU, 5 s: FLOPs with a known answer
+Run me   python bench.py        # CPU, 20 s: FLOPs with a known answer; what grows with a clip, out/bench.png
          python bench.py latte-S/2 --frames 16 --size 256 --dtype bf16      # a training step; or fp32
          python bench.py dpvae --preset toy --frames 96 --no-backward       # does length cost memory?
          python bench.py videodit --frames 96 --size 512 --dtype bf16 --no-backward    # SD3's: a GPU
@@ -24,7 +24,8 @@ THE IDEA is to hold two numbers against each other, one that is the network's an
     FLOPs / seconds / what the machine can do at best  =  MFU, "model FLOPs utilization"
 
 MFU says how much of the machine was used for what one wanted. It makes runs comparable that share nothing
-else: another card, batch, size. Half is very good for a transformer; a tenth means that something waits.
+else: another card, batch, size. Public trainings of diffusion transformers say, or let one compute, 5 to
+25 %, those of large language models 33 to 48 %: what is low has mostly a cause that can be found.
 Where it is low, there are three suspects, and the tables here tell them apart: memory is moved instead of
 numbers multiplied (norms, copies: small MFU at full load), Python is too slow to send work (a larger --batch
 gets more clips a second for nothing), or the step waits for its data (`step`, first row).
@@ -69,8 +70,8 @@ from vae import (DPVAE, GOP, KLVAE, SD3, SD14, DPVAEConfig, PatchGAN3D, discrimi
                  kl_vae_loss)
 from videodit import VideoDiT, VideoDiTConfig
 
-# The peak is what the maker prints for dense products, and nobody reaches it: the best kernels get to three
-# quarters. It is used all the same, because everybody knows it. TRAP: the first number in an advertisement is
+# The peak is what the maker prints for dense products, and nobody reaches it (FlashAttention 3's paper: 756
+# of 989 on an H100). It is used all the same: everybody knows it. TRAP: the first number in an advert is
 # often the one "with sparsity", twice as large, and of no use here.
 PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; TF32, for fp32, is half of it
 MODELS = [*(f"latte-{size}/2" for size in SIZES), "mmdit", "videodit", "vae", "dpvae", "data", "i3d"]
@@ -575,11 +576,11 @@ def fits(argv):
 # the parts are right there, and their sum is more than a step of train.py, which waits for nothing. On a GPU
 # data is read while the last step runs, so its share here is an upper bound.
 
-# How to read it. Forward to backward is 1 : 2, as above; nearer 1 : 1 means that the forward pass does more
-# than products (frozen networks, text). AdamW and the average touch each weight once, whatever the batch: 7 %
-# of the toy's step at a batch of 8, 2 % at 48; where they are much, --accumulate. Data over
-# a twentieth of the step: --workers, or --cached, which also takes "encode" away: for a Latte-S nine tenths
-# of the step. The first lesson of such tables is nearly always the same: what one meant to tune was not it.
+# How to read it. By FLOPs forward to backward is 1 : 2, as above, and so it is in time where products are all
+# (Latte-S/2 on a CPU in float32, 1 : 2.0; in bf16, where weights are cast, 1 : 1.8; the toy's step, with its
+# small matrices, 1 : 1.2). AdamW and the average touch each weight once, whatever the batch: 7 % of the
+# toy's step at a batch of 8, 2 % at 48; where they are much, --accumulate. Data over a twentieth of the step:
+# --workers, or --cached, which also takes "encode" away: for a Latte-S nine tenths of the step's FLOPs.
 
 PARTS = ["data", "encode", "text", "forward", "backward", "optimizer", "EMA", "the rest"]
 STAGED = [name for name in train.STAGES if name != "cache"]
@@ -750,6 +751,56 @@ def demo():
             "SD3-medium, 512 x 512": (picture, 2 * sd3_products(1024, 154, 1536, 24))}
 
 
+# out/bench.png. Left, counted: what SD3-medium's forward pass costs by the tokens of a clip, 1 to 24 latent
+# frames of 512 x 512. Both axes go by factors of ten, so a power is a straight line, and its slope is the
+# power: the Linears' is 1, attention's 2. They meet near 6 D = 9,216 tokens: from there on, who wants longer
+# clips pays for pairs of tokens, not for tokens.
+#
+# Right, measured here and now: a training step of the toy's image transformer by the tokens it is given, each
+# part by its own clock. AdamW takes as long for a picture as for a clip, so it is much of a short step and
+# nothing of a long one; and short steps are all alike, whatever is in them, since there each operation's own
+# start, some microseconds of Python and torch, is longer than its arithmetic. A batch that is too small
+# wastes the machine in both ways.
+
+def draw(path):
+    """Returns {kind: [FLOPs]} and {part: [ms]}, both by tokens, as drawn."""
+    from video import page, plot
+    tokens, counted = [], {"Linears": [], "attention": []}
+    for frames in (1, 4, 24):
+        args = parse(["mmdit", "--frames", str(frames), "--size", "512", "--no-backward"])
+        net, rows = build(args, "meta")
+        with FlopCounterMode(display=False) as counter:
+            once(args, "cpu", net, rows["forward"], False)
+        by_kind = counter.get_flop_counts()["Global"]
+        pairs = sum(flop for kind, flop in by_kind.items() if re.search("bmm|attention", str(kind)))
+        tokens.append(1024 * frames)
+        counted["attention"].append(pairs)
+        counted["Linears"].append(sum(by_kind.values()) - pairs)
+    sizes = [1, 4, 16, 64, 128]                                 # frames; the toy's have 4 x 4 patches each
+    parts = dict(zip(("forward", "backward", "AdamW"), zip(*map(step_times, sizes))))
+    show = lambda xs, ys, title: plot(None, {name: (xs, values) for name, values in ys.items()}, title,
+                                      "tokens", "", "xy", (520, 380))
+    page(path, [show(tokens, counted, "FLOPs of SD3-medium, a forward pass"),
+                show([16 * frames for frames in sizes], parts, "ms of the toy's step, on this machine")])
+    return counted, parts
+
+
+def step_times(frames, steps=3):
+    """Milliseconds of forward, backward and AdamW in a step of the toy's image transformer; medians."""
+    net, rows = build(parse(["mmdit", "--preset", "toy", "--frames", str(frames), "--no-backward"]), "cpu")
+    optimizer, times = torch.optim.AdamW(net.parameters(), 1e-4, fused=True), []
+    for _ in range(1 + steps):                                  # the first makes AdamW's moments
+        start = clock("cpu")
+        loss = rows["forward"]().square().mean()
+        heard = clock("cpu")
+        loss.backward()
+        learned = clock("cpu")
+        optimizer.step()
+        times.append([1e3 * s for s in (heard - start, learned - heard, clock("cpu") - learned)])
+        optimizer.zero_grad()
+    return [statistics.median(part) for part in zip(*times[1:])]
+
+
 # 4 D^2 of attention are q, k, v and the Linear after it; 8 D^2 of the MLP are D to 4D and back; 6 D^2 are
 # made once a clip, not once a token, and so are nearly free (published Latte makes them for every frame).
 
@@ -767,6 +818,12 @@ def main(argv):
     if not argv:
         for name, (counted, by_hand) in demo().items():
             print(f"{name}: {counted:,} FLOPs counted   (by hand: {by_hand:,})")
+        counted, parts = draw("out/bench.png")
+        share = counted["attention"][-1] / (counted["attention"][-1] + counted["Linears"][-1])
+        adamw = [ms / sum(step) for ms, step in zip(parts["AdamW"], zip(*parts.values()))]
+        print(f"attention at 24 frames of 512 x 512: {share:.0%}   (right: about three quarters). AdamW in a "
+              f"step of the toy's: {adamw[0]:.0%} of a picture's, {adamw[-1]:.0%} of 2,048 tokens'. "
+              "Drawn in out/bench.png")
     elif argv[0] == "fits":
         fits(argv[1:])
     elif argv[0] == "step":

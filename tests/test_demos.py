@@ -19,7 +19,8 @@ def is_small(*errors):
 
 # file -> what its output says, with its numbers; which numbers are right; the picture, "" if it draws none
 DEMOS = {
-    "checkpoint": ("linear.safetensors .* is truncated", None, ""),
+    "checkpoint": (f"is truncated(?s:.*)header {NUMBER}%, adaLN {NUMBER}%, MLP {NUMBER}%",
+                   lambda header, adaln, mlp: header < 1 < adaln < mlp, "checkpoint"),
     "world": (f"read back: {NUMBER} dB", lambda db: db > 30, "world"),
     "video": (f"came back from .mp4 at {NUMBER} dB", lambda db: db > 30, "video"),
     "folder": ('Lc6l/Lc6l_1 +class Lc6l +"Lc6l", from its folder', None, "folder"),
@@ -43,7 +44,8 @@ DEMOS = {
     "loop": (f"weights end {NUMBER} from .* alone, {NUMBER};", lambda same, other: same == 0 < other, "loop"),
     "eval": (f"0.1 off: {NUMBER} dB .right: {NUMBER}", lambda a, b: abs(a - b) < 0.01, "eval"),
     "ablate": (f"in {NUMBER}% of tables .counted: {NUMBER}%", lambda a, b: abs(a - b) < 1, "ablate"),
-    "bench": (f"512: {NUMBER} FLOPs counted +.by hand: {NUMBER}", lambda a, b: a == b, ""),
+    "bench": (f"512: {NUMBER} FLOPs counted +.by hand: {NUMBER}(?s:.*) 512: {NUMBER}%",
+              lambda a, b, share: a == b and share == 73, "bench"),
 }
 # these two make nothing by themselves: their shortest real commands stand for them
 COMMANDS = {
