@@ -546,6 +546,16 @@ def summary(ours):
     return line
 
 
+# A loss compares rows that learn from the same clips under the same noise, and nothing else: with another
+# VAE, or with pictures among the steps, it is a loss of something else.
+def last_loss(job):
+    """{"training loss": (its mean over the last fifth of the steps, None)}, {} where nothing was trained."""
+    path = job.folder / job.model / "log.jsonl"
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+    late = [line[job.model] for line in lines if line["step"] > 0.8 * lines[-1]["step"]]
+    return {"training loss": (mean(late), None)} if late else {}
+
+
 # The JSON has every seed, not only means: who doubts the rule above can apply his own. The command in it is
 # the one that makes it; machine and CPU time stand beside, because a result without them cannot be repeated
 # or planned.
@@ -553,7 +563,8 @@ def collect(args, key, results):
     """A table as JSON: the paper's numbers, ours of every seed, what made them."""
     table, rows = TABLES[key], []
     for row, runs in zip(table.rows, results):
-        lines = [summary(found["ours"]) for found in runs]
+        lines = [summary(found["ours"]) | last_loss(row_job(args, key, row, seed))
+                 for seed, found in enumerate(runs)]
         curve = {name.partition("@")[2]: [found["ours"][name]["fvd"] for found in runs]
                  for name in runs[0]["ours"] if name.startswith("fvd@")}
         rows.append({"name": row.name, "paper": row.paper, "params": runs[0]["params"],
