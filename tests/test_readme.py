@@ -34,7 +34,7 @@ OVERRIDES = {
     "eval.py fvd": "--clips 4",
     "eval.py recon": "--windows 1",
     "bench.py step": "--steps 1 --batch 2",
-    "eval.py toy": "-n 2 --nearest 1 --steps 2",
+    "eval.py toy": "-n 2 --nearest 1 --given 1 --steps 2",
 }
 
 
