@@ -30,9 +30,12 @@ STAGES = ("judge", "dit", "dpvae", "videodit", "latte")
 
 @pytest.fixture(autouse=True)
 def signals():
-    """train.main() takes the signals of its process; here it has to give them back."""
+    """train.main() takes the signals of its process; here it has to give them back. A shell starts what goes
+    to its background deaf to SIGINT, and nohup to SIGHUP, which train.main() respects: here both are heard."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
                                                                  signal.SIGUSR1)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
