@@ -30,7 +30,7 @@ STAGES = ("judge", "dit", "dpvae", "videodit", "latte")
 
 @pytest.fixture(autouse=True)
 def signals():
-    """train.main() takes the signals of its process; here it has to give them back. A shell starts what goes
+    """train.main() takes the signals of its process; here it gives them back. A shell starts what goes
     to its background deaf to SIGINT, and nohup to SIGHUP, which train.main() respects: here both are heard."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
                                                                  signal.SIGUSR1)}
