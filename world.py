@@ -6,7 +6,7 @@ Time     one frame is 1/25 s of slow film: nothing moves much more than two pixe
 Differs  from real data in that every clip's subject, colour, motion and scene are known, so that composition
          (held-out combinations) and transfer (subjects seen only as images) can be counted, not argued
 Reads    after checkpoint.py, before video.py and data.py
-Run me   python world.py      # CPU, 30 s: a page of the world, and clips read back, into out/world.png
+Run me   python world.py      # CPU, 40 s: a page of the world, and clips read back, into out/world.png
 
 A video model needs films with words. Real ones are terabytes, and nobody knows what a generated clip should
 have looked like. So here is a small world in which a subject in a colour does a motion in a scene, "a red cat
