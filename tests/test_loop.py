@@ -31,7 +31,7 @@ STAGES = ("judge", "dit", "dpvae", "videodit", "latte")
 @pytest.fixture(autouse=True)
 def signals():
     """train.main() takes the signals of its process; here it gives them back. A shell starts what goes
-    to its background deaf to SIGINT, and nohup to SIGHUP, which train.main() respects: here both are heard."""
+    to its background deaf to SIGINT, and nohup to SIGHUP, which train.main() respects: both are heard."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
                                                                  signal.SIGUSR1)}
     for number in before:
@@ -67,7 +67,7 @@ def felt(players):
 
 
 def far(players, others, atol):
-    """Names of weights that differ by more than atol in more than a hundredth of their numbers, or by ten atol
+    """Names of weights that differ by more than atol in more than a hundredth of their numbers, or ten atol
     anywhere. Not "anywhere by atol": a number whose gradient is hardly more than rounding is moved by Adam as
     far as any other, and which way the CPU's rounding decides (AMX: 3 of 1,152 of a discriminator's)."""
     found = []
