@@ -448,8 +448,8 @@ def seams_and_costs(clips, frames):
     by how many of 255 levels pixels change more across a seam than beside it, beyond what the film
     does there: of our windows, and of those put end to end. (No ratios: some films stand still at a seam.)"""
     dp = load_network(DPVAE, TOY)
-    found = cuts(frames // 4, dp.config.window // 4, dp.config.overlap // 4)
-    ours = [4 * last for _, _, _, last in found[:-1]]
+    windows = cuts(frames // 4, dp.config.window // 4, dp.config.overlap // 4)
+    ours = [4 * last for _, _, _, last in windows[:-1]]
     lost, more, ends = [], [], []
     for x in toy_clips(clips, frames, 64).split(1):
         alone = torch.cat([dp.decode_window(dp.encode_window(part)[0]) for part in x.split(16, 2)], 2)
