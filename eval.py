@@ -613,30 +613,32 @@ def score_dpvae(dp, n, batch, frames, size, bar):
 
 
 # What nobody trained it for: a clip from a picture, on from a clip, between two pictures (see sample.py).
-# Each row makes clips of rendered scenes that no training saw, and says which frames the judge looks at:
-# only those that were not given.
+# Each row makes clips of scenes that no training saw, and says what was given and which frames the judge
+# looks at: only those that were not.
 
-# Each of the four takes rendered scenes and gives part of them away: a first frame, a first half, both ends.
-# What has to be invented in between must fit to what was given, and to the prompt.
-def from_picture(models, how, specs, x, first):
+# Each of the four renders its scenes and gives part of them away: a first frame, a first half, both ends.
+# What has to be invented in between must fit to what was given, and to the prompt. Each returns the clips,
+# the given frames {name: (its place in the clips, what it was)}, and the first frame that the judge sees.
+def from_picture(models, how, specs, first):
     """The whole prompt, and the first frame."""
+    x = render_all(specs, models.frames, models.size)                                       # (B,3,T,H,W)
     given = between(models, models.size, how, models.frames, x[:, :, :1])
     z = walk(models, [world.caption(spec) for spec in specs], given.base.shape, how, first, given)
-    return decode(models.vae, z, models.frames), {"first": (0, 0)}, models.group
+    return decode(models.vae, z, models.frames), {"first": (0, x[:, :, :1])}, models.group
 
 
 # What the prompt does not say must be taken from the picture: were it ignored, the colour would be right in
 # one clip of ten, the scene in one of six.
-def from_picture_alone(models, how, specs, x, first):
+def from_picture_alone(models, how, specs, first):
     """A prompt of subject and motion: colour and scene have to come from the picture."""
     specs = [dataclasses.replace(spec, colour="", scene="") for spec in specs]
-    return from_picture(models, how, specs, x, first)
+    return from_picture(models, how, specs, first)
 
 
 # A clip twice as long as any in training, made in windows: each goes on from what the one before left. Given
 # is half a film of that length. TRAP: a whole clip of the training's length will not do, for in it the
 # motion is over: what has moved left is at the left edge, and no film exists that goes on and still does so.
-def onwards(models, how, specs, x, first):
+def onwards(models, how, specs, first):
     """Half a film goes on to its end; the judge sees the second half."""
     prompts, frames = [world.caption(spec) for spec in specs], 2 * models.frames
     x = render_all(specs, frames, models.size)[:, :, :models.frames]                        # (B,3,T,H,W)
@@ -645,12 +647,14 @@ def onwards(models, how, specs, x, first):
 
 
 # The hardest of the four: both ends are fixed, and a motion has to arrive where it must.
-def in_between(models, how, specs, x, first):
+def in_between(models, how, specs, first):
     """From the first frame to the first one of the last group, which D_k makes a picture."""
     last = models.frames - models.group
-    given = between(models, models.size, how, models.frames, x[:, :, :1], x[:, :, last:last + 1])
+    x = render_all(specs, models.frames, models.size)                                       # (B,3,T,H,W)
+    start, end = x[:, :, :1], x[:, :, last:last + 1]                                        # (B,3,1,H,W)
+    given = between(models, models.size, how, models.frames, start, end)
     z = walk(models, [world.caption(spec) for spec in specs], given.base.shape, how, first, given)
-    return decode(models.vae, z, models.frames), {"first": (0, 0), "last": (last, last)}, 0
+    return decode(models.vae, z, models.frames), {"first": (0, start), "last": (last, end)}, 0
 
 
 # Their names in the table, and in --sheet's picture.
@@ -661,19 +665,18 @@ GIVEN = {"picture": from_picture, "picture_alone": from_picture_alone, "onwards"
 # Frames that were given are not evidence, so the judge never sees them; but whether they are still there is
 # (their PSNR): a model may obey the prompt and ignore the picture.
 def given_score(judge, args, clips_of, models, bar, shown):
-    """Shares as prompt_score's, and the PSNR of given frames: clips_of(specs, x, first) -> clips,
-    {name: (frame of the clip, frame of x)}, first frame that the judge sees. shown: takes some to look at."""
+    """Shares as prompt_score's, and the PSNR of given frames: clips_of(specs, first) -> clips,
+    {name: (frame of the clip, the given)}, first frame that the judge sees. shown: takes some to look at."""
     right, squares = {key: 0 for key in ATTRIBUTES}, {}
     for first, specs in unseen("video_heldout", args.given, args.batch):
-        x = render_all(specs, models.frames, models.size)                                   # (B,3,T,H,W)
-        clips, same, begin = clips_of(specs, x, first)
+        clips, same, begin = clips_of(specs, first)                                         # (B,3,T,H,W)
         shown += [(clip, world.caption(spec)) for clip, spec in zip(clips[:3], specs) if first == 0]
         answers = judge_right(judge, clips[:, :, begin:].to(device()), judge_targets(judge, specs, device()))
         right = {key: count + int(answers[key].sum()) for key, count in right.items()}
-        for name, (mine, theirs) in same.items():
-            found = per_frame(psnr, clips[:, :, mine:mine + 1], x[:, :, theirs:theirs + 1])
-            squares[name] = squares.get(name, 0.0) + found * len(x)
-        bar.update(len(x))
+        for name, (place, frame) in same.items():
+            found = per_frame(psnr, clips[:, :, place:place + 1], frame)
+            squares[name] = squares.get(name, 0.0) + found * len(specs)
+        bar.update(len(specs))
     return {key: count / args.given for key, count in right.items()} | {
         key: value / args.given for key, value in squares.items()}
 

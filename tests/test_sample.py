@@ -308,7 +308,7 @@ def test_a_class_is_found_by_name_before_number(prompt, classes, answer):
 def test_negative_prompts_are_what_guidance_leaves(models):
     """Another negative is another clip; with guidance 1 there is nothing to leave."""
     plain, away = (generate(models, ["a cat"], steps=2, negative=word) for word in ("", "a red dog"))
-    assert (plain - away).abs().max() > 1e-3
+    assert (plain - away).abs().max() > 1e-4
     one, other = (generate(models, ["a cat"], steps=2, cfg=1.0, negative=word) for word in ("", "a red dog"))
     assert torch.equal(one, other)
 
