@@ -619,11 +619,11 @@ def score_dpvae(dp, n, batch, frames, size, bar):
 # Each of the four renders its scenes and gives part of them away: a first frame, a first half, both ends.
 # What has to be invented in between must fit to what was given, and to the prompt. Each returns the clips,
 # the given frames {name: (its place in the clips, what it was)}, and the first frame that the judge sees.
-def from_picture(models, how, specs, first):
-    """The whole prompt, and the first frame."""
+def from_picture(models, how, specs, first, said=lambda spec: spec):
+    """The whole prompt, and the first frame. said(spec): what of a spec the prompt says."""
     x = render_all(specs, models.frames, models.size)                                       # (B,3,T,H,W)
     given = between(models, models.size, how, models.frames, x[:, :, :1])
-    z = walk(models, [world.caption(spec) for spec in specs], given.base.shape, how, first, given)
+    z = walk(models, [world.caption(said(spec)) for spec in specs], given.base.shape, how, first, given)
     return decode(models.vae, z, models.frames), {"first": (0, x[:, :, :1])}, models.group
 
 
@@ -631,8 +631,8 @@ def from_picture(models, how, specs, first):
 # one clip of ten, the scene in one of six.
 def from_picture_alone(models, how, specs, first):
     """A prompt of subject and motion: colour and scene have to come from the picture."""
-    specs = [dataclasses.replace(spec, colour="", scene="") for spec in specs]
-    return from_picture(models, how, specs, first)
+    return from_picture(models, how, specs, first,
+                        lambda spec: dataclasses.replace(spec, colour="", scene=""))
 
 
 # A clip twice as long as any in training, made in windows: each goes on from what the one before left. Given

@@ -69,8 +69,7 @@ def felt(players):
 def far(players, others, atol):
     """Names of weights that differ by more than atol in more than a hundredth of their numbers, or ten atol
     anywhere. Not "anywhere by atol": a number whose gradient is hardly more than rounding is moved by Adam as
-    far as any other, and which way the CPU's rounding decides. (With AMX: 7e-5 at most, in videodit; 2e-4 in 4
-    of its 55 tensors at three times tiny's rate.)"""
+    far as any other, and which way the CPU's rounding decides (AMX: 7e-5; 2e-4 at three times tiny's rate)."""
     found = []
     for player, state in felt(players).items():
         for name, tensor in state.items():
