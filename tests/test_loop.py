@@ -68,8 +68,8 @@ def felt(players):
 
 def far(players, others, atol):
     """Names of weights that differ by more than atol in more than a hundredth of their numbers, or ten atol
-    anywhere. Not "anywhere by atol": a number whose gradient is hardly more than rounding is moved by Adam as
-    far as any other, and which way the CPU's rounding decides (AMX: 7e-5; 2e-4 at three times tiny's rate)."""
+    anywhere: a number whose gradient is hardly more than rounding is moved by Adam as far as any other, which
+    way the CPU's rounding decides (AMX: 7e-5 at most; 2e-4 at three times tiny's rate for videodit)."""
     found = []
     for player, state in felt(players).items():
         for name, tensor in state.items():
