@@ -790,7 +790,8 @@ def show_samples(cfg, run, vae, text, frames, prompts, classes=()):
         models = Models(vae, nets["text"] if "text" in nets else text, net, cfg.size, frames, cfg.shift,
                         cfg.objective if "latte" in nets else "flow", tuple(classes))
         with autocast(cfg, run):
-            clips = torch.cat([generate(models, [prompt], frames, steps=20, first_index=index)
+            clips = torch.cat([generate(models, [prompt], frames, steps=20, cfg=cfg.guidance or None,
+                                        first_index=index)
                                for index, prompt in enumerate(prompts)])                    # (n,3,T,H,W)
         contact_sheet(f"{name}.png", clips, prompts)
         if frames > 1:
@@ -803,7 +804,8 @@ def about(cfg, objective, asks="text", text=None):
     with how many steps, or in which language a model was meant to be asked."""
     # ASSUMED: films run at 25 frames a second, which is VideoDiT 4.1's rate
     rate = cfg.fps or (0.0 if cfg.data == "toy" else 25 / cfg.stride)
-    told = {"sampling": advice(objective, asks, rate), "text": "toy" if asks == "text" else asks}
+    own = {"cfg": cfg.guidance} if cfg.guidance else {}
+    told = {"sampling": advice(objective, asks, rate) | own, "text": "toy" if asks == "text" else asks}
     if isinstance(text, Reader):
         told |= {"text": "t5" if "mask" in text.gives else "sd3",
                  "text_weights": str(Path(text.path).expanduser().resolve())}

@@ -204,6 +204,9 @@ def test_a_checkpoint_says_how_it_wants_to_be_sampled(sd3, from_sd3, tiny):
     assert (made["text"], made["text_weights"]) == ("sd3", str(sd3[0]))
     made = read_config(tiny.folder / "latte.safetensors")
     assert made["sampling"] == {"sampler": "ddpm", "steps": 250, "cfg": 7.5, "fps": 8.0}
+    toy = parse(["--stage", "videodit"])[0]         # --guidance, which the preset sets and a flag beats
+    assert read_config(sample.TOY / "videodit.safetensors")["sampling"]["cfg"] == toy.guidance == 2.5
+    assert train.about(parse(["--guidance", "3"])[0], "flow")["sampling"]["cfg"] == 3.0
     assert made["text"] == "toy" and "text_weights" not in made
     assert read_config(tiny.folder / "dit.safetensors")["sampling"]["sampler"] == "euler"
 
