@@ -396,6 +396,7 @@ def test_start_and_end_are_where_they_were_asked(make, models, tmp_path, model, 
 
 def test_latte_by_frames_begins_and_ends_with_the_given(tmp_path, make):
     """Without a DP-VAE each frame is a picture: the first and the last are the given ones, decoded."""
+    torch.manual_seed(0)
     ckpt = latte_folder(tmp_path / "ckpt", LatteConfig(**SMALL))
     start, end = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", seed=1)
     clip = read_video(make("--start", start, "--end", end, ckpt=ckpt) / "0000-clip.mp4").astype(int)
@@ -404,7 +405,7 @@ def test_latte_by_frames_begins_and_ends_with_the_given(tmp_path, make):
         x = sample.to_video(np.asarray(Image.open(path))[None])[None]
         want = sample.to_video(frame[None].astype(np.uint8)[:, ::8, ::8])       # enlarged 8 times, and .mp4
         with torch.no_grad():
-            assert (vae.decode(vae.encode(x))[0].clamp(-1, 1) - want).abs().mean() < 0.1
+            assert (vae.decode(vae.encode(x))[0].clamp(-1, 1) - want).abs().mean() < 0.05
     assert len(clip) == 6
 
 
