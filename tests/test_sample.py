@@ -405,7 +405,7 @@ def test_latte_by_frames_begins_and_ends_with_the_given(tmp_path, make):
         x = sample.to_video(np.asarray(Image.open(path))[None])[None]
         want = sample.to_video(frame[None].astype(np.uint8)[:, ::8, ::8])       # enlarged 8 times, and .mp4
         with torch.no_grad():
-            assert (vae.decode(vae.encode(x))[0].clamp(-1, 1) - want).abs().mean() < 0.05
+            assert (vae.decode(vae.encode(x))[0].clamp(-1, 1) - want).abs().mean() < 0.1
     assert len(clip) == 6
 
 
