@@ -376,6 +376,8 @@ class Autocast(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         dtype = torch.bfloat16 if func in IN_BF16 else torch.float32 if func in IN_FP32 else None
+        if not torch.is_autocast_enabled("cpu"):        # a place that turns it off: dit.AdaLN
+            dtype = None
         kwargs = kwargs or {}
         if func is torch.Tensor.backward:               # checkpointed blocks run again inside: under us, too
             with self:                                  # (backward() itself would come back to us, for ever)
@@ -401,10 +403,11 @@ class Memory(TorchDispatchMode):
         self.seen = weakref.WeakKeyDictionary()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for value in torch.utils._pytree.tree_leaves(out):
-            if torch.is_tensor(value) and value.untyped_storage() not in self.seen:     # a view owns nothing
-                storage = value.untyped_storage()
+        out, leaves = func(*args, **(kwargs or {})), torch.utils._pytree.tree_leaves
+        given = {value.untyped_storage() for value in leaves((args, kwargs)) if torch.is_tensor(value)}
+        made = {value.untyped_storage() for value in leaves(out) if torch.is_tensor(value)}
+        for storage in made - given:                    # not a view, nor a gradient added into its bucket
+            if storage not in self.seen:
                 self.seen[storage] = size = storage.nbytes()
                 weakref.finalize(storage, self.free, size)
                 self.now += size
@@ -431,7 +434,8 @@ def flash(q, k, v, attn_mask=None):
 
 def peak_of(function):
     """Bytes that function() needs at its fullest, beside what stood there before."""
-    with mock.patch.object(F, "scaled_dot_product_attention", flash), Memory() as memory, Autocast():
+    with (mock.patch.object(F, "scaled_dot_product_attention", flash), Memory() as memory, Autocast(),
+          torch.autocast("cpu", torch.bfloat16)):       # which meta does not hear, but is told by
         function()
     return memory.peak
 

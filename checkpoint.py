@@ -501,13 +501,23 @@ def attend(q, k, v, mask=None):
     by_hand = v.element_size() == 2 and torch.is_grad_enabled() or q.shape[1] == 1
     if q.device.type != "cpu" or k.shape[2] >= 2048 or not by_hand:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    if v.element_size() == 2:           # scaled here, where there are N x d numbers instead of N x N
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)            # (B,heads,N,N)
-    else:
-        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5              # (B,heads,N,N)
+    # In pieces of at most 16 MB of scores in float32. The C library asks the system anew for each array above
+    # 32 MB, and gets it page by page, filled with zeros: then the softmax takes three times as long.
+    rows, heads = 2 ** 24 // (4 * q.shape[2] * k.shape[2]), q.shape[1]
+    if rows < len(q) * heads and mask is None:
+        parts = zip(*(part.flatten(0, 1).split(max(1, rows)) for part in (q, k, v)))
+        return torch.cat([attend_by_hand(*part) for part in parts]).unflatten(0, (-1, heads))
+    return attend_by_hand(q, k, v, mask)
+
+
+def attend_by_hand(q, k, v, mask=None):
+    """The formula as it stands. In half precision q is scaled, where there are N x d numbers, not N x N."""
+    scale = q.shape[-1] ** -0.5
+    half = v.element_size() == 2
+    scores = (q * scale) @ k.transpose(-2, -1) if half else q @ k.transpose(-2, -1) * scale   # (..,N,N)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(dim=-1) @ v                                       # (B,heads,N,d)
+    return scores.softmax(dim=-1) @ v                                       # (..,N,d)
 
 
 # Backward needs what forward computed: for every layer its input. In a clip of 24,576 tokens that is most of

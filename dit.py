@@ -88,6 +88,19 @@ def modulated_norm(x, shift, scale):
     return torch.addcmul(shift, norm(x), 1 + scale)                         # (B,N,D), as x
 
 
+class AdaLN(nn.Sequential):
+    """c (B,D) -> (B,parts*D): `parts` of shift, scale and gate, for the caller to cut. In float32, also under
+    autocast: a row of c or two meet a third of the network's weights here, and to copy those to bf16, and
+    their gradients back, takes longer than to use them."""
+
+    def __init__(self, width, parts):
+        super().__init__(nn.SiLU(), nn.Linear(width, parts * width))
+
+    def forward(self, c):
+        with torch.autocast("cuda" if c.is_cuda else "cpu", enabled=False):
+            return super().forward(c.to(self[1].weight.dtype)).to(c.dtype)
+
+
 def gated(x, gate, found):
     """x + gate * found: what a branch found joins the stream. addcmul is one pass, but with its backward pass
     it takes a tenth longer, under autocast a third."""
@@ -223,7 +236,7 @@ class FinalLayer(nn.Module):
 
     def __init__(self, width, outputs):
         super().__init__()
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.adaLN_modulation = AdaLN(width, 2)
         self.linear = nn.Linear(width, outputs)
 
     def forward(self, x, c):
@@ -334,7 +347,7 @@ class DiTBlock(nn.Module):
         super().__init__()
         self.attn = Attention(width, heads)
         self.mlp = MLP(width, int(width * mlp_ratio), width)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.adaLN_modulation = AdaLN(width, 6)
 
     def forward(self, x, c, mask=None):
         """x (B*k,N,D), c (B,D): each row of c serves k consecutive rows of x. A video transformer attends in
@@ -433,7 +446,7 @@ class StreamBlock(nn.Module):
         super().__init__()
         width, self.dual, self.pre_only = config.heads * config.head_dim, dual, pre_only
         self.chunks = 2 if pre_only else 9 if dual else 6   # 3 a step: shift, scale, gate; pre_only: no gate
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, self.chunks * width))
+        self.adaLN_modulation = AdaLN(width, self.chunks)
         self.attn = Attention(width, config.heads, config.qk_norm, proj=not pre_only)
         if dual:
             self.attn2 = Attention(width, config.heads, config.qk_norm)
@@ -635,7 +648,7 @@ class PixArt(nn.Module):
         self.checkpointing = False
         self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
         self.t_embedder = TimestepEmbedder(width)
-        self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))    # modulates all the blocks
+        self.t_block = AdaLN(width, 6)          # modulates all the blocks
         if config.micro_conditions:
             self.csize_embedder = TimestepEmbedder(width // 3)
             self.ar_embedder = TimestepEmbedder(width // 3)

@@ -53,7 +53,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from checkpoint import UserError, attend, load_network, polite, run_block, write_atomic
-from dit import (MLP, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, SingleFinalLayer,
+from dit import (MLP, AdaLN, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, SingleFinalLayer,
                  TimestepEmbedder, gated, initialise, modulated_norm, scrambled, sincos, sincos_2d,
                  unpatchify)
 
@@ -211,7 +211,7 @@ class LatteBlock(nn.Module):
         self.mlp = MLP(width, int(width * config.mlp_ratio), width)
         self.conditioning = config.conditioning
         if config.conditioning == "s_adaln":
-            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+            self.adaLN_modulation = AdaLN(width, 6)
         elif config.conditioning == "adaln_single":
             self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width ** 0.5)
         else:
@@ -331,7 +331,7 @@ class Latte(nn.Module):
 
     def build_conditions(self, config, width):
         if config.conditioning == "adaln_single":   # modulates all blocks, which keep a small table each
-            self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+            self.t_block = AdaLN(width, 6)
         if config.condition == "class":
             self.y_embedder = LabelEmbedder(config.classes, width)
         if config.condition == "text" and config.context_dim:

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 import bench
 import latte
 from checkpoint import UserError
+from dit import AdaLN
 from presets import parse
 
 TOY = Path(__file__).parents[1] / "checkpoints" / "toy"
@@ -144,6 +145,23 @@ def test_a_layers_step_is_what_it_is_by_hand():
     x = torch.empty(500, 1000, device="meta")
     forward = bench.peak_of(lambda: net(x))
     assert forward == 2 * (1000 * 1000 + 500 * 1000 + 500 * 1000)          # weight, input, output
+
+
+def test_gradients_that_lie_ready_are_counted_once():
+    """DDP's buckets are there before the step: a backward pass adds into them, and they are no new memory."""
+    net = torch.nn.Linear(1000, 1000, bias=False, device="meta")
+    net.weight.grad = torch.zeros_like(net.weight)
+    x = torch.empty(1, 1000, device="meta")
+    peak = bench.peak_of(lambda: net(x).sum().backward())
+    # bf16's copy of the weight, its gradient, and the same in float32 on its way into the bucket
+    assert 8e6 <= peak < 8.1e6
+
+
+def test_where_a_network_turns_autocast_off_no_copy_is_counted():
+    """dit.AdaLN multiplies in float32: under autocast its weight has no copy, a Linear's has."""
+    with torch.device("meta"):
+        plain, adaln, c = torch.nn.Linear(1000, 6000), AdaLN(1000, 6), torch.empty(2, 1000)
+    assert bench.peak_of(lambda: plain(c)) > 12e6 > 0.2e6 > bench.peak_of(lambda: adaln(c))
 
 
 def test_checkpointing_and_micro_batches_save_memory():

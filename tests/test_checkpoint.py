@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -358,6 +359,23 @@ def test_attention_by_hand_and_fused_agree_with_the_formula(dtype, atol, heads):
         scores = q.double() @ k.double().transpose(-2, -1) / 8 ** 0.5
         scores = scores if hide is None else scores.masked_fill(~hide, -1e9)
         assert_close(attend(q, k, v, hide).double(), scores.softmax(-1) @ v.double(), atol=atol, rtol=0)
+
+
+def test_attention_by_hand_goes_through_large_scores_in_pieces():
+    """Five heads of 1100 x 1100 are 24 MB, above 16: same answer and gradient as one softmax over all."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 5, 1100, 16, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    sent = torch.randn(1, 5, 1100, 16)
+    pieces = mock.Mock(side_effect=checkpoint.attend_by_hand)
+    with mock.patch("checkpoint.attend_by_hand", pieces):
+        got = attend(q, k, v)
+    assert pieces.call_count == 2
+    got.backward(sent.bfloat16())
+    q2, k2, v2 = (part.detach().double().requires_grad_() for part in (q, k, v))
+    want = (q2 @ k2.transpose(-2, -1) / 4).softmax(-1) @ v2
+    want.backward(sent.double())
+    for a, b in ((got, want), (q.grad, q2.grad), (k.grad, k2.grad), (v.grad, v2.grad)):
+        assert (a.double() - b).norm() < 0.02 * b.norm()
 
 
 # -------------------------------------------------------------------------------- kills, signals, equal files

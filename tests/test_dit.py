@@ -9,7 +9,8 @@ import dit
 import published
 from checkpoint import load_network
 from conftest import close, golden
-from dit import DiT, DiTBlock, DiTConfig, MMDiT, MMDiTConfig, PatchEmbed, PixArtBlock, gelu, scrambled
+from dit import (AdaLN, DiT, DiTBlock, DiTConfig, MMDiT, MMDiTConfig, PatchEmbed, PixArtBlock, gelu,
+                 scrambled)
 
 SMALL = MMDiTConfig(in_channels=4, depth=3, heads=4, head_dim=12, context_dim=20, pooled_dim=10, pos_grid=12,
                     base_size=8)
@@ -272,6 +273,18 @@ def test_in_bf16_the_exact_gelu_is_as_near_as_the_tanh_form():
     error = lambda y: (y.double() - right).abs().mean().item()
     assert error(gelu(x)) < 1.15 * error(F.gelu(x, approximate="tanh")) < 0.002
     assert torch.equal(gelu(x.float()), F.gelu(x.float(), approximate="tanh"))         # float32: as released
+
+
+def test_autocast_does_not_reach_what_modulates():
+    """Shift, scale and gate are float32's, rounded once: bf16 weights would be rounded before the product."""
+    torch.manual_seed(0)
+    adaln, c = AdaLN(64, 6), torch.randn(2, 64).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = adaln(c)
+    assert got.dtype == torch.bfloat16
+    assert_close(got, adaln[1](F.silu(c.float())).bfloat16(), atol=0, rtol=0)
+    got.sum().backward()
+    assert adaln[1].weight.grad.dtype == torch.float32
 
 
 def test_tokens_lie_in_memory_channel_by_channel():
