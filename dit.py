@@ -48,8 +48,10 @@ and that quality follows compute, whether spent on depth, width or smaller patch
 THE FILE, in the order of reading: the parts; where and when; DiT, the plain one; SD3's MMDiT, which VideoDiT
 is made of; PixArt, which Latte's text-to-video model is made of."""
 
+import copy
 import math
-from dataclasses import dataclass, fields
+from collections import Counter
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -554,6 +556,27 @@ class MMDiT(nn.Module):
     def condition(self, timestep, pooled):
         """c: how noisy it is, and what it should become, in one vector."""
         return self.t_embedder(timestep) + self.y_embedder(pooled)          # (B,D)
+
+
+# A DEEPER ONE OF A TRAINED ONE. adaLN-Zero's gate is a door for grown networks, too: a copy of a block whose
+# gates are shut changes nothing, so a network of 6 blocks is, to the last bit, one of 10, and training goes
+# on from what the 6 knew (test_a_deepened_network_answers_as_before). A copy rather than new weights: as soon
+# as its gate opens a crack, it says something sensible. Neither paper does this; `train.py --stage videodit
+# --init FOLDER --dit.depth 10` does. TRAP: the last block is of another kind, nobody reads its text; it stays
+# the last.
+def deepen(image, depth):
+    """An MMDiT, in place: shut copies behind its blocks, spread evenly, until it has `depth` of them."""
+    old = len(image.joint_blocks)
+    more = Counter(i * (old - 1) // (depth - old) for i in range(depth - old))
+    blocks = []
+    for i, block in enumerate(image.joint_blocks):
+        blocks.append(block)
+        for _ in range(more[i]):
+            blocks.append(copy.deepcopy(block))
+            for stream in (blocks[-1].context_block, blocks[-1].x_block):
+                for part in stream.adaLN_modulation[1].parameters():        # (chunks*D,D), (chunks*D,)
+                    part.data.unflatten(0, (stream.chunks, -1))[2::3] = 0   # the gates
+    image.joint_blocks, image.config = nn.ModuleList(blocks), replace(image.config, depth=depth)
 
 
 # ---------------------------------------------------------------------------- PixArt-alpha (Chen et al. 2024)

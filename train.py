@@ -39,7 +39,7 @@ from checkpoint import (STOP, UserError, catch_signals, class_of, hold, load_net
                         save_network, stop_if_asked, write_atomic)
 from data import (ClipFolder, LatentCache, ToyClips, batches, fingerprint, open_source, toss,
                   write_cache)
-from dit import DiT, MMDiT, PixArt
+from dit import DiT, MMDiT, PixArt, deepen
 from features import Judge, judge_loss, judge_right, judge_targets, perceptual_distance
 from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_labels, drop_prompt, flow_loss, keyed_noise,
                   sample_times, velocity_of)
@@ -318,6 +318,9 @@ def start_videodit(cfg):
     file = ours(cfg, "videodit", "dit")
     if class_of(file or "") == "VideoDiT":
         net = load_network(VideoDiT, file).train()
+        if "dit.depth" in cfg.given and cfg.dit.depth > net.config.depth and net.twins is None:
+            deepen(net.image, cfg.dit.depth)                # the same function, with room to learn
+            net.config = dataclasses.replace(net.config, depth=cfg.dit.depth)
         obey(cfg, "dit", net.config, file)
         return net
     file = file or ("" if cfg.init else Path(cfg.out) / "dit.safetensors")

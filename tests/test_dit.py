@@ -1,5 +1,7 @@
 """Tests of dit.py: parity with the published image models, and the parts they are made of."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -166,6 +168,19 @@ def test_a_new_network_predicts_zero_and_its_blocks_change_nothing():
     assert_close(after, (context, x), atol=0, rtol=0)
     assert net(z, t, **cond).abs().max() == 0
     assert abs(net.t_embedder.mlp[0].weight.std().item() - 0.02) < 2e-3
+
+
+def test_a_deepened_network_answers_as_before():
+    """Copies whose gates are shut, between blocks that stay; both streams, SD3.5's second attention, too."""
+    for config in (SMALL, dataclasses.replace(SMALL, qk_norm="rms", dual_attention=1)):
+        net = scrambled(MMDiT(config))
+        z, t, cond = draw(frames=2)
+        before, parameters = net(z, t, **cond), sum(p.numel() for p in net.parameters())
+        dit.deepen(net, config.depth + 3)
+        assert net.config.depth == len(net.joint_blocks) == config.depth + 3
+        assert [block.context_block.pre_only for block in net.joint_blocks[-2:]] == [False, True]
+        assert sum(p.numel() for p in net.parameters()) > parameters
+        assert_close(net(z, t, **cond), before, atol=0, rtol=0)
 
 
 def test_zeros_open_one_after_the_other():

@@ -292,7 +292,7 @@ def test_stage_vae_can_start_from_the_files_vae(sd3, tmp_path):
 @pytest.mark.parametrize("stage, flags, answer", [
     ("videodit", "--attention 2d+3d", "--attention 2d.3d: .*videodit.safetensors has 2d->3d"),
     ("videodit", "--no-patchify_3d", "--no-patchify_3d: .*videodit.safetensors has True"),
-    ("videodit", "--dit.depth 3", "--dit.depth 3: .*videodit.safetensors has 2"),
+    ("videodit", "--dit.depth 1", "--dit.depth 1: .*videodit.safetensors has 2"),
     ("latte", "--latte.depth 4", "--latte.depth 4: .*latte.safetensors has 2"),
     ("dpvae", "--vae.ch 16", "--vae.ch 16: .*dpvae.safetensors has 8"),
     ("vae", "--vae.ch 16", "--vae.ch 16: .*vae.safetensors has 8"),
@@ -301,6 +301,19 @@ def test_a_flag_that_the_weights_contradict_is_refused(tiny, tmp_path, stage, fl
     """It was ignored, and the run's name then said what the network was not."""
     with pytest.raises(UserError, match=answer):
         run(tmp_path / "out", stage, "--init", tiny.folder, *flags.split())
+
+
+def test_more_depth_than_the_weights_have_is_added_shut(tiny, tmp_path):
+    """--init and a larger --dit.depth: the same function, deeper, which then learns."""
+    run(tmp_path, "videodit", "--init", tiny.folder, "--dit.depth", 4, "--steps", 3)
+    grown = load_network(VideoDiT, tmp_path / "videodit.safetensors")
+    assert grown.config.depth == grown.image.config.depth == len(grown.image.joint_blocks) == 4
+    gates = grown.image.joint_blocks[1].x_block.adaLN_modulation[1].weight.unflatten(0, (6, -1))[2::3]
+    assert gates.abs().max() > 0
+    deep, shallow = (train.start_videodit(config("--init", str(tiny.folder), "--dit.depth", depth))
+                     for depth in (4, 2))
+    z, cond = torch.randn(1, 4, 2, 4, 4), {"context": torch.randn(1, 12, 32), "pooled": torch.randn(1, 32)}
+    assert_close(deep(z, torch.tensor([0.5]), **cond), shallow(z, torch.tensor([0.5]), **cond))
 
 
 def test_a_flag_that_agrees_with_the_weights_is_no_offence(tiny):
