@@ -376,7 +376,9 @@ class Autocast(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         dtype = torch.bfloat16 if func in IN_BF16 else torch.float32 if func in IN_FP32 else None
-        if not torch.is_autocast_enabled("cpu"):        # a place that turns it off: dit.AdaLN
+        # A place that turns autocast off: dit.AdaLN, whose weights then have no copy. The meta device has no
+        # switch of its own; nothing here runs on the CPU, so its switch tells this mode what meta cannot.
+        if not torch.is_autocast_enabled("cpu"):
             dtype = None
         kwargs = kwargs or {}
         if func is torch.Tensor.backward:               # checkpointed blocks run again inside: under us, too
@@ -394,7 +396,9 @@ class Memory(TorchDispatchMode):
 
     Torch shows each operation to a dispatch mode before and after it runs. A result is counted when its
     storage is first seen, so that views are free, as they are in truth, and uncounted when Python or autograd
-    lets go of it: weakref.finalize calls back at that moment. No list of layers, no formula for each of them:
+    lets go of it: weakref.finalize calls back at that moment. What an operation was given is not new, either:
+    a gradient is added into a bucket that was there before. Counted once more, the gradients of a model of
+    2 B parameters made a step look 8 GB larger than it is. No list of layers, no formula for each of them:
     whatever the network does is counted, because torch does it."""
 
     def __init__(self):
@@ -435,7 +439,7 @@ def flash(q, k, v, attn_mask=None):
 def peak_of(function):
     """Bytes that function() needs at its fullest, beside what stood there before."""
     with (mock.patch.object(F, "scaled_dot_product_attention", flash), Memory() as memory, Autocast(),
-          torch.autocast("cpu", torch.bfloat16)):       # which meta does not hear, but is told by
+          torch.autocast("cpu", torch.bfloat16)):       # the switch that Autocast looks at
         function()
     return memory.peak
 

@@ -716,10 +716,10 @@ class PixArt(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------------- demo
-# out/dit.png is drawn with the shipped toy: 6 joint blocks of 160 channels, pictures of 64 x 64 pixels, which
-# are 4 x 4 tokens. Above, who answers one patch of a noisy picture, block by block: other patches, and words.
-# The patch lies on a cat: it hears "red", "cat" and EOS, whose vector has read the whole prompt, and hardly
-# "grass"; block 0 looks everywhere, block 1 and later ones at the rest of the cat (the picture that is shown
+# out/dit.png is drawn with the shipped toy: 10 joint blocks of 160 channels, pictures of 64 x 64 pixels,
+# which are 4 x 4 tokens. Above, who answers one patch of a noisy picture, block by block: other patches, and
+# words. The patch lies on a cat: it hears "red", "cat" and EOS, whose vector has read the whole prompt, and
+# hardly "grass"; blocks 0 and 1 look everywhere, later ones at the rest of the cat (the picture that is shown
 # is the clean one; the network sees it under noise, t = 0.7).
 #
 # Below, what adaLN made of the time. Left: the gates of attention stand wider open in the fog, where patches
@@ -879,7 +879,7 @@ def curves_of_time(net, pooled):
     """How loud each block's attention is by t, and a few channels of one block's scale."""
     from video import plot
     times, parts = modulation(net, pooled)
-    gates = {f"block {i}": (times, part[2].square().mean(-1).sqrt()) for i, part in enumerate(parts)}
+    gates = {f"block {i}": (times, parts[i, 2].square().mean(-1).sqrt()) for i in range(0, len(parts), 2)}
     scale = parts[2, 1]                                                     # (n,D)
     most = (scale.amax(0) - scale.amin(0)).topk(12).indices
     name = lambda k: "channels of block 2" if k == 0 else f"_{k}"
