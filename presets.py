@@ -243,7 +243,8 @@ PRESETS = {
                 "dpvae": dict(steps=10_000, batch=2, lr=4e-4, reg_weight=0.1, disc_weight=0.0,
                               lpips_weight=0.0),
                 # guidance 2.5 for SD3's 4: clips are nearer to what can be drawn, and those that go on from
-                # others keep their motion more often (README, The toy world)
+                # others keep their motion more often. The shipped one was then made deeper, and trained for
+                # 9,000 steps more (README, The toy world, has the command)
                 "videodit": dict(steps=16_000, batch=48, lr=1e-3, guidance=2.5),
                 # DEVIATES Latte 3.1: a flow, which needs 28 calls where DDPM takes 250, on a CPU a minute a
                 # clip; and DP-VAE's latents, a quarter of the tokens and already cached.

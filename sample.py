@@ -48,6 +48,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 import published
@@ -59,7 +60,8 @@ from folder import label_of
 from latte import Latte
 from text import ToyText
 from vae import DPVAE, GOP, KLVAE
-from video import IMAGES, Unusable, contact_sheet, read_all, read_picture, save_video, to_video
+from video import (IMAGES, Unusable, contact_sheet, read_all, read_picture, save_picture, save_video,
+                   to_frames, to_video)
 from videodit import VideoDiT
 
 TOY = Path(__file__).parent / "checkpoints" / "toy"
@@ -610,8 +612,10 @@ def keep(out, number, clip, prompt, about, fps, gif=False):
     except OSError as error:
         raise UserError(f"cannot write into {out}: {error.strerror}; free some space or give another --out")
     try:
-        contact_sheet(f"{base}.png", [clip])
-        if clip.shape[1] > 1:
+        if clip.shape[1] == 1:      # its own pixels, no margin and not enlarged: --start takes it as it is
+            save_picture(f"{base}.png", Image.fromarray(to_frames(clip)[0]))
+        else:
+            contact_sheet(f"{base}.png", [clip])
             save_video(f"{base}.mp4", clip, fps, side=256)
             if gif:
                 save_video(f"{base}.gif", clip, fps, side=128)

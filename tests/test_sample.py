@@ -21,7 +21,7 @@ from sample import (Given, Models, file_name, generate, given_frames, go_on, how
                     part_way, released_models, walk, windows_of)
 from text import T5Config, T5Encoder
 from vae import KLVAE, KLVAEConfig
-from video import read_video, save_video
+from video import read_picture, read_video, save_video, to_frames
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +109,15 @@ def test_image_writes_a_picture_and_no_clip(make):
     """--image: .png and .json."""
     written = sorted(path.name for path in make("a cat", "--image").iterdir())
     assert written == ["0000-a-cat.json", "0000-a-cat.png", "index.html"]
+
+
+def test_a_picture_is_saved_as_its_own_pixels(models, tmp_path):
+    """No margin, not enlarged: what --image writes --start takes back unchanged. It once had a white frame,
+    and clips that began with it had one, too."""
+    clip = torch.rand(3, 1, 32, 32) * 2 - 1
+    path = sample.keep(tmp_path, 0, clip, "a cat", {"prompt": "a cat"}, 12)
+    assert np.array_equal(np.asarray(Image.open(path)), to_frames(clip)[0])
+    assert np.array_equal(read_picture(path, 32), to_frames(clip)[0])
 
 
 def test_a_clip_comes_with_a_contact_sheet_and_if_asked_a_gif(make):
