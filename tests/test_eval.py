@@ -202,8 +202,8 @@ def test_nearest_rows_rank_what_a_model_makes_below_its_ceiling(monkeypatch, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model, share", [("videodit", 0.9), ("latte", 0.8)])
-def test_the_shipped_weights_do_what_the_readme_says(model, share):
+@pytest.mark.parametrize("model, share, db", [("videodit", 0.9, 15), ("latte", 0.8, 13)])
+def test_the_shipped_weights_do_what_the_readme_says(model, share, db):
     """Of 16 clips nobody trained on, and as many prompts, few enough fail that the table can be true."""
     result = evaluate.toy(["-n", "16", "--batch", "16", "--model", model, "--bf16", "--nearest", "16"])
     for row in ("judge", "video_seen", "video_heldout", "image_seen", "image_heldout"):
@@ -211,7 +211,7 @@ def test_the_shipped_weights_do_what_the_readme_says(model, share):
     quality = result["dpvae"]
     assert quality["psnr"] > 29.5 and quality["key_psnr"] > quality["key_psnr_2d"] - 2
     near, again, true = (result["nearest"][row] for row in ("generated", "reconstructed", "rendered"))
-    assert near["db"] > 13 and again["db"] > 22 and true["db"] > 35
+    assert near["db"] > db and again["db"] > 22 and true["db"] > 35
     assert again["db"] > again["truth"] - 1                      # the search's own error on what no Spec is
 
 
