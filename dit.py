@@ -432,6 +432,7 @@ class MMDiTConfig:                  # the defaults are SD3-medium
     in_channels: int = 16           # of the latent
     patch: int = 2                  # latent pixels on a side of a token
     depth: int = 24                 # joint blocks; SD3 scales by depth alone (heads = depth), toys need not
+                                    # (more than the VideoDiT of --init has: added shut, see deepen)
     heads: int = 24                 # of attention
     head_dim: int = 64              # width = heads * head_dim
     mlp_ratio: float = 4.0          # hidden width of the MLPs, in widths

@@ -111,7 +111,7 @@ def test_image_writes_a_picture_and_no_clip(make):
     assert written == ["0000-a-cat.json", "0000-a-cat.png", "index.html"]
 
 
-def test_a_picture_is_saved_as_its_own_pixels(models, tmp_path):
+def test_a_picture_is_saved_as_its_own_pixels(tmp_path):
     """No margin, not enlarged: what --image writes --start takes back unchanged. It once had a white frame,
     and clips that began with it had one, too."""
     clip = torch.rand(3, 1, 32, 32) * 2 - 1
