@@ -244,7 +244,7 @@ PRESETS = {
                               lpips_weight=0.0),
                 # guidance 2.5 for SD3's 4: clips are nearer to what can be drawn, and those that go on from
                 # others keep their motion more often. The shipped one was then made deeper, and trained for
-                # 9,000 steps more (README, The toy world, has the command)
+                # 18,000 steps more (README, The toy world, has the command)
                 "videodit": dict(steps=16_000, batch=48, lr=1e-3, guidance=2.5),
                 # DEVIATES Latte 3.1: a flow, which needs 28 calls where DDPM takes 250, on a CPU a minute a
                 # clip; and DP-VAE's latents, a quarter of the tokens and already cached.
@@ -497,7 +497,7 @@ def check_borders(config):
 GUIDE = {
     "tiny": ("", "seconds on a CPU; only to see that everything runs"),
     "small": ("", "half an hour on one CPU core; what ablate.py's rows are runs of"),
-    "toy": ("", "5 hours on two CPU cores; the shipped checkpoint's road but its last 2"),
+    "toy": ("", "5 hours on two CPU cores; the shipped checkpoint's road but its last 4"),
     "videodit-256": ("--init SD3 --data FILMS", "dpvae 53 h, videodit 8 h (--cached: 5 h)"),
     "videodit-320": ("--init SD3 --data FILMS --images PICTURES", "dpvae 53 h, videodit 146 h (98 h)"),
     "videodit-512": ("--init runs/videodit-320 --data FILMS --images PICTURES", "570 h (446 h)"),

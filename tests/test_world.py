@@ -158,8 +158,8 @@ def test_captions_are_short_as_often_as_asked():
 
 
 def test_a_picture_may_be_said_to_show_a_motion_but_none_that_is_kept_out_of_training():
-    """Of the whole captions (60 %) about half name one, any of the six; who moves faces where he goes; a whole
-    caption never says a held-out combination. Where nothing varies (drop 0) a picture has no motion."""
+    """About half of the captions name one, any of the six; who moves faces where he goes; no whole caption
+    says a held-out combination. Where nothing varies (drop 0) a picture has no motion."""
     said, motions = 0, set()
     for index in range(600):
         spec = draw(0, index, "image")
