@@ -29,6 +29,8 @@ import sys
 import time
 from pathlib import Path
 
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded: see sample.py
+
 import numpy as np
 import torch
 from safetensors.torch import save_file

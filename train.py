@@ -25,10 +25,13 @@ and transformer (REPA-E, 2025, needs a third network that tells what latents sho
 import contextlib
 import dataclasses
 import itertools
+import os
 import shutil
 import sys
 from collections import Counter, OrderedDict
 from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded: see sample.py
 
 import torch
 from einops import rearrange
