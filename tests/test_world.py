@@ -166,7 +166,8 @@ def test_a_picture_may_be_said_to_show_a_motion_but_none_that_is_kept_out_of_tra
         assert not any(motion in caption(spec, index) for motion in MOTIONS)
         words = caption(spec, index, 1e-9)
         for motion in (motion for motion in MOTIONS if motion in words):
-            said, seen = said + 1, motions.add(motion)
+            said += 1
+            motions.add(motion)
             assert spec.flip == (motion == "moving left") or not motion.startswith("moving")
             assert not is_heldout(replace(spec, motion=motion))
     assert 0.40 < said / 600 < 0.50 and motions == set(MOTIONS)
