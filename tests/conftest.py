@@ -132,6 +132,15 @@ def films(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def shots(tmp_path_factory):
+    """Four rendered clips of 16 frames as .mp4."""
+    folder = tmp_path_factory.mktemp("shots")
+    for index in range(4):
+        save_video(folder / f"{index}.mp4", world.render(world.draw(0, index), 16, 32))
+    return folder
+
+
 # -------------------------------------------------------------------------------------- films and pictures
 
 RED = (200, 40, 90)

@@ -21,7 +21,7 @@ from protocol import Side
 from test_latte import trained
 from text import ToyText
 from vae import DPVAE, KLVAE
-from video import save_video, to_video
+from video import to_video
 from videodit import VideoDiT
 
 TOY_FLAGS = ["--features", "toy", "--size", "32", "--frames", "8", "--cache", ""]
@@ -37,15 +37,6 @@ def ckpt(tmp_path_factory):
             "videodit": VideoDiT.from_image(dit), "text": ToyText(tiny["text"])}
     for name, net in nets.items():
         save_network(folder / f"{name}.safetensors", net, extra={"size": 32, "frames": 8, "shift": 1.0})
-    return folder
-
-
-@pytest.fixture(scope="session")
-def films(tmp_path_factory):
-    """Four rendered clips of 16 frames as .mp4."""
-    folder = tmp_path_factory.mktemp("films")
-    for index in range(4):
-        save_video(folder / f"{index}.mp4", world.render(world.draw(0, index), 16, 32))
     return folder
 
 
@@ -115,9 +106,9 @@ def test_fvd_of_an_untrained_i3d_grows_with_damage():
 
 # ---------------------------------------------------------------------------------------------- commands
 
-def test_fvd_command_labels_toy_numbers_and_caches_the_real_side(ckpt, films, tmp_path, capsys, monkeypatch):
+def test_fvd_command_labels_toy_numbers_and_caches_the_real_side(ckpt, shots, tmp_path, capsys, monkeypatch):
     """The second call looks at the fakes only, and finds the same number."""
-    argv = [str(films), str(films), *TOY_FLAGS, "--clips", "4", "--judge", str(ckpt / "judge.safetensors"),
+    argv = [str(shots), str(shots), *TOY_FLAGS, "--clips", "4", "--judge", str(ckpt / "judge.safetensors"),
             "--cache", str(tmp_path)]
     first = evaluate.distance("fvd", argv)
     assert first["metric"] == "toy fvd" and first["fvd"] < 1e-3
@@ -131,11 +122,11 @@ def test_fvd_command_labels_toy_numbers_and_caches_the_real_side(ckpt, films, tm
 SIDE_STREAM = Side.stream
 
 
-def test_fid_and_is_commands_run_on_frames_and_clips(ckpt, films):
+def test_fid_and_is_commands_run_on_frames_and_clips(ckpt, shots):
     """toy FID of rendered clips against their .mp4 is small; toy IS lies between 1 and the 12 subjects."""
     judge = ["--judge", str(ckpt / "judge.safetensors"), *TOY_FLAGS, "--clips", "4"]
-    assert evaluate.distance("fid", ["toy:video", str(films), *judge])["fid"] >= 0
-    assert 1 <= evaluate.score([str(films), *judge, "--splits", "2"])["is"] <= 12
+    assert evaluate.distance("fid", ["toy:video", str(shots), *judge])["fid"] >= 0
+    assert 1 <= evaluate.score([str(shots), *judge, "--splits", "2"])["is"] <= 12
 
 
 def pixels(folder):
@@ -160,10 +151,10 @@ def test_two_ranks_sample_what_one_samples_and_restart_does_nothing_twice(ckpt, 
         evaluate.sample_set([str(ckpt), *flags, str(tmp_path / "two"), "--seed", "1"])
 
 
-def test_recon_finds_no_gain_in_an_untrained_dp_vae(ckpt, films, capsys):
+def test_recon_finds_no_gain_in_an_untrained_dp_vae(ckpt, shots, capsys):
     """At step 0 D(z) is the held key frame, so both have the same PSNR;
     the last quarter of 16 frames is 4."""
-    result = evaluate.recon([str(ckpt), str(films), "--part", "0.75", "1", "--features", "toy",
+    result = evaluate.recon([str(ckpt), str(shots), "--part", "0.75", "1", "--features", "toy",
                              "--judge", str(ckpt / "judge.safetensors")])
     assert result["clips"] == 4 and result["frames"] == 4
     assert result["gain"] == pytest.approx(0, abs=1e-3) and "toy_lpips" in result
@@ -249,10 +240,10 @@ def test_an_error_that_is_known_is_measured(tmp_path):
     assert Image.open(tmp_path / "eval.png").size[1] > 9 * 96
 
 
-def test_recon_draws_films_by_seed_not_by_name(ckpt, films, tmp_path, capsys):
+def test_recon_draws_films_by_seed_not_by_name(ckpt, shots, tmp_path, capsys):
     """Two of four: another seed, other films; the same seed, the same. --sheet: three rows a film."""
     def names(seed):
-        evaluate.recon([str(ckpt), str(films), "-n", "2", "--seed", str(seed), "--features", "toy", "--judge",
+        evaluate.recon([str(ckpt), str(shots), "-n", "2", "--seed", str(seed), "--features", "toy", "--judge",
                         str(ckpt / "judge.safetensors"), "--sheet", str(tmp_path / "sheet.png")])
         return {line.split()[0] for line in capsys.readouterr().out.splitlines() if ".mp4 " in line}
     drawn = [names(seed) for seed in (0, 0, 1, 2, 3)]
@@ -260,28 +251,28 @@ def test_recon_draws_films_by_seed_not_by_name(ckpt, films, tmp_path, capsys):
     assert Image.open(tmp_path / "sheet.png").size[1] > 6 * 96
 
 
-def test_sheets_of_samples_and_of_both_sides_are_drawn(ckpt, films, tmp_path):
+def test_sheets_of_samples_and_of_both_sides_are_drawn(ckpt, shots, tmp_path):
     """`sample --sheet`, `fvd --sheet`: what a distance is of can be seen."""
     evaluate.main(["sample", str(ckpt), "-n", "2", "--steps", "1", "-o", str(tmp_path / "s"), "--png",
                    "--sheet", str(tmp_path / "s.png")])
-    evaluate.main(["fvd", str(films), str(tmp_path / "s"), *TOY_FLAGS, "--clips", "2", "--judge",
+    evaluate.main(["fvd", str(shots), str(tmp_path / "s"), *TOY_FLAGS, "--clips", "2", "--judge",
                    str(ckpt / "judge.safetensors"), "--sheet", str(tmp_path / "fvd.png")])
     assert Image.open(tmp_path / "s.png").size[0] > 300 and Image.open(tmp_path / "fvd.png").size[1] > 4 * 96
 
 
-def test_fid_over_all_real_frames(ckpt, films, capsys):
+def test_fid_over_all_real_frames(ckpt, shots, capsys):
     """4 films of 16 frames: 64 real frames where the protocol's 8 of each would be 32."""
     judge = ["--judge", str(ckpt / "judge.safetensors"), *TOY_FLAGS, "--clips", "2"]
-    found = evaluate.distance("fid", [str(films), str(films), *judge, "--full"])
+    found = evaluate.distance("fid", [str(shots), str(shots), *judge, "--full"])
     assert found["real"] == 4 * 16 and found["fid"] >= 0
     with pytest.raises(UserError, match="--full: FVD compares clips of one length"):
-        evaluate.distance("fvd", [str(films), str(films), *judge, "--full"])
+        evaluate.distance("fvd", [str(shots), str(shots), *judge, "--full"])
 
 
-def test_time_is_measured_without_weights(films, capsys, monkeypatch):
+def test_time_is_measured_without_weights(shots, capsys, monkeypatch):
     """How fast a network is does not depend on what it knows; that the number means nothing is said."""
     monkeypatch.setitem(evaluate.UNTRAINED, "c3d", TinyC3D)
-    evaluate.main(["is", str(films), "--time", "--clips", "4", "--size", "32", "--frames", "8", "--jpeg", "0",
+    evaluate.main(["is", str(shots), "--time", "--clips", "4", "--size", "32", "--frames", "8", "--jpeg", "0",
                    "--splits", "2", "--weights", "nowhere.pt"])
     out = capsys.readouterr()
     assert "clips/s" in out.out and "the distance means nothing" in out.err
@@ -344,7 +335,7 @@ def test_pictures_too_small_for_ssim_are_answered_in_one_line(ckpt):
         evaluate.main(["recon", str(ckpt), "toy", "-n", "1", "--size", "8"])
 
 
-def test_bad_folders_are_answered_in_one_line(ckpt, films, tmp_path):
+def test_bad_folders_are_answered_in_one_line(ckpt, shots, tmp_path):
     """Empty folder, unreadable video, too few clips, too small clips:
     the fakes must be what was asked for."""
     judge = ["--judge", str(ckpt / "judge.safetensors"), *TOY_FLAGS]
@@ -354,9 +345,9 @@ def test_bad_folders_are_answered_in_one_line(ckpt, films, tmp_path):
         (tmp_path / "broken" / name).write_bytes(b"no film at all")
     for fake, flags, says in ((tmp_path / "empty", [], "no videos or frames in .*found no file at all"),
                               (tmp_path / "broken", [], "0 usable clips.*[xy].mp4: cannot be opened"),
-                              (films, ["--clips", "9"],
+                              (shots, ["--clips", "9"],
                                "4 usable clips, 9 wanted; sample more, or give --clips 4"),
-                              (films, ["--size", "64"], "clips of 32 pixels.*give --size 32")):
+                              (shots, ["--size", "64"], "clips of 32 pixels.*give --size 32")):
         with pytest.raises(UserError, match=says):
             evaluate.distance("fvd", ["toy", str(fake), *judge, "--clips", "2", *flags])
 

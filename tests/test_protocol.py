@@ -7,19 +7,9 @@ import pytest
 from PIL import Image
 
 import protocol
-import world
 from checkpoint import UserError
 from protocol import PROTOCOLS, Protocol, Side, prepare
-from video import read_video, save_video
-
-
-@pytest.fixture(scope="session")
-def films(tmp_path_factory):
-    """Four rendered clips of 16 frames as .mp4."""
-    folder = tmp_path_factory.mktemp("films")
-    for index in range(4):
-        save_video(folder / f"{index}.mp4", world.render(world.draw(0, index), 16, 32))
-    return folder
+from video import read_video
 
 
 def test_a_world_against_itself_is_at_0_until_one_field_differs():
@@ -92,23 +82,23 @@ def test_jpeg_damages_once():
 
 # ---------------------------------------------------------------------------------------------- films
 
-def test_a_broken_real_video_is_skipped_and_named(films, tmp_path, capsys):
+def test_a_broken_real_video_is_skipped_and_named(shots, tmp_path, capsys):
     """A folder of real videos may have holes: a warning, with the file's name."""
-    for path in films.glob("*.mp4"):
+    for path in shots.glob("*.mp4"):
         (tmp_path / path.name).write_bytes(path.read_bytes()[:200 if path.name == "0.mp4" else None])
     side = Side(tmp_path, Protocol(clips=4, frames=8, real_stride=1, size=32, jpeg=0))
     protocol.check_count(side, len(list(side.stream(2))))
     assert "3 usable clips, 4 wanted (1 of 4 skipped: 0.mp4" in capsys.readouterr().err
 
 
-def test_a_clip_of_a_film_is_the_film(films):
+def test_a_clip_of_a_film_is_the_film(shots):
     """Windows of an .mp4 are its own frames, entered in the middle."""
-    side, whole = Side(films, Protocol(clips=4, frames=5, size=32, jpeg=0)), read_video(films / "2.mp4")
+    side, whole = Side(shots, Protocol(clips=4, frames=5, size=32, jpeg=0)), read_video(shots / "2.mp4")
     clip = side.read(2)
     assert any((clip == whole[start:start + 13:3]).all() for start in range(16 - 12))
 
 
-def test_a_whole_side_has_every_frame_once(tmp_path, films):
+def test_a_whole_side_has_every_frame_once(tmp_path, shots):
     """fid50k_full: two folders of 20 and 7 frames, cut at 8: 27 frames, none twice, the ends short; a film's
     16 frames are the film; what cannot be read is named and left out."""
     numbered(tmp_path / "a", 20)
@@ -117,15 +107,15 @@ def test_a_whole_side_has_every_frame_once(tmp_path, films):
     levels = sorted(int(frame[0, 0, 0]) // 10 for clip in side.stream(2) for frame in clip)
     assert levels == sorted([*range(1, 21), *range(1, 8)])
     (tmp_path / "films").mkdir()
-    (tmp_path / "films" / "0.mp4").write_bytes((films / "0.mp4").read_bytes())
+    (tmp_path / "films" / "0.mp4").write_bytes((shots / "0.mp4").read_bytes())
     (tmp_path / "films" / "1.mp4").write_bytes(b"no film")
     side = Side(tmp_path / "films", Protocol(clips=2, frames=12, size=32, jpeg=0), whole=True)
     found = sorted(side.stream(2), key=len, reverse=True)
-    np.testing.assert_array_equal(np.concatenate(found), read_video(films / "0.mp4"))
+    np.testing.assert_array_equal(np.concatenate(found), read_video(shots / "0.mp4"))
     assert [reason[:5] for reason in side.skipped] == ["1.mp4"]
 
 
-def test_a_generated_side_that_is_too_small_is_refused_at_once(films):
+def test_a_generated_side_that_is_too_small_is_refused_at_once(shots):
     """Not after an hour of looking at the real ones."""
     with pytest.raises(UserError, match="4 usable clips, 9 wanted"):
-        Side(films, dataclasses.replace(PROTOCOLS["toy"], clips=9), fake=True)
+        Side(shots, dataclasses.replace(PROTOCOLS["toy"], clips=9), fake=True)
