@@ -126,6 +126,7 @@ class Config:
     reg_weight: float = 1.0        # VideoDiT 3.1: lambda_reg; 0: Table 3's ablation, column "Regularization"
     key_encoder: bool = True       # --no-key_encoder: z = E_r(x) alone; Table 3's ablation, column "2D VAE"
     decoder_only: bool = False     # stage dpvae: E_r stays, and with it what a transformer has learned
+    z_noise: float = 0.0           # stage dpvae: D reads z with up to this much noise on it, z's deviation 1
     disc_weight: float = 0.01      # VideoDiT 3.1: lambda_disc; 0 trains no discriminator
     disc_start: int = 1000         # steps before the discriminator is heard; it learns from half of that on
     disc_warmup: int = 1000        # steps over which disc_weight then rises linearly
@@ -244,7 +245,7 @@ PRESETS = {
                               lpips_weight=0.0),
                 # guidance 2.5 for SD3's 4: clips are nearer to what can be drawn, and those that go on from
                 # others keep their motion more often. The shipped one was then made deeper, and trained for
-                # 18,000 steps more (README, The toy world, has the command)
+                # 28,000 steps more (README, The toy world, has the commands)
                 "videodit": dict(steps=16_000, batch=48, lr=1e-3, guidance=2.5),
                 # DEVIATES Latte 3.1: a flow, which needs 28 calls where DDPM takes 250, on a CPU a minute a
                 # clip; and DP-VAE's latents, a quarter of the tokens and already cached.
@@ -497,7 +498,7 @@ def check_borders(config):
 GUIDE = {
     "tiny": ("", "seconds on a CPU; only to see that everything runs"),
     "small": ("", "half an hour on one CPU core; what ablate.py's rows are runs of"),
-    "toy": ("", "5 hours on two CPU cores; the shipped checkpoint's road but its last 4"),
+    "toy": ("", "5 hours on two CPU cores; the shipped checkpoint's road but its last 7"),
     "videodit-256": ("--init SD3 --data FILMS", "dpvae 53 h, videodit 8 h (--cached: 5 h)"),
     "videodit-320": ("--init SD3 --data FILMS --images PICTURES", "dpvae 53 h, videodit 146 h (98 h)"),
     "videodit-512": ("--init runs/videodit-320 --data FILMS --images PICTURES", "570 h (446 h)"),

@@ -44,7 +44,7 @@ from data import (ClipFolder, LatentCache, ToyClips, batches, fingerprint, open_
                   write_cache)
 from dit import DiT, MMDiT, PixArt, deepen
 from features import Judge, judge_loss, judge_right, judge_targets, perceptual_distance
-from flow import (DDPM, DROP, NOISE, TIME, ddpm_loss, drop_labels, drop_prompt, flow_loss, keyed_noise,
+from flow import (DDPM, DROP, NOISE, TIME, along, ddpm_loss, drop_labels, drop_prompt, flow_loss, keyed_noise,
                   sample_times, velocity_of)
 from folder import class_at
 from latte import Latte, init_from_image
@@ -203,6 +203,20 @@ class ToyFrames(ToyClips):
                 "caption": world.caption(spec)}
 
 
+# Who reads a transformer's latents must bear small errors, so with --z_noise D learns from latents with noise
+# on them (vae.py, Eq. 4). How much differs from clip to clip, and is less than half of the flag in seven of
+# ten: clean latents must stay the ones it reads best. Too much, and it guesses where it could have read.
+def misread(cfg, batch, dp):
+    """Noise (B,C,T/4,h,w) for what D reads, a level for each clip, small ones more often; or None."""
+    if not cfg.z_noise:
+        return None
+    x = batch["video"]
+    side = x.shape[-1] // dp.downsampling
+    shape = (len(x), dp.config.z_channels, x.shape[2] // GOP, side, side)
+    level = cfg.z_noise * draw(cfg, batch, (len(x),), x.device, TIME, torch.rand) ** 2      # (B,)
+    return along(level, x) * draw(cfg, batch, shape, x.device) / dp.image.config.scale
+
+
 # Two players. The DP-VAE lowers Eq. 4: its clip must look like the clip, its key frames like the key frames
 # through the frozen decoder, its statistics like the image latents', and the adversary must be fooled. The
 # adversary, a network that sees film and reconstruction, learns in the same step to tell them apart. A
@@ -233,7 +247,7 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
         disc.requires_grad_(False)                      # the generator's gradient passes through, not into it
         total, batch["x_hat"], log = dp_vae_loss(
             nets["dpvae"], batch["video"], perceptual, disc if warm else None, 1.0,
-            cfg.reg_weight, cfg.disc_weight * warm, cfg.lpips_weight)
+            cfg.reg_weight, cfg.disc_weight * warm, cfg.lpips_weight, misread(cfg, batch, dp))
         disc.requires_grad_(True)
         return total, log
 

@@ -150,10 +150,10 @@ def _numbers(rng, motion, is_image):
 def caption(spec, seed=0, drop=0.0):
     """"a red cat jumping in snow". A share `drop` of the captions says less, each attribute then left out by
     the toss of a coin, so that "a cat" works too: it is an eighth of these. Where captions vary (drop > 0),
-    every second picture's subject is said to be doing something."""
+    every fourth picture's subject is said to be doing something."""
     toss = np.random.default_rng([seed, 7]).random(6)
     keep = (toss[:3] >= 0.5) | (toss[3] >= drop)
-    if drop and not spec.motion and toss[4] < 0.5:
+    if drop and not spec.motion and toss[4] < 0.25:
         spec = replace(spec, motion=_seems(spec, toss[5]))
     colour, motion, scene = (word if kept else ""
                              for word, kept in zip((spec.colour, spec.motion, spec.scene), keep))

@@ -483,6 +483,18 @@ def test_decoder_only_leaves_every_latent_as_it_was(tiny, tmp_path):
     assert not torch.equal(was.decode(was.encode(x)), now.decode(now.encode(x)))
 
 
+def test_noise_for_the_decoder_is_a_rows_own(tiny):
+    """--z_noise 0.5: up to 0.5 of z's deviation, mostly less; a row's draw hangs on no other row."""
+    dp = load_network(DPVAE, tiny.folder / "dpvae.safetensors")
+    cfg = config("--stage", "dpvae", "--z_noise", 0.5)
+    batch = lambda rows, first: {"video": torch.zeros(rows, 3, 16, 32, 32), "step": 3, "first": first}
+    noise = train.misread(cfg, batch(64, 0), dp)                                # (B,C,T/4,h,w)
+    level = noise.flatten(1).std(1) * dp.image.config.scale                     # (B,)
+    assert 0.4 < level.max() < 0.55 and level.min() < 0.02 and 0.12 < level.mean() < 0.21       # 0.5 / 3
+    assert torch.equal(train.misread(cfg, batch(2, 31), dp), noise[31:33])
+    assert train.misread(dataclasses.replace(cfg, z_noise=0.0), batch(2, 0), dp) is None
+
+
 def test_a_folder_of_ours_brings_what_a_stage_needs(tiny, tmp_path):
     """Into an empty --out: the VAEs, the text encoder and the judge of the folder that --init names."""
     run(tmp_path / "more", "videodit", "--init", tiny.folder, "--steps", 1, "--no-cached", "--p_video", 1)

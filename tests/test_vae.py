@@ -561,6 +561,18 @@ def test_eq_4_longhand(weights):
     assert set(log) == {"mse", "key", "stat", "lpips", "gan"}
 
 
+def test_noise_is_what_the_decoder_reads_and_nothing_else():
+    """--z_noise: x_hat = D(z + noise); E_r is still judged by z, and gradients reach it through both."""
+    dp, x = stirred(small_dp()), clip(8, batch=2)
+    noise = torch.randn(dp.encode_window(x)[0].shape, generator=torch.Generator().manual_seed(0))
+    plain, noisy = dp_vae_loss(dp, x)[2], dp_vae_loss(dp, x, noise=noise)
+    assert_close(noisy[1], dp.decode_window(dp.encode_window(x)[0] + noise), atol=0, rtol=0)
+    assert noisy[2]["key"] == plain["key"] and noisy[2]["stat"] == plain["stat"]
+    assert noisy[2]["mse"] > plain["mse"]
+    noisy[0].backward()
+    assert dp.residual.conv_out.weight.grad.any() and dp.decoder.conv_in.weight.grad.any()
+
+
 def test_the_perceptual_loss_gets_frames():
     """LPIPS is an image metric: (F,3,H,W), real first."""
     shapes = []

@@ -158,7 +158,7 @@ def test_captions_are_short_as_often_as_asked():
 
 
 def test_a_picture_may_be_said_to_show_a_motion_but_none_that_is_kept_out_of_training():
-    """About half of the captions name one, any of the six; who moves faces where he goes; no whole caption
+    """Almost a quarter of the captions name one, any of the six; who moves faces where he goes; no whole caption
     says a held-out combination. Where nothing varies (drop 0) a picture has no motion."""
     said, motions = 0, set()
     for index in range(600):
@@ -170,7 +170,7 @@ def test_a_picture_may_be_said_to_show_a_motion_but_none_that_is_kept_out_of_tra
             motions.add(motion)
             assert spec.flip == (motion == "moving left") or not motion.startswith("moving")
             assert not is_heldout(replace(spec, motion=motion))
-    assert 0.40 < said / 600 < 0.50 and motions == set(MOTIONS)
+    assert 0.18 < said / 600 < 0.27 and motions == set(MOTIONS)
 
 
 def test_every_word_of_a_caption_is_in_the_vocabulary():
