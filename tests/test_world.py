@@ -158,7 +158,7 @@ def test_captions_are_short_as_often_as_asked():
 
 
 def test_a_picture_may_be_said_to_show_a_motion_but_none_that_is_kept_out_of_training():
-    """Almost a quarter of the captions name one, any of the six; who moves faces where he goes; no whole caption
+    """Nearly a quarter of captions name one, any of the six; who moves faces where he goes; no whole caption
     says a held-out combination. Where nothing varies (drop 0) a picture has no motion."""
     said, motions = 0, set()
     for index in range(600):
