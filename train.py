@@ -166,10 +166,8 @@ def stage_vae(cfg, run):                                    # pixels <-> latents
     videos, images = (loader(cfg, run, singles(cfg, kind)) for kind in ("video", "image"))
 
     def loss(nets, batch):
-        x = batch["video"]
-        side = x.shape[-1] // vae.downsampling
-        noise = draw(cfg, batch, (len(x), vae.config.z_channels, 1, side, side), run.device)
-        return kl_vae_loss(nets["vae"], x, noise, cfg.kl_weight, perceptual, cfg.lpips_weight)
+        return kl_vae_loss(nets["vae"], batch["video"], latent_noise(cfg, batch, vae), cfg.kl_weight,
+                           perceptual, cfg.lpips_weight)
 
     def finish(nets):                                       # from now on the transformer sees unit variance
         clips = [next(source)["video"].to(run.device) for _ in range(8)]
@@ -210,11 +208,9 @@ def misread(cfg, batch, dp):
     """Noise (B,C,T/4,h,w) for what D reads, a level for each clip, small ones more often; or None."""
     if not cfg.z_noise:
         return None
-    x = batch["video"]
-    side = x.shape[-1] // dp.downsampling
-    shape = (len(x), dp.config.z_channels, x.shape[2] // GOP, side, side)
-    level = cfg.z_noise * draw(cfg, batch, (len(x),), x.device, TIME, torch.rand) ** 2      # (B,)
-    return along(level, x) * draw(cfg, batch, shape, x.device) / dp.image.config.scale
+    noise = latent_noise(cfg, batch, dp, GOP) / dp.image.config.scale                       # (B,C,T/4,h,w)
+    level = cfg.z_noise * draw(cfg, batch, (len(noise),), noise.device, TIME, torch.rand) ** 2      # (B,)
+    return along(level, noise) * noise                                                      # (B,C,T/4,h,w)
 
 
 # Two players. The DP-VAE lowers Eq. 4: its clip must look like the clip, its key frames like the key frames
@@ -502,6 +498,13 @@ def vocabulary(cfg):
 # would.
 def draw(cfg, batch, shape, device, stream=NOISE, how=torch.randn):
     return keyed_noise(shape, cfg.seed, batch["step"], batch["first"], device, stream=stream, draw=how)
+
+
+def latent_noise(cfg, batch, vae, group=1):
+    """Noise in the shape of a batch's latents (B,C,T/group,h,w), before anything is encoded."""
+    x = batch["video"]                                                                      # (B,3,T,H,W)
+    side = x.shape[-1] // vae.downsampling
+    return draw(cfg, batch, (len(x), vae.config.z_channels, x.shape[2] // group, side, side), x.device)
 
 
 # VideoDiT Eq. 5, prompts dropped for guidance. Four draws make a step: which clip (data.py's draw), how much

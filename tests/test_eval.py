@@ -193,7 +193,7 @@ def test_nearest_rows_rank_what_a_model_makes_below_its_ceiling(monkeypatch, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model, share, db", [("videodit", 0.9, 15), ("latte", 0.8, 13)])
+@pytest.mark.parametrize("model, share, db", [("videodit", 0.9, 16.5), ("latte", 0.8, 13)])
 def test_the_shipped_weights_do_what_the_readme_says(model, share, db):
     """Of 16 clips nobody trained on, and as many prompts, few enough fail that the table can be true."""
     result = evaluate.toy(["-n", "16", "--batch", "16", "--model", model, "--bf16", "--nearest", "16"])
