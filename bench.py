@@ -56,7 +56,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from checkpoint import FlagParser, UserError, polite
+from checkpoint import FlagParser, UserError, has_bf16, polite
 from data import batches, open_source
 from dit import MMDiT, MMDiTConfig
 from features import I3D, LPIPS
@@ -670,7 +670,7 @@ def step_of(argv):
         spent = whose_time(replace(cfg, out=out), run, args.steps)
     whole = sum(spent.values())
     print(f"stage {cfg.stage}, {cfg.batch} x {cfg.frames} x {cfg.size} x {cfg.size}, "
-          f"{'bf16' if cfg.bf16 else 'fp32'}, {'cached latents' if cfg.cached else 'clips as they come'}; "
+          f"{'bf16' if cfg.bf16 and has_bf16(run.device) else 'fp32'}, {'cached latents' if cfg.cached else 'clips as they come'}; "
           f"{run.device}: {1e3 * whole:.0f} ms a step")
     for part, seconds in spent.items():
         print(f"  {part:10s}{1e3 * seconds:10.1f} ms{seconds / whole:8.1%}")
@@ -731,6 +731,8 @@ def report(args):
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{args.model}: {params:,} parameters; {args.batch} x {args.frames} x {args.size} x {args.size}, "
           f"{args.dtype}; {name}")
+    if args.dtype == "bf16" and not has_bf16(device):
+        print("this CPU has no instructions for bf16: train.py and sample.py would stay with fp32")
     print(f"MFU against {peak:g} TFLOP/s" if peak else "no MFU: this device's peak is not known; give --peak")
     print(f"{'':22s}{'ms':>10s}{'clips/s':>10s}{'GFLOP':>12s}{'TFLOP/s':>10s}{'MFU':>8s}{'peak GB':>9s}"
           f"{'of it new':>10s}")

@@ -83,7 +83,7 @@ class ToyClips:
     def identity(self):
         """What these clips are: equal for two data sets that give equal clips."""
         return {"data": f"toy {self.kind}", "clips": self.count, "frames": self.frames, "size": self.size,
-                "seed": self.seed, "drop": self.drop}
+                "seed": self.seed, "drop": self.drop, "world": world.VERSION}
 
     def item(self, index, epoch=0):
         """The index-th clip of the world. Another epoch says other words of the same clip."""

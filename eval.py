@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 import world
-from checkpoint import (FlagParser, UserError, class_of, load_network, polite, read_config, read_state,
+from checkpoint import (FlagParser, UserError, class_of, has_bf16, load_network, polite, read_config, read_state,
                         write_atomic)
 from data import UNSEEN, ClipFolder, fingerprint, parse_toy, prompt_at
 from features import (ATTRIBUTES, C3D, I3D, Inception, Judge, judge_right, judge_targets,
@@ -454,7 +454,7 @@ def generation_flags(flags):
     flags.add_argument("--seed", type=int, default=0, help="of the noise")
     flags.add_argument("--batch", type=int, default=32, help="clips made at once, at most")
     flags.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available(),
-                       help="autocast; pays on a GPU, and on a CPU that multiplies in bf16")
+                       help="autocast; a CPU that does not multiply in bf16 (AVX2 alone) stays with float32")
 
 
 # Attention's time grows with the square of a clip's tokens, and the decoder's memory with its pixels: 32
@@ -464,6 +464,7 @@ def settle(models, args):
     """The model's own settings where the flags are silent: into args, and so into what is written down."""
     how = how_of(models, steps=args.steps, cfg=args.cfg, seed=args.seed, sampler=args.sampler)
     args.steps, args.cfg, args.sampler = how.steps, how.cfg, how.sampler
+    args.bf16 &= has_bf16(next(models.vae.parameters()).device)
     models.bf16 |= args.bf16                                # SD3's weights are in bf16 and stay so
     tokens = tokens_of(models, getattr(args, "frames", 0) or models.frames, models.size)
     args.batch = min(args.batch, max(TOKENS // tokens, 1))  # 96 frames of 512 pixels: one at a time

@@ -29,8 +29,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from checkpoint import (HOST, STOP, UserError, append_line, first_line, load_strict, read_state, save_state,
-                        sweep, write_atomic)
+from checkpoint import (HOST, STOP, UserError, append_line, first_line, has_bf16, load_strict, read_state,
+                        save_state, sweep, write_atomic)
 
 # A network learns by one small correction after another, and a run is ten thousand to a million of them. The
 # correction itself is four lines (turn, below). All the rest of this file is there because a run outlives
@@ -197,8 +197,9 @@ class Stage:
 
 def autocast(cfg, run):
     """bfloat16 where it is safe (matrix products, convolutions), float32 where it is not (norms, softmax, the
-    weights themselves and the optimizer). It needs no loss scaling: its exponent is float32's."""
-    return torch.autocast(run.device.split(":")[0], torch.bfloat16, enabled=cfg.bf16)
+    weights themselves and the optimizer). It needs no loss scaling: its exponent is float32's. A CPU that
+    does not multiply in bfloat16 stays with float32."""
+    return torch.autocast(run.device.split(":")[0], torch.bfloat16, enabled=cfg.bf16 and has_bf16(run.device))
 
 
 # ---------------------------------------------------------------------------------------------- sharding
@@ -291,7 +292,8 @@ def even(matrix, rounds=5):
     No singular values are computed: an odd polynomial of the matrix, a X + b (X X^T) X + c (X X^T)^2 X, acts
     on each of them as on a number, a s + b s^3 + c s^5. This one lifts small numbers steeply and leaves those
     near 1 between 0.7 and 1.2; five rounds bring all above 0.01 there. bf16 is exact enough."""
-    x = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().T
+    x = matrix.bfloat16() if has_bf16(matrix.device) else matrix
+    x = x if matrix.shape[0] <= matrix.shape[1] else x.T
     x = x / (x.norm() + 1e-7)                               # no singular value is above 1
     for _ in range(rounds):
         square = x @ x.T
@@ -701,6 +703,8 @@ def fit(cfg, run, stage):
         if run.rank == 0:
             print(f"{cfg.stage}: already at step {trainer.step} of {cfg.steps}; --resume none starts again")
         return
+    if cfg.bf16 and not has_bf16(run.device) and run.rank == 0:
+        print(f"{cfg.stage}: this CPU has no instructions for bf16: in float32, which is faster here")
     watch = Watch(cfg, run, trainer, folder)
     # A resumed run asks for the batches from its step on, and gets the very ones that it would have seen: the
     # order is computed, not remembered, so nothing has to be read past.

@@ -58,7 +58,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import published
-from checkpoint import FlagParser, UserError, class_of, load_network, polite, read_config, write_atomic
+from checkpoint import (FlagParser, UserError, class_of, has_bf16, load_network, polite, read_config,
+                        write_atomic)
 from dit import DiT, MMDiT, PixArt
 from flow import (DDPM, SAMPLING, Known, ddim_sample, ddpm_sample, euler, guided, keyed_noise, pulled, sigmas,
                   velocity_of)
@@ -199,7 +200,8 @@ RELEASED = {"mmdit": ("euler", 28, 7.0, 12.0), "dit": ("ddpm", 250, 4.0, 8.0),
 
 
 def released_models(found, device="cpu", silent=False):
-    """Other people's weights as Models. SD3's 2 B parameters run in bf16; the others stay in float32.
+    """Other people's weights as Models. SD3's 2 B parameters run in bf16 where the device multiplies in it;
+    the others stay in float32.
 
     silent: all prompts are empty, which for SD3 is zeros and needs no encoder."""
     found.need("transformer", "vae")
@@ -220,11 +222,12 @@ def released_models(found, device="cpu", silent=False):
     classes = ()
     if kind == "dit" or getattr(config, "condition", "") == "class":
         classes = published.UCF101 if config.classes == 101 else tuple(map(str, range(config.classes)))
+    half = kind == "mmdit" and has_bf16(device)
     models = Models(vae.to(device), told.to(device) if told else None, network.requires_grad_(False),
                     side * vae.downsampling, config.frames if isinstance(network, Latte) else 1,
                     3.0 if kind == "mmdit" else 1.0, "flow" if kind == "mmdit" else "ddpm", classes,
                     null="empty" if kind in ("pixart", "latte_t2v") else "zeros", device=device,
-                    dtype=torch.bfloat16 if kind == "mmdit" else torch.float32, bf16=kind == "mmdit")
+                    dtype=torch.bfloat16 if half else torch.float32, bf16=half)
     models.sampling = advice("ddpm", models.asks)
     if kind in RELEASED:
         models.sampling = dict(zip(("sampler", "steps", "cfg", "fps"), RELEASED[kind]))
@@ -700,7 +703,8 @@ def parse(argv):
     add("--weights", metavar="PATH", default=[], action="append",
         help="a released model, file or folder: SD3, SD3.5, DiT, PixArt-alpha, Latte; may be repeated, for "
              "parts that lie elsewhere. With --ckpt: its text encoders serve that checkpoint. SD3 needs 5 GB "
-             "for its transformer in bf16 and, if there is T5, 10 GB for that, one after the other")
+             "for its transformer in bf16 (9 on a CPU that has none) and, if there is T5, 10 GB for that, one "
+             "after the other")
     add("--vae", metavar="PATH", default="", help="the VAE of --weights, where it is not in them")
     add("--zero-shot-video", action="store_true",
         help="with SD3's --weights: VideoDiT Fig. 2, the untrained image model attending over --frames "

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 import loop
 import train
-from checkpoint import UserError, load_network, read_state, save_state
+from checkpoint import UserError, has_bf16, load_network, read_state, save_state
 from conftest import script
 from dit import MMDiT
 from loop import Player, Run, Stage, Trainer, learning_rate
@@ -421,6 +421,23 @@ def fit(out, steps, bad=(), **flags):
                            "log_every": 1, "lr": 0.1, **flags})
     loop.fit(cfg, Run(), line_stage(bad))
     return read_state(out / "line" / "state.pt")
+
+
+def test_bf16_is_left_to_those_who_multiply_in_it(tmp_path, capsys, monkeypatch):
+    """A CPU without the instructions takes 80 times as long for a product: it stays with float32, and that
+    is said once. A GPU always has them."""
+    assert has_bf16("cuda") and has_bf16("cuda:3")
+    for able in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": able})
+        able &= torch.backends.mkldnn.is_available()
+        assert has_bf16("cpu") == able
+        cfg = apply(Config(), {"bf16": True})
+        with loop.autocast(cfg, Run()):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if able else torch.float32)
+        fit(tmp_path / str(able), 2, bf16=True)
+        assert ("no instructions for bf16" in capsys.readouterr().out) != able
+    with loop.autocast(apply(Config(), {"bf16": False}), Run()):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 def test_a_step_that_is_not_finite_moves_nothing(tmp_path, capsys):

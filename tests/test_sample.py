@@ -659,7 +659,7 @@ def sd3_picture(source, prompts, **settings):
 
 
 def test_one_file_and_a_diffusers_folder_make_the_same_picture(sd3):
-    """fp16 on disk or fp32, both run in bf16; SD3's names or, in the folder's parts, the same ones."""
+    """fp16 on disk or fp32, both run alike; SD3's names or, in the folder's parts, the same ones."""
     one, folder = (sd3_picture(path, ["a cat"], size=64, steps=2, seed=3) for path in sd3)
     assert one.shape == (1, 3, 1, 64, 64) and one.std() > 0
     assert_close(one, folder, atol=0.1, rtol=0)

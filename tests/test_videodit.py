@@ -31,10 +31,13 @@ def test_parameter_counts_are_the_papers():
 @pytest.mark.parametrize("attention", ["2d->3d", "2d+3d"])
 @pytest.mark.parametrize("variant", [{}, {"qk_norm": "rms", "dual_attention": 1}])
 def test_one_frame_video_is_an_image(attention, variant):
-    """VideoDiT 3.2: at step 0 and T=1 the video model is the image model, SD3.5's blocks included."""
+    """VideoDiT 3.2: at step 0 and T=1 the video model is the image model, SD3.5's blocks included. The image
+    model is frozen where 2D+3D freezes it: torch folds a product with a frozen weight otherwise, and on some
+    CPUs the last bit shows it."""
     image = scrambled(MMDiT(MMDiTConfig(**{**asdict(SMALL), **variant})))
     z, t, cond = draw(frames=1)
     video = VideoDiT.from_image(copy.deepcopy(image), attention)
+    image.requires_grad_(attention == "2d->3d")
     assert_close(video(z, t, **cond), image(z, t, **cond), atol=0, rtol=0)
 
 
