@@ -668,9 +668,9 @@ def step_of(argv):
     cfg, run = cfgs[0], setup()
     with tempfile.TemporaryDirectory() as out:
         spent = whose_time(replace(cfg, out=out), run, args.steps)
-    whole = sum(spent.values())
+    whole, fast = sum(spent.values()), cfg.bf16 and has_bf16(run.device)
     print(f"stage {cfg.stage}, {cfg.batch} x {cfg.frames} x {cfg.size} x {cfg.size}, "
-          f"{'bf16' if cfg.bf16 and has_bf16(run.device) else 'fp32'}, {'cached latents' if cfg.cached else 'clips as they come'}; "
+          f"{'bf16' if fast else 'fp32'}, {'cached latents' if cfg.cached else 'clips as they come'}; "
           f"{run.device}: {1e3 * whole:.0f} ms a step")
     for part, seconds in spent.items():
         print(f"  {part:10s}{1e3 * seconds:10.1f} ms{seconds / whole:8.1%}")

@@ -37,8 +37,8 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 import world
-from checkpoint import (FlagParser, UserError, class_of, has_bf16, load_network, polite, read_config, read_state,
-                        write_atomic)
+from checkpoint import (FlagParser, UserError, class_of, has_bf16, load_network, polite, read_config,
+                        read_state, write_atomic)
 from data import UNSEEN, ClipFolder, fingerprint, parse_toy, prompt_at
 from features import (ATTRIBUTES, C3D, I3D, Inception, Judge, judge_right, judge_targets,
                       perceptual_distance)

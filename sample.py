@@ -703,8 +703,8 @@ def parse(argv):
     add("--weights", metavar="PATH", default=[], action="append",
         help="a released model, file or folder: SD3, SD3.5, DiT, PixArt-alpha, Latte; may be repeated, for "
              "parts that lie elsewhere. With --ckpt: its text encoders serve that checkpoint. SD3 needs 5 GB "
-             "for its transformer in bf16 (9 on a CPU that has none) and, if there is T5, 10 GB for that, one "
-             "after the other")
+             "for its transformer in bf16 (9 on a CPU that has none) and, if there is T5, 10 GB for that, "
+             "one after the other")
     add("--vae", metavar="PATH", default="", help="the VAE of --weights, where it is not in them")
     add("--zero-shot-video", action="store_true",
         help="with SD3's --weights: VideoDiT Fig. 2, the untrained image model attending over --frames "

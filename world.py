@@ -74,7 +74,7 @@ DRIFTING = {"cloud": (2, (245, 250, 255), 0.06, 0.26), "star": (5, (255, 244, 19
             "sun": (0, (255, 232, 130), 0.0, 1.0)}
 # The numbers of a Spec that are drawn from a range: where the middle of its path is, and how large it is.
 RANGES = {"x": (-0.06, 0.06), "y": (-0.03, 0.05), "scale": (0.92, 1.08)}
-VERSION = 2        # of what draw() draws; counted up with it, so that latents cached before are not taken for it
+VERSION = 2        # of what draw() draws; counted up with it, lest older latents be taken for it
 KINDS = ("video", "image", "video_heldout", "image_heldout", "video_image_only", "image_image_only", "any")
 
 

@@ -159,7 +159,7 @@ def test_captions_are_short_as_often_as_asked():
 
 def test_every_second_picture_catches_a_motion_but_none_that_is_kept_out_of_training():
     """Any of the six; who moves faces where he goes; no caption says a held-out combination, and each says
-    what is seen. Only training's pictures: those that are judged stand as they stood."""
+    what is seen. Only of the kind that training draws."""
     caught = []
     for index in range(600):
         spec = draw(0, index, "image")
@@ -174,7 +174,7 @@ def test_every_second_picture_catches_a_motion_but_none_that_is_kept_out_of_trai
 
 
 def test_a_picture_of_a_motion_is_a_frame_of_that_motion():
-    """A boat caught spinning is turned as a spinning boat is at that moment, whatever its number of frames."""
+    """A boat caught spinning is turned as a spinning boat is at that moment."""
     for motion in MOTIONS:
         clip = Spec("boat", "red", motion, "on grass", phase=0.2, drift=((0.1, 0.2, 0.3),) * 5)
         for frame in (0, 5, 15):
