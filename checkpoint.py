@@ -7,6 +7,7 @@ Reads    first, or when another file calls it: all stand on it, and it imports n
 Run me   python checkpoint.py      # CPU, 3 s: writes, tears and re-reads a file, prints what it says; draws
                                    # which bytes of the toy's files are which tensors, out/checkpoint.png
          python checkpoint.py halve runs/toy checkpoints/toy     # float16 copies of a folder's networks
+         python checkpoint.py between A B 0.6 C                  # C: six tenths of the way from file A to B
          python checkpoint.py marks > docs/differs.md            # where we and the papers part"""
 
 import argparse
@@ -428,6 +429,25 @@ def halve(source, target):
         save_state(Path(target) / path.name, state, about.pop("class"), about.pop("config"), about)
 
 
+# Two trainings that began at the same weights end in one valley, and the networks between them work, too: the
+# mean of several is often better than each ("model soups", Wortsman et al. 2022), and one that was trained on
+# for a new task can be moved back a little towards its old one. Of two that began apart the mean is rubbish.
+
+def between(first, second, share, target):
+    """A network on the straight line from one file's weights (share 0) to another's of its config (1)."""
+    try:
+        share = float(share)
+    except ValueError:
+        raise UserError(f"{share}: the third argument is how far to go, a number such as 0.6") from None
+    known, about = read_config(first), read_config(second)
+    if (known["class"], known["config"]) != (about["class"], about["config"]):
+        raise UserError(f"{first} and {second} are not the same network: another class or config")
+    start, end = read_state(first), read_state(second)
+    state = {name: t if not t.is_floating_point() else
+             torch.lerp(start[name].float(), t.float(), share).to(t.dtype) for name, t in end.items()}
+    save_state(Path(target), state, about.pop("class"), about.pop("config"), about)
+
+
 # ---------------------------------------------------------------------------------- what differs, as a page
 
 # Where a paper is silent the code says ASSUMED, where we depart from it DEVIATES, each at the line that does
@@ -637,6 +657,8 @@ def main():
 if __name__ == "__main__":
     if len(sys.argv) == 4 and sys.argv[1] == "halve":
         polite(lambda: halve(*sys.argv[2:]))
+    elif len(sys.argv) == 6 and sys.argv[1] == "between":
+        polite(lambda: between(*sys.argv[2:]))
     elif sys.argv[1:] == ["marks"]:
         print(marks(Path(__file__).parent))
     else:

@@ -347,6 +347,27 @@ def test_halving_nothing_is_an_error(tmp_path):
         checkpoint.halve(tmp_path / "vae.safetensors", tmp_path / "b")
 
 
+def test_between_two_files_is_their_weighted_mean(tmp_path):
+    """By hand; what both share stays to the bit; what the second says of itself is kept."""
+    ends = [Tiny(TinyConfig()) for _ in "ab"]
+    ends[1].layer.bias.data = ends[0].layer.bias.data.clone()
+    for name, net in zip("ab", ends):
+        checkpoint.save_network(tmp_path / f"{name}.safetensors", net, extra={"step": name})
+    words = ["between", *(str(tmp_path / f"{name}.safetensors") for name in "ab"), "0.6",
+             str(tmp_path / "new" / "c.safetensors")]
+    subprocess.run([sys.executable, checkpoint.__file__, *words], check=True)
+    middle, (a, b) = load_network(Tiny, words[-1]), ends
+    assert_close(middle.layer.weight, 0.4 * a.layer.weight + 0.6 * b.layer.weight)
+    assert torch.equal(middle.layer.bias, a.layer.bias)
+    assert checkpoint.read_config(words[-1])["step"] == "b"
+
+    checkpoint.save_network(tmp_path / "b.safetensors", Tiny(TinyConfig(width=5)))
+    with pytest.raises(UserError, match="not the same network"):
+        checkpoint.between(*words[1:])
+    with pytest.raises(UserError, match="far: the third argument is how far to go"):
+        checkpoint.between(*words[1:3], "far", words[-1])
+
+
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_attention_by_hand_and_fused_agree_with_the_formula(dtype, atol, heads):
