@@ -732,7 +732,7 @@ def report(args):
     print(f"{args.model}: {params:,} parameters; {args.batch} x {args.frames} x {args.size} x {args.size}, "
           f"{args.dtype}; {name}")
     if args.dtype == "bf16" and not has_bf16(device):
-        print("this CPU has no instructions for bf16: train.py and sample.py would stay with fp32")
+        print("this device does not multiply in bf16: train.py and sample.py would stay with fp32")
     print(f"MFU against {peak:g} TFLOP/s" if peak else "no MFU: this device's peak is not known; give --peak")
     print(f"{'':22s}{'ms':>10s}{'clips/s':>10s}{'GFLOP':>12s}{'TFLOP/s':>10s}{'MFU':>8s}{'peak GB':>9s}"
           f"{'of it new':>10s}")

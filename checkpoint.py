@@ -508,12 +508,15 @@ def paragraph(lines, number, text):
 # because it is the one that all others build on.
 
 # bf16 is float32 cut to 16 bits: the range stays, and of 24 bits of mantissa 8 are left. A GPU multiplies it
-# many times as fast, and so does a CPU that has instructions for it (AMX: six times). One that has none
-# converts number by number: on an AVX2 machine a product of 1024 x 1024 takes 80 times as long as in float32,
-# and an hour of training ten. Nobody sees why, so it is asked here, before anything is cast.
+# many times as fast (from Ampere on: not a T4, not a V100), and so does a CPU that has instructions for it
+# (AMX: six times). One that has none converts number by number: with AVX2 alone a product of 1024 x 1024
+# takes 80 times as long as in float32, and an hour of training ten. Nobody sees why, so it is asked here,
+# before anything is cast.
 
 def has_bf16(device):
-    """Whether this device multiplies in bfloat16; where not, float32 is faster. A GPU always does."""
+    """Whether this device multiplies in bfloat16; where not, float32 is faster."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     if torch.device(device).type != "cpu":
         return True
     able = torch.cpu.get_capabilities()

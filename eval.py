@@ -454,7 +454,7 @@ def generation_flags(flags):
     flags.add_argument("--seed", type=int, default=0, help="of the noise")
     flags.add_argument("--batch", type=int, default=32, help="clips made at once, at most")
     flags.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available(),
-                       help="autocast; a CPU that does not multiply in bf16 (AVX2 alone) stays with float32")
+                       help="autocast; a device that does not multiply in bf16 stays with float32")
 
 
 # Attention's time grows with the square of a clip's tokens, and the decoder's memory with its pixels: 32

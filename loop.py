@@ -197,8 +197,8 @@ class Stage:
 
 def autocast(cfg, run):
     """bfloat16 where it is safe (matrix products, convolutions), float32 where it is not (norms, softmax, the
-    weights themselves and the optimizer). It needs no loss scaling: its exponent is float32's. A CPU that
-    does not multiply in bfloat16 stays with float32."""
+    weights themselves and the optimizer). It needs no loss scaling: its exponent is float32's. A device
+    that does not multiply in bfloat16 stays with float32."""
     return torch.autocast(run.device.split(":")[0], torch.bfloat16, enabled=cfg.bf16 and has_bf16(run.device))
 
 
@@ -704,7 +704,7 @@ def fit(cfg, run, stage):
             print(f"{cfg.stage}: already at step {trainer.step} of {cfg.steps}; --resume none starts again")
         return
     if cfg.bf16 and not has_bf16(run.device) and run.rank == 0:
-        print(f"{cfg.stage}: this CPU has no instructions for bf16: in float32, which is faster here")
+        print(f"{cfg.stage}: this device does not multiply in bf16: in float32, which is faster")
     watch = Watch(cfg, run, trainer, folder)
     # A resumed run asks for the batches from its step on, and gets the very ones that it would have seen: the
     # order is computed, not remembered, so nothing has to be read past.

@@ -856,7 +856,7 @@ def main(argv=None):
                                  silent=bool(args.prompt) and not any([*args.prompt, args.negative]))
     else:
         models = load_models(args.ckpt or TOY, device, args.weights, args.model)
-    models.bf16 |= device == "cuda"
+    models.bf16 |= device == "cuda" and has_bf16(device)
     how = settle(args, models)
     wanted = list(dict.fromkeys([*args.prompt, args.negative]))
     if models.text and len(wanted) <= 256:                  # more are asked for batch by batch
