@@ -498,7 +498,7 @@ def check_borders(config):
 GUIDE = {
     "tiny": ("", "seconds on a CPU; only to see that everything runs"),
     "small": ("", "half an hour on one CPU core; what ablate.py's rows are runs of"),
-    "toy": ("", "5 hours on two CPU cores with bf16 (AMX), 15 without; the shipped checkpoint's road but its last 7"),
+    "toy": ("", "5 hours on two cores with AMX, about 15 with AVX2; the shipped one's road but its last 7"),
     "videodit-256": ("--init SD3 --data FILMS", "dpvae 53 h, videodit 8 h (--cached: 5 h)"),
     "videodit-320": ("--init SD3 --data FILMS --images PICTURES", "dpvae 53 h, videodit 146 h (98 h)"),
     "videodit-512": ("--init runs/videodit-320 --data FILMS --images PICTURES", "570 h (446 h)"),
