@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from checkpoint import has_bf16
 from dit import MMDiT, MMDiTConfig
 from vae import SD3, KLVAE
 
@@ -38,13 +39,14 @@ def sd3_file(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_full_size_sd3_file_makes_an_image_in_less_than_12_gb(sd3_file, tmp_path):
-    """4.3 GB on disk, memory-mapped, computed in bf16: one 256 x 256 image, one step, null prompt."""
+def test_a_full_size_sd3_file_makes_an_image_in_12_gb_or_16(sd3_file, tmp_path):
+    """4.3 GB on disk, memory-mapped, computed in bf16: one 256 x 256 image, one step, null prompt. Where a
+    CPU does not multiply in bf16, float32: 13.4 GB."""
     assert 4.2e9 < sd3_file.stat().st_size < 4.4e9
     done = subprocess.run([sys.executable, "-c", MEASURE, "", "--weights", str(sd3_file), "--size", "256",
                            "--steps", "1", "--out", str(tmp_path)],
                           capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
-    assert float(re.search(r"peak ([\d.]+) GB", done.stdout)[1]) < 12
+    assert float(re.search(r"peak ([\d.]+) GB", done.stdout)[1]) < (12 if has_bf16("cpu") else 16)
     assert list(tmp_path.glob("*.png"))
