@@ -7,9 +7,12 @@ import resource
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded: see sample.py
 
 import av
 import numpy as np
@@ -72,6 +75,12 @@ def script(*words, extra=None):
     done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True,
                           env={**os.environ, **(extra or {})})
     return Done(done.returncode, done.stdout, done.stderr, spent() - before)
+
+
+def together(*commands, extra=None):
+    """Several at once: a short command spends most of its time loading torch, on one core."""
+    with ThreadPoolExecutor(len(commands)) as pool:
+        return list(pool.map(lambda words: script(*words, extra=extra), commands))
 
 
 @dataclass

@@ -22,6 +22,7 @@ from torch.testing import assert_close
 import checkpoint
 from checkpoint import (FlagParser, UserError, attend, class_of, load_network, load_strict, polite,
                         read_config, read_state, save_network, save_state, write_atomic)
+from conftest import together
 
 
 @dataclass
@@ -431,9 +432,9 @@ def test_equal_weights_are_equal_files(tmp_path):
               "names = sorted(state, reverse=sys.argv[2] == 'back')\n"
               "save_state(sys.argv[1], {name: state[name] for name in names}, 'Tiny', {'width': 3},"
               " {'step': 1, 'size': 2, 'é': 3})")
-    for name in ("on", "back"):
-        subprocess.run([sys.executable, "-c", script, tmp_path / f"{name}.safetensors", name], check=True,
-                       cwd=Path(checkpoint.__file__).parent)
+    for done in together(*(["-c", script, tmp_path / f"{name}.safetensors", name] for name in ("on", "back")),
+                         extra={"PYTHONPATH": "."}):
+        assert done.code == 0, done.err
     assert (tmp_path / "on.safetensors").read_bytes() == (tmp_path / "back.safetensors").read_bytes()
 
 
@@ -449,15 +450,13 @@ def test_our_files_are_read_by_the_library_and_aligned(tmp_path):
         assert back[name].dtype == tensor.dtype and torch.equal(back[name], tensor)
 
 
-@pytest.mark.parametrize("gap, code", [(0.1, 7), (2.5, -1)])
-def test_the_second_signal_ends_the_process_but_not_an_echo(gap, code):
+def test_the_second_signal_ends_the_process_but_not_an_echo():
     """A scheduler's SIGTERM and the launcher's copy of it arrive within milliseconds: that is one request."""
     script = ("import os, signal, sys, time; import checkpoint; checkpoint.catch_signals()\n"
-              f"os.kill(os.getpid(), 15); time.sleep({gap}); os.kill(os.getpid(), 15); sys.exit(7)")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
-                          cwd=Path(checkpoint.__file__).parent)
-    assert done.returncode == (code if code > 0 else 128 + 15)
-    assert done.stderr == "\nSIGTERM: stopping at the next good place\n"
+              "os.kill(os.getpid(), 15); time.sleep({}); os.kill(os.getpid(), 15); sys.exit(7)")
+    echo, second = together(*(["-c", script.format(gap)] for gap in (0.1, 2.5)), extra={"PYTHONPATH": "."})
+    assert (echo.code, second.code) == (7, 128 + 15)
+    assert echo.err == second.err == "\nSIGTERM: stopping at the next good place\n"
 
 
 def test_a_line_of_a_log_is_strict_json_or_an_error(tmp_path):

@@ -19,12 +19,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 import published
-from conftest import golden, script
+from conftest import golden, together
 from features import I3D, Inception
 from latte import Latte, LatteConfig
 from sample import TOY
@@ -128,15 +129,16 @@ torch.save({"clip": clip, "alone": alone, "as": torch.backends.cpu.get_cpu_capab
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """(capability, threads) -> what that machine made of the same two prompts."""
-    folder, found = tmp_path_factory.mktemp("machines"), {}
+    folder, running = tmp_path_factory.mktemp("machines"), {}
     for capability, threads in (("", 1), ("", 2), *((name, 1) for name in CAPABILITIES)):
         env = {**os.environ, "PYTHONPATH": "."}
         env.pop("ATEN_CPU_CAPABILITY", None)
         env |= {"ATEN_CPU_CAPABILITY": capability} if capability else {}
         path = folder / f"{capability}{threads}.pt"
-        subprocess.run([sys.executable, "-c", CLIP, str(path), str(threads)], env=env, check=True)
-        found[capability, threads] = torch.load(path, weights_only=True)
-    return found
+        words = [sys.executable, "-c", CLIP, str(path), str(threads)]
+        running[capability, threads] = path, subprocess.Popen(words, env=env)
+    assert all(process.wait() == 0 for _, process in running.values())
+    return {machine: torch.load(path, weights_only=True) for machine, (path, _) in running.items()}
 
 
 def test_a_clip_is_the_same_to_three_levels_whatever_the_cpu_and_the_threads(made):
@@ -156,12 +158,11 @@ def test_a_clip_made_alone_is_the_clip_of_its_batch(made):
 
 def test_the_command_makes_the_same_clip_again_from_its_json(tmp_path):
     """To the last bit here; on another machine, to three levels (above)."""
-    from PIL import Image
-    sheets = []
-    for folder in ("a", "b"):
-        done = script("sample.py", "a dog", "--steps", 4, "--out", tmp_path / folder)
+    folders, sheets = (tmp_path / "a", tmp_path / "b"), []
+    for done in together(*(("sample.py", "a dog", "--steps", 4, "--out", folder) for folder in folders)):
         assert done.code == 0, done.err
-        sheets.append(np.asarray(Image.open(next((tmp_path / folder).glob("*.png"))), dtype=int))
+    for folder in folders:
+        sheets.append(np.asarray(Image.open(next(folder.glob("*.png"))), dtype=int))
     assert np.abs(sheets[0] - sheets[1]).max() == 0
     assert TOY.is_dir()
     assert_close(sheets[0], sheets[1])

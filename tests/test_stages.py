@@ -15,7 +15,7 @@ import sample
 import train
 import world
 from checkpoint import UserError, load_network, read_config, read_state
-from conftest import script
+from conftest import script, together
 from data import ClipFolder, LatentCache
 from dit import DiT, DiTConfig, PixArt, PixArtConfig
 from features import LPIPS
@@ -143,9 +143,9 @@ def test_two_processes_reach_the_weights_of_one_with_labels_dropped(tiny, tmp_pa
     flags = ("train.py --config tiny --stage latte --latte.condition class --no-cached --joint_images 1 "
              "--warmup 0 --no-bf16 --steps 3 --previews 1 --latte.class_dropout 0.4 --out").split()
     launch = "-m torch.distributed.run --standalone --nproc-per-node 2".split()
-    for name, words in (("one", []), ("two", launch)):
-        out = tiny.fork(tmp_path / name)
-        done = script(*words, *flags, out, extra={"OMP_NUM_THREADS": "1"})
+    words = [(*launch_or_not, *flags, tiny.fork(tmp_path / name))
+             for name, launch_or_not in (("one", []), ("two", launch))]
+    for done in together(*words, extra={"OMP_NUM_THREADS": "1"}):
         assert done.code == 0, done.err[-2000:]
     one, two = (read_state(tmp_path / name / "latte/state.pt")["players"]["latte"] for name in ("one", "two"))
     assert_close(felt({"latte": two}), felt({"latte": one}), atol=1e-5, rtol=0)
