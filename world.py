@@ -494,7 +494,10 @@ def nearest(clips, told, alone=False, workers=1):
     if min(workers, len(jobs)) < 2:
         return [_nearest_to(*job) for job in jobs]
     with Pool(min(workers, len(jobs))) as pool:
-        return pool.starmap(_nearest_to, jobs, chunksize=1)
+        fits = pool.starmap(_nearest_to, jobs, chunksize=1)
+        pool.close()               # else `with` ends them by SIGTERM, which the children of a process that
+        pool.join()                # notes signals (checkpoint.py, catch_signals) only note: it waits for ever
+    return fits
 
 
 # Told "a red cat" or a Spec, only the words count; a Spec's numbers are what is looked for.
