@@ -464,7 +464,9 @@ def settle(models, args):
     """The model's own settings where the flags are silent: into args, and so into what is written down."""
     how = how_of(models, steps=args.steps, cfg=args.cfg, seed=args.seed, sampler=args.sampler)
     args.steps, args.cfg, args.sampler = how.steps, how.cfg, how.sampler
-    args.bf16 &= has_bf16(next(models.vae.parameters()).device)
+    if args.bf16 and not has_bf16(next(models.vae.parameters()).device):
+        print("--bf16: this device does not multiply in bf16: in float32, which is faster", file=sys.stderr)
+        args.bf16 = False
     models.bf16 |= args.bf16                                # SD3's weights are in bf16 and stay so
     tokens = tokens_of(models, getattr(args, "frames", 0) or models.frames, models.size)
     args.batch = min(args.batch, max(TOKENS // tokens, 1))  # 96 frames of 512 pixels: one at a time

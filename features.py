@@ -201,7 +201,8 @@ def layer_distances(pyramid, x, y, heads=None):
 
 def unit(x):
     """Length 1 over channels. vector_norm's gradient is 0, not NaN, where every channel is 0; a square root
-    of the sum of squares would be infinitely steep there, and a flat corner of a picture is such a place."""
+    of the sum of squares would be infinitely steep there, and a flat corner of a picture is such a place.
+    Where they are nearly 0 it stays steep: two runs that differ by rounding part there first."""
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
 
 

@@ -151,6 +151,16 @@ def test_two_ranks_sample_what_one_samples_and_restart_does_nothing_twice(ckpt, 
         evaluate.sample_set([str(ckpt), *flags, str(tmp_path / "two"), "--seed", "1"])
 
 
+def test_bf16_on_a_device_without_it_is_float32_and_said(ckpt, tmp_path, capsys, monkeypatch):
+    """Else a CPU with AVX2 alone takes 80 times as long, and nobody sees why."""
+    monkeypatch.setattr(evaluate, "has_bf16", lambda device: False)
+    flags = "-n 1 --batch 1 --steps 1 --png -o".split()
+    for name, more in (("asked", ["--bf16"]), ("silent", [])):
+        evaluate.sample_set([str(ckpt), *flags, str(tmp_path / name), *more])
+        assert ("does not multiply in bf16" in capsys.readouterr().err) == bool(more)
+    assert pixels(tmp_path / "asked") == pixels(tmp_path / "silent")
+
+
 def test_recon_finds_no_gain_in_an_untrained_dp_vae(ckpt, shots, capsys):
     """At step 0 D(z) is the held key frame, so both have the same PSNR;
     the last quarter of 16 frames is 4."""

@@ -66,19 +66,6 @@ def felt(players):
             for player, state in players.items()}
 
 
-def far(players, others, atol):
-    """Names of weights that differ by more than atol in more than a hundredth of their numbers, or ten atol
-    anywhere: a number whose gradient is hardly more than rounding is moved by Adam as far as any other, which
-    way the CPU's rounding decides (AMX: 7e-5 at most; 2e-4 at three times tiny's rate for videodit)."""
-    found = []
-    for player, state in felt(players).items():
-        for name, tensor in state.items():
-            gap = (tensor.double() - others[player][name].double()).abs()
-            if gap.max() > 10 * atol or (gap > atol).sum() > max(1, gap.numel() / 100):
-                found.append(f"{player} {name}: {gap.max():.1e}")
-    return found
-
-
 def differs(state, other):
     """The parts of two states that are not the same; the flags do not count."""
     return [name for name in state if name != "config" and not same(state[name], other[name])]
@@ -179,15 +166,17 @@ def test_two_launchers_on_two_nodes_are_one_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("repeat", range(2))
 def test_all_stages_on_two_processes_end_where_one_ends(tmp_path, repeat):
-    """No rank reads what another still writes, between six stages and their caches. Each process has one
-    thread: with AVX2 alone, two threads sum in another order than one, and after 20 steps that is 1e-3."""
-    words = "train.py", "--config", "tiny", "--stage", "all", "--out"
+    """No rank reads what another still writes, between six stages and their caches: weights to 1e-4 (1e-5 was
+    measured). Each process has one thread: with AVX2 alone, two sum in another order than one, and after 20
+    steps that is 1e-3. Without LPIPS: where an untrained judge's channels are all nearly 0, its slope is as
+    steep as they are small, and 4e-7 in the judge became 1e-3 in the VAE (AVX-512)."""
+    words = "train.py", "--config", "tiny", "--stage", "all", "--lpips_weight", "0", "--out"
     for command in ([*words, tmp_path / "one"], torchrun(*words, tmp_path / "two")):
         done = script(*command, extra=THREAD)
         assert done.code == 0, done.err[-4000:]
     for stage in STAGES:
         one, two = (read_state(tmp_path / out / stage / "state.pt") for out in ("one", "two"))
-        assert far(two["players"], one["players"], 1e-4) == []
+        assert_close(felt(two["players"]), felt(one["players"]), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("stage", ["dpvae", "videodit"])
