@@ -122,8 +122,8 @@ TABLES = {
     "videodit-6": Table("Table 6, Fig. 7: joint image-video training", "videodit", (
         Row("without", "--p_video 1", scores(556.42, 29.61) | {"pictures": "entirely compromised"}),
         Row("with", "--p_video 0.8", scores(543.18, 32.47) | {"pictures": "preserved"})), "videodit-256"),
-    # DEVIATES Latte 4.2: the paper's clips are unconditional faces, the toy's obey prompts.
     # A token is a patch of one frame, or a tube through two: half the tokens, and the decoder has to undo it.
+    # DEVIATES Latte 4.2, in every table: the paper's clips are unconditional faces, the toy's obey prompts.
     "latte-5a": Table("Fig. 5a: patch embedding", "latte", (
         Row("uniform", "--joint_images 0", {"FVD": "better"}),
         Row("compression", "--joint_images 0 --latte.patch_embed compression", {"FVD": "notably behind"})),
@@ -139,7 +139,7 @@ TABLES = {
     "latte-5c": Table("Fig. 5c: temporal position", "latte", (
         Row("absolute", "--joint_images 0", {"FVD": "slightly better"}),
         Row("RoPE", "--joint_images 0 --latte.temporal rope", {"FVD": "slightly worse"})), "latte-ffs"),
-    # {image}: --image_model. DEVIATES: the toy has no DiT to start from, so it shows nothing there.
+    # {image}: --image_model. DEVIATES Latte Fig. 5d: the toy has no DiT to start from, so only films show it.
     "latte-5d": Table("Fig. 5d: start from DiT", "latte", (
         Row("random", "--joint_images 0", {"FVD": "better in the end"}),
         Row("ImageNet", "--joint_images 0 --init {image}", {"FVD": "better at first"})),
@@ -239,6 +239,8 @@ def row_job(args, key, row, seed=0):
 # the VAE reads latents; in the toy world that is a minute a seed instead of most of a row's time. A row that
 # trains its own DP-VAE has its own latents, in the same folder: they are named by the VAE's weights, so they
 # cannot be mistaken for others.
+# DEVIATES Latte 4.1, VideoDiT 4.3: on films, too, where the papers encode in the step. A film is 8 windows
+# for ever then, so the papers' tables want a large set, or --train "--no-cached" and the hours.
 def train_command(args, stage, folder, flags, seed=0, states=0):
     """Latents are cached once for all rows that share a VAE: a cache is named by the VAE's weights. But not
     where the rows cut their clips differently. states: so many stay on disk, for a curve over iterations."""
@@ -311,8 +313,15 @@ def clip_commands(args, model, folder, config, seed, judge, source, when):
             look += [flag, str(have)] * (have < asked)      # smaller than published: compared at its own size
     kinds = distances(args, model, config) if not when else [("fvd", "i3d")]
     splits = ["--splits", n] * (args.n < 10)                    # of IS, whose parts are 10
-    made = [(f"{kind}{when}", [kind, *[real] * (kind != "is"), clips, *look, *splits * (kind == "is"),
-                               *weights(args, detector, config)]) for kind, detector in kinds]
+    full, apart = [], []
+    if config.data != "toy":
+        full = ["--full"]                                       # FID's published form: all real frames
+        if model == "latte":    # real clips move as those trained on did; Taichi's tool has 6 (protocol.py)
+            apart = ["--real_stride", "6" if "taichi" in args.config else str(config.stride)]
+    sides = {"fvd": [real, clips, *look, *apart], "fid": [real, clips, *look, *apart, *full],
+             "is": [clips, *look, *splits]}
+    made = [(f"{kind}{when}", [kind, *sides[kind], *weights(args, detector, config)])
+            for kind, detector in kinds]
     return [(f"sample{when}", sample), *made] + (
         picture_commands(args, folder, config, seed, judge) if model == "videodit" and not when else [])
 
@@ -675,7 +684,7 @@ def draw_curves(found):
 # Numbers rank, pictures explain. The rows' reconstructions (with their errors), clips and pictures, of the
 # same films and the same prompts, stand one above another; the paper's Figs. 3, 5 and 7 are such pages.
 def draw_pictures(args, key):
-    """VideoDiT Figs. 3, 5, 7: the rows' reconstructions, clips and pictures of seed 0, one above another."""
+    """VideoDiT Figs. 3, 5, 6, 7: reconstructions, clips and pictures of seed 0, a row above another."""
     from PIL import Image
     from video import page
     rows = [(row.name, row_job(args, key, row).folder) for row in TABLES[key].rows]
@@ -736,14 +745,14 @@ def check(args):
     """Defaults that depend on others; one line for what cannot be."""
     if args.config not in PRESETS:
         raise UserError(f"--config {args.config}: must be one of {', '.join(PRESETS)}")
-    if args.table in TABLES and not fits(args.config, args.table):
-        fitting = [name for name in PRESETS if fits(name, args.table)]
-        raise UserError(f"--config {args.config} has not the stages of {args.table}; give "
-                        f"{' or '.join(fitting)}")
-    if args.table == "videodit-2" and args.config not in (*SMALL, "videodit-512"):
+    if args.table == "videodit-2" and not fits(args.config, args.table):
         raise UserError(f"--config {args.config}: Table 2 is of 96 frames of 512 x 512; give --config "
                         'videodit-512 --train "--init runs/videodit-320"; the paper\'s number for 256 is in '
                         "videodit-6")
+    if args.table in TABLES and not fits(args.config, args.table):
+        fitting = [name for name in PRESETS if fits(name, args.table)]
+        raise UserError(f"--config {args.config} has not the stages of {args.table}, or no pictures beside "
+                        f"its clips; give {' or '.join(fitting)}")
     args.n = args.n or {"tiny": 16, "small": 128, "toy": 256}.get(args.config, 2048)
     args.nearest = args.n // 16 if args.nearest < 0 else args.nearest
     for name, least in (("n", 2), ("seeds", 1), ("batch", 1)):
@@ -756,14 +765,22 @@ def check(args):
 # A preset that goes on from another's result (videodit-512 from 320) trains no DP-VAE, so it cannot fill a
 # table about one.
 def fits(config, key):
-    """Has the preset the stages that the table's rows train? Table 3's train a DP-VAE each."""
+    """Has the preset the stages that the table's rows train? Table 3's train a DP-VAE each. And what they
+    differ by: 96 x 512 x 512 in Table 2, pictures beside clips in 3.3.4."""
+    if key == "videodit-2" and config not in (*SMALL, "videodit-512"):
+        return False
+    if key == "latte-mask" and not PRESETS[config]["stages"].get("latte", {}).get("joint_images"):
+        return False
     own = {"dpvae"} if any("reg_weight" in row.flags for row in TABLES[key].rows) else set()
     return own | {TABLES[key].model} <= {*PRESETS[config]["stages"]}
 
 
 def tables(args):
-    """The tables that were asked for; of all, those whose stages the preset has."""
-    return [key for key in TABLES if fits(args.config, key)] if args.table == "all" else [args.table]
+    """The tables that were asked for; of all, those that the preset and its data can show."""
+    if args.table != "all":
+        return [args.table]
+    toy = presets.parse(["--config", args.config, *shlex.split(args.train)])[-1].data == "toy"
+    return [key for key in TABLES if fits(args.config, key) and not (toy and TABLES[key].needs == "data")]
 
 
 # Without a table to run, the tables are listed, and each row's flags are shown to train.py's parser: a flag
@@ -771,7 +788,7 @@ def tables(args):
 def listed():
     """{table: rows whose commands train.py understands}. An unknown flag raises."""
     args = parse(["all"])
-    return {key: len([row_job(args, key, row) for row in TABLES[key].rows]) for key in tables(args)}
+    return {key: len([row_job(args, key, row) for row in TABLES[key].rows]) for key in TABLES}
 
 
 # The rule of told_apart, tried out where the truth is known: rows made of random numbers. Left, rows that do

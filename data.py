@@ -1,7 +1,7 @@
 """data.py - what we train on: the toy world, folders of films and pictures, their order, cached latents.
 Paper    VideoDiT 4.1: clips at the film's own rate, about 25 a second, the long side at most 1080 before the
-         crop; WebVid, Pexels, JourneyDB. Latte 4.1: 16 frames, every 3rd, mirrored at random; FaceForensics,
-         SkyTimelapse, UCF101, Taichi-HD
+         crop; WebVid, Pexels, JourneyDB. Latte 4.1: 16 frames, mirrored at random, every 3rd (4.2);
+         FaceForensics, SkyTimelapse, UCF101, Taichi-HD
 Shapes   an item is {"video": (3,T,H,W) in [-1,1], "caption": str, "place": str}; a batch stacks them to
          (B,3,T,H,W)        B clips, T frames, C channels, H W pixels or latent size
 Time     item(index, epoch) is a pure function of (seed, epoch, index) and of the files: there is no loader
@@ -157,7 +157,7 @@ def prompt_at(source):
 #
 #     frames of a film    . . . . . . . . . . . . . . . . . . .
 #     part = (0, 0.75)    \_____________________/                        what is left is for a test
-#     stride 3, 4 frames        x     x     x     x                       by number: Latte 4.1
+#     stride 3, 4 frames        x     x     x     x                       by number: Latte 4.2
 #     fps 10                    x   x    x    x                           by time stamp: any film's rate
 #
 # Decoding is the cost. A film whose frames fit into its share of the memory is decoded once and kept; of

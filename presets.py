@@ -79,7 +79,7 @@ class Config:
     # WHAT A CLIP IS. A film is seen through a window: `frames` of them, `stride` apart, a square of `size`
     # pixels cut out of each. The price of attention grows with the square of their product, so the window is
     # the first thing to choose. A stride is the cheapest way to longer motion: 16 frames at stride 3 span 46
-    # of the film's, and have to be played at a third of its rate (Latte 4.1 takes every third; Fig. 5e: late
+    # of the film's, and have to be played at a third of its rate (Latte 4.2 takes every third; Fig. 5e: late
     # in training the interval hardly matters). TRAP: flip mirrors what is written on a sign, too, and makes a
     # lie of a caption that says "left"; where captions speak of sides, leave it off.
     size: int = 64                 # pixels, height and width
@@ -290,6 +290,7 @@ for _name, _size, _stages in (("videodit-320", 320, {"dpvae": _dpvae, "videodit"
 # bf16 has seven, and half the memory and traffic; weights, moments and loss stay in float32. --no-bf16 is
 # the published way.
 # Latte 4.1: flips are the only augmentation, so the square is the middle one.
+# DEVIATES Latte 4.1: SkyTimelapse is not flipped, as in the published configuration; --flip as in the paper.
 _latte = dict(size=256, frames=16, stride=3, crop="center", data="", lr=1e-4, warmup=1, betas=(0.9, 0.999),
               clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000, previews=2)
 for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), ("taichi", True, "none"),
@@ -299,6 +300,8 @@ for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), 
             **_latte, "flip": _flip, "latte": LatteConfig(**SIZES["XL"], condition=_condition),
             "stages": {"latte": dict(steps=1_000_000, batch=_batch, joint_images=_pictures)}}
 # Latte 4.5: 28 + 28 blocks from PixArt-alpha, whose folder holds T5 and the VAE, too (--init), 512 x 512
+# ASSUMED: all but that. 4.5 prints no rate, batch, pictures, steps or stride, and its training is not
+# published: those of -img; no flip, since captions may say "left"; stride 1, each frame of the film.
 PRESETS["latte-t2v"] = {
     **_latte, "size": 512, "stride": 1, "checkpointing": True, "image_start": "silent",
     "latte": LatteConfig(depth=56, input_size=64, condition="text", conditioning="adaln_single",

@@ -1,5 +1,5 @@
 """protocol.py - which pixels a network is shown before two sets of clips are compared.
-Paper    Latte 4.1 ("FVD over 2,048 clips of 16 frames"), VideoDiT 4.2 ("zero-shot FVD on UCF101"): no more
+Paper    Latte 4.1: FVD over 2,048 clips of 16 frames; VideoDiT 4.1: FVD on UCF101, zero-shot: no more is said
 Shapes   a clip is uint8 (T,size,size,3)
 Numbers  python protocol.py: one field of a protocol moves a distance that should be 0
 Differs  published FVDs are hard to reproduce because protocols go unstated: here every choice is a field, and
@@ -53,7 +53,8 @@ class Protocol:
     """How clips are cut out of videos before a network looks at them. Every field is a flag."""
     clips: int = 2048              # of each side, one a video; fewer real ones are allowed, with a warning
     frames: int = 16
-    real_stride: int = 3           # every 3rd frame of the real videos, as in Latte's training (Taichi: 6)
+    real_stride: int = 3           # every 3rd frame of the real videos, as in Latte's training (its published
+                                   # tool takes every 6th of Taichi, which trained with 3, too)
     fake_stride: int = 1
     window: str = "random"         # of a real video; or first. Of a generated one it is always the first
     order: str = "crop-resize"     # to a square, then size; or resize-crop: short side to size, then a square
@@ -68,6 +69,8 @@ class Protocol:
 # and each of them is called FVD.
 PROTOCOLS = {
     # facts of the published tools: they ask for JPEG quality 95 by a name that Pillow ignores, so it is 75
+    # ASSUMED: for FID, too. Latte 4.1 cites clean-fid (Parmar et al. 2022), which is about filters and JPEG,
+    # but states no protocol, and its code has StyleGAN-V's tool: all real frames (--full), files as they are
     "latte": Protocol(),
     "stylegan-v": Protocol(real_stride=1, order="resize-crop"),
     # ASSUMED: VideoDiT 4.1 says "zero-shot FVD on UCF101" and nothing more; its clips run at UCF101's 25 fps
@@ -83,7 +86,7 @@ FILTERS = {"lanczos": Image.LANCZOS, "bicubic": Image.BICUBIC, "bilinear": Image
 def read_protocol(args):
     """The preset with the flags that were given on top, checked."""
     name = args.protocol or ("toy" if args.features == "toy" else "latte")
-    given = {item.name: getattr(args, item.name) for item in dataclasses.fields(Protocol)}
+    given = {item.name: getattr(args, item.name, None) for item in dataclasses.fields(Protocol)}
     given = {key: value for key, value in given.items() if value is not None}
     one_of({"protocol": name}, protocol=PROTOCOLS)
     one_of(given, filter=FILTERS, window=("random", "first"), order=("crop-resize", "resize-crop"),

@@ -7,7 +7,7 @@ Differs  grep DEVIATES; the papers' stages start from Stable Diffusion 3, the to
 Reads    after presets.py, whose fields (cfg) its stages read, and loop.py, which steps them; before eval.py
 Run me   python train.py --config tiny --stage all          # CPU, under 90 s: every stage, then a sample
          python train.py --config toy --stage all           # CPU, hours: the shipped checkpoint
-         torchrun --nproc-per-node 8 train.py --config videodit-256 --stage videodit --init sd3.safetensors
+         torchrun --nproc-per-node 8 train.py --config videodit-256 --init sd3.safetensors --data CLIPS
 
 THE PROBLEM. A text-to-video model is a VAE, a text encoder and a transformer, and they cannot simply be
 trained together. What the transformer has to predict are the VAE's latents: while the VAE still learns, the
@@ -369,7 +369,7 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
 
     def loss(nets, batch):
         z, cond = look(batch, vae, text, classes, run.device)                           # (B,C,T'+images,h,w)
-        cond, rows = drop_conditions(cfg, run, batch, cond), len(z)
+        cond, rows = drop_conditions(cfg, run, batch, cond, net.config.classes), len(z)
         cond, noise = {"images": pictures, **cond}, draw(cfg, batch, z.shape, run.device)
         if cfg.objective == "flow":
             t = sample_times(rows, cfg.shift, u=draw(cfg, batch, (rows,), run.device, TIME))
@@ -449,12 +449,13 @@ def conditions(batch, text, classes, device):
     return {name: value.bool() if name == "mask" else value for name, value in told.items()}
 
 
-def drop_conditions(cfg, run, batch, cond):
+def drop_conditions(cfg, run, batch, cond, null=0):
     """For guidance: a tenth of the clips hear nothing; of labels each has its own chance, a picture's too.
+    null: the network's label for no class, which its weights may have brought, whatever cfg says.
     The draws are the clip's and the step's, so that two processes drop what one would."""
     if "labels" in cond:
         drop = draw(cfg, batch, cond["labels"].shape, run.device, DROP, torch.rand) < cfg.latte.class_dropout
-        return {"labels": drop_labels(cond["labels"], drop, cfg.latte.classes)}             # (B,) or (B,1+M)
+        return {"labels": drop_labels(cond["labels"], drop, null)}                          # (B,) or (B,1+M)
     if "context" not in cond:
         return cond
     drop = draw(cfg, batch, (len(cond["context"]),), run.device, DROP, torch.rand) < cfg.text_drop      # (B,)
@@ -466,11 +467,14 @@ def stage_cache(cfg, run):                                  # latents and text o
     """What --cached does before a transformer's first step, and nothing else: on another machine, say.
     Interrupted, the same command goes on; ranks share the work."""
     bring(cfg, run)
-    cfg, has_latte = dataclasses.replace(cfg, cached=True), "videodit" not in PRESETS[cfg.config]["stages"]
+    stages, has_pictures = PRESETS[cfg.config]["stages"], cfg.p_video < 1
+    if has_latte := "videodit" not in stages:               # pictures beside clips, if its own row says so
+        has_pictures = cfg.joint_images or "joint_images" not in cfg.given and stages["latte"]["joint_images"]
+    cfg = dataclasses.replace(cfg, cached=True)
     vae = frozen_vae(cfg, run, cfg.latents if has_latte else "dpvae")
     asks_text = not has_latte or cfg.latte.condition == "text"
     text = reader(cfg, run, alone=has_latte and not cfg.latte.pooled_dim) if asks_text else None
-    for kind, wanted in (("video", True), ("image", cfg.p_video < 1 or cfg.joint_images)):
+    for kind, wanted in (("video", True), ("image", has_pictures)):
         if wanted:
             feed(cfg, run, kind, vae, text)
 

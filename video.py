@@ -1,6 +1,6 @@
 """video.py - films and pictures on disk, in and out; and the few lines that draw a picture of a result.
 Paper    none of its own. VideoDiT 4.1 trains on clips at the film's own rate, about 25 frames a second, cut
-         square; Latte 4.1 on 16 frames, every 3rd. data.py chooses them, this file gets them off the disk
+         square; Latte 4.2 on 16 frames, every 3rd. data.py chooses them, this file gets them off the disk
 Shapes   decoded frames are uint8 (T,H,W,3), 0..255; a network's video is float (3,T,H,W), -1..1
          B clips, T frames, C channels, H W pixels
 Differs  Latte's loader reads whole films into memory and dies on a damaged one. Here a film is entered where

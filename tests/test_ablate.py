@@ -82,6 +82,31 @@ def test_a_dry_run_prints_commands_that_exist(config, capsys):
     assert commands
 
 
+def test_real_clips_have_the_stride_of_the_training(capsys):
+    """Latte Fig. 5e compares intervals of sampling: each row beside real clips that move as fast as its own.
+    FID looks at every real frame, as its published form does."""
+    words = "--config latte-ffs --dry-run --train".split() + ["--data /tmp --vae_weights /tmp"]
+    strides, asked = [], dry(capsys, "latte-5e", *words)
+    for script, *command in asked:
+        if command[0] == "train.py" or script == "train.py":
+            strides.append(presets.parse(command)[0].stride) if "latte" in command else None
+        elif command[0] in ("fvd", "fid"):
+            assert command[command.index("--real_stride") + 1] == str(strides[-1])
+            assert ("--full" in command) == (command[0] == "fid")
+    assert strides == [1, 3, 6]
+
+
+def test_all_is_what_the_preset_and_its_data_can_show():
+    """Findings: `all` died at Fig. 5d, hours in, since the toy has no DiT to start from."""
+    asked = lambda *words: ablate.tables(ablate.parse(["all", *words]))
+    toy, films = asked(), asked("--config", "latte-ffs", "--train", "--data /tmp")
+    assert not {"latte-5d", "latte-5e"} & {*toy} and {"latte-5f", "latte-mask", "videodit-2"} <= {*toy}
+    assert {"latte-5d", "latte-5e"} <= {*films} and "latte-mask" not in films
+    assert "videodit-2" not in asked("--config", "videodit-256")
+    with pytest.raises(UserError, match="latte-mask, or no pictures beside its clips; give tiny or small"):
+        ablate.parse(["latte-mask", "--config", "latte-ffs"])
+
+
 @pytest.mark.parametrize("key", VIDEODIT + LATTE)
 def test_rows_of_a_table_differ_in_what_it_is_about(key):
     """No two rows share a folder, unless they are the same run; their configurations differ."""

@@ -275,6 +275,7 @@ def test_fid_over_all_real_frames(ckpt, shots, capsys):
     judge = ["--judge", str(ckpt / "judge.safetensors"), *TOY_FLAGS, "--clips", "2"]
     found = evaluate.distance("fid", [str(shots), str(shots), *judge, "--full"])
     assert found["real"] == 4 * 16 and found["fid"] >= 0
+    assert "64 real frames, 2 fake clips" in capsys.readouterr().out
     with pytest.raises(UserError, match="--full: FVD compares clips of one length"):
         evaluate.distance("fvd", [str(shots), str(shots), *judge, "--full"])
 
@@ -329,6 +330,10 @@ def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
     (["fvd", "toy", "toy", "--weights", "gone.pt"], "gone.pt.*i3d needs .*put it there"),
     (["fvd", "toy", "toy", "--real-stride", "2"], "unknown flag --real-stride; did you mean --real_stride"),
     (["is", "toy", *TOY_FLAGS, "--splits", "0"], "--splits 0: must be at least 1"),
+    (["is", "toy", *TOY_FLAGS, "--real_stride", "2"], "unknown flag --real_stride"),
+    (["fvd", "toy", "toy", *TOY_FLAGS, "--splits", "2"], "unknown flag --splits"),
+    (["fid", "toy:video", "toy", *TOY_FLAGS, "--full"], "--full: clips of toy:video are whole already"),
+    (["recon", "nowhere", "toy", "--part", "0.5", "1"], "--part, --seed: for films"),
     (["recon", "nowhere", "toy"], "no checkpoint at nowhere"),
     (["sample", "nowhere", "-o", "x", "--prompts", "gone.txt"], "gone.txt: neither toy:KIND"),
     (["toy", "--ckpt", "nowhere"], "no folder nowhere")])
