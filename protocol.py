@@ -70,7 +70,7 @@ class Protocol:
 PROTOCOLS = {
     # facts of the published tools: they ask for JPEG quality 95 by a name that Pillow ignores, so it is 75
     # ASSUMED: for FID, too. Latte 4.1 cites clean-fid (Parmar et al. 2022), which is about filters and JPEG,
-    # but states no protocol, and its code has StyleGAN-V's tool: all real frames (--full), files as they are
+    # but states no protocol; its code has StyleGAN-V's tool, which looks at all real frames (--full)
     "latte": Protocol(),
     "stylegan-v": Protocol(real_stride=1, order="resize-crop"),
     # ASSUMED: VideoDiT 4.1 says "zero-shot FVD on UCF101" and nothing more; its clips run at UCF101's 25 fps
