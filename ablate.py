@@ -313,12 +313,11 @@ def clip_commands(args, model, folder, config, seed, judge, source, when):
             look += [flag, str(have)] * (have < asked)      # smaller than published: compared at its own size
     kinds = distances(args, model, config) if not when else [("fvd", "i3d")]
     splits = ["--splits", n] * (args.n < 10)                    # of IS, whose parts are 10
-    full, apart = [], []
-    if config.data != "toy":
-        full = ["--full"]                                       # FID's published form: all real frames
-        if model == "latte":    # real clips move as those trained on did; Taichi's tool has 6 (protocol.py)
-            apart = ["--real_stride", "6" if "taichi" in args.config else str(config.stride)]
-    sides = {"fvd": [real, clips, *look, *apart], "fid": [real, clips, *look, *apart, *full],
+    full = ["--full"] * (config.data != "toy")                  # FID's published form: all real frames
+    apart = []
+    if config.data != "toy" and model == "latte":   # real clips move as those of the training did
+        apart = ["--real_stride", "6" if "taichi" in args.config else str(config.stride)]  # 6: protocol.py
+    sides = {"fvd": [real, clips, *look, *apart], "fid": [real, clips, *look, *full],
              "is": [clips, *look, *splits]}
     made = [(f"{kind}{when}", [kind, *sides[kind], *weights(args, detector, config)])
             for kind, detector in kinds]

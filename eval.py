@@ -185,7 +185,7 @@ def parse_metric(name, argv, kinds, sides):
             flags.add_argument(f"--{item.name}", type=type(item.default), default=None)
     args = flags.parse_args(argv)
     one_of(vars(args), features=kinds)
-    at_least(vars(args), batch=1, workers=1, **{"splits": 1} if name == "is" else {})
+    at_least(vars(args), batch=1, workers=1, splits=1)
     return args, read_protocol(args)
 
 

@@ -22,7 +22,7 @@ from features import LPIPS
 from latte import Latte
 from loop import Run
 from presets import Config, parse
-from test_loop import felt, run, signals  # noqa: F401  signals works by being here
+from test_loop import felt, run, signals, torchrun  # noqa: F401  signals works by being here
 from test_sample import random_state, t5_files
 from vae import DPVAE, KLVAE, DPVAEConfig, KLVAEConfig
 from video import save_video
@@ -143,13 +143,11 @@ def test_two_processes_reach_the_weights_of_one_with_labels_dropped(tiny, tmp_pa
     """Classes, pictures beside each clip, latents made in the step: to 1e-5 (it was 0.13 apart)."""
     flags = ("train.py --config tiny --stage latte --latte.condition class --no-cached --joint_images 1 "
              "--warmup 0 --no-bf16 --steps 3 --previews 1 --latte.class_dropout 0.4 --out").split()
-    launch = "-m torch.distributed.run --standalone --nproc-per-node 2".split()
-    words = [(*launch_or_not, *flags, tiny.fork(tmp_path / name))
-             for name, launch_or_not in (("one", []), ("two", launch))]
-    for done in together(*words, extra={"OMP_NUM_THREADS": "1"}):
+    one, two = (tiny.fork(tmp_path / name) for name in ("one", "two"))
+    for done in together((*flags, one), torchrun(*flags, two), extra={"OMP_NUM_THREADS": "1"}):
         assert done.code == 0, done.err[-2000:]
-    one, two = (read_state(tmp_path / name / "latte/state.pt")["players"]["latte"] for name in ("one", "two"))
-    assert_close(felt({"latte": two}), felt({"latte": one}), atol=1e-5, rtol=0)
+    alone, shared = (read_state(out / "latte/state.pt")["players"]["latte"] for out in (one, two))
+    assert_close(felt({"latte": shared}), felt({"latte": alone}), atol=1e-5, rtol=0)
 
 
 def test_a_tenth_of_the_labels_become_no_class():
