@@ -31,9 +31,13 @@ import numpy as np
 from safetensors import safe_open
 
 import presets
-from checkpoint import FlagParser, UserError, polite, write_atomic
-from presets import PRESETS, SIZES
-from published import FILES, load_detector
+from latte import SIZES
+from presets import PRESETS
+from pretrained import FILES, load_detector
+from support.checkpoints import write_atomic
+from support.cli import FlagParser, UserError, polite
+from support.drawing import page, plot
+
 
 HERE, SMALL = Path(__file__).parent, ("tiny", "small", "toy")
 DETECTORS = HERE / "checkpoints" / "detectors"          # where eval.py looks if no --weights are given
@@ -316,7 +320,7 @@ def clip_commands(args, model, folder, config, seed, judge, source, when):
     full = ["--full"] * (config.data != "toy")                  # FID's published form: all real frames
     apart = []
     if config.data != "toy" and model == "latte":   # real clips move as those of the training did
-        apart = ["--real_stride", "6" if "taichi" in args.config else str(config.stride)]  # 6: protocol.py
+        apart = ["--real_stride", "6" if "taichi" in args.config else str(config.stride)]  # 6: eval_clips.py
     sides = {"fvd": [real, clips, *look, *apart], "fid": [real, clips, *look, *full],
              "is": [clips, *look, *splits]}
     made = [(f"{kind}{when}", [kind, *sides[kind], *weights(args, detector, config)])
@@ -650,7 +654,6 @@ def show(args, key, results):
 # runs it is.
 def draw_table(path, found, most=4):
     """A chart a measure: the curves over iterations where there are some, else a dot a seed."""
-    from video import page, plot
     rows, charts = found["rows"], []
     if rows[0]["curve"]:
         charts.append(draw_curves(found))
@@ -669,7 +672,6 @@ def draw_table(path, found, most=4):
 # overwritten.
 def draw_curves(found):
     """FVD over iterations, as Latte's Figs. 5 and 7: a line through the means, a dot a seed."""
-    from video import plot
     last, curves = next(name for name in found["rows"][0]["ours"] if "FVD" in name), {}
     for row in found["rows"]:
         steps = [*map(int, row["curve"]), row["steps"]]
@@ -685,7 +687,6 @@ def draw_curves(found):
 def draw_pictures(args, key):
     """VideoDiT Figs. 3, 5, 6, 7: reconstructions, clips and pictures of seed 0, a row above another."""
     from PIL import Image
-    from video import page
     rows = [(row.name, row_job(args, key, row).folder) for row in TABLES[key].rows]
     for kind in ("recon", "samples", "pictures"):
         there = [(name, folder / f"{kind}.png") for name, folder in rows]
@@ -814,7 +815,6 @@ EFFECTS = np.arange(0, 5.1, 0.5)
 
 def draw_demo(path):
     """Left: deceived as often as can be counted. Right: what it takes for a difference to be seen."""
-    from video import page, plot
     found = demo()
     left = plot(None, {"made-up tables": (list(found), [value[0] for value in found.values()], "."),
                        "2 / C(2n, n)": (list(found), [value[1] for value in found.values()])},

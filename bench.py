@@ -56,19 +56,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from checkpoint import FlagParser, UserError, has_bf16, polite
-from data import batches, open_source
+from data import open_source
 from dit import MMDiT, MMDiTConfig
-from features import I3D, LPIPS
 from flow import DDPM, ddpm_loss, flow_loss
 from latte import SIZES, Latte, LatteConfig
-from loop import Trainer, setup
 from presets import PRESETS, parse as parse_recipe
 from text import CLIPText, CLIPTextConfig, T5Config, T5Encoder
 from train import encoded
-from vae import (DPVAE, GOP, KLVAE, SD3, SD14, DPVAEConfig, PatchGAN3D, discriminator_loss, dp_vae_loss,
+from vae import (DPVAE, GOP, KLVAE, SD14, SD3, DPVAEConfig, PatchGAN3D, discriminator_loss, dp_vae_loss,
                  kl_vae_loss)
 from videodit import VideoDiT, VideoDiTConfig
+from support.cli import FlagParser, UserError, polite
+from support.detectors import I3D, LPIPS
+from support.drawing import page, plot
+from support.ops import has_bf16
+from support.order import batches
+from support.trainer import Trainer, setup
+
 
 # The peak is what the maker prints for dense products, and nobody reaches it (FlashAttention 3's paper: 756
 # of 989 on an H100). It is used all the same: everybody knows it. TRAP: the first number in an advert is
@@ -572,7 +576,7 @@ def fits(argv):
 # The rows above time a network. A training step is more: clips are read, frozen networks make latents and
 # text of them, the loss is computed, then its gradient, AdamW moves the weights and the average follows. What
 # to make faster depends on which of these is long, and guesses are mostly wrong. So a stage of train.py runs
-# here with a stopwatch around each part, in loop.py's own step.
+# here with a stopwatch around each part, in trainer.py's own step.
 #
 #     next(batch) --> [ encode ] [ text ] network, loss --> backward --> clip --> AdamW --> average
 #        data           inside the forward pass                          rest
@@ -618,7 +622,7 @@ class Stopwatch:
 def watched(watch, trainer):
     """Puts the stopwatch around the parts of a step; what it patches outside of `trainer` ends with it.
 
-    From outside, so that loop.py and train.py stay free of clocks: nothing is measured there that a reader
+    From outside, so that trainer.py and train.py stay free of clocks: nothing is measured there that a reader
     of the recipe would have to read past. With --checkpointing, blocks run again inside of "backward"."""
     for player in trainer.players.values():
         player.forward = watch.around("forward", player.forward)
@@ -774,7 +778,6 @@ def demo():
 
 def draw(path):
     """Returns {kind: [FLOPs]} and {part: [ms]}, both by tokens, as drawn."""
-    from video import page, plot
     tokens, counted = [], {"Linears": [], "attention": []}
     for frames in (1, 4, 24):
         args = parse(["mmdit", "--frames", str(frames), "--size", "512", "--no-backward"])

@@ -8,7 +8,7 @@ Time     item(index, epoch) is a pure function of (seed, epoch, index) and of th
          state to save, so any step can be resumed, on any number of ranks
 Differs  Latte reads whole files, dies on a short one and calls 0,3,..,21,25,28 a stride of 3; here a broken
          or short file is skipped, counted and named, and a stride is a stride
-Reads    after world.py, video.py and folder.py, before vae.py
+Reads    after toy_world.py, video_io.py and folders.py, before vae.py
 Run me   python data.py              # CPU, 5 s: two ranks share an epoch; out/data.png shows what a crop sees
          python data.py FOLDER       # what of a folder can be trained on, what cannot, and why
 
@@ -32,46 +32,35 @@ runs that disagree about what they saw cannot be compared, and a crash could not
 import argparse
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 import logging
-import math
 import os
-import re
-import tempfile
 import textwrap
 from collections import Counter, OrderedDict
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import world
-from checkpoint import UserError, polite, save_tensors
-from folder import (Captions, class_name, class_prompt, decode, describe, is_hidden, is_text, list_classes,
-                    list_files, nothing_of, open_picture, series, sort_media, stem_of, warn_left_out)
-from video import (IMAGES, VIDEOS, Film, Unusable, contact_sheet, cut, page, plot, read_all, read_some,
-                   save_video, scan_times, to_video)
-
-log = logging.getLogger("data")
-UNSEEN = 20_250_101    # the seed of every toy clip that is judged: no training draws its clips from it
+from support import toy_world
+from support.cli import UserError, polite
+from support.drawing import contact_sheet
+from support.folders import (Captions, class_name, describe, is_hidden, is_text, list_classes, list_files,
+                             nothing_of, open_picture, series, sort_media, stem_of, warn_left_out)
+from support.order import deal, log, mix
+from support.video_io import IMAGES, VIDEOS, Film, Unusable, cut, read_all, read_some, scan_times, to_video
 
 
 # --------------------------------------------------------------------------------------------- the toy world
 
-# The toy world (world.py) has no files: a clip is drawn when it is asked for, from its number. So it shows
+# The toy world (toy_world.py) has no files: a clip is drawn when it is asked for, from its number. So it shows
 # in its simplest form what every data set here has to offer: a length, item(index, epoch), words(index,
 # epoch) for the caption alone, captions for all of them, and identity(), which says what the data are.
 
 class ToyClips:
-    """Clips drawn on the fly (world.py). count=None: a million, more than a run ever sees."""
+    """Clips drawn on the fly (toy_world.py). count=None: a million, more than a run ever sees."""
 
-    classes = world.SUBJECTS
+    classes = toy_world.SUBJECTS
 
     def __init__(self, kind="video", frames=16, size=64, count=None, seed=0, drop=0.4):
         self.kind, self.frames, self.size, self.seed, self.drop = kind, frames, size, seed, drop
@@ -83,21 +72,21 @@ class ToyClips:
     def identity(self):
         """What these clips are: equal for two data sets that give equal clips."""
         return {"data": f"toy {self.kind}", "clips": self.count, "frames": self.frames, "size": self.size,
-                "seed": self.seed, "drop": self.drop, "world": world.VERSION}
+                "seed": self.seed, "drop": self.drop, "world": toy_world.VERSION}
 
     def item(self, index, epoch=0):
         """The index-th clip of the world. Another epoch says other words of the same clip."""
         spec, caption = self.told(index, epoch)
-        return {"video": to_video(world.render(spec, self.frames, self.size)),          # (3,T,H,W)
+        return {"video": to_video(toy_world.render(spec, self.frames, self.size)),          # (3,T,H,W)
                 "caption": caption, "place": f"{spec.subject}/{index}", "spec": spec}
 
     def told(self, index, epoch=0):
         """Spec and caption of the index-th clip, nothing drawn yet."""
-        spec = world.draw(self.seed, index, self.kind)
+        spec = toy_world.draw(self.seed, index, self.kind)
         if self.frames == 1:
             spec = dataclasses.replace(spec, motion="")           # nobody sees motion in a still
         toss = int(np.random.default_rng([self.seed, epoch, index]).integers(1 << 31))
-        return spec, world.caption(spec, toss, self.drop)
+        return spec, toy_world.caption(spec, toss, self.drop)
 
     def words(self, index, epoch=0):
         """Its caption alone: what LatentCache asks for."""
@@ -106,47 +95,6 @@ class ToyClips:
     @functools.cached_property
     def captions(self):
         return [self.words(index) for index in range(self.count)]
-
-
-# Its kinds are the instrument: of the same world, what is never trained on (held-out combinations), and what
-# is seen in pictures only. "toy:video_heldout:1" names a kind and a seed, wherever a folder may stand, too.
-def parse_toy(name):
-    """(kind, seed) of "toy", "toy:video_heldout" or "toy:video:1", None for a path."""
-    word, _, rest = name.partition(":")
-    if word != "toy":
-        return None
-    kind, _, seed = rest.partition(":")
-    if (kind or "video") not in world.KINDS or not (seed or "0").isdecimal():
-        raise UserError(f"{name}: write toy:KIND or toy:KIND:SEED, "
-                        f"where KIND is one of {', '.join(world.KINDS)}")
-    return kind or "video", int(seed or 0)
-
-
-# Prompts for a test set come from the same three places as data. UCF101's folders are VideoDiT's benchmark
-# (4.2): a model that never saw them is given the names of the classes, and its clips are compared with
-# theirs.
-def prompt_at(source):
-    """index -> prompt, from "toy:KIND", a text file (a prompt a line), or a folder of classes such as
-    UCF101's, whose names become prompts: VideoDiT 4.2, zero-shot. They are dealt round and round."""
-    if toy := parse_toy(source):
-        return lambda index: world.caption(world.draw(UNSEEN + toy[1], index, toy[0]))
-    path = Path(source).expanduser()
-    if path.is_dir():
-        films, folders, pictures, _ = sort_media(list_files(path))
-        places = [stem_of(name) for name in films + folders or pictures]
-        empty = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir()]
-        names = list_classes(places) if places else empty                # the names alone will do
-        lines = [class_prompt(name) for name in names]
-    elif path.is_file():
-        try:
-            lines = [line.strip() for line in decode(path.read_bytes()).split("\n") if line.strip()]
-        except (OSError, ValueError) as error:
-            raise UserError(f"--prompts {source}: cannot be read ({error}); save it as UTF-8")
-    else:
-        raise UserError(f"--prompts {source}: neither toy:KIND, nor a text file, nor a folder of classes")
-    if not lines:
-        raise UserError(f"--prompts {source}: no prompt in it")
-    return lambda index: lines[index % len(lines)]
 
 
 # ------------------------------------------------------------------------------------------------ real clips
@@ -216,7 +164,7 @@ class ClipFolder:
 
     @functools.cached_property
     def places(self):
-        """Where each film lies: folder.py reads its class from that."""
+        """Where each film lies: folders.py reads its class from that."""
         return [stem_of(name) for name in self.names]
 
     @functools.cached_property
@@ -465,318 +413,6 @@ def open_source(name, frames, size, seed=0, count=None, stride=1, fps=None, flip
     return ClipFolder(name, frames, size, stride, fps, flip, seed, part, crop, short, long)
 
 
-# --------------------------------------------------------------------------------------------------- batches
-
-# An epoch is a shuffled deck: each clip once, in an order that nobody chose. The usual way is to shuffle a
-# list of all numbers, which for ten million films is 80 MB and a second, an epoch, in each of 64 processes,
-# and again when a run is resumed. But nobody needs the deck. What is needed is one card: which clip is the
-# 7,000,123rd of epoch 3? A cipher answers that. It maps every number below N to another number below N, no
-# two to the same, and looks like chance; and it needs no list, only a key.
-#
-# The oldest recipe will do, a Feistel network. Write a position as (left, right), two digits to the base of
-# about sqrt(N). Add to one digit a hash of the other, then swap roles; eight times. Each round can be undone
-# (subtract the same hash), so the whole is a permutation, whatever the hash.
-#
-#     left  --+-------- + hash(right) ------+--> ...        left' = left + hash(right)   mod a
-#             |             |               |
-#     right --+-------------+----- + hash(left') --> ...    right' = right + hash(left') mod b
-#
-# a * b is a little more than N, so now and then the answer is no clip: then it is enciphered once more, and
-# as that walk runs along a cycle of the permutation, it comes back below N, and no clip is met twice.
-
-# The hash has to be good, or order shows: the finish of splitmix64 is, in which every bit of the input flips
-# half of the output's. It is three multiplications, on whole arrays at once: dealing a batch of 64 takes a
-# third of a millisecond. test_the_order_looks_like_chance throws dice with it.
-
-def mix(*numbers):
-    """64 bits that look like chance, of whole numbers or arrays of them (splitmix64's finish, each number
-    added in turn)."""
-    state = np.zeros(1, np.uint64)                       # arrays wrap around; a lone number would complain
-    for number in numbers:
-        number = number if isinstance(number, np.ndarray) else np.uint64(int(number) % 2 ** 64)
-        state = (state ^ number) + np.uint64(0x9E3779B97F4A7C15)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
-        state = state ^ (state >> np.uint64(31))
-    return state
-
-
-# A toss is a coin for a step: VideoDiT A.2 takes clips on a step with probability p, pictures otherwise, and
-# all ranks must throw alike, or they wait for each other. As tosses are a function of the step, how many of
-# the first 200,000 fell on clips is counted in 16 ms, and a resumed run knows where both sources stand.
-def toss(seed, steps):
-    """Numbers in [0,1), one a step, the same for ever: for a choice that all ranks have to make alike."""
-    return (mix(seed, np.asarray(steps, np.uint64)) >> np.uint64(11)) / 2.0 ** 53
-
-
-def deal(positions, count, seed):
-    """Positions of the run -> (indices, epochs): card p mod count of deck p // count, without a deck."""
-    epochs, cards = np.divmod(np.asarray(positions, np.uint64), np.uint64(count))        # (n,)
-    a = math.isqrt(count - 1) + 1
-    a, b = np.uint64(a), np.uint64(-(-count // a))
-
-    def encipher(cards):
-        left, right = np.divmod(cards, b)
-        for turn in range(4):
-            left = (left + mix(seed, epochs, 2 * turn, right) % a) % a
-            right = (right + mix(seed, epochs, 2 * turn + 1, left) % b) % b
-        return left * b + right
-
-    cards = encipher(cards)
-    while (cards >= count).any():
-        cards = np.where(cards >= count, encipher(cards), cards)
-    return cards.astype(np.int64), epochs.astype(np.int64)                               # (n,), (n,)
-
-
-# Ranks share the run's positions as players are dealt cards: step s has batch * world_size of them, rank r
-# the r-th pile. So the set of clips of a step does not depend on how many ranks there are, and neither does
-# the run: that is what lets a training that began on one card go on upon eight (a test compares the weights).
-def schedule(count, batch, seed, start_step=0, rank=0, world_size=1):
-    """For every step, this rank's rows [(index, epoch), ...], for ever.
-
-    Position p of the run is card p mod count of deck p // count. A step deals batch * world_size cards: two
-    ranks with half the batch see what one sees."""
-    # ASSUMED: both papers are silent on the order; a new permutation each epoch, straight on into the next.
-    for step in itertools.count(start_step):
-        start = (step * world_size + rank) * batch
-        indices, epochs = deal(np.arange(start, start + batch), count, seed)
-        yield list(zip(indices.tolist(), epochs.tolist()))
-
-
-# torch's DataLoader fetches ahead: `workers` processes, each with a copy of the data set, each given whole
-# batches in turn. As an item is a function of (index, epoch) alone it does not matter which worker makes it,
-# or when; the loader gives the batches back in order. So there is nothing to save of it, and to resume at
-# step s is to begin the schedule at s.
-class Rows:
-    """What torch's DataLoader asks of a map: the item at (index, epoch)."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __getitem__(self, row):
-        return {**self.dataset.item(*row), "index": torch.tensor(row[0])}
-
-
-# Clips of a batch have one shape, so their tensors can be stacked; captions cannot, and stay a list.
-def collate(items):
-    """Tensors are stacked, everything else is listed: {"video": (B,3,T,H,W), "caption": [B strings], ...}."""
-    return {key: torch.stack([item[key] for item in items]) if torch.is_tensor(items[0][key])
-            else [item[key] for item in items] for key in items[0]}
-
-
-def load(dataset, rows, workers=0):
-    """Batches in the order of `rows`, fetched ahead by `workers` processes. The loader gets a generator of
-    its own: it draws a number at the start, and that must not be one of the training's."""
-    try:
-        yield from DataLoader(Rows(dataset), batch_sampler=rows, num_workers=workers, collate_fn=collate,
-                              generator=torch.Generator())
-    except UserError as error:                   # a worker's comes with its whole stack, the reason last
-        raise UserError(str(error).strip().splitlines()[-1].removeprefix("checkpoint.UserError: "))
-
-
-def batches(dataset, batch, seed=0, start_step=0, rank=0, world_size=1, workers=0):
-    """Endless batches from start_step on: the very batches an uninterrupted run would see there."""
-    count = len(dataset)
-    if count < batch * world_size and rank == 0:
-        log.warning("%d items, a batch of %d: every batch repeats some", count, batch * world_size)
-    return load(dataset, schedule(count, batch, seed, start_step, rank, world_size), workers)
-
-
-# -------------------------------------------------------------------------------------------- cached latents
-
-# Encoding costs a quarter of a step of VideoDiT and nine tenths of one of Latte-S, and a frozen VAE gives the
-# same answer every time. So latents may be encoded once, into shards that are each written whole. Stored are
-# raw posterior means, before (z - shift) * scale; the constants stand beside them. The price: of each film
-# only the windows that were encoded are ever seen, and a caption's vectors (154 x 4096 for SD3, 1.3 MB) weigh
-# more than its clip; so they are stored once for each different caption, under a hash of it.
-#
-#     FOLDER/00000-of-00012.safetensors    latents (n,C,T',h,w); as metadata captions, places and `made`
-#     FOLDER/text/3f/9c0a...safetensors    what the text encoders say of one caption
-#
-# A cache is a promise that may be broken behind its back: another VAE, another crop, a film replaced under
-# its old name. So `made` holds all that the latents depend on, and whoever reads compares it with what the
-# run would make (identity() of the data set, fingerprint() of the VAE), and names what differs.
-
-SHARD = re.compile(r"(\d{5})-of-(\d{5})\.safetensors")
-
-
-# Is a cached latent as good as a fresh one? Nearly: the mean of the posterior instead of a draw from it
-# (their difference is far below the noise that training adds), in 16 bits. What is lost is variety. `windows`
-# says how many windows of each film are kept; the papers see a new one on each of a million steps.
-def fingerprint(net):
-    """Sixteen hex digits that two networks share only if every weight is the same."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def shards_of(folder):
-    """The shards of a cache, in order. By their whole name: a write that was killed leaves a file whose name
-    only looks like one, and a folder may hold those of another count."""
-    return sorted(path for path in Path(folder).glob("*.safetensors") if SHARD.fullmatch(path.name))
-
-
-def write_cache(folder, dataset, encode, batch, vae, shift=0.0, scale=1.0, epochs=1, shard=512,
-                dtype=torch.float16, workers=0, rank=0, world_size=1, text=None, speaker="", watch=None):
-    """Encode every item (`epochs` windows of each film) into NNNNN-of-MMMMM.safetensors under `folder`.
-
-    encode    batch -> {"latent": (B,C,T',h,w) raw, ...}; it is given `batch` items at a time
-    vae       fingerprint() of the encoder: LatentCache refuses latents of another one
-    text      [captions] -> {"context": (B,L,D), ...}, asked once for each different caption, `batch` at once;
-              speaker names its encoders as `vae` does the VAE
-    watch     called after every batch: the place to stop, by an exception, when a signal has come
-    Shards that are there are kept, so an interrupted run goes on; ranks take every world_size-th shard."""
-    total, folder = epochs * len(dataset), Path(folder)
-    made = {"vae": vae, "text": speaker, "shift": shift, "scale": scale, **dataset.identity(),
-            "items": total, "shard": shard}
-    for path in shards_of(folder)[:1]:
-        check_made(folder, cache_made(path)[0], made)
-    shards = math.ceil(total / shard)
-    with tqdm(total=total // world_size, unit="clip", desc=f"encode to {folder}", disable=rank > 0) as bar:
-        def tick(items):
-            bar.update(items)
-            if watch:
-                watch()
-
-        for number in range(rank, shards, world_size):
-            path = folder / f"{number:05d}-of-{shards:05d}.safetensors"
-            positions = range(number * shard, min((number + 1) * shard, total))
-            if path.exists():
-                bar.update(len(positions))
-            else:
-                write_shard(path, dataset, encode, batch, positions, made, dtype, workers, tick)
-            if text:
-                write_texts(folder, cache_made(path)[1], text, batch, dtype, tick)
-
-
-# Only whole shards exist. If a process dies inside one, the next run makes it again, from its positions
-# alone; nobody has to ask what is done, so ranks need no lock: each has the shards of its own number.
-def write_shard(path, dataset, encode, batch, positions, made, dtype, workers, tick):
-    """One file: tensors, and as metadata the captions and how it was made. It appears whole or not at all."""
-    rows = [divmod(position, len(dataset))[::-1] for position in positions]              # (index, epoch)
-    chunks = [rows[start:start + batch] for start in range(0, len(rows), batch)]
-    parts, captions, places = [], [], []
-    for loaded in load(dataset, chunks, workers):
-        parts.append({key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
-                      for key, tensor in encode(loaded).items()})
-        captions += loaded["caption"]
-        places += loaded["place"]
-        tick(len(loaded["caption"]))
-    state = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]} # (n,C,T',h,w)
-    if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise UserError(f"latents for {path} are not finite in {dtype}; try bfloat16, or look at the VAE")
-    metadata = {"made": json.dumps(made), "captions": json.dumps(captions), "places": json.dumps(places)}
-    save_tensors(path, state, metadata)
-
-
-# Text is found by its hash: the file of a caption is where 128 bits of its SHA-256 say. No list has to be
-# kept or locked, equal captions meet in one file whoever writes it, and a million files are spread over 256
-# folders. (Two captions with one hash are less likely than a meteorite in the disk.)
-def text_path(folder, caption):
-    """Where a cache keeps it."""
-    mark = hashlib.sha256(caption.encode()).hexdigest()[:32]
-    return Path(folder) / "text" / mark[:2] / f"{mark[2:]}.safetensors"
-
-
-# Prompts repeat far more than clips do (a class has a hundred films), and an encoder of 5 billion weights is
-# the dearest part of a cache. So first it is seen which captions are new, and only these are read.
-def write_texts(folder, captions, text, batch, dtype, tick):
-    """What the text encoders say of these captions, as far as it is not there yet."""
-    missing = [caption for caption in dict.fromkeys(captions) if not text_path(folder, caption).exists()]
-    for start in range(0, len(missing), batch):
-        asked = missing[start:start + batch]
-        told = {key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
-                for key, tensor in text(asked).items()}                                  # (n,L,D), ...
-        for row, caption in enumerate(asked):
-            state = {key: tensor[row].contiguous() for key, tensor in told.items()}      # (L,D), ...
-            save_tensors(text_path(folder, caption), state, {})
-        tick(0)
-
-
-def cache_made(path):
-    """(how it was made, captions, places) of a shard."""
-    try:
-        with safe_open(path, "pt") as file:
-            return tuple(json.loads(file.metadata()[key]) for key in ("made", "captions", "places"))
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is truncated or no latent cache ({error}); delete it and encode again")
-
-
-# A refusal names what differs, "stride 1 instead of 3", because the way out depends on it: a forgotten flag
-# is added, a new data set gets a folder of its own, and a cache is only deleted by a person.
-def check_made(folder, made, want):
-    """Latents of another VAE look like noise to this one's decoder: refuse, naming what differs."""
-    differs = [f"{key} {made.get(key)} instead of {want[key]}" for key in want if made.get(key) != want[key]]
-    if differs:
-        raise UserError(f"the latent cache in {folder} was made differently: {'; '.join(differs)}; "
-                        "delete it, or give another folder with --cache")
-
-
-@functools.lru_cache(maxsize=4096)
-def open_shard(path, written, process):
-    """Memory-mapped, one handle a process. `written`, its time, tells it from an older one of that name."""
-    return safe_open(path, "pt")
-
-
-# Safetensors files are mapped, not read: a row of a shard is a few pages of the disk, and the kernel keeps
-# those that are asked for often. So a cache of a terabyte trains in a few gigabytes of memory, and opening it
-# reads the headers alone, in which the captions stand.
-class LatentCache:
-    """What write_cache wrote, as a dataset of {"latent": (C,T',h,w) raw, "caption": str, "place": str, ...}.
-
-    vae       the fingerprint that the latents must have been made with; None trusts them
-    words     (index, epoch) -> caption, for captions that change with the epoch; None: those stored
-    want      identity() of the data set that the run would encode, and whatever else of `made` must be so"""
-
-    def __init__(self, folder, vae=None, words=None, want=None):
-        self.folder, self.paths, self.words = Path(folder), shards_of(folder), words
-        if not self.paths:
-            raise UserError(f"no latent cache in {folder}; encode one first, or check --cache")
-        shards = int(SHARD.fullmatch(self.paths[0].name)[2])
-        if len(self.paths) != shards:
-            raise UserError(f"the latent cache in {folder} has {len(self.paths)} of {shards} shards: it was "
-                            "interrupted; run the encoding again to go on")
-        self.made = cache_made(self.paths[0])[0]
-        check_made(folder, self.made, {**({} if vae is None else {"vae": vae}), **(want or {})})
-        self.written = [path.stat().st_mtime_ns for path in self.paths]
-        self.captions, self.places = [], []
-        for path in self.paths:
-            _, captions, places = cache_made(path)
-            self.captions += captions
-            self.places += places
-        self.shift, self.scale, self.shard = (self.made[key] for key in ("shift", "scale", "shard"))
-
-    def __len__(self):
-        return len(self.captions)
-
-    def identity(self):
-        """Of the data that were encoded, and of their encoders."""
-        return self.made
-
-    @functools.cached_property
-    def classes(self):
-        return list_classes(self.places)
-
-    def item(self, index, epoch=0):
-        shard, row = divmod(index, self.shard)
-        file = open_shard(str(self.paths[shard]), self.written[shard], os.getpid())
-        tensors = {key: file.get_slice(key)[row] for key in file.keys()}                 # (C,T',h,w)
-        caption = self.words(index, epoch) if self.words else self.captions[index]
-        if self.made["text"]:
-            tensors |= self.text(caption)                                                # (L,D), (P)
-        return {"caption": caption, "place": self.places[index], **{
-            key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}}
-
-    def text(self, caption):
-        """What the text encoders said of it, when the cache was written."""
-        try:
-            return load_file(text_path(self.folder, caption))
-        except (OSError, SafetensorError) as error:
-            raise UserError(f'{text_path(self.folder, caption)}, the text of "{caption[:60]}", is missing or '
-                            f"broken ({error}); run the encoding again")
-
-
 # ---------------------------------------------------------------------------------------- a folder's report
 
 # Before a week on eight GPUs one wants to know what is in the folder: how many hours, which sizes and rates,
@@ -903,58 +539,22 @@ def scan(root, frames=16, size=64, sheet="out/data.png", **how):
         print(f"some of them are in {sheet}")
 
 
-# ------------------------------------------------------------------------------------------------------ demo
-def demo():
-    """Deal one epoch to two ranks. Returns the times that the rarest and the commonest clip were seen."""
-    decks = [schedule(60, batch=6, seed=0, rank=rank, world_size=2) for rank in (0, 1)]
-    seen = [index for _ in range(5) for deck in decks for index, _ in next(deck)]
-    counts = np.bincount(seen, minlength=60)
-    return int(counts.min()), int(counts.max())
-
-
-# What does a crop see? The same film under three protocols, and the difference is no detail: the DP-VAE of
-# VideoDiT 4.1 is shown pieces of the film at full sharpness and learns texture; a transformer that learns
-# from prompts should see as much of the picture as the prompt speaks of. Below, the deck of two ranks: every
-# clip once in five steps, and no pattern.
-def draw(path):
-    """What the protocols see of one wide film; and the order in which two ranks meet 60 clips."""
-    pair = [world.render(world.draw(0, number), 16, 96) for number in (0, 5)]
-    wide, rows, labels = np.concatenate(pair, 2), [], []                                 # (T,96,192,3)
-    with tempfile.TemporaryDirectory() as folder:
-        save_video(Path(folder, "film.mp4"), wide, fps=25)
-        for label, how in (("Latte 4.1: the short side to 48, the middle", dict(crop="center")),
-                           ("short 48, anywhere, on another visit elsewhere", dict(crop="random")),
-                           ("VideoDiT 4.1, the DP-VAE: at its own resolution", dict(long=1080))):
-            rows.append(ClipFolder(folder, 8, 48, **how).item(0, 1)["video"])
-            labels.append(label)
-    film = contact_sheet(None, [wide], ["a film of 192 x 96"], side=96, columns=3)
-    seen = contact_sheet(None, rows, labels, side=72)
-    order = {}
-    for rank in (0, 1):
-        steps = zip(range(20), schedule(60, 6, 0, rank=rank, world_size=2))
-        dots = [(step + number / 6, index) for step, rows in steps for number, (index, _) in enumerate(rows)]
-        order[f"rank {rank}"] = (*zip(*dots), ".")
-    deck = plot(None, order, "Four epochs of 60 clips, dealt to two ranks", "step, 2 x 6 clips", "clip",
-                size=(640, 300))
-    page(path, [film, seen, deck], columns=1)
-
-
 def main():
     parser = argparse.ArgumentParser(description="what of a folder can be trained on", allow_abbrev=False)
-    parser.add_argument("folder", nargs="?", help="videos, folders of frames and pictures at any depth, or a "
+    parser.add_argument("folder", help="videos, folders of frames and pictures at any depth, or a "
                         ".zip of pictures")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--fps", type=float, default=None)
     flags = parser.parse_args()
-    if flags.folder:
-        return scan(flags.folder, flags.frames, flags.size, stride=flags.stride, fps=flags.fps)
-    low, high = demo()
-    print(f"two ranks saw each of 60 clips between {low} and {high} times (right: 1 and 1)")
-    draw("out/data.png")
-    print("what a crop sees of a film, and the order of clips, are drawn in out/data.png")
+    scan(flags.folder, flags.frames, flags.size, stride=flags.stride, fps=flags.fps)
 
 
 if __name__ == "__main__":
-    polite(main)
+    if len(sys.argv) > 1:
+        polite(main)
+    else:
+        from demos.show_data import main as show
+
+        show()

@@ -6,7 +6,7 @@ Shapes   video (B,3,T,H,W) in [-1,1]; features (N,R,F): N clips, R rows a clip
 Numbers  distances are computed in float64; each is printed with its whole protocol and a standard error
 Differs  papers print a distance and nothing else; and no clip counts twice on several GPUs, as it does in
          published samplers. grep DEVIATES, ASSUMED
-Reads    after protocol.py and train.py, before ablate.py
+Reads    after eval_clips.py and train.py, before ablate.py
 Run me   python eval.py                         # CPU, 3 s: a reconstruction whose error is known
          python eval.py toy                     # prompt score of checkpoints/toy, and its VAE's PSNR
          python eval.py fvd REAL FAKE     # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR
@@ -23,7 +23,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 import os
 import sys
 import time
@@ -32,25 +31,27 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded: see sample.py
 
 import numpy as np
-import torch
 from safetensors.torch import save_file
+import torch
 from tqdm import tqdm
 
-import world
-from checkpoint import (FlagParser, UserError, class_of, has_bf16, load_network, polite, read_config,
-                        read_state, write_atomic)
-from data import UNSEEN, ClipFolder, fingerprint, parse_toy, prompt_at
-from features import (ATTRIBUTES, C3D, I3D, Inception, Judge, judge_right, judge_targets,
-                      perceptual_distance)
+from data import ClipFolder
 from latte import draw_similarity, frame_similarity, nothing_asked, summary
-from metrics import (frechet, gaussian, inception_score, kernel_distance, psnr, ssim,
-                     standard_error)
-from protocol import PROTOCOLS, Protocol, Side, at_least, check_count, one_of, read_protocol, warn
-from published import FILES, load_detector, load_latte
-from sample import (TOKENS, TOY, between, decode, encode, generate, go_on, how_of, load_models, tokens_of,
-                    walk)
+from pretrained import FILES, load_detector, load_latte
+from sample import TOKENS, TOY, between, decode, encode, generate, go_on, how_of, load_models, tokens_of, walk
 from vae import DPVAE, GOP, KLVAE, fold
-from video import Unusable, contact_sheet, save_clip, to_video
+from support import nearest, toy_world
+from support.checkpoints import class_of, load_network, read_config, read_state, write_atomic
+from support.cli import FlagParser, UserError, polite
+from support.detectors import (ATTRIBUTES, C3D, I3D, Inception, Judge, judge_right, judge_targets,
+                               perceptual_distance)
+from support.drawing import contact_sheet
+from support.eval_clips import PROTOCOLS, Protocol, Side, at_least, check_count, one_of, read_protocol, warn
+from support.latent_cache import fingerprint
+from support.metrics import frechet, gaussian, inception_score, kernel_distance, psnr, ssim, standard_error
+from support.ops import has_bf16
+from support.toy_world import UNSEEN, parse_toy, prompt_at
+from support.video_io import Unusable, save_clip, to_video
 
 
 # ------------------------------------------------------------------------------------------ looking at sets
@@ -67,7 +68,7 @@ from video import Unusable, contact_sheet, save_clip, to_video
 # R is how many rows a clip gives: FVD looks at the whole clip (R = 1), so it can see a jerk; FID at each
 # frame (R = T), so it cannot. A model of perfect stills in random order has a good FID and a bad FVD: that is
 # why Latte prints both. What such a number is not: a distance of people's, or one that other code would find
-# with other weights; two FVDs compare only if every choice behind them is the same (protocol.py).
+# with other weights; two FVDs compare only if every choice behind them is the same (eval_clips.py).
 #
 # Inception Score needs no real clips. It asks whether the network is sure what each clip shows, and whether
 # the clips show everything (metrics.py has the formula); so it means something only for a model of the
@@ -277,7 +278,7 @@ def finish(result):
 # VideoDiT's first claim is about its VAE: whatever DP-VAE loses, no transformer can bring back.
 # Reconstruction has a pair, film and film again, so it is subtracted: PSNR, the mean squared error as
 # decibels (+ 6 dB is half the error); SSIM, which compares means, contrasts and patterns of small windows;
-# LPIPS, for which see features.py. Two traps. Averages over a film hide which frames fail: in a video VAE
+# LPIPS, for which see detectors.py. Two traps. Averages over a film hide which frames fail: in a video VAE
 # those between the key frames, which is where the moving things are. And a still film flatters everybody: so
 # each film is also scored with its key frames held for four frames, which needs no video VAE at all. "gain"
 # is what DP-VAE adds to that; if it is not above 0, there was nothing to be gained, or nothing was learned.
@@ -331,7 +332,7 @@ def film_windows(args, made):
         raise UserError(f"--frames {frames}: must be a multiple of {GOP}")
     if toy := parse_toy(args.data):
         for index in range(args.n):
-            clip = world.render(world.draw(UNSEEN + toy[1], index, toy[0]), frames, size)
+            clip = toy_world.render(toy_world.draw(UNSEEN + toy[1], index, toy[0]), frames, size)
             yield f"{args.data} {index}", to_video(clip)
         return
     films = ClipFolder(args.data, GOP, size, stride=args.stride, part=tuple(args.part),
@@ -559,7 +560,7 @@ def check_made(out, args, about):
 # ------------------------------------------------------------------------------------------ the toy world
 
 # In the toy world the truth is known: which words a clip was asked for, which clips can exist. So three
-# things can be measured that no real set allows. Does it obey? The judge (features.py) reads subject, colour,
+# things can be measured that no real set allows. Does it obey? The judge (detectors.py) reads subject, colour,
 # motion and scene off the clip, also of combinations that were never trained on, and of subjects that were
 # never seen moving. How good is its VAE, on clips that nobody trained on? And how near does a clip come to
 # any that the world could have drawn? Each with its check: the judge on rendered clips, the VAE's bound, true
@@ -575,12 +576,12 @@ ROWS = {"video_seen": "video", "image_seen": "image", **{kind: kind for kind in 
 def unseen(kind, n, batch):
     """(index of the first, Specs) of n clips that no training drew, a batch at a time."""
     for start in range(0, n, batch):
-        yield start, [world.draw(UNSEEN, index, kind) for index in range(start, min(start + batch, n))]
+        yield start, [toy_world.draw(UNSEEN, index, kind) for index in range(start, min(start + batch, n))]
 
 
 # True clips, for the judge's own check, the VAE's, and the frames that are given away.
 def render_all(specs, frames, size):
-    return torch.stack([to_video(world.render(spec, frames, size)) for spec in specs])      # (B,3,T,H,W)
+    return torch.stack([to_video(toy_world.render(spec, frames, size)) for spec in specs])      # (B,3,T,H,W)
 
 
 # Accuracy, attribute by attribute: a model that draws the right animal in the wrong colour is told apart from
@@ -636,7 +637,7 @@ def from_picture(models, how, specs, first, said=lambda spec: spec):
     """The whole prompt, and the first frame. said(spec): what of a spec the prompt says."""
     x = render_all(specs, models.frames, models.size)                                       # (B,3,T,H,W)
     given = between(models, models.size, how, models.frames, x[:, :, :1])
-    z = walk(models, [world.caption(said(spec)) for spec in specs], given.base.shape, how, first, given)
+    z = walk(models, [toy_world.caption(said(spec)) for spec in specs], given.base.shape, how, first, given)
     return decode(models.vae, z, models.frames), {"first": (0, x[:, :, :1])}, models.group
 
 
@@ -653,7 +654,7 @@ def from_picture_alone(models, how, specs, first):
 # motion is over: what has moved left is at the left edge, and no film exists that goes on and still does so.
 def onwards(models, how, specs, first):
     """Half a film goes on to its end; the judge sees the second half."""
-    prompts, frames = [world.caption(spec) for spec in specs], 2 * models.frames
+    prompts, frames = [toy_world.caption(spec) for spec in specs], 2 * models.frames
     x = render_all(specs, frames, models.size)[:, :, :models.frames]                        # (B,3,T,H,W)
     z = go_on(models, prompts, encode(models, x), frames, how, first)
     return decode(models.vae, z, frames), {}, models.frames
@@ -666,7 +667,7 @@ def in_between(models, how, specs, first):
     x = render_all(specs, models.frames, models.size)                                       # (B,3,T,H,W)
     start, end = x[:, :, :1], x[:, :, last:last + 1]                                        # (B,3,1,H,W)
     given = between(models, models.size, how, models.frames, start, end)
-    z = walk(models, [world.caption(spec) for spec in specs], given.base.shape, how, first, given)
+    z = walk(models, [toy_world.caption(spec) for spec in specs], given.base.shape, how, first, given)
     return decode(models.vae, z, models.frames), {"first": (0, start), "last": (last, end)}, 0
 
 
@@ -683,7 +684,7 @@ def given_score(judge, args, clips_of, models, bar, shown):
     right, squares = {key: 0 for key in ATTRIBUTES}, {}
     for first, specs in unseen("video_heldout", args.given, args.batch):
         clips, same, begin = clips_of(specs, first)                                         # (B,3,T,H,W)
-        shown += [(clip, world.caption(spec)) for clip, spec in zip(clips[:3], specs) if first == 0]
+        shown += [(clip, toy_world.caption(spec)) for clip, spec in zip(clips[:3], specs) if first == 0]
         answers = judge_right(judge, clips[:, :, begin:].to(device()), judge_targets(judge, specs, device()))
         right = {key: count + int(answers[key].sum()) for key, count in right.items()}
         for name, (place, frame) in same.items():
@@ -712,10 +713,10 @@ def nearest_rows(models, clips, ceiling=True):
         sets |= {"reconstructed": again, "rendered": x}
     for row, films in sets.items():
         films = films.float().cpu().numpy()
-        rows[row] = world.summary(world.nearest(films, [world.caption(spec) for spec in specs], alone=True,
+        rows[row] = nearest.summary(nearest.nearest(films, [toy_world.caption(spec) for spec in specs], alone=True,
                                                 workers=os.cpu_count()))
         if row != "generated":
-            rows[row]["truth"] = float(np.mean([world.beside(*pair).db for pair in zip(films, specs)]))
+            rows[row]["truth"] = float(np.mean([nearest.beside(*pair).db for pair in zip(films, specs)]))
     print(f"nearest rendering of {len(clips)} clips: dB over the subject; how its colour and shape drift\n"
           f"{'':18}    mean            first    last  >= 20  frame by frame  colour   shape  true Spec")
     for row, found in rows.items():
@@ -774,7 +775,7 @@ def toy(argv):
     def generated(specs, start):
         bar.update(len(specs))
         count = 1 if not specs[0].motion else models.frames
-        clips = make(models, [world.caption(spec) for spec in specs], count, args, start)
+        clips = make(models, [toy_world.caption(spec) for spec in specs], count, args, start)
         if row == next(iter(rows)) and start < args.nearest:
             fitted.append(clips[:args.nearest - start])
         return clips
@@ -862,32 +863,11 @@ HELP = """eval.py COMMAND ..., each with its own --help; without one, a picture
   similarity --ckpt      how alike a Latte's frames are, block by block"""
 
 
-# Does recon measure what it says? Here is a "VAE" whose error nobody has to estimate: every pixel comes back
-# 0.1 nearer to grey. Pixels reach from -1 to 1, a range of 2, so PSNR = 10 log10(2^2 / 0.1^2) = 26.02 dB, for
-# any film. It goes the road that a real one goes, windows, batches, frames and the report; held key frames
-# are worse, since the toy's films move.
-class Paler:
-    """A VAE whose error is known: it stores pixels, and gives each back 0.1 nearer to grey."""
-    encode = staticmethod(lambda x: x)
-    decode = staticmethod(lambda z: z - 0.1 * z.sign())
-
-
-def demo(path="out/eval.png"):
-    """(PSNR that `recon` finds of Paler, and what it must be: an error of 0.1 everywhere, a range of 2).
-
-    The picture has a film, its reconstruction and the error, which is 0.1 of the range's half everywhere."""
-    args = argparse.Namespace(data="toy", n=3, frames=16, size=64)
-    rows, shown = measure_films(Paler(), film_windows(args, {}))
-    contact_sheet(path, shown.values(), [*shown])
-    return report_recon(rows)["psnr"], 10 * math.log10(2 ** 2 / 0.1 ** 2)
-
-
 def main(argv):
     if argv[:1] in (["-h"], ["--help"]):
         return print(HELP)
     if not argv:
-        return print("a reconstruction that is 0.1 off: {:.3f} dB (right: {:.3f}); drawn in out/eval.png. "
-                     "Commands: python eval.py --help".format(*demo()))
+        return print(HELP)
     if argv[0] not in COMMANDS:
         raise UserError(f"unknown command {argv[0]}; give one of {', '.join(COMMANDS)}")
     torch.backends.cudnn.allow_tf32 = False                 # distances are compared with other people's

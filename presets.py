@@ -33,13 +33,14 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import world
-from checkpoint import FlagParser, UserError, polite
 from dit import MMDiTConfig
-from features import JudgeConfig
 from latte import SIZES, LatteConfig
 from text import ToyTextConfig
 from vae import GOP, KLVAEConfig, PatchGAN3DConfig
+from support import toy_world
+from support.cli import FlagParser, UserError, polite
+from support.detectors import JudgeConfig
+
 
 # train.py has a function for each; a preset names those that it trains, in order.
 STAGES = {
@@ -167,10 +168,10 @@ class Config:
     keep: int = 2                  # older states that stay, in OUT/STAGE/STEP/, beside the newest; 0: none
     # NETWORKS. Their sizes; each is a dataclass in the network's own file, and its fields are flags, too.
     judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(
-        world.SUBJECTS, tuple(world.COLOURS), world.MOTIONS, world.SCENES))
+        toy_world.SUBJECTS, tuple(toy_world.COLOURS), toy_world.MOTIONS, toy_world.SCENES))
     vae: KLVAEConfig = field(default_factory=KLVAEConfig)
     disc: PatchGAN3DConfig = field(default_factory=PatchGAN3DConfig)
-    text: ToyTextConfig = field(default_factory=lambda: ToyTextConfig(words=world.WORDS))
+    text: ToyTextConfig = field(default_factory=lambda: ToyTextConfig(words=toy_world.WORDS))
     dit: MMDiTConfig = field(default_factory=MMDiTConfig)
     latte: LatteConfig = field(default_factory=LatteConfig)
 
@@ -183,7 +184,7 @@ class Config:
 # step, as the papers do. Where a paper prints a number, its section stands beside it, and
 # tests/test_presets.py holds the one to the other.
 
-JUDGE = (world.SUBJECTS, tuple(world.COLOURS), world.MOTIONS, world.SCENES)
+JUDGE = (toy_world.SUBJECTS, tuple(toy_world.COLOURS), toy_world.MOTIONS, toy_world.SCENES)
 PRESETS = {
     # every stage and a sample in under 90 s on two cores; nothing good comes out. It is here so that every
     # line of every stage is run by the tests, and by whoever changes one, before a day is spent on it.
@@ -192,7 +193,7 @@ PRESETS = {
         bf16=False, lr=3e-4,           # so low that rounding does not grow: two processes end where one does
         judge=JudgeConfig(*JUDGE, width=8, features=32, size=32),
         vae=KLVAEConfig(4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4, scale=1.0, shift=0.0),
-        disc=PatchGAN3DConfig(8, 1), text=ToyTextConfig(world.WORDS, 12, 32, 1, 2),
+        disc=PatchGAN3DConfig(8, 1), text=ToyTextConfig(toy_world.WORDS, 12, 32, 1, 2),
         dit=MMDiTConfig(4, 2, 2, 2, 16, context_dim=32, pooled_dim=32, pos_grid=4, base_size=4),
         latte=LatteConfig(1, 2, 32, 2, in_channels=4, frames=8, input_size=8, condition="text",
                           context_dim=32, pooled_dim=32),
@@ -208,7 +209,7 @@ PRESETS = {
         size=32, frames=16, cached=True, items=2048, decay=0.4, shift=1.5, preview_every=1000,
         judge=JudgeConfig(*JUDGE, size=32),
         vae=KLVAEConfig(8, ch=16, ch_mult=(1, 2, 2), num_res_blocks=1, groups=4, scale=1.0, shift=0.0),
-        text=ToyTextConfig(world.WORDS, 12, 64, 1, 2),
+        text=ToyTextConfig(toy_world.WORDS, 12, 64, 1, 2),
         dit=MMDiTConfig(8, 2, 4, 4, 24, context_dim=64, pooled_dim=64, pos_grid=4, base_size=4),
         latte=LatteConfig(1, 4, 96, 4, in_channels=8, frames=4, input_size=8, condition="text",
                           context_dim=64, pooled_dim=64, learn_sigma=False, joint="temporal_mask"),
@@ -221,13 +222,13 @@ PRESETS = {
                 "latte": dict(steps=800, batch=32, lr=1e-3, objective="flow", latents="dpvae",
                               joint_images=1)}),
     # the shipped checkpoint: see README for what it reaches. decay 0.4: the papers hold the rate and average
-    # over many steps; ten thousand are too few for that, so the rate falls over the last 40 % (loop.py).
+    # over many steps; ten thousand are too few for that, so the rate falls over the last 40 % (trainer.py).
     # kl_weight 1e-3, where Stable Diffusion has 1e-6: it has a hundred times the data to fill its latents'
     # space with, and a transformer of 2 B to find its way in it. Here they are held closer together.
     "toy": dict(
         size=64, frames=16, cached=True, items=6144, decay=0.4, shift=2.0,
         vae=KLVAEConfig(16, ch=24, ch_mult=(1, 2, 3, 3), num_res_blocks=1, groups=8, scale=1.0, shift=0.0),
-        text=ToyTextConfig(world.WORDS, 12, 128, 2, 4),
+        text=ToyTextConfig(toy_world.WORDS, 12, 128, 2, 4),
         dit=MMDiTConfig(16, 2, 6, 5, 32, context_dim=128, pooled_dim=128, pos_grid=8, base_size=8),
         latte=LatteConfig(1, 8, 120, 4, in_channels=16, frames=4, input_size=8, condition="text",
                           context_dim=128, pooled_dim=128, learn_sigma=False, joint="temporal_mask"),
@@ -527,45 +528,15 @@ def overview():
         "later: python train.py report runs/toy"])
 
 
-def demo():
-    """{preset: {stage: its Config}}, every one of them checked."""
-    return {name: {config.stage: config for config in parse(["--config", name])} for name in PRESETS}
-
-
-# Tokens in a clip times clips seen is how much a transformer has looked at. On axes that go by factors of ten
-# runs of equal product lie on one falling line, and how far the toy is from a paper is a distance on the
-# page: VideoDiT's last phase looks at 6,400 times as many tokens, a factor of 384 by its clips' size and of
-# 17 by their number, with a network of 370 times as many weights. (`tiny` is left out; it learns nothing.)
-def draw(path):
-    """Each preset's video transformers, by size of a clip and of the run; pale lines: equally many tokens."""
-    from video import plot
-    runs = {}
-    for name, stages in list(demo().items())[1:]:
-        for stage in {"videodit", "latte"} & set(stages):
-            cfg, net = stages[stage], stages[stage].latte if stage == "latte" else stages[stage].dit
-            side = cfg.size // 2 ** (len(cfg.vae.ch_mult) - 1) // net.patch
-            frames = cfg.frames // GOP if stage == "videodit" or cfg.latents == "dpvae" else cfg.frames
-            group = "latte" if name.startswith("latte-") and name != "latte-t2v" else name
-            xs, ys, _ = runs.setdefault(group, ([], [], "."))
-            xs.append(frames * side ** 2)
-            ys.append(cfg.steps * cfg.batch)
-    ends = [min(min(xs) for xs, *_ in runs.values()), max(max(xs) for xs, *_ in runs.values())]
-    for power in (7, 9, 11):
-        runs[f"_{power}"] = (ends, [10 ** power / end for end in ends], "~")
-    return plot(path, runs, "How large the runs are", "tokens in a clip", "clips seen", "xy", (860, 480))
-
-
 def main(argv):
     if argv:
         for config in parse(["--config", *argv]):
             print("\n".join(f"{name:24}{value}" for name, value in flatten(config).items()), "\n")
         return
-    for name, stages in demo().items():
-        for stage, config in stages.items():
-            print(f"{name:17}{stage:10}{config.steps:>9,} steps x {config.batch:<4}"
+    for name in PRESETS:
+        for config in parse(["--config", name]):
+            print(f"{name:17}{config.stage:10}{config.steps:>9,} steps x {config.batch:<4}"
                   f"{config.frames:>4} frames of {config.size} x {config.size}")
-    draw("out/presets.png")
-    print("how large the runs are beside each other is drawn in out/presets.png")
 
 
 if __name__ == "__main__":

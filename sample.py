@@ -5,7 +5,7 @@ Shapes   noise (B,C,T',h,w) -> scaled latents, same shape -> clips (B,3,T,H,W); 
          a picture is T=1, decoded by D_k
 Time     flow: t=0 noise, t=1 data, SD3's schedule of noise levels (flow.sigmas); Latte: DDPM's steps
 Differs  --start, --end, --extend are in neither paper; steps, guidance and null prompt: grep ASSUMED
-Reads    after published.py; train.py previews and eval.py scores call generate() from here
+Reads    after pretrained.py; train.py previews and eval.py scores call generate() from here
 Run me   python sample.py "a cat"      # CPU, a few seconds: writes out/0000-a-cat.mp4, look at out/index.html
          python sample.py "a cat jumping" --start cat.png
          python sample.py 207 --weights DiT-XL-2-256x256.pt --vae stable-diffusion-v1-4/vae
@@ -38,7 +38,6 @@ Tried by others: a pipeline class for each model, with the walk in each of them 
 one is not --start for the next, and a fix to the one is not a fix to the others."""
 
 import hashlib
-import html
 import json
 import math
 import os
@@ -53,23 +52,27 @@ from pathlib import Path
 # OpenMP reads this once, when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-import torch
 from PIL import Image
+import torch
 from tqdm import tqdm
 
-import published
-from checkpoint import (FlagParser, UserError, class_of, has_bf16, load_network, polite, read_config,
-                        write_atomic)
+import pretrained
 from dit import DiT, MMDiT, PixArt
-from flow import (DDPM, SAMPLING, Known, ddim_sample, ddpm_sample, euler, guided, keyed_noise, pulled, sigmas,
-                  velocity_of)
-from folder import label_of
+from flow import DDPM, Known, ddim_sample, ddpm_sample, euler, guided, pulled, sigmas, velocity_of
 from latte import Latte
 from text import ToyText
 from vae import DPVAE, GOP, KLVAE
-from video import (IMAGES, Unusable, contact_sheet, read_all, read_picture, save_picture, save_video,
-                   to_frames, to_video)
 from videodit import VideoDiT
+from support.checkpoints import class_of, load_network, read_config
+from support.cli import FlagParser, UserError, polite
+from support.drawing import contact_sheet
+from support.folders import label_of
+from support.ops import has_bf16
+from support.order import SAMPLING, keyed_noise
+from support.pages import write_page
+from support.video_io import (IMAGES, Unusable, read_all, read_picture, save_picture, save_video, to_frames,
+                              to_video)
+
 
 TOY = Path(__file__).parent / "checkpoints" / "toy"
 KINDS = {"videodit": VideoDiT, "dit": MMDiT, "latte": Latte}
@@ -157,7 +160,7 @@ def load_models(folder, device="cpu", weights=(), model="", vae=""):
         raise UserError(f"no folder {folder}; give --ckpt a folder that train.py wrote")
     if folder.is_file() or not any((folder / f"{part}.safetensors").is_file()
                                    for part in (*KINDS, "vae", "dpvae", "text")):
-        found = published.open_released(folder, *weights, vae=vae)
+        found = pretrained.open_released(folder, *weights, vae=vae)
         if not found.states:
             raise UserError(f"{folder} holds no model, neither one of train.py's nor a released one")
         return released_models(found, device)
@@ -188,10 +191,10 @@ def encoder_of(folder, transformer, weights):
                   else "Stable Diffusion 3's: its file or folder")
         raise UserError(f"{folder} holds no text encoder; give with --weights the one that it was trained "
                         f"with, {speaks}")
-    return published.load_t5_text(*weights) if alone else published.load_sd3_text(*weights)
+    return pretrained.load_t5_text(*weights) if alone else pretrained.load_sd3_text(*weights)
 
 
-# Other people's models come to the same table. What they are is told by their tensors (published.py); how
+# Other people's models come to the same table. What they are is told by their tensors (pretrained.py); how
 # they want to be sampled is told by nothing in the file: it stands in their authors' scripts, and here.
 # sampler, steps, guidance, frames a second. TRAP: none of them gives an error when it is wrong.
 # DEVIATES: PixArt's script takes DPM-Solver by default; these are the numbers of its other choice, ancestral.
@@ -216,12 +219,12 @@ def released_models(found, device="cpu", silent=False):
     if vae.config.z_channels != config.in_channels:
         raise UserError(f"the VAE in {found.paths['vae']} has {vae.config.z_channels} channels, the "
                         f"transformer in {found.paths['transformer']} reads {config.in_channels}; add --vae "
-                        f"PATH with {published.WHERE.get(config.in_channels, 'its own')}")
+                        f"PATH with {pretrained.WHERE.get(config.in_channels, 'its own')}")
     side = {"mmdit": found.config("transformer").get("sample_size", 128),
             "pixart": getattr(config, "sample_size", 0)}.get(kind) or config.input_size
     classes = ()
     if kind == "dit" or getattr(config, "condition", "") == "class":
-        classes = published.UCF101 if config.classes == 101 else tuple(map(str, range(config.classes)))
+        classes = pretrained.UCF101 if config.classes == 101 else tuple(map(str, range(config.classes)))
     half = kind == "mmdit" and has_bf16(device)
     models = Models(vae.to(device), told.to(device) if told else None, network.requires_grad_(False),
                     side * vae.downsampling, config.frames if isinstance(network, Latte) else 1,
@@ -634,46 +637,6 @@ def keep(out, number, clip, prompt, about, fps, gif=False):
     return f"{base}.mp4" if clip.shape[1] > 1 else f"{base}.png"
 
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width">
-<style>body{{font:15px/1.45 system-ui,sans-serif;margin:1.5rem;background:#fafafa;color:#222}}
-main{{display:grid;grid-template-columns:repeat(auto-fill,minmax(260px,1fr));gap:1.2rem}}
-figure{{margin:0}}video,img{{width:100%;border-radius:6px;background:#ddd;image-rendering:pixelated}}
-small{{color:#666;word-break:break-word}}</style>
-<h1>{title}</h1><main>
-{cards}
-</main></html>
-"""
-
-
-# The page is made anew from the .json files each time, so there is no second list that could disagree with
-# the folder; a clip that was deleted by hand is gone from it, and one copied in from elsewhere is there.
-def write_page(out):
-    """out/index.html: every clip of the folder, newest first, from the files beside it; no script and no
-    network, so that it plays from a disk, and is mailed by mailing the folder."""
-    cards = []
-    for path in out.glob("*.json"):
-        try:
-            about = json.loads(path.read_text("utf-8"))
-            made, prompt = about["made"], about["prompt"]
-        except (ValueError, KeyError, TypeError, OSError):
-            continue                                        # not one of ours
-        film, picture = path.with_suffix(".mp4"), path.with_suffix(".png")
-        if film.is_file():
-            shown = f'<video src="{film.name}" autoplay loop muted playsinline controls></video>'
-        elif picture.is_file():
-            shown = f'<img src="{picture.name}" alt="{html.escape(prompt)}" loading="lazy">'
-        else:
-            continue
-        settings = ", ".join(f"{key} {value}" for key, value in about.items()
-                             if key not in ("prompt", "torch", "index") and value not in ("", None, []))
-        cards.append((made, path.name, f"<figure>{shown}<figcaption><b>{html.escape(prompt or path.stem)}</b>"
-                                       f"<br><small>{html.escape(path.stem)}: {html.escape(settings)}</small>"
-                                       "</figcaption></figure>"))
-    text = PAGE.format(title=f"{len(cards)} clips", cards="\n".join(card for *_, card in sorted(cards)[::-1]))
-    write_atomic(out / "index.html", lambda temporary: temporary.write_text(text, "utf-8"))
-
-
 # ---------------------------------------------------------------------------------------- the command line
 
 # Everything that can be refused is refused before the first step, and most of it before any weights are read:
@@ -852,7 +815,7 @@ def main(argv=None):
     args, begun = parse(argv), time.perf_counter()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.weights and not args.ckpt:
-        models = released_models(published.open_released(*args.weights, vae=args.vae), device,
+        models = released_models(pretrained.open_released(*args.weights, vae=args.vae), device,
                                  silent=bool(args.prompt) and not any([*args.prompt, args.negative]))
     else:
         models = load_models(args.ckpt or TOY, device, args.weights, args.model)

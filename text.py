@@ -3,10 +3,10 @@ Paper    VideoDiT 3.2 keeps SD3's frozen encoders: CLIP-L, CLIP-G and T5-XXL giv
 Shapes   ids (B,L)  context (B,L,D)  pooled (B,P)        B prompts, L text tokens, D width, P pooled width
 Sizes    toy L=16 D=P=128; SD3 L=77+77 D=4096 P=768+1280; Latte's text-to-video T5 alone, L<=120
 Differs  only what SD3 and Latte use: no decoder of T5, no picture half of CLIP
-Reads    after tokenizer.py, before dit.py; published.py fills the encoders with released weights
+Reads    after tokenizers.py, before dit.py; pretrained.py fills the encoders with released weights
 Run me   python text.py      # CPU, 3 s: which words the toy's encoder finds near, drawn in out/text.png
 
-THE PROBLEM. tokenizer.py made numbers of a prompt. Number 2368 says nothing: it is a row in a table. What
+THE PROBLEM. tokenizers.py made numbers of a prompt. Number 2368 says nothing: it is a row in a table. What
 the painting transformer (dit.py) needs are vectors in which what looks alike lies close and what must be
 told apart lies far: "red" near "scarlet", "jumping" far from "spinning", "a dog on a cat" not "a cat on a
 dog". An encoder is a transformer over the tokens that has learned such vectors elsewhere, and stays as it is
@@ -30,16 +30,15 @@ three."""
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
+from einops import rearrange
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
-from checkpoint import UserError, load_network, polite
-from tokenizer import CLIPTokenizer, WordTokenizer, tell
+from support.cli import UserError
+from support.tokenizers import CLIPTokenizer, WordTokenizer, tell
 
 
 # ---------------------------------------------------------------------------------- CLIP's transformer
@@ -429,65 +428,7 @@ def run_frozen(net, device, dtype, ids, *mask):
     unfit = stored.itemsize == 1 or (stored == torch.float16 and isinstance(net, T5Encoder))
     return net.to(device, dtype or (torch.bfloat16 if unfit else stored))(ids.to(device), *mask)
 
-
-# ---------------------------------------------------------------------------------- demo
-# Which words does the shipped encoder find near? The cosine of their pooled vectors, less what all words
-# share. If it had learned nothing, a word's nearest would be of its own kind (subject, colour, motion, scene)
-# one time in four, 8 of 34.
-
-TOY = Path(__file__).parent / "checkpoints/toy/text.safetensors"
-
-
-def nearness(toy, kinds):
-    """kinds {name: words} -> (words, cosines (W,W), how many words' nearest is of their own kind)."""
-    words, of = zip(*[(word, kind) for kind, members in kinds.items() for word in members])
-    with torch.no_grad():
-        pooled = toy(list(words))[1]                                            # (W,P)
-    cosine = F.normalize(pooled - pooled.mean(0), dim=1)
-    cosine = cosine @ cosine.T                                                  # (W,W)
-    nearest = cosine.clone().fill_diagonal_(-2).argmax(1).tolist()              # (W,)
-    return words, cosine, sum(of[nearest[n]] == of[n] for n in range(len(words)))
-
-
-def draw_nearness(words, cosine):
-    """The matrix with its words, as a picture."""
-    from PIL import Image, ImageDraw
-
-    from video import FINE, heat, write
-    cell, left = 17, 104
-    side = cell * len(words)
-    sheet = Image.new("RGB", (FINE * (left + side + 12), FINE * (side + 48)), "white")
-    cells = Image.fromarray(heat(cosine.clamp(min=0).numpy(), cell * FINE, top=0.7))
-    sheet.paste(cells, (FINE * left, FINE * 36))
-    pen = ImageDraw.Draw(sheet)
-    write(pen, (12, 18), "nearness of words, as the toy's encoder learned it", 15)
-    for n, word in enumerate(words):
-        write(pen, (left - 8, 36 + cell * (n + 0.5)), word, 12, anchor="rm")
-    return sheet.reduce(FINE)                                                   # (h,w) of FINE*h, FINE*w
-
-
-def demo(picture=None):
-    """Known answers: T5's buckets of some distances; how many words' nearest is of their own kind, of all."""
-    import world
-    kinds = {"subject": world.SUBJECTS, "colour": tuple(world.COLOURS), "motion": world.MOTIONS,
-             "scene": world.SCENES}
-    words, cosine, own = nearness(load_network(ToyText, TOY).eval(), kinds)
-    if picture:
-        from video import page, plot
-        far = torch.arange(-160, 161)                                           # (321,)
-        curve = plot(None, {"keys behind": (far[:160], t5_bucket(far[:160])),
-                            "keys ahead": (far[161:], t5_bucket(far[161:]))},
-                     "T5's buckets of distance", "key's place - query's place", "bucket", size=(520, 420))
-        page(picture, [draw_nearness(words, cosine), curve])
-    return t5_bucket(torch.tensor([-200, -16, -8, -1, 0, 1, 8, 200])).tolist(), own, len(words)
-
-
-def main():
-    buckets, own, words = demo("out/text.png")
-    print(f"T5's buckets: {buckets}   (right: [15, 10, 8, 1, 0, 17, 24, 31])")
-    print(f"{own} of {words} words have their nearest in their own kind (right: above 20; by chance 8). "
-          "Drawn in out/text.png")
-
-
 if __name__ == "__main__":
-    polite(main)
+    from demos.show_text import main
+
+    main()

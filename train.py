@@ -1,10 +1,10 @@
-"""train.py - every stage: judge, vae, dit, dpvae, videodit, latte; loop.py walks them.
+"""train.py - every stage: judge, vae, dit, dpvae, videodit, latte; trainer.py walks them.
 Paper    VideoDiT 3.1 (stage dpvae), 3.2 and A.2 (stage videodit); Latte 3 (stage latte)
 Shapes   batches of clips (B,3,T,H,W) or of cached latents (B,C,T',h,w)
 Time     t=0 noise, t=1 data; noise and times depend on (seed, step, clip), not on ranks, and so a resumed run
          is the same run and two processes are one
 Differs  grep DEVIATES; the papers' stages start from Stable Diffusion 3, the toy's from nothing
-Reads    after presets.py, whose fields (cfg) its stages read, and loop.py, which steps them; before eval.py
+Reads    after presets.py, whose fields (cfg) its stages read, and trainer.py, which steps them; before eval.py
 Run me   python train.py --config tiny --stage all          # CPU, under 90 s: every stage, then a sample
          python train.py --config toy --stage all           # CPU, hours: the shipped checkpoint
          torchrun --nproc-per-node 8 train.py --config videodit-256 --init sd3.safetensors --data CLIPS
@@ -16,7 +16,7 @@ such as all zeros. And an untrained text encoder's words mean nothing, so nobody
 
 THE IDEA. One thing after another, each frozen before the next begins. So training is a chain of stages, each
 with its own networks, loss and data, and each leaves a file that the next one takes up. All that a stage does
-not decide itself (what a step is, ranks, saving, resuming) is the same for all of them, and in loop.py.
+not decide itself (what a step is, ranks, saving, resuming) is the same for all of them, and in trainer.py.
 
 Tried by others: a script for each stage with the loop copied into it (five loops then, with five ways to
 resume); a Trainer class with forty hooks (then the recipe is spread over the hooks); a joint training of VAE
@@ -26,37 +26,38 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import shutil
 import sys
 from collections import Counter, OrderedDict
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded: see sample.py
 
-import torch
 from einops import rearrange
+import torch
 
-import published
-import world
-from checkpoint import (STOP, UserError, catch_signals, class_of, hold, load_network, polite, read_config,
-                        save_network, stop_if_asked, write_atomic)
-from data import (ClipFolder, LatentCache, ToyClips, batches, fingerprint, open_source, toss,
-                  write_cache)
+import pretrained
+from data import ClipFolder, ToyClips, open_source
 from dit import DiT, MMDiT, PixArt, deepen
-from features import Judge, judge_loss, judge_right, judge_targets, perceptual_distance
-from flow import (DDPM, DROP, NOISE, TIME, along, ddpm_loss, drop_labels, drop_prompt, flow_loss, keyed_noise,
-                  sample_times, velocity_of)
-from folder import class_at
+from flow import DDPM, along, ddpm_loss, drop_labels, drop_prompt, flow_loss, sample_times, velocity_of
 from latte import Latte, init_from_image
-from loop import Player, Run, Stage, all_ranks, autocast, fit, report, setup, told_once
 from presets import PRESETS, overview, parse
+from pretrained import KEPT, bring, frozen_vae, image_vae, must_fit, obey, ours, perceptual_for
 from sample import Models, advice, generate
 from text import ToyText
-from tokenizer import WordTokenizer
-from vae import (DPVAE, GOP, KLVAE, PatchGAN3D, discriminator_loss, dp_vae_loss, kl_vae_loss,
-                 measure_latents)
-from video import contact_sheet, save_video
+from vae import DPVAE, GOP, KLVAE, PatchGAN3D, discriminator_loss, dp_vae_loss, kl_vae_loss, measure_latents
 from videodit import VideoDiT
+from support import toy_world
+from support.checkpoints import class_of, hold, load_network, read_config
+from support.cli import STOP, UserError, catch_signals, polite, stop_if_asked
+from support.detectors import Judge, judge_loss, judge_right, judge_targets
+from support.drawing import contact_sheet
+from support.folders import class_at
+from support.latent_cache import LatentCache, fingerprint, write_cache
+from support.order import DROP, NOISE, TIME, batches, keyed_noise, toss
+from support.pages import report
+from support.tokenizers import WordTokenizer
+from support.trainer import Player, Run, Stage, all_ranks, autocast, fit, setup, told_once
+from support.video_io import save_video
 
 
 # A video model is not trained in one go. Each stage below takes what an earlier one left in --out (or
@@ -68,7 +69,7 @@ from videodit import VideoDiT
 #                            '-----------------> latte           Latte: blocks over space, blocks over time
 #
 # A stage is a function of the flags. It returns networks with their loss, and where its batches come from;
-# what a step is, and all that can go wrong with one, is loop.py's. So the papers stand here with nothing
+# what a step is, and all that can go wrong with one, is trainer.py's. So the papers stand here with nothing
 # between the lines: read a stage as a recipe. Each has the same five parts:
 #
 #     what stands still       a frozen VAE, a text encoder: read from --out, or given
@@ -89,7 +90,7 @@ from videodit import VideoDiT
 #     rank, micro-batch         0, 0  |  1, 0  |  0, 1  |  1, 1        first = 0, 2, 4, 6
 #
 # Row 5 has the same clip, noise and time if there is one rank, or eight: what a run learns does not hang on
-# the number of machines it was given (test_loop.py trains with one and two and compares).
+# the number of machines it was given (test_trainer.py trains with one and two and compares).
 
 def toy_or_folder(cfg, kind):
     """The data set behind --data (kind "video") or --images (kind "image"). Latte 3.3.4 takes its pictures
@@ -195,10 +196,10 @@ class ToyFrames(ToyClips):
         super().__init__("video", frames, size, None, seed)
 
     def item(self, index, epoch=0):
-        spec = world.draw(self.seed, index, "video")
-        frame = torch.from_numpy(world.render(spec, self.frames, self.size, only=[index % self.frames]))
+        spec = toy_world.draw(self.seed, index, "video")
+        frame = torch.from_numpy(toy_world.render(spec, self.frames, self.size, only=[index % self.frames]))
         return {"video": frame.permute(3, 0, 1, 2).float() / 127.5 - 1,                     # (3,1,H,W)
-                "caption": world.caption(spec)}
+                "caption": toy_world.caption(spec)}
 
 
 # Who reads a transformer's latents must bear small errors, so with --z_noise D learns from latents with noise
@@ -337,7 +338,7 @@ def start_videodit(cfg):
         obey(cfg, "dit", net.config, file)
         return net
     file = file or ("" if cfg.init else Path(cfg.out) / "dit.safetensors")
-    image = load_network(MMDiT, file) if file else published.network_at(cfg.init, MMDiT)
+    image = load_network(MMDiT, file) if file else pretrained.network_at(cfg.init, MMDiT)
     obey(cfg, "dit", image.config, file or cfg.init)
     return VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
 
@@ -393,7 +394,7 @@ def start_latte(cfg):
     file = ours(cfg, "latte")
     net = load_network(Latte, file) if file else None
     if cfg.init and not file:
-        net = published.network_at(cfg.init, DiT, PixArt, Latte)
+        net = pretrained.network_at(cfg.init, DiT, PixArt, Latte)
     if isinstance(net, Latte):
         obey(cfg, "latte", net.config, file or cfg.init)
         return net.train()
@@ -601,7 +602,7 @@ def reader(cfg, run, alone=False):
         whose = "T5's folder" if alone else "Stable Diffusion 3's file or folder"
         raise UserError(f"no text encoder: no {own}, and {f'{path} is gone' if path else 'no --init'}; give "
                         f"--text_weights {whose}, or train stage dit first")
-    encoder = (published.load_t5_text if alone else published.load_sd3_text)(path)
+    encoder = (pretrained.load_t5_text if alone else pretrained.load_sd3_text)(path)
     return Reader(encoder.to(run.device, keep=True), path, run.device)
 
 
@@ -623,140 +624,6 @@ def cached(cfg, run, dataset, kind, vae, text=None):
     run.wait()
     # the toy says other words of a clip in each epoch; those stored hold "a cat" but 30 times
     return LatentCache(folder, mark, dataset.words if isinstance(dataset, ToyClips) and not store else None)
-
-
-# ------------------------------------------------------------------------------------------ where weights are
-
-# --init is one path, to whatever one has: a folder that this file wrote, one network of it, Stable Diffusion
-# 3's single file, a folder as Diffusers lays it out, Latte's .pt. Each stage takes from it what it needs, and
-# published.py tells by the tensors what it is. A folder of ours brings along what its network was trained
-# with: a transformer without the VAE whose latents it knows, or the text encoder whose language it speaks, is
-# worth nothing. And whatever is taken brings its sizes: flags that say otherwise are refused.
-#
-#     --init runs/toy                    a folder of ours    the network, and what it was trained with
-#     --init runs/videodit-320           the same            4.1: the 512 phase goes on from it
-#     --init sd3_medium.safetensors      published           its transformer or VAE, as the stage needs
-#     --init DiT-XL-2-256x256.pt         published           blocks for a Latte (3.3.4), with --vae_weights
-#     (none)                             --out's own         what the stage before left
-#
-# Starting from weights (--init) is not resuming (--resume): the first takes a network and forgets its
-# optimizer, step and average, the second goes on as if nothing had happened. Who confuses them trains the
-# warm-up again, or loads Adam's moments of another data set.
-
-KEPT = ("videodit", "latte", "dit")     # whose folders hold what they were trained with
-
-
-def ours(cfg, *names):
-    """The file of ours that --init means: itself, or the first of these networks in its folder. None where
-    --init is empty or somebody else's."""
-    path = Path(cfg.init).expanduser()
-    if not cfg.init or path.is_file():
-        return path if cfg.init and class_of(path) else None
-    files = [file for file in sorted(path.glob("*.safetensors")) if file.name[0] != "." and class_of(file)]
-    found = [file for name in names for file in files if file.stem == name]
-    if files and not found:
-        raise UserError(f"--init {path}: holds {', '.join(file.name for file in files)}, but no "
-                        f"{' or '.join(f'{name}.safetensors' for name in names)}")
-    return found[0] if found else None
-
-
-def obey(cfg, owner, config, source):
-    """Weights bring their own sizes: a flag that asks for others is refused, not ignored. (How often labels
-    are dropped is no size.)"""
-    for name in sorted(cfg.given):
-        group, _, leaf = name.rpartition(".")
-        mine = name in ("attention", "patchify_3d") or group == owner and leaf != "class_dropout"
-        if mine and hasattr(config, leaf):
-            wanted = getattr(getattr(cfg, group) if group else cfg, leaf)
-            if wanted != getattr(config, leaf):
-                flag = f"--no-{name}" if wanted is False else f"--{name} {wanted}"
-                raise UserError(f"{flag}: {source} has {getattr(config, leaf)}; leave the flag out, or start "
-                                "from other weights")
-
-
-def must_fit(cfg, config, vae, text=None):
-    """The files that --out carries may be another run's than the flags are: what the transformer reads has to
-    be as wide as what they write. (presets.check_borders sees flags alone, before anything is trained.)"""
-    words = text.config.width if isinstance(text, ToyText) else 0
-    owner = "latte" if cfg.stage == "latte" else "dit"
-    for leaf, written, whose in (("in_channels", vae.config.z_channels, "the VAE's latents have"),
-                                 ("context_dim", words, "the text encoder's vectors have"),
-                                 ("pooled_dim", words, "the text encoder's vectors have")):
-        value = getattr(config, leaf)
-        if written and value and value != written:                      # a Latte's 0: it reads none
-            raise UserError(f"--{owner}.{leaf} {value}: {whose} {written} in {cfg.out}; give that number")
-
-
-def bring(cfg, run):
-    """A folder of ours that --init names brings what its networks were trained with."""
-    file = ours(cfg, cfg.stage, *KEPT)
-    if file and run.rank == 0:
-        for name in ("judge", "vae", "dpvae", "text"):
-            source, target = file.with_name(f"{name}.safetensors"), Path(cfg.out) / f"{name}.safetensors"
-            if source.is_file() and not target.is_file():
-                write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
-    run.wait()
-
-
-def image_vae(cfg, run):
-    """The 2D VAE: from --init, ours or published (Stable Diffusion's), else what stage vae left in --out."""
-    file = ours(cfg, "vae") or ("" if cfg.init else Path(cfg.out) / "vae.safetensors")
-    vae = load_network(KLVAE, file) if file else published.vae_at(cfg.init)
-    obey(cfg, "vae", vae.config, file or cfg.init)
-    return vae.to(run.device)
-
-
-def frozen_vae(cfg, run, name):
-    """The VAE of the latents, "vae" or "dpvae", that --out carries: from a stage before, or put there first.
-    Another one later would be another run."""
-    kind, file = {"vae": KLVAE, "dpvae": DPVAE}[name], Path(cfg.out) / f"{name}.safetensors"
-    if run.rank == 0 and (cfg.vae_weights or not file.is_file()):
-        given = given_vae(cfg, kind, name)
-        if given and not file.is_file():
-            save_network(file, given)
-        elif given and fingerprint(given) != fingerprint(load_network(kind, file)):
-            raise UserError(f"--vae_weights {cfg.vae_weights}: {file} is another VAE, whose latents this run "
-                            "has learned; leave the flag out, or give another --out")
-    run.wait()
-    if not file.is_file():
-        whose = {"vae": "Stable Diffusion 1.4's VAE",
-                 "dpvae": "a dpvae.safetensors, or with --init a folder that holds one"}[name]
-        raise UserError(f"no {file}: train --stage {name} first, or give --vae_weights {whose}")
-    return load_network(kind, file).to(run.device).requires_grad_(False)
-
-
-def given_vae(cfg, kind, name):
-    """The VAE of --vae_weights, ours (a file, or its folder) or published; else an image VAE that lies in a
-    published --init; else None."""
-    if cfg.vae_weights:
-        path = Path(cfg.vae_weights).expanduser()
-        own = path / f"{name}.safetensors" if path.is_dir() else path
-        given = load_network(kind, own) if class_of(own) else published.vae_at(path)
-        if not isinstance(given, kind):
-            raise UserError(f"--vae_weights {path}: stage {cfg.stage} reads a {name}.safetensors, which "
-                            f"stage {name} makes of it (--init)")
-        return given
-    if name == "vae" and cfg.init and not ours(cfg, cfg.stage, *KEPT):
-        found = published.open_released(cfg.init)
-        return found.vae() if "vae" in found.states else None
-    return None
-
-
-def perceptual_for(cfg, run):
-    """LPIPS's distance: VGG's from --lpips. The toy world's judge stands in for VGG, whose weights are not
-    shipped. Without either the term is left out, and that is said: it is a part of Eq. 4."""
-    path = Path(cfg.out) / "judge.safetensors"
-    if not cfg.lpips_weight:
-        return None
-    if cfg.lpips:
-        vgg = published.load_detector(cfg.lpips, "lpips_vgg").to(run.device).requires_grad_(False)
-        return lambda a, b: vgg(a, b).mean()
-    if not path.is_file():
-        if run.rank == 0:
-            print(f"{cfg.stage}: no LPIPS term: --lpips FILE gives VGG16's weights, --lpips_weight 0 agrees")
-        return None
-    judge = load_network(Judge, path).to(run.device).requires_grad_(False)
-    return lambda a, b: perceptual_distance(judge.pyramid, a, b).mean()
 
 
 # Two trades. Checkpointing keeps of each block only its input and computes the rest again in backward: a

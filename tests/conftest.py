@@ -25,11 +25,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-import world
+from support import toy_world
 from dit import MMDiT, MMDiTConfig
 from text import CLIPText, CLIPTextConfig
 from vae import KLVAE, KLVAEConfig
-from video import save_video
+from support.video_io import save_video
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 
@@ -138,9 +138,9 @@ def films(tmp_path_factory):
     """A folder of three clips of 24 frames, each with its caption beside it."""
     folder = tmp_path_factory.mktemp("films")
     for index in range(3):
-        spec = world.draw(0, index, "video")
-        save_video(folder / f"{index}.mp4", world.render(spec, 24, 48))
-        (folder / f"{index}.txt").write_text(world.caption(spec, 0))
+        spec = toy_world.draw(0, index, "video")
+        save_video(folder / f"{index}.mp4", toy_world.render(spec, 24, 48))
+        (folder / f"{index}.txt").write_text(toy_world.caption(spec, 0))
     return folder
 
 
@@ -149,7 +149,7 @@ def shots(tmp_path_factory):
     """Four rendered clips of 16 frames as .mp4."""
     folder = tmp_path_factory.mktemp("shots")
     for index in range(4):
-        save_video(folder / f"{index}.mp4", world.render(world.draw(0, index), 16, 32))
+        save_video(folder / f"{index}.mp4", toy_world.render(toy_world.draw(0, index), 16, 32))
     return folder
 
 

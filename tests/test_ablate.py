@@ -13,11 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import ablate
+import pretrained
 import presets
-import world
-from checkpoint import UserError
+from support import toy_world
+from support.cli import UserError
 from vae import KLVAE, KLVAEConfig
-from video import save_video
+from support.video_io import save_video
 
 VIDEODIT = ["videodit-1", "videodit-2", "videodit-3", "videodit-4", "videodit-5", "videodit-6"]
 LATTE = ["latte-3", *(f"latte-5{part}" for part in "abcdef"), "latte-7", "latte-mask"]
@@ -346,7 +347,7 @@ def test_a_torchscript_is_trusted_before_training_or_not_at_all(ran, tmp_path):
         def forward(self, x: torch.Tensor):
             return x
     for kind in ("i3d", "inception"):
-        torch.jit.script(Net()).save(str(tmp_path / ablate.FILES[kind]))
+        torch.jit.script(Net()).save(str(tmp_path / pretrained.FILES[kind]))
     words = ["latte-5a", "--config", "latte-ffs", "--train", "--data .", "--detectors", str(tmp_path)]
     with pytest.raises(UserError, match="--trust-torchscript"):
         ablate.run_table(ablate.parse(words), "latte-5a")
@@ -397,23 +398,23 @@ class Looker(torch.nn.Module):
 def published(tmp_path, monkeypatch, capsys):
     """(root, words that all tables need): films, UCF101's tree, and commands that run inside this process,
     where stand-ins take the place of the networks that judge."""
-    import eval as evaluate
+    import eval
     import train
     for number in range(4):
         for folder in ("films", "UCF101/Archery", "UCF101/YoYo"):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-            save_video(tmp_path / folder / f"v_{number}.mp4", world.render(world.draw(7, number), 26, 48))
+            save_video(tmp_path / folder / f"v_{number}.mp4", toy_world.render(toy_world.draw(7, number), 26, 48))
     (tmp_path / "one").mkdir()
-    save_video(tmp_path / "one" / "a.mp4", world.render(world.draw(1, 0), 8, 48))
+    save_video(tmp_path / "one" / "a.mp4", toy_world.render(toy_world.draw(1, 0), 8, 48))
     looker = lambda *args: Looker()
-    monkeypatch.setattr(evaluate, "load_detector", looker)
+    monkeypatch.setattr(eval, "load_detector", looker)
     monkeypatch.setattr(ablate, "load_detector", looker)
     (tmp_path / "detectors").mkdir()
-    for name in ablate.FILES.values():
+    for name in pretrained.FILES.values():
         (tmp_path / "detectors" / name).write_bytes(b"a network")
 
     def run(args, command):
-        (train if command[0] == "train.py" else evaluate).main(command[1:])
+        (train if command[0] == "train.py" else eval).main(command[1:])
         last = (capsys.readouterr().out.strip().splitlines() or [""])[-1]
         return json.loads(last) if last.startswith("{") else {}
     monkeypatch.setattr(ablate, "run", run)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 import bench
 import latte
-from checkpoint import UserError
+from support.cli import UserError
 from dit import AdaLN
 from presets import parse
 

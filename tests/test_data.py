@@ -22,12 +22,15 @@ import torch
 from PIL import Image
 
 import data
-import folder
+from demos import show_data
+from support import latent_cache, order
+from support import folders
 import presets
 import train
-import video
-import world
-from checkpoint import UserError, read_config, save_network
+from support import video_io
+from support import toy_world
+from support.checkpoints import read_config, save_network
+from support.cli import UserError
 from conftest import RED, make_clip, make_picture, numbers, pixel, same
 from dit import MMDiT
 from text import ToyText
@@ -140,7 +143,7 @@ def test_ucf101_as_frames_has_its_classes(tmp_path):
         numbered(tmp_path / name / f"v_{name}_g01_c0{number}", range(8))
     clips, pictures = data.ClipFolder(tmp_path, 4, 8), data.ImageFolder(tmp_path, 8)
     assert clips.classes == ("Archery", "YoYo") and clips.captions == ["Archery", "Archery", "YoYo"]
-    labels = [folder.class_at(item["place"], clips.classes) for item in (clips.item(2), pictures.item(23))]
+    labels = [folders.class_at(item["place"], clips.classes) for item in (clips.item(2), pictures.item(23))]
     assert labels == [1, 1] and len(pictures) == 24
 
 
@@ -170,7 +173,7 @@ def test_one_of_several_captions_is_drawn_on_each_visit(tmp_path):
 def test_long_crops_the_film_at_its_own_resolution(tmp_path):
     """VideoDiT 4.1. A ramp of 200 columns: the square of 16 sees 16 of them; by default it sees 94."""
     ramp = np.arange(200, dtype=np.uint8)[None, None, :, None].repeat(4, 0).repeat(100, 1).repeat(3, 3)
-    video.save_video(tmp_path / "a.mp4", ramp)
+    video_io.save_video(tmp_path / "a.mp4", ramp)
     reach = [float(np.ptp(data.ClipFolder(tmp_path, 4, 16, **how).item(0)["video"][0, 0, 8].numpy()) * 127.5)
              for how in ({"long": 1080}, {"long": 100}, {"short": 50}, {})]
     for seen, want in zip(reach, (15, 30, 30, 94)):
@@ -217,7 +220,7 @@ def test_broken_pictures_and_bombs_are_skipped(tmp_path, monkeypatch):
     make_picture(tmp_path / "bomb.png", size=(300, 300))
     (tmp_path / "cut.png").write_bytes((tmp_path / "bomb.png").read_bytes()[:60])
     (tmp_path / "text.jpg").write_text("not a picture")
-    monkeypatch.setattr(video, "MAX_PIXELS", 10_000)
+    monkeypatch.setattr(video_io, "MAX_PIXELS", 10_000)
     pictures = data.ImageFolder(tmp_path, 8)
     assert all(pixel(pictures.item(index)) == list(RED) for index in range(4))
     assert sorted(pictures.skipped) == ["bomb.png", "cut.png", "text.jpg"]
@@ -234,7 +237,7 @@ def test_a_zip_is_read_in_place_and_its_parts_told_apart(tmp_path):
     assert data.open_source(tmp_path / "photos.zip", 1, 8).captions == ["dog", "big cat", "dog"]
     train = data.open_source(f"{tmp_path}/photos.zip!/train", 1, 8)
     assert train.captions == ["big cat", "dog"] and pixel(train.item(1)) == list(RED)
-    assert next(data.batches(train, 2, workers=2))["video"].shape == (2, 3, 1, 8, 8)
+    assert next(order.batches(train, 2, workers=2))["video"].shape == (2, 3, 1, 8, 8)
     with pytest.raises(UserError, match="no pictures in .*!/nothing"):
         data.ImageFolder(f"{tmp_path}/photos.zip!/nothing", 8)
 
@@ -243,7 +246,7 @@ def test_a_zip_is_read_in_place_and_its_parts_told_apart(tmp_path):
 
 def test_an_item_is_a_function_of_seed_epoch_and_index(tmp_path):
     """Style: no loader state anywhere. Same three numbers, same clip; another epoch, another window."""
-    video.save_video(tmp_path / "a.mp4", world.render(world.draw(0, 0), 40, 32))
+    video_io.save_video(tmp_path / "a.mp4", toy_world.render(toy_world.draw(0, 0), 40, 32))
     folder = functools.partial(data.ClipFolder, tmp_path, 4, 16, flip=True, short=24, seed=3)
     for make in (folder, functools.partial(data.ToyClips, size=16)):
         first, second = make(), make()
@@ -256,7 +259,7 @@ def test_an_item_is_a_function_of_seed_epoch_and_index(tmp_path):
 
 def test_ranks_share_the_batch_that_one_rank_sees():
     """design.md: split over ranks without overlap; the global batch does not depend on their number."""
-    one, *two = [data.schedule(50, batch, seed=1, rank=rank, world_size=count)
+    one, *two = [order.schedule(50, batch, seed=1, rank=rank, world_size=count)
                  for batch, rank, count in ((8, 0, 1), (4, 0, 2), (4, 1, 2))]
     for _ in range(30):
         assert next(one) == next(two[0]) + next(two[1])
@@ -264,7 +267,7 @@ def test_ranks_share_the_batch_that_one_rank_sees():
 
 def test_an_epoch_shows_every_item_once_and_each_epoch_is_shuffled_anew():
     """50 steps of 2 x 5 positions are exactly 5 epochs of 100."""
-    ranks = [data.schedule(100, 5, seed=0, rank=rank, world_size=2) for rank in (0, 1)]
+    ranks = [order.schedule(100, 5, seed=0, rank=rank, world_size=2) for rank in (0, 1)]
     rows = [row for _ in range(50) for rank in ranks for row in next(rank)]
     assert sorted(rows) == sorted(itertools.product(range(100), range(5)))
     assert [row[0] for row in rows[:100]] != [row[0] for row in rows[100:200]]
@@ -273,19 +276,19 @@ def test_an_epoch_shows_every_item_once_and_each_epoch_is_shuffled_anew():
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100, 1009])
 def test_the_cipher_deals_each_card_once(count):
     """A permutation of every deck, for every size of it, squares and primes too."""
-    indices, epochs = data.deal(np.arange(3 * count), count, seed=5)
+    indices, epochs = order.deal(np.arange(3 * count), count, seed=5)
     assert (np.sort(indices.reshape(3, count)) == np.arange(count)).all()
     assert (epochs == np.arange(3).repeat(count)).all()
 
 
 def test_the_order_looks_like_chance():
     """First cards of 4,000 decks of 10, and steps between neighbours: even as dice (chi-square, 99.9 %)."""
-    decks = data.deal(np.arange(40_000), 10, seed=1)[0].reshape(4000, 10)
+    decks = order.deal(np.arange(40_000), 10, seed=1)[0].reshape(4000, 10)
     for dealt in (decks[:, 0], decks[:, 9], (decks[:, 1] - decks[:, 0]) % 10 - 1):
         seen = np.bincount(dealt)
         assert ((seen - seen.mean()) ** 2 / seen.mean()).sum() < 27.9
-    assert 0.45 < data.toss(3, np.arange(2000)).mean() < 0.55
-    assert data.toss(3, [7])[0] == data.toss(3, range(8))[7]
+    assert 0.45 < order.toss(3, np.arange(2000)).mean() < 0.55
+    assert order.toss(3, [7])[0] == order.toss(3, range(8))[7]
 
 
 def test_ten_million_films_over_64_ranks_resume_at_once_in_bounded_memory():
@@ -293,7 +296,7 @@ def test_ten_million_films_over_64_ranks_resume_at_once_in_bounded_memory():
     tracemalloc.start()
     started, seen = time.process_time(), []
     for rank in range(64):
-        deck = data.schedule(10_000_000, 8, seed=0, start_step=1_234_567, rank=rank, world_size=64)
+        deck = order.schedule(10_000_000, 8, seed=0, start_step=1_234_567, rank=rank, world_size=64)
         seen += next(deck)
     assert time.process_time() - started < 1
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
@@ -304,8 +307,8 @@ def test_ten_million_films_over_64_ranks_resume_at_once_in_bounded_memory():
 @pytest.mark.parametrize("start", [0, 1, 12, 13, 40])
 def test_the_order_resumes_at_any_step(start):
     """Also across the end of an epoch (step 12 of 100 / 8)."""
-    whole = list(itertools.islice(data.schedule(100, 8, seed=0), 50))
-    resumed = data.schedule(100, 8, seed=0, start_step=start)
+    whole = list(itertools.islice(order.schedule(100, 8, seed=0), 50))
+    resumed = order.schedule(100, 8, seed=0, start_step=start)
     assert list(itertools.islice(resumed, 50 - start)) == whole[start:]
 
 
@@ -315,7 +318,7 @@ def test_workers_change_nothing_but_the_waiting():
     torch.manual_seed(0)
     want = torch.rand(3)
     torch.manual_seed(0)
-    none, some = (data.batches(toy, 4, seed=5, start_step=2, workers=workers) for workers in (0, 2))
+    none, some = (order.batches(toy, 4, seed=5, start_step=2, workers=workers) for workers in (0, 2))
     for _ in range(4):
         first, second = next(none), next(some)
         assert first["video"].shape == (4, 3, 2, 16, 16)
@@ -330,13 +333,13 @@ def test_an_error_of_a_worker_is_one_line(tmp_path, workers):
     clips = data.ClipFolder(tmp_path, 4, 8, memory=0)
     (tmp_path / "a.mp4").write_bytes(b"gone")
     with pytest.raises(UserError) as error:
-        next(data.batches(clips, 1, workers=workers))
+        next(order.batches(clips, 1, workers=workers))
     assert str(error.value).startswith("nothing usable in") and "\n" not in str(error.value)
 
 
 def test_fewer_items_than_a_batch_repeat_with_a_warning(caplog):
     """facts/performance.md 2.2: no endless epoch, no division by zero."""
-    batch = next(data.batches(data.ToyClips(frames=1, size=16, count=3), 8))
+    batch = next(order.batches(data.ToyClips(frames=1, size=16, count=3), 8))
     assert sorted(batch["index"].bincount().tolist()) == [2, 3, 3] and "repeats" in caplog.text
 
 
@@ -360,8 +363,8 @@ def encode(batch):
 def test_the_toy_says_other_words_of_a_cached_clip_in_another_epoch(tmp_path):
     """With the toy's captions the latents stay and the words change; without, the stored ones speak."""
     toy = data.ToyClips(frames=1, size=16, count=4, drop=1.0)
-    data.write_cache(tmp_path, toy, encode, 2, "v1")
-    stored, told = data.LatentCache(tmp_path), data.LatentCache(tmp_path, words=toy.words)
+    latent_cache.write_cache(tmp_path, toy, encode, 2, "v1")
+    stored, told = latent_cache.LatentCache(tmp_path), latent_cache.LatentCache(tmp_path, words=toy.words)
     assert {stored.item(2, epoch)["caption"] for epoch in range(20)} == {toy.captions[2]}
     assert {told.item(2, epoch)["caption"] for epoch in range(20)} == {
         toy.item(2, epoch)["caption"] for epoch in range(20)}
@@ -372,15 +375,15 @@ def test_the_toy_says_other_words_of_a_cached_clip_in_another_epoch(tmp_path):
 def test_the_cache_gives_back_what_was_encoded_with_its_constants(tmp_path):
     """design.md 2: raw latents; shift and scale stand beside them."""
     toy = data.ToyClips(frames=2, size=16, count=11)
-    data.write_cache(tmp_path, toy, encode, 3, vae="v1", shift=0.5, scale=2.0, epochs=2, shard=4)
-    cache = data.LatentCache(tmp_path, vae="v1")
+    latent_cache.write_cache(tmp_path, toy, encode, 3, vae="v1", shift=0.5, scale=2.0, epochs=2, shard=4)
+    cache = latent_cache.LatentCache(tmp_path, vae="v1")
     assert (len(cache), cache.shift, cache.scale) == (22, 0.5, 2.0)
     assert cache.made.items() >= toy.identity().items()
     for row in range(22):
         item, want = cache.item(row), toy.item(row % 11, row // 11)
         torch.testing.assert_close(item["latent"], want["video"][..., ::8, ::8], rtol=1e-3, atol=1e-3)
         assert item["caption"] == want["caption"] and item["tokens"].tolist() == [row % 11]
-    assert next(data.batches(cache, 5, workers=1))["latent"].shape == (5, 3, 2, 2, 2)
+    assert next(order.batches(cache, 5, workers=1))["latent"].shape == (5, 3, 2, 2, 2)
 
 
 def test_an_interrupted_encoding_goes_on_where_it_stopped(tmp_path):
@@ -393,19 +396,19 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(tmp_path):
             raise KeyboardInterrupt
         return encode(batch)
     with pytest.raises(KeyboardInterrupt):
-        data.write_cache(tmp_path, toy, dies, 2, vae="v1", shard=4)
+        latent_cache.write_cache(tmp_path, toy, dies, 2, vae="v1", shard=4)
     with pytest.raises(UserError, match="2 of 3 shards"):
-        data.LatentCache(tmp_path)
-    data.write_cache(tmp_path, toy, dies, 2, vae="v1", shard=4)
-    assert len(calls) == 8 and len(data.LatentCache(tmp_path)) == 12         # 2 + 2 + 2, then 2 more
+        latent_cache.LatentCache(tmp_path)
+    latent_cache.write_cache(tmp_path, toy, dies, 2, vae="v1", shard=4)
+    assert len(calls) == 8 and len(latent_cache.LatentCache(tmp_path)) == 12         # 2 + 2 + 2, then 2 more
 
 
 def test_ranks_write_the_cache_that_one_rank_writes(tmp_path):
     """Rank r takes every world_size-th shard."""
     toy = data.ToyClips(frames=1, size=16, count=10)
     for rank, count, name in ((0, 1, "one"), (1, 2, "two"), (0, 2, "two")):
-        data.write_cache(tmp_path / name, toy, encode, 2, vae="v1", shard=3, rank=rank, world_size=count)
-    one, two = (data.LatentCache(tmp_path / name) for name in ("one", "two"))
+        latent_cache.write_cache(tmp_path / name, toy, encode, 2, vae="v1", shard=3, rank=rank, world_size=count)
+    one, two = (latent_cache.LatentCache(tmp_path / name) for name in ("one", "two"))
     assert one.captions == two.captions and one.made == two.made
     for row in range(10):
         torch.testing.assert_close(one.item(row)["latent"], two.item(row)["latent"], rtol=0, atol=0)
@@ -415,24 +418,24 @@ def test_latents_of_another_vae_are_refused(tmp_path):
     """The error names the folder, what differs, and the flag; so for writing on and for a cut shard."""
     toy = data.ToyClips(frames=1, size=16, count=4)
     nets = [torch.nn.Linear(2, 2) for _ in range(2)]
-    marks = [data.fingerprint(net) for net in nets]
-    assert marks[0] == data.fingerprint(nets[0]) != marks[1]
-    data.write_cache(tmp_path, toy, encode, 2, vae=marks[0])
+    marks = [latent_cache.fingerprint(net) for net in nets]
+    assert marks[0] == latent_cache.fingerprint(nets[0]) != marks[1]
+    latent_cache.write_cache(tmp_path, toy, encode, 2, vae=marks[0])
     with pytest.raises(UserError, match=f"{tmp_path.name}.*vae {marks[0]} instead of {marks[1]}.*--cache"):
-        data.LatentCache(tmp_path, vae=marks[1])
+        latent_cache.LatentCache(tmp_path, vae=marks[1])
     with pytest.raises(UserError, match="--cache"):
-        data.write_cache(tmp_path, toy, encode, 2, vae=marks[1])
+        latent_cache.write_cache(tmp_path, toy, encode, 2, vae=marks[1])
     shard = next(tmp_path.iterdir())
     shard.write_bytes(shard.read_bytes()[:-3])
     with pytest.raises(UserError, match="truncated"):
-        data.LatentCache(tmp_path)
+        latent_cache.LatentCache(tmp_path)
 
 
 CHILD = """
 import os, signal, sys
-import checkpoint
 import data
-honest, written = checkpoint.write_atomic, []
+from support import checkpoints, latent_cache
+honest, written = checkpoints.write_atomic, []
 def write_atomic(path, write):                         # the third shard is half written when the signal comes
     def half(temporary):
         write(temporary)
@@ -442,8 +445,8 @@ def write_atomic(path, write):                         # the third shard is half
             os.kill(os.getpid(), getattr(signal, sys.argv[2]))
             write(temporary)
     honest(path, half)
-checkpoint.write_atomic = write_atomic
-data.write_cache(sys.argv[1], data.ToyClips(frames=1, size=16, count=12),
+checkpoints.write_atomic = write_atomic
+latent_cache.write_cache(sys.argv[1], data.ToyClips(frames=1, size=16, count=12),
                  lambda batch: {"latent": batch["video"][..., ::8, ::8]}, 2, "v1", shard=2)
 """
 
@@ -461,13 +464,13 @@ def test_a_process_that_dies_or_freezes_inside_a_shard_harms_nobody(tmp_path, na
     assert list(folder.glob(".*/00002-of-00006.safetensors"))            # half of it, where no reader looks
     try:
         with pytest.raises(UserError, match="2 of 6 shards"):
-            data.LatentCache(folder)
-        data.write_cache(folder, toy, encode, 2, "v1", shard=2)
-        data.write_cache(whole, toy, encode, 2, "v1", shard=2)
+            latent_cache.LatentCache(folder)
+        latent_cache.write_cache(folder, toy, encode, 2, "v1", shard=2)
+        latent_cache.write_cache(whole, toy, encode, 2, "v1", shard=2)
     finally:
         child.send_signal(signal.SIGCONT)
     assert child.wait(60) == (0 if name == "SIGSTOP" else -signal.SIGKILL)
-    one, two = data.LatentCache(folder), data.LatentCache(whole)
+    one, two = latent_cache.LatentCache(folder), latent_cache.LatentCache(whole)
     assert one.made == two.made and one.captions == two.captions
     assert all(torch.equal(one.item(row)["latent"], two.item(row)["latent"]) for row in range(12))
 
@@ -480,11 +483,11 @@ def frozen(process):
 def test_what_a_killed_write_leaves_is_no_shard(tmp_path):
     """Temporary names, ours and safetensors', also beside a second process that is still writing."""
     toy = data.ToyClips(frames=1, size=16, count=4)
-    data.write_cache(tmp_path, toy, encode, 2, "v1", shard=2)
+    latent_cache.write_cache(tmp_path, toy, encode, 2, "v1", shard=2)
     for name in (".00000-of-00002.777.tmp.safetensors", ".tmpAbC123", "00001-of-00002.safetensors.tmp"):
         (tmp_path / name).write_bytes((tmp_path / "00000-of-00002.safetensors").read_bytes()[:-3])
-    assert len(data.LatentCache(tmp_path)) == 4
-    data.write_cache(tmp_path, toy, encode, 2, "v1", shard=2)
+    assert len(latent_cache.LatentCache(tmp_path)) == 4
+    latent_cache.write_cache(tmp_path, toy, encode, 2, "v1", shard=2)
 
 
 @pytest.mark.parametrize("change,words", [
@@ -500,8 +503,8 @@ def test_a_cache_of_other_data_is_refused_by_what_differs(tmp_path, change, word
     make_clip(films / "a.mp4", 30)
     (films / "a.txt").write_text("a cat")
     clips = data.ClipFolder(films, 4, 16)
-    data.write_cache(tmp_path / "cache", clips, encode, 2, "v1")
-    assert len(data.LatentCache(tmp_path / "cache", "v1", want=clips.identity())) == 1
+    latent_cache.write_cache(tmp_path / "cache", clips, encode, 2, "v1")
+    assert len(latent_cache.LatentCache(tmp_path / "cache", "v1", want=clips.identity())) == 1
     if change == "film":
         make_clip(films / "a.mp4", 31)
     if change == "words":
@@ -509,7 +512,7 @@ def test_a_cache_of_other_data_is_refused_by_what_differs(tmp_path, change, word
     how = {"frames": 4, "size": 16, **(change if isinstance(change, dict) else {})}
     other = data.ClipFolder(films, **how)
     with pytest.raises(UserError, match=f"made differently: .*{words}"):
-        data.LatentCache(tmp_path / "cache", "v1", want=other.identity())
+        latent_cache.LatentCache(tmp_path / "cache", "v1", want=other.identity())
 
 
 def test_text_is_encoded_once_for_each_different_caption_in_bounded_batches(tmp_path):
@@ -521,16 +524,16 @@ def test_text_is_encoded_once_for_each_different_caption_in_bounded_batches(tmp_
         return {"context": torch.tensor([[len(caption), ord(caption[2])] for caption in captions]).float()}
     watched = []
     for _ in range(2):                                                 # the second time all is there
-        data.write_cache(tmp_path, toy, encode, 3, "v1", epochs=3, shard=16, text=text, speaker="T5",
+        latent_cache.write_cache(tmp_path, toy, encode, 3, "v1", epochs=3, shard=16, text=text, speaker="T5",
                          watch=lambda: watched.append(1))
     said = [caption for captions in asked for caption in captions]
     assert len(said) == len(set(said)) < 120 and max(map(len, asked)) <= 3 and len(watched) >= 40
-    cache = data.LatentCache(tmp_path, want={"text": "T5"})
+    cache = latent_cache.LatentCache(tmp_path, want={"text": "T5"})
     for row in (0, 57, 119):
         item = cache.item(row)
         assert item["context"].tolist() == [len(item["caption"]), ord(item["caption"][2])]
     with pytest.raises(UserError, match="text T5 instead of CLIP"):
-        data.LatentCache(tmp_path, want={"text": "CLIP"})
+        latent_cache.LatentCache(tmp_path, want={"text": "CLIP"})
 
 
 def test_a_signal_is_looked_for_after_every_batch(tmp_path):
@@ -542,14 +545,14 @@ def test_a_signal_is_looked_for_after_every_batch(tmp_path):
         if len(calls) == 4:
             raise UserError("stopped by a signal")
     with pytest.raises(UserError, match="stopped"):
-        data.write_cache(tmp_path, toy, encode, 2, vae="v1", shard=4, watch=watch)
-    assert [path.name for path in data.shards_of(tmp_path)] == ["00000-of-00003.safetensors"]
+        latent_cache.write_cache(tmp_path, toy, encode, 2, vae="v1", shard=4, watch=watch)
+    assert [path.name for path in latent_cache.shards_of(tmp_path)] == ["00000-of-00003.safetensors"]
 
 
 def test_latents_that_overflow_are_not_stored(tmp_path):
     """float16 ends at 65,504."""
     with pytest.raises(UserError, match="not finite"):
-        data.write_cache(tmp_path, data.ToyClips(frames=1, size=16, count=2),
+        latent_cache.write_cache(tmp_path, data.ToyClips(frames=1, size=16, count=2),
                          lambda batch: {"latent": batch["video"] * 1e9}, 2, vae="v1")
     assert not list(tmp_path.iterdir())
 
@@ -583,7 +586,7 @@ def step_on(made, tmp_path, stage, *flags):
 def drawn(folder, frames=10, size=40):
     """A folder of frames of the toy world, numbered from 291 as SkyTimelapse's are."""
     folder.mkdir(parents=True)
-    for number, frame in enumerate(world.render(world.draw(0, frames), frames, size), 291):
+    for number, frame in enumerate(toy_world.render(toy_world.draw(0, frames), frames, size), 291):
         Image.fromarray(frame).save(folder / f"{folder.name}_frames_{number:08}.jpg")
 
 
@@ -602,8 +605,8 @@ def test_latte_trains_on_ucf101s_classes_films_and_frames(made, tmp_path):
     for name in ("Archery", "YoYo"):
         drawn(tmp_path / "frames" / name / f"v_{name}_g01_c01")
         (tmp_path / "films" / name).mkdir(parents=True)
-        video.save_video(tmp_path / "films" / name / f"v_{name}_g01_c01.mp4",
-                         world.render(world.draw(0, 1), 10, 40))
+        video_io.save_video(tmp_path / "films" / name / f"v_{name}_g01_c01.mp4",
+                         toy_world.render(toy_world.draw(0, 1), 10, 40))
     flags = ("--images", tmp_path / "frames", "--latte.condition", "class", "--latte.context_dim", 0,
              "--latte.pooled_dim", 0, "--joint_images", 2, "--batch", 2)
     for kind in ("films", "frames"):
@@ -619,8 +622,8 @@ def test_videodit_trains_on_webvid_and_journeydb(made, tmp_path):
     rows = ["videoid,contentUrl,duration,page_dir,name"]
     (tmp_path / "webvid/videos/000001_000050").mkdir(parents=True)
     for number in range(3):
-        video.save_video(tmp_path / f"webvid/videos/000001_000050/{number}.mp4",
-                         world.render(world.draw(0, number), 12, 40))
+        video_io.save_video(tmp_path / f"webvid/videos/000001_000050/{number}.mp4",
+                         toy_world.render(toy_world.draw(0, number), 12, 40))
         rows.append(f'{number},https://x,P,000001_000050,"a {("red", "blue", "green")[number]} cat, jumping"')
     (tmp_path / "webvid/results_2M_train.csv").write_text("\n".join(rows))
     (tmp_path / "journeydb/imgs/000").mkdir(parents=True)
@@ -645,7 +648,7 @@ def untrained_dit(made):
 
 def test_the_dpvae_trains_on_films_at_their_own_resolution(made, tmp_path):
     """VideoDiT 4.1: --long; films, a folder of frames and a cover side by side, and single frames of them."""
-    video.save_video(tmp_path / "films/a.mp4", world.render(world.draw(0, 1), 10, 80))
+    video_io.save_video(tmp_path / "films/a.mp4", toy_world.render(toy_world.draw(0, 1), 10, 80))
     drawn(tmp_path / "films/more/clip_7", size=80)
     make_picture(tmp_path / "films/cover.jpg")
     flags = ("--data", tmp_path / "films", "--images", tmp_path / "films", "--batch", 2)
@@ -670,10 +673,10 @@ def test_scanning_a_folder_tells_the_usable_from_the_skipped(tmp_path, capsys, m
 
 def test_the_demo_gives_its_known_answer():
     """Each clip once."""
-    assert data.demo() == (1, 1)
+    assert show_data.demo() == (1, 1)
 
 
 def test_what_a_crop_sees_is_drawn(tmp_path):
     """`python data.py`: the film, three protocols, the order of clips."""
-    data.draw(tmp_path / "a.png")
+    show_data.draw(tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").height > 700

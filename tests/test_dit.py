@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import dit
-import published
-from checkpoint import load_network
+from demos import show_dit
+import pretrained
+from support.checkpoints import load_network
 from conftest import close, golden
-from dit import (AdaLN, DiT, DiTBlock, DiTConfig, MMDiT, MMDiTConfig, PatchEmbed, PixArtBlock, gelu,
-                 scrambled)
+from dit import AdaLN, DiT, DiTBlock, DiTConfig, MMDiT, MMDiTConfig, PatchEmbed, PixArtBlock, gelu, scrambled
 
 SMALL = MMDiTConfig(in_channels=4, depth=3, heads=4, head_dim=12, context_dim=20, pooled_dim=10, pos_grid=12,
                     base_size=8)
@@ -23,7 +23,7 @@ PIXART_FILES = ["pixart_diffusers", "pixart_cond_diffusers"]
 def golden_pixart(name):
     weights, given, expected, config = golden(name)
     config = config["diffusers"]
-    net = published.pixart(weights, config["attention_head_dim"], config["sample_size"],
+    net = pretrained.pixart(weights, config["attention_head_dim"], config["sample_size"],
                            config.get("interpolation_scale"))
     sizes = {key: given[key] for key in ("resolution", "aspect_ratio") if key in given}
     return net, given, expected, sizes
@@ -58,7 +58,7 @@ def count(net):
 def test_golden_mmdit_equals_the_published_network(name):
     """SD3, SD3.5-large and SD3.5-medium, original and Diffusers layout: every block and the output."""
     weights, given, expected, config = golden(name)
-    net = published.mmdit(weights, head_dim=config["head_dim"])
+    net = pretrained.mmdit(weights, head_dim=config["head_dim"])
     seen, out = outputs_of(net.joint_blocks,
                            lambda: net.forward_sd3(given["x"], given["t"], given["context"], given["y"]))
     for i, (context, x) in enumerate(seen):
@@ -73,7 +73,7 @@ def test_golden_mmdit_equals_the_published_network(name):
 def test_golden_conditions_and_positions_of_mmdit(name):
     """[cos|sin] time embedding; the table is cropped in its centre."""
     weights, given, expected, config = golden(name)
-    net = published.mmdit(weights, head_dim=config["head_dim"])
+    net = pretrained.mmdit(weights, head_dim=config["head_dim"])
     close(net.t_embedder(given["t"]), expected["t_embed"])
     close(net.y_embedder(given["y"]), expected["y_embed"])
     h, w = (n // config["patch_size"] for n in config["latent_hw"])
@@ -91,7 +91,7 @@ def test_golden_sincos_table_of_mmdit(name):
 def test_golden_time_runs_the_other_way_in_sd3():
     """VideoDiT Eq. 5 against SD3: t = 1 - sigma, v = -v_SD3, and one Euler step lands on the same point."""
     weights, given, _, config = golden("sd3_mmdit")
-    net = published.mmdit(weights, head_dim=config["head_dim"])
+    net = pretrained.mmdit(weights, head_dim=config["head_dim"])
     z, cond = given["x"].unsqueeze(2), (given["context"], given["y"])
     sigma = given["t"] / 1000
     v, v_sd3 = net(z, 1 - sigma, *cond), net.forward_sd3(z, given["t"], *cond)
@@ -105,7 +105,7 @@ def test_golden_time_runs_the_other_way_in_sd3():
 def test_golden_dit_equals_the_published_network():
     """DiT (Peebles & Xie): time embedding, every block, output."""
     weights, given, expected, config = golden("dit")
-    net = published.dit(weights, head_dim=config["hidden_size"] // config["num_heads"])
+    net = pretrained.dit(weights, head_dim=config["hidden_size"] // config["num_heads"])
     seen, out = outputs_of(net.blocks, lambda: net(given["x"], given["t"], given["y"]))
     for i, x in enumerate(seen):
         close(x, expected[f"block{i}"])
@@ -116,7 +116,7 @@ def test_golden_dit_equals_the_published_network():
 def test_golden_dit_guides_three_of_four_channels():
     """DiT's forward_with_cfg, quirk included."""
     weights, given, expected, config = golden("dit")
-    net = published.dit(weights, head_dim=config["hidden_size"] // config["num_heads"])
+    net = pretrained.dit(weights, head_dim=config["hidden_size"] // config["num_heads"])
     with torch.no_grad():
         out = net.forward_with_cfg(given["cfg_x"], given["cfg_t"], given["cfg_y"], given["cfg_scale"].item())
     close(out, expected["cfg_output"], atol=4e-5)
@@ -250,7 +250,7 @@ def test_a_label_is_never_dropped_behind_the_trainers_back():
 
 def test_demo_answers_zero_and_is_blind_to_the_order_of_frames():
     """python dit.py prints these numbers: adaLN-Zero, and VideoDiT 3.2's reason for 3D patchify."""
-    found = dit.demo()
+    found = show_dit.demo()
     backwards = found.pop("MMDiT: five frames backwards")
     assert len(found) == 3 and max(found.values()) == 0 and backwards < 1e-5
 
@@ -258,7 +258,7 @@ def test_demo_answers_zero_and_is_blind_to_the_order_of_frames():
 def test_the_toys_image_model_is_its_video_model_at_one_frame():
     """The branch for time is linear before the blocks, so for one frame it is a part of patchify."""
     from videodit import VideoDiT
-    video, image = load_network(VideoDiT, dit.TOY / "videodit.safetensors"), dit.toy_image()
+    video, image = load_network(VideoDiT, show_dit.TOY / "videodit.safetensors"), show_dit.toy_image()
     z, t, cond = draw(config=image.config, height=8, width=8)
     with torch.no_grad():
         close(image(z, t, **cond), video(z, t, **cond), atol=1e-5)
@@ -269,7 +269,7 @@ def test_attention_that_is_watched_is_the_attention_that_was_used():
     net, (z, t, cond) = scrambled(MMDiT(SMALL), 0.2), draw(batch=1)
     with torch.no_grad():
         before = net(z, t, **cond)
-        weights = dit.watch_attention(net, lambda: assert_close(net(z, t, **cond), before))
+        weights = show_dit.watch_attention(net, lambda: assert_close(net(z, t, **cond), before))
     assert weights.shape == (3, 5 + 24, 5 + 24)
     assert_close(weights.sum(-1), torch.ones(3, 29))
     assert not any("split" in vars(block.x_block.attn) for block in net.joint_blocks)
@@ -277,7 +277,7 @@ def test_attention_that_is_watched_is_the_attention_that_was_used():
 
 def test_a_patch_of_the_toy_hears_the_words_that_concern_it():
     """What out/dit.png shows: attention finds the words, and gates are wider open in noise (DiT 3.2)."""
-    words, wider = dit.draw_toy(None)
+    words, wider = show_dit.draw_toy(None)
     assert {"red", "cat"} <= set(words[:5]) and wider > 1
 
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from checkpoint import marks
+from support.marks import marks
 
 # what the papers number, read off their pages
 PAPERS = {
@@ -104,7 +104,7 @@ def test_the_map_reader_is_not_blind():
 # ------------------------------------------------------------------------------------------- what differs
 
 def test_the_list_of_what_differs_is_the_marks_of_the_code():
-    """After a new mark: python checkpoint.py marks > docs/differs.md"""
+    """After a new mark: python -m support.marks > docs/differs.md"""
     assert Path("docs/differs.md").read_text("utf-8") == marks(".") + "\n"
 
 

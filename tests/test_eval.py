@@ -10,18 +10,20 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-import eval as evaluate
+import eval
+from support import toy_world
 import presets
-import world
-from checkpoint import UserError, save_network
+from support import toy_world
+from support.checkpoints import save_network
+from support.cli import UserError
 from dit import MMDiT
-from features import I3D, FrozenNorm, Judge, judge_targets
-from metrics import frechet, gaussian
-from protocol import Side
+from support.detectors import I3D, FrozenNorm, Judge, judge_targets
+from support.metrics import frechet, gaussian
+from support.eval_clips import Side
 from test_latte import trained
 from text import ToyText
 from vae import DPVAE, KLVAE
-from video import to_video
+from support.video_io import to_video
 from videodit import VideoDiT
 
 TOY_FLAGS = ["--features", "toy", "--size", "32", "--frames", "8", "--cache", ""]
@@ -42,14 +44,14 @@ def ckpt(tmp_path_factory):
 
 def rendered(count, frames=16, size=32, kind="video"):
     """(B,3,T,H,W) of the toy world."""
-    return torch.stack([to_video(world.render(world.draw(7, index, kind), frames, size))
+    return torch.stack([to_video(toy_world.render(toy_world.draw(7, index, kind), frames, size))
                         for index in range(count)])
 
 
 def quiet_judge(width=8):
     """An untrained judge: random features are enough to tell two sets apart."""
     torch.manual_seed(1)
-    return Judge(evaluate.dataclasses.replace(presets.PRESETS["tiny"]["judge"], width=width, size=32)).eval()
+    return Judge(eval.dataclasses.replace(presets.PRESETS["tiny"]["judge"], width=width, size=32)).eval()
 
 
 # ---------------------------------------------------------------------------------------------- monotony
@@ -110,12 +112,12 @@ def test_fvd_command_labels_toy_numbers_and_caches_the_real_side(ckpt, shots, tm
     """The second call looks at the fakes only, and finds the same number."""
     argv = [str(shots), str(shots), *TOY_FLAGS, "--clips", "4", "--judge", str(ckpt / "judge.safetensors"),
             "--cache", str(tmp_path)]
-    first = evaluate.distance("fvd", argv)
+    first = eval.distance("fvd", argv)
     assert first["metric"] == "toy fvd" and first["fvd"] < 1e-3
     monkeypatch.setattr(Side, "stream",
                         lambda self, workers: streams.append(self.fake) or original(self, workers))
     streams, original = [], SIDE_STREAM
-    assert evaluate.distance("fvd", argv)["fvd"] == first["fvd"] and streams == [True]
+    assert eval.distance("fvd", argv)["fvd"] == first["fvd"] and streams == [True]
     assert "toy FVD" in capsys.readouterr().out
 
 
@@ -125,8 +127,8 @@ SIDE_STREAM = Side.stream
 def test_fid_and_is_commands_run_on_frames_and_clips(ckpt, shots):
     """toy FID of rendered clips against their .mp4 is small; toy IS lies between 1 and the 12 subjects."""
     judge = ["--judge", str(ckpt / "judge.safetensors"), *TOY_FLAGS, "--clips", "4"]
-    assert evaluate.distance("fid", ["toy:video", str(shots), *judge])["fid"] >= 0
-    assert 1 <= evaluate.score([str(shots), *judge, "--splits", "2"])["is"] <= 12
+    assert eval.distance("fid", ["toy:video", str(shots), *judge])["fid"] >= 0
+    assert 1 <= eval.score([str(shots), *judge, "--splits", "2"])["is"] <= 12
 
 
 def pixels(folder):
@@ -136,27 +138,27 @@ def pixels(folder):
 def test_two_ranks_sample_what_one_samples_and_restart_does_nothing_twice(ckpt, tmp_path, monkeypatch):
     """Clip i is a function of i alone: no duplicates over ranks, and what is there stays."""
     flags = ["-n", "6", "--batch", "2", "--steps", "1", "--png", "-o"]
-    assert evaluate.sample_set([str(ckpt), *flags, str(tmp_path / "one")]) == 6
+    assert eval.sample_set([str(ckpt), *flags, str(tmp_path / "one")]) == 6
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in "01":
         monkeypatch.setenv("RANK", rank)
-        evaluate.sample_set([str(ckpt), *flags, str(tmp_path / "two")])
+        eval.sample_set([str(ckpt), *flags, str(tmp_path / "two")])
     assert pixels(tmp_path / "one") == pixels(tmp_path / "two") and len(pixels(tmp_path / "one")) == 6 * 8
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("RANK", "0")
     shutil.rmtree(tmp_path / "two" / "000003")
-    assert evaluate.sample_set([str(ckpt), *flags, str(tmp_path / "two")]) == 1
+    assert eval.sample_set([str(ckpt), *flags, str(tmp_path / "two")]) == 1
     assert pixels(tmp_path / "one") == pixels(tmp_path / "two")
     with pytest.raises(UserError, match="seed 0, now 1.*another -o"):
-        evaluate.sample_set([str(ckpt), *flags, str(tmp_path / "two"), "--seed", "1"])
+        eval.sample_set([str(ckpt), *flags, str(tmp_path / "two"), "--seed", "1"])
 
 
 def test_bf16_on_a_device_without_it_is_float32_and_said(ckpt, tmp_path, capsys, monkeypatch):
     """Else a CPU with AVX2 alone takes 80 times as long, and nobody sees why."""
-    monkeypatch.setattr(evaluate, "has_bf16", lambda device: False)
+    monkeypatch.setattr(eval, "has_bf16", lambda device: False)
     flags = "-n 1 --batch 1 --steps 1 --png -o".split()
     for name, more in (("asked", ["--bf16"]), ("silent", [])):
-        evaluate.sample_set([str(ckpt), *flags, str(tmp_path / name), *more])
+        eval.sample_set([str(ckpt), *flags, str(tmp_path / name), *more])
         assert ("does not multiply in bf16" in capsys.readouterr().err) == bool(more)
     assert pixels(tmp_path / "asked") == pixels(tmp_path / "silent")
 
@@ -164,7 +166,7 @@ def test_bf16_on_a_device_without_it_is_float32_and_said(ckpt, tmp_path, capsys,
 def test_recon_finds_no_gain_in_an_untrained_dp_vae(ckpt, shots, capsys):
     """At step 0 D(z) is the held key frame, so both have the same PSNR;
     the last quarter of 16 frames is 4."""
-    result = evaluate.recon([str(ckpt), str(shots), "--part", "0.75", "1", "--features", "toy",
+    result = eval.recon([str(ckpt), str(shots), "--part", "0.75", "1", "--features", "toy",
                              "--judge", str(ckpt / "judge.safetensors")])
     assert result["clips"] == 4 and result["frames"] == 4
     assert result["gain"] == pytest.approx(0, abs=1e-3) and "toy_lpips" in result
@@ -173,7 +175,7 @@ def test_recon_finds_no_gain_in_an_untrained_dp_vae(ckpt, shots, capsys):
 
 def test_toy_command_prints_every_score(ckpt, capsys, tmp_path):
     """The last line is JSON with all rows; images are not asked for motion."""
-    evaluate.main(["toy", "--ckpt", str(ckpt), "-n", "3", "--batch", "2", "--steps", "1", "--nearest", "1",
+    eval.main(["toy", "--ckpt", str(ckpt), "-n", "3", "--batch", "2", "--steps", "1", "--nearest", "1",
                    "--sheet", str(tmp_path / "given.png")])
     assert (tmp_path / "given.png").is_file()
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -192,10 +194,10 @@ def test_toy_command_prints_every_score(ckpt, capsys, tmp_path):
 
 def test_nearest_rows_rank_what_a_model_makes_below_its_ceiling(monkeypatch, capsys):
     """A VAE that gives back what it gets has the true clips' figures; a model that blurs has lower ones."""
-    monkeypatch.setattr(evaluate, "reconstruct", lambda vae, x: (x, x))
-    clips = evaluate.render_all(next(evaluate.unseen("video", 2, 2))[1], 4, 32)
+    monkeypatch.setattr(eval, "reconstruct", lambda vae, x: (x, x))
+    clips = eval.render_all(next(eval.unseen("video", 2, 2))[1], 4, 32)
     blurred = torch.nn.functional.avg_pool3d(clips, (1, 3, 3), 1, (0, 1, 1))
-    rows = evaluate.nearest_rows(SimpleNamespace(vae=None), [blurred[:1], blurred[1:]])
+    rows = eval.nearest_rows(SimpleNamespace(vae=None), [blurred[:1], blurred[1:]])
     assert rows["rendered"] == rows["reconstructed"]
     assert rows["generated"]["db"] + 5 < 30 < rows["rendered"]["db"] and rows["rendered"]["share_20"] == 1
     assert rows["rendered"]["truth"] > 45 and set(rows["generated"]["subjects"]) == {"rocket", "car"}
@@ -206,7 +208,7 @@ def test_nearest_rows_rank_what_a_model_makes_below_its_ceiling(monkeypatch, cap
 @pytest.mark.parametrize("model, share, db", [("videodit", 0.9, 16.5), ("latte", 0.8, 13)])
 def test_the_shipped_weights_do_what_the_readme_says(model, share, db):
     """Of 16 clips nobody trained on, and as many prompts, few enough fail that the table can be true."""
-    result = evaluate.toy(["-n", "16", "--batch", "16", "--model", model, "--bf16", "--nearest", "16"])
+    result = eval.toy(["-n", "16", "--batch", "16", "--model", model, "--bf16", "--nearest", "16"])
     for row in ("judge", "video_seen", "video_heldout", "image_seen", "image_heldout"):
         assert min(result[row].values()) >= share, (row, result[row])
     if model == "videodit":                     # known from pictures alone, and asked for with a motion
@@ -221,16 +223,16 @@ def test_the_shipped_weights_do_what_the_readme_says(model, share, db):
 def test_the_prompt_score_of_rendered_clips_is_what_the_judge_sees():
     """A judge that reads the answer off the clip is right about all;
     asked about the first clip only, about 1/n."""
-    specs = [world.draw(evaluate.UNSEEN, index) for index in range(3)]
-    config = SimpleNamespace(subjects=world.SUBJECTS, colours=list(world.COLOURS), motions=world.MOTIONS,
-                             scenes=world.SCENES)
+    specs = [toy_world.draw(toy_world.UNSEEN, index) for index in range(3)]
+    config = SimpleNamespace(subjects=toy_world.SUBJECTS, colours=list(toy_world.COLOURS), motions=toy_world.MOTIONS,
+                             scenes=toy_world.SCENES)
     class Oracle:                                          # the "clip" is its index
         def __call__(self, video):
             answers = judge_targets(self, [specs[int(i)] for i in video], "cpu")
             return {key: F.one_hot(index, 12) for key, index in answers.items()}
     oracle = Oracle()
     oracle.config = config
-    right = evaluate.prompt_score(oracle, 3, 2, "video", lambda s, start: torch.arange(start, start + len(s)))
+    right = eval.prompt_score(oracle, 3, 2, "video", lambda s, start: torch.arange(start, start + len(s)))
     assert right == {"subject": 1, "colour": 1, "motion": 1, "scene": 1}
 
 
@@ -238,22 +240,15 @@ def test_the_prompt_score_of_rendered_clips_is_what_the_judge_sees():
 
 def test_help_is_help(capsys):
     """Every command with what it does, and no picture is drawn for it."""
-    evaluate.main(["--help"])
+    eval.main(["--help"])
     out = capsys.readouterr().out
-    assert all(f"\n  {name}" in out or f"; {name}:" in out for name in evaluate.COMMANDS)
-
-
-def test_an_error_that_is_known_is_measured(tmp_path):
-    """0.1 everywhere, of a range of 2: 26.02 dB, through recon's own road; film, result, error."""
-    measured, exact = evaluate.demo(tmp_path / "eval.png")
-    assert measured == pytest.approx(exact, abs=1e-4) and exact == pytest.approx(26.0206, abs=1e-4)
-    assert Image.open(tmp_path / "eval.png").size[1] > 9 * 96
+    assert all(f"\n  {name}" in out or f"; {name}:" in out for name in eval.COMMANDS)
 
 
 def test_recon_draws_films_by_seed_not_by_name(ckpt, shots, tmp_path, capsys):
     """Two of four: another seed, other films; the same seed, the same. --sheet: three rows a film."""
     def names(seed):
-        evaluate.recon([str(ckpt), str(shots), "-n", "2", "--seed", str(seed), "--features", "toy", "--judge",
+        eval.recon([str(ckpt), str(shots), "-n", "2", "--seed", str(seed), "--features", "toy", "--judge",
                         str(ckpt / "judge.safetensors"), "--sheet", str(tmp_path / "sheet.png")])
         return {line.split()[0] for line in capsys.readouterr().out.splitlines() if ".mp4 " in line}
     drawn = [names(seed) for seed in (0, 0, 1, 2, 3)]
@@ -263,9 +258,9 @@ def test_recon_draws_films_by_seed_not_by_name(ckpt, shots, tmp_path, capsys):
 
 def test_sheets_of_samples_and_of_both_sides_are_drawn(ckpt, shots, tmp_path):
     """`sample --sheet`, `fvd --sheet`: what a distance is of can be seen."""
-    evaluate.main(["sample", str(ckpt), "-n", "2", "--steps", "1", "-o", str(tmp_path / "s"), "--png",
+    eval.main(["sample", str(ckpt), "-n", "2", "--steps", "1", "-o", str(tmp_path / "s"), "--png",
                    "--sheet", str(tmp_path / "s.png")])
-    evaluate.main(["fvd", str(shots), str(tmp_path / "s"), *TOY_FLAGS, "--clips", "2", "--judge",
+    eval.main(["fvd", str(shots), str(tmp_path / "s"), *TOY_FLAGS, "--clips", "2", "--judge",
                    str(ckpt / "judge.safetensors"), "--sheet", str(tmp_path / "fvd.png")])
     assert Image.open(tmp_path / "s.png").size[0] > 300 and Image.open(tmp_path / "fvd.png").size[1] > 4 * 96
 
@@ -273,17 +268,17 @@ def test_sheets_of_samples_and_of_both_sides_are_drawn(ckpt, shots, tmp_path):
 def test_fid_over_all_real_frames(ckpt, shots, capsys):
     """4 films of 16 frames: 64 real frames where the protocol's 8 of each would be 32."""
     judge = ["--judge", str(ckpt / "judge.safetensors"), *TOY_FLAGS, "--clips", "2"]
-    found = evaluate.distance("fid", [str(shots), str(shots), *judge, "--full"])
+    found = eval.distance("fid", [str(shots), str(shots), *judge, "--full"])
     assert found["real"] == 4 * 16 and found["fid"] >= 0
     assert "64 real frames, 2 fake clips" in capsys.readouterr().out
     with pytest.raises(UserError, match="--full: FVD compares clips of one length"):
-        evaluate.distance("fvd", [str(shots), str(shots), *judge, "--full"])
+        eval.distance("fvd", [str(shots), str(shots), *judge, "--full"])
 
 
 def test_time_is_measured_without_weights(shots, capsys, monkeypatch):
     """How fast a network is does not depend on what it knows; that the number means nothing is said."""
-    monkeypatch.setitem(evaluate.UNTRAINED, "c3d", TinyC3D)
-    evaluate.main(["is", str(shots), "--time", "--clips", "4", "--size", "32", "--frames", "8", "--jpeg", "0",
+    monkeypatch.setitem(eval.UNTRAINED, "c3d", TinyC3D)
+    eval.main(["is", str(shots), "--time", "--clips", "4", "--size", "32", "--frames", "8", "--jpeg", "0",
                    "--splits", "2", "--weights", "nowhere.pt"])
     out = capsys.readouterr()
     assert "clips/s" in out.out and "the distance means nothing" in out.err
@@ -305,13 +300,13 @@ def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
         path.write_bytes(b"")
     net, folder = trained(1, "class"), tmp_path / "run"
     config = presets.PRESETS["tiny"]["vae"]
-    save_network(folder / "vae.safetensors", KLVAE(evaluate.dataclasses.replace(
+    save_network(folder / "vae.safetensors", KLVAE(eval.dataclasses.replace(
         config, z_channels=net.config.in_channels)))
     size = net.config.input_size * KLVAE(config).downsampling
     save_network(folder / "latte.safetensors", net, extra={
         "size": size, "frames": net.config.frames, "shift": 1.0, "objective": "flow", "latents": "vae",
         "classes": ["ApplyEyeMakeup", "Archery"]})
-    evaluate.main(["sample", str(folder), "-n", "2", "--steps", "1", "--prompts", str(tmp_path / "UCF-101"),
+    eval.main(["sample", str(folder), "-n", "2", "--steps", "1", "--prompts", str(tmp_path / "UCF-101"),
                    "-o", str(tmp_path / "clips"), "--png"])
     made = sorted(path.name for path in (tmp_path / "clips").iterdir() if path.is_dir())
     assert made == ["000000", "000001"]
@@ -340,14 +335,14 @@ def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
 def test_bad_flags_are_answered_in_one_line(argv, says):
     """design: the file or flag, and the way out."""
     with pytest.raises(UserError, match=says) as error:
-        evaluate.main(argv)
+        eval.main(argv)
     assert "\n" not in str(error.value)
 
 
 def test_pictures_too_small_for_ssim_are_answered_in_one_line(ckpt):
     """A window of 11 pixels does not fit into 8: which flag to turn."""
     with pytest.raises(UserError, match="SSIM needs pictures of 11 pixels; these are 8x8: give --size"):
-        evaluate.main(["recon", str(ckpt), "toy", "-n", "1", "--size", "8"])
+        eval.main(["recon", str(ckpt), "toy", "-n", "1", "--size", "8"])
 
 
 def test_bad_folders_are_answered_in_one_line(ckpt, shots, tmp_path):
@@ -364,7 +359,7 @@ def test_bad_folders_are_answered_in_one_line(ckpt, shots, tmp_path):
                                "4 usable clips, 9 wanted; sample more, or give --clips 4"),
                               (shots, ["--size", "64"], "clips of 32 pixels.*give --size 32")):
         with pytest.raises(UserError, match=says):
-            evaluate.distance("fvd", ["toy", str(fake), *judge, "--clips", "2", *flags])
+            eval.distance("fvd", ["toy", str(fake), *judge, "--clips", "2", *flags])
 
 
 # ------------------------------------------------------------------------------------------ inside a Latte
@@ -373,7 +368,7 @@ def test_bad_folders_are_answered_in_one_line(ckpt, shots, tmp_path):
 def test_similarity_prints_every_block_and_draws_them(option, tmp_path, capsys):
     """`python eval.py similarity --ckpt FILE`."""
     save_network(tmp_path / "latte.safetensors", trained(2, option))
-    evaluate.main(f"similarity --ckpt {tmp_path}/latte.safetensors --out {tmp_path}/s.png".split())
+    eval.main(f"similarity --ckpt {tmp_path}/latte.safetensors --out {tmp_path}/s.png".split())
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[1:5]] == ["space", "space", "time", "time"]
     assert Image.open(tmp_path / "s.png").size[0] > 300

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-import loop
+from support import checkpoints, cli
 import train
-from checkpoint import UserError, hold, read_state
+from support import latent_cache
+from support.checkpoints import hold, read_state
+from support.cli import UserError
 from conftest import script
-from test_loop import THREAD, differs, fit, run, same, signals, torchrun
+from test_trainer import THREAD, differs, fit, run, same, signals, torchrun
 
 # One rank of two does what the third word says, in step 2 of stage judge.
 SICK = """
@@ -25,7 +27,7 @@ import os
 import signal
 import sys
 import train
-from checkpoint import UserError, polite
+from support.cli import UserError, polite
 honest = train.judge_loss
 turns = []
 def loss(*words):
@@ -137,7 +139,7 @@ def test_a_run_that_is_shot_again_and_again_ends_as_if_left_alone(tiny, tmp_path
 
 # ------------------------------------------------------------ one folder, one run
 
-HOLDER = ("import sys, time; from checkpoint import hold\n"
+HOLDER = ("import sys, time; from support.checkpoints import hold\n"
           "with hold(sys.argv[1]): print('in', flush=True); time.sleep(60)")
 
 
@@ -179,7 +181,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_keeps_what_was_saved(
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert "\n" not in str(error.value)
         assert read_state(tmp_path / "line" / "state.pt")["step"] == 2
-    assert fit(tmp_path, 3)["step"] == 3 and [line["step"] for line in loop.read_log(log)] == [1, 2, 3]
+    assert fit(tmp_path, 3)["step"] == 3 and [line["step"] for line in checkpoints.read_log(log)] == [1, 2, 3]
 
 
 # ------------------------------------------------------------ encoding
@@ -189,7 +191,7 @@ def test_a_signal_during_encoding_is_heard_before_the_next_clip(tiny, tmp_path, 
     out = tiny.fork(tmp_path / "run")
     for path in out.glob("cache/*/*.safetensors"):
         path.unlink()
-    honest, seen = train.fingerprint, []
+    honest, seen = latent_cache.fingerprint, []
 
     def fingerprint(net):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -197,6 +199,6 @@ def test_a_signal_during_encoding_is_heard_before_the_next_clip(tiny, tmp_path, 
     monkeypatch.setattr(train, "fingerprint", fingerprint)
     with pytest.raises(UserError, match="stopped by a signal during .*the same command goes on from there"):
         run(out, "dit", "--steps", 1)
-    loop.STOP.clear()
+    cli.STOP.clear()
     monkeypatch.setattr(train, "fingerprint", honest)
     assert run(out, "dit", "--steps", 1)["step"] == 1

@@ -12,7 +12,9 @@ from safetensors import safe_open
 from torch.testing import assert_close
 
 import flow
-from checkpoint import UserError
+from demos import show_flow
+from support import order
+from support.cli import UserError
 from flow import DDPM, along
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
@@ -28,31 +30,31 @@ def randn(*shape, seed=0):
 
 def test_noise_of_a_clip_does_not_depend_on_how_the_batch_is_split():
     """Two ranks with half the batch each draw what one rank draws."""
-    whole = flow.keyed_noise((4, 3, 2), seed=5, step=7)
-    halves = [flow.keyed_noise((2, 3, 2), seed=5, step=7, first_index=i) for i in (0, 2)]
+    whole = order.keyed_noise((4, 3, 2), seed=5, step=7)
+    halves = [order.keyed_noise((2, 3, 2), seed=5, step=7, first_index=i) for i in (0, 2)]
     assert torch.equal(whole, torch.cat(halves))
 
 
 def test_noise_does_not_depend_on_the_global_generator():
     """A resumed run has drawn less before; its noise must be the same."""
     torch.manual_seed(1)
-    first = flow.keyed_noise((2, 50), seed=5, step=7)
+    first = order.keyed_noise((2, 50), seed=5, step=7)
     torch.randn(13)
     state = torch.get_rng_state()
-    assert torch.equal(first, flow.keyed_noise((2, 50), seed=5, step=7))
+    assert torch.equal(first, order.keyed_noise((2, 50), seed=5, step=7))
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_every_part_of_the_key_changes_the_noise():
     """Seed, step, clip and stream: five unrelated draws, each standard normal."""
     keys = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
-    draws = torch.stack([flow.keyed_noise((1, 4000), a, b, c, stream=d)[0] for a, b, c, d in keys])
+    draws = torch.stack([order.keyed_noise((1, 4000), a, b, c, stream=d)[0] for a, b, c, d in keys])
     assert_close(torch.cov(draws), torch.eye(5), atol=0.08, rtol=0)
 
 
 def test_keyed_draws_may_be_one_uniform_number_a_clip():
     """Prompt dropout and DDPM's times need them."""
-    u = flow.keyed_noise((4000,), seed=0, step=0, stream=flow.DROP, draw=torch.rand)
+    u = order.keyed_noise((4000,), seed=0, step=0, stream=order.DROP, draw=torch.rand)
     assert u.shape == (4000,) and u.min() >= 0 and u.max() < 1
     assert abs(u.mean() - 0.5) < 0.02
     t = DDPM().sample_times(u)
@@ -61,7 +63,7 @@ def test_keyed_draws_may_be_one_uniform_number_a_clip():
 
 def test_keyed_noise_has_the_type_asked_for():
     """Drawn in float32 and then rounded, so every precision sees the same draw."""
-    full, half = (flow.keyed_noise((2, 64), 0, 0, dtype=d) for d in (torch.float32, torch.bfloat16))
+    full, half = (order.keyed_noise((2, 64), 0, 0, dtype=d) for d in (torch.float32, torch.bfloat16))
     assert half.dtype == torch.bfloat16 and torch.equal(full.bfloat16(), half)
 
 
@@ -102,13 +104,13 @@ def test_euler_needs_one_step_when_the_paths_are_straight():
 def test_the_average_velocity_carries_noise_onto_data():
     """For data N(0, s^2) the flow is known in closed form: the point x of the noise ends at s x."""
     for s in (0.2, 3.0):
-        velocity, noise = flow.gaussian_oracle(torch.tensor([[s ** 2]])), randn(200, 1)
+        velocity, noise = show_flow.gaussian_oracle(torch.tensor([[s ** 2]])), randn(200, 1)
         assert_close(flow.euler(velocity, noise, flow.sigmas(500, 1.0)), s * noise, atol=0.02, rtol=0.02)
 
 
 def test_paths_do_not_cross():
     """The lines of training do; but from one place there is one way on: on a line their order stays."""
-    velocity, noise = flow.oracle(torch.tensor([[-1.0], [0.5], [1.0]])), randn(300, 1).sort(0).values
+    velocity, noise = show_flow.oracle(torch.tensor([[-1.0], [0.5], [1.0]])), randn(300, 1).sort(0).values
     path = [noise]
     flow.euler(velocity, noise, flow.sigmas(100, 1.0), callback=lambda i, x: path.append(x))
     path = torch.cat(path, 1)[:, :-1]                                          # (300,100) all but the landing
@@ -216,7 +218,7 @@ def test_dropped_labels_are_the_number_after_the_last_class():
 
 def test_the_drops_of_a_batch_do_not_depend_on_how_it_is_split():
     """Stream DROP: two processes with half the batch each drop what one drops, and not the same rows."""
-    toss = lambda shape, first: flow.keyed_noise(shape, 5, 7, first, stream=flow.DROP, draw=torch.rand) < 0.5
+    toss = lambda shape, first: order.keyed_noise(shape, 5, 7, first, stream=order.DROP, draw=torch.rand) < 0.5
     whole, halves = toss((16, 2), 0), torch.cat([toss((8, 2), 0), toss((8, 2), 8)])
     assert torch.equal(whole, halves) and not torch.equal(whole[:8], whole[8:])
     assert torch.equal(whole[:, 0], toss((16,), 0))
@@ -275,12 +277,12 @@ def two_frames(values):
 
 def gaussian_velocity(covariance):
     """flow.gaussian_oracle for clips of two frames."""
-    return lambda x, t: two_frames(flow.gaussian_oracle(covariance)(x.flatten(1), t))
+    return lambda x, t: two_frames(show_flow.gaussian_oracle(covariance)(x.flatten(1), t))
 
 
 def points_velocity(points):
     """flow.oracle for clips of two frames."""
-    return lambda x, t: two_frames(flow.oracle(points)(x.flatten(1), t))
+    return lambda x, t: two_frames(show_flow.oracle(points)(x.flatten(1), t))
 
 
 def points_eps(ddpm, points):
@@ -363,7 +365,7 @@ def test_steps_walked_again_cost_calls_and_their_noise_is_the_callers():
     """again=3 of 8 steps; the first starts at pure noise and is not walked again."""
     calls, asked, mask = [], [], torch.ones(1, 1, 1, 1, 1, dtype=torch.bool)
     known = flow.Known(torch.zeros(1, 2, 3, 1, 1), mask, again=3)
-    draw = lambda n: asked.append(n) or flow.keyed_noise((1, 2, 3, 1, 1), 0, n)
+    draw = lambda n: asked.append(n) or order.keyed_noise((1, 2, 3, 1, 1), 0, n)
     flow.euler(lambda x, t: calls.append(t[0].item()) or x, randn(1, 2, 3, 1, 1), flow.sigmas(8),
                known=known, draw=draw)
     assert len(calls) == 8 + 2 * 7 and len(set(calls)) == 8 and asked == list(range(14))
@@ -534,7 +536,7 @@ def test_ddim_without_eta_ignores_the_noise_and_ddpm_does_not():
     ddpm, noise = DDPM().respace("8"), randn(2, 3, 4)
     predict = lambda x, t: torch.cat([0.1 * x, 0 * x], 1)
     def two(sample):
-        draws = [lambda n, seed=seed: flow.keyed_noise(noise.shape, seed, n) for seed in (0, 1)]
+        draws = [lambda n, seed=seed: order.keyed_noise(noise.shape, seed, n) for seed in (0, 1)]
         return [sample(ddpm, predict, noise, draw=draw) for draw in draws]
     assert torch.equal(*two(flow.ddim_sample))
     a, b = two(flow.ddpm_sample)
@@ -739,7 +741,7 @@ def test_golden_video(golden):
 
 def test_the_demo_finds_the_eight_points(tmp_path):
     """A flow learned in seconds ends on the data, the exact velocity exactly so; no point is missed."""
-    exact, trained, rarest = flow.demo(tmp_path / "flow.png")
+    exact, trained, rarest = show_flow.demo(tmp_path / "flow.png")
     assert exact < 1e-4
     assert trained < 0.1
     assert 0.05 < rarest <= 0.125

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from checkpoint import has_bf16
+from support.ops import has_bf16
 from dit import MMDiT, MMDiTConfig
 from vae import SD3, KLVAE
 

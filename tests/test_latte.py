@@ -9,8 +9,11 @@ from torch.testing import assert_close
 
 import conftest
 import latte
-import published
-from checkpoint import UserError, attend, load_network, save_network
+from demos import show_latte
+import pretrained
+from support.checkpoints import load_network, save_network
+from support.cli import UserError
+from support.ops import attend
 from conftest import golden
 from dit import DiT, DiTConfig, PixArt, PixArtConfig, scrambled
 from flow import DDPM, ddpm_loss, flow_loss, guided, velocity_of
@@ -36,7 +39,7 @@ VARIANTS = pytest.mark.parametrize("variant", [1, 2, 3, 4])
 def golden_latte(name):
     """The network, what it is called with, and what it must answer; clips are (B,F,C,H,W) in the file."""
     weights, given, expected, config = golden(name)
-    net = published.latte(weights, head_dim=config["hidden_size"] // config["num_heads"])
+    net = pretrained.latte(weights, head_dim=config["hidden_size"] // config["num_heads"])
     cond = {"images": config["use_image_num"]}
     if "y" in given:
         cond["labels"] = given["y"][:, None]
@@ -50,7 +53,7 @@ def golden_latte(name):
 def golden_t2v():
     weights, given, expected, config = golden("latte_t2v_diffusers")
     config = config["diffusers"]
-    net = published.latte_t2v(weights, config["attention_head_dim"], config["sample_size"],
+    net = pretrained.latte_t2v(weights, config["attention_head_dim"], config["sample_size"],
                               config["video_length"])
     return net, given, expected
 
@@ -184,12 +187,12 @@ def test_table_2_sizes_to_the_digit(size, params, ops):
     assert round(counted["ops"] / 1e9, 3) == ops
 
 
-@pytest.mark.parametrize("name", latte.TABLE_1)
+@pytest.mark.parametrize("name", show_latte.TABLE_1)
 def test_table_1_variants_to_the_digit(name):
     """Latte Table 1, digits cut off as printed; the honest cost of a clip stands beside it."""
-    config, params, ops = latte.TABLE_1[name]
+    config, params, ops = show_latte.TABLE_1[name]
     counted = paper_count(config)
-    assert latte.cut(counted, params, ops)[:4] == (params, params, ops, ops)
+    assert show_latte.cut(counted, params, ops)[:4] == (params, params, ops, ops)
     clip = {1: 1893.5, 2: 1893.5, 3: 2110.2, 4: 2109.9}[config.variant]
     assert paper_count(replace(config, patch=2))["clip"] / 1e9 == pytest.approx(clip, abs=0.1)
 
@@ -548,7 +551,7 @@ def test_variant_4_shows_its_two_attentions():
 
 def test_demo_prints_the_papers_numbers():
     """What `python latte.py` shows."""
-    rows, largest = latte.demo()
+    rows, largest = show_latte.demo()
     assert all(ours == printed and ops == theirs for _, ours, printed, ops, theirs, _ in rows)
     assert largest == 0
 
@@ -557,7 +560,7 @@ def test_a_block_hears_its_row_its_column_or_both():
     """Latte 3.2, Fig. 2, of real blocks: 4 patches of a frame, 3 frames of a place, both, or everything."""
     frame, place = torch.arange(12) // 4, torch.arange(12) % 4
     space, time = frame[:, None] == frame, place[:, None] == place
-    found = {variant: list(latte.patterns(variant).values()) for variant in (1, 2, 3, 4)}
+    found = {variant: list(show_latte.patterns(variant).values()) for variant in (1, 2, 3, 4)}
     assert all(torch.equal(seen, want) for seen, want in zip(found[1], [space, time, space, time]))
     assert all(torch.equal(seen, want) for seen, want in zip(found[2], [space, space, time, time]))
     assert all(seen.all() for seen in found[3]) and torch.equal(found[4][0], space | time)
@@ -566,12 +569,12 @@ def test_a_block_hears_its_row_its_column_or_both():
 
 def test_behind_the_mask_a_clip_stays_a_clip_and_pictures_stay_pictures():
     """Latte Fig. 4, through a whole network: what all blocks together hear is the mask, patch by patch."""
-    whole = latte.patterns(1, images=2)["all"]
+    whole = show_latte.patterns(1, images=2)["all"]
     want = temporal_mask(3, 2).repeat_interleave(4, 0).repeat_interleave(4, 1)
     assert torch.equal(whole, want)
 
 
 def test_temporal_blocks_make_the_toys_frames_more_alike():
     """4.2, Fig. 6's measure on the shipped Variant 1: the last block's frames are closer than the first's."""
-    means = [latte.summary(matrix)[0] for matrix in latte.toy_similarity(clips=2).values()]
+    means = [latte.summary(matrix)[0] for matrix in show_latte.toy_similarity(clips=2).values()]
     assert means[1] > means[0] and means[-1] > means[0]

@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
-import published
+import pretrained
 from conftest import golden, together
-from features import I3D, Inception
+from support.detectors import I3D, Inception
 from latte import Latte, LatteConfig
 from sample import TOY
 from vae import DPVAE
@@ -71,7 +71,7 @@ def test_mmdits_norms_have_the_released_eps(name):
     """1e-6 in every LayerNorm and in SD3.5's RMSNorm: with 1e-5 an output moves by 1.9e-5, less than two CPUs
     may differ by, so parity alone would not notice."""
     weights, given, _, config = golden(name)
-    net = published.mmdit(weights, config["head_dim"])
+    net = pretrained.mmdit(weights, config["head_dim"])
     assert eps_of(lambda: net(given["x"], given["t"], given["context"], given["y"])) == {1e-6}
 
 
@@ -84,16 +84,16 @@ def test_lattes_norms_have_the_released_eps(conditioning):
 def test_pixarts_and_dits_norms_have_the_released_eps():
     weights, given, _, config = golden("pixart_diffusers")
     config = config["diffusers"]
-    net = published.pixart(weights, config["attention_head_dim"], config["sample_size"])
+    net = pretrained.pixart(weights, config["attention_head_dim"], config["sample_size"])
     assert eps_of(lambda: net(given["x"], given["t"], given["text"], given["text_mask"])) == {1e-6}
     weights, given, _, config = golden("dit")
-    net = published.dit(weights, config["hidden_size"] // config["num_heads"])
+    net = pretrained.dit(weights, config["hidden_size"] // config["num_heads"])
     assert eps_of(lambda: net(given["x"], given["t"], given["y"])) == {1e-6}
 
 
 def test_the_vaes_norms_have_the_released_eps():
     weights, given, _, config = golden("sd3_vae_16ch")
-    net = published.kl_vae(weights, config["norm_num_groups"])
+    net = pretrained.kl_vae(weights, config["norm_num_groups"])
     assert eps_of(lambda: net.decode(net.encode(given["x"][:, :, None]))) == {1e-6}
     dp = DPVAE.from_image(net)                      # what was added to it normalises alike
     assert eps_of(lambda: dp.decode(dp.encode(given["x"][:, :, None].repeat(1, 1, 4, 1, 1)))) == {1e-6}
@@ -102,10 +102,10 @@ def test_the_vaes_norms_have_the_released_eps():
 def test_the_text_encoders_norms_have_the_released_eps():
     """CLIP 1e-5, T5 1e-6."""
     weights, given, _, config = golden("clip_text_l")
-    clip = published.clip(weights, config["num_attention_heads"], config["hidden_act"])
+    clip = pretrained.clip(weights, config["num_attention_heads"], config["hidden_act"])
     assert eps_of(lambda: clip(given["input_ids"])) == {1e-5}
     weights, given, _, config = golden("t5_encoder")
-    assert eps_of(lambda: published.t5(weights)(given["input_ids"])) == {1e-6}
+    assert eps_of(lambda: pretrained.t5(weights)(given["input_ids"])) == {1e-6}
 
 
 def test_the_detectors_norms_have_tensorflows_eps():

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-import metrics
-from metrics import frechet, gaussian, inception_score, kernel_distance, psnr, ssim, standard_error
+from support import metrics
+from support.metrics import frechet, gaussian, inception_score, kernel_distance, psnr, ssim, standard_error
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 
@@ -71,12 +71,6 @@ def test_frechet_of_two_gaussians_is_the_closed_form(rank):
     assert got == pytest.approx(want, abs=1e-6)
 
 
-def test_demo_knows_its_answer():
-    """What `python metrics.py` prints."""
-    measured, exact = metrics.demo()
-    assert measured == pytest.approx(exact, abs=1e-9)
-
-
 def test_inception_score_of_a_perfect_classifier_is_the_number_of_classes():
     """Salimans et al. 2016: sure of every clip, and every class equally often."""
     logits = 1000 * torch.eye(7).repeat(20, 1)
@@ -108,17 +102,3 @@ def test_equal_pictures_have_100_db_and_ssim_1():
 
 
 # ---------------------------------------------------------------------------------------------- the picture
-
-def test_frechet_falls_to_the_closed_form_and_the_kernel_distance_needs_not():
-    """What `python metrics.py` draws: few samples of one source look apart to Frechet, not to the kernel."""
-    found = metrics.converge((32, 512), repeats=4)
-    few, many = found["frechet"].mean(1)
-    assert few > many > found["exact"] and many == pytest.approx(found["exact"], rel=0.15)
-    assert found["frechet same"][0].mean() > found["exact"]
-    assert abs(found["kernel same"][0].mean()) < 0.2 * found["kernel"][1].mean()
-
-
-def test_the_picture_is_drawn(tmp_path):
-    """Two frames side by side."""
-    metrics.draw(tmp_path / "a.png", sizes=(16, 32))
-    assert Image.open(tmp_path / "a.png").size == (2 * 480 + 3 * 12, 380 + 2 * 12)

@@ -57,7 +57,7 @@ table, called = json.load(open({table!r})), os.path.basename(sys.argv[0])
 words = sys.argv[1:]
 if called == "pip":
     sys.exit(0)                                            # installed already
-if called == "torchrun":                                   # one process takes the same path (test_loop.py: 2)
+if called == "torchrun":                                   # one process takes the same path (test_trainer.py: 2)
     while words and not words[0].endswith(".py"):
         words.pop(0)
 line = " ".join(words)

@@ -11,17 +11,21 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-import published
+import pretrained
+import flow
 import sample
-from checkpoint import UserError, polite, read_state, save_network
+from support import order, video_io
+from support.checkpoints import read_state, save_network
+from support.cli import UserError, polite
 from conftest import GOLDEN, golden, script
 from dit import DiT, DiTConfig, PixArt, PixArtConfig, scrambled
 from latte import Latte, LatteConfig
-from sample import (Given, Models, file_name, generate, given_frames, go_on, how_of, label_of, load_models,
-                    part_way, released_models, walk, windows_of)
+from sample import (Given, Models, file_name, generate, given_frames, go_on, how_of, load_models, part_way,
+                    released_models, walk, windows_of)
+from support.folders import label_of
 from text import T5Config, T5Encoder
 from vae import KLVAE, KLVAEConfig
-from video import read_picture, read_video, save_video, to_frames
+from support.video_io import read_picture, read_video, save_video, to_frames
 
 
 @pytest.fixture(scope="session")
@@ -385,7 +389,7 @@ def test_a_given_frame_stays_and_the_others_start_from_it(models):
     z = walk(models, ["a cat", "a dog"], shape, how, given=given)
     assert torch.equal(z[:, :, :1], key.expand(2, -1, -1, -1, -1))
     assert not torch.equal(z[:, :, 1:2], z[:, :, :1])
-    levels = sample.sigmas(10, models.shift)
+    levels = flow.sigmas(10, models.shift)
     started = levels[int(10 * (1 - part_way(models, how)))].item()
     assert started / (1 - started) <= sample.HELD
     both = given_frames(models, shape, {0: key, 3: -key}, how)
@@ -411,8 +415,8 @@ def test_latte_by_frames_begins_and_ends_with_the_given(tmp_path, make):
     clip = read_video(make("--start", start, "--end", end, ckpt=ckpt) / "0000-clip.mp4").astype(int)
     vae = load_models(ckpt).vae
     for frame, path in ((clip[0], start), (clip[-1], end)):
-        x = sample.to_video(np.asarray(Image.open(path))[None])[None]
-        want = sample.to_video(frame[None].astype(np.uint8)[:, ::8, ::8])       # enlarged 8 times, and .mp4
+        x = video_io.to_video(np.asarray(Image.open(path))[None])[None]
+        want = video_io.to_video(frame[None].astype(np.uint8)[:, ::8, ::8])       # enlarged 8 times, and .mp4
         with torch.no_grad():
             assert (vae.decode(vae.encode(x))[0].clamp(-1, 1) - want).abs().mean() < 0.1
     assert len(clip) == 6
@@ -557,7 +561,7 @@ def test_sd35_as_its_publisher_lays_it_out(sd3, make, tmp_path):
     """The file, the folder, or the parts one by one: the encoders are found beside it, T5 too, and heard."""
     folder = official_sd35(sd3, tmp_path)
     file = folder / "sd3.5_medium.safetensors"
-    found = published.open_released(file)
+    found = pretrained.open_released(file)
     assert {*found.states} == {"transformer", "vae", "clip_l", "clip_g", "t5xxl"} and found.tokenizer
     for number, weights in enumerate((file, folder)):
         made = make("a cat", "--weights", weights, "--size", 32, out=f"out{number}")
@@ -654,7 +658,7 @@ def test_what_is_no_number_is_no_black_clip(sd_vae, tmp_path, capsys, file, valu
 # ------------------------------------------------------------ SD3
 
 def sd3_picture(source, prompts, **settings):
-    models = released_models(published.open_released(source), silent=not any(prompts))
+    models = released_models(pretrained.open_released(source), silent=not any(prompts))
     return generate(models, prompts, **settings)
 
 
@@ -711,7 +715,7 @@ def walked(network, text, shape, sampler, cfg, **more):
     prompts = ["1", "2"] if models.classes else ["x", "x"]
     with torch.no_grad():
         z = walk(models, prompts, shape, how)
-    return z, [sample.keyed_noise(shape, 5, n, 0, stream=sample.SAMPLING) for n in range(4)]
+    return z, [order.keyed_noise(shape, 5, n, 0, stream=order.SAMPLING) for n in range(4)]
 
 
 def by_hand(answer, noises, channels, ancestral):
@@ -740,7 +744,7 @@ def by_hand(answer, noises, channels, ancestral):
 def test_golden_dit_loop():
     """Guidance on three of four channels, 999 first, no noise in the last step."""
     weights, _, _, config = golden("dit")
-    net = published.dit(weights, head_dim=config["hidden_size"] // config["num_heads"])
+    net = pretrained.dit(weights, head_dim=config["hidden_size"] // config["num_heads"])
     shape, names = (2, 4, 1, config["input_size"], config["input_size"]), ("zero", "one", "two")
     z, noises = walked(net, None, shape, "ddpm", 4.0, classes=names)
 
@@ -753,7 +757,7 @@ def test_golden_dit_loop():
 def test_golden_latte_class_loop():
     """All four channels are guided; the variance is the labelled answer's."""
     weights, _, _, config = golden("latte_class")
-    net = published.latte(weights, config["hidden_size"] // config["num_heads"])
+    net = pretrained.latte(weights, config["hidden_size"] // config["num_heads"])
     shape = (2, 4, config["num_frames"], config["input_size"], config["input_size"])
     z, noises = walked(net, None, shape, "ddpm", 7.0, classes=("zero", "one", "two"))
 
@@ -767,7 +771,7 @@ def test_golden_pixart_loop():
     """The empty prompt, with its own mask, is what guidance leaves."""
     weights, inputs, _, config = golden("pixart_diffusers")
     config = config["diffusers"]
-    net = published.pixart(weights, config["attention_head_dim"], config["sample_size"])
+    net = pretrained.pixart(weights, config["attention_head_dim"], config["sample_size"])
     context, mask = inputs["text"], inputs["text_mask"]
     shape = (2, 4, 1, 8, 8)
     z, noises = walked(net, Words(("context", "mask"), context, mask), shape, "ddpm", 4.5, null="empty")
@@ -783,7 +787,7 @@ def test_golden_latte_t2v_loop():
     """DDIM; the empty prompt is cut to the prompt's length, as its pipeline does."""
     weights, inputs, _, config = golden("latte_t2v_diffusers")
     config = config["diffusers"]
-    net = published.latte_t2v(weights, config["attention_head_dim"], config["sample_size"],
+    net = pretrained.latte_t2v(weights, config["attention_head_dim"], config["sample_size"],
                               config["video_length"])
     context = inputs["text"]
     mask = torch.ones(context.shape[:2], dtype=torch.long)
@@ -801,7 +805,7 @@ def test_golden_latte_t2v_loop():
 def test_golden_sd3_loop():
     """Three steps of Euler on SD3's levels for shift 3, its network fed 1000 sigma, zeros as null prompt."""
     weights, inputs, _, config = golden("sd3_mmdit")
-    net = published.mmdit(weights, head_dim=config["head_dim"])
+    net = pretrained.mmdit(weights, head_dim=config["head_dim"])
     context, pooled = inputs["context"], inputs["y"]
     shape = (2, 16, 1, 10, 14)
     z, noises = walked(net, Words(("context", "pooled"), context, pooled), shape, "euler", 7.0, shift=3.0)

@@ -10,22 +10,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-import published
+import pretrained
 import sample
 import train
-import world
-from checkpoint import UserError, load_network, read_config, read_state
+from support import checkpoints, latent_cache
+from support import toy_world
+from support.checkpoints import load_network, read_config, read_state
+from support.cli import UserError
 from conftest import script, together
-from data import ClipFolder, LatentCache
+from data import ClipFolder
+from support.latent_cache import LatentCache
 from dit import DiT, DiTConfig, PixArt, PixArtConfig
-from features import LPIPS
+from support.detectors import LPIPS
 from latte import Latte
-from loop import Run
+from support.trainer import Run
 from presets import Config, parse
-from test_loop import felt, run, signals, torchrun  # noqa: F401  signals works by being here
+from test_trainer import felt, run, signals, torchrun  # noqa: F401  signals works by being here
 from test_sample import random_state, t5_files
 from vae import DPVAE, KLVAE, DPVAEConfig, KLVAEConfig
-from video import save_video
+from support.video_io import save_video
 from videodit import VideoDiT
 
 
@@ -209,7 +212,7 @@ def from_sd3(sd3, films, tmp_path_factory):
 
 def test_stage_dpvae_starts_from_the_files_vae(sd3, from_sd3):
     """VideoDiT 3.1: E_k and D_k are Stable Diffusion's, frozen, with its shift and scale."""
-    dp, vae = load_network(DPVAE, from_sd3 / "dpvae.safetensors"), published.kl_vae(read_state(sd3[0]))
+    dp, vae = load_network(DPVAE, from_sd3 / "dpvae.safetensors"), pretrained.kl_vae(read_state(sd3[0]))
     assert_close(dp.image.state_dict(), vae.float().state_dict(), atol=0, rtol=0)
     assert (dp.config.scale, dp.config.shift) == (1.5305, 0.0609)
     assert dp.residual.conv_out.weight.abs().max() > 0
@@ -219,7 +222,7 @@ def test_stage_videodit_starts_from_the_files_transformer(sd3, from_sd3):
     """VideoDiT 3.2; in 2 steps of warm-up it has hardly moved. Nothing was cached, and a preview was made of
     the run's own captions."""
     net = load_network(VideoDiT, from_sd3 / "videodit.safetensors")
-    image = published.mmdit(read_state(sd3[0]))
+    image = pretrained.mmdit(read_state(sd3[0]))
     assert_close(net.image.state_dict(), image.float().state_dict(), atol=1e-5, rtol=0)
     assert net.patchify_3d.zero.weight.abs().max() > 0
     assert not (from_sd3 / "text.safetensors").exists() and not (from_sd3 / "cache").exists()
@@ -265,7 +268,7 @@ def test_the_320_phase_takes_a_dpvae_that_is_there_already(sd3, from_sd3, films,
     """--vae_weights, with Stable Diffusion 3 as a Diffusers folder; pictures are frames of the films."""
     train.main(["--config", "videodit-320", "--stage", "videodit", "--init", str(sd3[1]), "--vae_weights",
                 str(from_sd3 / "dpvae.safetensors"), *small(films, tmp_path, "--steps", 1, "--p_video", 0)])
-    assert train.fingerprint(load_network(DPVAE, tmp_path / "dpvae.safetensors")) == train.fingerprint(
+    assert latent_cache.fingerprint(load_network(DPVAE, tmp_path / "dpvae.safetensors")) == latent_cache.fingerprint(
         load_network(DPVAE, from_sd3 / "dpvae.safetensors"))
 
 
@@ -304,7 +307,7 @@ def test_text_encoders_that_are_nowhere_are_asked_for(from_sd3, films, tmp_path)
     moved.mkdir()
     for name in ("dpvae", "videodit"):
         shutil.copy(from_sd3 / f"{name}.safetensors", moved)
-    train.save_network(moved / "videodit.safetensors", load_network(VideoDiT, moved / "videodit.safetensors"),
+    checkpoints.save_network(moved / "videodit.safetensors", load_network(VideoDiT, moved / "videodit.safetensors"),
                        extra={"text_weights": "/gone/sd3.safetensors"})
     with pytest.raises(UserError, match="/gone/sd3.safetensors is gone; give --text_weights Stable"):
         train.main(["--config", "videodit-512", "--init", str(moved), *small(films, tmp_path / "out")])
@@ -349,8 +352,8 @@ def test_a_flag_that_agrees_with_the_weights_is_no_offence(tiny):
     """And one that is another network's, or no size at all, is not compared."""
     made = load_network(VideoDiT, tiny.folder / "videodit.safetensors").config
     agrees = config("--dit.depth", 2, "--attention", "2d->3d", "--frames", 4, "--latte.depth", 8)
-    train.obey(agrees, "dit", made, "weights")
-    train.obey(config("--latte.class_dropout", 0.3), "latte", load_network(
+    pretrained.obey(agrees, "dit", made, "weights")
+    pretrained.obey(config("--latte.class_dropout", 0.3), "latte", load_network(
         Latte, tiny.folder / "latte.safetensors").config, "weights")
 
 
@@ -398,7 +401,7 @@ def ucf(tmp_path):
         folder = tmp_path / "ucf" / name
         folder.mkdir(parents=True, exist_ok=True)
         save_video(folder / f"v_{name}_g0{number}_c01.avi.mp4",
-                   world.render(world.draw(0, number, "video"), 12, 48))
+                   toy_world.render(toy_world.draw(0, number, "video"), 12, 48))
     return tmp_path / "ucf"
 
 
@@ -419,12 +422,12 @@ def test_latte_on_ucf101_with_pictures_beside_each_clip(ucf, sd1, tmp_path):
 def test_the_vae_is_not_changed_under_a_runs_feet(sd1, sd3, tmp_path):
     """The same file again is nothing; another one would make noise of what was learned."""
     cfg = config("--stage", "latte", "--vae_weights", sd1, "--out", tmp_path)
-    first = train.frozen_vae(cfg, Run(), "vae")
-    assert train.fingerprint(train.frozen_vae(cfg, Run(), "vae")) == train.fingerprint(first)
+    first = pretrained.frozen_vae(cfg, Run(), "vae")
+    assert latent_cache.fingerprint(pretrained.frozen_vae(cfg, Run(), "vae")) == latent_cache.fingerprint(first)
     with pytest.raises(UserError, match="is another VAE, whose latents this run has learned; leave"):
-        train.frozen_vae(dataclasses.replace(cfg, vae_weights=str(sd3[0])), Run(), "vae")
+        pretrained.frozen_vae(dataclasses.replace(cfg, vae_weights=str(sd3[0])), Run(), "vae")
     with pytest.raises(UserError, match="train --stage vae first, or give --vae_weights Stable"):
-        train.frozen_vae(config("--out", tmp_path / "empty"), Run(), "vae")
+        pretrained.frozen_vae(config("--out", tmp_path / "empty"), Run(), "vae")
 
 
 def test_latte_t2v_starts_from_pixarts_folder(sd1, films, tmp_path):
@@ -466,7 +469,7 @@ def test_the_vocabulary_is_the_folders_own_where_there_are_folders(films):
     """A prompt about your own clips must reach the text encoder: its words come from their captions."""
     toy, mine = (config("--stage", "dit", *flags) for flags in
                  ([], ["--data", str(films), "--images", str(films), "--frames", "4"]))
-    assert train.vocabulary(toy) == world.WORDS
+    assert train.vocabulary(toy) == toy_world.WORDS
     captions = train.toy_or_folder(mine, "video").captions
     words = {word for caption in captions for word in caption.lower().split()}
     assert words and words <= set(train.vocabulary(mine))
@@ -481,8 +484,8 @@ def test_lpips_is_vggs_where_its_file_is_given_and_its_absence_is_said(tmp_path,
     torch.save({name: tensor for name, tensor in vgg.state_dict().items() if name.startswith("features.")},
                tmp_path / "vgg.pth")
     cfg = config("--stage", "dpvae", "--out", tmp_path)
-    assert train.perceptual_for(cfg, Run()) is None and "--lpips" in capsys.readouterr().out
-    distance = train.perceptual_for(dataclasses.replace(cfg, lpips=str(tmp_path / "vgg.pth")), Run())
+    assert pretrained.perceptual_for(cfg, Run()) is None and "--lpips" in capsys.readouterr().out
+    distance = pretrained.perceptual_for(dataclasses.replace(cfg, lpips=str(tmp_path / "vgg.pth")), Run())
     a, b = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
     assert distance(a, a) == 0 and distance(a, b) > 0
 

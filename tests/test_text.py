@@ -12,13 +12,15 @@ from safetensors import safe_open
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-import published
+import pretrained
 import text
-import world
-from checkpoint import UserError, load_network, save_network
+from demos import show_text
+from support import toy_world
+from support.checkpoints import load_network, save_network
+from support.cli import UserError
 from conftest import close
-from test_tokenizer import WORDS, letters_tokenizer
-from text import (CLIPText, CLIPTextConfig, T5Config, T5Encoder, ToyText, ToyTextConfig, t5_bucket)
+from test_tokenizers import WORDS, letters_tokenizer
+from text import CLIPText, CLIPTextConfig, T5Config, T5Encoder, ToyText, ToyTextConfig, t5_bucket
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 
@@ -77,8 +79,8 @@ def test_every_weight_of_the_toys_encoder_is_trained():
 def test_reading_sets_apart_words_that_no_picture_shows():
     """Pictures do not move: from them alone "jumping" and "spinning" would stay what chance made them."""
     torch.manual_seed(0)
-    toy = ToyText(ToyTextConfig(words=world.WORDS, width=32))
-    captions = [f"a {subject} {motion}" for subject in ("cat", "dog", "car") for motion in world.MOTIONS]
+    toy = ToyText(ToyTextConfig(words=toy_world.WORDS, width=32))
+    captions = [f"a {subject} {motion}" for subject in ("cat", "dog", "car") for motion in toy_world.MOTIONS]
     apart = lambda: F.cosine_similarity(*toy(["a cat jumping", "a cat spinning"])[1], dim=0)
     before, optimizer = apart(), torch.optim.Adam(toy.parameters(), 3e-3)
     for _ in range(150):
@@ -106,7 +108,7 @@ def test_the_toys_encoder_survives_save_and_load(tmp_path):
 def test_golden_clip(name):
     """transformers' CLIPTextModelWithProjection, every output that SD3 or the toy uses."""
     config, weights, inputs, outputs = fixture(name)
-    net = published.clip(weights, config["num_attention_heads"], config["hidden_act"])
+    net = pretrained.clip(weights, config["num_attention_heads"], config["hidden_act"])
     with torch.no_grad():
         out = net(inputs["input_ids"])
     close(out.penultimate, outputs["hidden_states_m2"])
@@ -118,7 +120,7 @@ def test_golden_clip(name):
 def test_golden_t5():
     """transformers' T5EncoderModel with and without mask, and a text longer than the buckets reach."""
     config, weights, inputs, outputs = fixture("t5_encoder")
-    net = published.t5(weights, config["relative_attention_max_distance"])
+    net = pretrained.t5(weights, config["relative_attention_max_distance"])
     with torch.no_grad():
         bias = outputs["position_bias_long"]
         assert_close(net.position_bias(bias.shape[-1]), bias, atol=1e-6, rtol=0)
@@ -159,7 +161,7 @@ def test_golden_sd3_conditioning():
     """sd3-ref's get_cond on a single-file checkpoint."""
     config, weights, inputs, outputs = fixture("sd3_conditioning")
     heads = {name: config[name]["num_attention_heads"] for name in ("clip_l", "clip_g")}
-    sd3 = published.sd3_text(published.sort_out(weights, "sd3"), heads=heads)
+    sd3 = pretrained.sd3_text(pretrained.sort_out(weights, "sd3"), heads=heads)
     context, pooled = sd3.assemble(inputs["ids_l"], inputs["ids_g"], inputs["ids_t5"])
     close(context, outputs["context"])
     close(pooled, outputs["pooled"])
@@ -170,7 +172,7 @@ def test_golden_sd3_without_t5_has_zeros_in_its_place():
     config, weights, inputs, outputs = fixture("sd3_conditioning")
     heads = {name: config[name]["num_attention_heads"] for name in ("clip_l", "clip_g")}
     weights = {name: value for name, value in weights.items() if "t5xxl" not in name}
-    sd3 = published.sd3_text(published.sort_out(weights, "sd3"), heads=heads, width=config["t5"]["d_model"])
+    sd3 = pretrained.sd3_text(pretrained.sort_out(weights, "sd3"), heads=heads, width=config["t5"]["d_model"])
     context, _ = sd3.assemble(inputs["ids_l"], inputs["ids_g"])
     length = inputs["ids_l"].shape[1]
     close(context[:, :length], outputs["context"][:, :length])
@@ -188,7 +190,7 @@ def test_only_one_encoder_is_in_memory_at_a_time(monkeypatch):
     gc.collect()
     before = sum(type(thing) is CLIPText for thing in gc.get_objects())
     monkeypatch.setattr(T5Encoder, "forward", counting)
-    context, pooled = published.sd3_text(tiny_sd3(), letters_tokenizer()).encode(["a cat", ""])
+    context, pooled = pretrained.sd3_text(tiny_sd3(), letters_tokenizer()).encode(["a cat", ""])
     assert alive == [before]
     assert context.shape == (2, 154, 160) and pooled.shape == (2, 64 + 24)
 
@@ -198,7 +200,7 @@ def test_t5_in_half_precision_runs_in_bfloat16():
     states = tiny_sd3()
     for stored in (torch.float16, torch.float8_e4m3fn):
         half = {name: value.to(stored) for name, value in states["t5xxl"].items()}
-        net = published.t5(half)
+        net = pretrained.t5(half)
         out = text.run_frozen(net, "cpu", None, torch.tensor([[5, 7, 1]]))
         assert out.dtype == torch.bfloat16 and out.isfinite().all()
         assert half["shared.weight"].dtype == stored
@@ -207,15 +209,15 @@ def test_t5_in_half_precision_runs_in_bfloat16():
 def test_sd3_says_what_is_missing():
     """A file without CLIPs, and T5 weights without T5's tokenizer."""
     with pytest.raises(UserError, match="clip_g"):
-        published.sd3_text({})
+        pretrained.sd3_text({})
     with pytest.raises(UserError, match="spiece.model"):
-        published.sd3_text(tiny_sd3()).encode(["a cat"])
+        pretrained.sd3_text(tiny_sd3()).encode(["a cat"])
 
 
 def test_what_a_person_typed_is_read_with_near_words(capsys):
     """ToyText.read encodes a tiger as a cat and says so; the encoder alone is silent and guesses nothing."""
     torch.manual_seed(0)
-    toy = ToyText(ToyTextConfig(words=world.WORDS, width=32, length=12))
+    toy = ToyText(ToyTextConfig(words=toy_world.WORDS, width=32, length=12))
     read, plain = toy.read(["Tigers jump in snow"]), toy(["cat jumping in snow"])
     assert_close(read, plain)
     assert "'Tigers jump in snow': \"tigers\" is no word of this model" in capsys.readouterr().err
@@ -225,16 +227,16 @@ def test_what_a_person_typed_is_read_with_near_words(capsys):
 
 def test_sd3_says_where_it_stops_reading(capsys):
     """CLIP's 77 tokens, and T5's where there is one; what is read is what encode reads."""
-    sd3, long = published.sd3_text(tiny_sd3(with_t5=False)), "a cat and " * 30
+    sd3, long = pretrained.sd3_text(tiny_sd3(with_t5=False)), "a cat and " * 30
     assert_close(sd3.read([long])[0], sd3.encode([long])[0])
     assert "too long: CLIP reads 75 of 90 tokens" in capsys.readouterr().err
-    both = published.sd3_text(tiny_sd3(), letters_tokenizer())
+    both = pretrained.sd3_text(tiny_sd3(), letters_tokenizer())
     assert [note.split()[2] for note in both.notes(long)] == ["CLIP", "T5"]
 
 
 def test_the_demo_gives_its_known_answers(tmp_path):
     """python text.py prints them, and draws: words of a kind lie near each other, by what pictures taught."""
-    buckets, own, words = text.demo(tmp_path / "text.png")
+    buckets, own, words = show_text.demo(tmp_path / "text.png")
     assert buckets == [15, 10, 8, 1, 0, 17, 24, 31]
     assert words == 34 and own > 20
     assert Image.open(tmp_path / "text.png").size[0] > 1000

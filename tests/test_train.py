@@ -9,11 +9,12 @@ import torch
 
 import presets
 import train
-from checkpoint import load_network, polite, read_config, read_state
+from support.checkpoints import load_network, read_config, read_state
+from support.cli import polite
 from conftest import script
-from data import batches
+from support.order import batches
 from presets import Config, apply, parse
-from test_loop import run, signals  # noqa: F401  signals works by being here
+from test_trainer import run, signals  # noqa: F401  signals works by being here
 from train import mixed, singles
 from vae import KLVAE
 

@@ -14,16 +14,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.testing import assert_close
 
-import published
-import vae as vae_file
-from checkpoint import UserError, load_network, read_config, save_network
+import pretrained
+import vae
+from demos import show_vae
+from support.checkpoints import load_network, read_config, save_network
+from support.cli import UserError
 from conftest import GOLDEN, close, golden
 from vae import (GOP, SD3, SD14, DPVAE, DPVAEConfig, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig,
                  FrameNorm, TimeAttention, TimeConv, TimeDown, TimeResBlock, TimeUp, Up, cuts,
                  discriminator_loss, dp_vae_loss, fold, kl_vae_loss, measure_latents, statistics_loss, unfold)
-from world import draw, render
+from support.toy_world import draw, render
 
-TOY = Path(vae_file.__file__).with_name("checkpoints") / "toy/dpvae.safetensors"
+TOY = Path(vae.__file__).with_name("checkpoints") / "toy/dpvae.safetensors"
 FILES = ["sd3_vae_16ch", "sd3_vae_16ch_diffusers", "sd_vae_kl_4ch", "sd_vae_kl_4ch_diffusers"]
 SMALL = KLVAEConfig(z_channels=4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4)
 BARE = replace(SMALL, ch=4, ch_mult=(1, 1, 1), groups=2)                   # for long clips
@@ -32,7 +34,7 @@ BARE = replace(SMALL, ch=4, ch_mult=(1, 1, 1), groups=2)                   # for
 def golden_vae(name):
     """The VAE of a fixture, its inputs, its expected outputs, its config."""
     weights, given, expected, config = golden(name)
-    vae = published.kl_vae(weights, config["norm_num_groups"], config["scaling_factor"],
+    vae = pretrained.kl_vae(weights, config["norm_num_groups"], config["scaling_factor"],
                                 config["shift_factor"])
     return vae, given, expected, config
 
@@ -315,8 +317,8 @@ def test_each_2d_block_has_its_1d_twin():
         dp = DPVAE(DPVAEConfig())
     for net, blocks, resample in ((dp.residual, 10, TimeDown), (dp.decoder, 14, TimeUp)):
         found = [type(module) for module in net.modules()]
-        assert found.count(vae_file.ResBlock) == found.count(TimeResBlock) == blocks
-        assert found.count(vae_file.AttnBlock) == found.count(TimeAttention) == 1
+        assert found.count(vae.ResBlock) == found.count(TimeResBlock) == blocks
+        assert found.count(vae.AttnBlock) == found.count(TimeAttention) == 1
         assert found.count(resample) == 2
 
 
@@ -517,7 +519,7 @@ def test_memory_of_decoding_does_not_grow_with_the_length():
     exact = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}     # freed memory goes back at once
     for frames in (32, 96):
         done = subprocess.run([sys.executable, "-c", PEAK, str(frames)], capture_output=True, text=True,
-                              check=True, cwd=Path(vae_file.__file__).parent, env=exact)
+                              check=True, cwd=Path(vae.__file__).parent, env=exact)
         peak[frames] = int(done.stdout)
     ratio = peak[96] / peak[32]
     print(f"decode at 128x128: 32 frames {peak[32] / 1e6:.0f} MB, 96 frames {ratio:.2f} times that")
@@ -720,12 +722,12 @@ def test_a_saved_dp_vae_scales_as_its_image_vae_did(tmp_path):
 
 def test_the_demo_is_exact():
     """`python vae.py`: step 0 is "decode the key frame and hold it"."""
-    assert vae_file.demo() < 1e-5
+    assert show_vae.demo() < 1e-5
 
 
 def test_the_picture_shows_what_the_residual_says(tmp_path):
     """out/vae.png: the shipped DP-VAE is worth at least 4 dB more than its key frames, held."""
-    psnr = vae_file.draw(tmp_path / "out/vae.png", load_network(DPVAE, TOY))
+    psnr = show_vae.draw(tmp_path / "out/vae.png", load_network(DPVAE, TOY))
     assert psnr["D(z)"] > psnr["held"] + 4
     with Image.open(tmp_path / "out/vae.png") as picture:
         assert picture.width > 1000 and len(picture.getcolors(1 << 24)) > 1000

@@ -10,7 +10,9 @@ from torch.testing import assert_close
 
 import dit
 import videodit
-from checkpoint import UserError, load_network, save_network
+from demos import show_videodit
+from support.checkpoints import load_network, save_network
+from support.cli import UserError
 from conftest import close
 from dit import MMDiT, MMDiTConfig, scrambled
 from test_dit import SMALL, count, draw
@@ -227,13 +229,13 @@ def test_configs_explain_every_field():
 
 def test_demo_changes_nothing_at_step_0():
     """python videodit.py prints these numbers."""
-    found = videodit.demo()
+    found = show_videodit.demo()
     assert len(found) == 4 and max(found.values()) < 1e-5
 
 
 def test_in_2d_a_frame_is_alone_and_in_3d_undated_all_frames_are_alike():
     """What out/videodit.png shows of the toy: Fig. 2's sets, and Table 5's reason for 3D patchify."""
-    (alone, undated, trained), backwards, errors = videodit.draw_toy(None, clips=2)
+    (alone, undated, trained), backwards, errors = show_videodit.draw_toy(None, clips=2)
     assert abs(alone) < 1e-6                                        # 1 - the sum of a softmax, which rounds
     assert abs(undated - 0.75) < 0.03 and 0.1 < trained < 0.75
     assert backwards[0] < 1e-5 and backwards[1] > 0.1 and errors[1] < errors[0]

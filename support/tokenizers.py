@@ -1,10 +1,9 @@
-"""tokenizer.py - text -> numbers: the toy's words, CLIP's byte pairs, T5's unigram and its two file formats.
+"""tokenizers.py - text -> numbers: the toy's words, CLIP's byte pairs, T5's unigram and its two file formats.
 Paper    CLIP's byte pairs: Sennrich et al. 2016 over GPT-2's bytes; T5's unigram: Kudo 2018 (SentencePiece)
 Shapes   list of B strings -> ids (B,L), cut to L with the end kept last, filled up with pads
 Sizes    the toy L=12..16, CLIP L=77 and 49,408 ids, T5 L=77 (SD3) or 120 (PixArt, Latte) and 32,100 ids
 Differs  no ftfy, which mends garbled letters: they and HTML entities stay as typed (grep DEVIATES)
-Reads    after vae.py, before text.py, which makes vectors of the numbers
-Run me   python tokenizer.py      # CPU, 3 s: cuts a prompt in three ways, drawn in out/tokenizer.png
+Run me   python tokenizers.py      # CPU, 3 s: cuts a prompt in three ways, drawn in out/tokenizer.png
 
 THE PROBLEM. A network reads numbers. A prompt has to become a list of them, each one a row of a table of
 vectors (text.py), so the question is what to number:
@@ -39,7 +38,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from checkpoint import UserError, polite, write_atomic
+from support.cli import UserError
 
 
 # ---------------------------------------------------------------------------------- the toy's words
@@ -224,7 +223,7 @@ def pad_rows(rows, length, eos, pad):
 # 48,894 times. What is published is the list of pairs in that order, checkpoints/clip/merges.txt.gz; the
 # vocabulary follows from it. USE is a replay: join in a word whatever pair stands earliest in the list, until
 # none does. "mushrooming", with the place in the list of each pair that is joined (</w> marks a word's end:
-# "ing" there is another piece than in "ingot"); python tokenizer.py draws it:
+# "ing" there is another piece than in "ingot"); python tokenizers.py draws it:
 #
 #     m  u  s  h  r  o  o  m  i  n  g</w>
 #                             \in/           0
@@ -241,7 +240,7 @@ def pad_rows(rows, length, eos, pad):
 # and so nothing is ever unknown. TRAPS: everything is made lower case; digits are cut one by one ("42" is 4,
 # 2); a text is cut at 77 with its end kept; CLIP-L pads with the end token, CLIP-G with id 0, which is "!".
 
-MERGES = Path(__file__).parent / "checkpoints/clip/merges.txt.gz"
+MERGES = Path(__file__).parents[1] / "checkpoints/clip/merges.txt.gz"
 CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)")       # it's, don't, we're: the ending is a word of its own
 RUN = re.compile("L+|N|P+")                              # letters, ONE digit, anything else but space
 # Chinese has no spaces between words, so each of its characters is one: these ranges of Unicode
@@ -566,77 +565,3 @@ def longest_rule(trie, data, at):
         if unit & 0x100:
             found = (end + 1 - at, trie[node] & 0x7FFFFFFF)
     return found
-
-
-# ---------------------------------------------------------------------------------- demo
-
-# The worked examples above, run, and drawn: boxes are tokens, with the number that a network reads.
-
-def merges(tokenizer, word):
-    """The pieces of a word after 0, 1, 2, ... merges of CLIP's list."""
-    pieces, rows = [*word[:-1], word[-1] + "</w>"], []
-    while pieces not in rows:
-        rows, pieces = [*rows, pieces], tokenizer.join_best(pieces)
-    return rows
-
-
-def toy_unigram():
-    """The pieces of the worked example."""
-    scores = {"\u2581": -1.0, "a": -2.0, "b": -2.5, "ab": -3.0, "aba": -6.0}
-    return T5Tokenizer({piece: (n + 3, score) for n, (piece, score) in enumerate(scores.items())},
-                       {"<pad>": 0, "</s>": 1, "<unk>": 2})
-
-
-def draw_strips(path, sections):
-    """sections [(title, rows)], a row a list of tokens: each in a box, drawn below one another."""
-    from PIL import Image, ImageDraw
-
-    from video import COLOURS, FINE, write
-    height = 40 + sum(44 + 30 * len(rows) for _, rows in sections)
-    image = Image.new("RGB", (FINE * 900, FINE * height), "white")
-    pen, down = ImageDraw.Draw(image), 24
-    for title, rows in sections:
-        write(pen, (24, down), title, 15)
-        down += 26
-        for row in rows:
-            right = 24
-            for n, token in enumerate(row):
-                wide, ink = 14 + 9 * len(token), COLOURS[n % 6]
-                box = [right, down - 11, right + wide, down + 11]
-                pen.rounded_rectangle([FINE * side for side in box], FINE * 5, outline=ink, width=FINE * 2)
-                write(pen, (right + wide / 2, down), token, 13, ink, "mm")
-                right += wide + 6
-            down += 30
-        down += 18
-    write_atomic(path, lambda to: image.reduce(FINE).save(to, format="PNG"))
-
-
-def demo(picture=None):
-    """Known answers: the pieces of "mushrooming", the ids of a short prompt, the likeliest cut of "abab"."""
-    from world import WORDS
-    clip, toy, unigram = CLIPTokenizer.load(), WordTokenizer(WORDS, 12), toy_unigram()
-    pieces = {index: piece for piece, (index, _) in unigram.pieces.items()}
-    rows, cut = merges(clip, "mushrooming"), [pieces[index] for index in unigram.unigram("\u2581abab")]
-    if picture:
-        prompt = "Tigers mushrooming, in 42 deserts!"
-        shown = [f"{piece.removesuffix('</w>')} {index}" for word in words_for_clip(clean_for_clip(prompt))
-                 for piece, index in zip(clip.merge(word), clip.bpe(word))]
-        reading, notes = toy.understand(prompt)
-        known = [f"{word} {toy.ids[word]}" for word in reading.split()]
-        draw_strips(picture, [
-            (f'"{prompt}" in the toy\'s words, with their ids', [known]), *((note, []) for note in notes),
-            ("the same in CLIP's byte pairs", [shown]),
-            ('"mushrooming" glued together, a merge a row', rows),
-            ('the likeliest cut of " abab" by unigram', [[piece.replace("\u2581", "_") for piece in cut]])])
-    return rows[-1], clip.encode("a photo of a cat"), cut
-
-
-def main():
-    pieces, ids, cut = demo("out/tokenizer.png")
-    print(f"mushrooming: {' '.join(pieces)}   (right: mush room ing</w>)")
-    print(f"a photo of a cat: {ids}   (right: [49406, 320, 1125, 539, 320, 2368, 49407])")
-    print(f"abab: {' '.join(cut)}   (right: \u2581 ab ab). Drawn in out/tokenizer.png")
-
-
-if __name__ == "__main__":
-    polite(main)

@@ -1,4 +1,4 @@
-"""Tests of video.py: every container, codec and kind of pixel, damage, and the way out again."""
+"""Tests of video_io.py: every container, codec and kind of pixel, damage, and the way out again."""
 
 import math
 from fractions import Fraction
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import data
-import video
+from support import drawing, video_io
 from conftest import RED, make_clip, make_picture, numbers, pixel, same
 
 
@@ -58,7 +58,7 @@ def test_h264_in_avi_has_its_frames_in_order_but_not_its_time_stamps(tmp_path):
 def test_a_cut_mp4_gives_what_is_left_of_it(tmp_path):
     """Must show 7. Index in front: the frames before the cut. Index at the end: nothing, so it is skipped."""
     textured = np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8)
-    video.save_video(tmp_path / "front.mp4", textured)
+    video_io.save_video(tmp_path / "front.mp4", textured)
     make_clip(tmp_path / "end.mp4")
     for name in ("front.mp4", "end.mp4"):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-(tmp_path / name).stat().st_size // 2])
@@ -70,7 +70,7 @@ def test_a_cut_mp4_gives_what_is_left_of_it(tmp_path):
 
 def test_damage_in_the_middle_loses_frames_not_the_file(tmp_path):
     """A corrupt packet is stepped over; every window still has its number of frames."""
-    video.save_video(tmp_path / "a.mp4", np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8))
+    video_io.save_video(tmp_path / "a.mp4", np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8))
     content = bytearray((tmp_path / "a.mp4").read_bytes())
     content[len(content) // 2:len(content) // 2 + 3000] = bytes(3000)
     (tmp_path / "a.mp4").write_bytes(content)
@@ -105,13 +105,13 @@ def test_a_phones_film_is_shown_as_its_matrix_says(tmp_path, a, b, c, d, shape, 
     pixels = np.zeros((8, 32, 64, 3), np.uint8)
     pixels[:, :, 32:] = 255                                                  # right half white
     pixels[:, :8] = 128                                                      # a grey roof
-    video.save_video(tmp_path / "a.mp4", pixels)
+    video_io.save_video(tmp_path / "a.mp4", pixels)
     content = bytearray((tmp_path / "a.mp4").read_bytes())
     start = content.index(b"tkhd") + 4 + 40
     row = lambda *values: b"".join((value << 16).to_bytes(4, "big", signed=True) for value in values)
     content[start:start + 20] = row(a, b) + bytes(4) + row(c, d)
     (tmp_path / "a.mp4").write_bytes(content)
-    shown = video.read_video(tmp_path / "a.mp4")[0]
+    shown = video_io.read_video(tmp_path / "a.mp4")[0]
     assert shown.shape == (*shape, 3) and shown[white][0] > 200
     roof = 0 if c + d > 0 else -1                                            # where y = 0 comes to lie
     edge = shown[roof] if d else shown[:, roof]
@@ -142,7 +142,7 @@ def test_a_film_that_begins_below_zero_keeps_its_first_frames(tmp_path):
     (640, 360, None, None, [640, 360])])
 def test_a_film_is_resized_as_the_papers_say(width, height, short, long, want):
     """VideoDiT 4.1: "their longer edge does not exceed 1080 pixels", then the 256 crop; Latte 4.1."""
-    assert video.resized(width, height, short, long) == want
+    assert video_io.resized(width, height, short, long) == want
 
 
 @pytest.mark.parametrize("matrix,full", [(1, 1), (1, 2), (5, 1), (5, 2)])
@@ -156,12 +156,12 @@ def test_colours_follow_the_films_own_matrix_and_range(tmp_path, matrix, full):
         frame = frame.reformat(format="yuv420p10le", dst_colorspace=matrix, dst_color_range=full)
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    assert np.abs(video.read_video(tmp_path / "a.mkv")[0, 9, 9] - np.array(RED)).max() <= 3
+    assert np.abs(video_io.read_video(tmp_path / "a.mkv")[0, 9, 9] - np.array(RED)).max() <= 3
 
 
 def test_white_stays_white_when_a_film_is_made_smaller(tmp_path):
     """FFmpeg's quick scaler would give 253."""
-    video.save_video(tmp_path / "a.mp4", np.full((2, 64, 64, 3), 255, np.uint8))
+    video_io.save_video(tmp_path / "a.mp4", np.full((2, 64, 64, 3), 255, np.uint8))
     torch.testing.assert_close(data.ClipFolder(tmp_path, 2, 24).item(0)["video"], torch.ones(3, 2, 24, 24))
 
 
@@ -176,7 +176,7 @@ def test_the_first_of_several_streams_is_the_film(tmp_path):
                 black = np.zeros((stream.height, stream.width, 3), np.uint8)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(black, format="rgb24")))
             container.mux(stream.encode())
-    assert video.read_video(tmp_path / "a.mp4").shape == (8, 32, 32, 3)
+    assert video_io.read_video(tmp_path / "a.mp4").shape == (8, 32, 32, 3)
 
 
 # -------------------------------------------------------------------------------------------------- pictures
@@ -217,7 +217,7 @@ def test_exif_orientation_is_honoured(tmp_path):
     picture.paste("white", (0, 0, 16, 16))                                   # left half: the top, once turned
     exif[0x0112] = 6
     picture.save(tmp_path / "a.png", exif=exif)
-    upright = video.read_picture(tmp_path / "a.png")
+    upright = video_io.read_picture(tmp_path / "a.png")
     assert upright.shape == (32, 16, 3) and upright[4, 8, 0] == 255 and upright[28, 8, 0] == 0
 
 
@@ -226,7 +226,7 @@ def test_resizing_does_not_alias(tmp_path):
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255
     Image.fromarray(stripes).save(tmp_path / "a.png")
-    video.save_video(tmp_path / "a.mkv.mp4", np.stack([stripes] * 2))
+    video_io.save_video(tmp_path / "a.mkv.mp4", np.stack([stripes] * 2))
     for source in (data.ImageFolder(tmp_path, 32), data.ClipFolder(tmp_path, 2, 32)):
         assert source.item(0)["video"][..., 4:-4].abs().max() < 0.1
 
@@ -244,10 +244,10 @@ def smooth(frames, height, width):
 def test_a_saved_clip_is_read_back_nearly_unchanged(tmp_path, height, width):
     """H.264 yuv420p with even sides, the index in front; float and uint8 clips give the same file."""
     clip = smooth(10, height, width)
-    for name, same in (("a.mp4", clip), ("b.mp4", video.to_video(clip)), ("c.mp4", clip), ("d.mp4", clip)):
-        video.save_video(tmp_path / name, same)
+    for name, same in (("a.mp4", clip), ("b.mp4", video_io.to_video(clip)), ("c.mp4", clip), ("d.mp4", clip)):
+        video_io.save_video(tmp_path / name, same)
         assert (tmp_path / name).read_bytes() == (tmp_path / "a.mp4").read_bytes()
-    back, content = video.read_video(tmp_path / "a.mp4"), (tmp_path / "a.mp4").read_bytes()
+    back, content = video_io.read_video(tmp_path / "a.mp4"), (tmp_path / "a.mp4").read_bytes()
     assert back.shape == (10, height + height % 2, width + width % 2, 3)
     assert psnr(back[:, :height, :width], clip) > 36 and content.index(b"moov") < content.index(b"mdat")
 
@@ -255,32 +255,32 @@ def test_a_saved_clip_is_read_back_nearly_unchanged(tmp_path, height, width):
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
 def test_tiny_clips_are_enlarged_whole_times(tmp_path, name):
     """3 x 5 pixels become 18 x 30, so that every player shows them; a side can be asked for."""
-    video.save_video(tmp_path / name, smooth(4, 3, 5))
-    assert video.read_video(tmp_path / name).shape == (4, 18, 30, 3)
-    video.save_video(tmp_path / name, smooth(4, 32, 32), side=64, fps=10)
-    assert video.read_video(tmp_path / name).shape == (4, 64, 64, 3)
+    video_io.save_video(tmp_path / name, smooth(4, 3, 5))
+    assert video_io.read_video(tmp_path / name).shape == (4, 18, 30, 3)
+    video_io.save_video(tmp_path / name, smooth(4, 32, 32), side=64, fps=10)
+    assert video_io.read_video(tmp_path / name).shape == (4, 64, 64, 3)
 
 
 def test_a_contact_sheet_has_a_row_a_clip_and_a_column_a_frame(tmp_path):
     """Frames of 16 x 24 at side 48 are enlarged twice, four pixels apart; first and last are shown."""
     clips = [np.full((9, 16, 24, 3), 10, np.uint8), np.full((3, 16, 24, 3), 200, np.uint8)]
     clips[0][-1] = 90
-    video.contact_sheet(tmp_path / "a.png", clips, columns=5, side=48)
+    drawing.contact_sheet(tmp_path / "a.png", clips, columns=5, side=48)
     sheet = np.asarray(Image.open(tmp_path / "a.png"))
     assert sheet.shape == (4 + 2 * (32 + 4), 4 + 5 * (48 + 4), 3)
     assert sheet[5, 5, 0] == 10 and sheet[5, 4 + 4 * 52, 0] == 90        # the first clip's first and last
     assert sheet[42, 5, 0] == 200 and sheet[42, -60, 0] == 255           # the second has three frames
-    video.contact_sheet(tmp_path / "a.png", clips, ["a", "雪"], columns=5, side=48)
+    drawing.contact_sheet(tmp_path / "a.png", clips, ["a", "雪"], columns=5, side=48)
     assert Image.open(tmp_path / "a.png").height == 4 + 2 * (32 + 4 + 16)
 
 
 def test_floats_and_bytes_are_two_spellings_of_one_clip():
     """0 is -1, 255 is 1, and the way back is exact."""
     frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
-    clip = video.to_video(frames)
+    clip = video_io.to_video(frames)
     assert clip.shape == (3, 1, 16, 16) and clip.min() == -1 and clip.max() == 1
-    assert (video.to_frames(clip) == frames).all()
-    assert (video.to_frames(clip.bfloat16() * 3) <= 255).all()
+    assert (video_io.to_frames(clip) == frames).all()
+    assert (video_io.to_frames(clip.bfloat16() * 3) <= 255).all()
 
 
 # --------------------------------------------------------------------------------------------------- drawing
@@ -293,7 +293,7 @@ def blue(picture):
 def test_a_plotted_line_climbs_from_corner_to_corner(tmp_path):
     """Larger is to the right and above; what is saved is what is returned; equal calls, equal bytes."""
     curves = {"": ([1, 2], [5, 9])}
-    drawn = [video.plot(tmp_path / name, curves, size=(300, 200)) for name in ("a.png", "b.png")]
+    drawn = [drawing.plot(tmp_path / name, curves, size=(300, 200)) for name in ("a.png", "b.png")]
     rows, columns = blue(drawn[0])
     assert np.corrcoef(rows, columns)[0, 1] < -0.99
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
@@ -303,22 +303,22 @@ def test_a_plotted_line_climbs_from_corner_to_corner(tmp_path):
 def test_a_power_law_is_straight_on_axes_by_tens_and_what_is_not_positive_is_left_out():
     """y = x^3 with a zero and a NaN among it: the dots still lie on one line."""
     xs = np.array([0, 1, 2, np.nan, 4, 8])
-    rows, columns = blue(video.plot(None, {"": (xs, xs ** 3, ".")}, log="xy"))
+    rows, columns = blue(drawing.plot(None, {"": (xs, xs ** 3, ".")}, log="xy"))
     assert np.corrcoef(rows, columns)[0, 1] < -0.999
-    rows, columns = blue(video.plot(None, {"": (xs, xs ** 3, ".")}))
+    rows, columns = blue(drawing.plot(None, {"": (xs, xs ** 3, ".")}))
     assert np.corrcoef(rows, columns)[0, 1] > -0.96
 
 
 def test_nothing_to_plot_is_an_empty_frame():
     """Before the first step a run has no losses: no crash, no curve."""
-    assert video.plot(None, {"loss": ([], []), "all NaN": ([1], [float("nan")])}).size == (640, 400)
+    assert drawing.plot(None, {"loss": ([], []), "all NaN": ([1], [float("nan")])}).size == (640, 400)
 
 
 def test_a_square_plot_keeps_a_circle_round():
     """As on a map: one unit is as long on both axes, however wide the picture is."""
     angle = np.linspace(0, 6.3, 100)
     for square, ratio in ((True, 1), (False, (640 - 84) / (400 - 106))):
-        rows, columns = blue(video.plot(None, {"": (np.cos(angle), np.sin(angle))}, square=square))
+        rows, columns = blue(drawing.plot(None, {"": (np.cos(angle), np.sin(angle))}, square=square))
         assert np.ptp(columns) / np.ptp(rows) == pytest.approx(ratio, rel=0.03)
 
 
@@ -327,33 +327,21 @@ def test_a_square_plot_keeps_a_circle_round():
     (0, 3, True, [0, 1, 2, 3]), (0.1, 0.9, True, [math.log10(2), math.log10(5)])])
 def test_axes_are_marked_at_round_numbers(low, high, by_tens, marks):
     """1, 2 or 5 times a power of ten."""
-    assert video.round_numbers(low, high, by_tens) == pytest.approx(marks)
+    assert drawing.round_numbers(low, high, by_tens) == pytest.approx(marks)
 
 
 def test_heat_darkens_with_the_number_and_a_page_holds_its_pictures(tmp_path):
     """0 is white; cells are squares; pictures stand in the asked columns, labels above."""
-    cells = video.heat([[0, 1], [2, 4]], cell=3)
+    cells = drawing.heat([[0, 1], [2, 4]], cell=3)
     assert cells.shape == (6, 6, 3) and cells[0, 0].tolist() == [255] * 3
     levels = cells[::3, ::3].astype(int).sum(2).ravel()
     assert list(levels) == sorted(levels, reverse=True) and len(set(levels)) == 4
-    video.page(tmp_path / "a.png", [cells] * 3, columns=2, gap=5)
+    drawing.page(tmp_path / "a.png", [cells] * 3, columns=2, gap=5)
     sheet = np.asarray(Image.open(tmp_path / "a.png"))
     assert sheet.shape == (2 * 6 + 3 * 5, 2 * 6 + 3 * 5, 3)
     assert (sheet[5:11, 16:22] == cells).all() and (sheet[16:22, 5:11] == cells).all()
-    video.page(tmp_path / "a.png", [cells] * 3, ["a", "b", "c"], columns=3)
+    drawing.page(tmp_path / "a.png", [cells] * 3, ["a", "b", "c"], columns=3)
     assert Image.open(tmp_path / "a.png").size == (3 * 6 + 4 * 12, 22 + 6 + 2 * 12)
 
 
 # ------------------------------------------------------------------------------------------------------ demo
-
-def test_the_demo_gives_its_known_answer():
-    """What `python video.py` prints: more than 30 dB."""
-    assert video.demo() > 30
-
-
-def test_a_smaller_file_is_a_worse_picture(tmp_path):
-    """What `python video.py` draws: crf from 14 to 40 costs decibels and saves bytes."""
-    good, bad = (video.back_and_forth(crf)[2:] for crf in (14, 40))
-    assert good[0] > bad[0] + 5 and good[1] > 2 * bad[1]
-    video.draw(tmp_path / "a.png")
-    assert Image.open(tmp_path / "a.png").width > 900

@@ -1,4 +1,4 @@
-"""Tests of folder.py: what people's folders hold, told rightly or refused in a line."""
+"""Tests of folders.py: what people's folders hold, told rightly or refused in a line."""
 
 import json
 import logging
@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import data
-import folder
-from checkpoint import UserError
+from support import toy_world
+from support import folders, video_io
+from support.cli import UserError
 from conftest import make_picture
 
 
@@ -25,7 +26,7 @@ def write(root, files):
 
 def told(root, of):
     """[(first caption, its source), ...] of these files."""
-    said = folder.Captions(root, folder.list_files(root), of)
+    said = folders.Captions(root, folders.list_files(root), of)
     return [(captions[0], source) for captions, source in map(said.told, range(len(of)))]
 
 
@@ -39,7 +40,7 @@ def test_links_that_lead_in_circles_end_and_pipes_are_left_out(tmp_path):
     os.symlink(tmp_path / "gone.txt", tmp_path / "x.txt")
     os.mkfifo(tmp_path / "pipe.mp4")
     why = {}
-    assert folder.list_files(tmp_path, why) == ["a/x.mp4", "b/y.mp4"]
+    assert folders.list_files(tmp_path, why) == ["a/x.mp4", "b/y.mp4"]
     again = "a link to a folder that is read already"
     assert why == {"here": again, "a/up": again, "b/up": again, "x.txt": "a link to nothing",
                    "pipe.mp4": "not a regular file"}
@@ -51,7 +52,7 @@ def test_a_link_to_a_folder_elsewhere_is_followed_once(tmp_path):
     (tmp_path / "set").mkdir()
     for name in ("one", "two"):
         os.symlink(tmp_path / "store", tmp_path / "set" / name)
-    assert folder.list_files(tmp_path / "set") == ["one/a.mp4"]
+    assert folders.list_files(tmp_path / "set") == ["one/a.mp4"]
 
 
 def test_names_that_are_not_utf8_and_closed_folders_are_left_out_with_a_reason(tmp_path, caplog):
@@ -63,7 +64,7 @@ def test_names_that_are_not_utf8_and_closed_folders_are_left_out_with_a_reason(t
         pytest.skip("this file system keeps such names out itself")
     (tmp_path / "closed").mkdir(mode=0)
     why = {}
-    assert folder.list_files(tmp_path, why) == ["a.png"]
+    assert folders.list_files(tmp_path, why) == ["a.png"]
     assert "its name is not UTF-8" in why.values()
     assert os.geteuid() == 0 or why["closed"].startswith("a folder that cannot be read")
     with caplog.at_level(logging.WARNING, logger="data"):
@@ -73,14 +74,14 @@ def test_names_that_are_not_utf8_and_closed_folders_are_left_out_with_a_reason(t
 
 def test_what_an_archive_unpacks_to_is_bounded(tmp_path, monkeypatch):
     """A zip of 1.5 MB may hold 1.5 GB. Its index says so, or lies: neither is unpacked whole."""
-    monkeypatch.setattr(folder, "MAX_BYTES", 1000)
-    monkeypatch.setattr(folder.read_bytes, "__defaults__", (1000,))
+    monkeypatch.setattr(folders, "MAX_BYTES", 1000)
+    monkeypatch.setattr(folders.read_bytes, "__defaults__", (1000,))
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("small.png", bytes(900))
         archive.writestr("large.png", bytes(100_000))
-    assert len(folder.read_bytes(tmp_path / "a.zip", "small.png")) == 900
-    with pytest.raises(folder.Unusable, match="too large"):
-        folder.read_bytes(tmp_path / "a.zip", "large.png")
+    assert len(folders.read_bytes(tmp_path / "a.zip", "small.png")) == 900
+    with pytest.raises(video_io.Unusable, match="too large"):
+        folders.read_bytes(tmp_path / "a.zip", "large.png")
 
 
 # ------------------------------------------------------------------------------------------- what is a film
@@ -89,25 +90,25 @@ def test_pictures_in_one_series_are_a_film_and_photographs_are_not():
     """SkyTimelapse, Taichi-HD, UCF101 as frames; but for one odd file in ten."""
     sky = [f"v/v_1/v_frames_{n:08}.jpg" for n in range(95, 105)]
     names = sky + ["photos/cat1.jpg", "photos/dog2.jpg", "photos/fox3.jpg", "one/1.png"]
-    assert folder.sort_media(names)[1:3] == (["v/v_1"], names)
-    assert folder.series(["10.png", "2.png", "1.png"]) == [(1, "1.png"), (2, "2.png"), (10, "10.png")]
-    assert folder.series(sky + ["cover.jpg"])[0] == (95, sky[0])
-    assert not folder.series(sky[:5] + ["cover.jpg"])
+    assert folders.sort_media(names)[1:3] == (["v/v_1"], names)
+    assert folders.series(["10.png", "2.png", "1.png"]) == [(1, "1.png"), (2, "2.png"), (10, "10.png")]
+    assert folders.series(sky + ["cover.jpg"])[0] == (95, sky[0])
+    assert not folders.series(sky[:5] + ["cover.jpg"])
 
 
 def test_pictures_beside_films_are_covers():
     """One cover.jpg must not become the data set; nor one stray film among frames hide them."""
-    films, folders, pictures, covers = folder.sort_media(
+    films, frames_in, pictures, covers = folders.sort_media(
         ["a.mp4", "b.mp4", "a.jpg", "cover.jpg", "f/stray.mp4", *(f"f/{n}.jpg" for n in range(9))])
-    assert films == ["a.mp4", "b.mp4", "f/stray.mp4"] and folders == ["f"]
+    assert films == ["a.mp4", "b.mp4", "f/stray.mp4"] and frames_in == ["f"]
     assert covers == ["a.jpg", "cover.jpg"] and len(pictures) == 9
 
 
 def test_frames_are_ordered_by_number():
     """2 before 10, per folder; with --frames 1 every picture is a clip."""
     names = ["a/10.png", "a/2.png", "b/c/1.png"]
-    assert folder.group_frames(names, 16) == [["a/2.png", "a/10.png"], ["b/c/1.png"]]
-    assert folder.group_frames(names, 1) == [["a/10.png"], ["a/2.png"], ["b/c/1.png"]]
+    assert folders.group_frames(names, 16) == [["a/2.png", "a/10.png"], ["b/c/1.png"]]
+    assert folders.group_frames(names, 1) == [["a/10.png"], ["a/2.png"], ["b/c/1.png"]]
 
 
 # -------------------------------------------------------------------------------------------------- captions
@@ -196,7 +197,7 @@ def test_lists_numbers_and_line_separators_in_json_are_read_rightly(tmp_path):
             {"file_name": "c.png", "text": "a\u2028b"}, {"file_name": "d.png", "text": None}]
     write(tmp_path, {"metadata.jsonl": "\n".join(json.dumps(row, ensure_ascii=False) for row in rows),
                      **{f"{letter}.png": "" for letter in "abcd"}})
-    said = folder.Captions(tmp_path, folder.list_files(tmp_path), [f"{letter}.png" for letter in "abcd"])
+    said = folders.Captions(tmp_path, folders.list_files(tmp_path), [f"{letter}.png" for letter in "abcd"])
     assert [said.told(number)[0] for number in range(4)] == [["one", "two"], ["3"], ["a b"], ["d"]]
     assert {said.draw(0, [epoch]) for epoch in range(20)} == {"one", "two"}
     assert said.draw(0, [3]) == said.draw(0, [3])
@@ -209,7 +210,7 @@ def test_webvid_and_journeydb_are_read_as_they_come(tmp_path):
               "12,https://y,P,000001_000050,A cat\n11,https://x,P,000001_000050,Rain\n")
     films = ["11.mp4", "videos/000001_000050/12.mp4"]
     write(tmp_path / "w", {**dict.fromkeys(films, ""), "results_10M_train.csv": webvid})
-    said = folder.Captions(tmp_path / "w", folder.list_files(tmp_path / "w"), films)
+    said = folders.Captions(tmp_path / "w", folders.list_files(tmp_path / "w"), films)
     assert [said.told(number)[0] for number in (0, 1)] == [["Rain, on a roof", "Rain"], ["A cat"]]
     write(tmp_path / "j", {"train/imgs/000/a.jpg": "", "train/train_anno.jsonl": json.dumps(
         {"img_path": "./000/a.jpg", "prompt": "a fox", "Task2": {"Caption": "It shows a fox."}})})
@@ -236,7 +237,7 @@ def test_a_caption_that_cannot_be_read_skips_its_clip(tmp_path):
     """Not UTF-8, or 600 MB of it: the clip is skipped and counted, the run goes on."""
     for name in ("a.png", "b.png", "c.png"):
         make_picture(tmp_path / name)
-    write(tmp_path, {"a.txt": "caf\xe9".encode("latin-1"), "b.txt": bytes(b"x" * (folder.CAPTION_BYTES + 1))})
+    write(tmp_path, {"a.txt": "caf\xe9".encode("latin-1"), "b.txt": bytes(b"x" * (folders.CAPTION_BYTES + 1))})
     pictures = data.ImageFolder(tmp_path, 8)
     assert pictures.item(1)["caption"] == "c" and sorted(pictures.skipped) == ["a.png", "b.png"]
     assert "not UTF-8" in pictures.skipped["a.png"] and "too large" in pictures.skipped["b.png"]
@@ -247,14 +248,14 @@ def test_a_caption_that_cannot_be_read_skips_its_clip(tmp_path):
 
 def test_class_names_become_prompts(tmp_path):
     """VideoDiT 4.2: UCF101 without training on it."""
-    assert folder.class_prompt("ApplyEyeMakeup") == "apply eye makeup"
-    assert folder.class_prompt("YoYo") == "yo yo" and folder.class_prompt("TaiChi") == "tai chi"
+    assert folders.class_prompt("ApplyEyeMakeup") == "apply eye makeup"
+    assert folders.class_prompt("YoYo") == "yo yo" and folders.class_prompt("TaiChi") == "tai chi"
     for name in ("BabyCrawling", "Archery"):
         (tmp_path / name).mkdir()
-    prompt = data.prompt_at(str(tmp_path))
+    prompt = toy_world.prompt_at(str(tmp_path))
     assert [prompt(index) for index in range(3)] == ["archery", "baby crawling", "archery"]
     write(tmp_path / "split", {f"{part}/YoYo/v_YoYo_g01_c01.avi": "" for part in ("train", "test")})
-    assert data.prompt_at(str(tmp_path / "split"))(0) == "yo yo"
+    assert toy_world.prompt_at(str(tmp_path / "split"))(0) == "yo yo"
 
 
 @pytest.mark.parametrize("place,name", [
@@ -262,17 +263,17 @@ def test_class_names_become_prompts(tmp_path):
     ("train/Archery/v_Archery_g01_c01/0003", "Archery"), ("jump rope/7", "jump rope"), ("7", "")])
 def test_a_class_is_the_folder_or_ucf101s_own_name(place, name):
     """UCF101 as it comes, flat, or as frames; anybody's folders."""
-    assert folder.class_name(place) == name
+    assert folders.class_name(place) == name
 
 
 def test_a_frame_takes_the_class_of_the_folder_above_it():
     """Latte 3.3.4 with classes: pictures of Archery/clip 7/0001.jpg are Archery."""
-    classes = folder.list_classes(["YoYo/b", "Archery/a", "Archery/c"])
-    assert classes == ("Archery", "YoYo") and folder.class_at("YoYo/clip 7/0001", classes) == 1
+    classes = folders.list_classes(["YoYo/b", "Archery/a", "Archery/c"])
+    assert classes == ("Archery", "YoYo") and folders.class_at("YoYo/clip 7/0001", classes) == 1
     with pytest.raises(UserError, match="photos/a lies in no folder whose name is one of the 2 classes"):
-        folder.class_at("photos/a", classes)
+        folders.class_at("photos/a", classes)
     with pytest.raises(UserError, match="^a lies in no folder"):
-        folder.list_classes(["b/c", "a"])
+        folders.list_classes(["b/c", "a"])
 
 
 NUMBERS = tuple(sorted(map(str, range(1, 102))))          # 1, 10, 100, 101, 11, ...
@@ -286,7 +287,7 @@ NUMBERS = tuple(sorted(map(str, range(1, 102))))          # 1, 10, 100, 101, 11,
     ("a red fish moving left", ("cat", "fish"), 1), ("Jump", ("Jump", "jump"), 0), ("雪", ("火", "雪"), 1)])
 def test_a_name_is_the_class_that_a_person_means(prompt, classes, want):
     """By name, in other letters, by number where no name is one, by the longest name in a sentence."""
-    assert folder.label_of(prompt, classes) == want
+    assert folders.label_of(prompt, classes) == want
 
 
 @pytest.mark.parametrize("prompt,classes,words", [
@@ -297,21 +298,7 @@ def test_a_name_is_the_class_that_a_person_means(prompt, classes, want):
 def test_what_could_be_two_classes_or_none_is_refused(prompt, classes, words):
     """Never silently another class."""
     with pytest.raises(UserError, match=words):
-        folder.label_of(prompt, classes)
+        folders.label_of(prompt, classes)
 
 
 # ------------------------------------------------------------------------------------------------------ demo
-
-def test_the_demo_reads_every_layout():
-    """What `python folder.py` prints: two films a data set, with captions and classes."""
-    rows = folder.demo()
-    assert all(len(found) in (2, 4) for found in rows.values())
-    assert [caption for _, caption, *_ in rows["WebVid"]] == ["A cat, asleep", "Rain on a roof"]
-    assert {group for *_, group in rows["UCF101, frames"]} == {"Archery", "YoYo"}
-
-
-def test_a_picture_of_the_layouts_is_drawn(tmp_path):
-    """`python folder.py`: dark letters, and classes in blue."""
-    folder.draw(tmp_path / "a.png")
-    levels = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
-    assert (np.abs(levels - (0, 114, 178)).max(2) < 20).sum() > 200

@@ -1,4 +1,4 @@
-"""Tests of world.py: the toy world has right answers, and they are the same on every run."""
+"""Tests of toy_world.py: the toy world has right answers, and they are the same on every run."""
 
 import functools
 import math
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import world
-from world import (BACKDROPS, COLOURS, IMAGE_ONLY, KINDS, MOTIONS, SCENES, SHAPES, SUBJECTS, WORDS, Spec,
-                   Stage, as_video, beside, caption, compass, draw, is_heldout, nearest, pose, read_words,
-                   render, summary)
+from support import toy_world
+from support.nearest import Stage, as_video, beside, compass, nearest, read_words, summary
+from support.toy_world import (BACKDROPS, COLOURS, IMAGE_ONLY, KINDS, MOTIONS, SCENES, SHAPES, SUBJECTS,
+                               WORDS, Spec, caption, draw, is_heldout, pose, render)
 
 
 def specs(kind, count=300, seed=0):
@@ -456,13 +456,3 @@ def test_the_summary_counts():
     assert row["db"] == pytest.approx((one.db + two.db) / 2) and row["share_20"] == 0.5
     assert row["subjects"] == {"house": pytest.approx(row["db"])} and row["first"] > row["db"] - 10
     assert row["error"] == pytest.approx(abs(one.db - two.db) / 2)
-
-
-@pytest.mark.slow
-def test_the_demo_reads_clips_back_and_draws_a_page(tmp_path):
-    """`python world.py`: whole above 30 dB, a car below 14, the damaged ones below 30; "a cat" is read."""
-    levels, clips, fits = world.demo()
-    assert levels[0] > 30 > max(levels[1:4]) and levels[4] < 14 and levels[5] > 30
-    assert caption(fits[5].spec) == "a red cat moving right on grass"
-    world.draw_page(str(tmp_path / "page.png"), clips, fits)
-    assert Image.open(tmp_path / "page.png").size[0] > 900

@@ -1,4 +1,4 @@
-"""Tests of checkpoint.py: a file on disk is whole or refused, and nothing in it is ever executed."""
+"""Tests of checkpoints.py: a file on disk is whole or refused, and nothing in it is ever executed."""
 
 import json
 import multiprocessing
@@ -19,9 +19,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
-import checkpoint
-from checkpoint import (FlagParser, UserError, attend, class_of, load_network, load_strict, polite,
-                        read_config, read_state, save_network, save_state, write_atomic)
+from support import checkpoints, ops
+from support.checkpoints import (class_of, load_network, load_strict, read_config, read_state, save_network,
+                                 save_state, write_atomic)
+from support.cli import FlagParser, UserError, polite
+from support.ops import attend
 from conftest import together
 
 
@@ -288,9 +290,10 @@ def test_a_network_on_the_meta_device_takes_the_tensors_over():
 
 def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
     """polite(): no stack trace for what the person can mend."""
-    script = "from checkpoint import polite, read_state; import sys; polite(lambda: read_state(sys.argv[1]))"
+    script = ("from support.checkpoints import read_state; from support.cli import polite; import sys; "
+              "polite(lambda: read_state(sys.argv[1]))")
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "gone.safetensors"], capture_output=True,
-                          text=True, cwd=Path(checkpoint.__file__).parent)
+                          text=True, cwd=Path(checkpoints.__file__).parents[1])
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
     assert done.stderr.startswith("-c: no checkpoint at") and done.stderr.count("\n") == 1
 
@@ -324,20 +327,15 @@ def test_a_bug_still_has_its_stack_trace():
     assert polite(lambda: json.dumps({})) is None
 
 
-def test_the_demo_says_truncated():
-    """`python checkpoint.py`."""
-    assert "is truncated" in checkpoint.demo()
-
-
 def test_a_halved_checkpoint_loads_as_the_same_network(tmp_path):
     """checkpoints/toy ships float16: half the bytes, the same class, config and, to rounding, weights."""
     from vae import KLVAE, KLVAEConfig
     vae = KLVAE(KLVAEConfig(4, ch=8, ch_mult=(1, 2), num_res_blocks=1, groups=4))
-    checkpoint.save_network(tmp_path / "a" / "vae.safetensors", vae, extra={"size": 32})
-    checkpoint.halve(tmp_path / "a", tmp_path / "b")
-    again = checkpoint.load_network(KLVAE, tmp_path / "b" / "vae.safetensors")
+    checkpoints.save_network(tmp_path / "a" / "vae.safetensors", vae, extra={"size": 32})
+    checkpoints.halve(tmp_path / "a", tmp_path / "b")
+    again = checkpoints.load_network(KLVAE, tmp_path / "b" / "vae.safetensors")
     torch.testing.assert_close(again.state_dict(), vae.state_dict(), atol=1e-3, rtol=1e-3)
-    assert checkpoint.read_config(tmp_path / "b" / "vae.safetensors")["size"] == 32
+    assert checkpoints.read_config(tmp_path / "b" / "vae.safetensors")["size"] == 32
     sizes = [(tmp_path / folder / "vae.safetensors").stat().st_size for folder in "ab"]
     assert sizes[1] < 0.6 * sizes[0]
 
@@ -345,7 +343,7 @@ def test_a_halved_checkpoint_loads_as_the_same_network(tmp_path):
 def test_halving_nothing_is_an_error(tmp_path):
     """Two files for two folders once ended in silence."""
     with pytest.raises(UserError, match="no .safetensors in it"):
-        checkpoint.halve(tmp_path / "vae.safetensors", tmp_path / "b")
+        checkpoints.halve(tmp_path / "vae.safetensors", tmp_path / "b")
 
 
 def test_between_two_files_is_their_weighted_mean(tmp_path):
@@ -353,20 +351,20 @@ def test_between_two_files_is_their_weighted_mean(tmp_path):
     ends = [Tiny(TinyConfig()) for _ in "ab"]
     ends[1].layer.bias.data = ends[0].layer.bias.data.clone()
     for name, net in zip("ab", ends):
-        checkpoint.save_network(tmp_path / f"{name}.safetensors", net, extra={"step": name})
+        checkpoints.save_network(tmp_path / f"{name}.safetensors", net, extra={"step": name})
     words = ["between", *(str(tmp_path / f"{name}.safetensors") for name in "ab"), "0.6",
              str(tmp_path / "new" / "c.safetensors")]
-    subprocess.run([sys.executable, checkpoint.__file__, *words], check=True)
+    subprocess.run([sys.executable, "-m", "support.checkpoints", *words], check=True)
     middle, (a, b) = load_network(Tiny, words[-1]), ends
     assert_close(middle.layer.weight, 0.4 * a.layer.weight + 0.6 * b.layer.weight)
     assert torch.equal(middle.layer.bias, a.layer.bias)
-    assert checkpoint.read_config(words[-1])["step"] == "b"
+    assert checkpoints.read_config(words[-1])["step"] == "b"
 
-    checkpoint.save_network(tmp_path / "b.safetensors", Tiny(TinyConfig(width=5)))
+    checkpoints.save_network(tmp_path / "b.safetensors", Tiny(TinyConfig(width=5)))
     with pytest.raises(UserError, match="not the same network"):
-        checkpoint.between(*words[1:])
+        checkpoints.between(*words[1:])
     with pytest.raises(UserError, match="far: the third argument is how far to go"):
-        checkpoint.between(*words[1:3], "far", words[-1])
+        checkpoints.between(*words[1:3], "far", words[-1])
 
 
 @pytest.mark.parametrize("heads", [1, 3])
@@ -388,8 +386,8 @@ def test_attention_by_hand_goes_through_large_scores_in_pieces():
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 5, 1100, 16, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
     sent = torch.randn(1, 5, 1100, 16)
-    pieces = mock.Mock(side_effect=checkpoint.attend_by_hand)
-    with mock.patch("checkpoint.attend_by_hand", pieces):
+    pieces = mock.Mock(side_effect=ops.attend_by_hand)
+    with mock.patch("support.ops.attend_by_hand", pieces):
         got = attend(q, k, v)
     assert pieces.call_count == 2
     got.backward(sent.bfloat16())
@@ -405,28 +403,28 @@ def test_attention_by_hand_goes_through_large_scores_in_pieces():
 def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
     """An unfinished file lies in a hidden folder, which no reader's pattern finds; the next process deletes
     those of processes that are gone, and leaves those of the living and of other machines."""
-    script = ("import os, sys; from pathlib import Path; from checkpoint import write_atomic\n"
+    script = ("import os, sys; from pathlib import Path; from support.checkpoints import write_atomic\n"
               "def write(to): Path(to).write_bytes(b'half'); os.kill(os.getpid(), 9)\n"
               "write_atomic(Path(sys.argv[1]) / '00000-of-00002.safetensors', write)")
-    subprocess.run([sys.executable, "-c", script, tmp_path], cwd=Path(checkpoint.__file__).parent)
+    subprocess.run([sys.executable, "-c", script, tmp_path], cwd=Path(checkpoints.__file__).parents[1])
     left, = tmp_path.iterdir()
     assert left.is_dir() and (left / "00000-of-00002.safetensors").read_bytes() == b"half"
     assert list(tmp_path.glob("*.safetensors")) == []
-    living = tmp_path / f".a.{checkpoint.HOST}.{os.getppid()}.tmp"
+    living = tmp_path / f".a.{checkpoints.HOST}.{os.getppid()}.tmp"
     elsewhere = tmp_path / ".a.another-machine.1.tmp"
     old = tmp_path / ".tmpAb12Cd"
     for folder in (living, elsewhere):
         folder.mkdir()
     old.touch()
     os.utime(old, (0, 0))
-    checkpoint.sweep.cache_clear()
+    checkpoints.sweep.cache_clear()
     write_atomic(tmp_path / "b.txt", lambda to: to.write_text("b"))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted((living.name, elsewhere.name, "b.txt"))
 
 
 def test_equal_weights_are_equal_files(tmp_path):
     """In any process, from any order of names: cmp and a checksum tell two networks apart."""
-    script = ("import sys, torch; from checkpoint import save_state\n"
+    script = ("import sys, torch; from support.checkpoints import save_state\n"
               "torch.manual_seed(0); state = {name: torch.randn(3, 4) for name in 'abc'}\n"
               "state = {**state, 'n': torch.tensor(7), 'half': torch.ones(3).half()}\n"
               "names = sorted(state, reverse=sys.argv[2] == 'back')\n"
@@ -443,7 +441,7 @@ def test_our_files_are_read_by_the_library_and_aligned(tmp_path):
     state = {"a": torch.randn(3, 5), "b": torch.tensor(3), "c": torch.ones(5, dtype=torch.bfloat16).half(),
              "d": torch.zeros(0, 4), "e": torch.tensor([True, False, True]), "f": torch.randn(4, 4).t(),
              "g": torch.ones(3, dtype=torch.bfloat16), "h": torch.arange(3, dtype=torch.uint8)}
-    checkpoint.save_tensors(tmp_path / "x.safetensors", state, {"note": "a \"quoted\" one\n"})
+    checkpoints.save_tensors(tmp_path / "x.safetensors", state, {"note": "a \"quoted\" one\n"})
     back = read_state(tmp_path / "x.safetensors")
     assert back.keys() == state.keys()
     for name, tensor in state.items():
@@ -452,7 +450,7 @@ def test_our_files_are_read_by_the_library_and_aligned(tmp_path):
 
 def test_the_second_signal_ends_the_process_but_not_an_echo():
     """A scheduler's SIGTERM and the launcher's copy of it arrive within milliseconds: that is one request."""
-    script = ("import os, signal, sys, time; import checkpoint; checkpoint.catch_signals()\n"
+    script = ("import os, signal, sys, time; from support import cli; cli.catch_signals()\n"
               "os.kill(os.getpid(), 15); time.sleep({}); os.kill(os.getpid(), 15); sys.exit(7)")
     echo, second = together(*(["-c", script.format(gap)] for gap in (0.1, 2.5)), extra={"PYTHONPATH": "."})
     assert (echo.code, second.code) == (7, 128 + 15)
@@ -461,10 +459,10 @@ def test_the_second_signal_ends_the_process_but_not_an_echo():
 
 def test_a_line_of_a_log_is_strict_json_or_an_error(tmp_path):
     """NaN and Infinity are no JSON; /dev/full is a disk without a byte."""
-    checkpoint.append_line(tmp_path / "log.jsonl", {"a": float("nan"), "b": float("inf"), "c": 1.5, "d": "x"})
+    checkpoints.append_line(tmp_path / "log.jsonl", {"a": float("nan"), "b": float("inf"), "c": 1.5, "d": "x"})
     assert (tmp_path / "log.jsonl").read_text() == '{"a": null, "b": null, "c": 1.5, "d": "x"}\n'
     with pytest.raises(UserError, match="cannot write /dev/full: .*No space left"):
-        checkpoint.append_line(Path("/dev/full"), {"a": 1})
+        checkpoints.append_line(Path("/dev/full"), {"a": 1})
 
 
 def test_nan_is_named_and_refused():

@@ -3,9 +3,8 @@ Paper    VideoDiT 4.1: PSNR, SSIM, LPIPS of reconstructions, FVD and IS of sampl
          Each formula comes from another paper, named above it with its equation's number
 Shapes   pictures (N,C,H,W); features (N,F): N samples, F features; logits (N,K): K classes
 Numbers  all is computed in float64: a distance is a small difference of large sums
-Differs  nothing here is learned: LPIPS, and the networks that turn clips into features, are in features.py;
+Differs  nothing here is learned: LPIPS, and the networks that turn clips into features, are in detectors.py;
          which clips, how many and how cut, on which every published number hangs, is in eval.py
-Reads    after published.py, before sample.py; eval.py prints what it says
 Run me   python metrics.py         # CPU, 10 s: Frechet's distance, known exactly; draws out/metrics.png
 
 How good is a video model? There are two questions, and they need two kinds of answer.
@@ -163,63 +162,3 @@ def standard_error(measure, *sets, draws=10, seed=0):
     for _ in range(draws):
         results.append(measure(*(s[rng.choice(len(s), len(s) // 2, replace=False)] for s in sets)))
     return float(np.std(results, ddof=1))
-
-
-# ------------------------------------------------------------------------------------------ demo
-
-# Where covariances are diagonal, (A B)^(1/2) is too, and the formula is a sum over directions that a hand can
-# do: |mu_a - mu_b|^2 + sum (sqrt(a_i) - sqrt(b_i))^2. The third entry of a is 0: a singular covariance.
-def demo():
-    """(measured, exact) Frechet distance of two Gaussians with diagonal covariances, one of them singular."""
-    mean, a, b = (torch.zeros(3, dtype=torch.float64), torch.tensor([4.0, 1.0, 0.0]),
-                  torch.tensor([1.0, 9.0, 4.0]))
-    exact = 3 * 2.0 ** 2 + (a.sqrt() - b.sqrt()).square().sum().item()                      # 12 + 1 + 4 + 4
-    return frechet(mean, a.double().diag(), mean + 2, b.double().diag()), exact
-
-
-def converge(sizes, width=64, repeats=8):
-    """Distances from n samples of known sources: {"exact": float, "frechet": (sizes, repeats), ...}.
-
-    "frechet", "kernel" are of two different sources; "frechet same", "kernel same" of one source twice."""
-    draw = torch.Generator().manual_seed(0)
-    a = 1 / torch.arange(1.0, width + 1)               # few strong directions, many weak: as features have
-    b, shift = a.flip(0) / 2 + a / 2, 0.5 * a.sqrt()
-    sample = lambda n, mean, variance: mean + variance.sqrt() * torch.randn(n, width, generator=draw)  # (n,F)
-    found = {"frechet": [], "kernel": [], "frechet same": [], "kernel same": []}
-    for n in sizes:
-        rows = [(sample(n, 0, a), sample(n, shift, b), sample(n, 0, a)) for _ in range(repeats)]
-        for name, other in (("", 1), (" same", 2)):
-            pairs = [(row[0], row[other]) for row in rows]
-            found["frechet" + name].append([frechet(*gaussian(x), *gaussian(y)) for x, y in pairs])
-            found["kernel" + name].append([kernel_distance(x, y, n) for x, y in pairs])
-    exact = (shift.square().sum() + (a.sqrt() - b.sqrt()).square().sum()).item()
-    return {"exact": exact, **{name: np.array(values) for name, values in found.items()}}
-
-
-def draw(path, sizes=(32, 64, 128, 256, 512, 1024, 2048)):
-    """Left: Frechet's distance comes down to the truth. Right: of one source twice, what should be 0."""
-    from video import page, plot
-    found, ones = converge(sizes), np.ones(len(sizes))
-    dots = {f"_{i}": (sizes, found["frechet"][:, i], ".") for i in range(found["frechet"].shape[1])}
-    left = plot(None, {"measured": (sizes, found["frechet"].mean(1)), **dots,
-                       "closed form": (sizes, found["exact"] * ones, "--")}, "Two different Gaussians",
-                "samples of each", "Frechet distance", log="x", size=(480, 380))
-    shares = {name: found[f"{key} same"].mean(1) / found[key][-1].mean()
-              for name, key in (("Frechet", "frechet"), ("kernel", "kernel"))}
-    right = plot(None, {**{name: (sizes, share) for name, share in shares.items()},
-                        "truth": (sizes, 0 * ones, "--")}, "One Gaussian against itself", "samples of each",
-                 "share of the distance on the left", log="x", size=(480, 380))
-    page(path, [left, right])
-    return found
-
-
-def main():
-    found = draw("out/metrics.png")
-    print("Frechet distance {:.6f}   (exactly: {:.6f})".format(*demo()))
-    few, many = found["frechet"][0].mean(), found["frechet"][-1].mean()
-    print(f"where the closed form is {found['exact']:.3f}: {few:.3f} from 32 samples of each, "
-          f"{many:.3f} from 2,048; drawn in out/metrics.png")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-import tokenizer as tokenizer_file
-import world
-from checkpoint import UserError
+from support import tokenizers
+from support import toy_world
+from support.cli import UserError
 from conftest import GOLDEN
-from tokenizer import MEANINGS, CLIPTokenizer, T5Tokenizer, WordTokenizer, tell
+from support.tokenizers import MEANINGS, CLIPTokenizer, T5Tokenizer, WordTokenizer, tell
 
 WORDS = ("a", "red", "cat", "dog", "moving left", "in", "snow")
 
@@ -39,7 +39,7 @@ def test_case_and_punctuation_do_not_matter_to_the_toy():
     ("the cat jumps", "the cat jumping"), ("fishes moved left", "fish moving left")])
 def test_capitals_plurals_and_verbs_are_understood(typed, read):
     """A person's "Cats" is the toy's "cat", in training as in sampling, and no fuss is made."""
-    tokenizer = WordTokenizer(world.WORDS, 12)
+    tokenizer = WordTokenizer(toy_world.WORDS, 12)
     assert tokenizer.understand(typed) == (read, [])
     assert_close(tokenizer([typed]), tokenizer([read]))
 
@@ -51,14 +51,14 @@ def test_capitals_plurals_and_verbs_are_understood(typed, read):
     ("a dog sitting on a sofa", "a dog staying still")])
 def test_a_word_it_does_not_know_is_read_as_the_nearest_and_that_is_said(typed, read):
     """By meaning, or by one slip of the finger; what stands for nothing goes with its article."""
-    tokenizer = WordTokenizer(world.WORDS, 12)
+    tokenizer = WordTokenizer(toy_world.WORDS, 12)
     reading, notes = tokenizer.understand(typed)
     assert reading == read and notes and all("is no word of this model (near: " in note for note in notes)
 
 
 def test_three_near_words_are_named_and_not_the_whole_vocabulary():
     """The nearest first, its own kind next; where nothing has a letter in common, none."""
-    tokenizer = WordTokenizer(world.WORDS, 12)
+    tokenizer = WordTokenizer(toy_world.WORDS, 12)
     assert tokenizer.near("tiger") == (["cat", "dog", "fish"], True)
     near, sure = tokenizer.near("xylophone")
     assert len(near) == 3 and not sure
@@ -70,7 +70,7 @@ def test_three_near_words_are_named_and_not_the_whole_vocabulary():
 
 def test_a_clip_has_one_subject():
     """The tiger beside a dog is left out and said: the model has never seen two."""
-    tokenizer = WordTokenizer(world.WORDS, 12)
+    tokenizer = WordTokenizer(toy_world.WORDS, 12)
     for prompt in ("a dog and a tiger", "a car and a tiger"):
         reading, notes = tokenizer.understand(prompt)
         assert reading == prompt[:5] and notes[0].endswith("left out")
@@ -91,7 +91,7 @@ def test_no_word_stands_twice_in_the_table_of_meanings():
 def test_a_prompt_that_is_cut_is_said_to_be_and_where():
     """The toy's 12 tokens hold 10 words, CLIP's 77 hold 75 tokens, T5's 77 hold 76."""
     typed = "a red cat jumping in snow at night on grass at sunset"
-    note, = WordTokenizer(world.WORDS, 12).notes(typed)
+    note, = WordTokenizer(toy_world.WORDS, 12).notes(typed)
     assert note == 'too long: the model reads 10 of 12 words, up to "night on grass"'
     clip, long = CLIPTokenizer.load(), "a cat and " * 25 + "a dog " * 10
     assert clip.notes(long) == ['too long: CLIP reads 75 of 95 tokens, up to "a cat and"']
@@ -103,7 +103,7 @@ def test_a_prompt_that_is_cut_is_said_to_be_and_where():
 
 def test_what_is_to_say_is_said_once_a_prompt(capsys):
     """Forty clips of one prompt are one line."""
-    told, notes = set(), WordTokenizer(world.WORDS, 12).notes
+    told, notes = set(), WordTokenizer(toy_world.WORDS, 12).notes
     for _ in range(3):
         tell(["a tiger", "a cat"], notes, told)
     assert capsys.readouterr().err.splitlines() == [
@@ -130,7 +130,7 @@ def test_the_shipped_merges_give_clips_vocabulary():
 def golden_clip_tokenizer():
     """The fixture's own merges where they lie beside it, else the shipped ones."""
     path = GOLDEN / "clip_merges.txt.gz"
-    return CLIPTokenizer.load(path if path.is_file() else tokenizer_file.MERGES)
+    return CLIPTokenizer.load(path if path.is_file() else tokenizers.MERGES)
 
 
 def test_golden_clip_ids():
@@ -231,20 +231,5 @@ def test_a_damaged_tokenizer_is_a_clear_error(tmp_path, name, content):
 def test_a_piece_on_protobufs_wire():
     """The worked example in read_spiece's section: field 1 of 11 bytes, in it a text and a float."""
     wire = bytes.fromhex("0a0b 0a04e2968161 15000000c0")
-    (field, piece), = tokenizer_file.protobuf(wire)
-    assert field == 1 and dict(tokenizer_file.protobuf(piece)) == {1: "\u2581a".encode(), 2: b"\0\0\0\xc0"}
-
-
-def test_mushrooming_is_glued_in_the_order_of_the_list():
-    """The worked example at the head of CLIP's section, row by row."""
-    rows = tokenizer_file.merges(CLIPTokenizer.load(), "mushrooming")
-    assert len(rows) == 9 and rows[1][-2:] == ["in", "g</w>"] and rows[2][-1] == "ing</w>"
-    assert rows[3] == ["m", "u", "s", "h", "ro", "o", "m", "ing</w>"]
-    assert rows[-1] == ["mush", "room", "ing</w>"]
-
-
-def test_the_demo_gives_its_known_answers(tmp_path):
-    """python tokenizer.py prints them, and draws."""
-    assert tokenizer_file.demo(tmp_path / "tokenizer.png") == (
-        ["mush", "room", "ing</w>"], [49406, 320, 1125, 539, 320, 2368, 49407], ["\u2581", "ab", "ab"])
-    assert Image.open(tmp_path / "tokenizer.png").size[0] == 900
+    (field, piece), = tokenizers.protobuf(wire)
+    assert field == 1 and dict(tokenizers.protobuf(piece)) == {1: "\u2581a".encode(), 2: b"\0\0\0\xc0"}

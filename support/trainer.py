@@ -1,17 +1,13 @@
-"""loop.py - one loop for every stage: ranks, steps, what is on disk, and what happens when something breaks.
+"""trainer.py - one loop for every stage: ranks, steps, what is on disk, and what happens when something breaks.
 Paper    none: "trained with AdamW" is all that both papers say of it
 Shapes   a batch is what its stage made of it; the loop looks at nothing but losses and gradients
 Differs  Lightning, Accelerate and Trainer hide this loop behind hooks; here it is a page to read
-Reads    after presets.py, whose fields (cfg) it follows; before train.py, whose stages it trains
-Run me   python loop.py      # CPU, 2 s: a line is fitted, cut, resumed; draws what was lost, out/loop.png"""
+Run me   python trainer.py      # CPU, 2 s: a line is fitted, cut, resumed; draws what was lost, out/loop.png"""
 
-import base64
 import contextlib
 import dataclasses
 import datetime
-import html
 import json
-import math
 import os
 import shutil
 import sys
@@ -29,8 +25,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from checkpoint import (HOST, STOP, UserError, append_line, first_line, has_bf16, load_strict, read_state,
-                        save_state, sweep, write_atomic)
+from support.checkpoints import (HOST, append_line, cut_log, load_strict, read_state, save_state, sweep,
+                                 write_atomic)
+from support.cli import STOP, UserError, first_line
+from support.ops import has_bf16
+
 
 # A network learns by one small correction after another, and a run is ten thousand to a million of them. The
 # correction itself is four lines (turn, below). All the rest of this file is there because a run outlives
@@ -63,7 +62,7 @@ from checkpoint import (HOST, STOP, UserError, append_line, first_line, has_bf16
 # are equal everywhere (the mean gradient), or agreed on (the functions of this section).
 #
 # Two machines are no other case: each has a launcher (torchrun), the launchers meet at one address, and each
-# starts its ranks with their numbers in the environment. test_loop.py does so with two launchers on one
+# starts its ranks with their numbers in the environment. test_trainer.py does so with two launchers on one
 # machine. All ranks must see the same --out, so on many machines it lies on a disk that they share.
 
 @dataclass
@@ -504,7 +503,7 @@ class Trainer:
     def state(self):
         """All that the next step depends on, in whole tensors: any number of ranks can take it up.
 
-        test_loop.py moves a run from 1 process to 2 sharded ones and back; the weights agree to 1e-5."""
+        test_trainer.py moves a run from 1 process to 2 sharded ones and back; the weights agree to 1e-5."""
         state = {"step": self.step, "skipped": int(self.skipped), "rng": torch.get_rng_state(),
                  "ema": {name: [whole(average) for average in values] for name, values in self.ema.items()},
                  "players": {name: {key: whole(tensor) for key, tensor in player.state_dict().items()}
@@ -673,7 +672,7 @@ def keep(out, stage, step, older):
 # steps are being left out (the weights may be sick already, though still finite: that is how a run diverges,
 # and why --keep keeps older states); save before show, so that a preview that fails costs a picture.
 
-# Exercise: take `and not trainer.failed` out of fit() and run test_loop.py. Which test falls, and what would
+# Exercise: take `and not trainer.failed` out of fit() and run test_trainer.py. Which test falls, and what would
 # a person have lost?
 
 def learning_rate(cfg, step):
@@ -862,145 +861,3 @@ def peak_memory(run):
         return 0.0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-# A log is written for weeks by processes that are killed, and so its reader believes nothing: half a line, a
-# line that is a list, a step that is text are passed over.
-
-def read_log(path):
-    """The lines of a log.jsonl, without one that a kill or a full disk cut."""
-    lines = []
-    for text in path.read_text("utf-8").splitlines() if path.is_file() else ():
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(text))
-    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
-
-
-def cut_log(path, step):
-    """Forget the lines after `step`: the run that is taken up there writes them again. The log is then that
-    of one run, without the stretch that a kill cost."""
-    if path.is_file():
-        text = "".join(json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step)
-        write_atomic(path, lambda to: to.write_text(text, "utf-8"))
-
-
-# ---------------------------------------------------------------------------------------------- the report
-
-# A curve says whether a run learns, a row of previews says what. The page needs no library: an SVG polyline
-# is a list of points, a picture is its bytes in base64, and a browser has drawn both for twenty years.
-
-# What a look at the page tells. A loss that falls while previews stay grey: the sampler or the VAE. Norms
-# that grow while the loss is flat: the rate is too high, divergence is near. A dit loss of 1.0 and no less:
-# the network answers with the mean, its condition does not reach it. Waits that rise in steps: a slow disk.
-# A loss that jumps back at each resume: the resumed run is not the same run, which here would be a bug.
-
-def report(out):
-    """OUT/report.html: of each stage its curves, previews, last numbers and settings, and what eval.py found.
-    One file with all its pictures in it, without a script: it opens from a mail, in ten years, too."""
-    out = Path(out)
-    stages = sorted((path.parent for path in out.glob("*/log.jsonl")), key=lambda path: path.stat().st_mtime)
-    if not stages:
-        raise UserError(f"{out}: no stage's log.jsonl in it; give the --out of a training")
-    name = html.escape(out.name)
-    parts = [f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{STYLE}</style><h1>{name}</h1>"]
-    for folder in stages:
-        lines = read_log(folder / "log.jsonl")
-        parts.append(f"<h2>{html.escape(folder.name)}</h2>")
-        if lines:
-            last = {key: value for key, value in lines[-1].items() if isinstance(value, (int, float))}
-            parts.append(table([last.keys(), [f"{value:.6g}" for value in last.values()]]))
-            parts += [curve(key, [(line["step"], line.get(key)) for line in lines]) for key in lines[-1]
-                      if key not in ("step", "eta_s", "skipped", "steps_per_s", "memory_gb")]
-        shown = sorted(path for path in folder.glob("*.png") if path.stem.isdigit())
-        for path in shown[::-1][::max(len(shown) // 12, 1)][::-1]:      # a dozen, the last among them
-            picture = base64.b64encode(path.read_bytes()).decode()
-            parts.append(f"<figure><img src='data:image/png;base64,{picture}'>"
-                         f"<figcaption>step {int(path.stem)}</figcaption></figure>")
-        if (folder / "settings.json").is_file():
-            parts.append("<details><summary>settings</summary><pre>"
-                         f"{html.escape((folder / 'settings.json').read_text('utf-8'))}</pre></details>")
-    for path in sorted([*out.glob("*.json"), *out.glob("*/*.json")]):
-        if path.name != "settings.json":
-            parts.append(f"<h2>{html.escape(str(path.relative_to(out)))}</h2><pre>"
-                         f"{html.escape(path.read_text('utf-8', errors='replace')[:4000])}</pre>")
-    write_atomic(out / "report.html", lambda to: to.write_text("\n".join(parts), "utf-8"))
-    print(f"{out / 'report.html'}: {len(stages)} stages")
-
-
-# Wide enough for a curve with its numbers, three in a row on a laptop; previews as large as they were drawn.
-STYLE = ("body{font:14px sans-serif;margin:2em;max-width:80em}td{padding:.1em .7em;text-align:right}"
-         "figure,svg{display:inline-block;margin:.5em;vertical-align:top}img{max-width:38em}"
-         "polyline{fill:none;stroke:#1f5fa8;stroke-width:1.3}text{font-size:11px;fill:#555}")
-
-
-def table(rows):
-    return "<table>" + "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}" for cell in row)
-                               for row in rows) + "</table>"
-
-
-# The line is thinned to 600 points, which is more than the picture has pixels across.
-
-def curve(name, points, wide=340, high=170):
-    """An inline SVG of (step, value or None), without the points that were not finite.
-
-    Its corners say the smallest and largest value and the first and last step: enough to read a curve by."""
-    real = [(x, y) for x, y in points if isinstance(y, (int, float)) and math.isfinite(y)]
-    if not real:
-        return ""
-    thin = real[::max(len(real) // 600, 1)]
-    (left, right), (low, top) = ((min(values), max(values)) for values in zip(*real))
-    place = lambda x, y: (f"{40 + (x - left) / ((right - left) or 1) * (wide - 50):.1f},"
-                          f"{high - 25 - (y - low) / ((top - low) or 1) * (high - 50):.1f}")
-    return (f"<svg width={wide} height={high}><text x=40 y=14>{html.escape(name)}</text>"
-            f"<text x=0 y={high - 25}>{low:.3g}</text><text x=0 y=30>{top:.3g}</text>"
-            f"<text x=40 y={high - 8}>step {left}</text><text x={wide - 70} y={high - 8}>{right}</text>"
-            f"<polyline points='{' '.join(place(x, y) for x, y in thin)}'/></svg>")
-
-
-# ---------------------------------------------------------------------------------------------- demo
-
-def demo(picture="out/loop.png"):
-    """A line is fitted in 60 steps: left alone; cut after 40 and resumed; and cut, then gone on with from its
-    weights alone, as most scripts do. Returns how far the last two end from the first.
-
-    The picture shows the losses. What weights alone forget is Adam's moments: near the goal they had made the
-    steps small, and a fresh Adam starts with whole ones."""
-    from presets import Config, apply
-    from video import plot
-
-    def walk(out, steps, start=None):
-        player = Player(lambda nets, batch: ((nets["line"](batch[0]) - batch[1]).square().mean(), {}),
-                        line=nn.Linear(1, 1))
-        nn.init.zeros_(player.nets["line"].weight), nn.init.zeros_(player.nets["line"].bias)
-        cfg = apply(Config(), {"out": out, "stage": "line", "steps": steps, "lr": 0.3, "warmup": 1})
-        trainer = Trainer(cfg, Run(), Stage({"line": player}, None, None))
-        if start:
-            trainer.load(start, "the state") if "rng" in start else player.load_state_dict(start)
-            trainer.step = 40
-        losses = []
-        while trainer.step < steps:
-            rng = torch.Generator().manual_seed(trainer.step)
-            x = torch.randn(64, 1, generator=rng)
-            noise = 0.02 * torch.randn(64, 1, generator=rng)
-            micro = {0: x, 1: 3 * x - 1 + noise}
-            losses.append(float(trainer.take_step([micro])["line"]))
-        return trainer.state(), losses
-    torch.manual_seed(0)
-    alone, losses = walk("out", 60)
-    cut, _ = walk("out", 40)
-    resumed, again = walk("out", 60, cut)
-    forgot, bump = walk("out", 60, cut["players"]["line"])
-    plot(picture, {"left alone": (range(60), losses), "cut at 40, resumed": (range(40, 60), again, "."),
-                   "cut at 40, weights alone": (range(40, 60), bump, "--")},
-         "a run that is cut", "step", "loss", log="y")
-    # the largest difference of a weight, of the resumed run and of the one that forgot
-    far = [max((a - b).abs().max().item() for a, b in zip(state["players"]["line"].values(),
-                                                          alone["players"]["line"].values()))
-           for state in (resumed, forgot)]
-    return far
-
-
-if __name__ == "__main__":
-    same, other = demo()
-    print(f"resumed, the weights end {same:.1g} from those of a run left alone (right: 0); from weights "
-          f"alone, {other:.2g}; out/loop.png shows the losses")

@@ -1,11 +1,10 @@
-"""protocol.py - which pixels a network is shown before two sets of clips are compared.
+"""eval_clips.py - which pixels a network is shown before two sets of clips are compared.
 Paper    Latte 4.1: FVD over 2,048 clips of 16 frames; VideoDiT 4.1: FVD on UCF101, zero-shot: no more is said
 Shapes   a clip is uint8 (T,size,size,3)
-Numbers  python protocol.py: one field of a protocol moves a distance that should be 0
+Numbers  python eval_clips.py: one field of a protocol moves a distance that should be 0
 Differs  published FVDs are hard to reproduce because protocols go unstated: here every choice is a field, and
          a flag of eval.py, and is printed. Real sets are drawn with a seed. grep DEVIATES, ASSUMED
-Reads    after metrics.py, whose distances are taken; before eval.py
-Run me   python protocol.py      # CPU, 10 s: the toy world against itself; draws out/protocol.png
+Run me   python eval_clips.py      # CPU, 10 s: the toy world against itself; draws out/protocol.png
 
     a folder      Side         which videos, which window, every how many frames?
        |
@@ -25,18 +24,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
+import numpy as np
 
-import world
-from checkpoint import UserError, load_network, polite
-from data import UNSEEN, parse_toy
-from features import Judge
-from folder import group_frames, list_files, nothing_of, open_picture, sort_media
-from metrics import frechet, gaussian
-from video import IMAGES, VIDEOS, Unusable, read_some, scan_times, to_video
+from support import toy_world
+from support.cli import UserError
+from support.folders import group_frames, list_files, nothing_of, open_picture, sort_media
+from support.toy_world import UNSEEN, parse_toy
+from support.video_io import IMAGES, VIDEOS, Unusable, read_some, scan_times
 
 
 # ------------------------------------------------------------------------------------------ protocols
@@ -200,8 +195,8 @@ class Side:
         """The frames of one clip, as they lie on the disk: those of the protocol, or the numbers in span."""
         frames, stride = self.protocol.frames, self.stride
         if self.toy:
-            spec, span = world.draw(UNSEEN + self.toy[1], names, self.toy[0]), (frames - 1) * stride + 1
-            raw = world.render(spec, span, self.protocol.size, only=range(0, span, stride))
+            spec, span = toy_world.draw(UNSEEN + self.toy[1], names, self.toy[0]), (frames - 1) * stride + 1
+            raw = toy_world.render(spec, span, self.protocol.size, only=range(0, span, stride))
         elif names[0].lower().endswith(VIDEOS):
             path = os.path.join(self.root, names[0])
             pts, count = None, None
@@ -292,45 +287,3 @@ def check_count(side, found):
 # On stderr, so that the last line of stdout stays the result.
 def warn(text):
     print(f"warning: {text}", file=sys.stderr)
-
-
-# ------------------------------------------------------------------------------------------ demo
-
-# The toy world against itself, so that the model is perfect: what is left is the protocol's. Nothing differs:
-# 0, the known answer. Other clips of the same world: not 0, but what 48 clips cannot tell. Then one field at
-# a time of one side alone, as happens between two papers.
-CHANGES = {"nothing": {}, "other clips": {"seed": 1}, "JPEG 75": {"jpeg": 75}, "of 48 pixels": {"size": 48},
-           "stride 3": {"real_stride": 3}}
-
-
-# Blur and JPEG move a toy FVD little; another stride moves it more than another set of clips does.
-@torch.no_grad()
-def demo(clips=48):
-    """{what differs between two sides: toy FVD}, of rendered clips and the shipped judge."""
-    judge = load_network(Judge, Path(__file__).parent / "checkpoints" / "toy" / "judge.safetensors")
-    found = {}
-    for name, change in CHANGES.items():
-        seed, protocol = change.get("seed", 0), dataclasses.replace(PROTOCOLS["toy"], clips=clips)
-        side = Side(f"toy:video:{seed}", dataclasses.replace(protocol, **{**change, "seed": 0}))
-        videos = torch.stack([to_video(clip) for clip in side.stream(2)])                   # (B,3,T,h,w)
-        videos = F.interpolate(videos, (16, 64, 64))                                        # (B,3,T,H,W)
-        found[name] = gaussian(torch.cat([judge.clip_features(part) for part in videos.split(8)]))  # of (B,F)
-    return {name: frechet(*found["nothing"], *other) for name, other in found.items()}
-
-
-def draw(path):
-    from video import plot
-    found = demo()
-    plot(path, {name: ([number], [value], ".") for number, (name, value) in enumerate(found.items())},
-         "the toy world against itself: what differs on one side", "", "toy FVD of 48 clips")
-    return found
-
-
-def main():
-    found = draw("out/protocol.png")
-    print("toy FVD of the world against itself: " + ", ".join(f"{name} {value:.3g}" for name, value in
-          found.items()) + " (where nothing differs, right: 0); drawn in out/protocol.png")
-
-
-if __name__ == "__main__":
-    polite(main)

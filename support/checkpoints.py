@@ -1,19 +1,16 @@
-"""checkpoint.py - the ground: weights on disk, written whole or not at all, read strictly; errors for people.
+"""checkpoints.py - the ground: weights on disk, written whole or not at all, read strictly; errors for people.
 Paper    none; this is the engineering that every stage stands on
 Shapes   a network is one .safetensors file: {name: tensor}, its config as JSON in the file's metadata
 Safety   pickles are read with weights_only=True and never otherwise; nothing in a checkpoint is executed
 Differs  DCP, Lightning and friends solve sharded states; one file a network is enough for 2 B parameters
-Reads    first, or when another file calls it: all stand on it, and it imports none of them
-Run me   python checkpoint.py      # CPU, 3 s: writes, tears and re-reads a file, prints what it says; draws
+Run me   python checkpoints.py      # CPU, 3 s: writes, tears and re-reads a file, prints what it says; draws
                                    # which bytes of the toy's files are which tensors, out/checkpoint.png
-         python checkpoint.py halve runs/toy checkpoints/toy     # float16 copies of a folder's networks
-         python checkpoint.py between A B 0.6 C                  # C: six tenths of the way from file A to B
-         python checkpoint.py marks > docs/differs.md            # where we and the papers part"""
+         python -m support.checkpoints halve runs/toy checkpoints/toy     # float16 copies of a folder's networks
+         python -m support.checkpoints between A B 0.6 C                  # C: six tenths of the way from file A to B
+         python -m support.marks > docs/differs.md            # where we and the papers part"""
 
-import argparse
 import contextlib
 import dataclasses
-import difflib
 import errno
 import functools
 import json
@@ -22,18 +19,17 @@ import os
 import platform
 import re
 import shutil
-import signal
 import sys
-import tempfile
 import time
 import zipfile
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-import torch.utils.checkpoint
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+import torch.utils.checkpoint
+
+from support.cli import UserError, first_line, polite
+
 
 try:
     import fcntl
@@ -48,85 +44,6 @@ except ImportError:         # Windows
 
 UMASK = os.umask(0o022)      # the only way to read it is to set it
 os.umask(UMASK)
-
-
-# ---------------------------------------------------------------------------------------------- errors
-
-# A stack trace is for the person who mends the code. The person who mistyped a flag or has a broken film
-# needs one line: what is wrong, where, and what to do. So everything that a person can mend is a UserError,
-# and everything else stays what it was: a bug, with its trace.
-
-class UserError(Exception):
-    """One line for the person: what is wrong, in which file or flag, and the way out. Ends in exit code 2."""
-
-
-def polite(main):
-    """Run a script's main(); a UserError becomes one line on stderr and exit code 2, not a stack trace."""
-    try:
-        main()
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-# argparse guesses: --st is taken for --steps as long as no other flag begins so, and a flag that is added
-# next year changes what a command of today means. Here nothing is guessed, and the nearest is named.
-
-class FlagParser(argparse.ArgumentParser):
-    """argparse that names the nearest known flag: `--step 10` is answered with --steps, and exit code 2."""
-
-    def __init__(self, **settings):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                         **settings)
-
-    def parse_args(self, argv=None):
-        known, unknown = self.parse_known_intermixed_args(argv)
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1, 0.4)
-            raise UserError(f"unknown flag {unknown[0]}"
-                            + (f"; did you mean {near[0]}?" if near else "; see --help"))
-        return known
-
-    def error(self, message):
-        raise UserError(message)
-
-
-# ---------------------------------------------------------------------------------------------- signals
-
-# A run of days is ended by others: a scheduler sends SIGTERM or SIGUSR1 before it takes the machine back, a
-# closed terminal SIGHUP, a person Ctrl-C (SIGINT). Left alone, each of them kills at once, and the steps
-# since the last save are lost. So they are noted here, in one list, and whatever works for long looks at the
-# list where it can stop in good order: the loop after a step, the encoder of latents after a batch.
-
-STOP = []      # [(number, time)] of the signals noted so far; tests clear it
-
-
-def catch_signals():
-    """From now on the first signal asks; a second one, two seconds later or more, ends the process at once.
-
-    Not any second one: a scheduler and torchrun both pass the same SIGTERM on, milliseconds apart."""
-    owner = os.getpid()
-
-    def note(number, frame):
-        STOP.append((number, time.monotonic()))
-        if STOP[-1][1] - STOP[0][1] > 2:
-            os._exit(128 + number)
-        if os.getpid() == owner and len(STOP) == 1:         # not in the loader's workers, which inherit this
-            os.write(2, f"\n{signal.Signals(number).name}: stopping at the next good place\n".encode())
-
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"):
-        number = getattr(signal, name, None)                # Windows knows the first two alone
-        if number and signal.getsignal(number) != signal.SIG_IGN:       # nohup ignores SIGHUP: so do we
-            signal.signal(number, note)
-
-
-def stop_if_asked(doing="this"):
-    """Long work calls it where it can be taken up again: write_cache after each batch of clips, for example.
-    It raises, so that whoever called does not have to pass a word up through five functions."""
-    if STOP:
-        raise UserError(f"stopped by a signal during {doing}; what is finished stays, "
-                        "and the same command goes on from there")
 
 
 # ---------------------------------------------------------------------------------------------- one at a time
@@ -189,7 +106,7 @@ def write_atomic(path, write):
     has its name, its date and no bytes, which is how most "corrupt checkpoints" come about.
 
     A disk that is full, gone or read-only is said in one line, whichever library found out. Tests: a writer
-    is shot at random moments (test_checkpoint.py), and files may not grow beyond a size (there, too)."""
+    is shot at random moments (test_checkpoints.py), and files may not grow beyond a size (there, too)."""
     path = Path(path)
     folder = path.with_name(f".{path.stem[:40]}.{HOST}.{os.getpid()}.tmp")
     try:
@@ -407,13 +324,6 @@ def load_strict(net, state, source, assign=False):
     net.load_state_dict(state, assign=assign)
 
 
-# Messages of other libraries run over pages; what a person needs of them is mostly their first sentence.
-
-def first_line(error):
-    """The first line of an exception's text, short enough for one line on a terminal."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
 # Training wants float32: a step changes a weight by a ten-thousandth, which float16 would round away. A
 # trained network does not: 11 bits of mantissa are more than the pictures show, and the file is half the
 # size.
@@ -448,213 +358,24 @@ def between(first, second, share, target):
     save_state(Path(target), state, about.pop("class"), about.pop("config"), about)
 
 
-# ---------------------------------------------------------------------------------- what differs, as a page
+# A log is written for weeks by processes that are killed, and so its reader believes nothing: half a line, a
+# line that is a list, a step that is text are passed over.
 
-# Where a paper is silent the code says ASSUMED, where we depart from it DEVIATES, each at the line that does
-# it: a list of its own would be wrong after a week. The page for readers is made from these marks, names no
-# line numbers, and a test compares the two.
-
-MARK = re.compile(r"\b(ASSUMED|DEVIATES)\b([^:]{0,60}): (.*)")
-OWNER = re.compile(r"\s*(?:class|def) (\w+)|(\w+)(?:, \w+)* = ")
-DIFFERS = """# What differs from the papers
-
-Made by `python checkpoint.py marks > docs/differs.md` from the marks in the code, each under the file and the
-name that it belongs to. ASSUMED is where a paper is silent, DEVIATES where it or its published code says
-otherwise; the reasons are longer in the code."""
+def read_log(path):
+    """The lines of a log.jsonl, without one that a kill or a full disk cut."""
+    lines = []
+    for text in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(text))
+    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
 
 
-def marks(folder):
-    """docs/differs.md as text: every mark of the folder's files, under what it belongs to."""
-    page = [DIFFERS]
-    for path in sorted(Path(folder).glob("*.py")):
-        lines = path.read_text("utf-8").splitlines()
-        found = [(n, MARK.search(line)) for n, line in enumerate(lines) if "grep" not in line]
-        rows = [f"* {owner_of(lines, n)}{mark[1]}{mark[2]}: {paragraph(lines, n, mark[3])}"
-                for n, mark in found if mark]
-        page += ["", f"## {path.name}", "", *rows] if rows else []
-    return "\n".join(page)
-
-
-def owner_of(lines, number):
-    """What a mark belongs to, "`Class.method` ": what begins right below it, else what it stands in."""
-    depth = lambda line: len(line) - len(line.lstrip())
-    code = next((line for line in lines[number:] if line.strip() and line.lstrip()[0] not in "#@"), "")
-    here = depth(lines[number])
-    found = [OWNER.match(code)] if depth(code) == here and OWNER.match(code) else []
-    for line in lines[number::-1]:
-        if depth(line) < here and OWNER.match(line):
-            found, here = [OWNER.match(line), *found], depth(line)
-    return f"`{'.'.join(match[1] or match[2] for match in found)}` " if found else ""
-
-
-def paragraph(lines, number, text):
-    """A mark's text and the lines on which it goes on, to the end of a sentence beyond 160 letters."""
-    comment = "#" in lines[number]
-    for line in lines[number + 1:]:
-        more = line.strip()
-        ends = more in ("", "#") or MARK.search(line) or comment != more.startswith("#")
-        if ends or text.endswith('"""'):
-            break
-        text += " " + more.removeprefix("# ")
-    said = ""
-    for sentence in re.split(r"(?<=[.;]) (?=[A-Z(])", text.removesuffix('"""')):
-        said += " " + sentence if len(said) < 160 else ""
-    return said.strip()
-
-
-# ------------------------------------------------------------------------- what vae.py and dit.py share
-
-# Three decisions about memory and speed that every network here has to make alike. They stand in this file
-# because it is the one that all others build on.
-
-# bf16 is float32 cut to 16 bits: the range stays, and of 24 bits of mantissa 8 are left. A GPU multiplies it
-# many times as fast (from Ampere on: not a T4, not a V100), and so does a CPU that has instructions for it
-# (AMX: six times). One that has none converts number by number: with AVX2 alone a product of 1024 x 1024
-# takes 80 times as long as in float32, and an hour of training ten. Nobody sees why, so it is asked here,
-# before anything is cast.
-
-def has_bf16(device):
-    """Whether this device multiplies in bfloat16; where not, float32 is faster."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if torch.device(device).type != "cpu":
-        return True
-    able = torch.cpu.get_capabilities()
-    return torch.backends.mkldnn.is_available() and any(
-        able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))     # x86, x86, ARM, ARM
-
-
-# A fused kernel never writes the N x N scores to memory: it walks over k and v in tiles and keeps a running
-# maximum and sum of the softmax. That is a question of memory traffic, which a GPU lacks and a cache has.
-
-def attend(q, k, v, mask=None):
-    """softmax(q k^T / sqrt(d)) v for q, k, v (B,heads,N,d); mask (B,heads,N,N) is True where q may look.
-
-    A GPU always wants the fused kernel, and so does a CPU, with one exception: its backward pass in half
-    precision, where products by hand take half the time (for 16 frames a seventh) as long as the N x N scores
-    fit the cache.
-    A single head, which is a VAE's, is computed by hand in float32 too: the shipped weights were made so,
-    and the two ways differ in the last digit."""
-    by_hand = v.element_size() == 2 and torch.is_grad_enabled() or q.shape[1] == 1
-    if q.device.type != "cpu" or k.shape[2] >= 2048 or not by_hand:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    # In pieces of at most 16 MB of scores in float32. The C library asks the system anew for each array above
-    # 32 MB, and gets it page by page, filled with zeros: 12 heads of 1,178 tokens took half as long again.
-    rows, heads = 2 ** 24 // (4 * q.shape[2] * k.shape[2]), q.shape[1]
-    if rows < len(q) * heads and mask is None:
-        parts = zip(*(part.flatten(0, 1).split(max(1, rows)) for part in (q, k, v)))
-        return torch.cat([attend_by_hand(*part) for part in parts]).unflatten(0, (-1, heads))
-    return attend_by_hand(q, k, v, mask)
-
-
-def attend_by_hand(q, k, v, mask=None):
-    """The formula as it stands. In half precision q is scaled, where there are N x d numbers, not N x N."""
-    scale = q.shape[-1] ** -0.5
-    half = v.element_size() == 2
-    scores = (q * scale) @ k.transpose(-2, -1) if half else q @ k.transpose(-2, -1) * scale   # (..,N,N)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(dim=-1) @ v                                       # (..,N,d)
-
-
-# Backward needs what forward computed: for every layer its input. In a clip of 24,576 tokens that is most of
-# a GPU's memory, and the weights are the least of it. Arithmetic is cheaper than memory here, so the inputs
-# of whole blocks are kept, and what is inside of a block is computed a second time when its turn comes.
-
-def run_block(block, save_memory, *inputs):
-    """block(*inputs). save_memory keeps the inputs only and runs the block again in the backward pass:
-    a third more compute, and a clip of 96 x 512 x 512 needs 1.8 GB for 24 blocks instead of 38 GB."""
-    if save_memory and torch.is_grad_enabled():
-        return torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False)
-    return block(*inputs)
-
-
-# ---------------------------------------------------------------------------------------------- demo
-
-# What the demo shows is the smallest promise of this file: a file that lost its last four bytes, a
-# ten-thousandth of a picture's worth, is not read as if nothing were.
-
-def demo():
-    """Write a checkpoint, cut its tail off, and return what the reader says of it."""
-    net = torch.nn.Linear(3, 2)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "linear.safetensors"
-        save_state(path, net.state_dict(), "Linear", {"in": 3})
-        load_strict(net, read_state(path), path)
-        path.write_bytes(path.read_bytes()[:-4])
-        try:
-            read_state(path)
-        except UserError as error:
-            return str(error).replace(str(folder), "")
-    return "a truncated file was read without complaint: this is a bug"
-
-
-# out/checkpoint.png: a bar is a file, from its first byte to its last; a piece of it is a tensor, its colour
-# the kind of layer. What it shows: the header costs nearly nothing, a thousandth to a hundredth; norms and
-# biases are hairlines; and of a transformer's weights (videodit, latte) the MLPs are two fifths, adaLN a
-# third, and attention, of which everybody speaks, a quarter.
-#
-# The same header makes the format quick. Whoever wants one tensor of a file of 10 GB reads the header, a few
-# kilobytes, and then that tensor's bytes, from where the header says; the operating system can do it by
-# mapping the file, and then nothing is copied that is not looked at. A pickle has to be run from its first
-# byte. And since the first eight bytes say how long the header is and the header how long the file must be,
-# what broke off is known before anything is loaded: that is the demo's error.
-
-KINDS = {"header": ("", "#000000"), "adaLN": ("adaLN", "#ee6677"), "MLP": (r"mlp|\bfc", "#4477aa"),
-         "attention": ("attn", "#228833"), "convolution": ("conv|shortcut", "#ccbb44"),
-         "other": ("", "#999999")}
-
-
-def layout(path):
-    """(bytes of the header, [(first byte, last byte, name)] as they lie in the file): the format by hand."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    start = 8 + length
-    return length, sorted((start + about["data_offsets"][0], start + about["data_offsets"][1], name)
-                          for name, about in header.items())
-
-
-def kind_of(name):
-    """What layer a tensor belongs to: the first of KINDS that its name speaks of."""
-    return next((kind for kind, (words, _) in KINDS.items() if words and re.search(words, name)), "other")
-
-
-def draw(path, folder, width=1000):
-    """A bar for each .safetensors file of the folder; returns {file: (its bytes, {kind: share of them})}."""
-    from PIL import Image, ImageDraw
-    files, found = sorted(Path(folder).glob("*.safetensors"), key=lambda file: -file.stat().st_size), {}
-    image = Image.new("RGB", (width + 32, 16 + 74 * len(files)), "white")
-    pen = ImageDraw.Draw(image)
-    for row, file in enumerate(files):
-        (length, tensors), size, top = layout(file), file.stat().st_size, 12 + 74 * row
-        shares, at = dict.fromkeys(KINDS, 0.0), lambda byte: 16 + byte * width / size       # pixels
-        for first, last, name in [(0, 8 + length, ""), *tensors]:
-            kind = kind_of(name) if name else "header"
-            shares[kind] += (last - first) / size
-            pen.rectangle([at(first), top + 16, at(last), top + 46], fill=KINDS[kind][1],
-                          outline="white" if at(last) - at(first) > 2 else None)
-            shown = name.removesuffix(".weight")
-            if pen.textlength(shown) < at(last) - at(first) - 6:
-                pen.text((at(first) + 4, top + 25), shown, fill="white")
-        pen.text((16, top), f"{file.name}: {size / 1e6:.2f} MB, {len(tensors)} tensors", fill="#222222")
-        left = 16
-        for kind in [kind for kind, share in shares.items() if share > 0]:
-            said = f"{kind} {shares[kind]:.1%}"
-            pen.text((left, top + 50), said, fill=KINDS[kind][1])
-            left += pen.textlength(said) + 18
-        found[file.stem] = (size, shares)
-    write_atomic(path, image.save)
-    return found
-
-
-def main():
-    print(demo(), "  (a right reader says that the file is truncated)")
-    size, shares = draw("out/checkpoint.png", Path(__file__).parent / "checkpoints" / "toy")["videodit"]
-    print(f"videodit.safetensors, {size:,} bytes: "
-          + ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items() if share)
-          + "   (drawn in out/checkpoint.png)")
+def cut_log(path, step):
+    """Forget the lines after `step`: the run that is taken up there writes them again. The log is then that
+    of one run, without the stretch that a kill cost."""
+    if path.is_file():
+        text = "".join(json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step)
+        write_atomic(path, lambda to: to.write_text(text, "utf-8"))
 
 
 if __name__ == "__main__":
@@ -662,7 +383,5 @@ if __name__ == "__main__":
         polite(lambda: halve(*sys.argv[2:]))
     elif len(sys.argv) == 6 and sys.argv[1] == "between":
         polite(lambda: between(*sys.argv[2:]))
-    elif sys.argv[1:] == ["marks"]:
-        print(marks(Path(__file__).parent))
     else:
-        polite(main)
+        sys.exit("python -m support.checkpoints halve FOLDER TARGET, or between FIRST SECOND SHARE TARGET")

@@ -1,12 +1,11 @@
-"""folder.py - what lies in people's folders: which files are films, what is said of them, and their class.
+"""folders.py - what lies in people's folders: which files are films, what is said of them, and their class.
 Paper    VideoDiT 4.1 trains on WebVid, Pexels, JourneyDB; Latte 4.1 on FaceForensics, SkyTimelapse, UCF101
          and Taichi-HD. This file reads all of them as they are handed out, and yours
 Shapes   names, relative to a folder, with / between; a caption is a str, a class a number
 Safety   nothing here hangs, unpacks without bound, or leaves a film or a picture out without a word
 Differs  the published loaders want one layout each, prepared by scripts; a wrong layout is an empty list, a
          wrong row a caption that never arrives
-Reads    after video.py, before data.py
-Run me   python folder.py      # CPU, 3 s: five published layouts, made small, read back; out/folder.png
+Run me   python folders.py      # CPU, 3 s: five published layouts, made small, read back; out/folder.png
 
     a folder, or photos.zip
        |
@@ -29,7 +28,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 import unicodedata
 import zipfile
 import zlib
@@ -38,8 +36,9 @@ from pathlib import Path
 
 import numpy as np
 
-from checkpoint import UserError, polite
-from video import IMAGES, VIDEOS, Unusable, read_picture
+from support.cli import UserError
+from support.video_io import IMAGES, VIDEOS, Unusable, read_picture
+
 
 log = logging.getLogger("data")
 
@@ -608,73 +607,3 @@ def label_of(prompt, classes):
         raise UserError(f'"{prompt}" {what} of this model; it knows {", ".join(classes[:20])}'
                         f'{" ..." if len(classes) > 20 else ""}')
     return found[0]
-
-
-# ------------------------------------------------------------------------------------------------------ demo
-
-# Four data sets in the layouts in which they are handed out, two clips each, empty files: what is a film in
-# them, where its caption is from, and its class.
-LAYOUTS = {
-    "UCF101, films": {f"{name}/v_{name}_g01_c0{n}.avi": "" for name in ("Archery", "YoYo") for n in (1, 2)},
-    "UCF101, frames": {f"{name}/v_{name}_g01_c01/{n:04}.jpg": "" for name in ("Archery", "YoYo")
-                       for n in range(1, 4)},
-    "WebVid": {"videos/000001_000050/1066674784.mp4": "", "videos/000001_000050/1066674785.mp4": "",
-               "results_2M_train.csv": "videoid,contentUrl,duration,page_dir,name\n"
-               "1066674784,https://x/1.mp4,PT00H00M10S,000001_000050,\"A cat, asleep\"\n"
-               "1066674785,https://x/2.mp4,PT00H00M12S,000001_000050,Rain on a roof\n"},
-    "JourneyDB": {"imgs/000/a.jpg": "", "imgs/000/b.jpg": "", "train_anno_realease_repath.jsonl":
-                  '{"img_path": "./000/a.jpg", "prompt": "a castle, oil"}\n'
-                  '{"img_path": "./000/b.jpg", "prompt": "a fox"}\n'},
-    "SkyTimelapse": {f"sky_train/{name}/{name}_1/{name}_frames_{n:08}.jpg": "" for name in ("Lc6l", "nDKn")
-                     for n in range(9, 12)}}
-
-
-def demo():
-    """{layout: [(film or picture, caption, where that is from, class), ...]}"""
-    told = {}
-    for layout, files in LAYOUTS.items():
-        with tempfile.TemporaryDirectory() as root:
-            for name, text in files.items():
-                Path(root, name).parent.mkdir(parents=True, exist_ok=True)
-                Path(root, name).write_text(text, "utf-8")
-            names = list_files(root)
-            films, folders, pictures, _ = sort_media(names)
-            of = sorted(films + folders) or pictures
-            said = Captions(root, names, of)
-            told[layout] = [(name, said.told(number)[0][0], said.told(number)[1], class_name(stem_of(name)))
-                            for number, name in enumerate(of)]
-    return told
-
-
-def draw(path):
-    """Each layout's first film as it lies on the disk, its class in blue, and below it what is said of it."""
-    from PIL import Image, ImageDraw             # here, since only the drawing needs them
-
-    from video import COLOURS, FINE, GREY, font, save_picture, write as put
-    found = demo()
-    sheet = Image.new("RGB", (760 * FINE, (64 * len(found) + 16) * FINE), "white")
-    pen = ImageDraw.Draw(sheet)
-    for top, (layout, rows) in zip(range(24, 10_000, 64), found.items()):
-        name, caption, source, group = rows[0]
-        put(pen, (16, top), layout, 14)
-        left = 170
-        for piece in re.split(r"(/)", name):
-            ink = GREY if piece == "/" else "#222222"
-            ink = COLOURS[0] if "UCF" in layout and group in piece else ink
-            put(pen, (left, top), piece, 14, ink)
-            left += font(14).getlength(piece) / FINE
-        put(pen, (170, top + 22), f'"{caption}", from {source}', 13, COLOURS[2])
-    save_picture(path, sheet.reduce(FINE))
-
-
-def main():
-    for layout, rows in demo().items():
-        print(layout)
-        for name, caption, source, group in rows:
-            print(f"   {name:40} class {group:10} \"{caption}\", from {source}")
-    draw("out/folder.png")
-    print("the first of each, with its class in blue, are drawn in out/folder.png")
-
-
-if __name__ == "__main__":
-    polite(main)

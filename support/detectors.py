@@ -1,12 +1,11 @@
-"""features.py - fixed networks that look at pictures, so that a distance between videos can be computed.
+"""detectors.py - fixed networks that look at pictures, so that a distance between videos can be computed.
 Paper    LPIPS (Zhang et al. 2018) Eq. 1: a loss of VideoDiT 3.1's DP-VAE and a metric of its Table 1; I3D for
          FVD, Inception for FID, C3D for the video IS (Latte 4.1); the Judge is ours, for the toy world only
 Shapes   video (B,3,T,H,W), images (N,3,H,W), both in [-1,1]; every network resizes and rescales for itself
 Weights  not ours to ship, except LPIPS' heads and the Judge: published.load_detector() names who has others
-Differs  no published network is trained here: published.py fills it, or it is of no use. Numbers made
+Differs  no published network is trained here: pretrained.py fills it, or it is of no use. Numbers made
          with the Judge's features instead are not comparable with any paper's: label them "toy"
-Reads    after latte.py, before published.py
-Run me   python features.py      # CPU, 5 s: a distance that is 0 for equal images and grows with blur; what
+Run me   python detectors.py      # CPU, 5 s: a distance that is 0 for equal images and grows with blur; what
                                  # the same squared error looks like to a network, in out/features.png
 
 THE PROBLEM. How far are two pictures apart? The mean of (a - b)^2 is easy and wrong: a picture that is moved
@@ -38,14 +37,13 @@ possible. FVD changes less with broken motion than with broken frames (Ge et al.
 networks that were trained without labels (DINO, VideoMAE). The papers' numbers are of the ones here."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from einops import rearrange
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
-from checkpoint import UserError, load_network, polite
+from support.cli import UserError
 
 
 # ---------------------------------------------------------------------------------------------- the toy judge
@@ -71,11 +69,11 @@ from checkpoint import UserError, load_network, polite
 
 @dataclass
 class JudgeConfig:
-    """The names are carried here, so that a checkpoint says what its logits mean without world.py."""
+    """The names are carried here, so that a checkpoint says what its logits mean without toy_world.py."""
     subjects: tuple             # names in the order of the logits; world.SUBJECTS and so on
-    colours: tuple              # as world.py names them
-    motions: tuple              # as world.py names them
-    scenes: tuple               # as world.py names them
+    colours: tuple              # as toy_world.py names them
+    motions: tuple              # as toy_world.py names them
+    scenes: tuple               # as toy_world.py names them
     width: int = 24             # channels of the first layer; the later ones have 2, 4, 4 and 4 times as many
     features: int = 128         # F, length of the vectors that the toy Frechet distances compare
     size: int = 64              # frames of another size are resized to this one first
@@ -525,107 +523,3 @@ class C3D(nn.Module):
     def forward(self, video, mean=(90.25, 97.66, 101.41)):
         """(B,3,T,H,W) -> (B, classes) logits; the Inception Score takes their softmax."""
         return self.fc8(self.features(video, mean))
-
-
-# ---------------------------------------------------------------------------------------------- demo
-# out/features.png, with the shipped judge. Above, one picture damaged in five ways until the mean squared
-# error is the same for all: to a pixel they are equally far. To the judge, as to a person, a moved tree is a
-# tree, and so is one behind noise; a blurred or a shuffled one is three times as far. (The judge is no
-# person: it names colours, so "darker" worries it more than us.) Below, distance by squared error, for
-# growing damage; and what becomes of the two halves of clip_features when more and more of the frames that
-# the judge looks at change places: `still` stays where it is, and `moving` goes half the way to another clip.
-
-def demo(blurs=(1, 3, 7, 15)):
-    """Perceptual distance of a picture to blurred copies of itself, by an untrained Judge: 0, then more."""
-    torch.manual_seed(0)
-    judge = Judge(JudgeConfig(("cat", "dog"), ("red", "blue"), ("left", "right"), ("night", "snow"))).eval()
-    picture = F.interpolate(torch.rand(1, 3, 8, 8) * 2 - 1, size=64)         # (1,3,64,64) coloured squares
-    with torch.no_grad():
-        return [float(perceptual_distance(judge.pyramid, picture, blurred(picture, k))) for k in blurs]
-
-
-def blurred(x, k):
-    """The mean of k x k pixels around each."""
-    return F.avg_pool2d(F.pad(x, (k // 2,) * 4, mode="replicate"), k, 1)     # (N,3,H,W)
-
-
-def shuffled(x, tiles, seed=0):
-    """The first `tiles` of 8 x 8 tiles of each picture change places."""
-    x = rearrange(x, "n c (h p) (w q) -> n (h w) c p q", h=8, w=8)           # (N,64,3,H/8,W/8)
-    order, generator = torch.arange(64), torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(64, generator=generator)[:tiles]
-    order[chosen] = chosen.roll(1)
-    return rearrange(x[:, order], "n (h w) c p q -> n c (h p) (w q)", h=8)   # (N,3,H,W)
-
-
-def damaged(x):
-    """{how: [copies of pictures (N,3,H,W), slightly damaged to badly]}"""
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))                   # (N,3,H,W)
-    return {"darker": [x - a for a in (0, 0.1, 0.2, 0.3, 0.4, 0.5)],
-            "moved": [x.roll(k, 3) for k in (0, 1, 2, 4, 6, 8)],
-            "blurred": [blurred(x, k) for k in (1, 3, 7, 11, 15, 21)],
-            "noisy": [x + a * noise for a in (0, 0.1, 0.2, 0.3, 0.4, 0.5)],
-            "shuffled": [shuffled(x, k) for k in (0, 4, 8, 16, 32, 64)]}
-
-
-def at_error(x, copies, error):
-    """Of a row of copies, mixed where needed, the one whose root mean squared error is `error`."""
-    errors = [float((copy - x).square().mean().sqrt()) for copy in copies]
-    k = next((k for k, e in enumerate(errors) if e >= error), len(errors) - 1)
-    return x + (copies[k] - x) * (error / errors[k])                         # (N,3,H,W)
-
-
-@torch.no_grad()
-def frames_out_of_order(judge, video):
-    """[(still, moving)]: how far the halves of clip_features go, as a share of how far two clips are apart,
-    when 0, 2, 3 .. all of the frames that the judge looks at change places."""
-    seen, T = torch.arange(0, video.shape[2], judge.config.stride), video.shape[2]
-    clean, found = judge.clip_features(video).chunk(2, 1), []                                   # (B,F) each
-    apart = [(half - half.roll(1, 0)).norm(dim=1).mean() for half in clean]
-    for count in (0, *range(2, len(seen) + 1)):
-        order = torch.arange(T)
-        order[seen[:count]] = seen[:count].roll(count // 2)
-        mixed = judge.clip_features(video[:, :, order]).chunk(2, 1)                             # (B,F) each
-        found.append(tuple(float((m - c).norm(dim=1).mean() / a) for m, c, a in zip(mixed, clean, apart)))
-    return found
-
-
-@torch.no_grad()
-def draw_toy(path, clips=8, error=0.22):
-    """out/features.png. Returns {damage: distance at the same squared error}, and frames_out_of_order."""
-    import world                                        # the toy world, which the shipped judge knows
-    from video import page, plot, to_frames, to_video
-    judge = load_network(Judge, Path(__file__).parent / "checkpoints" / "toy" / "judge.safetensors")
-    video = torch.stack([to_video(world.render(world.draw(0, i, "video"))) for i in range(clips)])
-    x = video[:, :, 0]                                                       # (B,3,64,64)
-    far = lambda y: float(perceptual_distance(judge.pyramid, x, y).mean())
-    copies = damaged(x)
-    same = {how: at_error(x, row, error) for how, row in copies.items()}     # (B,3,64,64) each
-    distance, order = {how: far(y) for how, y in same.items()}, frames_out_of_order(judge, video)
-    if path:
-        tile = lambda y: to_frames(y[0, :, None].clamp(-1, 1))[0].repeat(3, 0).repeat(3, 1)    # (192,192,3)
-        above = page(None, [tile(y) for y in (x, *same.values())],
-                     ["as it was: 0", *(f"{how}: {d:.2f}" for how, d in distance.items())], 6)
-        curves = {how: ([float((y - x).square().mean().sqrt()) for y in row], [far(y) for y in row])
-                  for how, row in copies.items()}
-        counts, (still, moving) = (0, *range(2, len(order) + 1)), zip(*order)
-        below = [plot(None, curves, "perceptual distance by error", "root of the mean squared error",
-                      size=(600, 340)),
-                 plot(None, {"still": (counts, still), "moving": (counts, moving)},
-                      "how far a clip's features go", "frames that changed places", size=(600, 340))]
-        page(path, [above, page(None, below, None, 2)], None, 1)
-    return distance, order
-
-
-def main():
-    print("blur 1, 3, 7, 15 pixels: distance " + ", ".join(f"{d:.4f}" for d in demo()),
-          "  (a right one starts at 0 and grows)")
-    distance, order = draw_toy("out/features.png")
-    print("the same squared error: " + ", ".join(f"{how} {d:.2f}" for how, d in distance.items())
-          + "   (right: blurred and shuffled beyond moved)")
-    print("all frames shuffled: still changes by {:.0e}, moving by {:.2f} of the way to another clip\n"
-          "(right: rounding, and more than 0.1). Drawn in out/features.png".format(*order[-1]))
-
-
-if __name__ == "__main__":
-    polite(main)

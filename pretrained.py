@@ -1,12 +1,12 @@
-"""published.py - other people's weights -> our networks: names, shapes and layouts, one function a network.
+"""pretrained.py - other people's weights -> our networks: names, shapes and layouts, one function a network.
 Paper    none; the released files of SD3, SD3.5, SD 1.4, DiT, PixArt-alpha, Latte, CLIP, T5, LPIPS, I3D, ...
 Shapes   a state is {name: tensor}; a network's config is read off the shapes, and what shapes cannot tell
          (the width of a head, groups, an activation) is an argument whose default is the released value
 Layouts  the original single file, several networks under prefixes; Diffusers' folders, one network each
 Safety   loading is strict: a missing, unexpected or wrongly shaped tensor is an error that names it
 Differs  nothing is downloaded; tensors are taken over as they are, in their dtype, not copied
-Reads    after features.py, before metrics.py; no network needs it
-Run me   python published.py      # CPU, 5 s: an MMDiT is read out of a file of several; a gap is named;
+Reads    after detectors.py, before metrics.py; no network needs it
+Run me   python pretrained.py      # CPU, 5 s: an MMDiT is read out of a file of several; a gap is named;
                                   # what Stable Diffusion 3's files are made of is drawn: out/published.png
 
 THE PROBLEM. VideoDiT starts from SD3's transformer and VAE, Latte from DiT or PixArt and SD 1.4's VAE; both
@@ -42,6 +42,7 @@ import glob
 import json
 import math
 import re
+import shutil
 import zipfile
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,13 +51,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from checkpoint import UserError, class_of, load_network, load_strict, polite, read_state
-from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, scrambled, sincos, sincos_2d
-from features import C3D, I3D, LPIPS, Inception, resize_frames
+from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, sincos, sincos_2d
 from latte import SIZES, Latte, LatteConfig
-from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, T5Text
-from tokenizer import T5Tokenizer
-from vae import SD3, SD14, KLVAE, KLVAEConfig
+from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, T5Text, ToyText
+from vae import DPVAE, KLVAE, SD14, SD3, KLVAEConfig
+from support.checkpoints import class_of, load_network, load_strict, read_state, save_network, write_atomic
+from support.cli import UserError
+from support.detectors import C3D, I3D, LPIPS, Inception, Judge, perceptual_distance, resize_frames
+from support.latent_cache import fingerprint
+from support.tokenizers import T5Tokenizer
 
 
 # ------------------------------------------------------------------------------------------ names and shapes
@@ -723,7 +726,7 @@ def load_t5_text(*sources, length=120):
 
 
 # ----------------------------------------------------------------------------------------- networks that look
-# The detectors of features.py. Nothing of theirs is shipped but LPIPS' heads (a few kB, under a free
+# The detectors of detectors.py. Nothing of theirs is shipped but LPIPS' heads (a few kB, under a free
 # licence): the files are large and other people's, so a missing one is an error that says who publishes it,
 # with its size and checksum where known. Batch norms count the batches they have seen; nobody reads that, so
 # it is dropped. What a network names, its last layer's height, is taken from the file: 400, 1008 or 101.
@@ -847,85 +850,135 @@ class ScriptedC3D(nn.Module):
 SCRIPTED = {"i3d": ScriptedI3D, "c3d": ScriptedC3D}
 
 
-# ------------------------------------------------------------------------------------------------------- demo
-# A network goes out into a file of several, and comes back as itself; then one of its tensors is lost. And a
-# picture of what such files are made of, without any of them: the networks are built at their released sizes
-# on torch's meta device, where 7.7 billion parameters have names and shapes and take no memory.
+# ------------------------------------------------------------------------------------------ where weights are
+
+# --init is one path, to whatever one has: a folder that this file wrote, one network of it, Stable Diffusion
+# 3's single file, a folder as Diffusers lays it out, Latte's .pt. Each stage takes from it what it needs, and
+# pretrained.py tells by the tensors what it is. A folder of ours brings along what its network was trained
+# with: a transformer without the VAE whose latents it knows, or the text encoder whose language it speaks, is
+# worth nothing. And whatever is taken brings its sizes: flags that say otherwise are refused.
 #
-# What to see in it. The largest text encoder is more than twice what it serves, so it is the first thing to
-# put away when memory is short. Of a plain transformer (T5) nearly two thirds are MLPs. SD3's has in a
-# stream's block 8 D^2 of MLP, 6 D^2 of modulation (adaLN) and 4 D^2 of attention; PixArt found the second
-# wasteful, and has one modulation for all blocks. And the picture's and the text's streams are twins until
-# the last block, where nobody reads the text's answer any more: the hole at the lower right, and the reason
-# why swap_halves must know which block is the last.
+#     --init runs/toy                    a folder of ours    the network, and what it was trained with
+#     --init runs/videodit-320           the same            4.1: the 512 phase goes on from it
+#     --init sd3_medium.safetensors      published           its transformer or VAE, as the stage needs
+#     --init DiT-XL-2-256x256.pt         published           blocks for a Latte (3.3.4), with --vae_weights
+#     (none)                             --out's own         what the stage before left
+#
+# Starting from weights (--init) is not resuming (--resume): the first takes a network and forgets its
+# optimizer, step and average, the second goes on as if nothing had happened. Who confuses them trains the
+# warm-up again, or loads Adam's moments of another data set.
 
-def demo():
-    """Largest difference between a small MMDiT's answer and that of its copy, which was read from a file of
-    several networks, and the refusal of a file that lacks one of its tensors."""
-    config = MMDiTConfig(in_channels=4, depth=2, heads=2, head_dim=16, context_dim=24, pooled_dim=12,
-                         pos_grid=8, base_size=8)
-    net = scrambled(MMDiT(config))
-    file = {"model.diffusion_model." + name: tensor for name, tensor in net.state_dict().items()}
-    again = mmdit({**file, "first_stage_model.conv.weight": torch.zeros(1)}, head_dim=16)
-    z, t = torch.randn(2, 4, 1, 8, 8), torch.tensor([0.2, 0.7])
-    context, pooled = torch.randn(2, 7, 24), torch.randn(2, 12)
-    with torch.no_grad():
-        differs = (again(z, t, context, pooled) - net(z, t, context, pooled)).abs().max().item()
-    file.pop("model.diffusion_model.final_layer.linear.bias")
-    try:
-        mmdit(file, head_dim=16)
-    except UserError as error:
-        return differs, str(error)
-    return differs, "a file with a missing tensor was read without complaint: this is a bug"
+KEPT = ("videodit", "latte", "dit")     # whose folders hold what they were trained with
 
 
-# the first that is found in a tensor's name tells what the tensor does
-DOES = (("MLP", r"\.mlp\.|DenseReluDense"), ("attention", r"attn|SelfAttention"), ("modulation", r"adaLN"),
-        ("the rest", ""))
+def ours(cfg, *names):
+    """The file of ours that --init means: itself, or the first of these networks in its folder. None where
+    --init is empty or somebody else's."""
+    path = Path(cfg.init).expanduser()
+    if not cfg.init or path.is_file():
+        return path if cfg.init and class_of(path) else None
+    files = [file for file in sorted(path.glob("*.safetensors")) if file.name[0] != "." and class_of(file)]
+    found = [file for name in names for file in files if file.stem == name]
+    if files and not found:
+        raise UserError(f"--init {path}: holds {', '.join(file.name for file in files)}, but no "
+                        f"{' or '.join(f'{name}.safetensors' for name in names)}")
+    return found[0] if found else None
 
 
-def shares(net):
-    """{what it does: how many numbers} of a network's tensors."""
-    count = dict.fromkeys(dict(DOES), 0)
-    for name, tensor in net.state_dict().items():
-        count[next(what for what, sign in DOES if re.search(sign, name))] += tensor.numel()
-    return count
+def obey(cfg, owner, config, source):
+    """Weights bring their own sizes: a flag that asks for others is refused, not ignored. (How often labels
+    are dropped is no size.)"""
+    for name in sorted(cfg.given):
+        group, _, leaf = name.rpartition(".")
+        mine = name in ("attention", "patchify_3d") or group == owner and leaf != "class_dropout"
+        if mine and hasattr(config, leaf):
+            wanted = getattr(getattr(cfg, group) if group else cfg, leaf)
+            if wanted != getattr(config, leaf):
+                flag = f"--no-{name}" if wanted is False else f"--{name} {wanted}"
+                raise UserError(f"{flag}: {source} has {getattr(config, leaf)}; leave the flag out, or start "
+                                "from other weights")
 
 
-def draw(path):
-    """The five networks of Stable Diffusion 3, a cell for ten million numbers, so that areas compare; and how
-    large each tensor of a joint block is, a column for a block."""
-    from video import heat, page
-    with torch.device("meta"):
-        clip_g = CLIPTextConfig(width=1280, layers=32, heads=20, mlp_width=5120, act="gelu", projection=1280)
-        nets = {"transformer": MMDiT(MMDiTConfig()), "T5-XXL": T5Encoder(T5Config()),
-                "CLIP-G": CLIPText(clip_g), "CLIP-L": CLIPText(CLIPTextConfig()), "VAE": KLVAE(SD3)}
-    pictures, labels = [], []
-    for name, net in nets.items():
-        count = shares(net)
-        dark = torch.tensor([1, 0.65, 0.35, 0.15])                                      # one for each of DOES
-        cells = dark.repeat_interleave(torch.tensor([round(n / 1e7) for n in count.values()]))      # (cells,)
-        cells = nn.functional.pad(cells, (0, 24 * 20 - len(cells)))                     # (480,)
-        pictures.append(heat(cells.view(24, 20).T, 8, top=1))                           # (20,24) of cells
-        labels.append(f"{name}: {sum(count.values()) / 1e6:,.0f} M numbers")
-    state, last = nets["transformer"].state_dict(), MMDiTConfig().depth
-    rows = [f"{stream}.{tensor}.weight" for stream in ("x_block", "context_block")
-            for tensor in ("adaLN_modulation.1", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
-    sizes = [[state[f"joint_blocks.{i}.{row}"].numel() if f"joint_blocks.{i}.{row}" in state else 0
-              for i in range(last)] for row in rows]
-    pictures.append(heat(sizes, 8).repeat(2, 0))
-    labels.append("24 blocks: x's tensors, text's")
-    return page(path, pictures, labels, columns=3)
+def must_fit(cfg, config, vae, text=None):
+    """The files that --out carries may be another run's than the flags are: what the transformer reads has to
+    be as wide as what they write. (presets.check_borders sees flags alone, before anything is trained.)"""
+    words = text.config.width if isinstance(text, ToyText) else 0
+    owner = "latte" if cfg.stage == "latte" else "dit"
+    for leaf, written, whose in (("in_channels", vae.config.z_channels, "the VAE's latents have"),
+                                 ("context_dim", words, "the text encoder's vectors have"),
+                                 ("pooled_dim", words, "the text encoder's vectors have")):
+        value = getattr(config, leaf)
+        if written and value and value != written:                      # a Latte's 0: it reads none
+            raise UserError(f"--{owner}.{leaf} {value}: {whose} {written} in {cfg.out}; give that number")
 
 
-def main():
-    differs, refusal = demo()
-    print(f"an MMDiT and its copy out of a file of several networks differ by {differs}   (right: 0.0)")
-    print(f"without one tensor: {refusal}   (a right reader names final_layer.linear.bias)")
-    draw("out/published.png")
-    print("what Stable Diffusion 3's files are made of is drawn in out/published.png: MLPs darkest, then "
-          "attention, modulation, the rest; below, each tensor of its joint blocks")
+def bring(cfg, run):
+    """A folder of ours that --init names brings what its networks were trained with."""
+    file = ours(cfg, cfg.stage, *KEPT)
+    if file and run.rank == 0:
+        for name in ("judge", "vae", "dpvae", "text"):
+            source, target = file.with_name(f"{name}.safetensors"), Path(cfg.out) / f"{name}.safetensors"
+            if source.is_file() and not target.is_file():
+                write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
+    run.wait()
 
 
-if __name__ == "__main__":
-    polite(main)
+def image_vae(cfg, run):
+    """The 2D VAE: from --init, ours or published (Stable Diffusion's), else what stage vae left in --out."""
+    file = ours(cfg, "vae") or ("" if cfg.init else Path(cfg.out) / "vae.safetensors")
+    vae = load_network(KLVAE, file) if file else vae_at(cfg.init)
+    obey(cfg, "vae", vae.config, file or cfg.init)
+    return vae.to(run.device)
+
+
+def frozen_vae(cfg, run, name):
+    """The VAE of the latents, "vae" or "dpvae", that --out carries: from a stage before, or put there first.
+    Another one later would be another run."""
+    kind, file = {"vae": KLVAE, "dpvae": DPVAE}[name], Path(cfg.out) / f"{name}.safetensors"
+    if run.rank == 0 and (cfg.vae_weights or not file.is_file()):
+        given = given_vae(cfg, kind, name)
+        if given and not file.is_file():
+            save_network(file, given)
+        elif given and fingerprint(given) != fingerprint(load_network(kind, file)):
+            raise UserError(f"--vae_weights {cfg.vae_weights}: {file} is another VAE, whose latents this run "
+                            "has learned; leave the flag out, or give another --out")
+    run.wait()
+    if not file.is_file():
+        whose = {"vae": "Stable Diffusion 1.4's VAE",
+                 "dpvae": "a dpvae.safetensors, or with --init a folder that holds one"}[name]
+        raise UserError(f"no {file}: train --stage {name} first, or give --vae_weights {whose}")
+    return load_network(kind, file).to(run.device).requires_grad_(False)
+
+
+def given_vae(cfg, kind, name):
+    """The VAE of --vae_weights, ours (a file, or its folder) or published; else an image VAE that lies in a
+    published --init; else None."""
+    if cfg.vae_weights:
+        path = Path(cfg.vae_weights).expanduser()
+        own = path / f"{name}.safetensors" if path.is_dir() else path
+        given = load_network(kind, own) if class_of(own) else vae_at(path)
+        if not isinstance(given, kind):
+            raise UserError(f"--vae_weights {path}: stage {cfg.stage} reads a {name}.safetensors, which "
+                            f"stage {name} makes of it (--init)")
+        return given
+    if name == "vae" and cfg.init and not ours(cfg, cfg.stage, *KEPT):
+        found = open_released(cfg.init)
+        return found.vae() if "vae" in found.states else None
+    return None
+
+
+def perceptual_for(cfg, run):
+    """LPIPS's distance: VGG's from --lpips. The toy world's judge stands in for VGG, whose weights are not
+    shipped. Without either the term is left out, and that is said: it is a part of Eq. 4."""
+    path = Path(cfg.out) / "judge.safetensors"
+    if not cfg.lpips_weight:
+        return None
+    if cfg.lpips:
+        vgg = load_detector(cfg.lpips, "lpips_vgg").to(run.device).requires_grad_(False)
+        return lambda a, b: vgg(a, b).mean()
+    if not path.is_file():
+        if run.rank == 0:
+            print(f"{cfg.stage}: no LPIPS term: --lpips FILE gives VGG16's weights, --lpips_weight 0 agrees")
+        return None
+    judge = load_network(Judge, path).to(run.device).requires_grad_(False)
+    return lambda a, b: perceptual_distance(judge.pyramid, a, b).mean()

@@ -1,4 +1,4 @@
-"""Tests of published.py: each released layout becomes our network, and what does not fit is named."""
+"""Tests of pretrained.py: each released layout becomes our network, and what does not fit is named."""
 
 import gzip
 import json
@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-import published
-from checkpoint import UserError, read_state
+import pretrained
+from support.checkpoints import read_state
+from support.cli import UserError
 from conftest import GOLDEN, golden, released
 from dit import DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, scrambled
 from latte import Latte, LatteConfig
-from test_features import golden as refilled
+from test_detectors import golden as refilled
 from test_text import fixture, tiny_sd3
 from test_vae import FILES, count, golden_vae, image
 from text import T5Config, T5Encoder
@@ -32,7 +33,7 @@ def test_golden_both_layouts_load_to_the_same_weights(name):
     nets = []
     for file in (name, f"{name}_diffusers"):
         weights, _, _, config = golden(file)
-        nets.append(published.mmdit(weights, head_dim=config["head_dim"]))
+        nets.append(pretrained.mmdit(weights, head_dim=config["head_dim"]))
     assert asdict(nets[0].config) == asdict(nets[1].config)
     assert_close(nets[0].state_dict(), nets[1].state_dict(), atol=0, rtol=0)
 
@@ -41,7 +42,7 @@ def test_golden_other_networks_in_the_file_are_ignored():
     """sd3_medium.safetensors also holds the VAE and text encoders."""
     weights, _, _, config = golden("sd3_mmdit")
     extra = dict.fromkeys(("first_stage_model.conv_in.bias", "text_encoders.clip_l.x"), torch.zeros(1))
-    net = published.mmdit({**weights, **extra}, head_dim=config["head_dim"])
+    net = pretrained.mmdit({**weights, **extra}, head_dim=config["head_dim"])
     assert net.config.depth == config["depth"]
 
 
@@ -49,11 +50,11 @@ def test_golden_weights_keep_their_dtype_unless_told():
     """Half-precision files are not doubled in memory: their tensors are taken over, not copied."""
     weights, _, _, config = golden("sd3_mmdit")
     half = {name: tensor.half() for name, tensor in weights.items()}
-    net = published.mmdit(half, head_dim=config["head_dim"])
+    net = pretrained.mmdit(half, head_dim=config["head_dim"])
     name = "x_embedder.proj.weight"
     assert net.x_embedder.proj.weight.data_ptr() == half["model.diffusion_model." + name].data_ptr()
     assert {p.dtype for p in net.parameters()} == {torch.float16}
-    assert published.mmdit(half, config["head_dim"], torch.float32).pos_embed.dtype == torch.float32
+    assert pretrained.mmdit(half, config["head_dim"], torch.float32).pos_embed.dtype == torch.float32
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
@@ -67,12 +68,12 @@ def test_golden_a_wrong_key_is_named(change):
         name = name if change == "shape" else "joint_blocks.0.surprise"
         weights[prefix + name] = torch.zeros(3)
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
-        published.mmdit(weights, head_dim=config["head_dim"])
+        pretrained.mmdit(weights, head_dim=config["head_dim"])
 
 
 def test_weights_of_another_network_are_refused_by_name():
     """A clear line, not a KeyError."""
-    for read, name in ((published.mmdit, "MMDiT"), (published.dit, "DiT"), (published.pixart, "PixArt")):
+    for read, name in ((pretrained.mmdit, "MMDiT"), (pretrained.dit, "DiT"), (pretrained.pixart, "PixArt")):
         with pytest.raises(UserError, match=name):
             read({"conv1.weight": torch.zeros(2, 2)})
 
@@ -80,7 +81,7 @@ def test_weights_of_another_network_are_refused_by_name():
 def test_golden_dit_reads_its_config_off_the_shapes():
     """What shapes cannot tell is an argument."""
     weights, _, _, config = golden("dit")
-    found = published.dit(weights, head_dim=config["hidden_size"] // config["num_heads"]).config
+    found = pretrained.dit(weights, head_dim=config["hidden_size"] // config["num_heads"]).config
     for ours, theirs in (("depth", "depth"), ("width", "hidden_size"), ("heads", "num_heads"),
                          ("input_size", "input_size"), ("learn_sigma", "learn_sigma")):
         assert getattr(found, ours) == config[theirs], ours
@@ -92,7 +93,7 @@ def test_golden_dit_reads_its_config_off_the_shapes():
 def test_golden_released_mmdit_keys_all_fit(name, depth, dual, qk_norm):
     """Released sizes: each key is used, none is missing, the config is right."""
     state, _ = released(name)
-    config = published.mmdit(state).config
+    config = pretrained.mmdit(state).config
     assert (config.depth, config.heads) == (depth, depth)
     assert (config.dual_attention, config.qk_norm) == (dual, qk_norm)
     assert (config.context_dim, config.pooled_dim, config.mlp_ratio) == (4096, 2048, 4.0)
@@ -102,14 +103,14 @@ def test_golden_released_mmdit_keys_all_fit(name, depth, dual, qk_norm):
 def test_golden_released_dit_keys_all_fit(name, size):
     """DiT-XL/2: the defaults of DiTConfig are the released 256 model."""
     state, _ = released(name)
-    assert published.dit(state).config == DiTConfig(input_size=size)
+    assert pretrained.dit(state).config == DiTConfig(input_size=size)
 
 
 @pytest.mark.parametrize("name, size, micro", [("256", 32, False), ("512", 64, False), ("1024", 128, True)])
 def test_golden_released_pixart_keys_all_fit(name, size, micro):
     """PixArt-XL/2 in Diffusers' layout; the 1024 model has micro-conditions and interpolated positions."""
     state, _ = released(f"PixArt-XL-2-{name}.diffusers_transformer")
-    config = published.pixart(state, sample_size=size).config
+    config = pretrained.pixart(state, sample_size=size).config
     scale = max(size // 64, 1)
     assert config == PixArtConfig(sample_size=size, interpolation=scale, micro_conditions=micro)
 
@@ -119,7 +120,7 @@ def test_pixart_takes_the_original_file_too():
     config = PixArtConfig(depth=1, width=24, heads=2, caption_channels=6)
     net = scrambled(PixArt(config))
     extra = {"pos_embed": torch.zeros(1, 4, 24), "y_embedder.y_embedding": torch.zeros(120, 6)}
-    loaded = published.pixart({"state_dict": {**net.state_dict(), **extra}}, head_dim=12)
+    loaded = pretrained.pixart({"state_dict": {**net.state_dict(), **extra}}, head_dim=12)
     assert_close(loaded.state_dict(), net.state_dict())
 
 
@@ -135,14 +136,14 @@ def test_golden_a_checkpoint_loads_out_of_every_container(tmp_path):
                   {f"module.{name}": tensor for name, tensor in weights.items()},
                   {"ema": {f"module._orig_mod.{name}": tensor for name, tensor in old.items()}}):
         torch.save(state, tmp_path / "latte.pt")
-        net = published.latte(read_state(tmp_path / "latte.pt"), head_dim)
+        net = pretrained.latte(read_state(tmp_path / "latte.pt"), head_dim)
         assert_close(net.state_dict(), weights, atol=0, rtol=0)
 
 
 def test_golden_released_latte_keys_all_fit():
     """Latte-XL/2 of UCF101: 293 tensors, 674,112,416 elements with both tables."""
     state, _ = released("Latte-XL-2-extras2")
-    net = published.latte(state)
+    net = pretrained.latte(state)
     assert asdict(net.config) == asdict(LatteConfig(condition="class", context_dim=0))
     assert sum(tensor.numel() for tensor in net.state_dict().values()) == 674_112_416
 
@@ -150,7 +151,7 @@ def test_golden_released_latte_keys_all_fit():
 def test_golden_released_text_to_video_keys_all_fit():
     """Latte-1: 28 spatial and 28 temporal blocks, 1,057.25 M parameters."""
     state, _ = released("Latte-1.diffusers_transformer")
-    net = published.latte_t2v(state)
+    net = pretrained.latte_t2v(state)
     axes = [block.axes for block in net.blocks]
     assert axes == [("space",), ("time",)] * 28 and (net.config.heads, net.config.context_dim) == (16, 4096)
     assert count(net) == 1_057_246_880
@@ -159,7 +160,7 @@ def test_golden_released_text_to_video_keys_all_fit():
 def test_another_networks_weights_are_refused_by_name():
     """A clear line, not a KeyError."""
     with pytest.raises(UserError, match="Latte"):
-        published.latte({"conv1.weight": torch.zeros(2, 2)})
+        pretrained.latte({"conv1.weight": torch.zeros(2, 2)})
 
 
 @pytest.mark.parametrize("width, heads", [(384, 6), (768, 12), (1024, 16), (1152, 16)])
@@ -167,7 +168,7 @@ def test_a_released_file_knows_its_heads_by_its_width(width, heads):
     """Table 2: only XL has heads of 72; shapes do not tell."""
     with torch.device("meta"):
         state = Latte(LatteConfig(depth=2, width=width, heads=heads)).state_dict()
-    assert published.latte({"ema": state}).config.heads == heads
+    assert pretrained.latte({"ema": state}).config.heads == heads
 
 
 # ----------------------------------------------------------------------------------------------------- KL-VAE
@@ -202,15 +203,15 @@ def test_golden_old_attention_names_are_accepted(name):
             key = key.replace(new_name, old_name)
         old[key] = tensor
     assert old.keys() != state.keys()
-    assert_close(published.kl_vae(old, groups).state_dict(),
-                 published.kl_vae(state, groups).state_dict(), atol=0, rtol=0)
+    assert_close(pretrained.kl_vae(old, groups).state_dict(),
+                 pretrained.kl_vae(state, groups).state_dict(), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_golden_released_keys_are_all_consumed(name):
     """Every tensor of the published files has its place, none is left without a value, at the real sizes."""
     state, config = released(name)
-    vae = published.kl_vae(state)
+    vae = pretrained.kl_vae(state)
     assert len(vae.state_dict()) == len(state)
     assert vae.config == (SD3 if config["z_channels"] == 16 else SD14)
     assert (vae.config.scale, vae.config.shift) == (config["scaling_factor"], config["shift_factor"])
@@ -226,7 +227,7 @@ def test_golden_strangers_and_gaps_are_listed(name):
     state[names[2].replace("conv2", "conv9")] = torch.empty(1, device="meta")
     state["loss.logvar"] = torch.empty((), device="meta")
     with pytest.raises(UserError) as caught:
-        published.kl_vae(state)
+        pretrained.kl_vae(state)
     for part in ("1 missing: ", "1 unexpected: ", "conv9.bias", "1 wrongly shaped: ", "(7,) instead of "):
         assert part in str(caught.value)
     assert "loss.logvar" not in str(caught.value)
@@ -238,7 +239,7 @@ def test_golden_a_vae_is_found_inside_a_whole_checkpoint():
     prefix = "" if all(key.startswith("first_stage_model.") for key in state) else "first_stage_model."
     whole = {prefix + key: tensor for key, tensor in state.items()}
     whole["model.diffusion_model.x_embedder.proj.weight"] = torch.empty(8, 16, 2, 2, device="meta")
-    assert count(published.kl_vae(whole)) == 83_819_683
+    assert count(pretrained.kl_vae(whole)) == 83_819_683
 
 
 @pytest.mark.parametrize("state", [{}, {"encoder.conv_in.weight": torch.zeros(8, 3, 3, 3)},
@@ -246,7 +247,7 @@ def test_golden_a_vae_is_found_inside_a_whole_checkpoint():
 def test_other_weights_are_refused_by_name(state):
     """A text encoder given as --vae, or a file with the encoder alone."""
     with pytest.raises(UserError, match="not the weights of a Stable Diffusion VAE"):
-        published.kl_vae(state)
+        pretrained.kl_vae(state)
 
 
 # ---------------------------------------------------------------------------------------------- text encoders
@@ -258,7 +259,7 @@ def test_golden_t5_embedding_under_either_name():
     rest = {name: weight for name, weight in weights.items() if not re.search("shared|embed_tokens", name)}
     one, other = "shared.weight", "encoder.embed_tokens.weight"
     for names in ([one], [other], [one, other]):
-        net = published.t5({**rest, **{name: table for name in names}})
+        net = pretrained.t5({**rest, **{name: table for name in names}})
         assert torch.equal(net.shared.weight, table)
 
 
@@ -270,10 +271,10 @@ def test_golden_key_tables_of_the_released_encoders():
         state = {key.split(".transformer.")[-1]: torch.empty(shape, device="meta")
                  for key, shape in model["tensors"].items()}
         if "d_model" in want:
-            got = published.t5(state).config
+            got = pretrained.t5(state).config
             assert (got.width, got.heads, got.head_dim) == (want["d_model"], want["num_heads"], want["d_kv"])
         else:
-            got = published.clip(state, act=want["hidden_act"]).config
+            got = pretrained.clip(state, act=want["hidden_act"]).config
             assert (got.width, got.heads, got.layers) == (
                 want["hidden_size"], want["num_attention_heads"], want["num_hidden_layers"])
 
@@ -283,9 +284,9 @@ def test_a_missing_weight_is_named():
     state = tiny_sd3()["clip_l"]
     del state["text_model.encoder.layers.1.mlp.fc2.bias"]
     with pytest.raises(UserError, match="layers.1.mlp.fc2.bias"):
-        published.clip(state)
+        pretrained.clip(state)
     with pytest.raises(UserError, match="shared.weight"):
-        published.t5(state)
+        pretrained.t5(state)
 
 
 def save_in_shards(state, folder):
@@ -307,7 +308,7 @@ def test_all_layouts_on_disk_give_the_same_vectors(tmp_path):
                          ("t5xxl", "text_encoder_3")):
         save_file(states[name], tmp_path / "three" / f"{name}.safetensors")
         save_in_shards(states[name], tmp_path / "diffusers" / folder)
-    results = [published.load_sd3_text(tmp_path / source).assemble(ids, ids, ids % 60)
+    results = [pretrained.load_sd3_text(tmp_path / source).assemble(ids, ids, ids % 60)
                for source in ("one.safetensors", "three", "diffusers")]
     for context, pooled in results[1:]:
         assert_close(context, results[0][0])
@@ -321,7 +322,7 @@ def test_golden_latte_reads_t5_from_a_diffusers_folder(tmp_path):
     (tmp_path / "tokenizer").symlink_to((GOLDEN / "t5_tokenizer").resolve())
     state = T5Encoder(T5Config(vocab, 24, 1, 2, 8, 16)).state_dict()
     save_file(state, tmp_path / "text_encoder/model.safetensors")
-    context, mask = published.load_t5_text(tmp_path, length=12)(["a cat", ""])
+    context, mask = pretrained.load_t5_text(tmp_path, length=12)(["a cat", ""])
     assert context.shape == (2, 12, 24) and mask[1].tolist() == [1] + [0] * 11
 
 
@@ -331,14 +332,14 @@ def test_golden_latte_reads_t5_from_a_diffusers_folder(tmp_path):
 def test_golden_shipped_lpips_heads_are_the_published_ones(net):
     """checkpoints/lpips holds version 0.1's heads, and none is negative: more difference is never nearer."""
     _, trunk, stored = refilled(f"lpips_{net}_fill")
-    lpips = published.lpips(trunk)                         # net is told from the shapes
+    lpips = pretrained.lpips(trunk)                         # net is told from the shapes
     for i, head in enumerate(lpips.heads):
         assert head.min() >= 0
         torch.testing.assert_close(head.data, stored[f"weights.lin{i}.model.1.weight"], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("read, model", [(published.i3d, "i3d.rgb_imagenet"),
-                                         (published.inception, "fid_inception")])
+@pytest.mark.parametrize("read, model", [(pretrained.i3d, "i3d.rgb_imagenet"),
+                                         (pretrained.inception, "fid_inception")])
 def test_golden_released_files_have_our_keys(read, model):
     """Every key and shape of the released file is ours and the other way round, batch counters aside."""
     tables = json.loads(gzip.open(GOLDEN / "checkpoint_keys.json.gz").read())["models"]
@@ -350,15 +351,15 @@ def test_golden_released_files_have_our_keys(read, model):
 def test_a_missing_detector_says_where_it_is_published(tmp_path):
     """One line: the file, who has it, how big it is."""
     with pytest.raises(UserError, match="nowhere.pth; inception needs pt_inc.*95,628,359 bytes.*pytorch-fid"):
-        published.load_detector(tmp_path / "nowhere.pth", "inception")
+        pretrained.load_detector(tmp_path / "nowhere.pth", "inception")
 
 
 def test_a_wrong_detector_file_is_named_with_its_keys(tmp_path):
     """A state dict of something else."""
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
-    for kind in published.DETECTORS:
+    for kind in pretrained.DETECTORS:
         with pytest.raises(UserError, match="other.pth does not fit .*missing.*unexpected: weight"):
-            published.load_detector(tmp_path / "other.pth", kind)
+            pretrained.load_detector(tmp_path / "other.pth", kind)
 
 
 class EveryFlag(torch.nn.Module):
@@ -372,8 +373,8 @@ def test_torchscript_is_code_and_runs_only_when_trusted(tmp_path):
     """A TorchScript detector is taken as it is, but only if the user says so by name."""
     torch.jit.script(EveryFlag()).save(tmp_path / "i3d.pt")
     with pytest.raises(UserError, match="runs its code.*--trust-torchscript"):
-        published.load_detector(tmp_path / "i3d.pt", "i3d")
-    net = published.load_detector(tmp_path / "i3d.pt", "i3d", trust_torchscript=True)
+        pretrained.load_detector(tmp_path / "i3d.pt", "i3d")
+    net = pretrained.load_detector(tmp_path / "i3d.pt", "i3d", trust_torchscript=True)
     video = torch.rand(2, 3, 4, 56, 56)
     torch.testing.assert_close(net(video), video.mean((2, 3, 4)), rtol=0, atol=1e-5)
 
@@ -389,22 +390,9 @@ class Bytes(torch.nn.Module):
 def test_torchscript_c3d_probabilities_become_logits(tmp_path):
     """The Inception Score takes a softmax of every detector's logits: it must give the probabilities back."""
     torch.jit.script(Bytes()).save(tmp_path / "c3d.pt")
-    net = published.load_detector(tmp_path / "c3d.pt", "c3d", trust_torchscript=True)
+    net = pretrained.load_detector(tmp_path / "c3d.pt", "c3d", trust_torchscript=True)
     video = torch.tensor([-1.0, 0.6]).view(2, 1, 1, 1, 1).expand(2, 3, 20, 8, 8)
     torch.testing.assert_close(net(video).softmax(1), torch.tensor([[0.0, 1.0], [0.8, 0.2]]))
 
 
 # ------------------------------------------------------------------------------------------------------- demo
-
-def test_the_demo_reads_its_copy_and_names_the_gap():
-    """python published.py prints both."""
-    differs, refusal = published.demo()
-    assert differs == 0 and "1 missing: final_layer.linear.bias" in refusal
-
-
-def test_what_is_drawn_of_sd3_adds_up_to_its_file():
-    """SD3-medium's 2,028,328,000 trained numbers and its table of 192 x 192 positions, sorted by use."""
-    with torch.device("meta"):
-        count = published.shares(MMDiT(MMDiTConfig()))
-    assert sum(count.values()) == 2_028_328_000 + 192 * 192 * 1536
-    assert count["MLP"] > count["modulation"] > count["attention"] > count["the rest"]

@@ -17,12 +17,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import loop
+from support import checkpoints, cli, pages, trainer
 import train
-from checkpoint import UserError, has_bf16, load_network, read_state, save_state
+import vae
+from support.checkpoints import load_network, read_state, save_state
+from support.cli import UserError
+from support.ops import has_bf16
 from conftest import script
 from dit import MMDiT
-from loop import Player, Run, Stage, Trainer, learning_rate
+from support.trainer import Player, Run, Stage, Trainer, learning_rate
 from presets import Config, apply, parse
 
 STAGES = ("judge", "dit", "dpvae", "videodit", "latte")
@@ -39,7 +42,7 @@ def signals():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    loop.STOP.clear()
+    cli.STOP.clear()
 
 
 def run(out, stage, *flags):
@@ -88,13 +91,13 @@ def test_ten_steps_are_five_and_resume_and_five(tiny, tmp_path, stage):
 
 RANKS = """
 import sys
-import loop
 import presets
 import train
-from checkpoint import polite
+from support import trainer
+from support.cli import polite
 def main():
-    run = loop.setup()
-    with loop.told_once(run):
+    run = trainer.setup()
+    with trainer.told_once(run):
         for stage, flags in (("videodit", []), ("dpvae", []), ("dit", []), ("dit", ["--shard"])):
             out = sys.argv[1] + ("-shard" if flags else "")
             words = ["--config", "tiny", "--stage", stage, "--out", out, *sys.argv[2:], *flags]
@@ -124,7 +127,7 @@ def test_two_processes_reach_the_weights_of_one(tiny, tmp_path):
     for stage in ("videodit", "dpvae", "dit"):              # in this order both read the same cached latents
         alone, together = run(one, stage, *flags), read_state(two / stage / "state.pt")
         assert_close(felt(together["players"]), felt(alone["players"]), atol=1e-4, rtol=0)
-        logs = [[line[stage] for line in loop.read_log(out / stage / "log.jsonl")] for out in (one, two)]
+        logs = [[line[stage] for line in checkpoints.read_log(out / stage / "log.jsonl")] for out in (one, two)]
         assert logs[0] == pytest.approx(logs[1], abs=1e-4) and len(logs[0]) == 4
     sharded = read_state(cut / "dit" / "state.pt")
     assert_close(felt(sharded["players"]), felt(together["players"]), atol=1e-5, rtol=0)
@@ -201,10 +204,10 @@ def test_a_signal_saves_and_the_same_command_goes_on(tiny, tmp_path, monkeypatch
     monkeypatch.setattr(train, "transformer_loss", loss)
     with pytest.raises(UserError, match="step 3, saved; the same command goes on"):
         run(out, "dit", "--steps", 6)
-    loop.STOP.clear()
+    cli.STOP.clear()
     if whole:
         assert differs(whole, run(out, "dit", "--steps", 6)) == []
-        steps = [line["step"] for line in loop.read_log(out / "dit" / "log.jsonl")]
+        steps = [line["step"] for line in checkpoints.read_log(out / "dit" / "log.jsonl")]
         assert steps == sorted(set(steps)) and steps[-1] == 6
     else:
         assert read_state(out / "dit" / "state.pt")["step"] == 3
@@ -255,15 +258,15 @@ def test_another_run_is_not_gone_on_from_without_a_word(tmp_path, capsys):
 def test_older_states_stay_and_can_be_gone_back_to(tmp_path, older, there):
     """--keep K: each is a folder of its own to sample and to resume from; later ones go when one does."""
     states = [fit(tmp_path, step, save_every=1, keep=older) for step in range(1, 6)]
-    assert [step for step, _ in loop.kept(tmp_path / "line")] == there
-    for step, folder in loop.kept(tmp_path / "line"):
+    assert [step for step, _ in trainer.kept(tmp_path / "line")] == there
+    for step, folder in trainer.kept(tmp_path / "line"):
         assert differs(states[step - 1], read_state(folder / "state.pt")) == []
         assert load_network(Line, folder / "line.safetensors").layer.weight.shape == (1, 2)
     if older == 9:
         again = fit(tmp_path, 3, keep=9, resume=str(tmp_path / "line" / "0000002"))
         assert differs(again, states[2]) == []
-        assert [step for step, _ in loop.kept(tmp_path / "line")] == [1, 2, 3]
-        assert [line["step"] for line in loop.read_log(tmp_path / "line" / "log.jsonl")] == [1, 2, 3]
+        assert [step for step, _ in trainer.kept(tmp_path / "line")] == [1, 2, 3]
+        assert [line["step"] for line in checkpoints.read_log(tmp_path / "line" / "log.jsonl")] == [1, 2, 3]
 
 
 def test_what_a_kill_left_undone_is_done_by_the_same_command(tmp_path):
@@ -272,10 +275,10 @@ def test_what_a_kill_left_undone_is_done_by_the_same_command(tmp_path):
     folder = tmp_path / "line" / "0000002"
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    folder.rename(tmp_path / "line" / f".0000002.{loop.HOST}.{gone.pid}.tmp")
-    loop.sweep.cache_clear()
+    folder.rename(tmp_path / "line" / f".0000002.{checkpoints.HOST}.{gone.pid}.tmp")
+    checkpoints.sweep.cache_clear()
     fit(tmp_path, 2)
-    assert [step for step, _ in loop.kept(tmp_path / "line")] == [2]
+    assert [step for step, _ in trainer.kept(tmp_path / "line")] == [2]
     assert not list((tmp_path / "line").glob(".*"))
 
 
@@ -323,7 +326,7 @@ def test_muon_makes_all_directions_of_a_matrix_equally_long():
     generator = torch.Generator().manual_seed(0)
     for shape in ((64, 64), (32, 96), (96, 32)):
         u, s, v = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
-        made = torch.linalg.svdvals(loop.even(u * torch.logspace(0, -2, len(s)) @ v))
+        made = torch.linalg.svdvals(trainer.even(u * torch.logspace(0, -2, len(s)) @ v))
         assert 0.65 < made.min() and made.max() < 1.25
 
 
@@ -331,7 +334,7 @@ def test_muon_is_the_published_one():
     """torch's own, momentum 0.95 with Nesterov, to the rounding of bf16; what is no matrix moves by AdamW."""
     matrix, vector = torch.randn(48, 16, generator=torch.Generator().manual_seed(0)), torch.ones(3)
     mine, theirs = ([torch.nn.Parameter(p.clone()) for p in (matrix, vector)] for _ in range(2))
-    muon = loop.Muon([{"params": mine[1:]}, {"params": mine[:1]}], 0.02, weight_decay=0.1, fused=True)
+    muon = trainer.Muon([{"params": mine[1:]}, {"params": mine[:1]}], 0.02, weight_decay=0.1, fused=True)
     others = [torch.optim.Muon(theirs[:1], 0.02, weight_decay=0.1),
               torch.optim.AdamW(theirs[1:], 0.02, weight_decay=0.1, fused=True)]
     for step in range(5):
@@ -410,7 +413,7 @@ def fit(out, steps, bad=(), **flags):
     """The loop alone, on the line: what it leaves for resuming."""
     cfg = apply(Config(), {"out": str(out), "stage": "line", "steps": steps, "bf16": False, "warmup": 0,
                            "log_every": 1, "lr": 0.1, **flags})
-    loop.fit(cfg, Run(), line_stage(bad))
+    trainer.fit(cfg, Run(), line_stage(bad))
     return read_state(out / "line" / "state.pt")
 
 
@@ -424,11 +427,11 @@ def test_bf16_is_left_to_those_who_multiply_in_it(tmp_path, capsys, monkeypatch)
         able &= torch.backends.mkldnn.is_available()
         assert has_bf16("cpu") == able
         cfg = apply(Config(), {"bf16": True})
-        with loop.autocast(cfg, Run()):
+        with trainer.autocast(cfg, Run()):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if able else torch.float32)
         fit(tmp_path / str(able), 2, bf16=True)
         assert ("does not multiply in bf16" in capsys.readouterr().out) != able
-    with loop.autocast(apply(Config(), {"bf16": False}), Run()):
+    with trainer.autocast(apply(Config(), {"bf16": False}), Run()):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
@@ -490,7 +493,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path):
 
 def test_in_a_game_a_step_counts_once(tiny, tmp_path, monkeypatch):
     """A discriminator that is well does not hide that the DP-VAE is not; two sick ones are one bad step."""
-    honest = train.dp_vae_loss
+    honest = vae.dp_vae_loss
 
     def loss(*words):
         total, x_hat, log = honest(*words)
@@ -505,7 +508,7 @@ def test_in_a_game_a_step_counts_once(tiny, tmp_path, monkeypatch):
 def test_a_line_of_the_log_says_what_a_step_cost(tmp_path):
     """Loss, norm, rate, samples a second, the share of waiting for data, memory, time to go."""
     fit(tmp_path, 3)
-    last = loop.read_log(tmp_path / "line" / "log.jsonl")[-1]
+    last = checkpoints.read_log(tmp_path / "line" / "log.jsonl")[-1]
     assert {"step", "line", "norm", "lr", "samples_per_s", "wait", "memory_gb", "eta_s"} <= last.keys()
     assert 0 <= last["wait"] <= 1 and last["eta_s"] == 0 and last["samples_per_s"] > 0
     assert last["samples_per_s"] == pytest.approx(16 * last["steps_per_s"])
@@ -513,7 +516,7 @@ def test_a_line_of_the_log_says_what_a_step_cost(tmp_path):
 
 def test_tokens_are_counted_where_there_are_tokens(tiny):
     """videodit's log: 8 frames are 2 latent ones of 4 x 4 numbers, 2 x 2 patches: 8 tokens a clip."""
-    last = loop.read_log(tiny.folder / "videodit" / "log.jsonl")[-1]
+    last = checkpoints.read_log(tiny.folder / "videodit" / "log.jsonl")[-1]
     assert last["tokens_per_s"] <= 8 * last["samples_per_s"] * 1.001            # a picture has 4
 
 
@@ -521,8 +524,8 @@ def test_a_log_that_was_cut_is_still_read(tmp_path):
     """A full disk or a kill can leave half a line; a resumed run drops it, and what it will write again."""
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n[3]\n{"step": 3, "lo')
-    assert [line["step"] for line in loop.read_log(path)] == [1, 2]
-    loop.cut_log(path, 1)
+    assert [line["step"] for line in checkpoints.read_log(path)] == [1, 2]
+    checkpoints.cut_log(path, 1)
     assert path.read_text() == '{"step": 1}\n'
 
 
@@ -544,5 +547,5 @@ def test_the_report_is_one_page_with_curves_pictures_and_settings(tiny, tmp_path
 
 def test_a_curve_passes_over_numbers_that_are_none():
     """null in the log is a step that was left out."""
-    drawn = loop.curve("loss", [(1, 2.0), (2, None), (3, 1.0)])
-    assert drawn.count(",") == 2 and "step 1" in drawn and loop.curve("loss", [(1, None)]) == ""
+    drawn = pages.curve("loss", [(1, 2.0), (2, None), (3, 1.0)])
+    assert drawn.count(",") == 2 and "step 1" in drawn and pages.curve("loss", [(1, None)]) == ""

@@ -1,0 +1,97 @@
+"""cli.py - errors and flags for people: one line that names the file or flag and the way out, exit code 2.
+
+Also here: what a signal means (finish the step, save, end), and an unknown flag's nearest known one."""
+
+import argparse
+import difflib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+# ---------------------------------------------------------------------------------------------- errors
+
+# A stack trace is for the person who mends the code. The person who mistyped a flag or has a broken film
+# needs one line: what is wrong, where, and what to do. So everything that a person can mend is a UserError,
+# and everything else stays what it was: a bug, with its trace.
+
+class UserError(Exception):
+    """One line for the person: what is wrong, in which file or flag, and the way out. Ends in exit code 2."""
+
+
+def polite(main):
+    """Run a script's main(); a UserError becomes one line on stderr and exit code 2, not a stack trace."""
+    try:
+        main()
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+# argparse guesses: --st is taken for --steps as long as no other flag begins so, and a flag that is added
+# next year changes what a command of today means. Here nothing is guessed, and the nearest is named.
+
+class FlagParser(argparse.ArgumentParser):
+    """argparse that names the nearest known flag: `--step 10` is answered with --steps, and exit code 2."""
+
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                         **settings)
+
+    def parse_args(self, argv=None):
+        known, unknown = self.parse_known_intermixed_args(argv)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1, 0.4)
+            raise UserError(f"unknown flag {unknown[0]}"
+                            + (f"; did you mean {near[0]}?" if near else "; see --help"))
+        return known
+
+    def error(self, message):
+        raise UserError(message)
+
+
+# ---------------------------------------------------------------------------------------------- signals
+
+# A run of days is ended by others: a scheduler sends SIGTERM or SIGUSR1 before it takes the machine back, a
+# closed terminal SIGHUP, a person Ctrl-C (SIGINT). Left alone, each of them kills at once, and the steps
+# since the last save are lost. So they are noted here, in one list, and whatever works for long looks at the
+# list where it can stop in good order: the loop after a step, the encoder of latents after a batch.
+
+STOP = []      # [(number, time)] of the signals noted so far; tests clear it
+
+
+def catch_signals():
+    """From now on the first signal asks; a second one, two seconds later or more, ends the process at once.
+
+    Not any second one: a scheduler and torchrun both pass the same SIGTERM on, milliseconds apart."""
+    owner = os.getpid()
+
+    def note(number, frame):
+        STOP.append((number, time.monotonic()))
+        if STOP[-1][1] - STOP[0][1] > 2:
+            os._exit(128 + number)
+        if os.getpid() == owner and len(STOP) == 1:         # not in the loader's workers, which inherit this
+            os.write(2, f"\n{signal.Signals(number).name}: stopping at the next good place\n".encode())
+
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"):
+        number = getattr(signal, name, None)                # Windows knows the first two alone
+        if number and signal.getsignal(number) != signal.SIG_IGN:       # nohup ignores SIGHUP: so do we
+            signal.signal(number, note)
+
+
+def stop_if_asked(doing="this"):
+    """Long work calls it where it can be taken up again: write_cache after each batch of clips, for example.
+    It raises, so that whoever called does not have to pass a word up through five functions."""
+    if STOP:
+        raise UserError(f"stopped by a signal during {doing}; what is finished stays, "
+                        "and the same command goes on from there")
+
+
+# Messages of other libraries run over pages; what a person needs of them is mostly their first sentence.
+
+def first_line(error):
+    """The first line of an exception's text, short enough for one line on a terminal."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

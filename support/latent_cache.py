@@ -1,0 +1,216 @@
+"""latent_cache.py - latents encoded once, in shards that are each written whole, and read back as a data set.
+
+Shapes: latents (n,C,T',h,w) raw, before (z - shift) * scale; the text encoders' vectors once a caption."""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+import torch
+from tqdm import tqdm
+
+from support.checkpoints import save_tensors
+from support.cli import UserError
+from support.folders import list_classes
+from support.order import load
+
+
+# -------------------------------------------------------------------------------------------- cached latents
+
+# Encoding costs a quarter of a step of VideoDiT and nine tenths of one of Latte-S, and a frozen VAE gives the
+# same answer every time. So latents may be encoded once, into shards that are each written whole. Stored are
+# raw posterior means, before (z - shift) * scale; the constants stand beside them. The price: of each film
+# only the windows that were encoded are ever seen, and a caption's vectors (154 x 4096 for SD3, 1.3 MB) weigh
+# more than its clip; so they are stored once for each different caption, under a hash of it.
+#
+#     FOLDER/00000-of-00012.safetensors    latents (n,C,T',h,w); as metadata captions, places and `made`
+#     FOLDER/text/3f/9c0a...safetensors    what the text encoders say of one caption
+#
+# A cache is a promise that may be broken behind its back: another VAE, another crop, a film replaced under
+# its old name. So `made` holds all that the latents depend on, and whoever reads compares it with what the
+# run would make (identity() of the data set, fingerprint() of the VAE), and names what differs.
+
+SHARD = re.compile(r"(\d{5})-of-(\d{5})\.safetensors")
+
+
+# Is a cached latent as good as a fresh one? Nearly: the mean of the posterior instead of a draw from it
+# (their difference is far below the noise that training adds), in 16 bits. What is lost is variety. `windows`
+# says how many windows of each film are kept; the papers see a new one on each of a million steps.
+def fingerprint(net):
+    """Sixteen hex digits that two networks share only if every weight is the same."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def shards_of(folder):
+    """The shards of a cache, in order. By their whole name: a write that was killed leaves a file whose name
+    only looks like one, and a folder may hold those of another count."""
+    return sorted(path for path in Path(folder).glob("*.safetensors") if SHARD.fullmatch(path.name))
+
+
+def write_cache(folder, dataset, encode, batch, vae, shift=0.0, scale=1.0, epochs=1, shard=512,
+                dtype=torch.float16, workers=0, rank=0, world_size=1, text=None, speaker="", watch=None):
+    """Encode every item (`epochs` windows of each film) into NNNNN-of-MMMMM.safetensors under `folder`.
+
+    encode    batch -> {"latent": (B,C,T',h,w) raw, ...}; it is given `batch` items at a time
+    vae       fingerprint() of the encoder: LatentCache refuses latents of another one
+    text      [captions] -> {"context": (B,L,D), ...}, asked once for each different caption, `batch` at once;
+              speaker names its encoders as `vae` does the VAE
+    watch     called after every batch: the place to stop, by an exception, when a signal has come
+    Shards that are there are kept, so an interrupted run goes on; ranks take every world_size-th shard."""
+    total, folder = epochs * len(dataset), Path(folder)
+    made = {"vae": vae, "text": speaker, "shift": shift, "scale": scale, **dataset.identity(),
+            "items": total, "shard": shard}
+    for path in shards_of(folder)[:1]:
+        check_made(folder, cache_made(path)[0], made)
+    shards = math.ceil(total / shard)
+    with tqdm(total=total // world_size, unit="clip", desc=f"encode to {folder}", disable=rank > 0) as bar:
+        def tick(items):
+            bar.update(items)
+            if watch:
+                watch()
+
+        for number in range(rank, shards, world_size):
+            path = folder / f"{number:05d}-of-{shards:05d}.safetensors"
+            positions = range(number * shard, min((number + 1) * shard, total))
+            if path.exists():
+                bar.update(len(positions))
+            else:
+                write_shard(path, dataset, encode, batch, positions, made, dtype, workers, tick)
+            if text:
+                write_texts(folder, cache_made(path)[1], text, batch, dtype, tick)
+
+
+# Only whole shards exist. If a process dies inside one, the next run makes it again, from its positions
+# alone; nobody has to ask what is done, so ranks need no lock: each has the shards of its own number.
+def write_shard(path, dataset, encode, batch, positions, made, dtype, workers, tick):
+    """One file: tensors, and as metadata the captions and how it was made. It appears whole or not at all."""
+    rows = [divmod(position, len(dataset))[::-1] for position in positions]              # (index, epoch)
+    chunks = [rows[start:start + batch] for start in range(0, len(rows), batch)]
+    parts, captions, places = [], [], []
+    for loaded in load(dataset, chunks, workers):
+        parts.append({key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+                      for key, tensor in encode(loaded).items()})
+        captions += loaded["caption"]
+        places += loaded["place"]
+        tick(len(loaded["caption"]))
+    state = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]} # (n,C,T',h,w)
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise UserError(f"latents for {path} are not finite in {dtype}; try bfloat16, or look at the VAE")
+    metadata = {"made": json.dumps(made), "captions": json.dumps(captions), "places": json.dumps(places)}
+    save_tensors(path, state, metadata)
+
+
+# Text is found by its hash: the file of a caption is where 128 bits of its SHA-256 say. No list has to be
+# kept or locked, equal captions meet in one file whoever writes it, and a million files are spread over 256
+# folders. (Two captions with one hash are less likely than a meteorite in the disk.)
+def text_path(folder, caption):
+    """Where a cache keeps it."""
+    mark = hashlib.sha256(caption.encode()).hexdigest()[:32]
+    return Path(folder) / "text" / mark[:2] / f"{mark[2:]}.safetensors"
+
+
+# Prompts repeat far more than clips do (a class has a hundred films), and an encoder of 5 billion weights is
+# the dearest part of a cache. So first it is seen which captions are new, and only these are read.
+def write_texts(folder, captions, text, batch, dtype, tick):
+    """What the text encoders say of these captions, as far as it is not there yet."""
+    missing = [caption for caption in dict.fromkeys(captions) if not text_path(folder, caption).exists()]
+    for start in range(0, len(missing), batch):
+        asked = missing[start:start + batch]
+        told = {key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+                for key, tensor in text(asked).items()}                                  # (n,L,D), ...
+        for row, caption in enumerate(asked):
+            state = {key: tensor[row].contiguous() for key, tensor in told.items()}      # (L,D), ...
+            save_tensors(text_path(folder, caption), state, {})
+        tick(0)
+
+
+def cache_made(path):
+    """(how it was made, captions, places) of a shard."""
+    try:
+        with safe_open(path, "pt") as file:
+            return tuple(json.loads(file.metadata()[key]) for key in ("made", "captions", "places"))
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is truncated or no latent cache ({error}); delete it and encode again")
+
+
+# A refusal names what differs, "stride 1 instead of 3", because the way out depends on it: a forgotten flag
+# is added, a new data set gets a folder of its own, and a cache is only deleted by a person.
+def check_made(folder, made, want):
+    """Latents of another VAE look like noise to this one's decoder: refuse, naming what differs."""
+    differs = [f"{key} {made.get(key)} instead of {want[key]}" for key in want if made.get(key) != want[key]]
+    if differs:
+        raise UserError(f"the latent cache in {folder} was made differently: {'; '.join(differs)}; "
+                        "delete it, or give another folder with --cache")
+
+
+@functools.lru_cache(maxsize=4096)
+def open_shard(path, written, process):
+    """Memory-mapped, one handle a process. `written`, its time, tells it from an older one of that name."""
+    return safe_open(path, "pt")
+
+
+# Safetensors files are mapped, not read: a row of a shard is a few pages of the disk, and the kernel keeps
+# those that are asked for often. So a cache of a terabyte trains in a few gigabytes of memory, and opening it
+# reads the headers alone, in which the captions stand.
+class LatentCache:
+    """What write_cache wrote, as a dataset of {"latent": (C,T',h,w) raw, "caption": str, "place": str, ...}.
+
+    vae       the fingerprint that the latents must have been made with; None trusts them
+    words     (index, epoch) -> caption, for captions that change with the epoch; None: those stored
+    want      identity() of the data set that the run would encode, and whatever else of `made` must be so"""
+
+    def __init__(self, folder, vae=None, words=None, want=None):
+        self.folder, self.paths, self.words = Path(folder), shards_of(folder), words
+        if not self.paths:
+            raise UserError(f"no latent cache in {folder}; encode one first, or check --cache")
+        shards = int(SHARD.fullmatch(self.paths[0].name)[2])
+        if len(self.paths) != shards:
+            raise UserError(f"the latent cache in {folder} has {len(self.paths)} of {shards} shards: it was "
+                            "interrupted; run the encoding again to go on")
+        self.made = cache_made(self.paths[0])[0]
+        check_made(folder, self.made, {**({} if vae is None else {"vae": vae}), **(want or {})})
+        self.written = [path.stat().st_mtime_ns for path in self.paths]
+        self.captions, self.places = [], []
+        for path in self.paths:
+            _, captions, places = cache_made(path)
+            self.captions += captions
+            self.places += places
+        self.shift, self.scale, self.shard = (self.made[key] for key in ("shift", "scale", "shard"))
+
+    def __len__(self):
+        return len(self.captions)
+
+    def identity(self):
+        """Of the data that were encoded, and of their encoders."""
+        return self.made
+
+    @functools.cached_property
+    def classes(self):
+        return list_classes(self.places)
+
+    def item(self, index, epoch=0):
+        shard, row = divmod(index, self.shard)
+        file = open_shard(str(self.paths[shard]), self.written[shard], os.getpid())
+        tensors = {key: file.get_slice(key)[row] for key in file.keys()}                 # (C,T',h,w)
+        caption = self.words(index, epoch) if self.words else self.captions[index]
+        if self.made["text"]:
+            tensors |= self.text(caption)                                                # (L,D), (P)
+        return {"caption": caption, "place": self.places[index], **{
+            key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}}
+
+    def text(self, caption):
+        """What the text encoders said of it, when the cache was written."""
+        try:
+            return load_file(text_path(self.folder, caption))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f'{text_path(self.folder, caption)}, the text of "{caption[:60]}", is missing or '
+                            f"broken ({error}); run the encoding again")

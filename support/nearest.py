@@ -1,0 +1,391 @@
+"""nearest.py - read a clip back: the numbers of the toy world whose rendering is nearest to it, and how far, in dB.
+
+Shapes: clips (3,T,H,W) in [-1,1]. It sees what the attribute classifier does not: a second head, a smear."""
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from multiprocessing import Pool
+
+from PIL import Image, ImageDraw
+import numpy as np
+
+from support.toy_world import (BACKDROPS, COLOURS, DRIFTING, MOTIONS, RANGES, SCENES, SHAPES, SUBJECTS, Spec,
+                               _backdrop, _draw_subject, pose, swing_at)
+
+
+# ---------------------------------------------------------------------------------------------- reading back
+
+# How good is a generated clip of "a red cat jumping in snow"? There is no original to compare it with: place,
+# size, side and stride were the model's to choose. A judge that names the words is content with two heads.
+# Frechet's distance (metrics.py) needs hundreds of clips, and says nothing of one.
+# But this world is made of numbers. So we look for the Spec whose rendering is nearest to the clip, and say
+# how far away it still is, in decibels over the subject:
+#
+#     Spec* = the Spec of least squared error      dB = 10 log10(255^2 / mean squared error of render(Spec*))
+#
+# A model that draws only what the world could have drawn is limited by its VAE's blur alone. So the ceiling
+# is what the VAE makes of true clips, measured in the same way. Three traps:
+#
+# 1. The area. Over whole frames any model scores well, as backdrops are easy and most of the frame. Over the
+#    drawn subject alone a second head costs nothing. So: where the drawn subject is, and where the clip, near
+#    it, shows something that is neither backdrop nor drift.
+# 2. What drifts. Five flakes are fifteen numbers more, and none of the subject's. They are not fitted: a
+#    pixel of the backdrop may be any mixture of backdrop and flake, whichever suits it best.
+# 3. Wrong minima. Half a stride or a flip away lies a place from which every small change is worse. So the
+#    search begins at many places, coarsely, and only the best of them go on.
+#
+# To explain a picture by how it would be drawn is an old idea ("analysis by synthesis", "inverse graphics"),
+# and usually hopeless for want of a drawing program for the world. Where there is one it is a ruler: it needs
+# no training, and says by its Spec what it saw. Where there is none, Frechet's distance remains.
+
+@dataclass
+class Fit:
+    """What `nearest` says of one clip. dB are PSNR over the subject."""
+    spec: Spec                     # of the nearest clip; drift is empty, since it is not fitted
+    clip: np.ndarray               # that clip, uint8 (T,H,W,3), with nothing drifting
+    area: np.ndarray               # where it was compared, bool (T,H,W)
+    db: float                      # of all frames' errors together
+    frames: np.ndarray             # dB of each frame (T,)
+    alone: float                   # dB with each frame fitted by itself: shape, whatever the path; or nan
+    colour_drift: float            # how the subject's colour error wanders over the clip, in levels of 255
+    shape_drift: float             # how its shape does, as a share of its area
+
+
+def nearest(clips, told, alone=False, workers=1):
+    """(B,3,T,H,W) in [-1,1], and for each what it was to show -> B Fits.
+
+    told: captions, or Specs, of which only the words are read. Words left out, or "", are fitted as well.
+    alone: also fit each frame by itself, which takes twice as long. workers: processes."""
+    jobs = [(np.asarray(clip), words, alone) for clip, words in zip(clips, told)]
+    if min(workers, len(jobs)) < 2:
+        return [_nearest_to(*job) for job in jobs]
+    with Pool(min(workers, len(jobs))) as pool:
+        fits = pool.starmap(_nearest_to, jobs, chunksize=1)
+        pool.close()               # else `with` ends them by SIGTERM, which the children of a process that
+        pool.join()                # notes signals (checkpoints.py, catch_signals) only note: it waits for ever
+    return fits
+
+
+# Told "a red cat" or a Spec, only the words count; a Spec's numbers are what is looked for.
+def read_words(told):
+    """A caption, or a Spec -> (subject, colour, motion, scene), "" for what it does not say."""
+    if isinstance(told, Spec):
+        return told.subject, told.colour, told.motion, told.scene
+    said = f" {' '.join(told.lower().split())} "
+    return tuple(next((word for word in words if f" {word} " in said), "")
+                 for words in (SUBJECTS, COLOURS, MOTIONS, SCENES))
+
+
+# What a pixel costs. The subject covers a share a of it with paint p; behind is the backdrop b, or a drifting
+# thing of colour d, or their mixture. So the pixel should be
+#     a p + (1 - a) (b + l (d - b))          with any l from 0 to 1
+# and the best l is a least-squares fit of one number: with r = pixel - a p - (1 - a) b and
+# v = (1 - a) (d - b) it is l = r.v / v.v, clipped. Where the subject covers all, v is 0: nothing is excused.
+# So a flake behind a leg is neither held against the clip nor taken for a part of the cat, though nobody
+# knows where the flakes are. The price: a white leg in the snow could be one, and weighs little.
+class Stage:
+    """A clip before its scene's empty backdrop; what its pixels cost with a subject there, and without."""
+    SEEN = 40.0                    # levels of 255: what is further from backdrop and drift is "something"
+
+    def __init__(self, clip, scene):
+        self.clip, self.scene, self.size = clip, scene, clip.shape[1]             # float32 (T,H,W,3), 0..255
+        nowhere = Spec("", "", "", scene, drift=((-9.0, 0.0, 0.0),))              # its sun is out of sight
+        self.back = np.asarray(_backdrop(nowhere, 2 * self.size).reduce(2), np.float32)       # (H,W,3)
+        kind, horizon = BACKDROPS[scene][4], BACKDROPS[scene][3]
+        colour, high, low = DRIFTING[kind][1:]
+        if kind == "sun":
+            high, low = (horizon - 0.17, horizon) if scene == "at sunset" else (0.06, 0.26)
+        rows = (np.arange(self.size) + 0.5) / self.size
+        reach = 0.1 if kind != "sun" else 0.02
+        there = ((rows > high - reach) & (rows < low + reach))[:, None, None]                 # (H,1,1)
+        self.toward = (np.array(colour, np.float32) - self.back) * there                      # (H,W,3)
+        self.excused = np.ones(clip.shape[:3] + (1,), np.float32)                             # (T,H,W,1)
+        if kind in ("star", "flake", "bubble"):
+            self.excused[self._too_large()] = 0.0
+        whole = (slice(None), slice(None))
+        self.empty = np.stack([self.cost(t, whole, 0, np.float32(1)) for t in range(len(clip))])     # (T,H,W)
+        self.seen = self.empty > self.SEEN ** 2                                               # (T,H,W)
+
+    def _too_large(self):
+        """(T,H,W): flakes are 7 pixels (of 64) wide at most, so nine of their colour are a white cat."""
+        gap = self.clip - self.back
+        like = np.abs(gap - self.toward).sum(-1) < np.abs(gap).sum(-1)                        # (T,H,W)
+        reach = max(round(4.5 * self.size / 64), 1)
+        for every in (np.all, np.any):             # erosion, then dilation: what survives is wide both ways
+            for axis in (1, 2):
+                edge = [(reach, reach) if i == axis else (0, 0) for i in range(3)]
+                window = np.lib.stride_tricks.sliding_window_view(np.pad(like, edge), 2 * reach + 1, axis)
+                like = every(window, -1)                                                      # (T,H,W)
+        return like
+
+    def cost(self, t, box, paint, through):
+        """Mean squared error of the box's pixels. paint (h,w,3) is a p above, through (h,w,1) is 1 - a."""
+        r, v = self.clip[t][box] - paint - through * self.back[box], through * self.toward[box]   # (h,w,3)
+        l = (r * v).sum(-1, keepdims=True) / np.maximum((v * v).sum(-1, keepdims=True), 1e-3)     # (h,w,1)
+        r = r - l.clip(0, 1) * self.excused[t][box] * v
+        return (r * r).mean(-1)                                                               # (h,w)
+
+    def added(self, t, spec, pose, swing, corners=True):
+        """What a subject there adds to the frame's cost: the less, the better it explains the frame.
+
+        A sum and not a mean over its area: a mean would be lowest for a large subject that hides."""
+        if (layer := _layer(spec, pose, swing, self.size, corners)) is None:
+            return 0.0
+        return float((self.cost(t, *layer) - self.empty[t][layer[0]]).sum())
+
+    def total(self, spec, frames, corners=True):
+        return sum(self.added(t, spec, pose(spec, t, len(self.clip)), swing_at(spec, t), corners)
+                   for t in frames)
+
+    def compare(self, t, spec, pose, swing):
+        """Frame t beside the subject drawn there: picture (H,W,3), how much of each pixel is subject (H,W),
+        the area of trap 1 (H,W), the squared error summed over it."""
+        picture, cover, cost = self.back.copy(), np.zeros_like(self.empty[t]), self.empty[t].copy()
+        if (layer := _layer(spec, pose, swing, self.size)) is not None:
+            box, paint, through = layer
+            picture[box] = paint + through * self.back[box]
+            cover[box], cost[box] = 1 - through[..., 0], self.cost(t, *layer)
+        rows, columns = (np.indices(cover.shape) + 0.5) / self.size                           # (H,W) each
+        x, y, scale, _ = pose
+        near = np.hypot(columns - 0.5 - x, rows - 0.54 - y) < 1.4 * 0.29 * scale              # (H,W)
+        area = (cover > 0) | (near & self.seen[t])
+        return picture, cover, area, cost[area].sum()
+
+
+# Thousands of trials draw the same backdrop under a subject that fills a fifth of it. So the subject is drawn
+# alone on a clear canvas, and only its own box is compared; the rest of the frame costs what it did (empty).
+def _layer(spec, pose, swing, size, corners=True):
+    """The subject alone: the box that it fills (two slices), its paint times its cover (h,w,3), 1 - cover
+    (h,w,1). None where it is out of the picture."""
+    canvas = Image.new("RGBA", (2 * size, 2 * size))
+    _draw_subject(ImageDraw.Draw(canvas), spec, pose, swing, 2 * size, corners)
+    if (box := canvas.getbbox()) is None:
+        return None
+    left, top, right, bottom = box[0] // 2, box[1] // 2, (box[2] + 1) // 2, (box[3] + 1) // 2
+    drawn = np.asarray(canvas.crop((2 * left, 2 * top, 2 * right, 2 * bottom)), np.float32)   # (2h,2w,4)
+    drawn = drawn[::2] + drawn[1::2]
+    drawn = (drawn[:, ::2] + drawn[:, 1::2]) / 4                                              # (h,w,4)
+    return (slice(top, bottom), slice(left, right)), drawn[..., :3], 1 - drawn[..., 3:] / 255
+
+
+# The search. Pillow rounds corners to whole pixels, so the cost is a staircase: its slope is 0 nearly
+# everywhere, and no gradient helps. (Renderers with soft edges have one: SoftRas, Liu et al. 2019. But then
+# it is another world that is fitted, and wrong minima remain.) A compass search asks for none: a step each
+# way along each number; take what is better; where nothing is, halve the steps. It finds the bottom of one
+# valley, hence the many starts.
+#
+#          .
+#      .   |   .              .
+#    . - - x - - .          . x .         x moves to a better dot wherever there is one; where there is none,
+#      .   |   .              .           the dots come nearer
+#          .
+def compass(cost, start, steps, bounds, smallest):
+    """The numbers of lowest cost that steps from `start` lead to, until steps are `smallest` of the first."""
+    point, best, share, rng = list(start), cost(start), 1.0, np.random.default_rng(0)
+    axes = np.eye(len(steps))[np.flatnonzero(steps)]
+    while share >= smallest:
+        before = best
+        # Along the axes, then aslant: a cat that is larger and lower has its head where it was, and in such a
+        # narrow, slanting valley no step along an axis goes down.
+        slanted = np.linalg.qr(rng.normal(size=(len(axes), len(axes))))[0] @ axes
+        for way, sign in itertools.product((*axes, *slanted), (1, -1)):
+            trial = [min(max(number + sign * share * step * along, low), high)
+                     for number, step, along, (low, high) in zip(point, steps, way, bounds)]
+            if trial != point and (value := cost(trial)) < best:
+                best, point = float(value), [float(number) for number in trial]
+        if best == before:
+            share /= 2
+    return point
+
+
+def _search(stage, spec, frames, step, smallest, corners=True):
+    """The Spec near this one that suits these frames best. Steps are in pixels (of 64)."""
+    names, bounds = ("x", "y", "scale", "phase"), [*RANGES.values(), (-9.0, 9.0)]
+    steps = [step / 64, step / 64, step / 32, step / 16 if _swings(spec.subject) else 0.0]
+    cost = lambda point: stage.total(replace(spec, **dict(zip(names, point))), frames, corners)
+    point = compass(cost, [getattr(spec, name) for name in names], steps, bounds, smallest / step)
+    return replace(spec, **dict(zip(names, point)))
+
+
+def _swings(subject):
+    return SHAPES[subject](1.0) != SHAPES[subject](-1.0)
+
+
+# A whole clip of a cat takes 20 ms to draw, so the thousands of trials that a wide search needs would take a
+# minute. Nearly all of them are wrong by far, and that can be seen on a small picture, in a few frames:
+#
+#     Specs           drawn at      frames   corners   then
+#     all, x 9        half size     4        open      each side and phase keeps the best of its nine places
+#     6 best          half size     4        open      searched, by whole pixels down to a quarter
+#     3 best          full size     6        open      searched, from half a pixel
+#     + their twins   full size     6        true      2 best searched
+#     35 near that    full size     6        true      the best searched, by other steps
+#     1               full size     all      true      searched, to 1/32 of a pixel
+def _fit(clip, told):
+    """float32 (T,H,W,3) of 0..255 -> (Stage, the nearest Spec)."""
+    *words, scene = read_words(told)
+    scene = scene or _guess_scene(clip)
+    fine, coarse = Stage(clip, scene), Stage(_halved(clip), scene)
+    four, six = (sorted({round(t) for t in np.linspace(0, len(clip) - 1, count)}) for count in (4, 6))
+    best = lambda stage, specs, frames, corners: sorted(
+        specs, key=lambda spec: stage.total(spec, frames, corners))
+
+    starts = [best(coarse, places, four, False)[0] for places in _starts(words, fine)]
+    found = [_search(coarse, spec, four, 1, 1 / 4, False) for spec in best(coarse, starts, four, False)[:6]]
+    found = [_search(fine, spec, six, 1 / 2, 1 / 8, False)
+             for spec in best(coarse, found, four, False)[:3]]
+    # A tree that faces left is, but for its corners, one half a swing later: the true drawing tells which.
+    twins = [replace(spec, flip=not spec.flip, phase=spec.phase + half) for spec in found
+             for half in (0.0, 0.5) if not spec.motion.startswith("moving")]
+    found = [_search(fine, spec, six, 1 / 2, 1 / 8) for spec in best(fine, found + twins, six, True)[:2]]
+    # In a clip that stands still every frame has the same stairs; height and size suit each other in a few
+    # places only: look at a grid of both. Steps of another width get down from where one is stuck, too.
+    spec = best(fine, found, six, True)[0]
+    around = [replace(spec, **{name: float(np.clip(getattr(spec, name) + by, *RANGES[name]))
+                               for name, by in (("y", y / 256), ("scale", scale * 0.006))})
+              for y in (0, -2, -1, 1, 2) for scale in (0, -3, -2, -1, 1, 2, 3)]
+    spec = _search(fine, best(fine, around, six, True)[0], six, 1 / 3, 1 / 24)
+    spec = _search(fine, spec, range(len(clip)), 1 / 8, 1 / 32)
+    return fine, replace(spec, phase=spec.phase % 1.0)
+
+
+def _starts(words, stage):
+    """Lists of nine Specs, nine places each: of each word left open, side, and eighth of a swing, one."""
+    subject, colour, motion = words
+    motions = [""] if len(stage.clip) == 1 else [motion] if motion else MOTIONS
+    for subject, colour, motion, flip in itertools.product(
+            [subject] if subject else SUBJECTS, [colour] if colour else _guess_colours(stage), motions,
+            (False, True)):
+        if motion.startswith("moving") and flip != (motion == "moving left"):
+            continue                                      # movers face where they go
+        for phase in (i / 8 for i in range(8 if _swings(subject) else 1)):
+            yield [Spec(subject, colour, motion, stage.scene, x, y, 1.0, flip, phase)
+                   for x in (-0.04, 0.0, 0.04) for y in (-0.015, 0.01, 0.035)]
+
+
+# Words that nobody said are candidates like sides and phases, but 6 scenes x 10 colours x 6 motions would be
+# 360 searches. The scene can be seen without one, the colour nearly so; only the motion has to be tried.
+def _guess_scene(clip):
+    """The scene whose empty stage explains most of the first and last frame."""
+    ends = _halved(clip[::max(len(clip) - 1, 1)])                                             # (2,H/2,W/2,3)
+    unlike = {scene: np.minimum(Stage(ends, scene).empty, Stage.SEEN ** 2).mean() for scene in SCENES}
+    return min(unlike, key=unlike.get)
+
+
+def _guess_colours(stage, count=3):
+    """The colours most often seen where neither backdrop nor drift is."""
+    pixels, table = stage.clip[stage.seen], np.array(list(COLOURS.values()), np.float32)     # (n,3), (10,3)
+    gaps = np.stack([((pixels - colour) ** 2).sum(-1) for colour in table])                   # (10,n)
+    votes = np.bincount(gaps.argmin(0)[gaps.min(0) < 60 ** 2], minlength=len(table))          # (10,)
+    return [list(COLOURS)[i] for i in votes.argsort()[::-1][:count]]
+
+
+def _halved(clip):
+    t, h, w, c = clip.shape
+    return clip.reshape(t, h // 2, 2, w // 2, 2, c).mean((2, 4))                              # (T,H/2,W/2,C)
+
+
+# A clip may be wrong in two ways: good cats on a path that no cat of the world takes, or bad cats on a good
+# path. With each frame free in place, size, lean, side and swing, only the second is left.
+def _fit_frame(fine, coarse, t, spec, pose, swing):
+    """(Spec, pose, swing) nearest to frame t alone; never worse than what it starts from."""
+    x, y, scale, turns = pose
+    bounds = [(x - 0.15, x + 0.15), (y - 0.15, y + 0.15), (0.7 * scale, 1.4 * scale),
+              (turns - 0.15, turns + 0.15), (-1.0, 1.0)]
+    added = lambda stage, spec, point, corners: stage.added(t, spec, point[:4], point[4], corners)
+    starts = [(replace(spec, flip=flip), [*pose, s]) for flip in (spec.flip, not spec.flip)
+              for s in (swing, -0.7, 0.7) if s == swing or _swings(spec.subject)]
+
+    def search(stage, start, step, smallest, corners):
+        steps = [step / 64, step / 64, step / 32, step / 64, step / 4 if _swings(spec.subject) else 0.0]
+        cost = lambda point: added(stage, start[0], point, corners)
+        return start[0], compass(cost, start[1], steps, bounds, smallest / step)
+
+    starts = sorted(starts, key=lambda start: added(coarse, *start, False))[:3]
+    found = min((search(coarse, start, 1, 1 / 2, False) for start in starts),
+                key=lambda found: added(coarse, *found, False))
+    found = min(search(fine, found, 1 / 2, 1 / 8, True), (spec, [*pose, swing]),
+                key=lambda found: added(fine, *found, True))
+    return found[0], tuple(found[1][:4]), found[1][4]
+
+
+def _nearest_to(clip, told, alone):
+    """(3,T,H,W) in [-1,1] -> its Fit."""
+    return _report(*_fit(_levels(clip), told), alone)
+
+
+def beside(clip, spec):
+    """(3,T,H,W) in [-1,1] -> the Fit of this very Spec, nothing searched: what the true one would score."""
+    return _report(Stage(_levels(clip), spec.scene), spec)
+
+
+def _levels(clip):
+    """(3,T,H,W) in [-1,1] -> (T,H,W,3) in 0..255."""
+    clip = (np.asarray(clip, np.float32).clip(-1, 1) + 1) * 127.5
+    return np.ascontiguousarray(clip.transpose(1, 2, 3, 0))                                   # (T,H,W,3)
+
+
+# Two sums over the same area: errors and pixels. A clip's dB are those of all its pixels together, not the
+# mean of its frames' dB, in which one perfect frame would outweigh three bad ones.
+def _report(stage, spec, alone=False):
+    frames = len(stage.clip)
+    path = [(spec, pose(spec, t, frames), swing_at(spec, t)) for t in range(frames)]
+    pictures, covers, areas, errors = map(np.stack, zip(*(
+        stage.compare(t, *place) for t, place in enumerate(path))))
+    by_itself = math.nan
+    if alone:
+        coarse = Stage(_halved(stage.clip), spec.scene)
+        free = [stage.compare(t, *_fit_frame(stage, coarse, t, *place)) for t, place in enumerate(path)]
+        by_itself = decibels(sum(error for *_, error in free) / sum(area.sum() for _, _, area, _ in free))
+    return Fit(spec, np.rint(pictures).astype(np.uint8), areas, decibels(errors.sum() / areas.sum()),
+               np.array([decibels(error / area.sum()) for error, area in zip(errors, areas)]), by_itself,
+               *_wandering(stage, Stage(pictures, spec.scene), covers, path))
+
+
+def decibels(error):
+    """PSNR of a mean squared error of levels 0..255; 54 dB at most, where an error is less than rounding."""
+    return 10 * math.log10(255 ** 2 / max(float(error), 0.25))
+
+
+# Consistency over time. A cat that is a little too dark in every frame is wrong, but steady; one that grows
+# dark drifts. So of each error only what changes counts: each frame's error less the mean of all frames'.
+# Shape is compared on a grid that moves, grows and turns with the subject, or walking would count as change.
+def _wandering(stage, drawn, covers, path):
+    """(colour drift in levels, shape drift as a share of the subject), beside the clip drawn for it."""
+    colours, shapes, sizes = [], [], []
+    u, v = np.meshgrid(*[np.linspace(-1.3, 1.3, 32)] * 2)                                     # (32,32) each
+    for t, (_, (x, y, scale, turns), _) in enumerate(path):
+        inside = covers[t] > 0.99
+        gap = (stage.clip[t] - drawn.clip[t])[inside]                                         # (n,3)
+        colours.append(gap.mean(0) if len(gap) else np.zeros(3))
+        cos, sin = (0.29 * scale * f(2 * math.pi * turns) for f in (math.cos, math.sin))
+        columns, rows = (np.clip(((middle + offset) * stage.size).astype(int), 0, stage.size - 1)
+                         for middle, offset in ((0.5 + x, cos * u - sin * v), (0.54 + y, sin * u + cos * v)))
+        should = drawn.seen[t][rows, columns].astype(float)                                   # (32,32)
+        shapes.append(stage.seen[t][rows, columns] - should)
+        sizes.append(should.mean())
+    colours, shapes = np.stack(colours), np.stack(shapes)                             # (T,3), (T,32,32)
+    return (float(np.sqrt(((colours - colours.mean(0)) ** 2).mean())),
+            float(np.abs(shapes - shapes.mean(0)).mean() / max(np.mean(sizes), 1e-6)))
+
+
+# The share of clips at 20 dB or more says what a mean hides: a model of whose clips half are right and half
+# wrecks, or one whose every clip is a little off. The last frame beside the first says whether it tires.
+def summary(fits):
+    """What a table says of a set of Fits: means over clips; the standard error of the first."""
+    db, mean = np.array([fit.db for fit in fits]), lambda values: float(np.mean(list(values)))
+    subjects = sorted({fit.spec.subject for fit in fits}, key=SUBJECTS.index)
+    return {"db": mean(db), "error": float(db.std(ddof=1) / len(db) ** 0.5) if len(db) > 1 else math.nan,
+            "first": mean(fit.frames[0] for fit in fits), "last": mean(fit.frames[-1] for fit in fits),
+            "share_20": mean(db >= 20), "alone": mean(fit.alone for fit in fits),
+            "colour_drift": mean(fit.colour_drift for fit in fits),
+            "shape_drift": mean(fit.shape_drift for fit in fits),
+            "subjects": {name: mean(fit.db for fit in fits if fit.spec.subject == name) for name in subjects}}
+
+
+# ---------------------------------------------------------------------------------------------- demo
+
+def as_video(clip):
+    """uint8 (T,H,W,3) -> float (3,T,H,W) in [-1,1], as models have it."""
+    return clip.transpose(3, 0, 1, 2).astype(np.float32) / 127.5 - 1                          # (3,T,H,W)

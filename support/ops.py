@@ -1,0 +1,73 @@
+"""ops.py - one name for an operation, where device, dtype or grad mode chooses how it is computed.
+
+Each choice stands beside the figure that made it. The lessons call these names and show the arithmetic."""
+
+import torch.nn.functional as F
+import torch.utils.checkpoint
+
+
+# ------------------------------------------------------------------------- what vae.py and dit.py share
+
+# Three decisions about memory and speed that every network here has to make alike. They stand in this file
+# because it is the one that all others build on.
+
+# bf16 is float32 cut to 16 bits: the range stays, and of 24 bits of mantissa 8 are left. A GPU multiplies it
+# many times as fast (from Ampere on: not a T4, not a V100), and so does a CPU that has instructions for it
+# (AMX: six times). One that has none converts number by number: with AVX2 alone a product of 1024 x 1024
+# takes 80 times as long as in float32, and an hour of training ten. Nobody sees why, so it is asked here,
+# before anything is cast.
+
+def has_bf16(device):
+    """Whether this device multiplies in bfloat16; where not, float32 is faster."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.device(device).type != "cpu":
+        return True
+    able = torch.cpu.get_capabilities()
+    return torch.backends.mkldnn.is_available() and any(
+        able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))     # x86, x86, ARM, ARM
+
+
+# A fused kernel never writes the N x N scores to memory: it walks over k and v in tiles and keeps a running
+# maximum and sum of the softmax. That is a question of memory traffic, which a GPU lacks and a cache has.
+
+def attend(q, k, v, mask=None):
+    """softmax(q k^T / sqrt(d)) v for q, k, v (B,heads,N,d); mask (B,heads,N,N) is True where q may look.
+
+    A GPU always wants the fused kernel, and so does a CPU, with one exception: its backward pass in half
+    precision, where products by hand take half the time (for 16 frames a seventh) as long as the N x N scores
+    fit the cache.
+    A single head, which is a VAE's, is computed by hand in float32 too: the shipped weights were made so,
+    and the two ways differ in the last digit."""
+    by_hand = v.element_size() == 2 and torch.is_grad_enabled() or q.shape[1] == 1
+    if q.device.type != "cpu" or k.shape[2] >= 2048 or not by_hand:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # In pieces of at most 16 MB of scores in float32. The C library asks the system anew for each array above
+    # 32 MB, and gets it page by page, filled with zeros: 12 heads of 1,178 tokens took half as long again.
+    rows, heads = 2 ** 24 // (4 * q.shape[2] * k.shape[2]), q.shape[1]
+    if rows < len(q) * heads and mask is None:
+        parts = zip(*(part.flatten(0, 1).split(max(1, rows)) for part in (q, k, v)))
+        return torch.cat([attend_by_hand(*part) for part in parts]).unflatten(0, (-1, heads))
+    return attend_by_hand(q, k, v, mask)
+
+
+def attend_by_hand(q, k, v, mask=None):
+    """The formula as it stands. In half precision q is scaled, where there are N x d numbers, not N x N."""
+    scale = q.shape[-1] ** -0.5
+    half = v.element_size() == 2
+    scores = (q * scale) @ k.transpose(-2, -1) if half else q @ k.transpose(-2, -1) * scale   # (..,N,N)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1) @ v                                       # (..,N,d)
+
+
+# Backward needs what forward computed: for every layer its input. In a clip of 24,576 tokens that is most of
+# a GPU's memory, and the weights are the least of it. Arithmetic is cheaper than memory here, so the inputs
+# of whole blocks are kept, and what is inside of a block is computed a second time when its turn comes.
+
+def run_block(block, save_memory, *inputs):
+    """block(*inputs). save_memory keeps the inputs only and runs the block again in the backward pass:
+    a third more compute, and a clip of 96 x 512 x 512 needs 1.8 GB for 24 blocks instead of 38 GB."""
+    if save_memory and torch.is_grad_enabled():
+        return torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)
