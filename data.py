@@ -35,6 +35,7 @@ import functools
 import itertools
 import logging
 import os
+import sys
 import textwrap
 from collections import Counter, OrderedDict
 
