@@ -47,7 +47,7 @@ from support import toy_world
 from support.cli import UserError, polite
 from support.drawing import contact_sheet
 from support.folders import (Captions, class_name, describe, is_hidden, is_text, list_classes, list_files,
-                             nothing_of, open_picture, series, sort_media, stem_of, warn_left_out)
+                             nothing_of, open_image, series, sort_media, stem_of, warn_left_out)
 from support.order import deal, log, mix
 from support.video_io import IMAGES, VIDEOS, Film, Unusable, cut, read_all, read_some, scan_times, to_video
 
@@ -83,7 +83,7 @@ class ToyClips:
 
     def told(self, index, epoch=0):
         """Spec and caption of the index-th clip, nothing drawn yet."""
-        spec = toy_world.draw(self.seed, index, self.kind)
+        spec = toy_world.sample_spec(self.seed, index, self.kind)
         if self.frames == 1:
             spec = dataclasses.replace(spec, motion="")           # nobody sees motion in a still
         toss = int(np.random.default_rng([self.seed, epoch, index]).integers(1 << 31))
@@ -195,7 +195,7 @@ class ClipFolder:
         """These frames, of a file (`frames`: its time stamps) or of a folder (its names)."""
         if self.names[index] not in self.folders:
             return read_some(self.path(index), frames, numbers, self.short, self.long)   # (T,h,w,3)
-        pictures = [open_picture(self.path(index), frames[number], self.short, self.long)
+        pictures = [open_image(self.path(index), frames[number], self.short, self.long)
                     for number in numbers]
         if len({picture.shape for picture in pictures}) > 1:
             raise Unusable("its frames differ in size")
@@ -237,7 +237,7 @@ class ClipFolder:
                 raise Unusable("its frames are gone")
             numbers, frames = zip(*listed)                     # a number may be a date of 20 digits
             times = np.array([min(number - numbers[0], 1 << 62) for number in numbers])
-            first = open_picture(path, frames[0], self.short, self.long)
+            first = open_image(path, frames[0], self.short, self.long)
             fits = first.nbytes * len(frames) <= share
             return frames, times, self.decode(index, frames, range(len(frames))) if fits else None
         pts, times = scan_times(path)
@@ -388,7 +388,7 @@ class ImageFolder:
 
     def read(self, index, rng):
         """One picture, cut as rng has it, or Unusable."""
-        picture = open_picture(self.root, self.names[index], self.short, self.long)      # (h,w,3)
+        picture = open_image(self.root, self.names[index], self.short, self.long)      # (h,w,3)
         return {"video": to_video(cut(picture[None], self.size, self.crop, self.flip, rng))}     # (3,1,H,W)
 
 
@@ -425,11 +425,11 @@ def measure(dataset, index):
     """(frames, seconds or None, width, height) of a film, or of a picture with frames 1."""
     name = dataset.names[index]
     if isinstance(dataset, ImageFolder):
-        height, width = open_picture(dataset.root, name).shape[:2]
+        height, width = open_image(dataset.root, name).shape[:2]
         return 1, None, width, height
     frames, times, _ = dataset.film(index)
     if name in dataset.folders:
-        height, width = open_picture(dataset.path(index), frames[0]).shape[:2] if frames else (0, 0)
+        height, width = open_image(dataset.path(index), frames[0]).shape[:2] if frames else (0, 0)
         return len(times), None, width, height
     with Film(dataset.path(index)) as film:
         return len(times), float(np.ptp(times)) * len(times) / max(len(times) - 1, 1), film.width, film.height

@@ -332,7 +332,7 @@ def film_windows(args, made):
         raise UserError(f"--frames {frames}: must be a multiple of {GOP}")
     if toy := parse_toy(args.data):
         for index in range(args.n):
-            clip = toy_world.render(toy_world.draw(UNSEEN + toy[1], index, toy[0]), frames, size)
+            clip = toy_world.render(toy_world.sample_spec(UNSEEN + toy[1], index, toy[0]), frames, size)
             yield f"{args.data} {index}", to_video(clip)
         return
     films = ClipFolder(args.data, GOP, size, stride=args.stride, part=tuple(args.part),
@@ -576,7 +576,7 @@ ROWS = {"video_seen": "video", "image_seen": "image", **{kind: kind for kind in 
 def unseen(kind, n, batch):
     """(index of the first, Specs) of n clips that no training drew, a batch at a time."""
     for start in range(0, n, batch):
-        yield start, [toy_world.draw(UNSEEN, index, kind) for index in range(start, min(start + batch, n))]
+        yield start, [toy_world.sample_spec(UNSEEN, index, kind) for index in range(start, min(start + batch, n))]
 
 
 # True clips, for the judge's own check, the VAE's, and the frames that are given away.

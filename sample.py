@@ -70,7 +70,7 @@ from support.folders import label_of
 from support.ops import has_bf16
 from support.order import SAMPLING, keyed_noise
 from support.pages import write_page
-from support.video_io import (IMAGES, Unusable, read_all, read_picture, save_picture, save_video, to_frames,
+from support.video_io import (IMAGES, Unusable, read_all, read_image, save_image, save_video, to_frames,
                               to_video)
 
 
@@ -574,7 +574,7 @@ def read_square(path, size, flag):
         raise UserError(f"--{flag} {path}: no such file")
     try:
         is_picture = path.suffix.lower() in IMAGES
-        frames = read_picture(path, size)[None] if is_picture else read_all(path, size)[1]      # (T,H,W,3)
+        frames = read_image(path, size)[None] if is_picture else read_all(path, size)[1]      # (T,H,W,3)
     except (Unusable, OSError, ValueError) as reason:
         raise UserError(f"--{flag} {path} cannot be read ({str(reason)[:100]}); give another file")
     top, left = ((side - size) // 2 for side in frames.shape[1:3])
@@ -625,7 +625,7 @@ def keep(out, number, clip, prompt, about, fps, gif=False):
         raise UserError(f"cannot write into {out}: {error.strerror}; free some space or give another --out")
     try:
         if clip.shape[1] == 1:      # its own pixels, no margin and not enlarged: --start takes it as it is
-            save_picture(f"{base}.png", Image.fromarray(to_frames(clip)[0]))
+            save_image(f"{base}.png", Image.fromarray(to_frames(clip)[0]))
         else:
             contact_sheet(f"{base}.png", [clip])
             save_video(f"{base}.mp4", clip, fps, side=256)

@@ -196,7 +196,7 @@ class ToyFrames(ToyClips):
         super().__init__("video", frames, size, None, seed)
 
     def item(self, index, epoch=0):
-        spec = toy_world.draw(self.seed, index, "video")
+        spec = toy_world.sample_spec(self.seed, index, "video")
         frame = torch.from_numpy(toy_world.render(spec, self.frames, self.size, only=[index % self.frames]))
         return {"video": frame.permute(3, 0, 1, 2).float() / 127.5 - 1,                     # (3,1,H,W)
                 "caption": toy_world.caption(spec)}

@@ -27,7 +27,7 @@ def demo():
 # clip once in five steps, and no pattern.
 def draw(path):
     """What the protocols see of one wide film; and the order in which two ranks meet 60 clips."""
-    pair = [toy_world.render(toy_world.draw(0, number), 16, 96) for number in (0, 5)]
+    pair = [toy_world.render(toy_world.sample_spec(0, number), 16, 96) for number in (0, 5)]
     wide, rows, labels = np.concatenate(pair, 2), [], []                                 # (T,96,192,3)
     with tempfile.TemporaryDirectory() as folder:
         save_video(Path(folder, "film.mp4"), wide, fps=25)

@@ -85,7 +85,7 @@ def toy_similarity(clips=4, t=0.5):
     toy = Path(__file__).parents[1] / "checkpoints" / "toy"
     net, vae, text = (load_network(kind, toy / f"{name}.safetensors") for kind, name in (
         (Latte, "latte"), (DPVAE, "dpvae"), (ToyText, "text")))
-    specs = [toy_world.draw(0, i, "video") for i in range(clips)]
+    specs = [toy_world.sample_spec(0, i, "video") for i in range(clips)]
     film = torch.stack([to_video(toy_world.render(spec)) for spec in specs])                # (B,3,16,64,64)
     z = vae.scaled(vae.encode(film))                                                    # (B,C,4,8,8)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))            # (B,C,4,8,8)

@@ -29,7 +29,7 @@ def demo():
 def draw(path, dp, clip=45):
     """Two groups of a toy clip: the film, its key frames held, D(z), what each gets wrong, and the latents.
     Returns PSNR in dB, {"held": of the key frames, "D(z)": of the whole}."""
-    x = to_video(toy_world.render(toy_world.draw(0, clip), 16, 64))[None]                           # (1,3,16,64,64)
+    x = to_video(toy_world.render(toy_world.sample_spec(0, clip), 16, 64))[None]                           # (1,3,16,64,64)
     with torch.no_grad():
         z, z_k = dp.encode_window(x)                                                        # (1,C,4,8,8)
         shown = {"held": dp.decode_keys(z_k).repeat_interleave(GOP, dim=2), "D(z)": dp.decode_window(z)}

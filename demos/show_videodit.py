@@ -80,7 +80,7 @@ def draw_toy(path, clips=4, t=0.5):
     video = load_network(VideoDiT, TOY / "videodit.safetensors")
     vae = load_network(DPVAE, TOY / "dpvae.safetensors")
     text = load_network(ToyText, TOY / "text.safetensors")
-    specs = [toy_world.draw(0, i, "video") for i in range(clips)]
+    specs = [toy_world.sample_spec(0, i, "video") for i in range(clips)]
     film = torch.stack([to_video(toy_world.render(spec)) for spec in specs])                # (B,3,16,64,64)
     z = vae.scaled(vae.encode(film))                                                    # (B,C,4,8,8)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))            # (B,C,4,8,8)

@@ -8,7 +8,7 @@ import math
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 import numpy as np
 
-from support.video_io import save_picture, to_frames
+from support.video_io import save_image, to_frames
 
 
 # A film cannot be printed, so training's previews and sample.py lay its frames side by side. Enlarged by
@@ -30,7 +30,7 @@ def contact_sheet(path, videos, labels=None, columns=8, side=96, gap=4):
     sheet = Image.new("RGB", size, "white")
     for number, row in enumerate(rows):
         sheet.paste(row, (gap, gap + sum(above.height for above in rows[:number])))
-    return save_picture(path, sheet)
+    return save_image(path, sheet)
 
 
 # ----------------------------------------------------------------------------------- pictures that files draw
@@ -88,7 +88,7 @@ def plot(path, curves, title="", x="", y="", log="", size=(640, 400), square=Fal
     for name in reversed(shown):                                             # the legend, from the right
         write(draw, (right, 46), name, 12, inks[name], "rm")
         right -= font(12).getlength(name) / FINE + 18
-    return save_picture(path, image.reduce(FINE))                                        # size: (w,h)
+    return save_image(path, image.reduce(FINE))                                        # size: (w,h)
 
 
 # A reader finds 2, 4, 6 at once, and 1.7, 3.4, 5.1 never. So the distance between marks is 1, 2 or 5 times a
@@ -179,4 +179,4 @@ def page(path, pictures, labels=None, columns=2, gap=12):
             if labels:
                 ImageDraw.Draw(sheet).text((left, top + 4), labels[number], fill="#222222",
                                            font=ImageFont.load_default(13))
-    return save_picture(path, sheet)
+    return save_image(path, sheet)

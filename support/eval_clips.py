@@ -29,7 +29,7 @@ import numpy as np
 
 from support import toy_world
 from support.cli import UserError
-from support.folders import group_frames, list_files, nothing_of, open_picture, sort_media
+from support.folders import group_frames, list_files, nothing_of, open_image, sort_media
 from support.toy_world import UNSEEN, parse_toy
 from support.video_io import IMAGES, VIDEOS, Unusable, read_some, scan_times
 
@@ -195,7 +195,7 @@ class Side:
         """The frames of one clip, as they lie on the disk: those of the protocol, or the numbers in span."""
         frames, stride = self.protocol.frames, self.stride
         if self.toy:
-            spec, span = toy_world.draw(UNSEEN + self.toy[1], names, self.toy[0]), (frames - 1) * stride + 1
+            spec, span = toy_world.sample_spec(UNSEEN + self.toy[1], names, self.toy[0]), (frames - 1) * stride + 1
             raw = toy_world.render(spec, span, self.protocol.size, only=range(0, span, stride))
         elif names[0].lower().endswith(VIDEOS):
             path = os.path.join(self.root, names[0])
@@ -205,7 +205,7 @@ class Side:
                 count = len(times)
             raw = read_some(path, pts, span or self.numbers(count, rng))
         else:
-            raw = [open_picture(self.root, names[number])
+            raw = [open_image(self.root, names[number])
                    for number in span or self.numbers(len(names), rng)]
         return [Image.fromarray(frame) for frame in raw]
 

@@ -37,7 +37,7 @@ from pathlib import Path
 import numpy as np
 
 from support.cli import UserError
-from support.video_io import IMAGES, VIDEOS, Unusable, read_picture
+from support.video_io import IMAGES, VIDEOS, Unusable, read_image
 
 
 log = logging.getLogger("data")
@@ -275,10 +275,10 @@ def describe(root):
 
 # Whatever can go wrong with one file becomes Unusable, with the reason: data.py skips the file, counts it,
 # and goes on. A broken picture makes decoders raise almost anything, hence the bare Exception, here alone.
-def open_picture(root, name, short=None, long=None):
-    """read_picture() of one of list_files' names, or Unusable."""
+def open_image(root, name, short=None, long=None):
+    """read_image() of one of list_files' names, or Unusable."""
     try:
-        return read_picture(io.BytesIO(read_bytes(root, name)), short, long)
+        return read_image(io.BytesIO(read_bytes(root, name)), short, long)
     except Unusable:
         raise
     except Exception as error:          # a broken file makes a decoder raise almost anything

@@ -11,14 +11,14 @@ A video model needs films with words. Real ones are terabytes, and nobody knows 
 have looked like. So here is a small world in which a subject in a colour does a motion in a scene, "a red cat
 jumping in snow", and a clip is its words and a handful of numbers, its Spec, and nothing else:
 
-    seed, index ---draw---> Spec(cat, red, jumping, in snow, x, y, scale, flip, phase, drift)
+    seed, index --sample--> Spec(cat, red, jumping, in snow, x, y, scale, flip, phase, drift)
                              |    |    ^
        "a red cat jumping <--+    |    +---------------+
         in snow"   caption        |render              |nearest: which Spec comes closest to this clip,
                                   v                    |         and how close?
                            uint8 (T,H,W,3) ----> train a model ----> a generated clip
 
-* draw() is a function of two integers: there is nothing to download or store, and no two sets overlap.
+* sample_spec() is a function of two integers: there is nothing to download or store, and no two sets overlap.
 * render() draws with Pillow's polygons. Everything is big and plain, subjects half a frame wide, nothing
   thinner than two pixels. That is not taste: with small subjects and one-pixel stars a 1.6 M-parameter VAE
   stuck at 26 dB.
@@ -75,7 +75,7 @@ DRIFTING = {"cloud": (2, (245, 250, 255), 0.06, 0.26), "star": (5, (255, 244, 19
             "sun": (0, (255, 232, 130), 0.0, 1.0)}
 # The numbers of a Spec that are drawn from a range: where the middle of its path is, and how large it is.
 RANGES = {"x": (-0.06, 0.06), "y": (-0.03, 0.05), "scale": (0.92, 1.08)}
-VERSION = 2        # of what draw() draws; counted up with it, lest older latents be taken for it
+VERSION = 2        # of what sample_spec() draws; counted up with it, lest older latents be taken for it
 KINDS = ("video", "image", "video_heldout", "image_heldout", "video_image_only", "image_image_only", "any")
 
 
@@ -110,7 +110,7 @@ def is_heldout(spec):
     return zlib.crc32(words.encode()) % 10 == 0
 
 
-def draw(seed, index, kind="video"):
+def sample_spec(seed, index, kind="video"):
     """The index-th Spec of an endless list. kind: one of KINDS;
     "any" is for the judge and knows no bounds."""
     # A generator of its own for each clip: clip 1,000 costs what clip 0 does, in any order, on any machine.
@@ -470,7 +470,7 @@ def prompt_at(source):
     """index -> prompt, from "toy:KIND", a text file (a prompt a line), or a folder of classes such as
     UCF101's, whose names become prompts: VideoDiT 4.2, zero-shot. They are dealt round and round."""
     if toy := parse_toy(source):
-        return lambda index: caption(draw(UNSEEN + toy[1], index, toy[0]))
+        return lambda index: caption(sample_spec(UNSEEN + toy[1], index, toy[0]))
     path = Path(source).expanduser()
     if path.is_dir():
         films, folders, pictures, _ = sort_media(list_files(path))

@@ -287,7 +287,7 @@ def cut(clip, size, crop, flip, rng):
 # Resizing must average: a pixel of the small picture is the mean of all that it covers. Picking one of them
 # instead (what torch's interpolate does unless told antialias=True, and Latte's loader with it) turns fine
 # stripes into coarse ones that were never there. Pillow's BICUBIC averages; so does FFmpeg's, above.
-def read_picture(file, short=None, long=None):
+def read_image(file, short=None, long=None):
     """uint8 (H,W,3), resized(); upright, over white, whatever the file's own kind of pixels."""
     picture = Image.open(file)
     if picture.width * picture.height > MAX_PIXELS:                      # known before anything is decoded
@@ -367,7 +367,7 @@ def save_clip(path, clip, fps):
     os.replace(hidden, path)
 
 
-def save_picture(path, picture):
+def save_image(path, picture):
     """Write a Pillow picture as .png, whole or not at all; returns it. path None: it is not written."""
     if path:
         write_atomic(path, lambda to: picture.save(to, format="PNG"))

@@ -138,7 +138,7 @@ def films(tmp_path_factory):
     """A folder of three clips of 24 frames, each with its caption beside it."""
     folder = tmp_path_factory.mktemp("films")
     for index in range(3):
-        spec = toy_world.draw(0, index, "video")
+        spec = toy_world.sample_spec(0, index, "video")
         save_video(folder / f"{index}.mp4", toy_world.render(spec, 24, 48))
         (folder / f"{index}.txt").write_text(toy_world.caption(spec, 0))
     return folder
@@ -149,7 +149,7 @@ def shots(tmp_path_factory):
     """Four rendered clips of 16 frames as .mp4."""
     folder = tmp_path_factory.mktemp("shots")
     for index in range(4):
-        save_video(folder / f"{index}.mp4", toy_world.render(toy_world.draw(0, index), 16, 32))
+        save_video(folder / f"{index}.mp4", toy_world.render(toy_world.sample_spec(0, index), 16, 32))
     return folder
 
 

@@ -20,7 +20,7 @@ from support.video_io import save_video
 def frames_of(folder, seed, count=60):
     """A film as numbered pictures."""
     folder.mkdir(parents=True)
-    for number, frame in enumerate(toy_world.render(toy_world.draw(seed, 0), count, 48), 1):
+    for number, frame in enumerate(toy_world.render(toy_world.sample_spec(seed, 0), count, 48), 1):
         Image.fromarray(frame).save(folder / f"{number:05}.jpg")
 
 
@@ -29,14 +29,14 @@ def data(root):
     for folder in ("CLIPS", "PICTURES", "FFS", "UCF101/Archery", "UCF101/JumpRope"):
         (root / folder).mkdir(parents=True)
     for number, name in enumerate(("cockatoo", "newtonscradle", "a slow train")):
-        film = toy_world.render(toy_world.draw(7, number), 96, 64)
+        film = toy_world.render(toy_world.sample_spec(7, number), 96, 64)
         save_video(root / "CLIPS" / f"{name}.mp4", film, 25)
         Image.fromarray(film[0]).save(root / "PICTURES" / f"{name}.png")
     for number in range(2):
-        save_video(root / "FFS" / f"{number}.mp4", toy_world.render(toy_world.draw(8, number), 60, 48), 25)
+        save_video(root / "FFS" / f"{number}.mp4", toy_world.render(toy_world.sample_spec(8, number), 60, 48), 25)
         for name in ("Archery", "JumpRope"):
             save_video(root / "UCF101" / name / f"v_{name}_g01_c0{number}.avi.mp4",
-                       toy_world.render(toy_world.draw(9, number), 60, 48), 25)
+                       toy_world.render(toy_world.sample_spec(9, number), 60, 48), 25)
         frames_of(root / "SKY/sky_train" / f"film{number}" / f"film{number}_1", number)
         frames_of(root / "TAICHI" / f"film{number}", number)
 

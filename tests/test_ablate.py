@@ -403,9 +403,9 @@ def published(tmp_path, monkeypatch, capsys):
     for number in range(4):
         for folder in ("films", "UCF101/Archery", "UCF101/YoYo"):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-            save_video(tmp_path / folder / f"v_{number}.mp4", toy_world.render(toy_world.draw(7, number), 26, 48))
+            save_video(tmp_path / folder / f"v_{number}.mp4", toy_world.render(toy_world.sample_spec(7, number), 26, 48))
     (tmp_path / "one").mkdir()
-    save_video(tmp_path / "one" / "a.mp4", toy_world.render(toy_world.draw(1, 0), 8, 48))
+    save_video(tmp_path / "one" / "a.mp4", toy_world.render(toy_world.sample_spec(1, 0), 8, 48))
     looker = lambda *args: Looker()
     monkeypatch.setattr(eval, "load_detector", looker)
     monkeypatch.setattr(ablate, "load_detector", looker)

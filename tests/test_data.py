@@ -246,7 +246,7 @@ def test_a_zip_is_read_in_place_and_its_parts_told_apart(tmp_path):
 
 def test_an_item_is_a_function_of_seed_epoch_and_index(tmp_path):
     """Style: no loader state anywhere. Same three numbers, same clip; another epoch, another window."""
-    video_io.save_video(tmp_path / "a.mp4", toy_world.render(toy_world.draw(0, 0), 40, 32))
+    video_io.save_video(tmp_path / "a.mp4", toy_world.render(toy_world.sample_spec(0, 0), 40, 32))
     folder = functools.partial(data.ClipFolder, tmp_path, 4, 16, flip=True, short=24, seed=3)
     for make in (folder, functools.partial(data.ToyClips, size=16)):
         first, second = make(), make()
@@ -586,7 +586,7 @@ def step_on(made, tmp_path, stage, *flags):
 def drawn(folder, frames=10, size=40):
     """A folder of frames of the toy world, numbered from 291 as SkyTimelapse's are."""
     folder.mkdir(parents=True)
-    for number, frame in enumerate(toy_world.render(toy_world.draw(0, frames), frames, size), 291):
+    for number, frame in enumerate(toy_world.render(toy_world.sample_spec(0, frames), frames, size), 291):
         Image.fromarray(frame).save(folder / f"{folder.name}_frames_{number:08}.jpg")
 
 
@@ -606,7 +606,7 @@ def test_latte_trains_on_ucf101s_classes_films_and_frames(made, tmp_path):
         drawn(tmp_path / "frames" / name / f"v_{name}_g01_c01")
         (tmp_path / "films" / name).mkdir(parents=True)
         video_io.save_video(tmp_path / "films" / name / f"v_{name}_g01_c01.mp4",
-                         toy_world.render(toy_world.draw(0, 1), 10, 40))
+                         toy_world.render(toy_world.sample_spec(0, 1), 10, 40))
     flags = ("--images", tmp_path / "frames", "--latte.condition", "class", "--latte.context_dim", 0,
              "--latte.pooled_dim", 0, "--joint_images", 2, "--batch", 2)
     for kind in ("films", "frames"):
@@ -623,7 +623,7 @@ def test_videodit_trains_on_webvid_and_journeydb(made, tmp_path):
     (tmp_path / "webvid/videos/000001_000050").mkdir(parents=True)
     for number in range(3):
         video_io.save_video(tmp_path / f"webvid/videos/000001_000050/{number}.mp4",
-                         toy_world.render(toy_world.draw(0, number), 12, 40))
+                         toy_world.render(toy_world.sample_spec(0, number), 12, 40))
         rows.append(f'{number},https://x,P,000001_000050,"a {("red", "blue", "green")[number]} cat, jumping"')
     (tmp_path / "webvid/results_2M_train.csv").write_text("\n".join(rows))
     (tmp_path / "journeydb/imgs/000").mkdir(parents=True)
@@ -648,7 +648,7 @@ def untrained_dit(made):
 
 def test_the_dpvae_trains_on_films_at_their_own_resolution(made, tmp_path):
     """VideoDiT 4.1: --long; films, a folder of frames and a cover side by side, and single frames of them."""
-    video_io.save_video(tmp_path / "films/a.mp4", toy_world.render(toy_world.draw(0, 1), 10, 80))
+    video_io.save_video(tmp_path / "films/a.mp4", toy_world.render(toy_world.sample_spec(0, 1), 10, 80))
     drawn(tmp_path / "films/more/clip_7", size=80)
     make_picture(tmp_path / "films/cover.jpg")
     flags = ("--data", tmp_path / "films", "--images", tmp_path / "films", "--batch", 2)

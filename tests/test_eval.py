@@ -44,7 +44,7 @@ def ckpt(tmp_path_factory):
 
 def rendered(count, frames=16, size=32, kind="video"):
     """(B,3,T,H,W) of the toy world."""
-    return torch.stack([to_video(toy_world.render(toy_world.draw(7, index, kind), frames, size))
+    return torch.stack([to_video(toy_world.render(toy_world.sample_spec(7, index, kind), frames, size))
                         for index in range(count)])
 
 
@@ -223,7 +223,7 @@ def test_the_shipped_weights_do_what_the_readme_says(model, share, db):
 def test_the_prompt_score_of_rendered_clips_is_what_the_judge_sees():
     """A judge that reads the answer off the clip is right about all;
     asked about the first clip only, about 1/n."""
-    specs = [toy_world.draw(toy_world.UNSEEN, index) for index in range(3)]
+    specs = [toy_world.sample_spec(toy_world.UNSEEN, index) for index in range(3)]
     config = SimpleNamespace(subjects=toy_world.SUBJECTS, colours=list(toy_world.COLOURS), motions=toy_world.MOTIONS,
                              scenes=toy_world.SCENES)
     class Oracle:                                          # the "clip" is its index

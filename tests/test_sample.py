@@ -25,7 +25,7 @@ from sample import (Given, Models, file_name, generate, given_frames, go_on, how
 from support.folders import label_of
 from text import T5Config, T5Encoder
 from vae import KLVAE, KLVAEConfig
-from support.video_io import read_picture, read_video, save_video, to_frames
+from support.video_io import read_image, read_video, save_video, to_frames
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +121,7 @@ def test_a_picture_is_saved_as_its_own_pixels(tmp_path):
     clip = torch.rand(3, 1, 32, 32) * 2 - 1
     path = sample.keep(tmp_path, 0, clip, "a cat", {"prompt": "a cat"}, 12)
     assert np.array_equal(np.asarray(Image.open(path)), to_frames(clip)[0])
-    assert np.array_equal(read_picture(path, 32), to_frames(clip)[0])
+    assert np.array_equal(read_image(path, 32), to_frames(clip)[0])
 
 
 def test_a_clip_comes_with_a_contact_sheet_and_if_asked_a_gif(make):

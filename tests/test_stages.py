@@ -401,7 +401,7 @@ def ucf(tmp_path):
         folder = tmp_path / "ucf" / name
         folder.mkdir(parents=True, exist_ok=True)
         save_video(folder / f"v_{name}_g0{number}_c01.avi.mp4",
-                   toy_world.render(toy_world.draw(0, number, "video"), 12, 48))
+                   toy_world.render(toy_world.sample_spec(0, number, "video"), 12, 48))
     return tmp_path / "ucf"
 
 

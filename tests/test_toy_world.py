@@ -12,11 +12,11 @@ from PIL import Image
 from support import toy_world
 from support.nearest import Stage, as_video, beside, compass, nearest, read_words, summary
 from support.toy_world import (BACKDROPS, COLOURS, IMAGE_ONLY, KINDS, MOTIONS, SCENES, SHAPES, SUBJECTS,
-                               WORDS, Spec, caption, draw, is_heldout, pose, render)
+                               WORDS, Spec, caption, is_heldout, pose, render, sample_spec)
 
 
 def specs(kind, count=300, seed=0):
-    return [draw(seed, i, kind) for i in range(count)]
+    return [sample_spec(seed, i, kind) for i in range(count)]
 
 
 def subject_masks(spec, frames=16, size=48):
@@ -37,9 +37,9 @@ def test_a_clip_is_the_same_on_every_call():
     """Tests, previews and caches rely on it: no clock, no global random state."""
     for kind in ("video", "image"):
         np.random.seed(1)
-        first = render(draw(0, 5, kind))
+        first = render(sample_spec(0, 5, kind))
         np.random.seed(2)
-        assert draw(0, 5, kind) == draw(0, 5, kind) and np.array_equal(render(draw(0, 5, kind)), first)
+        assert sample_spec(0, 5, kind) == sample_spec(0, 5, kind) and np.array_equal(render(sample_spec(0, 5, kind)), first)
 
 
 def test_seed_index_and_kind_each_change_the_draw():
@@ -56,7 +56,7 @@ def test_the_first_clips_are_the_ones_that_were_published():
               ("a red house moving right at sunset", (174.4, 79.6, 83.8)),
               ("a black rocket staying still underwater", (51.4, 119.5, 156.6))]
     for index, (words, colour) in enumerate(stored):
-        spec = draw(0, index, "video")
+        spec = sample_spec(0, index, "video")
         assert caption(spec) == words
         np.testing.assert_allclose(render(spec, 4, 32).mean((0, 1, 2)), colour, atol=2.0)
 
@@ -64,7 +64,7 @@ def test_the_first_clips_are_the_ones_that_were_published():
 @pytest.mark.parametrize("frames, size", [(1, 32), (1, 64), (7, 40), (16, 64)])
 def test_a_clip_has_the_shape_that_was_asked_for(frames, size):
     """uint8 (T,H,W,3); an image is T=1."""
-    clip = render(draw(0, 0, "image" if frames == 1 else "video"), frames, size)
+    clip = render(sample_spec(0, 0, "image" if frames == 1 else "video"), frames, size)
     assert clip.shape == (frames, size, size, 3) and clip.dtype == np.uint8 and clip.std() > 10
 
 
@@ -107,7 +107,7 @@ def test_no_word_is_held_out_altogether():
 def test_training_never_draws_what_is_held_out(kind, heldout):
     """And the held-out kinds draw nothing else; position, size and pose do not matter."""
     assert all(is_heldout(spec) == heldout for spec in specs(kind))
-    spec = draw(3, 1, kind)
+    spec = sample_spec(3, 1, kind)
     assert is_heldout(replace(spec, x=0.5, scale=2.0, flip=not spec.flip, phase=0.1, drift=())) == heldout
 
 
@@ -163,7 +163,7 @@ def test_every_second_picture_catches_a_motion_but_none_that_is_kept_out_of_trai
     what is seen. Only of the kind that training draws."""
     caught = []
     for index in range(600):
-        spec = draw(0, index, "image")
+        spec = sample_spec(0, index, "image")
         said = [motion for motion in MOTIONS if motion in caption(spec, index)]
         assert said == [spec.caught] * bool(spec.caught) and abs(spec.moment) <= 7.5
         if spec.caught:
@@ -275,7 +275,7 @@ def test_every_word_has_its_picture():
 
 def test_captions_say_all_that_names_do():
     """A Spec's four words are strings, not numpy's, so that they can be hashed, stored and compared."""
-    spec = draw(0, 0, "any")
+    spec = sample_spec(0, 0, "any")
     assert all(type(getattr(spec, field.name)) is str for field in fields(Spec)[:4])
     assert all(type(value) is float for value in (spec.x, spec.y, spec.scale, spec.phase))
     assert type(spec.flip) is bool
@@ -316,7 +316,7 @@ def test_a_rendering_is_read_back(subject, motion):
 @pytest.mark.parametrize("size", [64, 48])
 def test_every_subject_is_read_back(size):
     """64 clips of all kinds and words: each above 30 dB; and 7 CPU seconds a clip at most, on the mean."""
-    specs = [draw(77, index, "any") for index in range(64)]
+    specs = [sample_spec(77, index, "any") for index in range(64)]
     start = time.process_time()
     levels = [read(spec, caption(spec), frames=16, size=size).db for spec in specs]
     assert min(levels) > 30 and np.mean(levels) > 38

@@ -23,7 +23,7 @@ from conftest import GOLDEN, close, golden
 from vae import (GOP, SD3, SD14, DPVAE, DPVAEConfig, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig,
                  FrameNorm, TimeAttention, TimeConv, TimeDown, TimeResBlock, TimeUp, Up, cuts,
                  discriminator_loss, dp_vae_loss, fold, kl_vae_loss, measure_latents, statistics_loss, unfold)
-from support.toy_world import draw, render
+from support.toy_world import render, sample_spec
 
 TOY = Path(vae.__file__).with_name("checkpoints") / "toy/dpvae.safetensors"
 FILES = ["sd3_vae_16ch", "sd3_vae_16ch_diffusers", "sd_vae_kl_4ch", "sd_vae_kl_4ch_diffusers"]
@@ -74,7 +74,7 @@ def clip(frames=8, size=32, batch=1, seed=0):
 
 
 def toy_clips(number, frames=16, size=32):
-    clips = torch.stack([torch.from_numpy(render(draw(0, i), frames, size)) for i in range(number)])
+    clips = torch.stack([torch.from_numpy(render(sample_spec(0, i), frames, size)) for i in range(number)])
     return clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1                 # (B,3,T,H,W)
 
 

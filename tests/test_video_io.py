@@ -217,7 +217,7 @@ def test_exif_orientation_is_honoured(tmp_path):
     picture.paste("white", (0, 0, 16, 16))                                   # left half: the top, once turned
     exif[0x0112] = 6
     picture.save(tmp_path / "a.png", exif=exif)
-    upright = video_io.read_picture(tmp_path / "a.png")
+    upright = video_io.read_image(tmp_path / "a.png")
     assert upright.shape == (32, 16, 3) and upright[4, 8, 0] == 255 and upright[28, 8, 0] == 0
 
 
