@@ -2,7 +2,7 @@
 Paper    VideoDiT Tables 3-6 (4.3), Figs. 3, 5, 7; Tables 1 and 2 (our row); Latte Figs. 5, 7 (4.2), Tables 3
          and 5, the mask of 3.3.4
 Shapes   none: this file only composes commands; --dry-run prints them, to be run by hand as well
-Numbers  the paper's, as printed, beside ours. On the toy world ours are judged by the toy's judge and say so:
+Numbers  the paper's, as printed, beside ours. The toy world's come from its attribute classifier and say so:
          the order of the rows may be compared with the paper's, the numbers may not
 Differs  the papers run each row once; here --seeds 3 runs it three times and shows the spread. What rows
          have in common is trained once, and so is a run that several tables show, as most show the default
@@ -122,7 +122,7 @@ TABLES = {
         Row("2D patchify", "--p_video 1 --no-patchify_3d", scores(756.25, 27.85)),
         Row("3D patchify", "--p_video 1", scores(556.42, 29.61))), "videodit-256"),
     # A film model that saw only films forgets what only pictures show. "pictures" is the column to look at:
-    # Fig. 7 shows eight, the toy counts (the judge's names, and an FID of pictures).
+    # Fig. 7 shows eight, the toy counts (the classifier's names, and an FID of pictures).
     "videodit-6": Table("Table 6, Fig. 7: joint image-video training", "videodit", (
         Row("without", "--p_video 1", scores(556.42, 29.61) | {"pictures": "entirely compromised"}),
         Row("with", "--p_video 0.8", scores(543.18, 32.47) | {"pictures": "preserved"})), "videodit-256"),
@@ -183,7 +183,7 @@ TABLES = {
 
 # A table becomes folders and commands, nothing else; what is printed by --dry-run is what is run:
 #
-#     OUT/CONFIG/base/             judge, vae, dit, dpvae, the cached latents: trained once, with seed 0
+#     OUT/CONFIG/base/             classifier, vae, dit, dpvae, the cached latents: trained once, with seed 0
 #     OUT/CONFIG/RUN/SEED/         a row: base's networks, its own transformer, samples/, result.json
 #     OUT/CONFIG/TABLE.json .md .png                         what came out, for people and programs
 #
@@ -210,7 +210,7 @@ def cache_of(args, seed):
 def shared_job(args):
     """The stages before the rows' own, in the preset's order."""
     stages = PRESETS[args.config]["stages"]
-    before = [stage for stage in ("judge", "vae", "dit", "dpvae") if stage in stages]
+    before = [stage for stage in ("classifier", "vae", "dit", "dpvae") if stage in stages]
     commands = [train_command(args, stage, base(args), "") for stage in before]
     if "videodit" in stages and "dit" not in stages:            # published weights: prompts and latents, once
         commands.append(train_command(args, "cache", base(args), "--p_video 0.8"))      # 0.8: pictures, too
@@ -275,9 +275,9 @@ def every(config, points):
 def judge_commands(args, model, folder, config, seed):
     """eval.py: reconstruction where there is a DP-VAE, and clips where there is a transformer."""
     toy, commands = config.data == "toy", []
-    judge = ["--features", "toy", "--judge", str(folder / "judge.safetensors")]
+    classifier = ["--features", "toy", "--classifier", str(folder / "classifier.safetensors")]
     if model != "latte":                                        # VideoDiT 4.1: 50 films of 64 frames
-        films = ["toy", "-n", str(args.n), *judge]
+        films = ["toy", "-n", str(args.n), *classifier]
         if not toy:
             films = [args.films or config.data, "--frames", "64", "--size", "512",
                      *weights(args, "lpips_alex")]
@@ -288,11 +288,11 @@ def judge_commands(args, model, folder, config, seed):
         commands.append(("toy", ["toy", "--ckpt", str(folder), "-n", str(max(args.n // 2, 1)),
                                  "--model", model, "--seed", str(seed), "--nearest", str(args.nearest),
                                  "--no-ceiling", "--given", "0", "--bf16"]))   # six rows of -n clips: half do
-    commands += clip_commands(args, model, folder, config, seed, judge, folder, "")
+    commands += clip_commands(args, model, folder, config, seed, classifier, folder, "")
     between = every(config, points(args, model) or 1)
     for step in range(between, config.steps, between):
         early = folder / model / f"{step:07d}"                 # a state that train.py kept, a folder like any
-        commands += clip_commands(args, model, folder, config, seed, judge, early, f"@{step}")
+        commands += clip_commands(args, model, folder, config, seed, classifier, early, f"@{step}")
     return commands
 
 
@@ -300,7 +300,7 @@ def judge_commands(args, model, folder, config, seed):
 # ImageNet's weights leads first and loses later (Fig. 5d). A curve needs the weights of earlier steps:
 # train.py keeps them (--keep), each a folder to sample from. All points have as many clips, since FVD depends
 # on how many there are.
-def clip_commands(args, model, folder, config, seed, judge, source, when):
+def clip_commands(args, model, folder, config, seed, classifier, source, when):
     """Clips by the weights in `source`, and how far they are from real ones. when: "", or "@STEP", where the
     distance of a curve's point is enough."""
     n, clips = str(args.n), str(folder / f"samples{when}")
@@ -309,7 +309,7 @@ def clip_commands(args, model, folder, config, seed, judge, source, when):
               "--batch", str(args.batch), *["--sheet", f"{clips}.png"] * (not when)]
     if config.data == "toy":
         shape = ["--clips", n, "--frames", str(config.frames), "--size", str(config.size)]
-        look, real, sample = [*judge, *shape, *features], "toy:video", [*sample, "--png", "--bf16"]
+        look, real, sample = [*classifier, *shape, *features], "toy:video", [*sample, "--png", "--bf16"]
     else:
         real, sample = args.real or config.data, sample + ["--prompts", args.real] * asks_text(model, config)
         look = ["--protocol", "videodit" if model == "videodit" else "latte", "--clips", n, *features]
@@ -326,19 +326,19 @@ def clip_commands(args, model, folder, config, seed, judge, source, when):
     made = [(f"{kind}{when}", [kind, *sides[kind], *weights(args, detector, config)])
             for kind, detector in kinds]
     return [(f"sample{when}", sample), *made] + (
-        picture_commands(args, folder, config, seed, judge) if model == "videodit" and not when else [])
+        picture_commands(args, folder, config, seed, classifier) if model == "videodit" and not when else [])
 
 
 # A film model asked for one frame is an image model again: the key frames' decoder makes it. Fig. 7 asks
 # whether it still can, and shows eight pictures of each row; sixteen are made as published, and laid side by
 # side by show().
-def picture_commands(args, folder, config, seed, judge):
+def picture_commands(args, folder, config, seed, classifier):
     """VideoDiT Fig. 7: what the model still knows of pictures. The paper shows eight, the toy can count."""
     toy, out = config.data == "toy", str(folder / "pictures")
     sample = ["sample", str(folder), "-n", str(args.n) if toy else "16", "-o", out, "--frames", "1",
               "--model", "videodit", "--seed", str(seed), "--batch", str(args.batch),
               "--sheet", f"{out}.png", *["--bf16"] * toy, "--prompts", "toy:image" if toy else args.real]
-    look = ["fid", "toy:image", out, *judge, "--clips", str(args.n), "--frames", "1",
+    look = ["fid", "toy:image", out, *classifier, "--clips", str(args.n), "--frames", "1",
             "--size", str(config.size), "--cache", str(base(args) / "features")]
     return [("sample pictures", sample)] + [("fid pictures", look)] * toy
 
@@ -359,7 +359,7 @@ def distances(args, model, config):
 # The networks of the published metrics are other people's files (eval.py says whose). A TorchScript is a
 # program, so it runs only where --trust-torchscript says that its maker is trusted.
 def weights(args, detector, config=None):
-    """The flags for a published network that looks; the toy's judge needs none."""
+    """The flags for a published network that looks; the toy's attribute classifier needs none."""
     if config and config.data == "toy":
         return []
     path = Path(args.detectors or DETECTORS) / FILES[detector]
@@ -463,10 +463,12 @@ def run_row(args, job, shared):
     commands += [shown(["eval.py", *words]) for _, words in job.judging]
     if path.is_file():
         found = json.loads(path.read_text("utf-8"))
-        if found["commands"] != commands:
+        # a result of before calls the attribute classifier a judge
+        before, now = (" ".join(lines).replace("judge", "classifier") for lines in (found["commands"], commands))
+        if before != now:
             raise UserError(f"{path} is of other commands; delete {job.folder}, or give another --out")
         return found
-    for name in ("judge", "vae", "dit", "text", "dpvae"):
+    for name in ("classifier", "vae", "dit", "text", "dpvae"):
         theirs, ours = (folder / f"{name}.safetensors" for folder in (shared.folder, job.folder))
         if theirs.exists() and not ours.exists():
             write_atomic(ours, lambda temporary: shutil.copy(theirs, temporary))
@@ -542,7 +544,7 @@ def summary(ours):
     recon, line = ours.get("recon", {}), {}
     for key, name in (("psnr", "PSNR"), ("ssim", "SSIM"), ("lpips", "LPIPS"), ("toy_lpips", "toy LPIPS")):
         line |= {name: (recon[key], None)} if key in recon else {}
-    for key, found in ours.items():                     # metric: "fvd", or by the toy's judge "toy fvd"
+    for key, found in ours.items():                     # metric: "fvd", or of the classifier "toy fvd"
         kind, _, what = key.partition(" ")
         if kind in ("fvd", "fid", "is"):
             name = f'{found["metric"].replace(kind, kind.upper())} {what}'.strip()

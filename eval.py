@@ -16,7 +16,7 @@ Run me   python eval.py                         # CPU, 3 s: a reconstruction who
                                 +--> features --> FVD, FID, IS       is the set like the real set?
     films, cut by a protocol ---+
     films --VAE--> films again ------> PSNR, SSIM, LPIPS             is each film still itself?
-    prompts --model--> clips --------> the judge, nearest rendering  is it what was asked for? (the toy)"""
+    prompts --model--> clips ------> the classifier, nearest rendering  is it what was asked for? (the toy)"""
 
 import argparse
 import dataclasses
@@ -43,7 +43,8 @@ from vae import DPVAE, GOP, KLVAE, fold
 from support import nearest, toy_world
 from support.checkpoints import class_of, load_network, read_config, read_state, write_atomic
 from support.cli import FlagParser, UserError, polite
-from support.detectors import (ATTRIBUTES, C3D, I3D, Inception, Judge, judge_right, judge_targets,
+from support.detectors import (ATTRIBUTES, C3D, I3D, AttributeClassifier, Inception, classifier_file,
+                               classifier_right, classifier_targets,
                                perceptual_distance)
 from support.drawing import contact_sheet
 from support.eval_clips import PROTOCOLS, Protocol, Side, at_least, check_count, one_of, read_protocol, warn
@@ -74,9 +75,9 @@ from support.video_io import Unusable, save_clip, to_video
 # the clips show everything (metrics.py has the formula); so it means something only for a model of the
 # network's own classes: C3D's on UCF101.
 
-# Where the networks are that look: the toy's judge is shipped, the published ones are downloaded by whoever
+# Where the networks are that look: the toy's classifier is shipped, published ones are downloaded by whoever
 # needs them.
-JUDGE, UNTRAINED = TOY / "judge.safetensors", {"i3d": I3D, "inception": Inception, "c3d": C3D}
+CLASSIFIER, UNTRAINED = TOY / "classifier.safetensors", {"i3d": I3D, "inception": Inception, "c3d": C3D}
 DETECTORS = TOY.parent / "detectors"          # where the networks' files are looked for without --weights
 
 
@@ -85,13 +86,13 @@ DETECTORS = TOY.parent / "detectors"          # where the networks' files are lo
 # features are known by, and a toy number says "toy" in its name wherever it is printed.
 def open_detector(kind, args, purpose):
     """(look, mark): look(video (B,3,T,H,W)) -> (B,R,F); mark tells two networks apart in the cache.
-    kind: i3d, inception, c3d, or toy, the judge. purpose: fvd, fid or is."""
+    kind: i3d, inception, c3d, or toy, the classifier. purpose: fvd, fid or is."""
     if kind == "toy":
-        judge = load_network(Judge, args.judge).to(device())
-        look = {"fvd": lambda video: judge.clip_features(video)[:, None],                   # (B,1,F)
-                "fid": judge.frame_features,                                                # (B,T,F)
-                "is": lambda video: judge(video)["subject"][:, None]}[purpose]              # (B,1,12)
-        return look, f"{purpose} {fingerprint(judge)}"
+        classifier = load_network(AttributeClassifier, args.classifier).to(device())
+        look = {"fvd": lambda video: classifier.clip_features(video)[:, None],              # (B,1,F)
+                "fid": classifier.frame_features,                                           # (B,T,F)
+                "is": lambda video: classifier(video)["subject"][:, None]}[purpose]         # (B,1,12)
+        return look, f"{purpose} {fingerprint(classifier)}"
     path = Path(args.weights or DETECTORS / FILES[kind])
     if args.time and not path.is_file():                # how fast it is does not depend on what it knows
         warn(f"no weights at {path}: random ones, to measure the time; the distance means nothing")
@@ -170,7 +171,7 @@ def parse_metric(name, argv, kinds, sides):
     flags.add_argument("--features", default=kinds[0], help=", ".join(kinds))
     flags.add_argument("--weights", default="", help="file of the network; default: in checkpoints/detectors")
     flags.add_argument("--trust-torchscript", action="store_true", help="run a TorchScript file's program")
-    flags.add_argument("--judge", default=str(JUDGE), help="the network of --features toy")
+    flags.add_argument("--classifier", default=str(CLASSIFIER), help="the network of --features toy")
     flags.add_argument("--cache", default="cache/features", help='keeps features of real sets; "": nowhere')
     flags.add_argument("--batch", type=int, default=8, help="clips that the network sees at once")
     flags.add_argument("--workers", type=int, default=2, help="threads that decode")
@@ -354,13 +355,13 @@ def film_windows(args, made):
 
 
 # LPIPS measures with AlexNet where a metric is asked for, with VGG where it is a training loss: a model that
-# was trained to please VGG would otherwise be judged by whom it pleases. In the toy world the judge stands
+# was trained to please VGG would otherwise be judged by whom it pleases. In the toy world a classifier stands
 # in, and says "toy".
 def distance_of_pictures(args):
-    """(label, (N,3,H,W) twice -> (N,)): LPIPS, or the judge in its place; None where there are no weights."""
+    """(label, (N,3,H,W) twice -> (N,)): LPIPS, or the classifier for it; None where there are no weights."""
     if args.features == "toy":
-        judge = load_network(Judge, args.judge).to(device())
-        return "toy_lpips", lambda a, b: perceptual_distance(judge.pyramid, a, b)
+        classifier = load_network(AttributeClassifier, args.classifier).to(device())
+        return "toy_lpips", lambda a, b: perceptual_distance(classifier.pyramid, a, b)
     if args.features not in ("alex", "vgg"):
         raise UserError(f"--features {args.features}: must be one of alex, vgg, toy")
     kind = f"lpips_{args.features}"
@@ -390,7 +391,7 @@ def recon(argv):
     flags.add_argument("--windows", type=int, default=1, help="random windows of each film")
     flags.add_argument("--features", default="alex", help="network of LPIPS: alex, vgg, or toy")
     flags.add_argument("--weights", default="", help="its file; default: in checkpoints/detectors")
-    flags.add_argument("--judge", default=str(JUDGE), help="the network of --features toy")
+    flags.add_argument("--classifier", default=str(CLASSIFIER), help="the network of --features toy")
     flags.add_argument("--seed", type=int, default=0, help="of which films, and of their windows")
     flags.add_argument("--sheet", default="", help="a .png to be drawn: film, reconstruction, error")
     args = flags.parse_args(argv)
@@ -560,11 +561,11 @@ def check_made(out, args, about):
 # ------------------------------------------------------------------------------------------ the toy world
 
 # In the toy world the truth is known: which words a clip was asked for, which clips can exist. So three
-# things can be measured that no real set allows. Does it obey? The judge (detectors.py) reads subject, colour,
-# motion and scene off the clip, also of combinations that were never trained on, and of subjects that were
-# never seen moving. How good is its VAE, on clips that nobody trained on? And how near does a clip come to
-# any that the world could have drawn? Each with its check: the judge on rendered clips, the VAE's bound, true
-# clips.
+# things can be measured that no real set allows. Does it obey? A classifier (detectors.py) reads subject,
+# colour, motion and scene off the clip, also of combinations that were never trained on, and of subjects
+# that were never seen moving. How good is its VAE, on clips that nobody trained on? And how near does a clip
+# come to any that the world could have drawn? Each with its check: classifier on rendered clips, VAE's bound,
+# true clips.
 
 # The rows of the prompt score, and of which kind of the world's clips their prompts are.
 ROWS = {"video_seen": "video", "image_seen": "image", **{kind: kind for kind in (
@@ -579,7 +580,7 @@ def unseen(kind, n, batch):
         yield start, [toy_world.sample_spec(UNSEEN, index, kind) for index in range(start, min(start + batch, n))]
 
 
-# True clips, for the judge's own check, the VAE's, and the frames that are given away.
+# True clips, for the classifier's own check, the VAE's, and the frames that are given away.
 def render_all(specs, frames, size):
     return torch.stack([to_video(toy_world.render(spec, frames, size)) for spec in specs])      # (B,3,T,H,W)
 
@@ -589,12 +590,12 @@ def render_all(specs, frames, size):
 # pairs that no training clip had (a red cat was seen, a jumping cat was seen, a red jumping one was not),
 # "image_only" are subjects that were seen in pictures and have to be moved by what was learned from others:
 # VideoDiT's case for training on both.
-def prompt_score(judge, n, batch, kind, clips_of):
-    """Share of n clips whose names the judge gets right. clips_of(specs, first index) -> (B,3,T,H,W)."""
+def prompt_score(classifier, n, batch, kind, clips_of):
+    """Share of n clips whose names the classifier gets right. clips_of(specs, first index) -> (B,3,T,H,W)."""
     right = {key: 0 for key in ATTRIBUTES}
     for start, specs in unseen(kind, n, batch):
-        targets = judge_targets(judge, specs, device())
-        answers = judge_right(judge, clips_of(specs, start).to(device()), targets)
+        targets = classifier_targets(classifier, specs, device())
+        answers = classifier_right(classifier, clips_of(specs, start).to(device()), targets)
         right = {key: count + int(answers[key].sum()) for key, count in right.items()}
     return {key: count / n for key, count in right.items()
             if not (key == "motion" and kind.startswith("image"))}
@@ -627,12 +628,12 @@ def score_dpvae(dp, n, batch, frames, size, bar):
 
 
 # What nobody trained it for: a clip from a picture, on from a clip, between two pictures (see sample.py).
-# Each row makes clips of scenes that no training saw, and says what was given and which frames the judge
+# Each row makes clips of scenes that no training saw, and says what was given and which frames the classifier
 # looks at: only those that were not.
 
 # Each of the four renders its scenes and gives part of them away: a first frame, a first half, both ends.
 # What has to be invented in between must fit to what was given, and to the prompt. Each returns the clips,
-# the given frames {name: (its place in the clips, what it was)}, and the first frame that the judge sees.
+# the given frames {name: (its place in the clips, what it was)}, and the first frame the classifier sees.
 def from_picture(models, how, specs, first, said=lambda spec: spec):
     """The whole prompt, and the first frame. said(spec): what of a spec the prompt says."""
     x = render_all(specs, models.frames, models.size)                                       # (B,3,T,H,W)
@@ -653,7 +654,7 @@ def from_picture_alone(models, how, specs, first):
 # is half a film of that length. TRAP: a whole clip of the training's length will not do, for in it the
 # motion is over: what has moved left is at the left edge, and no film exists that goes on and still does so.
 def onwards(models, how, specs, first):
-    """Half a film goes on to its end; the judge sees the second half."""
+    """Half a film goes on to its end; the classifier sees the second half."""
     prompts, frames = [toy_world.caption(spec) for spec in specs], 2 * models.frames
     x = render_all(specs, frames, models.size)[:, :, :models.frames]                        # (B,3,T,H,W)
     z = go_on(models, prompts, encode(models, x), frames, how, first)
@@ -676,16 +677,17 @@ GIVEN = {"picture": from_picture, "picture_alone": from_picture_alone, "onwards"
          "in_between": in_between}
 
 
-# Frames that were given are not evidence, so the judge never sees them; but whether they are still there is
+# Frames that were given are not evidence, so the classifier never sees them; whether they are still there is
 # (their PSNR): a model may obey the prompt and ignore the picture.
-def given_score(judge, args, clips_of, models, bar, shown):
+def given_score(classifier, args, clips_of, models, bar, shown):
     """Shares as prompt_score's, and the PSNR of given frames: clips_of(specs, first) -> clips,
-    {name: (frame of the clip, the given)}, first frame that the judge sees. shown: takes some to look at."""
+    {name: (frame of the clip, the given)}, first frame the classifier sees. shown: takes some to look at."""
     right, squares = {key: 0 for key in ATTRIBUTES}, {}
     for first, specs in unseen("video_heldout", args.given, args.batch):
         clips, same, begin = clips_of(specs, first)                                         # (B,3,T,H,W)
         shown += [(clip, toy_world.caption(spec)) for clip, spec in zip(clips[:3], specs) if first == 0]
-        answers = judge_right(judge, clips[:, :, begin:].to(device()), judge_targets(judge, specs, device()))
+        targets = classifier_targets(classifier, specs, device())
+        answers = classifier_right(classifier, clips[:, :, begin:].to(device()), targets)
         right = {key: count + int(answers[key].sum()) for key, count in right.items()}
         for name, (place, frame) in same.items():
             found = per_frame(psnr, clips[:, :, place:place + 1], frame)
@@ -695,7 +697,7 @@ def given_score(judge, args, clips_of, models, bar, shown):
         key: value / args.given for key, value in squares.items()}
 
 
-# The judge is content once it can name a clip. How near the clip comes to one that the world could have drawn
+# A classifier is content once it can name a clip. How near it comes to one that the world could have drawn
 # (world.nearest) goes on counting: two heads, a tail that melts, legs out of step all cost. No model can be
 # nearer than its VAE's reconstructions of true clips, so they are fitted in the same way: the ceiling. And so
 # are true clips, where only the search errs. Of both the true Spec is known, and what it would score.
@@ -733,7 +735,7 @@ def nearest_rows(models, clips, ceiling=True):
 # differ. Rows that were given a picture say how well they kept it, too.
 def print_shares(result):
     """A line a row of prompt_score and given_score: the shares, then the decibels of given frames."""
-    print(f"share that the judge names as asked\n{'':18}" + "".join(f"{key:>9}" for key in ATTRIBUTES))
+    print(f"share that the classifier names as asked\n{'':18}" + "".join(f"{key:>9}" for key in ATTRIBUTES))
     for row, shares in result.items():
         print(f"{row:18}" + "".join(f"{shares[key]:9.1%}" if key in shares else f"{'-':>9}"
                                     for key in ATTRIBUTES)
@@ -742,14 +744,14 @@ def print_shares(result):
 
 
 # One command that answers "is it any good?" for a toy checkpoint. Reading its table: the first row is the
-# judge's own errors, the bar for all others; "seen" against "heldout" is memory against composition;
+# classifier's own errors, the bar for all others; "seen" against "heldout" is memory against composition;
 # "image_only" is what pictures taught; the picture rows are whether film training kept them; then the VAE,
 # whose loss nobody can win back; and last, in decibels, how near a clip is to one that could have been drawn.
 def toy(argv):
-    """`toy`: the judge names what it sees in generated clips, and in rendered ones as a check of itself."""
+    """`toy`: the classifier names what is in generated clips, and in rendered ones as a check of itself."""
     flags = FlagParser(prog="eval.py toy")
     flags.add_argument("--ckpt", default=str(TOY), help="a folder of train.py")
-    flags.add_argument("--judge", default="", help="default: the one in --ckpt, else the shipped one")
+    flags.add_argument("--classifier", default="", help="default: the one in --ckpt, else the shipped one")
     flags.add_argument("-n", type=int, default=256, help="clips, and pictures, of each row")
     flags.add_argument("--nearest", type=int, default=64,
                        help="of the first row's, how many to fit (5 to 10 s of CPU each); 0: none")
@@ -762,9 +764,10 @@ def toy(argv):
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, steps=1, batch=1, nearest=0, given=-1)
     args.given = args.n if args.given < 0 else args.given
-    models, own = load_models(args.ckpt, device(), "", args.model), Path(args.ckpt) / JUDGE.name
+    models, own = load_models(args.ckpt, device(), "", args.model), classifier_file(args.ckpt)
     how = settle(models, args)
-    judge = load_network(Judge, args.judge or (own if own.is_file() else JUDGE)).to(device())
+    file = args.classifier or (own if own.is_file() else CLASSIFIER)
+    classifier = load_network(AttributeClassifier, file).to(device())
     rows = {row: kind for row, kind in ROWS.items() if models.frames > 1 or kind.startswith("image")}
     has_dpvae, frames = isinstance(models.vae, DPVAE), models.frames if models.frames > 1 else 16
 
@@ -784,16 +787,16 @@ def toy(argv):
     given, shown = {row: clips for row, clips in GIVEN.items() if models.frames > 1 and args.given}, []
     with tqdm(total=args.n * (1 + len(rows) + has_dpvae) + args.given * len(given), unit="clip",
               mininterval=1) as bar:
-        result = {"judge": prompt_score(judge, args.n, args.batch, "any", rendered)}
+        result = {"classifier": prompt_score(classifier, args.n, args.batch, "any", rendered)}
         if has_dpvae:
             quality, stats = score_dpvae(models.vae, args.n, args.batch, models.frames, models.size, bar)
         for row, kind in rows.items():
             bar.set_description(row)
-            result[row] = prompt_score(judge, args.n, args.batch, kind, generated)
+            result[row] = prompt_score(classifier, args.n, args.batch, kind, generated)
         for row, clips in given.items():
             bar.set_description(row)
             made = lambda *block: clips(models, how, *block)
-            result[row] = given_score(judge, args, made, models, bar, shown)
+            result[row] = given_score(classifier, args, made, models, bar, shown)
     if args.sheet and shown:
         contact_sheet(args.sheet, *zip(*shown))
     print_shares(result)

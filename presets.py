@@ -39,12 +39,12 @@ from text import ToyTextConfig
 from vae import GOP, KLVAEConfig, PatchGAN3DConfig
 from support import toy_world
 from support.cli import FlagParser, UserError, polite
-from support.detectors import JudgeConfig
+from support.detectors import AttributeClassifierConfig
 
 
 # train.py has a function for each; a preset names those that it trains, in order.
 STAGES = {
-    "judge": "the instrument: names what it sees in the toy world",
+    "classifier": "the instrument: names what it sees in the toy world",
     "vae": "pixels <-> latents, one frame at a time",
     "dit": "the text-to-image model that the papers start from",
     "dpvae": "VideoDiT 3.1: the VAE that also sees between the key frames",
@@ -123,7 +123,7 @@ class Config:
     # (VideoDiT Table 3). vae.py says what each term is.
     kl_weight: float = 1e-6        # stage vae: of the term that keeps latents near a normal distribution
     lpips_weight: float = 0.1      # VideoDiT 3.1: lambda_LPIPS; 0 leaves the term out
-    lpips: str = ""                # VGG16's weights for it; "": the toy's judge, if --out has one
+    lpips: str = ""                # VGG16's weights for it; "": the toy's classifier, if --out has one
     reg_weight: float = 1.0        # VideoDiT 3.1: lambda_reg; 0: Table 3's ablation, column "Regularization"
     key_encoder: bool = True       # --no-key_encoder: z = E_r(x) alone; Table 3's ablation, column "2D VAE"
     decoder_only: bool = False     # stage dpvae: E_r stays, and with it what a transformer has learned
@@ -167,7 +167,7 @@ class Config:
     log_every: int = 20            # steps between two lines of OUT/STAGE/log.jsonl
     keep: int = 2                  # older states that stay, in OUT/STAGE/STEP/, beside the newest; 0: none
     # NETWORKS. Their sizes; each is a dataclass in the network's own file, and its fields are flags, too.
-    judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(
+    classifier: AttributeClassifierConfig = field(default_factory=lambda: AttributeClassifierConfig(
         toy_world.SUBJECTS, tuple(toy_world.COLOURS), toy_world.MOTIONS, toy_world.SCENES))
     vae: KLVAEConfig = field(default_factory=KLVAEConfig)
     disc: PatchGAN3DConfig = field(default_factory=PatchGAN3DConfig)
@@ -184,20 +184,20 @@ class Config:
 # step, as the papers do. Where a paper prints a number, its section stands beside it, and
 # tests/test_presets.py holds the one to the other.
 
-JUDGE = (toy_world.SUBJECTS, tuple(toy_world.COLOURS), toy_world.MOTIONS, toy_world.SCENES)
+CLASSIFIER = (toy_world.SUBJECTS, tuple(toy_world.COLOURS), toy_world.MOTIONS, toy_world.SCENES)
 PRESETS = {
     # every stage and a sample in under 90 s on two cores; nothing good comes out. It is here so that every
     # line of every stage is run by the tests, and by whoever changes one, before a day is spent on it.
     "tiny": dict(
         size=32, frames=8, cached=True, items=64, save_every=20, preview_every=1000, warmup=5, log_every=5,
         bf16=False, lr=3e-4,           # so low that rounding does not grow: two processes end where one does
-        judge=JudgeConfig(*JUDGE, width=8, features=32, size=32),
+        classifier=AttributeClassifierConfig(*CLASSIFIER, width=8, features=32, size=32),
         vae=KLVAEConfig(4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4, scale=1.0, shift=0.0),
         disc=PatchGAN3DConfig(8, 1), text=ToyTextConfig(toy_world.WORDS, 12, 32, 1, 2),
         dit=MMDiTConfig(4, 2, 2, 2, 16, context_dim=32, pooled_dim=32, pos_grid=4, base_size=4),
         latte=LatteConfig(1, 2, 32, 2, in_channels=4, frames=8, input_size=8, condition="text",
                           context_dim=32, pooled_dim=32),
-        stages={"judge": dict(steps=20, batch=8, lr=2e-3), "vae": dict(steps=30, batch=8),
+        stages={"classifier": dict(steps=20, batch=8, lr=2e-3), "vae": dict(steps=30, batch=8),
                 # rounding grows, most under an adversary: at 3e-4 one process and two end 1e-3 apart on AMX
                 "dit": dict(steps=20, batch=8),
                 "dpvae": dict(steps=12, batch=2, lr=2e-5, disc_start=4, disc_warmup=4),
@@ -207,13 +207,13 @@ PRESETS = {
     # steps' time, and then left alone: nothing in it was tuned until a table agreed with a paper's.
     "small": dict(
         size=32, frames=16, cached=True, items=2048, decay=0.4, shift=1.5, preview_every=1000,
-        judge=JudgeConfig(*JUDGE, size=32),
+        classifier=AttributeClassifierConfig(*CLASSIFIER, size=32),
         vae=KLVAEConfig(8, ch=16, ch_mult=(1, 2, 2), num_res_blocks=1, groups=4, scale=1.0, shift=0.0),
         text=ToyTextConfig(toy_world.WORDS, 12, 64, 1, 2),
         dit=MMDiTConfig(8, 2, 4, 4, 24, context_dim=64, pooled_dim=64, pos_grid=4, base_size=4),
         latte=LatteConfig(1, 4, 96, 4, in_channels=8, frames=4, input_size=8, condition="text",
                           context_dim=64, pooled_dim=64, learn_sigma=False, joint="temporal_mask"),
-        stages={"judge": dict(steps=400, batch=32, lr=2e-3),
+        stages={"classifier": dict(steps=400, batch=32, lr=2e-3),
                 "vae": dict(steps=1500, batch=16, lr=2e-3, kl_weight=1e-3, lpips_weight=0.0),
                 "dit": dict(steps=1500, batch=64, lr=1e-3),
                 "dpvae": dict(steps=1000, batch=4, lr=1e-3, reg_weight=0.1, disc_weight=0.0,
@@ -232,7 +232,7 @@ PRESETS = {
         dit=MMDiTConfig(16, 2, 6, 5, 32, context_dim=128, pooled_dim=128, pos_grid=8, base_size=8),
         latte=LatteConfig(1, 8, 120, 4, in_channels=16, frames=4, input_size=8, condition="text",
                           context_dim=128, pooled_dim=128, learn_sigma=False, joint="temporal_mask"),
-        stages={"judge": dict(steps=1000, batch=32, lr=2e-3),
+        stages={"classifier": dict(steps=1000, batch=32, lr=2e-3),
                 "vae": dict(steps=4800, batch=16, lr=2e-3, kl_weight=1e-3, lpips_weight=0.0,
                             weight_decay=1e-4),
                 "dit": dict(steps=4000, batch=96, lr=1e-3),
@@ -437,7 +437,7 @@ def check(config):
         if type(value) is int and value >= 2 ** 63:
             raise UserError(f"--{name} {value}: must have at most 18 digits")
     for name, by in (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads"),
-                     ("judge.width", 2)):               # half of its norms' 4 groups
+                     ("classifier.width", 2)):          # half of its norms' 4 groups
         value, parts = flatten(config)[name], flatten(config).get(by, by)
         if value % parts:
             raise UserError(f"--{name} {value}: must be a multiple of {f'--{by} ' * (by != parts)}{parts}")

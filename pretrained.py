@@ -57,7 +57,8 @@ from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, T5Text,
 from vae import DPVAE, KLVAE, SD14, SD3, KLVAEConfig
 from support.checkpoints import class_of, load_network, load_strict, read_state, save_network, write_atomic
 from support.cli import UserError
-from support.detectors import C3D, I3D, LPIPS, Inception, Judge, perceptual_distance, resize_frames
+from support.detectors import (C3D, I3D, LPIPS, AttributeClassifier, Inception, classifier_file,
+                               perceptual_distance, resize_frames)
 from support.latent_cache import fingerprint
 from support.tokenizers import T5Tokenizer
 
@@ -916,8 +917,9 @@ def bring(cfg, run):
     """A folder of ours that --init names brings what its networks were trained with."""
     file = ours(cfg, cfg.stage, *KEPT)
     if file and run.rank == 0:
-        for name in ("judge", "vae", "dpvae", "text"):
-            source, target = file.with_name(f"{name}.safetensors"), Path(cfg.out) / f"{name}.safetensors"
+        sources = [file.with_name(f"{name}.safetensors") for name in ("vae", "dpvae", "text")]
+        for source in (classifier_file(file.parent), *sources):
+            target = Path(cfg.out) / source.name
             if source.is_file() and not target.is_file():
                 write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
     run.wait()
@@ -968,9 +970,9 @@ def given_vae(cfg, kind, name):
 
 
 def perceptual_for(cfg, run):
-    """LPIPS's distance: VGG's from --lpips. The toy world's judge stands in for VGG, whose weights are not
+    """LPIPS's distance: VGG's from --lpips. The toy's classifier stands in for VGG, whose weights are not
     shipped. Without either the term is left out, and that is said: it is a part of Eq. 4."""
-    path = Path(cfg.out) / "judge.safetensors"
+    path = classifier_file(cfg.out)
     if not cfg.lpips_weight:
         return None
     if cfg.lpips:
@@ -980,5 +982,5 @@ def perceptual_for(cfg, run):
         if run.rank == 0:
             print(f"{cfg.stage}: no LPIPS term: --lpips FILE gives VGG16's weights, --lpips_weight 0 agrees")
         return None
-    judge = load_network(Judge, path).to(run.device).requires_grad_(False)
-    return lambda a, b: perceptual_distance(judge.pyramid, a, b).mean()
+    classifier = load_network(AttributeClassifier, path).to(run.device).requires_grad_(False)
+    return lambda a, b: perceptual_distance(classifier.pyramid, a, b).mean()

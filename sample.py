@@ -473,7 +473,7 @@ HELD = 4.0                          # noise over signal: the flow's level 0.8
 # What stays hard: a motion that must go on where no clip of training went. On from the end of a clip a
 # subject that moves right stands at the frame's edge; the model has never seen one leave, and lets it spin or
 # grow instead: motion as asked in 69 % of 48 clips. On from half a film, for which an end exists, in 84 % of
-# 128 with guidance 4, 90 % with 2.5, which is as many as the judge names of the true ends. The pull is a
+# 128 with guidance 4, 90 % with 2.5, which is as many as the classifier names of the true ends. The pull is a
 # guidance, too, and the two add up: 6 gives 77 %. Starting under more noise (9 times the signal) gives 58 %.
 
 @dataclass

@@ -1,4 +1,4 @@
-"""train.py - every stage: judge, vae, dit, dpvae, videodit, latte; trainer.py walks them.
+"""train.py - every stage: classifier, vae, dit, dpvae, videodit, latte; trainer.py walks them.
 Paper    VideoDiT 3.1 (stage dpvae), 3.2 and A.2 (stage videodit); Latte 3 (stage latte)
 Shapes   batches of clips (B,3,T,H,W) or of cached latents (B,C,T',h,w)
 Time     t=0 noise, t=1 data; noise and times depend on (seed, step, clip), not on ranks, and so a resumed run
@@ -49,7 +49,7 @@ from videodit import VideoDiT
 from support import toy_world
 from support.checkpoints import class_of, hold, load_network, read_config
 from support.cli import STOP, UserError, catch_signals, polite, stop_if_asked
-from support.detectors import Judge, judge_loss, judge_right, judge_targets
+from support.detectors import AttributeClassifier, classifier_loss, classifier_right, classifier_targets
 from support.drawing import contact_sheet
 from support.folders import class_at
 from support.latent_cache import LatentCache, fingerprint, write_cache
@@ -63,7 +63,7 @@ from support.video_io import save_video
 # A video model is not trained in one go. Each stage below takes what an earlier one left in --out (or
 # somebody else's weights, --init), trains one network with it, and leaves that:
 #
-#     judge (for LPIPS) . .  vae ----> dit -----> videodit       VideoDiT: an image model, made to move
+#     classifier (for LPIPS) . .  vae ----> dit -----> videodit       VideoDiT: an image model, made to move
 #                            | '-> dpvae ---------'              (the papers begin at dpvae: vae and dit are
 #                            |                                   Stable Diffusion 3's)
 #                            '-----------------> latte           Latte: blocks over space, blocks over time
@@ -140,15 +140,15 @@ def mixed(cfg, videos, images, p):
 # not shipped. It comes first, since it judges all that come after. The world draws a clip from a
 # specification, so the right answer to "what is it, of what colour, where, moving how?" comes with each clip
 # (batch["spec"]): plain classification, the one stage here that any textbook has.
-def stage_judge(cfg, run):                            # the instrument: names what it sees (design: toy world)
+def stage_classifier(cfg, run):                       # the instrument: names what it sees (design: toy world)
     def loss(nets, batch):
-        targets = judge_targets(nets["judge"], batch["spec"], run.device)
-        right = judge_right(nets["judge"], batch["video"], targets)
-        return (judge_loss(nets["judge"], batch["video"], targets),
+        targets = classifier_targets(nets["classifier"], batch["spec"], run.device)
+        right = classifier_right(nets["classifier"], batch["video"], targets)
+        return (classifier_loss(nets["classifier"], batch["video"], targets),
                 {k: v.float().mean() for k, v in right.items()})
 
-    player = Player(loss, judge=Judge(cfg.judge))
-    return Stage({"judge": player},
+    player = Player(loss, classifier=AttributeClassifier(cfg.classifier))
+    return Stage({"classifier": player},
                  loader(cfg, run, ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0)), None)
 
 
@@ -480,7 +480,7 @@ def stage_cache(cfg, run):                                  # latents and text o
             feed(cfg, run, kind, vae, text)
 
 
-STAGES = {"judge": stage_judge, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae,
+STAGES = {"classifier": stage_classifier, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae,
           "videodit": stage_videodit, "latte": stage_latte, "cache": stage_cache}
 
 

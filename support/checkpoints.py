@@ -255,6 +255,9 @@ def read_state(path):
                         "ask for a .safetensors file")
 
 
+RENAMED = {"Judge": "AttributeClassifier"}      # classes of earlier versions, as their files name them
+
+
 def read_config(path):
     """What save_network wrote beside the weights: {"class": str, "config": dict, **extra}."""
     path = Path(path)
@@ -267,7 +270,8 @@ def read_config(path):
         raise UserError(f"{path} is truncated or not a .safetensors file ({first_line(error)}); "
                         "copy it again")
     try:
-        return {"class": metadata.pop("class"), "config": json.loads(metadata.pop("config")),
+        kind = metadata.pop("class")
+        return {"class": RENAMED.get(kind, kind), "config": json.loads(metadata.pop("config")),
                 **{key: json.loads(value) for key, value in metadata.items()}}
     except (KeyError, ValueError):
         raise UserError(f"{path} carries no config: it was not written by this project's train.py")

@@ -1,10 +1,10 @@
 """detectors.py - fixed networks that look at pictures, so that a distance between videos can be computed.
 Paper    LPIPS (Zhang et al. 2018) Eq. 1: a loss of VideoDiT 3.1's DP-VAE and a metric of its Table 1; I3D for
-         FVD, Inception for FID, C3D for the video IS (Latte 4.1); the Judge is ours, for the toy world only
+         FVD, Inception for FID, C3D for the video IS (Latte 4.1); AttributeClassifier is ours, for the toy
 Shapes   video (B,3,T,H,W), images (N,3,H,W), both in [-1,1]; every network resizes and rescales for itself
-Weights  not ours to ship, except LPIPS' heads and the Judge: published.load_detector() names who has others
+Weights  not ours to ship, except LPIPS' heads and the classifier: pretrained.load_detector() says who has them
 Differs  no published network is trained here: pretrained.py fills it, or it is of no use. Numbers made
-         with the Judge's features instead are not comparable with any paper's: label them "toy"
+         with the AttributeClassifier's features instead are not comparable with any paper's: label them "toy"
 Run me   python detectors.py      # CPU, 5 s: a distance that is 0 for equal images and grows with blur; what
                                  # the same squared error looks like to a network, in out/features.png
 
@@ -30,13 +30,14 @@ compares it with that reference, layer by layer (test_golden_*_equals_*).
     Inception  Inception-v3 (ImageNet, TensorFlow's of 2015)          2048       FID of pictures or frames
     I3D        the same, inflated to films (Kinetics-400)     logits, 400        FVD
     C3D        convolutions in 3D (Sports-1M, or UCF101)    probabilities        IS of films
-    Judge      ours: small, knows the toy world and nothing else       F         all of these, labelled "toy"
+    AttributeClassifier  ours: knows the toy world alone        F                all of these, labelled "toy"
 
 What it cannot see: these networks look for things and textures, and were never asked whether a motion is
 possible. FVD changes less with broken motion than with broken frames (Ge et al. 2024), and others now take
 networks that were trained without labels (DINO, VideoMAE). The papers' numbers are of the ones here."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from einops import rearrange
 import torch
@@ -46,8 +47,8 @@ from torch import nn
 from support.cli import UserError
 
 
-# ---------------------------------------------------------------------------------------------- the toy judge
-# The toy world has shapes that ImageNet has never seen, so it gets a judge of its own, which names the four
+# ---------------------------------------------------------------------------- the toy's attribute classifier
+# The toy world has shapes that ImageNet has never seen, so it gets a classifier of its own, which names four
 # words of a caption. How does one see MOTION? By comparing two moments:
 #
 #     video (B,3,T,H,W) --> each frame: convolutions --> 4 x 4 grid --> Linear --> f_t (B,F)  what and where
@@ -68,7 +69,7 @@ from support.cli import UserError
 # who says whether a generated clip shows what its prompt asked for (eval.py toy).
 
 @dataclass
-class JudgeConfig:
+class AttributeClassifierConfig:
     """The names are carried here, so that a checkpoint says what its logits mean without toy_world.py."""
     subjects: tuple             # names in the order of the logits; world.SUBJECTS and so on
     colours: tuple              # as toy_world.py names them
@@ -84,15 +85,15 @@ class JudgeConfig:
         self.motions, self.scenes = tuple(self.motions), tuple(self.scenes)
 
 
-# what the judge names, and the field of its config that lists the words for it
+# what the classifier names, and the field of its config that lists the words for it
 ATTRIBUTES = {"subject": "subjects", "colour": "colours", "motion": "motions", "scene": "scenes"}
 
 
-class Judge(nn.Module):
+class AttributeClassifier(nn.Module):
     """Names the subject, colour, motion and scene of a toy clip; trained in a few minutes on 2 CPU cores.
 
     Its maps, its vector of a frame, its vector of a clip: the toy's LPIPS, FID and FVD compare these."""
-    Config = JudgeConfig
+    Config = AttributeClassifierConfig
 
     def __init__(self, config):
         super().__init__()
@@ -145,29 +146,35 @@ class Judge(nn.Module):
 
 # Four questions at once, so four cross-entropies in one sum: what helps to tell a cat from a dog, edges and
 # shapes, helps to tell where it goes.
-def judge_loss(judge, video, targets):
+def classifier_file(folder):
+    """Where a folder's classifier is. Its older name, judge.safetensors, is found, too."""
+    file, old = Path(folder) / "classifier.safetensors", Path(folder) / "judge.safetensors"
+    return old if old.is_file() and not file.is_file() else file
+
+
+def classifier_loss(classifier, video, targets):
     """Cross-entropies, summed. targets: {"subject": (B,) long, ...}; -1: not asked (an image's motion)."""
     # A random first frame: with a stride of 3 every frame is looked at in some step.
-    start = int(torch.randint(min(judge.config.stride, video.shape[2]), ()))
+    start = int(torch.randint(min(classifier.config.stride, video.shape[2]), ()))
     loss = 0.0
-    for name, logits in judge(video[:, :, start:]).items():
+    for name, logits in classifier(video[:, :, start:]).items():
         asked = (targets[name] >= 0).sum().clamp(min=1)
         loss = loss + F.cross_entropy(logits, targets[name], ignore_index=-1, reduction="sum") / asked
     return loss
 
 
-def judge_targets(judge, specs, device):
+def classifier_targets(classifier, specs, device):
     """The right answers about clips of these specs, {"subject": (B,) ...}; -1 for the motion of an image."""
-    names = {key: getattr(judge.config, plural) for key, plural in ATTRIBUTES.items()}
+    names = {key: getattr(classifier.config, plural) for key, plural in ATTRIBUTES.items()}
     return {key: torch.tensor([labels.index(value) if (value := getattr(spec, key)) else -1
                                for spec in specs], device=device) for key, labels in names.items()}
 
 
 @torch.no_grad()
-def judge_right(judge, video, targets):
-    """{"subject": (B,) bool, ...}: which names the judge gets right; one that was not asked (-1) is right."""
+def classifier_right(classifier, video, targets):
+    """{"subject": (B,) bool, ...}: which names the classifier gets right; one not asked (-1) is right."""
     return {name: (logits.argmax(1) == targets[name]) | (targets[name] < 0)
-            for name, logits in judge(video).items()}
+            for name, logits in classifier(video).items()}
 
 
 # ---------------------------------------------------------------------------------------------- LPIPS
@@ -185,7 +192,7 @@ def judge_right(judge, video, targets):
 # As a loss it needs a gradient everywhere, so "length" must not have an infinite slope at 0
 # (test_distance_has_a_finite_gradient_where_all_features_are_zero).
 def layer_distances(pyramid, x, y, heads=None):
-    """(N,3,H,W) twice -> (N, layers). pyramid: images -> feature maps, e.g. judge.pyramid or lpips.pyramid.
+    """(N,3,H,W) twice -> (N, layers). pyramid: images -> feature maps: classifier.pyramid or lpips.pyramid.
 
     heads: one (1,C,1,1) non-negative weighting per map; without them every channel counts 1."""
     distances = []

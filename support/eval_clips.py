@@ -12,7 +12,7 @@ Run me   python eval_clips.py      # CPU, 10 s: the toy world against itself; dr
        |        prepare
     JPEG, or not               the published tool writes .jpg files of quality 75
        |
-    uint8 (T,size,size,3)      eval.py: I3D, Inception, C3D, the toy's judge"""
+    uint8 (T,size,size,3)      eval.py: I3D, Inception, C3D, the toy's attribute classifier"""
 
 import dataclasses
 import io

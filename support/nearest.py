@@ -17,7 +17,7 @@ from support.toy_world import (BACKDROPS, COLOURS, DRIFTING, MOTIONS, RANGES, SC
 # ---------------------------------------------------------------------------------------------- reading back
 
 # How good is a generated clip of "a red cat jumping in snow"? There is no original to compare it with: place,
-# size, side and stride were the model's to choose. A judge that names the words is content with two heads.
+# size, side and stride were the model's to choose. A classifier of the words is content with two heads.
 # Frechet's distance (metrics.py) needs hundreds of clips, and says nothing of one.
 # But this world is made of numbers. So we look for the Spec whose rendering is nearest to the clip, and say
 # how far away it still is, in decibels over the subject:

@@ -24,7 +24,7 @@ jumping in snow", and a clip is its words and a handful of numbers, its Spec, an
   stuck at 26 dB.
 * is_heldout() keeps a tenth of the combinations of words from training. A model that can draw those has
   learned words, not pictures.
-* nearest() goes the other way. A network that names the words (detectors.py's judge) is content with a
+* nearest() goes the other way. A network that names the words (detectors.py's classifier) is content with a
   two-headed cat; the distance to the nearest clip that the world could have drawn is not.
 
 Other toy worlds: Moving MNIST (Srivastava et al. 2015) has digits that bounce, CLEVR (Johnson et al. 2017)
@@ -45,8 +45,8 @@ from support.folders import class_prompt, decode, list_classes, list_files, sort
 
 # ---------------------------------------------------------------------------------------------- words
 
-# A caption's four attributes, each with its words in fixed order: the judge's logits (detectors.py) follow it,
-# so a new word goes to the end, and makes old judges useless. Colours are RGB, chosen to be told apart.
+# A caption's four attributes, each with its words in fixed order: the classifier's logits follow it,
+# so a new word goes to the end, and makes old classifiers useless. Colours are RGB, chosen to be told apart.
 # 12 x 10 x 6 x 6 words make 4,320 different captions of clips: each word is seen often, each combination
 # seldom, as in the world outside. Two subjects are shown in pictures only. VideoDiT trains on pictures and
 # films together (its 3.2), so that films gain from what only pictures show: here that can be counted.
@@ -112,7 +112,7 @@ def is_heldout(spec):
 
 def sample_spec(seed, index, kind="video"):
     """The index-th Spec of an endless list. kind: one of KINDS;
-    "any" is for the judge and knows no bounds."""
+    "any" is for the classifier and knows no bounds."""
     # A generator of its own for each clip: clip 1,000 costs what clip 0 does, in any order, on any machine.
     rng = np.random.default_rng([seed, index, KINDS.index(kind)])
     is_image = kind.startswith("image")

@@ -1,5 +1,6 @@
-"""The networks that look: parity with their references, and a judge that takes clips of any shape."""
+"""The networks that look: parity with their references; the attribute classifier takes clips of any shape."""
 
+import dataclasses
 import json
 import os
 import zlib
@@ -10,11 +11,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from support import detectors
 import pretrained
-from support.checkpoints import load_network, save_network
+from support.checkpoints import load_network, save_network, save_state
 from support.cli import UserError
-from support.detectors import (C3D, I3D, Judge, JudgeConfig, judge_loss, judge_right, layer_distances,
+from support.detectors import (C3D, I3D, AttributeClassifier, AttributeClassifierConfig, classifier_file,
+                               classifier_loss, classifier_right, layer_distances,
                                perceptual_distance)
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
@@ -85,10 +86,10 @@ def assert_near(got, want):
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4 * float(want.abs().max()))
 
 
-def toy_judge(**options):
+def toy_classifier(**options):
     torch.manual_seed(0)
     names = {key: tuple(f"{key}{i}" for i in range(count)) for key, count in COUNTS.items()}
-    return Judge(JudgeConfig(**names, **options)).eval()
+    return AttributeClassifier(AttributeClassifierConfig(**names, **options)).eval()
 
 
 # ---------------------------------------------------------------------------------------------- parity
@@ -164,61 +165,73 @@ def test_distance_ignores_how_strong_features_are():
     torch.testing.assert_close(perceptual_distance(lambda x: [2 * x], a, b), want)
 
 
-# ---------------------------------------------------------------------------------------------- the judge
+# ---------------------------------------------------------------------------------- the attribute classifier
 
 @pytest.mark.parametrize("frames, size", [(1, 64), (2, 64), (16, 64), (17, 32), (8, 48)])
-def test_judge_takes_any_clip(frames, size):
+def test_the_classifier_takes_any_clip(frames, size):
     """Any number of frames, an image too, and any size."""
-    judge, video = toy_judge(width=8, features=16), torch.rand(2, 3, frames, size, size) * 2 - 1
-    shapes = {name: tuple(logits.shape) for name, logits in judge(video).items()}
+    classifier, video = toy_classifier(width=8, features=16), torch.rand(2, 3, frames, size, size) * 2 - 1
+    shapes = {name: tuple(logits.shape) for name, logits in classifier(video).items()}
     assert shapes == {"subject": (2, 12), "colour": (2, 10), "motion": (2, 6), "scene": (2, 6)}
-    assert judge.frame_features(video).shape == (2, frames, 16)
-    assert judge.clip_features(video).shape == (2, 32)
+    assert classifier.frame_features(video).shape == (2, frames, 16)
+    assert classifier.clip_features(video).shape == (2, 32)
 
 
-def test_judge_names_what_stands_still_from_any_frame():
+def test_the_classifier_names_what_stands_still_from_any_frame():
     """Only the motion looks at change: one frame and a frozen clip of it get the same other three answers."""
-    judge, image = toy_judge(width=8), torch.rand(2, 3, 1, 64, 64) * 2 - 1
-    frozen = judge(image.repeat(1, 1, 9, 1, 1))
-    for name, logits in judge(image).items():
+    classifier, image = toy_classifier(width=8), torch.rand(2, 3, 1, 64, 64) * 2 - 1
+    frozen = classifier(image.repeat(1, 1, 9, 1, 1))
+    for name, logits in classifier(image).items():
         if name != "motion":
             torch.testing.assert_close(frozen[name], logits)
 
 
-def test_judge_learns_a_batch_by_heart():
+def test_the_classifier_learns_a_batch_by_heart():
     """Only a direction in time tells 4 of the 8 clips from the others; a name not asked costs nothing."""
-    judge, ramp = toy_judge(width=8, features=32, size=32), torch.linspace(-1, 1, 8).view(1, 1, 8, 1, 1)
+    classifier = toy_classifier(width=8, features=32, size=32)
+    ramp = torch.linspace(-1, 1, 8).view(1, 1, 8, 1, 1)
     video = torch.cat([ramp * torch.ones(4, 3, 8, 32, 32), -ramp * torch.ones(4, 3, 8, 32, 32)])
     video = video + 0.1 * torch.randn(video.shape)
     targets = {name: torch.tensor([0] * 4 + [1] * 4) if name == "motion" else torch.full((8,), -1)
-               for name in judge.heads}
-    optimizer = torch.optim.AdamW(judge.parameters(), 3e-3)
+               for name in classifier.heads}
+    optimizer = torch.optim.AdamW(classifier.parameters(), 3e-3)
     for _ in range(15):
         optimizer.zero_grad()
-        judge_loss(judge, video, targets).backward()
+        classifier_loss(classifier, video, targets).backward()
         optimizer.step()
-    assert all(right.all() for right in judge_right(judge, video, targets).values())
+    assert all(right.all() for right in classifier_right(classifier, video, targets).values())
 
 
-def test_judge_loss_takes_images_whose_motion_is_not_asked():
+def test_the_classifier_loss_takes_images_whose_motion_is_not_asked():
     """-1 in a whole batch is a mean over nothing: it must be 0, not NaN, wherever the loss starts."""
-    judge, images = toy_judge(width=8, size=32), torch.rand(2, 3, 1, 32, 32)
-    asked = {name: torch.full((2,), -1 if name == "motion" else 0) for name in judge.heads}
+    classifier, images = toy_classifier(width=8, size=32), torch.rand(2, 3, 1, 32, 32)
+    asked = {name: torch.full((2,), -1 if name == "motion" else 0) for name in classifier.heads}
     for _ in range(8):
-        loss = judge_loss(judge, images, asked)
-        logits = judge(images)
+        loss = classifier_loss(classifier, images, asked)
+        logits = classifier(images)
         want = sum(-logits[name].log_softmax(1)[:, 0].mean() for name in logits if name != "motion")
         torch.testing.assert_close(loss, want)
 
 
-def test_judge_survives_its_file(tmp_path):
+def test_the_classifier_survives_its_file(tmp_path):
     """Names and weights come back from one .safetensors: what a logit means needs no other file."""
-    judge = toy_judge(width=8)
-    save_network(tmp_path / "judge.safetensors", judge)
-    again = load_network(Judge, tmp_path / "judge.safetensors")
-    assert again.config == judge.config
+    classifier = toy_classifier(width=8)
+    save_network(tmp_path / "classifier.safetensors", classifier)
+    again = load_network(AttributeClassifier, tmp_path / "classifier.safetensors")
+    assert again.config == classifier.config
     video = torch.rand(1, 3, 4, 64, 64)
-    torch.testing.assert_close(again(video), judge(video), rtol=0, atol=0)
+    torch.testing.assert_close(again(video), classifier(video), rtol=0, atol=0)
+
+
+def test_a_classifier_of_before_is_found_and_read(tmp_path):
+    """Its file was judge.safetensors and its class Judge; what was written then is read today."""
+    classifier = toy_classifier(width=8)
+    save_state(tmp_path / "judge.safetensors", classifier.state_dict(), "Judge",
+               dataclasses.asdict(classifier.config))
+    again = load_network(AttributeClassifier, classifier_file(tmp_path))
+    assert again.config == classifier.config
+    save_network(tmp_path / "classifier.safetensors", classifier)
+    assert classifier_file(tmp_path).name == "classifier.safetensors"
 
 
 # ---------------------------------------------------------------------------------------------- clips

@@ -17,7 +17,7 @@ from support import toy_world
 from support.checkpoints import save_network
 from support.cli import UserError
 from dit import MMDiT
-from support.detectors import I3D, FrozenNorm, Judge, judge_targets
+from support.detectors import I3D, FrozenNorm, AttributeClassifier, classifier_targets
 from support.metrics import frechet, gaussian
 from support.eval_clips import Side
 from test_latte import trained
@@ -35,7 +35,8 @@ def ckpt(tmp_path_factory):
     torch.manual_seed(0)
     folder, tiny = tmp_path_factory.mktemp("ckpt"), presets.PRESETS["tiny"]
     vae, dit = KLVAE(tiny["vae"]), MMDiT(tiny["dit"])
-    nets = {"judge": Judge(tiny["judge"]), "vae": vae, "dpvae": DPVAE.from_image(vae), "dit": dit,
+    nets = {"classifier": AttributeClassifier(tiny["classifier"]), "vae": vae,
+            "dpvae": DPVAE.from_image(vae), "dit": dit,
             "videodit": VideoDiT.from_image(dit), "text": ToyText(tiny["text"])}
     for name, net in nets.items():
         save_network(folder / f"{name}.safetensors", net, extra={"size": 32, "frames": 8, "shift": 1.0})
@@ -48,10 +49,11 @@ def rendered(count, frames=16, size=32, kind="video"):
                         for index in range(count)])
 
 
-def quiet_judge(width=8):
-    """An untrained judge: random features are enough to tell two sets apart."""
+def quiet_classifier(width=8):
+    """An untrained classifier: random features are enough to tell two sets apart."""
     torch.manual_seed(1)
-    return Judge(eval.dataclasses.replace(presets.PRESETS["tiny"]["judge"], width=width, size=32)).eval()
+    config = eval.dataclasses.replace(presets.PRESETS["tiny"]["classifier"], width=width, size=32)
+    return AttributeClassifier(config).eval()
 
 
 # ---------------------------------------------------------------------------------------------- monotony
@@ -80,11 +82,12 @@ def frozen(video, level):
 
 @pytest.mark.parametrize("damage", [noisy, blurred, shuffled, frozen])
 def test_toy_fvd_grows_with_damage(damage):
-    """FVD on the features of an untrained judge: the more noise, blur, disorder or stillness, the farther."""
-    judge, clips = quiet_judge(), rendered(24)
+    """FVD on an untrained classifier's features: the more noise, blur, disorder or stillness, the farther."""
+    classifier, clips = quiet_classifier(), rendered(24)
     with torch.no_grad():
-        real = gaussian(judge.clip_features(clips))
-        values = [frechet(*real, *gaussian(judge.clip_features(damage(clips, level)))) for level in (1, 2, 3)]
+        real = gaussian(classifier.clip_features(clips))
+        values = [frechet(*real, *gaussian(classifier.clip_features(damage(clips, level))))
+                  for level in (1, 2, 3)]
     assert 0 < values[0] < values[1] < values[2]
 
 
@@ -110,7 +113,8 @@ def test_fvd_of_an_untrained_i3d_grows_with_damage():
 
 def test_fvd_command_labels_toy_numbers_and_caches_the_real_side(ckpt, shots, tmp_path, capsys, monkeypatch):
     """The second call looks at the fakes only, and finds the same number."""
-    argv = [str(shots), str(shots), *TOY_FLAGS, "--clips", "4", "--judge", str(ckpt / "judge.safetensors"),
+    argv = [str(shots), str(shots), *TOY_FLAGS, "--clips", "4", "--classifier",
+            str(ckpt / "classifier.safetensors"),
             "--cache", str(tmp_path)]
     first = eval.distance("fvd", argv)
     assert first["metric"] == "toy fvd" and first["fvd"] < 1e-3
@@ -126,9 +130,9 @@ SIDE_STREAM = Side.stream
 
 def test_fid_and_is_commands_run_on_frames_and_clips(ckpt, shots):
     """toy FID of rendered clips against their .mp4 is small; toy IS lies between 1 and the 12 subjects."""
-    judge = ["--judge", str(ckpt / "judge.safetensors"), *TOY_FLAGS, "--clips", "4"]
-    assert eval.distance("fid", ["toy:video", str(shots), *judge])["fid"] >= 0
-    assert 1 <= eval.score([str(shots), *judge, "--splits", "2"])["is"] <= 12
+    classifier = ["--classifier", str(ckpt / "classifier.safetensors"), *TOY_FLAGS, "--clips", "4"]
+    assert eval.distance("fid", ["toy:video", str(shots), *classifier])["fid"] >= 0
+    assert 1 <= eval.score([str(shots), *classifier, "--splits", "2"])["is"] <= 12
 
 
 def pixels(folder):
@@ -167,7 +171,7 @@ def test_recon_finds_no_gain_in_an_untrained_dp_vae(ckpt, shots, capsys):
     """At step 0 D(z) is the held key frame, so both have the same PSNR;
     the last quarter of 16 frames is 4."""
     result = eval.recon([str(ckpt), str(shots), "--part", "0.75", "1", "--features", "toy",
-                             "--judge", str(ckpt / "judge.safetensors")])
+                             "--classifier", str(ckpt / "classifier.safetensors")])
     assert result["clips"] == 4 and result["frames"] == 4
     assert result["gain"] == pytest.approx(0, abs=1e-3) and "toy_lpips" in result
     assert "better on" in capsys.readouterr().out
@@ -179,7 +183,7 @@ def test_toy_command_prints_every_score(ckpt, capsys, tmp_path):
                    "--sheet", str(tmp_path / "given.png")])
     assert (tmp_path / "given.png").is_file()
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    for row in ("judge", "video_seen", "video_heldout", "video_image_only"):
+    for row in ("classifier", "video_seen", "video_heldout", "video_image_only"):
         assert set(result[row]) == {"subject", "colour", "motion", "scene"}
     for row in ("image_seen", "image_heldout", "image_image_only"):
         assert set(result[row]) == {"subject", "colour", "scene"}
@@ -209,7 +213,7 @@ def test_nearest_rows_rank_what_a_model_makes_below_its_ceiling(monkeypatch, cap
 def test_the_shipped_weights_do_what_the_readme_says(model, share, db):
     """Of 16 clips nobody trained on, and as many prompts, few enough fail that the table can be true."""
     result = eval.toy(["-n", "16", "--batch", "16", "--model", model, "--bf16", "--nearest", "16"])
-    for row in ("judge", "video_seen", "video_heldout", "image_seen", "image_heldout"):
+    for row in ("classifier", "video_seen", "video_heldout", "image_seen", "image_heldout"):
         assert min(result[row].values()) >= share, (row, result[row])
     if model == "videodit":                     # known from pictures alone, and asked for with a motion
         assert result["video_image_only"]["subject"] >= share, result["video_image_only"]
@@ -220,15 +224,15 @@ def test_the_shipped_weights_do_what_the_readme_says(model, share, db):
     assert again["db"] > again["truth"] - 1                      # the search's own error on what no Spec is
 
 
-def test_the_prompt_score_of_rendered_clips_is_what_the_judge_sees():
-    """A judge that reads the answer off the clip is right about all;
+def test_the_prompt_score_of_rendered_clips_is_what_the_classifier_sees():
+    """A classifier that reads the answer off the clip is right about all;
     asked about the first clip only, about 1/n."""
     specs = [toy_world.sample_spec(toy_world.UNSEEN, index) for index in range(3)]
     config = SimpleNamespace(subjects=toy_world.SUBJECTS, colours=list(toy_world.COLOURS), motions=toy_world.MOTIONS,
                              scenes=toy_world.SCENES)
     class Oracle:                                          # the "clip" is its index
         def __call__(self, video):
-            answers = judge_targets(self, [specs[int(i)] for i in video], "cpu")
+            answers = classifier_targets(self, [specs[int(i)] for i in video], "cpu")
             return {key: F.one_hot(index, 12) for key, index in answers.items()}
     oracle = Oracle()
     oracle.config = config
@@ -248,8 +252,9 @@ def test_help_is_help(capsys):
 def test_recon_draws_films_by_seed_not_by_name(ckpt, shots, tmp_path, capsys):
     """Two of four: another seed, other films; the same seed, the same. --sheet: three rows a film."""
     def names(seed):
-        eval.recon([str(ckpt), str(shots), "-n", "2", "--seed", str(seed), "--features", "toy", "--judge",
-                        str(ckpt / "judge.safetensors"), "--sheet", str(tmp_path / "sheet.png")])
+        eval.recon([str(ckpt), str(shots), "-n", "2", "--seed", str(seed), "--features", "toy",
+                        "--classifier", str(ckpt / "classifier.safetensors"),
+                        "--sheet", str(tmp_path / "sheet.png")])
         return {line.split()[0] for line in capsys.readouterr().out.splitlines() if ".mp4 " in line}
     drawn = [names(seed) for seed in (0, 0, 1, 2, 3)]
     assert drawn[0] == drawn[1] and len(drawn[0]) == 2 and len(set(map(frozenset, drawn))) > 1
@@ -260,19 +265,19 @@ def test_sheets_of_samples_and_of_both_sides_are_drawn(ckpt, shots, tmp_path):
     """`sample --sheet`, `fvd --sheet`: what a distance is of can be seen."""
     eval.main(["sample", str(ckpt), "-n", "2", "--steps", "1", "-o", str(tmp_path / "s"), "--png",
                    "--sheet", str(tmp_path / "s.png")])
-    eval.main(["fvd", str(shots), str(tmp_path / "s"), *TOY_FLAGS, "--clips", "2", "--judge",
-                   str(ckpt / "judge.safetensors"), "--sheet", str(tmp_path / "fvd.png")])
+    eval.main(["fvd", str(shots), str(tmp_path / "s"), *TOY_FLAGS, "--clips", "2", "--classifier",
+                   str(ckpt / "classifier.safetensors"), "--sheet", str(tmp_path / "fvd.png")])
     assert Image.open(tmp_path / "s.png").size[0] > 300 and Image.open(tmp_path / "fvd.png").size[1] > 4 * 96
 
 
 def test_fid_over_all_real_frames(ckpt, shots, capsys):
     """4 films of 16 frames: 64 real frames where the protocol's 8 of each would be 32."""
-    judge = ["--judge", str(ckpt / "judge.safetensors"), *TOY_FLAGS, "--clips", "2"]
-    found = eval.distance("fid", [str(shots), str(shots), *judge, "--full"])
+    classifier = ["--classifier", str(ckpt / "classifier.safetensors"), *TOY_FLAGS, "--clips", "2"]
+    found = eval.distance("fid", [str(shots), str(shots), *classifier, "--full"])
     assert found["real"] == 4 * 16 and found["fid"] >= 0
     assert "64 real frames, 2 fake clips" in capsys.readouterr().out
     with pytest.raises(UserError, match="--full: FVD compares clips of one length"):
-        eval.distance("fvd", [str(shots), str(shots), *judge, "--full"])
+        eval.distance("fvd", [str(shots), str(shots), *classifier, "--full"])
 
 
 def test_time_is_measured_without_weights(shots, capsys, monkeypatch):
@@ -348,7 +353,7 @@ def test_pictures_too_small_for_ssim_are_answered_in_one_line(ckpt):
 def test_bad_folders_are_answered_in_one_line(ckpt, shots, tmp_path):
     """Empty folder, unreadable video, too few clips, too small clips:
     the fakes must be what was asked for."""
-    judge = ["--judge", str(ckpt / "judge.safetensors"), *TOY_FLAGS]
+    classifier = ["--classifier", str(ckpt / "classifier.safetensors"), *TOY_FLAGS]
     for name in ("empty", "broken"):
         (tmp_path / name).mkdir()
     for name in ("x.mp4", "y.mp4"):
@@ -359,7 +364,7 @@ def test_bad_folders_are_answered_in_one_line(ckpt, shots, tmp_path):
                                "4 usable clips, 9 wanted; sample more, or give --clips 4"),
                               (shots, ["--size", "64"], "clips of 32 pixels.*give --size 32")):
         with pytest.raises(UserError, match=says):
-            eval.distance("fvd", ["toy", str(fake), *judge, "--clips", "2", *flags])
+            eval.distance("fvd", ["toy", str(fake), *classifier, "--clips", "2", *flags])
 
 
 # ------------------------------------------------------------------------------------------ inside a Latte

@@ -21,14 +21,14 @@ from support.cli import UserError
 from conftest import script
 from test_trainer import THREAD, differs, fit, run, same, signals, torchrun
 
-# One rank of two does what the third word says, in step 2 of stage judge.
+# One rank of two does what the third word says, in step 2 of stage classifier.
 SICK = """
 import os
 import signal
 import sys
 import train
 from support.cli import UserError, polite
-honest = train.judge_loss
+honest = train.classifier_loss
 turns = []
 def loss(*words):
     turns.append(0)
@@ -39,14 +39,14 @@ def loss(*words):
             raise ZeroDivisionError("a bug of rank 1")
         os.kill(os.getpid(), int(sys.argv[1]))
     return honest(*words)
-train.judge_loss = loss
+train.classifier_loss = loss
 polite(lambda: train.main(sys.argv[2:]))
 """
 
 
 def sick(tmp_path, what, steps=12):
     (tmp_path / "sick.py").write_text(SICK)
-    words = "--config", "tiny", "--stage", "judge", "--steps", steps, "--out", tmp_path / "run"
+    words = "--config", "tiny", "--stage", "classifier", "--steps", steps, "--out", tmp_path / "run"
     return script(*torchrun(tmp_path / "sick.py", what, *words), extra=THREAD)
 
 
@@ -76,7 +76,7 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step(tmp_path):
     """SIGTERM reaches rank 1 alone, in step 2: both stop four steps later, saved, and go on from there."""
     done = sick(tmp_path, int(signal.SIGTERM))
     assert done.code != 0 and "stopped by a signal at step 6, saved" in done.err
-    assert read_state(tmp_path / "run" / "judge" / "state.pt")["step"] == 6
+    assert read_state(tmp_path / "run" / "classifier" / "state.pt")["step"] == 6
 
 
 def test_a_wrong_flag_on_many_ranks_is_one_line(tmp_path):
@@ -148,7 +148,7 @@ def test_two_runs_in_one_folder_are_refused_and_the_lock_dies_with_its_process(t
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "run"], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"in\n"
     with pytest.raises(UserError, match="run is in use by another process; wait for it, or give another"):
-        run(tmp_path / "run", "judge", "--steps", 1)
+        run(tmp_path / "run", "classifier", "--steps", 1)
     holder.kill()
     holder.wait()
     with hold(tmp_path / "run"):
@@ -163,7 +163,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, place):
     """A file where a folder should be, a read-only file system: before anything is trained."""
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write .*choose another folder") as error:
-        run(tmp_path / place, "judge", "--steps", 1)
+        run(tmp_path / place, "classifier", "--steps", 1)
     assert "\n" not in str(error.value)
 
 

@@ -159,7 +159,7 @@ def test_every_flag_is_read():
     ("--shift 0", "--shift 0.0: must"), ("--betas 0.9", "--betas 0.9: must be two numbers"),
     ("--part 0.5 2", "--part 0.5 2.0: must be two numbers"),
     ("--attention 3d", "must be 2d->3d or 2d"), ("--items 0", "--items 0: give the number"),
-    ("--judge.width 3", "--judge.width 3: must be a multiple of 2"),
+    ("--classifier.width 3", "--classifier.width 3: must be a multiple of 2"),
     ("--vae.ch_mult 0 1 2", "--vae.ch_mult 0 1 2: must be at least 1 each"),
     ("--stage vae --vae.num_res_blocks 0", "--vae.num_res_blocks 0: must be at least 1"),
     ("--latte.input_size 0", "--latte.input_size 0: must be at least 1")])

@@ -528,9 +528,9 @@ def test_noise_for_the_decoder_is_a_rows_own(tiny):
 
 
 def test_a_folder_of_ours_brings_what_a_stage_needs(tiny, tmp_path):
-    """Into an empty --out: the VAEs, the text encoder and the judge of the folder that --init names."""
+    """Into an empty --out: the VAEs, the text encoder and the classifier of the folder that --init names."""
     run(tmp_path / "more", "videodit", "--init", tiny.folder, "--steps", 1, "--no-cached", "--p_video", 1)
-    for name in ("vae", "dpvae", "text", "judge"):
+    for name in ("vae", "dpvae", "text", "classifier"):
         assert (tmp_path / "more" / f"{name}.safetensors").read_bytes() == (
             tiny.folder / f"{name}.safetensors").read_bytes()
 

@@ -28,7 +28,7 @@ from dit import MMDiT
 from support.trainer import Player, Run, Stage, Trainer, learning_rate
 from presets import Config, apply, parse
 
-STAGES = ("judge", "dit", "dpvae", "videodit", "latte")
+STAGES = ("classifier", "dit", "dpvae", "videodit", "latte")
 
 
 @pytest.fixture(autouse=True)
@@ -155,14 +155,15 @@ def test_two_launchers_on_two_nodes_are_one_run(tmp_path):
         free.bind(("127.0.0.1", 0))
         meet = f"127.0.0.1:{free.getsockname()[1]}"
     nodes = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", meet, "--rdzv-id", "test")
-    command = [sys.executable, *map(str, torchrun("train.py", "--config", "tiny", "--stage", "judge", "--out",
-                                                  tmp_path / "two", "--steps", 4, ranks=1, nodes=nodes))]
+    command = [sys.executable, *map(str, torchrun("train.py", "--config", "tiny", "--stage", "classifier",
+                                                  "--out", tmp_path / "two", "--steps", 4,
+                                                  ranks=1, nodes=nodes))]
     launchers = [subprocess.Popen(command, env={**os.environ, **THREAD}, stderr=subprocess.PIPE, text=True)
                  for _ in range(2)]
     for launcher in launchers:
         assert launcher.wait(timeout=250) == 0, launcher.stderr.read()[-4000:]
-    alone = run(tmp_path / "one", "judge", "--steps", 4)
-    assert_close(read_state(tmp_path / "two" / "judge" / "state.pt")["players"], alone["players"],
+    alone = run(tmp_path / "one", "classifier", "--steps", 4)
+    assert_close(read_state(tmp_path / "two" / "classifier" / "state.pt")["players"], alone["players"],
                  atol=1e-4, rtol=0)
 
 
@@ -171,8 +172,8 @@ def test_two_launchers_on_two_nodes_are_one_run(tmp_path):
 def test_all_stages_on_two_processes_end_where_one_ends(tmp_path, repeat):
     """No rank reads what another still writes, between six stages and their caches: weights to 1e-4 (1e-5 was
     measured). Each process has one thread: with AVX2 alone, two sum in another order than one, and after 20
-    steps that is 1e-3. Without LPIPS: where an untrained judge's channels are all nearly 0, its slope is as
-    steep as they are small, and 4e-7 in the judge became 1e-3 in the VAE (AVX-512)."""
+    steps that is 1e-3. Without LPIPS: where an untrained network's channels are all nearly 0, its slope is as
+    steep as they are small, and 4e-7 in the classifier became 1e-3 in the VAE (AVX-512)."""
     words = "train.py", "--config", "tiny", "--stage", "all", "--lpips_weight", "0", "--out"
     for command in ([*words, tmp_path / "one"], torchrun(*words, tmp_path / "two")):
         done = script(*command, extra=THREAD)
@@ -232,8 +233,8 @@ def test_a_state_that_cannot_be_resumed_is_explained(tiny, tmp_path):
     before = read_state(out / "dit.safetensors")
     with pytest.raises(UserError, match="no state.pt there; give auto, none, or a folder"):
         run(out, "dit", "--resume", tmp_path)
-    with pytest.raises(UserError, match="is not of stage dit .*it holds judge"):
-        run(out, "dit", "--resume", tiny.folder / "judge")
+    with pytest.raises(UserError, match="is not of stage dit .*it holds classifier"):
+        run(out, "dit", "--resume", tiny.folder / "classifier")
     whole = (tiny.folder / "dit" / "state.pt").read_bytes()
     (out / "dit" / "state.pt").write_bytes(whole[:len(whole) // 2])
     with pytest.raises(UserError, match=r"state\.pt .*is truncated") as error:
