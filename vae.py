@@ -62,7 +62,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from support.cli import UserError
-from support.ops import attend, run_block
+from support.ops import attend, channels_last, conv_of_doubled, group_norm, run_block, silu, unfold_with_ends
 
 
 @dataclass
@@ -98,34 +98,19 @@ SD14 = KLVAEConfig(z_channels=4, quant_conv=True, scale=0.18215, shift=0.0)
 # ASSUMED: norms see one frame also in the video parts. Over time they would mix the whole clip into every
 # frame, by an amount that hangs on the clip's length, and a clip could not be coded in windows.
 class FrameNorm(nn.GroupNorm):
-    """GroupNorm of each frame.
-
-    A layout in memory is a choice, too. Convolutions on a CPU want "channels last" (a pixel's channels side
-    by side), so all is kept that way. This norm's backward in bf16 is 2 to 4 times slower than in float32
-    there, which is more than two casts cost; so where a gradient is asked it is computed in float32. Copies
-    to the plain layout and back, the other way out, take 4 to 10 times as long as the norm itself."""
+    """GroupNorm of each frame: mean 0 and standard deviation 1 in each group of its channels."""
+    def __init__(self, c, groups):
+        super().__init__(groups, c, eps=1e-6)
 
     def forward(self, x):
-        if x.dtype == torch.bfloat16 and torch.is_grad_enabled() and not x.is_cuda:
-            return super().forward(x.float()).to(x.dtype)
-        return super().forward(x)
-
-
-def silu(x):
-    """x * sigmoid(x), always of a norm's fresh output: written over it where no gradient will ask for it. At
-    512 x 512 a window's largest activation is 4 GB, and one copy less may decide which card will do."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
-
-
-def norm(channels, groups):
-    return FrameNorm(groups, channels, eps=1e-6)
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class ResBlock(nn.Module):
     def __init__(self, c_in, c_out, groups):
         super().__init__()
-        self.norm1, self.conv1 = norm(c_in, groups), nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.norm2, self.conv2 = norm(c_out, groups), nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.norm1, self.conv1 = FrameNorm(c_in, groups), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm2, self.conv2 = FrameNorm(c_out, groups), nn.Conv2d(c_out, c_out, 3, padding=1)
         if c_in != c_out:                                         # a sum needs equal widths
             self.nin_shortcut = nn.Conv2d(c_in, c_out, 1)
 
@@ -140,7 +125,7 @@ class AttnBlock(nn.Module):
     the middle of encoder and decoder only: N pixels cost N x N, and the middle has 64 times fewer."""
     def __init__(self, c, groups):
         super().__init__()
-        self.norm = norm(c, groups)
+        self.norm = FrameNorm(c, groups)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(c, c, 1) for _ in range(4))
 
     def forward(self, x):
@@ -163,23 +148,13 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Double H and W: each pixel four times, then a convolution to smooth the steps.
-
-    Of the 3x3 pixels that this convolution sees, several are copies of one, so their weights may be added
-    first: each pixel is then spread by a 4x4 kernel (a "transposed convolution" of stride 2), which is the
-    same sum with 4/9 of the products. On a CPU this takes half the time; a GPU keeps the two steps, since
-    nobody has measured it there. (A 4x4 kernel that were free could draw a checkerboard.)"""
+    """Double H and W: each pixel four times, then a convolution to smooth the steps."""
     def __init__(self, c):
         super().__init__()
         self.conv = nn.Conv2d(c, c, 3, padding=1)
 
     def forward(self, x):
-        if x.is_cuda:
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))            # (F,C,2H,2W)
-        w = F.pad(self.conv.weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))                # (C,C,5,5)
-        w = w[:, :, 1:] + w[:, :, :-1]                                                      # (C,C,4,5)
-        w = w[..., 1:] + w[..., :-1]                                                        # (C,C,4,4)
-        return F.conv_transpose2d(x, w, self.conv.bias, stride=2, padding=1)                # (F,C,2H,2W)
+        return conv_of_doubled(x, self.conv.weight, self.conv.bias)                         # (F,C,2H,2W)
 
 
 # ------------------------------------------------------------------------------------------ 1D (time) blocks
@@ -203,24 +178,22 @@ class TimeConv(nn.Module):
     come copies of them. With zeros a picture that stands still would darken towards both ends.
 
     Computed as a 3x1x1 convolution of the folded frames, seen through a view: no pixel has to move, as it
-    would for conv1d. The padding is joined on channels-last memory, where it is one block a frame; joined as
-    (B,T,C,H,W) it came out plain, and in bf16 this layer took twice as long."""
+    would for conv1d."""
     def __init__(self, c):
         super().__init__()
         self.conv = nn.Conv1d(c, c, 3)
 
     def forward(self, x, frames):
-        x = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames))                                # (B,T,H,W,C)
-        x = torch.cat([x[:, :1], x, x[:, -1:]], 1).permute(0, 4, 1, 2, 3)                   # (B,C,T+2,H,W)
+        x = unfold_with_ends(x, frames)                                                     # (B,C,T+2,H,W)
         x = F.conv3d(x, self.conv.weight[..., None, None], self.conv.bias)                  # (B,C,T,H,W)
-        return x.transpose(1, 2).flatten(0, 1)                                              # (F,C,H,W)
+        return rearrange(x, "b c t h w -> (b t) c h w")                                     # (F,C,H,W)
 
 
 class TimeResBlock(nn.Module):
     def __init__(self, c, groups):
         super().__init__()
-        self.norm1, self.conv1 = norm(c, groups), TimeConv(c)
-        self.norm2, self.conv2 = norm(c, groups), TimeConv(c)
+        self.norm1, self.conv1 = FrameNorm(c, groups), TimeConv(c)
+        self.norm2, self.conv2 = FrameNorm(c, groups), TimeConv(c)
 
     def forward(self, x, frames):
         h = self.conv1(silu(self.norm1(x)), frames)
@@ -234,7 +207,7 @@ class TimeAttention(nn.Module):
     it can, and without a table of positions no length is foreign."""
     def __init__(self, c, groups):
         super().__init__()
-        self.norm = norm(c, groups)
+        self.norm = FrameNorm(c, groups)
         self.q, self.k, self.v, self.proj_out = (nn.Linear(c, c) for _ in range(4))
 
     def forward(self, x, frames):
@@ -333,7 +306,7 @@ class Encoder(nn.Module):
                 level.time_down = TimeDown(c)
             self.down.append(level)
         self.mid = Middle(c, config.groups, video)
-        self.norm_out = norm(c, config.groups)
+        self.norm_out = FrameNorm(c, config.groups)
         self.conv_out = nn.Conv2d(c, 2 * config.z_channels, 3, padding=1)
         self.checkpointing = False                             # recompute a level in backward: 3x less memory
 
@@ -366,7 +339,7 @@ class Decoder(nn.Module):
             if video and 0 < i < 3:                          # A.1: following the last two upsampling layers
                 level.time_up = TimeUp(c)
             self.up.append(level)
-        self.norm_out = norm(widths[0], config.groups)
+        self.norm_out = FrameNorm(widths[0], config.groups)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
         self.checkpointing = False
 
@@ -383,7 +356,7 @@ class Decoder(nn.Module):
 
 def fold(x):
     """Frames into the batch, for the 2D layers."""
-    return rearrange(x, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)  # (F,C,H,W)
+    return channels_last(rearrange(x, "b c t h w -> (b t) c h w"))                          # (F,C,H,W)
 
 
 def unfold(x, clips):
@@ -691,7 +664,7 @@ def statistics_loss(z, z_k):
 # never saw it draws as smears. DEVIATES: with --z_noise (by default 0, the paper's) D learns to read z with
 # noise on it; the other terms see z itself. The toy's clips came 0.5 dB nearer to what can be drawn, last
 # frames 0.8, and reconstructions lost 0.7 dB. Shipped are weights 0.6 of the way there: 0.4, 0.6 and 0.3 dB.
-# ASSUMED: LPIPS looks through VGG16 (train.py --lpips; the toy's judge where its weights are absent).
+# ASSUMED: LPIPS looks through VGG16 (train.py --lpips; the toy's classifier where its weights are absent).
 # ASSUMED: the adversary's loss is the hinge, its network the one below. It is heard after disc_start steps,
 # louder over disc_warmup (presets.py): a decoder that is all blur loses at once, and learns nothing from it.
 # ASSUMED: the weights kept are their moving average (EMA), which 4.1 says of the transformer only; and clips
