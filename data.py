@@ -49,7 +49,7 @@ from support.drawing import contact_sheet
 from support.folders import (Captions, class_name, describe, is_hidden, is_text, list_classes, list_files,
                              nothing_of, open_image, series, sort_media, stem_of, warn_left_out)
 from support.order import deal, log, mix
-from support.video_io import IMAGES, VIDEOS, Film, Unusable, cut, read_all, read_some, scan_times, to_video
+from support.video_io import IMAGES, VIDEOS, Unusable, VideoFile, crop_clip, read_all, read_some, scan_times, to_video
 
 
 # --------------------------------------------------------------------------------------------- the toy world
@@ -185,7 +185,7 @@ class ClipFolder:
             clip = self.decode(index, frames, numbers)[places]                           # (T,h,w,3)
         else:
             clip = decoded[wanted]                                                       # (T,h,w,3)
-        return {"video": to_video(cut(clip, self.size, self.crop, self.flip, rng))}      # (3,T,H,W)
+        return {"video": to_video(crop_clip(clip, self.size, self.crop, self.flip, rng))}      # (3,T,H,W)
 
     def path(self, index):
         """Where on this machine."""
@@ -241,7 +241,7 @@ class ClipFolder:
             fits = first.nbytes * len(frames) <= share
             return frames, times, self.decode(index, frames, range(len(frames))) if fits else None
         pts, times = scan_times(path)
-        with Film(path, self.short, self.long) as film:
+        with VideoFile(path, self.short, self.long) as film:
             fits = len(times) * film.width * film.height * 3 <= share
         if fits:
             times, decoded = read_all(path, self.short, self.long)
@@ -389,7 +389,7 @@ class ImageFolder:
     def read(self, index, rng):
         """One picture, cut as rng has it, or Unusable."""
         picture = open_image(self.root, self.names[index], self.short, self.long)      # (h,w,3)
-        return {"video": to_video(cut(picture[None], self.size, self.crop, self.flip, rng))}     # (3,1,H,W)
+        return {"video": to_video(crop_clip(picture[None], self.size, self.crop, self.flip, rng))}     # (3,1,H,W)
 
 
 # One question decides what a folder is: does the caller want films or pictures? Films for --data, also where
@@ -431,7 +431,7 @@ def measure(dataset, index):
     if name in dataset.folders:
         height, width = open_image(dataset.path(index), frames[0]).shape[:2] if frames else (0, 0)
         return len(times), None, width, height
-    with Film(dataset.path(index)) as film:
+    with VideoFile(dataset.path(index)) as film:
         return len(times), float(np.ptp(times)) * len(times) / max(len(times) - 1, 1), film.width, film.height
 
 
