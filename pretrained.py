@@ -551,7 +551,7 @@ class Released:
         classes."""
         if self.kind in ("latte_t2v", "pixart"):
             self.need("t5xxl", "tokenizer")
-            return T5Text(partial(t5, self.states["t5xxl"]), T5Tokenizer.load(self.tokenizer))
+            return T5Text({"t5xxl": partial(t5, self.states["t5xxl"])}, T5Tokenizer.load(self.tokenizer))
         if self.kind in ("latte", "dit"):
             return None
         self.need("clip_l", "clip_g", *(["tokenizer"] if "t5xxl" in self.states else []))
@@ -723,7 +723,7 @@ def load_t5_text(*sources, length=120):
     a folder of its shards."""
     found = open_released(*sources)
     found.need("t5xxl", "tokenizer")
-    return T5Text(partial(t5, found.states["t5xxl"]), T5Tokenizer.load(found.tokenizer), length)
+    return T5Text({"t5xxl": partial(t5, found.states["t5xxl"])}, T5Tokenizer.load(found.tokenizer), length)
 
 
 # ----------------------------------------------------------------------------------------- networks that look

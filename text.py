@@ -2,12 +2,12 @@
 Paper    VideoDiT 3.2 keeps SD3's frozen encoders: CLIP-L, CLIP-G and T5-XXL give context and pooled
 Shapes   ids (B,L)  context (B,L,D)  pooled (B,P)        B prompts, L text tokens, D width, P pooled width
 Sizes    toy L=16 D=P=128; SD3 L=77+77 D=4096 P=768+1280; Latte's text-to-video T5 alone, L<=120
-Differs  only what SD3 and Latte use: no decoder of T5, no picture half of CLIP
+Differs  only what SD3 and Latte use: no decoder of T5, no image half of CLIP
 Reads    after tokenizers.py, before dit.py; pretrained.py fills the encoders with released weights
 Run me   python text.py      # CPU, 3 s: which words the toy's encoder finds near, drawn in out/text.png
 
 THE PROBLEM. tokenizers.py made numbers of a prompt. Number 2368 says nothing: it is a row in a table. What
-the painting transformer (dit.py) needs are vectors in which what looks alike lies close and what must be
+the diffusion transformer (dit.py) needs are vectors in which what looks alike lies close and what must be
 told apart lies far: "red" near "scarlet", "jumping" far from "spinning", "a dog on a cat" not "a cat on a
 dog". An encoder is a transformer over the tokens that has learned such vectors elsewhere, and stays as it is
 ("frozen"):
@@ -15,15 +15,15 @@ dog". An encoder is a transformer over the tokens that has learned such vectors 
     "a red cat"  ->  ids (B,L)  ->  table (B,L,D)  ->  12 to 32 layers  ->  context (B,L,D)  a vector a token
                                                                         +->  pooled  (B,P)   one for it all
 
-Both are used, for different things. CONTEXT is read by attention: each patch of the picture looks for the
+Both are used, for different things. CONTEXT is read by attention: each patch of the image attends to the
 words that concern it, so the cat can be red and the ball blue. POOLED is added to the embedding of the time
 and tunes every layer as a whole (adaLN, dit.py): what kind of clip this is, in one vector.
 
-WHY THREE ENCODERS IN SD3? CLIP was trained to tell which of thousands of captions belongs to a picture. It
+WHY THREE ENCODERS IN SD3? CLIP was trained to tell which of thousands of captions belongs to an image. It
 knows what things LOOK like; but a bag of words passes that test, and order and number suffer. T5 was trained
-on text alone, to fill gaps: it knows grammar, numbers and spelling, and never saw a picture. Two CLIPs (L by
+on text alone, to fill gaps: it knows grammar, numbers and spelling, and never saw an image. Two CLIPs (L by
 OpenAI, G by OpenCLIP) see different things. SD3 dropped each at random in training, so each can be left out;
-without T5 pictures are as pretty (people prefer either equally often), follow the prompt a little less, and
+without T5 images are as pretty (people prefer either equally often), follow the prompt a little less, and
 letters suffer most (SD3 5.3.3). Tried by others: CLIP alone (Stable Diffusion 1), T5 alone (Imagen, PixArt,
 Latte's text-to-video model), and language models of today. VideoDiT changes nothing here: "frozen", all
 three."""
@@ -42,17 +42,17 @@ from support.tokenizers import CLIPTokenizer, WordTokenizer, tell
 
 
 # ---------------------------------------------------------------------------------- CLIP's transformer
-# A plain transformer, as a language model has it, and CAUSAL like one: a token sees those before it. So only
-# the last word has read the whole prompt, and behind it stands EOS, whose vector is made for nothing else:
+# A plain transformer, as a language model has it, and CAUSAL like one: a token attends to those before it. So
+# only the last word has read the whole prompt. Behind it stands EOS, whose vector is made for nothing else:
 #
 #     ids        BOS   a    red   cat   EOS   EOS   EOS ...  (77)
-#     sees        1    2     3     4     5     pads see the prompt; the prompt never sees its pads
+#     attends     1    2     3     4     5     pads attend to the prompt, the prompt never to its pads
 #                                        |
 #                                        pooled (B,D): the only place that knows it all
 #     (test_a_prompt_never_sees_its_pads)
 #
 # Two ends, and SD3 takes each for what it is good at. CLIP's loss bends the very last layer towards one goal,
-# one vector that matches one picture; the layer before it still says what each word is. So the context is the
+# one vector that matches one image; the layer before it still says what each word is. So the context is the
 # PENULTIMATE layer's output, and TRAP, without the final norm that everything else passes through. The pooled
 # vector is the last layer's, with it.
 
@@ -63,7 +63,7 @@ class CLIPTextConfig:
     layers: int = 12             # CLIP-G 32
     heads: int = 12              # CLIP-G 20: a head is 64 wide in both
     mlp_width: int = 3072        # 4 * width
-    length: int = 77             # learned positions, so never more tokens than this
+    length: int = 77             # learned position embeddings, so never more tokens than this
     act: str = "quick_gelu"      # OpenAI trained CLIP-L with x*sigmoid(1.702x), OpenCLIP CLIP-G with "gelu"
     projection: int = 0          # width of text_projection; 0 = none, as in SD3's own CLIP-L file
 
@@ -81,22 +81,30 @@ class CLIPLayer(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        width, self.heads, self.act = config.width, config.heads, config.act
+        width = config.width
+        self.heads = config.heads
+        self.act = config.act
         names = ("q_proj", "k_proj", "v_proj", "out_proj")
         self.self_attn = nn.ModuleDict({name: nn.Linear(width, width) for name in names})
-        fc1, fc2 = nn.Linear(width, config.mlp_width), nn.Linear(config.mlp_width, width)
-        self.mlp = nn.ModuleDict({"fc1": fc1, "fc2": fc2})
-        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, config.mlp_width),
+                                  "fc2": nn.Linear(config.mlp_width, width)})
+        self.layer_norm1 = nn.LayerNorm(width)
+        self.layer_norm2 = nn.LayerNorm(width)
 
     def forward(self, x):                                                       # (B,L,D)
-        attn, h = self.self_attn, self.layer_norm1(x)
+        attn = self.self_attn
+        h = self.layer_norm1(x)
         q, k, v = (rearrange(attn[name](h), "b l (n d) -> b n l d", n=self.heads)
                    for name in ("q_proj", "k_proj", "v_proj"))                  # (B,heads,L,D/heads)
-        # no mask beside: with is_causal the prompt cannot see its pads anyway
+        # no mask beside: with is_causal the prompt cannot attend to its pads anyway
         h = F.scaled_dot_product_attention(q, k, v, is_causal=True)             # (B,heads,L,D/heads)
         x = x + attn["out_proj"](rearrange(h, "b n l d -> b l (n d)"))          # (B,L,D)
+
         h = self.mlp["fc1"](self.layer_norm2(x))                                # (B,L,mlp_width)
-        h = h * torch.sigmoid(1.702 * h) if self.act == "quick_gelu" else F.gelu(h)
+        if self.act == "quick_gelu":
+            h = h * torch.sigmoid(1.702 * h)
+        else:
+            h = F.gelu(h)
         return x + self.mlp["fc2"](h)                                           # (B,L,D)
 
 
@@ -126,8 +134,10 @@ class CLIPText(nn.Module):
             if "embedding" in name:
                 nn.init.normal_(weight, std=0.01 if "position" in name else 0.02)
             elif weight.ndim == 2:
-                adds = 2 * self.config.layers if "out_proj" in name or "fc2" in name else 1
-                nn.init.normal_(weight, std=(weight.shape[1] * adds) ** -0.5)
+                fan_in = weight.shape[1]
+                if "out_proj" in name or "fc2" in name:          # what these give is added to x, twice a layer
+                    fan_in = fan_in * 2 * self.config.layers
+                nn.init.normal_(weight, std=fan_in ** -0.5)
             elif name.endswith("bias"):
                 nn.init.zeros_(weight)
 
@@ -146,18 +156,18 @@ class CLIPText(nn.Module):
 
 # ---------------------------------------------------------------------------------- the toy's encoder
 # The toy has no room for 5 billion parameters. Its encoder is CLIP's architecture at 0.4 million, over 42
-# words, and is trained together with the image model: whatever makes the picture come out right is what a
-# word means. python text.py shows what comes of it: red lies next to orange, blue to purple, cat to dog, car
-# to boat. (That "moving left" lies next to "moving right" is no wonder: they share a word.)
+# words, and is trained together with the image model: whatever makes the image come out right is what a word
+# means. python text.py shows what comes of it: red lies next to orange, blue to purple, cat to dog, car to
+# boat. (That "moving left" lies next to "moving right" is no wonder: they share a word.)
 #
-# And what does not come of it: pictures do not move. "jumping" and "spinning" stand in no picture's caption
-# that the loss could feel, keep the random vectors they started with, and come out nearly alike (to 2 %); the
+# And what does not come of it: images do not move. "jumping" and "spinning" stand in no image's caption that
+# the loss could feel, keep the random vectors they started with, and come out nearly alike (to 2 %); the
 # video model, for which the encoder is frozen, then cannot tell them apart. CLIP and T5 have read of jumping
-# before; so this one is made to read, too. READING LOSS, ours: after the prompt is squeezed into the pooled
-# vector, ask it for each known word, "were you in there?"
+# before; so this one is made to read, too. READING LOSS, ours: the prompt is squeezed into the pooled vector;
+# from that, classify for each known word whether the prompt held it.
 #
 #     logit_w = pooled . table_w;  loss = mean over w of cross-entropy(logit_w, 1 if the prompt has w, else 0)
-#     (test_reading_sets_apart_words_that_no_picture_shows)
+#     (test_reading_sets_apart_words_that_no_image_shows)
 
 @dataclass
 class ToyTextConfig:
@@ -180,7 +190,8 @@ class ToyText(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.tokenizer, self.told = WordTokenizer(config.words, config.length), set()
+        self.tokenizer = WordTokenizer(config.words, config.length)
+        self.told = set()                                # prompts whose notes a person has had
         self.clip = CLIPText(CLIPTextConfig(self.tokenizer.size, config.width, config.layers, config.heads,
                                             4 * config.width, config.length, "gelu"))
 
@@ -212,12 +223,13 @@ class ToyText(nn.Module):
 
 
 # ---------------------------------------------------------------------------------- T5's encoder
-# T5 reads and writes; only its reading half is used. Every token sees every other, before and behind it, so
-# there is no place that sums up, and no pooled vector. What differs from CLIP are four things, each of which
-# gives plausible, wrong vectors if forgotten:
+# T5 reads and writes; only its reading half, the encoder, is used. Every token attends to every other, before
+# and behind it, so there is no place that sums up, and no pooled vector. What differs from CLIP are four
+# things, each of which gives plausible, wrong vectors if forgotten:
 #
-#   positions    none are added. Instead, attention from place i to place j gets a learned bonus for the
-#                DISTANCE j - i, a number a head. Near ones have one each, far ones share, in 32 buckets:
+#   positions    no position embedding is added. Instead, attention from place i to place j gets a learned
+#                bias for the DISTANCE j - i, a number a head. Near ones have one each, far ones share, in 32
+#                buckets:
 #                    j - i    ... -16..-22  -12..-15  -8..-11  -7  ...  -1   0   1  ...   7    8..11 ...
 #                    bucket   ...    10        9         8      7  ...   1   0   17 ...  23     24  ...
 #                The table is in block 0 alone, and all blocks use it.
@@ -225,7 +237,8 @@ class ToyText(nn.Module):
 #   norms        RMSNorm: divided by the root mean square, the mean is not taken off; no bias anywhere
 #   gated MLP    gelu(wi_0 x) * wi_1 x: one half says what, the other how much of it
 #
-# TRAP: pads. SD3 lets T5 see its pads, as if they were words: it was trained so. PixArt and Latte mask them.
+# TRAP: pads. SD3 lets T5 attend to its pads, as if they were words: it was trained so. PixArt and Latte mask
+# them.
 
 @dataclass
 class T5Config:
@@ -244,26 +257,33 @@ class T5Block(nn.Module):
 
     def __init__(self, config, has_bias):
         super().__init__()
-        width, inner, self.heads = config.width, config.heads * config.head_dim, config.heads
+        width = config.width
+        inner = config.heads * config.head_dim
+        self.heads = config.heads
         attention = {name: nn.Linear(width, inner, bias=False) for name in "qkv"}
         attention["o"] = nn.Linear(inner, width, bias=False)
         if has_bias:                                     # block 0 owns the table that all blocks use
             attention["relative_attention_bias"] = nn.Embedding(config.buckets, config.heads)
         mlp = {name: nn.Linear(width, config.mlp_width, bias=False) for name in ("wi_0", "wi_1")}
         mlp["wo"] = nn.Linear(config.mlp_width, width, bias=False)
-        norms = [nn.RMSNorm(width, eps=1e-6) for _ in range(2)]
         self.layer = nn.ModuleList([
-            nn.ModuleDict({"SelfAttention": nn.ModuleDict(attention), "layer_norm": norms[0]}),
-            nn.ModuleDict({"DenseReluDense": nn.ModuleDict(mlp), "layer_norm": norms[1]})])
+            nn.ModuleDict({"SelfAttention": nn.ModuleDict(attention),
+                           "layer_norm": nn.RMSNorm(width, eps=1e-6)}),
+            nn.ModuleDict({"DenseReluDense": nn.ModuleDict(mlp),
+                           "layer_norm": nn.RMSNorm(width, eps=1e-6)})])
 
     def forward(self, x, bias):                                                 # (B,L,D), (1 or B,heads,L,L)
-        attn, h = self.layer[0]["SelfAttention"], self.layer[0]["layer_norm"](x)
+        attn = self.layer[0]["SelfAttention"]
+        h = self.layer[0]["layer_norm"](x)
         q, k, v = (rearrange(attn[name](h), "b l (n d) -> b n l d", n=self.heads)
                    for name in "qkv")                                           # (B,heads,L,head_dim)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)  # (B,heads,L,head_dim)
         x = x + attn["o"](rearrange(h, "b n l d -> b l (n d)"))                 # (B,L,D)
-        mlp, h = self.layer[1]["DenseReluDense"], self.layer[1]["layer_norm"](x)
-        return x + mlp["wo"](F.gelu(mlp["wi_0"](h), approximate="tanh") * mlp["wi_1"](h))
+
+        mlp = self.layer[1]["DenseReluDense"]
+        h = self.layer[1]["layer_norm"](x)
+        h = F.gelu(mlp["wi_0"](h), approximate="tanh") * mlp["wi_1"](h)         # (B,L,mlp_width)
+        return x + mlp["wo"](h)                                                 # (B,L,D)
 
 
 class T5Encoder(nn.Module):
@@ -282,13 +302,14 @@ class T5Encoder(nn.Module):
         """What place i adds to q k for place j, before the softmax: a learned number per head and bucket."""
         table = self.encoder["block"][0].layer[0]["SelfAttention"]["relative_attention_bias"]
         place = torch.arange(length, device=table.weight.device)                # (L,)
-        away = place[None] - place[:, None]                                     # (L,L)
-        bucket = t5_bucket(away, self.config.buckets, self.config.max_distance)
+        distance = place[None] - place[:, None]                                 # (L,L)
+        bucket = t5_bucket(distance, self.config.buckets, self.config.max_distance)
         return rearrange(table(bucket), "i j n -> 1 n i j")                     # (1,heads,L,L)
 
     def forward(self, ids, mask=None):
         """ids (B,L), mask (B,L) of 0/1 or None -> (B,L,D). SD3 gives none: it was trained with pads seen."""
-        x, bias = self.shared(ids), self.position_bias(ids.shape[1])            # (B,L,D), (1,heads,L,L)
+        x = self.shared(ids)                                                    # (B,L,D)
+        bias = self.position_bias(ids.shape[1])                                 # (1,heads,L,L)
         if mask is not None:
             bias = bias.masked_fill(mask[:, None, None] == 0, torch.finfo(bias.dtype).min)    # (B,heads,L,L)
         for block in self.encoder["block"]:
@@ -299,11 +320,12 @@ class T5Encoder(nn.Module):
 # T5 2.1: near places have a bucket each, far ones share, logarithmically; keys to the right: the upper half.
 def t5_bucket(distance, buckets=32, max_distance=128):
     """distance = place of the key - place of the query, any shape, long -> bucket number."""
-    half, exact = buckets // 2, buckets // 4
-    far = distance.abs().clamp(min=1).float() / exact
+    half = buckets // 2                                  # for each direction
+    exact = half // 2                                    # of these each distance has one to itself
+    near = distance.abs()
+    far = near.clamp(min=1).float() / exact
     far = exact + (far.log() / math.log(max_distance / exact) * (half - exact)).long()
-    near = distance.abs() < exact
-    return half * (distance > 0) + torch.where(near, distance.abs(), far.clamp(max=half - 1))
+    return half * (distance > 0) + torch.where(near < exact, near, far.clamp(max=half - 1))
 
 
 # ---------------------------------------------------------------------------------- SD3: three encoders
@@ -318,51 +340,83 @@ def t5_bucket(distance, buckets=32, max_distance=128):
 #     CLIP-L at EOS (B,768), CLIP-G at EOS, projected (B,1280)  ->  pooled (B,2048)
 #
 # 77 + 77 tokens is what SD3-medium was trained on. Hugging Face's Diffusers gives T5 up to 256 at sampling:
-# the transformer takes any number, for text has no positions there, and TRAP, the same prompt then gives
-# another picture. We keep 77. (test_golden_sd3_conditioning holds the assembly to its makers' code, sd3-ref.)
+# the transformer takes any number, for text has no position embedding there, and TRAP, the same prompt then
+# gives another image. We keep 77. (test_golden_sd3_conditioning holds the assembly to its makers' code,
+# sd3-ref.)
 
-class SD3Text:
-    """SD3's conditioning: prompts -> context (B,77+77,4096), pooled (B,2048).
+class Encoders:
+    """Frozen encoders: not they are held, but how to build them. Each is built when its turn comes and let go
+    after it, so that the peak is the largest one (T5-XXL: 9.5 GB in bf16) and not the sum."""
 
-    Holds not the encoders but how to build them: each is built when its turn comes and let go after it, so
-    that the peak is the largest one (T5-XXL: 9.5 GB in bf16) and not the sum."""
-
-    def __init__(self, build, t5_tokenizer=None, width=4096):
-        """build {"clip_l": function that gives the encoder, "clip_g": .., "t5xxl": .. or absent}, as
-        published.sd3_text does; width of the context where there is no T5 to tell it."""
-        missing = [name for name in ("clip_l", "clip_g") if name not in build]
-        if missing:
-            raise UserError(f"no weights of {' and '.join(missing)}; SD3 needs both CLIPs: give the file "
-                            "sd3_medium_incl_clips.safetensors, or a folder with clip_l and clip_g")
-        self.build, self.width = build, width
-        self.clip_tokenizer, self.t5_tokenizer, self.told = CLIPTokenizer.load(), t5_tokenizer, set()
-        self.device, self.dtype, self.kept = "cpu", None, None
+    def __init__(self, build):
+        """build {"clip_l": function that gives the encoder, ...}, as pretrained.sd3_text does."""
+        self.build = build
+        self.device, self.dtype = "cpu", None
+        self.kept = None                                 # {name: encoder} where they stay
+        self.told = set()                                # prompts whose notes a person has had
 
     def to(self, device, dtype=None, keep=False):
         """Where and in what to compute; by default as stored, but bf16 for fp8 and for T5 in fp16.
         keep: hold the encoders after their turn, which pays when millions of captions follow one another."""
-        self.device, self.dtype, self.kept = device, dtype, {} if keep else None
+        self.device, self.dtype = device, dtype
+        self.kept = {} if keep else None
         return self
 
-    def encode(self, prompts):
-        """list of B strings -> context (B,154,D), pooled (B,P), float32, on the device."""
-        has_t5 = "t5xxl" in self.build
-        if has_t5 and not self.t5_tokenizer:
-            raise UserError("T5 weights without T5's tokenizer; put its spiece.model beside them")
-        ids_t5 = self.t5_tokenizer(prompts)[0] if has_t5 else None
-        return self.assemble(self.clip_tokenizer(prompts), self.clip_tokenizer(prompts, pad_id=0), ids_t5)
-
-    __call__ = encode                                    # so that it is used as ToyText is
+    def run(self, name, *inputs):
+        """One encoder, alive only inside this call unless it is to be kept."""
+        if self.kept is None:
+            return run_frozen(self.build[name](), self.device, self.dtype, *inputs)
+        if name not in self.kept:
+            self.kept[name] = self.build[name]()
+        return run_frozen(self.kept[name], self.device, self.dtype, *inputs)
 
     def read(self, prompts):
-        """encode, with a word on stderr about each prompt that is cut."""
+        """Encode, with a word on stderr about each prompt that is cut."""
         tell(prompts, self.notes, self.told)
-        return self.encode(prompts)
+        return self(prompts)
+
+
+@torch.no_grad()
+def run_frozen(net, device, dtype, *inputs):
+    """Move a freshly mapped encoder to where it shall run and run it once."""
+    # ASSUMED: no paper names the encoders' precision; we take that of the file, where it is fit to compute in
+    if dtype is None:
+        dtype = next(net.parameters()).dtype
+        if dtype.itemsize == 1 or (dtype == torch.float16 and isinstance(net, T5Encoder)):
+            dtype = torch.bfloat16
+    return net.to(device, dtype)(*(tensor.to(device) for tensor in inputs))
+
+
+class SD3Text(Encoders):
+    """SD3's conditioning: prompts -> context (B,77+77,4096), pooled (B,2048)."""
+
+    def __init__(self, build, t5_tokenizer=None, width=4096):
+        """build: of "clip_l", "clip_g" and, where there is one, "t5xxl"; width of the context without T5."""
+        missing = [name for name in ("clip_l", "clip_g") if name not in build]
+        if missing:
+            raise UserError(f"no weights of {' and '.join(missing)}; SD3 needs both CLIPs: give the file "
+                            "sd3_medium_incl_clips.safetensors, or a folder with clip_l and clip_g")
+        super().__init__(build)
+        self.width = width
+        self.clip_tokenizer = CLIPTokenizer.load()
+        self.t5_tokenizer = t5_tokenizer
+
+    def __call__(self, prompts):
+        """list of B strings -> context (B,154,D), pooled (B,P), float32, on the device."""
+        ids_l = self.clip_tokenizer(prompts)                                    # (B,77)
+        ids_g = self.clip_tokenizer(prompts, pad_id=0)                          # (B,77)
+        if "t5xxl" not in self.build:
+            return self.assemble(ids_l, ids_g)
+        if not self.t5_tokenizer:
+            raise UserError("T5 weights without T5's tokenizer; put its spiece.model beside them")
+        return self.assemble(ids_l, ids_g, self.t5_tokenizer(prompts)[0])
 
     def notes(self, prompt):
         """Where CLIP and T5 stop reading, if they do."""
-        readers = [self.clip_tokenizer] + ([self.t5_tokenizer] if self.t5_tokenizer else [])
-        return [note for reader in readers for note in reader.notes(prompt)]
+        notes = self.clip_tokenizer.notes(prompt)
+        if self.t5_tokenizer:
+            notes = notes + self.t5_tokenizer.notes(prompt)
+        return notes
 
     def assemble(self, ids_l, ids_g, ids_t5=None):
         """The drawing above. TRAP: CLIP-L's pooled vector is taken before its projection, which SD3's file
@@ -370,63 +424,38 @@ class SD3Text:
         # ASSUMED: 77 + 77 tokens, as SD3-medium was trained; VideoDiT names no length. Without T5 its 77 are
         # zeros. SD3 was trained with each encoder's output dropped in nearly half of the prompts; that a
         # dropped output was zeros is how Diffusers reads it: we follow.
-        clip_l, clip_g = self.run("clip_l", ids_l), self.run("clip_g", ids_g)
+        clip_l = self.run("clip_l", ids_l)
+        clip_g = self.run("clip_g", ids_g)
         clip = torch.cat([clip_l.penultimate, clip_g.penultimate], dim=-1)      # (B,77,768+1280)
-        t5 = clip.new_zeros(*ids_l.shape, self.width) if ids_t5 is None else self.run("t5xxl", ids_t5)
+        if ids_t5 is None:
+            t5 = clip.new_zeros(*ids_l.shape, self.width)                       # (B,77,D)
+        else:
+            t5 = self.run("t5xxl", ids_t5)                                      # (B,77,D)
         clip = F.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))                  # (B,77,D)
         context = torch.cat([clip.float(), t5.float()], dim=1)                  # (B,154,D)
-        return context, torch.cat([clip_l.pooled, clip_g.projected], dim=-1).float()          # (B,768+1280)
-
-    def run(self, name, ids):
-        """One encoder, alive only inside this call unless it is to be kept."""
-        net = self.kept[name] if self.kept and name in self.kept else self.build[name]()
-        if self.kept is not None:
-            self.kept[name] = net
-        return run_frozen(net, self.device, self.dtype, ids)
+        pooled = torch.cat([clip_l.pooled, clip_g.projected], dim=-1).float()   # (B,768+1280)
+        return context, pooled
 
 
-class T5Text:
-    """The conditioning of PixArt and of Latte's text-to-video model: T5 alone, and which tokens are text.
-
-    Built when it is needed and let go, as SD3Text's encoders are: 9.5 GB that the transformer can have."""
+class T5Text(Encoders):
+    """The conditioning of PixArt and of Latte's text-to-video model: T5 alone, and which tokens are text."""
     gives = ("context", "mask")                          # SD3Text and ToyText give context and pooled
 
     def __init__(self, build, tokenizer, length=120):
-        """build: function that gives the T5Encoder; length: tokens, of which a prompt's rest is padding."""
-        self.build, self.tokenizer, self.length, self.told = build, tokenizer, length, set()
-        self.device, self.dtype, self.kept = "cpu", None, None
-
-    def to(self, device, dtype=None, keep=False):
-        """As SD3Text.to."""
-        self.device, self.dtype, self.kept = device, dtype, {} if keep else None
-        return self
+        """build: of "t5xxl"; length: tokens, of which a prompt's rest is padding."""
+        super().__init__(build)
+        self.tokenizer = tokenizer
+        self.length = length
 
     def __call__(self, prompts):
         """list of B strings -> context (B,L,D), float32, and mask (B,L), 1 for text. T5 reads the mask too:
         in both models padding is nothing, where SD3 learned to live with it."""
         ids, mask = self.tokenizer(prompts, self.length)                        # (B,L), (B,L)
-        net = self.kept["t5"] if self.kept else self.build()
-        if self.kept is not None:
-            self.kept["t5"] = net
-        mask = mask.to(self.device)
-        return run_frozen(net, self.device, self.dtype, ids, mask).float(), mask            # (B,L,D), (B,L)
-
-    def read(self, prompts):
-        """As SD3Text.read."""
-        tell(prompts, self.notes, self.told)
-        return self(prompts)
+        return self.run("t5xxl", ids, mask).float(), mask.to(self.device)       # (B,L,D), (B,L)
 
     def notes(self, prompt):
         return self.tokenizer.notes(prompt, self.length)
 
-
-@torch.no_grad()
-def run_frozen(net, device, dtype, ids, *mask):
-    """Move a freshly mapped encoder to where it shall run and run it once."""
-    # ASSUMED: no paper names the encoders' precision; we take that of the file, where it is fit to compute in
-    stored = next(net.parameters()).dtype
-    unfit = stored.itemsize == 1 or (stored == torch.float16 and isinstance(net, T5Encoder))
-    return net.to(device, dtype or (torch.bfloat16 if unfit else stored))(ids.to(device), *mask)
 
 if __name__ == "__main__":
     from demos.show_text import main

@@ -76,8 +76,8 @@ def test_every_weight_of_the_toys_encoder_is_trained():
     assert [name for name, weight in toy.named_parameters() if weight.grad is None] == []
 
 
-def test_reading_sets_apart_words_that_no_picture_shows():
-    """Pictures do not move: from them alone "jumping" and "spinning" would stay what chance made them."""
+def test_reading_sets_apart_words_that_no_image_shows():
+    """Images do not move: from them alone "jumping" and "spinning" would stay what chance made them."""
     torch.manual_seed(0)
     toy = ToyText(ToyTextConfig(words=toy_world.WORDS, width=32))
     captions = [f"a {subject} {motion}" for subject in ("cat", "dog", "car") for motion in toy_world.MOTIONS]
@@ -190,7 +190,7 @@ def test_only_one_encoder_is_in_memory_at_a_time(monkeypatch):
     gc.collect()
     before = sum(type(thing) is CLIPText for thing in gc.get_objects())
     monkeypatch.setattr(T5Encoder, "forward", counting)
-    context, pooled = pretrained.sd3_text(tiny_sd3(), letters_tokenizer()).encode(["a cat", ""])
+    context, pooled = pretrained.sd3_text(tiny_sd3(), letters_tokenizer())(["a cat", ""])
     assert alive == [before]
     assert context.shape == (2, 154, 160) and pooled.shape == (2, 64 + 24)
 
@@ -211,7 +211,7 @@ def test_sd3_says_what_is_missing():
     with pytest.raises(UserError, match="clip_g"):
         pretrained.sd3_text({})
     with pytest.raises(UserError, match="spiece.model"):
-        pretrained.sd3_text(tiny_sd3()).encode(["a cat"])
+        pretrained.sd3_text(tiny_sd3())(["a cat"])
 
 
 def test_what_a_person_typed_is_read_with_near_words(capsys):
@@ -228,14 +228,14 @@ def test_what_a_person_typed_is_read_with_near_words(capsys):
 def test_sd3_says_where_it_stops_reading(capsys):
     """CLIP's 77 tokens, and T5's where there is one; what is read is what encode reads."""
     sd3, long = pretrained.sd3_text(tiny_sd3(with_t5=False)), "a cat and " * 30
-    assert_close(sd3.read([long])[0], sd3.encode([long])[0])
+    assert_close(sd3.read([long])[0], sd3([long])[0])
     assert "too long: CLIP reads 75 of 90 tokens" in capsys.readouterr().err
     both = pretrained.sd3_text(tiny_sd3(), letters_tokenizer())
     assert [note.split()[2] for note in both.notes(long)] == ["CLIP", "T5"]
 
 
 def test_the_demo_gives_its_known_answers(tmp_path):
-    """python text.py prints them, and draws: words of a kind lie near each other, by what pictures taught."""
+    """python text.py prints them, and draws: words of a kind lie near each other, by what images taught."""
     buckets, own, words = show_text.demo(tmp_path / "text.png")
     assert buckets == [15, 10, 8, 1, 0, 17, 24, 31]
     assert words == 34 and own > 20
