@@ -419,7 +419,7 @@ def given(args, stage, flags):
     """The names of train.py's flags among these words, however they are written: --no-x, --x=1."""
     words = shlex.split(flags)
     own = {word[2:].partition("=")[0] for word in words} & {"config", "stage"}
-    return own or presets.parse(["--config", args.config, "--stage", stage, *words])[0].given
+    return own or set(presets.parse(["--config", args.config, "--stage", stage, *words])[0].given)
 
 
 def detectors_of(jobs):

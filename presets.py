@@ -67,7 +67,6 @@ STAGES = {
 @dataclass
 class Config:
     """Every field is a flag; a preset's table and the stage's row in it are the defaults."""
-    given = ()                     # no field: which flags a person typed; see train.py's obey
     config: str = "toy"            # the preset: toy, tiny, or one of the papers'
     stage: str = "all"             # one of STAGES, or all of a preset's
     out: str = ""                  # folder of the weights; "": runs/PRESET
@@ -174,6 +173,13 @@ class Config:
     text: ToyTextConfig = field(default_factory=lambda: ToyTextConfig(words=toy_world.WORDS))
     dit: MMDiTConfig = field(default_factory=MMDiTConfig)
     latte: LatteConfig = field(default_factory=LatteConfig)
+    given: tuple = field(default=(), compare=False)     # no flag: those a person typed (pretrained.obey)
+
+    def settings(self):
+        """What a run is, as a dict for its files. Who set it is no part of it."""
+        settings = dataclasses.asdict(self)
+        del settings["given"]
+        return settings
 
 
 # ---------------------------------------------------------------------------------------------- the table
@@ -323,7 +329,7 @@ PRESETS["latte-t2v"] = {
 #
 # That only typed flags are in the first dict is what makes the order of precedence work: argparse's usual
 # defaults would beat every preset. And it is remembered (config.given): who types --dit.depth 12 beside
-# weights of depth 6 has to hear of it, who says nothing means the weights' own (train.py, obey).
+# weights of depth 6 has to be told, who says nothing means the weights' own (pretrained.obey).
 
 def parse(argv):
     """argv -> one Config per stage, in order. Flags beat the stage's row, which beats the preset."""
@@ -338,10 +344,11 @@ def parse(argv):
     for stage in stages:
         if stage not in STAGES:
             raise UserError(f"--stage {stage}: must be all or one of {', '.join(STAGES)}")
-        row = {**{k: v for k, v in table.items() if k != "stages"}, **table["stages"].get(stage, {})}
-        config = dataclasses.replace(Config(preset, stage, f"runs/{preset}"), **row)
-        configs.append(check(apply(config, given)))
-        configs[-1].given = frozenset(given)
+        config = Config(config=preset, stage=stage, out=f"runs/{preset}")
+        config = apply(config, {name: value for name, value in table.items() if name != "stages"})
+        config = apply(config, table["stages"].get(stage, {}))
+        config = apply(config, given)
+        configs.append(check(dataclasses.replace(config, given=tuple(sorted(given)))))
     return configs
 
 
@@ -356,27 +363,28 @@ def parser():
                        epilog="stages: " + "; ".join(f"{name}: {what}" for name, what in STAGES.items()))
     told, groups = notes(), {}
     for name, default in flatten(Config()).items():
-        kind, (group, help) = type(default), told[name]
+        group, help = told[name]
         if group not in groups:
             groups[group] = flags.add_argument_group(group)
-        shown = default
-        if kind is tuple:
-            shown = " ".join(map(str, default[:4])) + " ..." * (len(default) > 4)
-        how = dict(default=argparse.SUPPRESS, help=f"{help} [{shown}]".replace("%", "%%"))
+        kind, shown = type(default), default
+        how = dict(type=kind, metavar=kind.__name__.upper())
         if kind is bool:
-            how["action"] = argparse.BooleanOptionalAction
-        else:
-            how |= dict(type=kind, metavar=kind.__name__.upper())
-        if kind is tuple:
-            how |= dict(type=type(default[0]) if default else str, metavar="X", nargs="+")
-        groups[group].add_argument(f"--{name}", **how)
+            how = dict(action=argparse.BooleanOptionalAction)
+        elif kind is tuple:
+            how = dict(type=type(default[0]) if default else str, metavar="X", nargs="+")
+            shown = " ".join(map(str, default[:4]))
+            if len(default) > 4:
+                shown += " ..."
+        help = f"{help} [{shown}]".replace("%", "%%")
+        groups[group].add_argument(f"--{name}", default=argparse.SUPPRESS, help=help, **how)
     return flags
 
 
 def notes(kind=Config, prefix="", group="what is trained, on what"):
     """{flag: (its group, the comment beside its field)}, read from the source of Config and of the networks'
     configs. Words in capitals begin a group; a comment far to the right goes on with the one above."""
-    told, nested, last = {}, {item.name: item.type for item in dataclasses.fields(kind)}, ""
+    nested = {item.name: item.type for item in fields_of(kind)}
+    told, last = {}, ""
     for line in inspect.getsource(kind).splitlines():
         if found := re.match(r"    (\w+): .*?(?:  # (.*))?$", line):
             last = found[1]
@@ -391,10 +399,15 @@ def notes(kind=Config, prefix="", group="what is trained, on what"):
     return told
 
 
+def fields_of(config):
+    """Those that are flags; `given` is none."""
+    return [item for item in dataclasses.fields(config) if item.compare]
+
+
 def flatten(config, prefix=""):
     """{"lr": 0.001, "dit.depth": 6, ...}: a network's fields are flags with its name in front."""
     flat = {}
-    for item in dataclasses.fields(config):
+    for item in fields_of(config):
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
             flat.update(flatten(value, f"{prefix}{item.name}."))
@@ -406,44 +419,96 @@ def flatten(config, prefix=""):
 def apply(config, flat):
     """The config with the given flags set."""
     for name, value in flat.items():
-        value = tuple(value) if isinstance(value, list) else value
+        if isinstance(value, list):
+            value = tuple(value)
+        if isinstance(value, str) and value.startswith("~"):            # --out=~/x: the shell leaves it to us
+            value = str(Path(value).expanduser())
         owner, _, leaf = name.rpartition(".")
         if owner:
             value = dataclasses.replace(getattr(config, owner), **{leaf: value})
-        config = dataclasses.replace(config, **{owner or leaf: value})
+            leaf = owner
+        config = dataclasses.replace(config, **{leaf: value})
     return config
 
 
 # What can be wrong with a number: it lies out of its range (a table says which), it does not go with another
 # (heads that do not divide a width, a size that no whole number of patches fills), or it is a wish that
-# cannot be had (Muon on halves of a matrix). TRAP: nan is smaller than nothing and larger than nothing, so
-# `value < bound` lets it pass; the comparison has to be one that must hold, `bound <= value`.
+# cannot be had (Muon on halves of a matrix). Each kind is a function; `check` goes through them.
+
+LEAST = {name: 1 for name in ("steps", "batch", "accumulate", "frames", "stride", "windows", "encode_batch",
+                              "save_every", "preview_every", "previews", "log_every")}
+LEAST |= {"size": 8, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12}
+SIZES_OF_NETWORKS = ("ch", "groups", "width", "heads", "head_dim", "depth", "layers", "patch", "features",
+                     "length", "in_channels", "z_channels", "num_res_blocks", "input_size", "pos_grid",
+                     "base_size", "tube", "size")                           # --dit.depth: at least 1, too
+MULTIPLES = (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads"))
+CHOICES = {"crop": ("random", "center"), "attention": ("2d->3d", "2d+3d"), "objective": ("ddpm", "flow"),
+           "latents": ("vae", "dpvae"), "image_start": ("all", "silent")}
+
+
 def check(config):
     """Every value that would fail later fails now, before anything is allocated or written."""
-    least = {"steps": 1, "batch": 1, "accumulate": 1, "size": 8, "frames": 1, "stride": 1, "save_every": 1,
-             "preview_every": 1, "log_every": 1, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12, "windows": 1,
-             "encode_batch": 1, "previews": 1}
-    homes = {name: str(Path(value).expanduser()) for name, value in vars(config).items()
-             if str(value).startswith("~")}                             # --out=~/x: the shell leaves it to us
-    config = dataclasses.replace(config, **homes)
-    sizes = ("ch", "groups", "width", "heads", "head_dim", "depth", "layers", "patch", "features", "length",
-             "in_channels", "z_channels", "num_res_blocks", "input_size", "pos_grid", "base_size", "tube",
-             "size")
+    for rule in (check_numbers, check_multiples, check_borders, check_shares, check_clip, check_words,
+                 check_together):
+        rule(config)
+    return config
+
+
+# TRAP: nan is smaller than nothing and larger than nothing, so `value < bound` lets it pass; the comparison
+# has to be one that must hold, `bound <= value`.
+def check_numbers(config):
+    """Numbers are finite, and sizes and counts not too small."""
     for name, value in flatten(config).items():
-        bound = least.get(name, int(name.rpartition(".")[2] in sizes and "." in name))
-        bound = 0 if name == "steps" and config.stage == "cache" else bound
-        if type(value) in (int, float) and not bound <= value < math.inf and name != "vae.shift":
-            raise UserError(f"--{name} {value}: must be at least {bound}, and finite")      # nan fails, too
-        if type(value) is int and value >= 2 ** 63:
+        if type(value) not in (int, float) or name == "vae.shift":
+            continue
+        network, _, leaf = name.rpartition(".")
+        least = LEAST.get(name, 0)
+        if network and leaf in SIZES_OF_NETWORKS:
+            least = 1
+        if name == "steps" and config.stage == "cache":
+            least = 0
+        if not least <= value < math.inf:
+            raise UserError(f"--{name} {value}: must be at least {least}, and finite")
+        if value >= 2 ** 63:
             raise UserError(f"--{name} {value}: must have at most 18 digits")
-    for name, by in (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads"),
-                     ("classifier.width", 2)):          # half of its norms' 4 groups
-        value, parts = flatten(config)[name], flatten(config).get(by, by)
-        if value % parts:
-            raise UserError(f"--{name} {value}: must be a multiple of {f'--{by} ' * (by != parts)}{parts}")
     if min(config.vae.ch_mult, default=0) < 1:
         raise UserError(f"--vae.ch_mult {' '.join(map(str, config.vae.ch_mult))}: must be at least 1 each")
-    check_borders(config)
+
+
+def check_multiples(config):
+    """A width is divided by its heads or groups."""
+    flat = flatten(config)
+    for name, by in MULTIPLES:
+        if flat[name] % flat[by]:
+            raise UserError(f"--{name} {flat[name]}: must be a multiple of --{by} {flat[by]}")
+    if config.classifier.width % 2:                         # half of its norms' 4 groups
+        raise UserError(f"--classifier.width {config.classifier.width}: must be a multiple of 2")
+
+
+# Networks read each other: a transformer's tokens are cut out of the VAE's channels, and its words are the
+# text encoder's vectors. Two numbers then have to be one, though each is a flag of its own network. Only what
+# the preset trains itself is compared; published weights bring their sizes, and pretrained.obey has them
+# obeyed.
+def check_borders(config):
+    """What a transformer reads is as wide as what this preset's VAE and text encoder write."""
+    if config.stage not in ("dit", "latte") or config.init:
+        return
+    flat, trained = flatten(config), PRESETS[config.config]["stages"]
+    pairs = []
+    if "vae" in trained and not config.vae_weights:
+        pairs.append(("in_channels", "vae.z_channels"))
+    reads_text = config.stage == "dit" or config.latte.condition == "text"
+    if "dit" in trained and not config.text_weights and reads_text:
+        pairs += [("context_dim", "text.width"), ("pooled_dim", "text.width")]
+    for leaf, by in pairs:
+        value, written = flat[f"{config.stage}.{leaf}"], flat[by]
+        nothing_read = config.stage == "latte" and value == 0
+        if value != written and not nothing_read:
+            raise UserError(f"--{config.stage}.{leaf} {value}: must be --{by} {written}, which it reads")
+
+
+def check_shares(config):
+    """Probabilities and parts of a whole."""
     for name in ("decay", "text_drop", "p_video", "ema"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")
@@ -451,12 +516,29 @@ def check(config):
         values = getattr(config, name)
         if len(values) != 2 or not all(0 <= value <= top for value in values):
             raise UserError(f"--{name} {' '.join(map(str, values))}: must be two numbers between 0 and 1")
-    if config.frames % GOP and (config.frames > 1 or config.stage in ("dpvae", "videodit")):
-        raise UserError(f"--frames {config.frames}: must be "
-                        f"{'1 or ' * (config.frames > 1)}a multiple of {GOP}")
+
+
+def check_clip(config):
+    """Frames fill whole groups of the DP-VAE, pixels whole patches of the transformer."""
+    needs_video = config.stage in ("dpvae", "videodit")
+    if config.frames == 1 and needs_video:
+        raise UserError(f"--frames 1: must be a multiple of {GOP}")
+    if config.frames > 1 and config.frames % GOP:
+        raise UserError(f"--frames {config.frames}: must be 1 or a multiple of {GOP}")
     unit = 2 ** (len(config.vae.ch_mult) - 1) * config.dit.patch
     if config.size % unit:
         raise UserError(f"--size {config.size}: must be a multiple of {unit}")
+
+
+def check_words(config):
+    """Flags that take one of a few words."""
+    for name, known in CHOICES.items():
+        if getattr(config, name) not in known:
+            raise UserError(f"--{name} {getattr(config, name)}: must be {' or '.join(known)}")
+
+
+def check_together(config):
+    """Flags that need or exclude each other."""
     if config.cached and "toy" in (config.data, config.images) and not config.items:
         raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
     if Path(config.out).is_file():
@@ -465,30 +547,6 @@ def check(config):
         raise UserError("--muon with --shard: Muon needs whole matrices; give one of the two")
     if config.short and config.long:
         raise UserError(f"--short {config.short} and --long {config.long}: give one, and 0 for the other")
-    for name, known in (("crop", ("random", "center")), ("attention", ("2d->3d", "2d+3d")),
-                        ("objective", ("ddpm", "flow")),
-                        ("latents", ("vae", "dpvae")), ("image_start", ("all", "silent"))):
-        if getattr(config, name) not in known:
-            raise UserError(f"--{name} {getattr(config, name)}: must be {' or '.join(known)}")
-    return config
-
-
-# Networks read each other: a transformer's tokens are cut out of the VAE's channels, and its words are the
-# text encoder's vectors. Two numbers then have to be one, though each is a flag of its own network. Only what
-# the preset trains itself is compared; published weights bring their sizes, and train.py has them obeyed.
-def check_borders(config):
-    """What a transformer reads is as wide as what this preset's VAE and text encoder write."""
-    stage, flat = config.stage, flatten(config)
-    trained = () if config.init else PRESETS[config.config]["stages"]
-    pairs = []
-    if "vae" in trained and not config.vae_weights:
-        pairs.append(("in_channels", "vae.z_channels"))
-    if "dit" in trained and not config.text_weights and (stage == "dit" or config.latte.condition == "text"):
-        pairs += [("context_dim", "text.width"), ("pooled_dim", "text.width")]
-    for leaf, by in pairs if stage in ("dit", "latte") else ():
-        value, written = flat[f"{stage}.{leaf}"], flat[by]
-        if value != written and not (stage == "latte" and value == 0):          # 0: it reads none
-            raise UserError(f"--{stage}.{leaf} {value}: must be --{by} {written}, which it reads")
 
 
 # ---------------------------------------------------------------------------------------------- what there is

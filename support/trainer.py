@@ -508,7 +508,7 @@ class Trainer:
                  "ema": {name: [whole(average) for average in values] for name, values in self.ema.items()},
                  "players": {name: {key: whole(tensor) for key, tensor in player.state_dict().items()}
                              for name, player in self.players.items()},
-                 "optimizers": {}, "config": json.dumps(dataclasses.asdict(self.cfg))}
+                 "optimizers": {}, "config": json.dumps(self.cfg.settings())}
         if self.run.device != "cpu":
             state["rng_cuda"] = torch.cuda.get_rng_state()
         for name, optimizer in self.optimizers.items():
@@ -563,7 +563,7 @@ class Trainer:
             before = flat(json.loads(config))
         except (TypeError, ValueError):
             raise UserError(f"{file} does not say how it was made; --resume none starts again")
-        now = flat(json.loads(json.dumps(dataclasses.asdict(self.cfg))))
+        now = flat(json.loads(json.dumps(self.cfg.settings())))
         ours = [name for name in now if name in before and name not in MAY_CHANGE
                 and ("." not in name or name.split(".")[0] in self.nets)]
         differs = [f"--{name} {before[name]}, now {now[name]}" for name in ours if before[name] != now[name]]
@@ -780,7 +780,7 @@ class Watch:
             if name.endswith("final_layer"):
                 module.register_forward_pre_hook(self.count_tokens)
         if run.rank == 0:
-            text = json.dumps(dataclasses.asdict(cfg), indent=1)
+            text = json.dumps(cfg.settings(), indent=1)
             write_atomic(folder / "settings.json", lambda to: to.write_text(text, "utf-8"))
             cut_log(folder / "log.jsonl", trainer.step)
 
