@@ -50,7 +50,7 @@ STAGES = {
     "dpvae": "VideoDiT 3.1: the VAE that also sees between the key frames",
     "videodit": "VideoDiT 3.2: the image transformer, made to move",
     "latte": "Latte 3: blocks over space, blocks over time",
-    "cache": "latents and text of all clips and pictures, once",
+    "cache": "latents and text of all clips and images, once",
 }
 
 
@@ -71,54 +71,55 @@ class Config:
     stage: str = "all"             # one of STAGES, or all of a preset's
     out: str = ""                  # folder of the weights; "": runs/PRESET
     data: str = "toy"              # clips: "toy" or a folder of videos
-    images: str = ""               # pictures: "toy", a folder or a .zip; "": single frames of --data
+    images: str = ""               # images: "toy", a folder or a .zip; "": single frames of --data
     init: str = ""                 # weights to start from: a folder or file of ours, or published ones
                                    # (Stable Diffusion 3, DiT, PixArt, Latte; one file or a Diffusers folder)
     resume: str = "auto"           # auto: where --out stopped; none: start again; or a folder with a state.pt
     seed: int = 0                  # of the weights, the data's order, and every step's noise
-    # WHAT A CLIP IS. A film is seen through a window: `frames` of them, `stride` apart, a square of `size`
-    # pixels cut out of each. The price of attention grows with the square of their product, so the window is
-    # the first thing to choose. A stride is the cheapest way to longer motion: 16 frames at stride 3 span 46
-    # of the film's, and have to be played at a third of its rate (Latte 4.2 takes every third; Fig. 5e: late
-    # in training the interval hardly matters). TRAP: flip mirrors what is written on a sign, too, and makes a
+    # WHAT A CLIP IS. A window of a video: `frames` of its frames, `stride` apart, a crop of `size` x `size`
+    # pixels out of each. The price of attention grows with the square of their product, so the window is the
+    # first thing to choose. A stride is the cheapest way to longer motion: 16 frames at stride 3 span 46 of
+    # the video's, and have to be played at a third of its rate (Latte 4.2 takes every third; Fig. 5e: late in
+    # training the interval hardly matters). TRAP: flip mirrors what is written on a sign, too, and makes a
     # lie of a caption that says "left"; where captions speak of sides, leave it off.
     size: int = 64                 # pixels, height and width
     frames: int = 16               # 1 or a multiple of 4
-    stride: int = 1                # of the frames of real films
-    fps: float = 0.0               # resample real films to this rate instead; 0: their own
+    stride: int = 1                # of the frames of real videos
+    fps: float = 0.0               # resample real videos to this rate instead; 0: their own
     flip: bool = False             # mirror half of the real clips
-    crop: str = "random"           # where in a real film's frame the square lies: "random" or "center"
-    short: int = 0                 # resize real films to this short side before the crop; 0: to --size
+    crop: str = "random"           # where in a real video's frame the crop lies: "random" or "center"
+    short: int = 0                 # resize real videos to this short side before the crop; 0: to --size
     long: int = 0                  # instead: to a long side of at most this (VideoDiT 4.1: 1080)
-    part: tuple = (0.0, 1.0)       # of each real film: (0, 0.75) leaves its last quarter for a test
+    part: tuple = (0.0, 1.0)       # of each real video: (0, 0.75) leaves its last quarter for a test
     workers: int = 0               # processes that load data
-    # THE OPTIMIZER. AdamW moves each weight by about lr a step, along the running mean of its gradients over
-    # the root of the running mean of their squares; betas say how far back the two means reach, 1/(1-beta)
-    # steps. The warm-up lets the second mean fill first, or the earliest steps are long and random. `clip`
-    # bounds the harm of one bad batch; `ema` is the weights' own average over about 1/(1-ema) steps, and the
-    # average is what is sampled: a single step's weights jitter about a mean that is better than any of them.
+    # THE OPTIMIZER. AdamW moves each weight by about lr a step, along its first moment (the running mean of
+    # its gradients) over the root of its second (of their squares); betas say how far back the two reach,
+    # 1/(1-beta) steps. The warm-up lets the second moment fill first, or the earliest steps are long and
+    # random. `clip` bounds the harm of one bad batch (gradient clipping). `ema` is the decay of the weights'
+    # exponential moving average, which reaches back about 1/(1-ema) steps; it is what is sampled: a single
+    # step's weights jitter about a mean that is better than any of them.
     # ASSUMED: an EMA warms up. At 0.9999 the untrained weights would still weigh 37 % after 10,000 steps, so
-    # the average is short while the run is (both papers print the decay and no more).
+    # the EMA is short while the run is (both papers print the decay and no more).
     # ASSUMED: AdamW for the transformer, too, and weight decay 0 everywhere: VideoDiT 4.1 names AdamW for its
     # DP-VAE, Latte 4.1 for its models, nobody a decay. Latte's published code has 0.
     steps: int = 0                 # how many in all, those before a resume among them
-    batch: int = 16                # clips or pictures in a step, over all ranks
-    accumulate: int = 1            # micro-batches a step; batch must divide by accumulate * ranks
+    batch: int = 16                # clips or images in a step, over all ranks
+    accumulate: int = 1            # gradient accumulation: batch must divide by accumulate * ranks
     lr: float = 1e-3               # learning rate of AdamW, after the warm-up
     warmup: int = 100              # steps of linear warm-up
     decay: float = 0.0             # share of the steps, at the end, over which lr falls linearly to 0
-    betas: tuple = (0.9, 0.99)     # AdamW's memory of gradients, and of their squares
+    betas: tuple = (0.9, 0.99)     # decay of AdamW's first and second moment
     weight_decay: float = 0.0      # AdamW's
     muon: float = 0.0              # Muon for the matrices of transformer blocks, at so many times lr; 0: no
     clip: float = 1.0              # gradients longer than this are shortened to it
-    ema: float = 0.999             # of the averaged weights; with warm-up: min(ema, (1 + step) / (10 + step))
-    bf16: bool = True              # autocast; weights and optimizer stay in float32
-    shard: bool = False            # ranks share weights, gradients, moments and averages instead of copying
+    ema: float = 0.999             # decay of the EMA; with warm-up: min(ema, (1 + step) / (10 + step))
+    bf16: bool = True              # mixed precision: autocast; weights and optimizer stay in float32
+    shard: bool = False            # ranks share weights, gradients, moments and EMA instead of copying
     compile: bool = False          # torch.compile of each transformer block
-    checkpointing: bool = False    # recompute blocks in backward: less memory, a third more time
+    checkpointing: bool = False    # gradient checkpointing: less memory, a third more time
     # LOSSES. Weights between terms of one stage's loss; only their ratios matter to AdamW, which divides
     # every gradient by its own size. The terms pull against each other: a stronger adversary buys texture
-    # with decibels, a stronger lambda_reg a latent that the image transformer reads with a worse picture
+    # with decibels, a stronger lambda_reg a latent that the image transformer reads with a worse image
     # (VideoDiT Table 3). vae.py says what each term is.
     kl_weight: float = 1e-6        # stage vae: of the term that keeps latents near a normal distribution
     lpips_weight: float = 0.1      # VideoDiT 3.1: lambda_LPIPS; 0 leaves the term out
@@ -128,9 +129,9 @@ class Config:
     decoder_only: bool = False     # stage dpvae: E_r stays, and with it what a transformer has learned
     z_noise: float = 0.0           # stage dpvae: D reads z with up to this much noise on it, z's deviation 1
     disc_weight: float = 0.01      # VideoDiT 3.1: lambda_disc; 0 trains no discriminator
-    disc_start: int = 1000         # steps before the discriminator is heard; it learns from half of that on
+    disc_start: int = 1000         # steps before its loss counts; it learns from half of that on
     disc_warmup: int = 1000        # steps over which disc_weight then rises linearly
-    # TRANSFORMERS. Which noise levels they meet (flow.py), how often they hear no prompt or see no video, and
+    # TRANSFORMERS. Which noise levels they meet (flow.py), how often they get no prompt or no video, and
     # the papers' ablations: each of those is one field whose default is the paper's choice, read by one `if`.
     # TRAP: shift is used in training and in sampling, and belongs to the weights: sampled with another one, a
     # model spends its steps at noise levels that it hardly knows. So it is saved with them.
@@ -138,25 +139,25 @@ class Config:
     guidance: float = 0.0          # in sampling, as the checkpoint will ask for it; 0: sample.py's own
     text_drop: float = 0.1         # VideoDiT 4.1: prompts dropped for guidance
     p_video: float = 0.8           # VideoDiT 4.1: probability that a step trains on videos
-    attention: str = "2d->3d"      # "2d->3d": it becomes global; "2d+3d": twins beside it, VideoDiT Table 4
+    attention: str = "2d->3d"      # "2d->3d": it becomes global; "2d+3d": trainable copies, VideoDiT Table 4
     patchify_3d: bool = True       # --no-patchify_3d: tokens do not know their time, VideoDiT Table 5
     objective: str = "ddpm"        # stage latte: ddpm (Latte 3.1), or flow, which the paper does not have
     latents: str = "vae"           # stage latte: of the image VAE, frame by frame, or of the dpvae, 4x fewer
-    joint_images: int = 0          # stage latte: pictures beside each clip (Latte 3.3.4; as published: 8)
+    joint_images: int = 0          # stage latte: images beside each clip (Latte 3.3.4; as published: 8)
     image_start: str = "all"       # stage latte with --init: "all" blocks copy the image model,
-                                   # or "silent": temporal ones start mute
+                                   # or "silent": temporal ones start at 0
     # WHAT THE TRANSFORMERS READ. The frozen VAE and text encoders run inside each step, as in both papers, or
     # once before (--cached). For Latte-S that takes 9/10 of a step's operations away, for Latte-XL a quarter.
-    # But a film then is `windows` windows for ever instead of a new one at each visit, and a small collection
-    # is learned by heart the sooner.
+    # But a video then is `windows` windows for ever instead of a new one at each visit, and a small
+    # collection is learned by heart the sooner.
     vae_weights: str = ""          # a published VAE (Stable Diffusion 1.4's, for Latte), or a
                                    # dpvae.safetensors of ours, if it is neither in --out nor in --init
     text_weights: str = ""         # published text encoders, if --init does not hold them: Stable
                                    # Diffusion 3's, or for latte-t2v T5's folder
-    cached: bool = False           # encode once, before training; each film is then a few windows for ever
+    cached: bool = False           # encode once, before training; each video is then a few windows for ever
     cache: str = ""                # --cached: folder of the latents; "": OUT/cache
-    items: int = 0                 # toy: this many clips, and as many pictures; 0: a million, as they come
-    windows: int = 8               # --cached: random windows of each real film
+    items: int = 0                 # toy: this many clips, and as many images; 0: a million, as they come
+    windows: int = 8               # --cached: random windows of each real video
     encode_batch: int = 4          # --cached: clips, and prompts, that are encoded at once
     # LOOKING. How often a run leaves something behind. A save costs seconds and is what a crash sends one
     # back to; a preview costs a clip's sampling and is the only thing that shows what a loss does not.
@@ -244,7 +245,7 @@ PRESETS = {
                 "dit": dict(steps=4000, batch=96, lr=1e-3),
                 # DEVIATES VideoDiT Eq. 4: no adversary, no LPIPS in the toy. Flat shapes have no texture to
                 # fake, and the adversary costs a third of the step, the perceptual term a fifth. `tiny` and
-                # the paper's presets train both. (Training on squares of half the size would be cheaper, but
+                # the paper's presets train both. (Training on crops of half the size would be cheaper, but
                 # this small VAE has seen whole frames only, and its norms are lost on a piece of sky.)
                 # lambda_reg 0.1 for the paper's 1: with 1, D_k(z) was 0.3 dB below D_k(z_k), the clip at
                 # 28 dB; with 0.1 0.6 dB below, and the clip at 30.3 (after more steps, too).
@@ -265,20 +266,20 @@ PRESETS = {
     # 0.999's thousand), clip 1.0: what large transformers are commonly trained with.
     # ASSUMED: flip. Latte says that it flips; VideoDiT names no augmentation but the crop. --no-flip where
     # captions speak of left and right.
-    # ASSUMED: disc_start, disc_warmup: the adversary is silent for the first sixth of dpvae's steps. Eq. 4
-    # holds from the first, but then it judges a decoder that has just begun to see time (train.py).
+    # ASSUMED: disc_start, disc_warmup: the adversary has no weight in the first sixth of dpvae's steps.
+    # Eq. 4 holds from the first, but then it judges a decoder that has just begun to see time (train.py).
     "videodit-256": dict(
         size=256, frames=32, data="", flip=True, shift=3.0,
         lr=5e-5, warmup=1000, betas=(0.9, 0.95), ema=0.9999, checkpointing=True, compile=True,
         save_every=5000, preview_every=5000, previews=1, p_video=1.0,
-        # VideoDiT 4.1: "longer edge does not exceed 1080 pixels", then cropped to 256: the film's own texture
+        # VideoDiT 4.1: "longer edge does not exceed 1080 pixels", then cropped to 256: its own texture
         stages={"dpvae": dict(steps=600_000, batch=8, long=1080, disc_start=100_000, disc_warmup=10_000),
                 "videodit": dict(steps=60_000, batch=64)}),                                     # VideoDiT 4.3
 }
 # VideoDiT 4.1, "Video Diffusion Transformer": 320 first, on a DP-VAE that learned at 256, then from its
 # result (--init runs/videodit-320, which holds the DP-VAE, too) at 512. Small first, because a step at
 # 512 costs 4.5 times as much (its attention 6.4 times), and how things move is learned as well at 320. The
-# DP-VAE needs no second training: its convolutions do not know how large a picture is.
+# DP-VAE needs no second training: its convolutions do not know how large a frame is.
 # 64 clips on 8 cards of 80 GB go through in micro-batches (python bench.py fits videodit-512).
 _phase = dict(steps=200_000, batch=64, accumulate=2)
 _sharp = dict(steps=200_000, batch=64, accumulate=4)
@@ -289,26 +290,26 @@ for _name, _size, _stages in (("videodit-320", 320, {"dpvae": _dpvae, "videodit"
                       "stages": _stages}
 
 # Latte 4.1 and the published configurations: XL/2, 16 frames three apart, 8 GPUs x 5 clips, or x 4 clips with
-# 8 pictures each. The paper says "AdamW optimizer with a constant learning rate" and prints no rate, batch or
+# 8 images each. The paper says "AdamW optimizer with a constant learning rate" and prints no rate, batch or
 # steps; those here, betas, and 1 M steps, an upper bound, are the published configurations'.
 # DEVIATES: gradients are clipped to 0.1 from the start, the published code starts after 20-500 K steps. A
 # bound that comes late comes after the spikes it is for.
 # DEVIATES: bf16 (autocast), where the published code computes in float32 with TF32's ten bits of mantissa.
 # bf16 has seven, and half the memory and traffic; weights, moments and loss stay in float32. --no-bf16 is
 # the published way.
-# Latte 4.1: flips are the only augmentation, so the square is the middle one.
+# Latte 4.1: flips are the only augmentation, so the crop is the middle one.
 # DEVIATES Latte 4.1: SkyTimelapse is not flipped, as in the published configuration; --flip as in the paper.
 _latte = dict(size=256, frames=16, stride=3, crop="center", data="", lr=1e-4, warmup=1, betas=(0.9, 0.999),
               clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000, previews=2)
 for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), ("taichi", True, "none"),
                                  ("ucf101", True, "class")):
-    for _suffix, _batch, _pictures in (("", 40, 0), ("-img", 32, 8)):
+    for _suffix, _batch, _images in (("", 40, 0), ("-img", 32, 8)):
         PRESETS[f"latte-{_name}{_suffix}"] = {
             **_latte, "flip": _flip, "latte": LatteConfig(**SIZES["XL"], condition=_condition),
-            "stages": {"latte": dict(steps=1_000_000, batch=_batch, joint_images=_pictures)}}
+            "stages": {"latte": dict(steps=1_000_000, batch=_batch, joint_images=_images)}}
 # Latte 4.5: 28 + 28 blocks from PixArt-alpha, whose folder holds T5 and the VAE, too (--init), 512 x 512
-# ASSUMED: all but that. 4.5 prints no rate, batch, pictures, steps or stride, and its training is not
-# published: those of -img; no flip, since captions may say "left"; stride 1, each frame of the film.
+# ASSUMED: all but that. 4.5 prints no rate, batch, images, steps or stride, and its training is not
+# published: those of -img; no flip, since captions may say "left"; stride 1, each frame of the video.
 PRESETS["latte-t2v"] = {
     **_latte, "size": 512, "stride": 1, "checkpointing": True, "image_start": "silent",
     "latte": LatteConfig(depth=56, input_size=64, condition="text", conditioning="adaln_single",
@@ -561,13 +562,13 @@ GUIDE = {
     "tiny": ("", "seconds on a CPU; only to see that everything runs"),
     "small": ("", "half an hour on one CPU core; what ablate.py's rows are runs of"),
     "toy": ("", "5 hours on two cores with AMX, about 15 with AVX2; the shipped one's road but its last 7"),
-    "videodit-256": ("--init SD3 --data FILMS", "dpvae 53 h, videodit 8 h (--cached: 5 h)"),
-    "videodit-320": ("--init SD3 --data FILMS --images PICTURES", "dpvae 53 h, videodit 146 h (98 h)"),
-    "videodit-512": ("--init runs/videodit-320 --data FILMS --images PICTURES", "570 h (446 h)"),
+    "videodit-256": ("--init SD3 --data VIDEOS", "dpvae 53 h, videodit 8 h (--cached: 5 h)"),
+    "videodit-320": ("--init SD3 --data VIDEOS --images IMAGES", "dpvae 53 h, videodit 146 h (98 h)"),
+    "videodit-512": ("--init runs/videodit-320 --data VIDEOS --images IMAGES", "570 h (446 h)"),
     **{f"latte-{name}{suffix}": (f"--vae_weights SD1 --data {name.upper()}", hours)
        for name in ("ffs", "sky", "taichi", "ucf101")
        for suffix, hours in (("", "55 h (39 h)"), ("-img", "58 h (39 h)"))},
-    "latte-t2v": ("--init PIXART --data FILMS", "655 h (580 h)")}
+    "latte-t2v": ("--init PIXART --data VIDEOS", "655 h (580 h)")}
 
 
 def overview():
@@ -581,8 +582,8 @@ def overview():
     return "\n".join([
         *lines, "", "The stages:", *(f"  {name:10}{what}" for name, what in STAGES.items()), "",
         "SD3: Stable Diffusion 3's file or Diffusers folder. SD1: Stable Diffusion 1.4's VAE. PIXART: the",
-        "folder of PixArt-alpha 512 with its T5. FILMS, PICTURES: any folders; python data.py FOLDER says",
-        "what of one can be used. First steps: python train.py --stage vae; its curves and pictures, then or",
+        "folder of PixArt-alpha 512 with its T5. VIDEOS, IMAGES: any folders; python data.py FOLDER says",
+        "what of one can be used. First steps: python train.py --stage vae; its curves and previews, then or",
         "later: python train.py report runs/toy"])
 
 

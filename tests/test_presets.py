@@ -107,7 +107,7 @@ def test_every_flag_is_explained_by_the_comment_beside_its_field(capsys):
     assert told.keys() == flatten(Config()).keys()
     assert [name for name, (_, note) in told.items() if note == name.rpartition(".")[2]] == []
     assert told["warmup"] == ("the optimizer", "steps of linear warm-up")
-    assert told["image_start"][1].endswith('or "silent": temporal ones start mute')      # a second line
+    assert told["image_start"][1].endswith('or "silent": temporal ones start at 0')      # a second line
     assert told["dit.depth"][0] == "network dit: MMDiTConfig" and told["dit.depth"][1].startswith("joint ")
     with pytest.raises(SystemExit) as stopped:
         parse(["--help"])
