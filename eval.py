@@ -36,7 +36,7 @@ import torch
 from tqdm import tqdm
 
 from data import ClipFolder
-from latte import draw_similarity, frame_similarity, nothing_asked, summary
+from latte import frame_similarity, summary, unconditional
 from pretrained import FILES, load_detector, load_latte
 from sample import TOKENS, TOY, between, decode, encode, generate, go_on, how_of, load_models, tokens_of, walk
 from vae import DPVAE, GOP, KLVAE, fold
@@ -46,7 +46,7 @@ from support.cli import FlagParser, UserError, polite
 from support.detectors import (ATTRIBUTES, C3D, I3D, AttributeClassifier, Inception, classifier_file,
                                classifier_right, classifier_targets,
                                perceptual_distance)
-from support.drawing import contact_sheet
+from support.drawing import contact_sheet, heat, page
 from support.eval_clips import PROTOCOLS, Protocol, Side, at_least, check_count, one_of, read_protocol, warn
 from support.latent_cache import fingerprint
 from support.metrics import frechet, gaussian, inception_score, kernel_distance, psnr, ssim, standard_error
@@ -842,11 +842,12 @@ def similarity(argv):
         angle = torch.linspace(0, np.pi / 2, net.config.frames).view(1, 1, -1, 1, 1)        # (1,1,T,1,1)
         z = first * angle.cos() + last * angle.sin()
     t = torch.full((len(z),), float(args.step))
-    found = frame_similarity(net, z, t, nothing_asked(net, len(z)))
+    found = frame_similarity(net, z, t, unconditional(net, len(z)))
     print(f"{'block':24s} {'mean':>8s} {'variance':>10s} {'inverted':>9s}")
     for name, matrix in found.items():
         print("{:24s} {:8.4f} {:10.6f} {:8.1%}".format(name, *summary(matrix)))
-    draw_similarity(args.out, found)
+    squares = [heat(matrix.numpy(), cell=max(1, 96 // len(matrix)), top=1) for matrix in found.values()]
+    page(args.out, squares, list(found), columns=7)         # one a block: dark where two frames are alike
     print(f"drawn in {args.out}")
 
 

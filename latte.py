@@ -1,18 +1,18 @@
-"""latte.py - Latte: a DiT whose blocks look across a frame or along time; four variants and every option.
+"""latte.py - Latte: a DiT whose blocks attend within a frame or along time; four variants and every option.
 Paper    Latte 3.2 (variants, Fig. 2), 3.3 (options), Tables 1, 2, Fig. 6, 8; its text-to-video model: 4.5
-Shapes   z (B,C,T,H,W) scaled latents, pictures after the clip if `images`; x (B,T,N,D) tokens, N = h*w
+Shapes   z (B,C,T,H,W) scaled latents, images after the clip if there are any; x (B,T,N,D) tokens, N = h*w
          patches in a frame; c (B,G,D) conditions, G = 1 or 1 + images; context (B,L,D) text tokens
 Time     DDPM's integer steps, 999 noise. As a rectified flow: flow.velocity_of(net), t in [0,1], 1 data
-Differs  x is never reordered, adaLN runs once a clip; a text vector, a silent start in time: grep DEVIATES
-Reads    after videodit.py, before detectors.py; `eval.py similarity` draws Fig. 6 and 8
-Run me   python latte.py      # CPU, 15 s: Tables 1 and 2 to the digit, an untrained Latte answers exactly 0;
-                              # who hears whom in the four variants, and Fig. 6 of the toy, in out/latte.png
+Differs  x is never reordered, adaLN runs once a clip; the rest: grep DEVIATES
+Reads    after videodit.py; `eval.py similarity` draws Fig. 6 and 8
+Run me   python latte.py      # CPU, 15 s: Tables 1 and 2 to the digit, an untrained Latte predicts exactly 0;
+                              # which tokens attend to which, and Fig. 6 of the toy, in out/latte.png
 
-THE PROBLEM. videodit.py lets every patch of a clip ask every other: (T*N)^2 questions, and the work grows
+THE PROBLEM. In videodit.py every patch of a clip attends to every other: (T*N)^2 pairs, and the work grows
 with the square of the clip's length. 16 frames of 16 x 16 tokens are 4,096 tokens, 16.8 million pairs in each
-head of each block. Must a patch at the upper left of frame 3 ask the lower right of frame 11 directly?
+head of each block. Must a patch at the upper left of frame 3 attend directly to the lower right of frame 11?
 
-THE IDEA (Latte 3.2). Let it ask by two hops: along its row of the table below, and along its column.
+THE IDEA (Latte 3.2). Let it get there in two steps: along its row of the table below, and along its column.
 
            place   0   1   2 .. N-1       "space": each frame by itself   (B*T,N,D)   T * N^2 pairs
     frame    0     .   .   .   .          "time":  each place by itself   (B*N,T,D)   N * T^2 pairs
@@ -28,25 +28,23 @@ make each (test_table_1_variants_to_the_digit). Brackets are blocks:
     1 in turn        x -> [space, MLP] -> [time, MLP] -> [space, MLP] -> [time, MLP] ...      28 blocks
     2 late fusion    x -> [space, MLP] -> [space, MLP] ...  then  [time, MLP] -> [time, MLP]  14 and 14
     3 both in one    x -> [space, time, MLP] -> [space, time, MLP] ...                        23
-    4 side by side   x -> [space + time, MLP] -> ...      half of the heads look each way     28
+    4 side by side   x -> [space + time, MLP] -> ...    half of the heads for each            28
 
 WHAT THE PAPER FOUND (4.2, Fig. 5f): 1 is best, then 3, then 2, then 4. Its reasons: too many spatial blocks
-in a row pull frames apart (2; Fig. 6); what looks along space and what looks along time say things of
+in a row pull frames apart (2; Fig. 6); what attention over space and attention over time find are features of
 different kinds, which do not go well into one sum (4; Fig. 8) and want an MLP between them, not only a norm
 (3). Of the options, the plain ones won (4.3): a token a patch, not a tube of frames; adaLN, not tokens; added
-sines, not RoPE's turns; and pictures beside the clips, which is the one that is not plain.
+sines, not RoPE; and, the one that is not plain, images beside the clips.
 
 TRIED ELSEWHERE. The split comes from recognizing videos: ViViT (Arnab et al. 2021), and TimeSformer, whose
 "divided attention" is Variant 3. VDT and W.A.L.T generate with something like 3. Its price everywhere: a
-thing that moves to another place is found by two hops through patches that had nothing to do with it. Since
+thing that moves to another place is found in two steps, through patches that had nothing to do with it. Since
 attention need not store the square ("fused" kernels), most large video models pay for it (CogVideoX,
 Hunyuan, VideoDiT); where clips are long or machines small, the split is still the way."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
 from einops import rearrange
 import torch
 import torch.nn.functional as F
@@ -54,13 +52,108 @@ from torch import nn
 
 from dit import (MLP, AdaLN, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, SingleFinalLayer,
                  TimestepEmbedder, gated, initialise, modulated_norm, sincos, sincos_2d, unpatchify)
-from support.checkpoints import write_atomic
 from support.cli import UserError
 from support.ops import attend, run_block
 
 
+# -------------------------------------------------------------------------------------------- Variant 1, whole
+# This section is a whole Latte-XL/2 for faces or skies, which have no classes; everything after it replaces a
+# line or two of it.
+#
+# A block is DiT's: attention, then an MLP, both modulated and gated by c (dit.py). New is only which tokens
+# attend to each other, and that is a question of what counts as a sequence and what as a batch:
+#
+#     x (B,T,N,D) --> q, k, v    "space": (B*T, heads, N, d)    N tokens of a frame; frames are like clips
+#                                "time":  (B*N, heads, T, d)    T tokens of a place; places are like clips
+#
+# The published code reorders x before and after every block. Attention rearranges q, k and v anyway, so here
+# that step does it, and x keeps its order.
+AXES = {                # Linear's output -> q, k, v; and attention's output -> tokens
+    "space": ("b t n (z h d) -> z (b t) h n d", "(b t) h n d -> b t n (h d)"),
+    "time": ("b t n (z h d) -> z (b n) h t d", "(b n) h t d -> b t n (h d)"),
+}
+
+
+class AxialAttention(nn.Module):
+    """Self-attention within each frame ("space") or of each place with its own past and future ("time")."""
+
+    def __init__(self, axis, width, heads, head_dim):
+        super().__init__()
+        self.axis = axis
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * heads * head_dim)
+        self.proj = nn.Linear(heads * head_dim, width)
+
+    def forward(self, x, mask=None, angles=None):
+        """x (B,T,N,D) -> (B,T,N,D). mask (T,T) and angles belong to two options: Temporal Mask and RoPE."""
+        split, join = AXES[self.axis]
+        qkv = rearrange(self.qkv(x), split, z=3, h=self.heads)      # (3,B*T,heads,N,d) or (3,B*N,heads,T,d)
+        q, k, v = qkv.contiguous()                                  # one copy here spares one in each product
+        if angles is not None:
+            q = rotate(q, angles)
+            k = rotate(k, angles)
+        found = attend(q, k, v, mask)                               # as q
+        return self.proj(rearrange(found, join, b=x.shape[0], t=x.shape[1]))            # (B,T,N,D)
+
+
+# S-ADALN (Latte 3.3.2, Fig. 10; "scalable"), as printed:
+#     AdaLN(h, c) = gamma_c LayerNorm(h) + beta_c          RCs(h, c) = alpha_c h + AdaLN(h, c)
+#     h tokens, c time and class; alpha, gamma, beta: a Linear of c, a number a channel; RC: the residual
+# DEVIATES: printed, alpha scales the residual itself; the published code, and so we, scale what a branch
+# adds to it, h + alpha F(gamma LN(h) + beta): adaLN-Zero, which makes a block start as the identity.
+class BlockV1(nn.Module):
+    """Attention along one axis, MLP."""
+
+    def __init__(self, axis, width, heads):
+        super().__init__()
+        self.attn = AxialAttention(axis, width, heads, width // heads)
+        self.mlp = MLP(width, 4 * width, width)
+        self.adaLN_modulation = AdaLN(width, 6)
+
+    def forward(self, x, c):
+        """x (B,T,N,D), c (B,D) -> (B,T,N,D)."""
+        six = self.adaLN_modulation(c)[:, None, None]                           # (B,1,1,6D)
+        shift, scale, gate, shift2, scale2, gate2 = six.chunk(6, dim=-1)        # (B,1,1,D) each
+        x = gated(x, gate, self.attn(modulated_norm(x, shift, scale)))
+        return gated(x, gate2, self.mlp(modulated_norm(x, shift2, scale2)))
+
+
+# TRAP: when the time is added. The released model adds it after its first spatial block, not at the input as
+# 3.2 says, and its weights expect it there (test_temporal_positions_are_added_once_where_time_first_matters).
+class LatteV1(nn.Module):
+    """Latte with the default config and no condition, equal to the bit (test_variant_1_in_one_piece_...)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.patch = config.patch
+        width = config.width
+        side = torch.arange(config.input_size // config.patch)
+        self.register_buffer("pos_embed", sincos_2d(width, side, side).view(1, -1, width))      # (1,N,D)
+        self.register_buffer("temp_embed", sincos(torch.arange(config.frames), width)[None])    # (1,T,D)
+        self.t_embedder = TimestepEmbedder(width)
+        axes = ["space", "time"] * (config.depth // 2)
+        self.blocks = nn.ModuleList(BlockV1(axis, width, config.heads) for axis in axes)
+        self.final_layer = FinalLayer(width, config.patch ** 2 * 2 * config.in_channels)
+        self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
+        initialise(self)
+
+    def forward(self, z, t):
+        """z (B,C,T,H,W), t (B,) -> the noise in it, and how far to trust the step (B,2C,T,H,W)."""
+        x = self.x_embedder(z).flatten(2, 3)                                    # (B,T,N,D)
+        x = x + self.pos_embed                                                  # where a patch is
+        c = self.t_embedder(t)                                                  # (B,D)
+        for i, block in enumerate(self.blocks):
+            if i == 1:
+                x = x + self.temp_embed[0, :, None]                             # when its frame is
+            x = block(x, c)                                                     # (B,T,N,D)
+        out = self.final_layer(x.flatten(0, 1), c)                              # (B*T,N,p*p*2C)
+        return unpatchify(out.view(len(z), -1, out.shape[-1]), z, self.patch)   # (B,2C,T,H,W)
+
+
+# ------------------------------------------------------------------------------------------------ the choices
+
 @dataclass
-class LatteConfig:                  # the defaults are the paper's best practice (4.3) at Latte-XL/2
+class LatteConfig:                  # the defaults are Latte-XL/2 as published, without images beside the clips
     variant: int = 1                # Fig. 2: 1 blocks in turn, 2 late fusion, 3 both in a block, 4 half heads
     depth: int = 28                 # blocks of Variant 1; 3, which has more in a block, gets fewer: blocks_of
     width: int = 1152               # of a token, D
@@ -80,8 +173,10 @@ class LatteConfig:                  # the defaults are the paper's best practice
     patch_embed: str = "uniform"    # 3.3.1: uniform | compression, in tubes of several frames
     tube: int = 2                   # frames in such a tube. ASSUMED: the paper's stride is not printed
     temporal: str = "sincos"        # 3.3.3: sincos | rope
-    joint: str = "only_video"       # 3.3.4: pictures beside a clip, in time: only_video | temporal_mask
-    v4: str = "half_heads"          # Variant 4 as the text has it, or as Table 1 counts it: paper_count
+    # DEVIATES Latte 3.3.4: there Temporal Mask is better; the published code trains with Only Video, and the
+    # latte-t2v preset with the mask. Neither says anything as long as no images stand beside the clips.
+    joint: str = "only_video"       # 3.3.4: images beside a clip, in time: only_video | temporal_mask
+    v4: str = "half_heads"          # Variant 4 as 3.2 has it, or as Table 1 counts it: paper_count
 
 
 SIZES = {                           # Table 2
@@ -110,190 +205,52 @@ def check(config):
         raise UserError(f"heads={config.heads}: Variant 4 halves them, so choose an even number")
 
 
-# The variants are to be compared, so they should cost the same: "we strive to equate the parameter counts"
-# (4.2). A block with one attention has 18 D^2 weights (adaLN 6, attention 4, MLP 8), one with two has 22 D^2;
-# so Variant 3 gets 23 blocks where 1 and 2 have 28 (test_table_1_variants_to_the_digit). Variant 4 "with each
-# component utilizing half of the attention heads" has 18 D^2 again, and 28 blocks.
+# THE VARIANTS (3.2) are to be compared, so they should cost the same: "we strive to equate the parameter
+# counts" (4.2). A block with one attention has 18 D^2 weights (adaLN 6, attention 4, MLP 8), one with two has
+# 22 D^2; so Variant 3 gets 23 blocks where 1 and 2 have 28 (test_table_1_variants_to_the_digit). Variant 4
+# "with each component utilizing half of the attention heads" has 18 D^2 again, and 28 blocks.
+#
+# DEVIATES Latte Table 1: its Variant 4 has 676.44 M parameters and 1545 G operations, "roughly a quarter" of
+# the others', by which 4.2 explains that it comes last. Only 23 blocks with two whole attentions, counted at
+# patch 4, give these two numbers: --latte.v4 paper_count --latte.patch 4. With half of the heads, as 3.2 says
+# and as the default here has it, it is 673.69 M and 5663 G. Which of the two Fig. 5f trained is not known.
 def blocks_of(config):
     """Along which axes each block attends: this list is all that tells Variants 1, 2 and 3 apart."""
-    space, time, both, half = ("space",), ("time",), ("space", "time"), config.depth // 2
+    half = config.depth // 2
+    if config.variant == 1:
+        return [("space",), ("time",)] * half
+    if config.variant == 2:
+        return [("space",)] * half + [("time",)] * half
+    if config.variant == 4 and config.v4 == "half_heads":
+        return [("space", "time")] * config.depth
     # ASSUMED: Table 1 fits 23 blocks of 22 D^2 for 28 of 18 D^2; the paper does not print the number.
-    fewer = round(config.depth * 18 / 22)
-    return {1: [space, time] * half, 2: [space] * half + [time] * half, 3: [both] * fewer,
-            4: [both] * (config.depth if config.v4 == "half_heads" else fewer)}[config.variant]
+    return [("space", "time")] * round(config.depth * 18 / 22)
 
 
-# ---------------------------------------------------------------------------------------------------- a block
-# A block is DiT's (dit.DiTBlock) with two changes. Its attention reads the table x (B,T,N,D) along one axis,
-# or one after the other; and what else it must know, who may see whom, the time, the text, comes along in one
-# bag, `Clip`, that all blocks share. x itself is never reshaped: the published code turns it over before and
-# after every block, a copy of everything each time.
-
-class Clip(NamedTuple):
-    """What a block must know beside its tokens and c."""
-    video: int                      # so many frames are the clip, the rest are pictures
-    mask: torch.Tensor = None       # (T,T) True where one may look: Temporal Mask (below); None: Only Video
-    angles: torch.Tensor = None     # (T,d/2) of RoPE; None: positions were added to x
-    context: torch.Tensor = None    # (B,L,D), or (B*T,L,D) where pictures have texts of their own
-    hidden: torch.Tensor = None     # (B,L) or (B*T,L), 0 where the text is padding
-
-
-def per_frame(values, video):
-    """(B,G,...) -> (B,T,...): the clip's row for each of its frames, then a row a picture. G=1 broadcasts."""
-    if values.shape[1] == 1:
-        return values
-    clip = values[:, :1].expand(-1, video, *values.shape[2:])                   # (B,video,...)
-    return torch.cat([clip, values[:, 1:]], dim=1)                              # (B,T,...)
-
-
-# RELATIVE TIME, RoPE (Latte 3.3.3; Su et al. 2024). Adding sines says WHEN a frame is; what matters to motion
-# is how far apart two frames are. So take the d channels of q and k as d/2 arrows in the plane and turn each
-# by an angle that grows with the frame's number. A product of two arrows knows only the angle between them:
-#
-#     (R_m q) . (R_n k) = q . (R_(n-m) k)          R_m turns the k-th arrow by m w_k, w_k = 10000^(-k/(d/2))
-#     (test_rotary_positions_are_relative)
-#
-# The paper finds the sines slightly better (Fig. 5c): its clips all have 16 frames, so the strength of RoPE,
-# other lengths, is not asked for.
-# ASSUMED: base 10000, whole frames, every temporal attention; the paper names the method only.
-def rotate(q, angles):
-    """q (..,T,d), angles (T,d/2)."""
-    a, b = q.chunk(2, dim=-1)                                                   # (..,T,d/2) each
-    cos, sin = angles.cos().to(q.dtype), angles.sin().to(q.dtype)               # (T,d/2)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)            # (..,T,d)
-
-
-# AXIAL ATTENTION is dit.Attention with a choice of what is the sequence and what is only a batch:
-#
-#     x (B,T,N,D) --> q, k, v    "space": (B*T, heads, N, d)    N tokens of a frame; frames are like clips
-#                                "time":  (B*N, heads, T, d)    T moments of a place; places are like clips
-#
-# Everything else in a block sees tokens one by one and need not know. The one copy is what an axis costs.
-class AxialAttention(nn.Module):
-    """Within a frame ("space"), or each patch with its own past and future ("time").
-
-    x keeps its order: attention transposes q, k and v anyway, so the other axis costs no further copy."""
-
-    def __init__(self, axis, width, heads, head_dim):
-        super().__init__()
-        self.axis, self.heads = axis, heads
-        self.qkv = nn.Linear(width, 3 * heads * head_dim)
-        self.proj = nn.Linear(heads * head_dim, width)
-
-    def forward(self, x, clip):
-        rows, seq = ("b t", "n") if self.axis == "space" else ("b n", "t")
-        split = rearrange(self.qkv(x), f"b t n (z h d) -> z ({rows}) h {seq} d", z=3, h=self.heads)
-        # one copy here spares one in each product
-        (q, k, v), mask = split.contiguous(), None              # (B*T,heads,N,d) or (B*N,heads,T,d) each
-        if self.axis == "time":
-            mask = clip.mask
-            if clip.angles is not None:
-                q, k = rotate(q, clip.angles[:x.shape[1]]), rotate(k, clip.angles[:x.shape[1]])
-        sizes = {"b": x.shape[0], "t": x.shape[1], "n": x.shape[2]}
-        kept = {letter: sizes[letter] for letter in rows.split()}
-        return self.proj(rearrange(attend(q, k, v, mask), f"({rows}) h {seq} d -> b t n (h d)", **kept))
-
-
-# WHERE IS THE TEXT? Class and time enter by adaLN. A prompt's tokens enter by cross-attention, in the blocks
-# that look along space: what a word names, it names in every frame. Patches of all frames ask the same L
-# tokens, so to cross-attention the whole clip is one long row, and the text is never copied for each frame.
-class LatteBlock(nn.Module):
-    """Attention along one axis or both, text in between if there is any, MLP: a DiT or a PixArt block."""
-
-    def __init__(self, config, axes):
-        super().__init__()
-        width, self.axes, self.parallel = config.width, axes, config.variant == 4
-        halves = 2 if self.parallel and config.v4 == "half_heads" else 1
-        heads, head_dim = config.heads // halves, width // config.heads
-        self.attn = AxialAttention(axes[0], width, heads, head_dim)
-        self.attn_time = AxialAttention("time", width, heads, head_dim) if len(axes) == 2 else None
-        reads = config.condition == "text" and config.context_dim > 0 and "space" in axes
-        self.cross_attn = CrossAttention(width, config.heads) if reads else None
-        self.mlp = MLP(width, int(width * config.mlp_ratio), width)
-        self.conditioning = config.conditioning
-        if config.conditioning == "s_adaln":
-            self.adaLN_modulation = AdaLN(width, 6)
-        elif config.conditioning == "adaln_single":
-            self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width ** 0.5)
-        else:
-            self.norm_table = nn.Parameter(torch.zeros(4, width))
-
-    # Latte 3.3.2, Fig. 10 ("scalable", S-AdaLN), as printed:
-    #     AdaLN(h, c) = gamma_c LayerNorm(h) + beta_c          RCs(h, c) = alpha_c h + AdaLN(h, c)
-    #     h tokens, c time and class; alpha, gamma, beta: a Linear of c, a number a channel; RC: the residual
-    # DEVIATES: printed, alpha scales the residual itself; the published code, and so we, scale what a branch
-    # adds to it, h + alpha F(gamma LN(h) + beta): adaLN-Zero, which makes a block start as the identity.
-    #
-    # Tried beside it: "all tokens", where the time and the class are tokens like others and blocks have plain
-    # norms. A third fewer parameters and much worse (Fig. 5b): what enters once, below, has to survive 28
-    # blocks, while adaLN speaks to each.
-    def modulation(self, c, clip):
-        """Shift, scale, gate of the attention, then of the MLP: (B,1,1,D), with own labels (B,T,1,D)."""
-        # ASSUMED: in "all tokens" no gates, an ordinary LayerNorm (weight 1 + scale); the depth stays.
-        if self.conditioning == "all_tokens":
-            shift, scale, shift2, scale2 = self.norm_table
-            return shift, scale, torch.ones_like(shift), shift2, scale2, torch.ones_like(shift)
-        if self.conditioning == "s_adaln":
-            six = self.adaLN_modulation(c)                                      # (B,G,6D)
-        else:
-            six = c + self.scale_shift_table.flatten()      # (B,G,6D)  one Linear for all blocks made c
-        return per_frame(six, clip.video).unsqueeze(2).chunk(6, dim=-1)         # (B,1 or T,1,D) each
-
-    def forward(self, x, c, clip):
-        """x (B,T,N,D) -> (B,T,N,D)."""
-        shift, scale, gate, shift2, scale2, gate2 = self.modulation(c, clip)
-        h = modulated_norm(x, shift, scale)
-        attended = self.attn(h, clip)
-        if self.parallel:                           # Variant 4: both axes read the same h, and are added
-            attended = attended + self.over_time(h, clip)
-        x = gated(x, gate, attended)                                            # (B,T,N,D)
-        # ASSUMED: Variant 3 has one shift, scale and gate for both attentions; the paper draws a plain norm
-        if self.attn_time is not None and not self.parallel:    # Variant 3: only a LayerNorm in between
-            x = gated(x, gate, self.over_time(modulated_norm(x, shift, scale), clip))
-        if self.cross_attn is not None:             # no norm, no gate; text is not repeated for each frame
-            asked = self.cross_attn(x.reshape(len(clip.context), -1, x.shape[-1]), clip.context, clip.hidden)
-            x = x + asked.view(x.shape)                                         # (B,T,N,D)
-        return gated(x, gate2, self.mlp(modulated_norm(x, shift2, scale2)))
-
-    def over_time(self, h, clip):
-        """Temporal attention of a block that has both; with Only Video the pictures get nothing from it."""
-        pictures = h.shape[1] - clip.video
-        if clip.mask is not None or pictures == 0:
-            return self.attn_time(h, clip)
-        if clip.video == 0:
-            return torch.zeros_like(h)
-        return F.pad(self.attn_time(h[:, :clip.video], clip), (0, 0, 0, 0, 0, pictures))
-
-
-# -------------------------------------------------------------------------------------------------- the model
-#     z (B,C,T,H,W) --> patches (B,T,N,D), + where --> blocks; + when, before the first along time
-#       --> norm, Linear --> patches put back (B,2C,T,H,W): the noise, and how far to trust the step (flow.py)
-#
-# Everything that starts silent in DiT does here, and what is temporal besides, so that a Latte made of an
-# image model is, at first, that model on each frame (test_an_untrained_latte_answers_zero,
-# test_time_starts_silent, test_a_silent_latte_from_dit_answers_as_dit_on_each_frame).
-#
 # TUBES (3.3.1, "compression"). ViViT makes one token of s frames, and recognizes videos better and s times
 # faster for it. Latte tries it (Conv3d in, a transposed Conv3d out) and finds it clearly worse (Fig. 5a): a
 # recognizer may forget what it does not need; a generator must give every frame back, from fewer tokens.
-
 class TubeEmbed(nn.Module):
-    """Compression patch embedding (3.3.1): s frames of p x p latent pixels become one token."""
+    """In place of PatchEmbed: s frames of p x p latent pixels become one token."""
 
     def __init__(self, channels, width, patch, tube):
         super().__init__()
         self.proj = nn.Conv3d(channels, width, (tube, patch, patch), (tube, patch, patch))
 
     def forward(self, z):
-        (s, p, _), (T, H, W) = self.proj.stride, z.shape[2:]
+        s, p, _ = self.proj.stride
+        T, H, W = z.shape[2:]
         if T % s or H % p or W % p:
             raise UserError(f"a clip of {T} x {H} x {W} does not divide into tubes of {s} x {p} x {p}; "
                             f"choose multiples of {s} frames and of {p} latent pixels")
         return rearrange(self.proj(z), "b d t h w -> b t h w d")                # (B,T/s,h,w,D)
 
 
+# ALL TOKENS (3.3.2) is tried beside S-AdaLN: the time and the class are tokens like others, and blocks have
+# plain norms. A third fewer parameters and much worse (Fig. 5b): what enters once, at the input, has to
+# survive 28 blocks, while adaLN speaks to each.
 class PlainFinalLayer(nn.Module):
-    """LayerNorm and Linear: with all_tokens the condition has come in by the tokens. c is not read."""
+    """In place of FinalLayer: with all_tokens the condition has come in by the tokens. c is not read."""
 
     def __init__(self, width, outputs):
         super().__init__()
@@ -304,33 +261,186 @@ class PlainFinalLayer(nn.Module):
         return self.linear(self.norm_final(x))                                  # (B*T,N,outputs)
 
 
+# RELATIVE TIME, RoPE (3.3.3; Su et al. 2024). Adding sines says WHEN a frame is; what matters to motion is
+# how far apart two frames are. So take the d channels of q and k as d/2 arrows in the plane and turn each by
+# an angle that grows with the frame's number. A product of two arrows knows only the angle between them:
+#
+#     (R_m q) . (R_n k) = q . (R_(n-m) k)          R_m turns the k-th arrow by m w_k, w_k = 10000^(-k/(d/2))
+#     (test_rotary_positions_are_relative)
+#
+# The paper finds the sines slightly better (Fig. 5c): its clips all have 16 frames, so the strength of RoPE,
+# other lengths, does not show.
+# ASSUMED: base 10000, whole frames, every temporal attention; the paper names the method only.
+def rotate(q, angles):
+    """q (..,T,d), angles (T,d/2)."""
+    a, b = q.chunk(2, dim=-1)                                                   # (..,T,d/2) each
+    cos, sin = angles.cos().to(q.dtype), angles.sin().to(q.dtype)               # (T,d/2)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)            # (..,T,d)
+
+
+# IMAGES BESIDE A CLIP, "joint training" (3.3.4, Fig. 4). Frames of 16-frame clips are much alike; to see more
+# of the world in a batch, put single frames of other videos behind each clip, along T. FVD falls from 34.00
+# to 27.08 on faces, from 477.97 to 202.23 on UCF101's 101 actions (Table 3). They must not pass for a 17th
+# frame, so:
+#
+#     Only Video       images bypass the temporal blocks, which learn nothing from them
+#     Temporal Mask    they pass through, but attend only to themselves, so the blocks learn from them, too
+#
+#                      clip    image          UCF101, never trained on: FVD 589.86 against 705.72,
+#              clip    1 1 1    0 0           FID 63.36 against 75.98
+#                      1 1 1    0 0
+#                      1 1 1    0 0           test_no_frame_sees_an_image_and_no_image_sees_a_frame
+#              image   0 0 0    1 0           test_temporal_mask_lets_images_train_the_temporal_blocks
+#                      0 0 0    0 1
+#
+# ASSUMED: an image attends to itself alone, has no temporal position embedding, and RoPE turns it like the
+# frame at its index (alone, that changes nothing); the paper shows the mask as a drawing, and says no more.
+def temporal_mask(video, images, device=None):
+    """(T,T), T = video + images, True where a frame attends: the clip to the whole clip, an image to itself."""
+    mask = torch.eye(video + images, dtype=torch.bool, device=device)
+    mask[:video, :video] = True
+    return mask
+
+
+def per_frame(values, video):
+    """(B,G,...) -> (B,T,...): the clip's row for each of its frames, then a row an image. G=1 broadcasts."""
+    if values.shape[1] == 1:
+        return values
+    clip = values[:, :1].expand(-1, video, *values.shape[2:])                   # (B,video,...)
+    return torch.cat([clip, values[:, 1:]], dim=1)                              # (B,T,...)
+
+
+# TEXT (4.5). Class and time enter by adaLN. A prompt's tokens enter by cross-attention, in the blocks over
+# space: what a word names, it names in every frame. Patches of all frames attend to the same L tokens, so to
+# cross-attention the whole clip is one long row, and the text is never copied for each frame.
+
+
+# --------------------------------------------------------------------------------------- a block, all choices
+
+class Clip(NamedTuple):
+    """What all blocks share beside their tokens and c."""
+    video: int                              # so many frames are the clip, the rest are images
+    only_video: bool = False                # images bypass what is temporal
+    temporal_mask: torch.Tensor = None      # (T,T) True where a frame attends; None: everywhere
+    angles: torch.Tensor = None             # (T,d/2) of RoPE; None: positions were added to x
+    context: torch.Tensor = None            # (B,L,D), or (B*T,L,D) where images have texts of their own
+    text_mask: torch.Tensor = None          # (B,L) or (B*T,L), 0 where the text is padding
+
+
+class LatteBlock(nn.Module):
+    """BlockV1 with every choice: one attention or two, cross-attention to the text, three conditionings."""
+
+    def __init__(self, config, axes):
+        super().__init__()
+        width = config.width
+        heads = config.heads
+        head_dim = width // heads
+        self.axes = axes
+        self.parallel = config.variant == 4
+        self.conditioning = config.conditioning
+        if self.parallel and config.v4 == "half_heads":
+            heads = heads // 2
+        self.attn = AxialAttention(axes[0], width, heads, head_dim)
+        self.attn_time = None
+        if len(axes) == 2:
+            self.attn_time = AxialAttention("time", width, heads, head_dim)
+        self.cross_attn = None
+        if config.condition == "text" and config.context_dim and "space" in axes:
+            self.cross_attn = CrossAttention(width, config.heads)
+        self.mlp = MLP(width, int(width * config.mlp_ratio), width)
+        if config.conditioning == "s_adaln":
+            self.adaLN_modulation = AdaLN(width, 6)
+        elif config.conditioning == "adaln_single":
+            self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width ** 0.5)
+        else:
+            self.norm_table = nn.Parameter(torch.zeros(4, width))
+
+    def modulation(self, c, video):
+        """Shift, scale, gate of the attention, then of the MLP: (B,1,1,D); if images have c's, (B,T,1,D)."""
+        if self.conditioning == "all_tokens":
+            # ASSUMED: in "all tokens" no gates, an ordinary LayerNorm (weight 1 + scale); the depth stays.
+            shift, scale, shift2, scale2 = self.norm_table                      # (D,) each
+            no_gate = torch.ones_like(shift)
+            return shift, scale, no_gate, shift2, scale2, no_gate
+        if self.conditioning == "s_adaln":
+            six = self.adaLN_modulation(c)                                      # (B,G,6D)
+        else:
+            six = c + self.scale_shift_table.flatten()      # (B,G,6D)  one Linear for all blocks made c
+        return per_frame(six, video).unsqueeze(2).chunk(6, dim=-1)              # (B,1 or T,1,D) each
+
+    def forward(self, x, c, clip):
+        """x (B,T,N,D) -> (B,T,N,D)."""
+        shift, scale, gate, shift2, scale2, gate2 = self.modulation(c, clip.video)
+        h = modulated_norm(x, shift, scale)
+        if self.axes == ("time",):
+            found = self.attn(h, clip.temporal_mask, clip.angles)
+        else:
+            found = self.attn(h)
+        if self.parallel:                           # Variant 4: both axes read the same h, and are added
+            found = found + self.temporal_attention(h, clip)
+        x = gated(x, gate, found)
+        if self.attn_time is not None and not self.parallel:    # Variant 3: only a LayerNorm in between
+            # ASSUMED: one shift, scale and gate for both attentions; the paper draws a plain norm
+            h = modulated_norm(x, shift, scale)
+            x = gated(x, gate, self.temporal_attention(h, clip))
+        if self.cross_attn is not None:             # no norm, no gate, as in PixArt
+            tokens = x.reshape(len(clip.context), -1, x.shape[-1])              # (B,T*N,D) or (B*T,N,D)
+            x = x + self.cross_attn(tokens, clip.context, clip.text_mask).view(x.shape)
+        return gated(x, gate2, self.mlp(modulated_norm(x, shift2, scale2)))
+
+    def temporal_attention(self, h, clip):
+        """Of a block that has both; with Only Video it adds nothing to the images."""
+        if not clip.only_video:
+            return self.attn_time(h, clip.temporal_mask, clip.angles)
+        if clip.video == 0:
+            return torch.zeros_like(h)
+        found = self.attn_time(h[:, :clip.video], angles=clip.angles)           # (B,video,N,D)
+        return F.pad(found, (0, 0, 0, 0, 0, h.shape[1] - clip.video))           # (B,T,N,D)
+
+
+# ----------------------------------------------------------------------------------- the model, all choices
+#     z (B,C,T,H,W) --> patches (B,T,N,D), + where --> blocks; + when, before the first along time
+#       --> norm, Linear --> patches put back (B,2C,T,H,W): the noise, and how far to trust the step (flow.py)
+#
+# What is zero-initialised in DiT is so here, and what is temporal besides, so that a Latte made of an image
+# model is, at first, that model on each frame (test_an_untrained_latte_predicts_zero,
+# test_frames_start_independent, test_a_latte_from_dit_with_time_at_zero_is_dit_on_each_frame).
+
 class Latte(nn.Module):
-    """Noise of a noisy clip, and the pictures after it. Weights of the released Latte load by name."""
+    """Noise of a noisy clip, and of the images after it. Weights of the released Latte load by name."""
 
     Config = LatteConfig
 
     def __init__(self, config):
         super().__init__()
         check(config)
-        self.config, width = config, config.width
+        self.config = config
         self.checkpointing = False                  # see run_block
-        self.tube = config.tube if config.patch_embed == "compression" else 1
-        self.register_buffer("pos_embed", self.space(config.input_size // config.patch).view(1, -1, width))
+        self.tube = 1
+        if config.patch_embed == "compression":
+            self.tube = config.tube
+        width = config.width
+        channels = config.in_channels
+        if config.learn_sigma:
+            channels = 2 * channels
+        side = torch.arange(config.input_size // config.patch)
+        self.register_buffer("pos_embed", sincos_2d(width, side, side).view(1, -1, width))      # (1,N,D)
         if config.temporal == "sincos":             # a table as released; RoPE needs none
-            self.register_buffer("temp_embed", sincos(torch.arange(config.frames // self.tube), width)[None])
+            times = torch.arange(config.frames // self.tube)
+            self.register_buffer("temp_embed", sincos(times, width)[None])                      # (1,T/s,D)
         self.t_embedder = TimestepEmbedder(width)
-        self.build_conditions(config, width)
+        self.build_conditions(config)
         self.blocks = nn.ModuleList(LatteBlock(config, axes) for axes in blocks_of(config))
-        channels = config.in_channels * (2 if config.learn_sigma else 1)
-        head = {"s_adaln": FinalLayer, "adaln_single": SingleFinalLayer, "all_tokens": PlainFinalLayer}
-        self.final_layer = head[config.conditioning](width, config.patch ** 2 * channels)
+        heads = {"s_adaln": FinalLayer, "adaln_single": SingleFinalLayer, "all_tokens": PlainFinalLayer}
+        self.final_layer = heads[config.conditioning](width, config.patch ** 2 * channels)
         self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
         if self.tube > 1:
             self.x_embedder = TubeEmbed(config.in_channels, width, config.patch, self.tube)
             self.upsample = nn.ConvTranspose3d(channels, channels, (self.tube, 1, 1), (self.tube, 1, 1))
         self.initialise()
 
-    def build_conditions(self, config, width):
+    def build_conditions(self, config):
+        width = config.width
         if config.conditioning == "adaln_single":   # modulates all blocks, which keep a small table each
             self.t_block = AdaLN(width, 6)
         if config.condition == "class":
@@ -341,8 +451,8 @@ class Latte(nn.Module):
             self.text_embedding_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.pooled_dim, width))
 
     def initialise(self):
-        """dit.initialise, and so that nothing temporal speaks before it has learned: the output is 0, and a
-        frame is not touched by the others."""
+        """dit.initialise; and whatever is temporal adds nothing yet: the output is 0, and no frame depends on
+        another."""
         initialise(self)
         if self.tube > 1:
             nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
@@ -352,172 +462,160 @@ class Latte(nn.Module):
         for block in self.blocks:
             if block.cross_attn is not None:
                 nn.init.zeros_(block.cross_attn.proj.weight)
-            if self.config.conditioning != "s_adaln":
-                silence_time(block)
+            if self.config.conditioning != "s_adaln":       # whose gates do it already
+                zero_time(block)
 
-    def forward(self, z, t, labels=None, context=None, pooled=None, mask=None, images=0):
+    def forward(self, z, t, *, labels=None, context=None, pooled=None, mask=None, images=0):
         """z (B,C,T,H,W), t (B,) -> noise and, if learn_sigma, variance (B,2C,T,H,W).
 
-        The last `images` frames are pictures, each on its own; a clip of one frame is one too. labels (B,),
+        The last `images` frames are images, each on its own; a clip of one frame is one too. labels (B,),
         context (B,L,D) with mask (B,L), pooled (B,P) hold for all frames, or have 1 + images rows a clip,
-        (B,1+images,...): one for the clip and one for each picture."""
-        images = 1 if z.shape[2] == 1 else images
-        video = z.shape[2] - images
-        tubes = self.as_tubes(z, video)
+        (B,1+images,...): one for the clip and one for each image."""
+        if z.shape[2] == 1:
+            images = 1
+        tubes = self.as_tubes(z, z.shape[2] - images)                           # (B,C,T,H,W)
+        video = (z.shape[2] - images) // self.tube
         x = self.x_embedder(tubes)                                              # (B,T/s,h,w,D)
-        x = (x + self.space(*x.shape[2:4]).to(self.pos_embed.dtype)).flatten(2, 3)      # (B,T/s,N,D)
-        parts, final = self.condition(t, labels, pooled)
-        clip = self.describe(x, video // self.tube, context, mask)
-        extra = len(parts) if self.config.conditioning == "all_tokens" else 0
-        # ASSUMED: in "all tokens" they stand before every frame's patches, so space and time both see them,
-        # and are cut off before the head; the paper says "at the input layer" and no more
-        if extra:
-            tokens = [per_frame(part, clip.video).expand(-1, x.shape[1], -1) for part in parts]
+        where = self.position_embedding(*x.shape[2:4])                          # (h,w,D)
+        x = (x + where.to(self.pos_embed.dtype)).flatten(2, 3)                  # (B,T/s,N,D)
+        parts, head = self.condition(t, labels, pooled)
+        clip = self.describe(x, video, context, mask)
+        c = sum(parts)                                                          # (B,G,D)
+        if self.config.conditioning == "adaln_single":
+            c = self.t_block(c)                                                 # (B,G,6D)
+        extra = 0
+        if self.config.conditioning == "all_tokens":
+            # ASSUMED: in "all tokens" they stand before every frame's patches, so space and time both see
+            # them, and are cut off before the head; the paper says "at the input layer" and no more
+            extra = len(parts)
+            tokens = [per_frame(part, video).expand(-1, x.shape[1], -1) for part in parts]
             x = torch.cat([torch.stack(tokens, dim=2).to(x.dtype), x], dim=2)   # (B,T/s,N + 1 or 2,D)
-        x = self.backbone(x, self.modulator(parts), clip)[:, :, extra:]         # (B,T/s,N,D)
-        out = self.head(x, final, clip.video)                                   # (B,T/s*N,p*p*2C)
-        return self.as_frames(unpatchify(out, tubes[:, :, ::self.tube], self.config.patch), clip.video)
+        x = self.backbone(x, c, clip)[:, :, extra:]                             # (B,T/s,N,D)
+        out = self.head(x, head, video)                                         # (B,T/s*N,p*p*2C)
+        out = unpatchify(out, tubes[:, :, ::self.tube], self.config.patch)      # (B,2C,T/s,H,W)
+        return self.as_frames(out, video)                                       # (B,2C,T,H,W)
 
-    # TRAP: when the time is added. The released model adds it after its first spatial block, not at the input
-    # as 3.2 says, and its weights expect it there (test_temporal_positions_are_added_once_...).
-    # ASSUMED: in Variants 2 to 4, which nobody released, likewise before the first block that looks along
-    # time: in the middle of 2, at the input of 3 and 4.
+    # ASSUMED: in Variants 2 to 4, which nobody released, the temporal position embedding is added where
+    # LatteV1's trap has it: before the first block along time, in the middle of 2, at the input of 3 and 4.
     def backbone(self, x, c, clip):
-        dated = self.config.temporal == "rope"
+        needs_time = self.config.temporal == "sincos"
         for block in self.blocks:
-            if "time" in block.axes and not dated:  # once: as released, before the first block that needs it
-                x, dated = self.add_time(x, clip.video), True
-            if block.axes == ("time",) and clip.mask is None and clip.video < x.shape[1]:
-                if clip.video:                      # Only Video: this block does not exist for the pictures
+            if needs_time and "time" in block.axes:
+                x = self.add_time(x, clip.video)
+                needs_time = False
+            if block.axes == ("time",) and clip.only_video:
+                if clip.video:                      # this block does not exist for the images
                     moved = run_block(block, self.checkpointing, x[:, :clip.video], c[:, :1], clip)
                     x = torch.cat([moved, x[:, clip.video:]], dim=1)            # (B,T,N,D)
             else:
                 x = run_block(block, self.checkpointing, x, c, clip)
         return x
 
-    def head(self, x, final, video):
-        """x (B,T,N,D) -> (B,T*N,outputs); final (B,G,D), one row a frame if pictures have their own."""
-        final = per_frame(final, video).flatten(0, 1)                           # (B,D) or (B*T,D)
-        out = self.final_layer(x.flatten(0, 1), final)                          # (B*T,N,outputs)
+    def head(self, x, c, video):
+        """x (B,T,N,D) -> (B,T*N,outputs); c (B,G,D), one row a frame if images have their own."""
+        c = per_frame(c, video).flatten(0, 1)                                   # (B,D) or (B*T,D)
+        out = self.final_layer(x.flatten(0, 1), c)                              # (B*T,N,outputs)
         return out.view(len(x), -1, out.shape[-1])                              # (B,T*N,outputs)
 
-    # Latte 3.3.1. ASSUMED: a picture is a tube that stands still and its answer the tube's first frame; the
-    # paper tries compression and joint training apart only.
+    # ASSUMED: an image is a tube that stands still, and its output the tube's first frame; the paper tries
+    # compression and joint training apart only.
     def as_tubes(self, z, video):
         if self.tube == 1:
             return z
-        pictures = z[:, :, video:].repeat_interleave(self.tube, dim=2)          # (B,C,images*s,H,W)
-        return torch.cat([z[:, :, :video], pictures], dim=2)                    # (B,C,video+images*s,H,W)
+        still = z[:, :, video:].repeat_interleave(self.tube, dim=2)             # (B,C,images*s,H,W)
+        return torch.cat([z[:, :, :video], still], dim=2)                       # (B,C,video+images*s,H,W)
 
     def as_frames(self, out, video):
         if self.tube == 1:
             return out
-        out, video = self.upsample(out), video * self.tube
+        out = self.upsample(out)                                                # (B,2C,video+images*s,H,W)
+        video = video * self.tube
         return torch.cat([out[:, :, :video], out[:, :, video::self.tube]], dim=2)       # (B,2C,T,H,W)
 
     # ---------------------------------------------------------------------------------- conditions, positions
     # What a clip is to become is one vector c, the time plus a class, or plus a text vector; and, for text,
-    # the tokens that cross-attention reads. Only spatial blocks read them, as in the released text-to-video
-    # model. A clip with pictures beside it (joint training) has a c for itself and one for each picture:
-    # G = 1 + images rows. Positions are sines that are computed again for another size or length, so neither
-    # is frozen in the weights, though the released model has tables in its file and only 16 frames.
+    # the tokens of cross-attention, in spatial blocks only, as in the released text-to-video model. A clip
+    # with images beside it (joint training) has a c for itself and one for each image: G = 1 + images rows.
+    # Positions are sines that are computed again for another size or length, so neither is frozen in the
+    # weights, though the released model has tables in its file and only 16 frames.
 
     def condition(self, t, labels, pooled):
-        """-> what the blocks hear, parts (B,G,D) to be summed or to be tokens, and what the head hears."""
-        parts, kind = [self.t_embedder(t)[:, None]], self.config.condition      # (B,1,D)
-        if kind == "class":
+        """-> the parts (B,G,D) of c, to be summed or to be tokens; and the c of the head (B,G,D)."""
+        parts = [self.t_embedder(t)[:, None]]                                   # (B,1,D)
+        if self.config.condition == "class":
             if labels is None:
                 raise UserError("this Latte was trained on classes: give labels (B,), "
                                 f"{self.config.classes} for none")
-            labels = labels if labels.dim() == 2 else labels[:, None]           # (B,G)
-            # DEVIATES from the code: it drops the labels of a clip's pictures all together or not at all
-            parts.append(self.y_embedder(labels))
-        final = sum(parts)
+            if labels.dim() == 1:
+                labels = labels[:, None]                                        # (B,1)
+            # DEVIATES from the code: it drops the labels of a clip's images all together or not at all
+            parts.append(self.y_embedder(labels))                               # (B,G,D)
+        head = sum(parts)
         # As released (its setting extras=78), a text vector reaches the blocks and not the head.
-        # DEVIATES Latte 4.5: its text-to-video model has no text vector, so its temporal blocks never hear of
-        # the text; with pooled_dim a small model learns which word means which motion.
-        if kind == "text" and self.config.pooled_dim:
+        # DEVIATES Latte 4.5: its text-to-video model has no text vector, so its temporal blocks know nothing
+        # of the text; with pooled_dim a small model learns which word means which motion.
+        if self.config.condition == "text" and self.config.pooled_dim:
             if pooled is None:
                 raise UserError("this Latte was trained with a text vector: give pooled (B,P)")
-            pooled = pooled if pooled.dim() == 3 else pooled[:, None]           # (B,G,P)
-            parts.append(self.text_embedding_projection(pooled))
-        return parts, final
+            if pooled.dim() == 2:
+                pooled = pooled[:, None]                                        # (B,1,P)
+            parts.append(self.text_embedding_projection(pooled))                # (B,G,D)
+        return parts, head
 
-    def modulator(self, parts):
-        """What LatteBlock.modulation reads."""
-        c = sum(parts)                                                          # (B,G,D)
-        return self.t_block(c) if self.config.conditioning == "adaln_single" else c
-
-    def describe(self, x, video, context, mask):
-        """Everything else the blocks share."""
-        frames, angles, hidden, see = x.shape[1], None, None, None
+    def describe(self, x, video, context, text_mask):
+        """x (B,T,N,D) and what was given with it -> Clip, everything else the blocks share."""
+        images = x.shape[1] - video
+        mask = None
+        if images and self.config.joint == "temporal_mask":
+            mask = temporal_mask(video, images, x.device)
+        only_video = images > 0 and self.config.joint == "only_video"
+        angles = None
         if self.config.temporal == "rope":
             half = self.config.width // self.config.heads // 2
             w = 10000 ** (-torch.arange(half, device=x.device) / half)
+            frames = video if only_video else x.shape[1]
             angles = torch.arange(frames, device=x.device)[:, None] * w         # (T,d/2)
-        if self.config.joint == "temporal_mask" and video < frames:
-            see = temporal_mask(video, frames - video, x.device)
         if self.config.condition == "text" and self.config.context_dim:
             if context is None:
                 raise UserError("this Latte was trained on text: give context (B,L,D)")
             context = self.y_embedder["y_proj"](context)                        # (B,L,D) or (B,G,L,D)
             if context.dim() == 4:
-                mask = None if mask is None else per_frame(mask, video).flatten(0, 1)
                 context = per_frame(context, video).flatten(0, 1)               # (B*T,L,D)
-        return Clip(video, see, angles, context, mask)
+                if text_mask is not None:
+                    text_mask = per_frame(text_mask, video).flatten(0, 1)       # (B*T,L)
+        return Clip(video, only_video, mask, angles, context, text_mask)
 
-    # ASSUMED: a picture of another size spans the coordinates of training, as in PixArt; a longer clip counts
+    # ASSUMED: an image of another size spans the coordinates of training, as in PixArt; a longer clip counts
     # on, because stretched times would be slow motion. At the size of training: the checkpoint's own table.
-    def space(self, rows, columns=None):
-        """(h,w,D)."""
-        columns, side = rows if columns is None else columns, self.config.input_size // self.config.patch
-        table = getattr(self, "pos_embed", None)
-        if table is not None and (rows, columns) == (side, side):
-            return table.view(side, side, -1)                                   # (h,w,D)
-        device = None if table is None else table.device
-        across = [torch.arange(n, device=device) * (side / n) for n in (rows, columns)]
-        return sincos_2d(self.config.width, *across)
+    def position_embedding(self, rows, columns):
+        """(h,w,D), where in its frame a patch is."""
+        side = self.config.input_size // self.config.patch
+        if rows == columns == side:
+            return self.pos_embed.view(side, side, -1)
+        device = self.pos_embed.device
+        down = torch.arange(rows, device=device) * (side / rows)
+        across = torch.arange(columns, device=device) * (side / columns)
+        return sincos_2d(self.config.width, down, across)
 
     def add_time(self, x, video):
-        """Date the clip's frames; a picture has no time."""
+        """x (B,T,N,D) with the temporal position embedding; an image has no time."""
         table = self.temp_embed[0]                                              # (T,D)
         if video > len(table):
             table = sincos(torch.arange(video, device=x.device), self.config.width).to(table.dtype)
-        if video == x.shape[1]:
-            return x + table[:video, None]
-        return torch.cat([x[:, :video] + table[:video, None], x[:, video:]], dim=1)     # (B,T,N,D)
+        when = F.pad(table[:video, None], (0, 0, 0, 0, 0, x.shape[1] - video))  # (T,1,D)
+        return x + when
 
 
-# ---------------------------------------------------------------------------------- pictures beside a clip
-# JOINT TRAINING (Latte 3.3.4, Fig. 4). Frames of 16 films are much alike; to see more of the world in a
-# batch, put some single frames of other films behind each clip, along T. FVD falls from 34.00 to 27.08 on
-# faces, from 477.97 to 202.23 on UCF101's 101 actions (Table 3). They must not pass for a 17th frame, so:
-#
-#     Only Video       pictures pass by the temporal blocks, which learn nothing from them
-#     Temporal Mask    they pass through, but see only themselves, so the blocks learn from them, too
-#
-#                      clip   picture         UCF101, never trained on: FVD 589.86 against 705.72,
-#              clip    1 1 1    0 0           FID 63.36 against 75.98
-#                      1 1 1    0 0
-#                      1 1 1    0 0           test_no_frame_sees_a_picture_and_no_picture_sees_a_frame
-#              picture 0 0 0    1 0           test_temporal_mask_lets_pictures_train_the_temporal_blocks
-#                      0 0 0    0 1
-#
-# ASSUMED: a picture sees itself alone, has no time added, and RoPE turns it like the frame in its place (seen
-# alone, that changes nothing); the paper shows the mask as a drawing, and no other word on either.
-def temporal_mask(video, images, device=None):
-    """(T,T), T = video + images: the clip sees the whole clip, a picture sees itself."""
-    see = torch.eye(video + images, dtype=torch.bool, device=device)
-    see[:video, :video] = True
-    return see
+# ------------------------------------------------------------------------------------- from an image model
 
-
-def silence_time(block):
-    """What a block does along time starts at 0, and from there gets a gradient at once.
+def zero_time(block):
+    """What a block adds along time is zero-initialised, so that it starts at 0 and gets a gradient at once.
 
     DEVIATES Latte 4.5: the released text-to-video model starts its temporal blocks from noise."""
-    layers = [block.attn.proj, block.mlp.fc2] if block.axes == ("time",) else []
-    if block.attn_time is not None:
+    layers = []
+    if block.axes == ("time",):
+        layers = [block.attn.proj, block.mlp.fc2]
+    elif block.attn_time is not None:
         layers = [block.attn_time.proj]
     for layer in layers:
         nn.init.zeros_(layer.weight)
@@ -529,26 +627,27 @@ def silence_time(block):
 # are the only subject (Fig. 5d). With the variety of text-to-video data it is what everybody does (4.5).
 # Latte 3.3.4: "temporally replicate the positional embedding", "discard the label embedding ... zero".
 # ASSUMED: it does not say what temporal blocks start from. "all": every block takes a DiT block, as loading
-# by name does. "silent": spatial blocks only, and the others add nothing yet: a video is its frames.
-# "silent" is VideoDiT's zero projection (videodit.zero_linear), made of the block's own last Linear.
+# by name does. "silent": spatial blocks only, and what is temporal is zero-initialised: a video is its frames.
+# That is VideoDiT's zero projection (videodit.zero_linear), made of the block's own last Linear.
 def init_from_image(net, image, temporal="all"):
     """Weights of a DiT, or of a PixArt for a text-to-video Latte (4.5: "silent"), into a fresh Latte."""
-    theirs, ours = image.state_dict(), net.state_dict()
+    theirs = image.state_dict()
+    ours = net.state_dict()
     carried = {name: tensor for name, tensor in theirs.items()
                if not name.startswith(("blocks.", "y_embedder.embedding_table", "pos_embed"))}
-    hosts = [i for i, block in enumerate(net.blocks) if temporal == "all" or "space" in block.axes]
-    for k, i in enumerate(hosts):
-        source = f"blocks.{k * len(image.blocks) // len(hosts)}."       # in order, evenly, if it has more
-        carried |= {f"blocks.{i}." + name.removeprefix(source): tensor
-                    for name, tensor in theirs.items() if name.startswith(source)}
-    if temporal == "all":               # a temporal block has no cross-attention to fill
-        carried = {name: carried[name] for name in carried if name in ours or ".cross_attn." not in name}
+    takers = [i for i, block in enumerate(net.blocks) if temporal == "all" or "space" in block.axes]
+    for k, i in enumerate(takers):
+        source = image.blocks[k * len(image.blocks) // len(takers)]     # in order, evenly, if it has more
+        for name, tensor in source.state_dict().items():
+            if temporal == "all" and name.startswith("cross_attn.") and net.blocks[i].cross_attn is None:
+                continue
+            carried[f"blocks.{i}.{name}"] = tensor
     wrong = [name for name in carried if name not in ours or ours[name].shape != carried[name].shape]
     if wrong:
         raise UserError(f"this {type(image).__name__} does not fit this Latte: {', '.join(wrong[:3])}; "
                         "choose the same width, patch and channels, and conditioning s_adaln for a DiT, "
                         "adaln_single with condition text for a PixArt")
-    if ours["pos_embed"].shape == theirs.get("pos_embed", torch.empty(0)).shape:
+    if "pos_embed" in theirs and theirs["pos_embed"].shape == ours["pos_embed"].shape:
         carried["pos_embed"] = theirs["pos_embed"]      # added to every frame, which is to replicate it
     net.load_state_dict(carried, strict=False)
     if net.config.condition == "class":
@@ -556,7 +655,7 @@ def init_from_image(net, image, temporal="all"):
     if temporal == "silent":
         for block in net.blocks:
             if net.config.conditioning != "s_adaln" or block.attn_time is not None:
-                silence_time(block)
+                zero_time(block)
     return net
 
 
@@ -574,107 +673,121 @@ def paper_count(config):
     """{params, ops: as the tables count; clip: multiply-adds of one clip, attention and patches included}."""
     with torch.device("meta"):
         net = Latte(config)
-    width, patches = config.width, (config.input_size // config.patch) ** 2
-    per_axis = {"space": config.frames // net.tube, "time": patches}    # rows of c, of sequences
-    tokens = per_axis["space"] * patches
-    norms = 1 + sum(2 + (config.variant == 3) for _ in net.blocks)
-    counted, missed, linear = 0, 0, 2 * tokens * width * norms
+    patches = (config.input_size // config.patch) ** 2
+    rows = {"space": config.frames // net.tube, "time": patches}        # of c: sequences along each axis
+    tokens = rows["space"] * patches
+    norms = 1                                                           # the head's
+    products = 0                                                        # q k^T and softmax(..) v
+    for block in net.blocks:
+        norms += 3 if config.variant == 3 else 2
+        for axis in block.axes:
+            length = tokens // rows[axis]
+            products += 2 * tokens * length * block.attn.proj.in_features
+    linear = 2 * tokens * config.width * norms
+    params = 0
     for name, layer in net.named_modules():
         if isinstance(layer, nn.Linear):
-            counted += layer.weight.numel() + layer.bias.numel()
-            linear += layer.weight.numel() * rows_of(name, net, per_axis, tokens)
-    patch = net.x_embedder.proj
+            params += layer.weight.numel() + layer.bias.numel()
+            linear += layer.weight.numel() * rows_of(name, net, rows)
+    patch_params = net.x_embedder.proj.weight.numel() + net.x_embedder.proj.bias.numel()
+    patch_ops = net.x_embedder.proj.weight.numel() * tokens
+    ops = linear
     if config.variant <= 2:
-        counted += patch.weight.numel() + patch.bias.numel()
-    else:
-        missed = patch.weight.numel() * tokens
-    linear += patch.weight.numel() * tokens
-    products = 0
-    for block in net.blocks:
-        for axis in block.axes:
-            inner = block.attn.proj.in_features
-            products += 2 * tokens * inner * (patches if axis == "space" else per_axis["space"])
-    return {"params": counted, "ops": 3 * (linear - missed), "clip": linear + products}
+        params += patch_params
+        ops += patch_ops
+    return {"params": params, "ops": 3 * ops, "clip": linear + patch_ops + products}
 
 
-def rows_of(name, net, per_axis, tokens):
+def rows_of(name, net, rows):
     """How many rows the published code sends through this Linear for one clip."""
     if name.startswith(("t_", "y_", "text_")) or "kv_linear" in name:   # t, labels, and one token of text
         return 1
     if "adaLN_modulation" not in name:
-        return tokens
+        return rows["space"] * rows["time"]
     if name.startswith("final_layer"):
-        return per_axis["space"]
-    return sum(per_axis[axis] for axis in net.blocks[int(name.split(".")[1])].axes)
+        return rows["space"]
+    block = net.blocks[int(name.split(".")[1])]
+    return sum(rows[axis] for axis in block.axes)
 
 
 # ---------------------------------------------------------------------------------- how alike the frames are
-
-def cosines(one, other):
-    """(B,T,N,D) twice -> (T,T): how alike frame i of one and frame j of the other are, over all patches."""
-    one, other = (F.normalize(x.float().flatten(2), dim=-1) for x in (one, other))      # (B,T,N*D)
-    return (one @ other.transpose(1, 2)).mean(0)                                        # (T,T)
-
-
 # A clip's frames are nearly the same, so their features should be, too, and frame 1 more like 2 than like 5.
 # The paper looks into each block with this measure (4.2):
 #     S_ij = cos(features of frame i, features of frame j)            (T,T), 1: the same
 # Fig. 6: in Variant 2 each further spatial block makes the frames less alike, and unevenly so, until nearer
 # frames are less alike than far ones ("inverted"). Fig. 8: in Variant 4 what the two attentions add to each
 # other is not alike at all.
+
+def cosines(one, other):
+    """(B,T,N,D) twice -> (T,T): how alike frame i of one and frame j of the other are, over all patches."""
+    one = F.normalize(one.float().flatten(2), dim=-1)                           # (B,T,N*D)
+    other = F.normalize(other.float().flatten(2), dim=-1)                       # (B,T,N*D)
+    return (one @ other.transpose(1, 2)).mean(0)                                # (T,T)
+
+
 @torch.no_grad()
 def frame_similarity(net, z, t, cond):
-    """{name: (T,T)} for each block's output, and for both attentions and between them if a block has both."""
-    seen = {}
-    keep = lambda name: lambda module, given, out: seen.__setitem__(name, out)
+    """{name: (T,T)} for each block's output, and for both attentions and between them if a block has both.
+    Measured while the network runs, so that no more than one block's outputs are kept."""
+    found = {}
     hooks = []
     for i, block in enumerate(net.blocks):
-        hooks.append(block.register_forward_hook(keep(f"{i} {'+'.join(block.axes)}")))
-        if block.attn_time is not None:
-            hooks += [block.attn.register_forward_hook(keep(f"{i} space alone")),
-                      block.attn_time.register_forward_hook(keep(f"{i} time alone"))]
+        hooks += watch(block, i, found)
     net(z, t, **cond)
     for hook in hooks:
         hook.remove()
-    found = {name: cosines(out, out) for name, out in seen.items()}
-    for name in [name for name in seen if name.endswith("space alone")]:
-        other = name.replace("space", "time")
-        found[name.replace("space alone", "space with time")] = cosines(seen[name], seen[other])
-    return dict(sorted(found.items(), key=lambda item: int(item[0].split()[0])))
+    return found
+
+
+def watch(block, i, found):
+    """Hooks that write what block i does into `found` when it runs."""
+    spatial = []                            # of a block that has both: kept until the temporal one has run
+
+    def after_space(attn, inputs, out):
+        spatial.append(out)
+
+    def after_time(attn, inputs, out):
+        space = spatial.pop()
+        found[f"{i} space alone"] = cosines(space, space)
+        found[f"{i} time alone"] = cosines(out, out)
+        found[f"{i} space with time"] = cosines(space, out)
+
+    def after_block(block, inputs, out):
+        found[f"{i} {'+'.join(block.axes)}"] = cosines(out, out)
+
+    hooks = [block.register_forward_hook(after_block)]
+    if block.attn_time is not None:
+        hooks.append(block.attn.register_forward_hook(after_space))
+        hooks.append(block.attn_time.register_forward_hook(after_time))
+    return hooks
 
 
 # Off the diagonal of S: its mean, its variance, and of all triples i < j < k the share of those in which j,
 # the nearer frame, is less like i than k is. A random order has half of them inverted, steady motion none.
 def summary(matrix):
     """Mean and variance over pairs of frames; how often a frame is more like a later than a nearer one."""
-    i, j = torch.triu_indices(len(matrix), len(matrix), 1)
-    i3, j3, k3 = torch.combinations(torch.arange(len(matrix)), 3).T
-    inverted = (matrix[i3, j3] < matrix[i3, k3]).float().mean().item() if len(matrix) > 2 else 0.0
-    return matrix[i, j].mean().item(), matrix[i, j].var(correction=0).item(), inverted
+    frames = len(matrix)
+    i, j = torch.triu_indices(frames, frames, 1)
+    pairs = matrix[i, j]
+    inverted = 0.0
+    if frames > 2:
+        i, j, k = torch.combinations(torch.arange(frames), 3).T
+        inverted = (matrix[i, j] < matrix[i, k]).float().mean().item()
+    return pairs.mean().item(), pairs.var(correction=0).item(), inverted
 
 
-def draw_similarity(path, found, columns=7, side=96):
-    """One square a block, white where two frames are alike (1), black at 0 or below."""
-    rows = math.ceil(len(found) / columns)
-    sheet = Image.new("L", (min(columns, len(found)) * (side + 8) + 8, rows * (side + 20) + 8), 60)
-    for k, (name, matrix) in enumerate(found.items()):
-        left, top = 8 + k % columns * (side + 8), 8 + k // columns * (side + 20)
-        grey = (matrix.clamp(0, 1) * 255).byte().numpy()
-        sheet.paste(Image.fromarray(grey).resize((side, side), Image.NEAREST), (left, top + 12))
-        ImageDraw.Draw(sheet).text((left, top), name, fill=255)
-    write_atomic(path, sheet.save)
-
-
-def nothing_asked(net, batch):
+def unconditional(net, batch):
     """The conditions of an unguided clip: no class, or text that is all zeros."""
     # ASSUMED: the null prompt is zeros, as flow.drop_prompt has it in training; the released text-to-video
     # model, whose training nobody has seen, is sampled with an encoded "" instead (sample.py)
-    config, zeros = net.config, torch.zeros
+    config = net.config
     if config.condition == "class":
         return {"labels": torch.full((batch,), config.classes)}
     if config.condition == "text":
-        return {"context": zeros(batch, 1, config.context_dim), "pooled": zeros(batch, config.pooled_dim)}
+        return {"context": torch.zeros(batch, 1, config.context_dim),
+                "pooled": torch.zeros(batch, config.pooled_dim)}
     return {}
+
 
 if __name__ == "__main__":
     from demos.show_latte import main

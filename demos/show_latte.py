@@ -1,6 +1,7 @@
 """show_latte.py - what `python latte.py` shows: a known answer, and out/latte.png."""
 
 import math
+from pathlib import Path
 
 import torch
 
@@ -13,52 +14,51 @@ from support.checkpoints import load_network
 from support.drawing import heat, page, plot
 from support.video_io import to_video
 
-
-# ------------------------------------------------------------------------------------------------------- demo
-
 TABLE_1 = {  # (params in M, operations in G) as printed. Variant 4 is counted at patch 4: see paper_count
-    "Variant 1": (LatteConfig(), 673.68, 5572.69), "Variant 2": (LatteConfig(variant=2), 673.68, 5572.69),
+    "Variant 1": (LatteConfig(), 673.68, 5572.69),
+    "Variant 2": (LatteConfig(variant=2), 673.68, 5572.69),
     "Variant 3": (LatteConfig(variant=3), 676.33, 6153.15),
-    "Variant 4": (LatteConfig(variant=4, patch=4, v4="paper_count"), 676.44, 1545.15)}
+    "Variant 4": (LatteConfig(variant=4, patch=4, v4="paper_count"), 676.44, 1545.15),
+}
 
 
 def demo():
     """[(name, our params, the paper's, our operations, the paper's, one clip)], then the largest output of
     four small untrained Lattes, which must be 0."""
-    rows = [(name, *cut(paper_count(config), params, ops)) for name, (config, params, ops) in TABLE_1.items()]
+    rows = []
+    for name, (config, params, ops) in TABLE_1.items():
+        count = paper_count(config)
+        millions = math.floor(count["params"] / 1e4) / 100              # digits cut off, not rounded, as printed
+        billions = math.floor(count["ops"] / 1e7) / 100
+        rows.append((name, millions, params, billions, ops, count["clip"] / 1e9))
     largest = 0.0
     for variant in CHOICES["variant"]:
         net = Latte(LatteConfig(variant, depth=4, width=48, heads=4, frames=4, input_size=8))
-        largest = max(largest, net(torch.randn(2, 4, 4, 8, 8), torch.tensor([3, 900])).abs().max().item())
+        out = net(torch.randn(2, 4, 4, 8, 8), torch.tensor([3, 900]))
+        largest = max(largest, out.abs().max().item())
     return rows, largest
 
 
-def cut(count, params, ops):
-    """Digits cut off, not rounded, as printed."""
-    millions, billions = math.floor(count["params"] / 1e4) / 100, math.floor(count["ops"] / 1e7) / 100
-    return millions, params, billions, ops, count["clip"] / 1e9
-
-
-# out/latte.png. Who hears whom is not drawn from an idea of it: one token of a block's input is changed, and
-# every token of its output that differs is marked; so for each block of each variant, and for all of them in
-# turn. Rows: who hears, columns: who is heard; 3 frames of 4 patches. Squares are frames, stripes are places.
-# One block of 1 or 2 hears 4 or 3 tokens of 12, of Variant 4 both, 6, and of Variant 3 all, by two hops; and
-# in 2 no frame has heard of another before the middle of the network. Beneath, 2 pictures beside the clip:
-# the mask of Fig. 4, and what it makes of Variant 1.
+# out/latte.png. Which tokens attend to which is not drawn from an idea of it: one token of a block's input is
+# changed, and every token of its output that differs is marked; so for each block of each variant, and for
+# all of them in turn. Row i: what token i depends on; 3 frames of 4 patches. Squares are frames, stripes are
+# places. A token depends on 4 or 3 tokens of 12 after one block of 1 or 2, on both, 6, after one of Variant
+# 4, and on all after one of Variant 3, in two steps; and in 2 no frame depends on another before the middle
+# of the network. Beneath, 2 images beside the clip: the mask of Fig. 4, and what it makes of Variant 1.
 #
 # Last, Fig. 6 for the shipped toy, a Variant 1: how alike its 4 latent frames are after each block, of clips
 # half in noise. Each temporal block makes them more alike, each spatial block hardly moves them: nothing of
 # what Fig. 6 shows of Variant 2, whose spatial blocks come in a row (eval.py similarity draws other ones).
 
 @torch.no_grad()
-def hears(block, c, clip, shape, seed=0):
+def dependence(block, c, clip, shape):
     """(T*N,T*N) bool: does token i of the block's output depend on token j of its input? In float64, where
-    rounding is a thousand times smaller than the faintest word."""
-    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed)).double()  # (1,T,N,D)
+    rounding is a thousand times smaller than the faintest dependence."""
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).double()     # (1,T,N,D)
     count = shape[0] * shape[1]
     touched = x.repeat(count + 1, 1, 1, 1)              # (T*N+1,T,N,D)  the last one stays as it is
-    for j, copy in enumerate(touched[:-1]):
-        copy.view(count, -1)[j, 0] += 3                 # one channel: added to all, the norm would undo it
+    for j in range(count):
+        touched[j].view(count, -1)[j, 0] += 3           # one channel: added to all, the norm would undo it
     out = block(touched, c.expand(count + 1, -1, -1), clip)                             # (T*N+1,T,N,D)
     change = (out[:-1] - out[-1]).abs().amax(-1).flatten(1)                             # (T*N,T*N)
     return change.T > 1e-12 * out.abs().max()                                           # (T*N,T*N)
@@ -66,49 +66,55 @@ def hears(block, c, clip, shape, seed=0):
 
 def patterns(variant, frames=3, images=0):
     """{name: (T*N,T*N)} for each block of a small Latte with random weights, and for all of them in turn.
-    Pictures beside the clip are hidden by the Temporal Mask."""
-    net = scrambled(Latte(LatteConfig(variant, depth=4, width=16, heads=2, frames=frames, input_size=4,
-                                      in_channels=1)), std=0.2).double()
-    clip = Clip(frames, temporal_mask(frames, images) if images else None)
-    c, found, whole = torch.ones(1, 1, 16).double(), {}, None
+    Images beside the clip are hidden by the Temporal Mask."""
+    config = LatteConfig(variant, depth=4, width=16, heads=2, frames=frames, input_size=4, in_channels=1)
+    net = scrambled(Latte(config), std=0.2).double()
+    clip = Clip(frames)
+    if images:
+        clip = Clip(frames, temporal_mask=temporal_mask(frames, images))
+    c = torch.ones(1, 1, 16).double()
+    whole = torch.eye(4 * (frames + images))
+    found = {}
     for i, block in enumerate(net.blocks):
-        seen = hears(block, c, clip, (frames + images, 4, 16))
-        whole = seen if whole is None else (seen.float() @ whole.float()) > 0
-        found[f"{i} " + "+".join(block.axes)] = seen
-    return {**found, "all": whole}
+        name = f"{i} " + "+".join(block.axes)
+        found[name] = dependence(block, c, clip, (frames + images, 4, 16))
+        whole = found[name].float() @ whole             # by way of all that this block attends to
+    found["all"] = whole > 0
+    return found
 
 
 @torch.no_grad()
 def toy_similarity(clips=4, t=0.5):
     """{block: (T,T)} of the shipped Latte: frame_similarity of toy clips half in noise."""
-    from pathlib import Path                            # the toy's films, captions, latents and words
     toy = Path(__file__).parents[1] / "checkpoints" / "toy"
-    net, vae, text = (load_network(kind, toy / f"{name}.safetensors") for kind, name in (
-        (Latte, "latte"), (DPVAE, "dpvae"), (ToyText, "text")))
+    net = load_network(Latte, toy / "latte.safetensors")
+    vae = load_network(DPVAE, toy / "dpvae.safetensors")
+    text = load_network(ToyText, toy / "text.safetensors")
     specs = [toy_world.sample_spec(0, i, "video") for i in range(clips)]
-    film = torch.stack([to_video(toy_world.render(spec)) for spec in specs])                # (B,3,16,64,64)
-    z = vae.scaled(vae.encode(film))                                                    # (B,C,4,8,8)
+    videos = torch.stack([to_video(toy_world.render(spec)) for spec in specs])          # (B,3,16,64,64)
+    z = vae.scaled(vae.encode(videos))                                                  # (B,C,4,8,8)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))            # (B,C,4,8,8)
-    context, pooled = text([toy_world.caption(spec) for spec in specs])                     # (B,L,D) (B,P)
+    context, pooled = text([toy_world.caption(spec) for spec in specs])                 # (B,L,D) (B,P)
     times = torch.full((clips,), 1000 * (1 - t))                                        # flow.velocity_of
     return frame_similarity(net, (1 - t) * noise + t * z, times, {"context": context, "pooled": pooled})
 
 
+def dependence_page(found, prefix=""):
+    """patterns side by side, each 108 pixels high."""
+    squares = [heat(matrix.float().numpy(), cell=108 // len(matrix), top=1.6) for matrix in found.values()]
+    return page(None, squares, [prefix + name for name in found], 10)
+
+
 def draw_page(path):
     """out/latte.png; returns ({variant: patterns}, {block: (T,T)})."""
-    found, rows = {variant: patterns(variant) for variant in CHOICES["variant"]}, []
-    shade = lambda matrix: heat(matrix.float().numpy(), cell=108 // len(matrix), top=1.6)
-    for pair in ((1, 2), (3, 4)):
-        names = [(variant, name) for variant in pair for name in found[variant]]
-        rows.append(page(None, [shade(found[variant][name]) for variant, name in names],
-                         [f"V{variant}: {name}" for variant, name in names], 10))
-    beside = {"Fig. 4": temporal_mask(3, 2), **patterns(1, images=2)}
-    rows.append(page(None, [shade(matrix) for matrix in beside.values()], list(beside), 10))
+    found = {variant: patterns(variant) for variant in CHOICES["variant"]}
+    rows = [dependence_page(found[variant], f"V{variant}: ") for variant in found]
+    rows.append(dependence_page({"Fig. 4": temporal_mask(3, 2), **patterns(1, images=2)}))
     alike = toy_similarity()
-    mean = [summary(matrix)[0] for matrix in alike.values()]
-    rows.append(page(None, [heat(matrix.clamp(0, 1).numpy(), 30, 1) for matrix in alike.values()],
-                     [f"{name}: {m:.2f}" for name, m in zip(alike, mean)], 8))
-    rows.append(plot(None, {"mean": (range(len(mean)), mean)}, "how alike the toy's frames are, by block",
+    means = [summary(matrix)[0] for matrix in alike.values()]
+    rows.append(page(None, [heat(matrix.numpy(), cell=30, top=1) for matrix in alike.values()],
+                     [f"{name}: {mean:.2f}" for name, mean in zip(alike, means)], 8))
+    rows.append(plot(None, {"mean": (range(len(means)), means)}, "how alike the toy's frames are, by block",
                      "block, even ones space, odd ones time", size=(640, 260)))
     page(path, rows, None, 1)
     return found, alike
@@ -121,7 +127,8 @@ def main():
         print("{:10s} {:10.2f} {:8.2f} {:10.2f} {:8.2f} {:12.1f}".format(*row))
     print(f"largest output of an untrained Latte: {largest}   (a right one: 0.0)")
     found, _ = draw_page("out/latte.png")
-    print("tokens of 12 that a token hears in its first block: "
-          + ", ".join(f"variant {variant} {next(iter(seen.values())).sum(1).max()}"
-                      for variant, seen in found.items())
-          + "   (right: 4, 4, 12 and 6). Drawn in out/latte.png")
+    print("tokens of 12 that a token attends to in its first block:")
+    for variant, seen in found.items():
+        first = next(iter(seen.values()))               # (T*N,T*N)
+        print(f"  variant {variant}: {first.sum(1).max()}")
+    print("(right: 4, 4, 12 and 6). Drawn in out/latte.png")
