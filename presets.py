@@ -124,6 +124,7 @@ class Config:
     kl_weight: float = 1e-6        # stage vae: of the term that keeps latents near a normal distribution
     lpips_weight: float = 0.1      # VideoDiT 3.1: lambda_LPIPS; 0 leaves the term out
     lpips: str = ""                # VGG16's weights for it; "": the toy's classifier, if --out has one
+    recon_weight: float = 1.0      # VideoDiT 3.1: lambda_recon, of the error of each pixel
     reg_weight: float = 1.0        # VideoDiT 3.1: lambda_reg; 0: Table 3's ablation, column "Regularization"
     key_encoder: bool = True       # --no-key_encoder: z = E_r(x) alone; Table 3's ablation, column "2D VAE"
     decoder_only: bool = False     # stage dpvae: E_r stays, and with it what a transformer has learned

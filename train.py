@@ -243,8 +243,9 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
         warm = min(max(batch["step"] - cfg.disc_start, 0) / max(cfg.disc_warmup, 1), 1.0)
         disc.requires_grad_(False)                      # the generator's gradient passes through, not into it
         total, batch["x_hat"], log = dp_vae_loss(
-            nets["dpvae"], batch["video"], perceptual, disc if warm else None, 1.0,
-            cfg.reg_weight, cfg.disc_weight * warm, cfg.lpips_weight, misread(cfg, batch, dp))
+            nets["dpvae"], batch["video"], perceptual, disc if warm else None, recon_weight=cfg.recon_weight,
+            reg_weight=cfg.reg_weight, disc_weight=cfg.disc_weight * warm, lpips_weight=cfg.lpips_weight,
+            noise=misread(cfg, batch, dp))
         disc.requires_grad_(True)
         return total, log
 

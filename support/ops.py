@@ -84,28 +84,28 @@ def channels_last(x):
 
 
 def group_norm(x, groups, weight, bias, eps):
-    """GroupNorm of x (F,C,H,W). On a CPU its backward in bf16 takes 2 to 4 times as long as in float32, which is
-    more than two casts cost: where a gradient is asked it is computed in float32. Copies to the plain layout
-    and back, the other way out, take 4 to 10 times as long as the norm itself."""
+    """GroupNorm of x (F,C,H,W). On a CPU its backward in bf16 takes 2 to 4 times as long as in float32, which
+    is more than two casts cost: where a gradient is asked it is computed in float32. Copies to the plain
+    layout and back, the other way out, take 4 to 10 times as long as the norm itself."""
     if x.dtype == torch.bfloat16 and torch.is_grad_enabled() and not x.is_cuda:
         return F.group_norm(x.float(), groups, weight, bias, eps).to(x.dtype)
     return F.group_norm(x, groups, weight, bias, eps)
 
 
 def silu(x):
-    """x * sigmoid(x). TRAP: of a norm's fresh output only, since it is written over x where no gradient will ask
-    for x again. At 512 x 512 a window's largest activation is 4 GB, and one copy less may decide which card
-    will do."""
+    """x * sigmoid(x). TRAP: of a norm's fresh output only, since it is written over x where no gradient will
+    ask for x again. At 512 x 512 a window's largest activation is 4 GB, and one copy less may decide which
+    card will do."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def conv_of_doubled(x, weight, bias):
     """conv(x at twice the size, each pixel four times) for a convolution of 3 x 3.
 
-    Of the pixels that it sees several are copies of one, so their weights may be added first: each pixel is then
-    spread by a 4 x 4 kernel (a "transposed convolution" of stride 2), which is the same sum with 4/9 of the
-    products. On a CPU this takes half the time; a GPU keeps the two steps, since nobody has measured it there.
-    (A 4 x 4 kernel that were free could draw a checkerboard.)"""
+    Of the pixels that it sees several are copies of one, so their weights may be added first: each pixel is
+    then spread by a 4 x 4 kernel (a "transposed convolution" of stride 2), which is the same sum with 4/9 of
+    the products. On a CPU this takes half the time; a GPU keeps the two steps, since nobody has measured it
+    there. (A 4 x 4 kernel that were free could draw a checkerboard.)"""
     if x.is_cuda:
         return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
     w = F.pad(weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))                              # (C,C,5,5)
@@ -117,8 +117,8 @@ def conv_of_doubled(x, weight, bias):
 def unfold_with_ends(x, frames):
     """Folded frames x (F,C,H,W) as clips whose first and last frame stand there twice, (B,C,T+2,H,W).
 
-    Joined on channels-last memory, where it is one block a frame. Joined as (B,T,C,H,W) it came out plain, and
-    in bf16 the convolution over time that reads it took twice as long."""
+    Joined on channels-last memory, where it is one block a frame. Joined as (B,T,C,H,W) it came out plain,
+    and in bf16 the convolution over time that reads it took twice as long."""
     x = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames))                                    # (B,T,H,W,C)
     x = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)                                          # (B,T+2,H,W,C)
     return x.permute(0, 4, 1, 2, 3)                                                         # (B,C,T+2,H,W)

@@ -34,7 +34,7 @@ def test_the_dp_vae_is_trained_as_printed():
     """VideoDiT 4.1: 600K steps of 8 at 5e-5; 3.1: lambdas 1, 0.01 and 0.1."""
     cfg = row("videodit-256", "dpvae")
     assert (cfg.steps, cfg.batch, cfg.lr, cfg.frames, cfg.size) == (600_000, 8, 5e-5, 32, 256)
-    assert (cfg.reg_weight, cfg.disc_weight, cfg.lpips_weight) == (1.0, 0.01, 0.1)
+    assert (cfg.recon_weight, cfg.reg_weight, cfg.disc_weight, cfg.lpips_weight) == (1.0, 1.0, 0.01, 0.1)
 
 
 @pytest.mark.parametrize("size", [320, 512])
