@@ -56,7 +56,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from data import open_source
+from data import ClipConfig, open_source
 from dit import MMDiT, MMDiTConfig
 from flow import DDPM, ddpm_loss, flow_loss
 from latte import SIZES, Latte, LatteConfig
@@ -171,7 +171,8 @@ def bench_i3d(args, device):
 
 def bench_data(args, device):
     """Clips as training gets them: rendered or decoded, cut, collated."""
-    source = batches(open_source(args.data, args.frames, args.size), args.batch, workers=args.workers)
+    clips = open_source(args.data, ClipConfig(args.frames, args.size))
+    source = batches(clips, args.batch, workers=args.workers)
     return nn.Module(), {"batch": lambda: next(source)}
 
 

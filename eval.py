@@ -35,7 +35,7 @@ from safetensors.torch import save_file
 import torch
 from tqdm import tqdm
 
-from data import ClipFolder
+from data import ClipConfig, ClipFolder
 from latte import frame_similarity, summary, unconditional
 from pretrained import FILES, load_detector, load_latte
 from sample import TOKENS, TOY, between, decode, encode, generate, go_on, how_of, load_models, tokens_of, walk
@@ -336,20 +336,20 @@ def film_windows(args, made):
             clip = toy_world.render(toy_world.sample_spec(UNSEEN + toy[1], index, toy[0]), frames, size)
             yield f"{args.data} {index}", to_video(clip)
         return
-    films = ClipFolder(args.data, GOP, size, stride=args.stride, part=tuple(args.part),
-                       crop="center", seed=args.seed)
+    how = ClipConfig(GOP, size, stride=args.stride, part=tuple(args.part), crop="center", seed=args.seed)
+    videos = ClipFolder(args.data, how)
     # ASSUMED: 4.1's films were "randomly sampled", nobody knows which: drawn by --seed, not the first 50 by
     # name, which would be one uploader's, or one class's
-    drawn = np.random.default_rng(args.seed).permutation(len(films.names))[:args.n].tolist()
-    for index, name in ((index, films.names[index]) for index in sorted(drawn)):
+    drawn = np.random.default_rng(args.seed).permutation(len(videos))[:args.n].tolist()
+    for index, name in ((index, videos.names[index]) for index in sorted(drawn)):
         try:
-            _, times, _ = films.film(index)
-            first, last = (round(share * len(times)) for share in films.part)
-            films.frames = min(frames, ((last - first - 1) // args.stride + 1) // GOP * GOP)
-            if films.frames < GOP:
+            times = videos.video(index).times
+            first, last = (round(share * len(times)) for share in how.part)
+            videos.config.frames = min(frames, ((last - first - 1) // args.stride + 1) // GOP * GOP)
+            if videos.config.frames < GOP:
                 raise Unusable(f"{last - first} frames in --part, {(GOP - 1) * args.stride + 1} needed")
             for window in range(args.windows):
-                yield name, films.read(index, np.random.default_rng([args.seed, index, window]))["video"]
+                yield name, videos.read(index, np.random.default_rng([args.seed, index, window]))["video"]
         except Unusable as reason:
             warn(f"{name}: {reason}; skipped")
 

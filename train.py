@@ -36,7 +36,7 @@ from einops import rearrange
 import torch
 
 import pretrained
-from data import ClipFolder, ToyClips, open_source
+from data import ClipConfig, ClipFolder, ToyClips, open_source
 from dit import DiT, MMDiT, PixArt, deepen
 from flow import DDPM, along, ddpm_loss, drop_labels, drop_prompt, flow_loss, sample_times, velocity_of
 from latte import Latte, init_from_image
@@ -98,9 +98,10 @@ def toy_or_folder(cfg, kind):
     name, kind_of = (cfg.images, "image") if kind == "image" and cfg.images else (cfg.data, "video")
     if not name:
         raise UserError("--data: give a folder of films, or toy")
-    return open_source(name, cfg.frames if kind == "video" else 1, cfg.size, cfg.seed, cfg.items or None,
-                       cfg.stride, cfg.fps or None, cfg.flip, tuple(cfg.part), cfg.crop, cfg.short or None,
-                       cfg.long or None, kind_of)
+    how = ClipConfig(frames=cfg.frames if kind == "video" else 1, size=cfg.size, stride=cfg.stride,
+                     fps=cfg.fps or None, part=tuple(cfg.part), crop=cfg.crop, short=cfg.short or None,
+                     long=cfg.long or None, flip=cfg.flip, seed=cfg.seed)
+    return open_source(name, how, cfg.items or None, kind_of)
 
 
 def loader(cfg, run, dataset):

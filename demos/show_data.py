@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import ClipFolder
+from data import ClipConfig, ClipFolder
 from support import toy_world
 from support.drawing import contact_sheet, page, plot
 from support.order import schedule
@@ -34,7 +34,7 @@ def draw(path):
         for label, how in (("Latte 4.1: the short side to 48, the middle", dict(crop="center")),
                            ("short 48, anywhere, on another visit elsewhere", dict(crop="random")),
                            ("VideoDiT 4.1, the DP-VAE: at its own resolution", dict(long=1080))):
-            rows.append(ClipFolder(folder, 8, 48, **how).item(0, 1)["video"])
+            rows.append(ClipFolder(folder, ClipConfig(8, 48, **how)).item(0, 1)["video"])
             labels.append(label)
     film = contact_sheet(None, [wide], ["a film of 192 x 96"], side=96, columns=3)
     seen = contact_sheet(None, rows, labels, side=72)

@@ -1,17 +1,17 @@
-"""folders.py - what lies in people's folders: which files are films, what is said of them, and their class.
+"""folders.py - what lies in people's folders: which files are videos, what is said of them, and their class.
 Paper    VideoDiT 4.1 trains on WebVid, Pexels, JourneyDB; Latte 4.1 on FaceForensics, SkyTimelapse, UCF101
-         and Taichi-HD. This file reads all of them as they are handed out, and yours
+         and Taichi-HD. This file reads all of them as they are handed out, and yours (docs/data.md)
 Shapes   names, relative to a folder, with / between; a caption is a str, a class a number
-Safety   nothing here hangs, unpacks without bound, or leaves a film or a picture out without a word
+Safety   nothing here hangs, unpacks without bound, or leaves a video or an image out without a word
 Differs  the published loaders want one layout each, prepared by scripts; a wrong layout is an empty list, a
          wrong row a caption that never arrives
-Run me   python folders.py      # CPU, 3 s: five published layouts, made small, read back; out/folder.png
 
-    a folder, or photos.zip
+    a folder, photos.zip, or a single clip.mp4
        |
        |  list_files      regular files with readable names; what is left out, and why
+       |  choose_split    of a root that holds train and test: one of them
        v
-    names -- sort_media --> films | folders of numbered frames | pictures | covers
+    names -- sort_media --> videos | folders of numbered frames | images | covers
        |
        +-- Captions    a .txt beside it > a row of a table > its folder's name > its own name
        +-- class_name  the folder it lies in, as a number: class_at, and label_of for what a person types
@@ -31,7 +31,8 @@ import re
 import unicodedata
 import zipfile
 import zlib
-from collections import deque
+from collections import Counter, deque
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ log = logging.getLogger("data")
 # touching it. And a name that is not UTF-8 is one that Python can hold and neither print nor store in JSON:
 # better to say so once than to fail in the log line about it, in a worker, at night.
 
-MAX_BYTES = 1 << 28     # of one picture's file; a real one of 8192 x 8192 stays below
+MAX_BYTES = 1 << 28     # of one image's file; a real one of 8192 x 8192 stays below
 
 
 def list_files(root, left_out=None):
@@ -68,22 +69,27 @@ def list_files(root, left_out=None):
     if os.path.isdir(root):
         names = walk(str(root), left_out)
     elif os.path.isfile(archive) and zipfile.is_zipfile(archive):
-        prefix = inside.rstrip("/") + "/" if inside else ""
-        names = [name[len(prefix):] for name in open_zip(archive, os.getpid()).namelist()
-                 if name.startswith(prefix) and not name.endswith("/")]
+        names = list_zip(archive, inside)
     else:
-        raise UserError(f"{root} is neither a folder nor a .zip of pictures; give 'toy' or the path of one")
+        raise UserError(f"{root} is neither a folder nor a .zip of images; give 'toy' or the path of one")
     return sorted({name for name in names if not any(map(is_hidden, name.split("/")))})
 
 
+def list_zip(archive, inside):
+    """Names in an archive, relative to a folder in it."""
+    prefix = inside.rstrip("/") + "/" if inside else ""
+    members = open_zip(archive, os.getpid()).namelist()
+    return [name[len(prefix):] for name in members if name.startswith(prefix) and not name.endswith("/")]
+
+
 # Systems leave their notes beside people's files: .DS_Store, ._clip.mp4 (a Mac's notes on clip.mp4, with an
-# ending that promises a film), __MACOSX in archives. A leading dot says "not for you", and is obeyed.
+# ending that promises a video), __MACOSX in archives. A leading dot says "not for you", and is obeyed.
 def is_hidden(name):
     """Whether a piece of a path says "not for you"."""
     return name.startswith(".") or name == "__MACOSX"
 
 
-# Folders before links, links last: so a film that two ways lead to is called by its own name, whichever
+# Folders before links, links last: so a video that two ways lead to is called by its own name, whichever
 # comes first in the alphabet, and on two machines by the same.
 def walk(root, left_out):
     """Names of the regular files at any depth. Links are followed last, and no folder is entered twice: so
@@ -107,13 +113,16 @@ def walk(root, left_out):
                 continue
             if not is_text(name):
                 left_out[ascii(name)] = "its name is not UTF-8"
+            elif entry.is_dir() and entry.is_symlink():
+                todo.append(name)
             elif entry.is_dir():
-                (todo.append if entry.is_symlink() else todo.appendleft)(name)
+                todo.appendleft(name)
             elif entry.is_file():
                 names.append(name)
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                left_out[name] = "a link to nothing"
             else:
-                left_out[name] = ("a link to nothing" if entry.is_symlink() and not os.path.exists(entry.path)
-                                  else "not a regular file")
+                left_out[name] = "not a regular file"
     return names
 
 
@@ -126,7 +135,7 @@ def is_text(name):
 
 
 # A .zip is a folder in one file: a table at its end says where each member lies and how large it is, packed
-# and unpacked. A hundred thousand small pictures are one file to copy that way, and members are read in any
+# and unpacked. A hundred thousand small images are one file to copy that way, and members are read in any
 # order, at the cost of one seek. What it cannot be trusted in is size: zeros pack a thousandfold, so a
 # megabyte may hold a gigabyte (a "zip bomb"), and the table that says how much may itself be a lie. Hence two
 # bounds: what is announced to be too large is not begun, and reading stops at the bound all the same.
@@ -178,28 +187,32 @@ def read_bytes(root, name, most=MAX_BYTES):
 # has looked, for what, and what lies there instead: "found 360 other files (.jpg)" is a solution.
 def nothing_of(root, names, extensions, what, left_out=None):
     """The error for a folder that holds nothing of what is asked for."""
-    kinds = sorted({os.path.splitext(name)[1].lower() or name for name in names})
-    there = f"{len(names)} other files ({', '.join(kinds[:6])})" if names else "no file at all"
-    first = next(iter((left_out or {}).items()), None)
-    more = f"; {len(left_out)} entries were left out ({first[0]}: {first[1]})" if first else ""
+    there = "no file at all"
+    if names:
+        kinds = sorted({os.path.splitext(name)[1].lower() or name for name in names})
+        there = f"{len(names)} other files ({', '.join(kinds[:6])})"
+    more = ""
+    if left_out:
+        name, reason = next(iter(left_out.items()))
+        more = f"; {len(left_out)} entries were left out ({name}: {reason})"
     raise UserError(f"no {what} in {root} or below: looked for {' '.join(extensions)}, found {there}{more}")
 
 
-# A film comes as one file or, in SkyTimelapse, Taichi-HD and many a UCF101, as a folder of numbered pictures:
+# A video comes as one file or, in SkyTimelapse, Taichi-HD and many a UCF101, as a folder of numbered images:
 #
 #     sky_train/VIDEO/VIDEO_1/VIDEO_frames_00000291.jpg      Archery/v_Archery_g01_c01/0001.jpg
 #
-# So the pictures of a folder are a film if they are one series: names that differ in their last number alone,
-# but for one in ten. And a picture beside films is not the data set: where a folder holds at least as many
-# films as pictures, the pictures are covers; so is any that bears a film's name.
+# So the images of a folder are a video if they are one series: names that differ in their last number alone,
+# but for one in ten. And an image beside videos is not the data set: where a folder holds at least as many
+# videos as images, the images are covers; so is any that bears a video's name.
 
-# "But for one in ten" is a choice: a cover or a thumbnail among 300 frames must not hide the film, and ten
+# "But for one in ten" is a choice: a cover or a thumbnail among 300 frames must not hide the video, and ten
 # photographs of which six happen to be called IMG_1 to IMG_6 must not become one. Numbers are compared as
-# numbers: as words, 10.jpg comes before 2.jpg, and a film plays 1, 10, 100, 101, 11. Nobody would notice in
+# numbers: as words, 10.jpg comes before 2.jpg, and a video plays 1, 10, 100, 101, 11. Nobody would notice in
 # the loss. The original numbers are kept, too: where some are missing, data.py does not let a clip jump.
 
 def series(names):
-    """[(number, name), ...] in the order of their numbers, if these pictures of a folder are one series."""
+    """[(number, name), ...] in the order of their numbers, if these images of a folder are one series."""
     groups = {}
     for name in names:
         stem, extension = os.path.splitext(name)
@@ -207,29 +220,35 @@ def series(names):
             likeness = stem[:match.start(1)], stem[match.end(1):], extension.lower()
             groups.setdefault(likeness, []).append((int(match[1]), name))
     largest = max(groups.values(), key=len, default=[])
-    return sorted(largest) if len(largest) >= 2 and 10 * len(largest) >= 9 * len(names) else []
+    if len(largest) < 2 or 10 * len(largest) < 9 * len(names):
+        return []
+    return sorted(largest)
 
 
-# Which kind a folder is, is decided by itself, not by the tree: films here and frames there are both found.
+# Which kind a folder is, is decided by itself, not by the tree: videos here and frames there are both found.
 # And the sorting is by names alone, since a million files cannot be opened to see.
 def sort_media(names):
-    """(films, folders of frames, pictures, covers) of list_files' names. A folder's pictures are among the
-    pictures, too: which of the two they are is for the caller to say."""
-    films, folders, pictures, covers, inside = [], [], [], [], {}
+    """(videos, folders of frames, images, covers) of list_files' names. A folder's images are among the
+    images, too: which of the two they are is for the caller to say."""
+    inside = {}                                                     # folder -> (its videos, its images)
     for name in names:
-        kind = 0 if name.lower().endswith(VIDEOS) else 1 if name.lower().endswith(IMAGES) else None
-        if kind is not None:
-            inside.setdefault(name.rpartition("/")[0], ([], []))[kind].append(name)
-    for folder, (videos, stills) in inside.items():
-        stems = {stem_of(name) for name in videos}
-        own = [name for name in stills if stem_of(name) not in stems]
-        own = own if len(own) > len(videos) else []
-        films += videos
-        pictures += own
-        covers += sorted(set(stills) - set(own))
-        if series(own):
+        if name.lower().endswith(VIDEOS):
+            inside.setdefault(name.rpartition("/")[0], ([], []))[0].append(name)
+        elif name.lower().endswith(IMAGES):
+            inside.setdefault(name.rpartition("/")[0], ([], []))[1].append(name)
+
+    videos, folders, images, covers = [], [], [], []
+    for folder, (own_videos, own_images) in inside.items():
+        stems = {stem_of(name) for name in own_videos}
+        free = [name for name in own_images if stem_of(name) not in stems]
+        if len(free) <= len(own_videos):
+            free = []
+        videos += own_videos
+        images += free
+        covers += sorted(set(own_images) - set(free))
+        if series(free):
             folders.append(folder or ".")
-    return films, folders, pictures, covers
+    return videos, folders, images, covers
 
 
 def by_number(name):
@@ -240,7 +259,7 @@ def by_number(name):
 # eval.py measures folders of frames that samplers wrote, of any names at all, and there every folder is a
 # clip by agreement; no series is looked for.
 def group_frames(names, frames):
-    """Pictures -> clips: those of one folder, in the order of their numbers (2.jpg comes before 10.jpg)."""
+    """Images -> clips: those of one folder, in the order of their numbers (2.jpg comes before 10.jpg)."""
     folders = {}
     for name in names:
         folders.setdefault(name if frames == 1 else name.rpartition("/")[0], []).append(name)
@@ -248,7 +267,7 @@ def group_frames(names, frames):
 
 
 def stem_of(name):
-    """A name without its ending, if that is one of a film or a picture."""
+    """A name without its ending, if that is one of a video or an image."""
     stem, extension = os.path.splitext(name)
     return stem if extension.lower() in VIDEOS + IMAGES else name
 
@@ -257,10 +276,11 @@ def stem_of(name):
 # all to find out would cost more than making it anew; their names, sizes and times of writing are known to
 # the file system, and change whenever a person changes a file. (A copy that loses its times is new data to
 # us: a needless encoding, which is the better of the two errors.)
-def describe(root):
-    """A data set in a few letters that change when one of its films, pictures or captions does: by name, by
+def describe(root, names=None):
+    """A data set in a few letters that change when one of its videos, images or captions does: by name, by
     size, or by the time at which it was written."""
-    names = [name for name in list_files(root) if name.lower().endswith(VIDEOS + IMAGES + TABLES + (".txt",))]
+    names = list_files(root) if names is None else names
+    names = [name for name in names if name.lower().endswith(VIDEOS + IMAGES + TABLES + (".txt", ".tar"))]
     mark, is_folder = 0, os.path.isdir(root)
     for name in names:
         if is_folder:
@@ -274,7 +294,7 @@ def describe(root):
 
 
 # Whatever can go wrong with one file becomes Unusable, with the reason: data.py skips the file, counts it,
-# and goes on. A broken picture makes decoders raise almost anything, hence the bare Exception, here alone.
+# and goes on. A broken image makes decoders raise almost anything, hence the bare Exception, here alone.
 def open_image(root, name, short=None, long=None):
     """read_image() of one of list_files' names, or Unusable."""
     try:
@@ -282,19 +302,155 @@ def open_image(root, name, short=None, long=None):
     except Unusable:
         raise
     except Exception as error:          # a broken file makes a decoder raise almost anything
-        raise Unusable(f"{name} is not a readable picture ({error})")
+        raise Unusable(f"{name} is not a readable image ({error})")
 
 
-def warn_left_out(root, left_out):
-    """One line in the log; `python data.py FOLDER` lists them."""
-    if left_out:
-        log.warning("left out %d entries of %s; first: %s, %s", len(left_out), root,
-                    *next(iter(left_out.items())))
+# ------------------------------------------------------------------------------------------ a source of data
+
+# Everything above, asked once: what --data or --images names, and what of it may be used.
+
+@dataclass
+class Source:
+    """What lies under a root, sorted."""
+    root: str                        # a folder or an archive; of a single file, its folder
+    names: list = field(default_factory=list)        # all files that may be read
+    left_out: dict = field(default_factory=dict)     # entry -> why it may not
+    videos: list = field(default_factory=list)
+    folders: list = field(default_factory=list)      # of numbered frames: each is a video
+    images: list = field(default_factory=list)
+    covers: list = field(default_factory=list)       # images beside videos, which are not the data set
+    split: str = ""                  # which part was taken, of a root that holds several
+
+    def passed_over(self):
+        """{ending: how many} of the files that are neither media, nor captions, nor tables."""
+        stems = {stem_of(name) for name in self.videos + self.images + self.folders}
+        used = VIDEOS + IMAGES + TABLES + (".tar",)
+        rest = [name for name in self.names if not name.lower().endswith(used)]
+        return Counter(os.path.splitext(name)[1].lower() or "no ending" for name in rest
+                       if not (name.endswith(".txt") and name[:-4] in stems))
+
+    def warn(self):
+        """One line in the log; `python data.py FOLDER` lists them."""
+        if self.left_out:
+            name, reason = next(iter(self.left_out.items()))
+            log.warning("left out %d entries of %s; first: %s, %s", len(self.left_out), self.root, name,
+                        reason)
+        if others := self.passed_over():
+            log.info("%s: passed over %s", self.root, count_endings(others))
+
+
+def count_endings(endings):
+    """In words: 3 .json, 1 .md."""
+    return ", ".join(f"{count} {ending}" for ending, count in endings.most_common(8))
+
+
+def list_source(root, split="train"):
+    """The Source behind a folder, an archive, or one video or image. split: "train", "test", "val", or ""
+    for all of a root that holds several. A Source is one already."""
+    if isinstance(root, Source):
+        return root
+    root = os.path.expanduser(str(root))
+    source = Source(root)
+    if root.lower().endswith(VIDEOS + IMAGES) and os.path.isfile(root):
+        folder, name = os.path.split(root)
+        source.root, source.names = folder or ".", [name]
+        if os.path.isfile(stem_of(root) + ".txt"):
+            source.names.append(stem_of(name) + ".txt")
+    else:
+        source.names = list_files(root, source.left_out)
+        if split:
+            source.names, source.split = choose_split(root, source.names, split)
+    source.videos, source.folders, source.images, source.covers = sort_media(source.names)
+    refuse_duplicates(root, source.videos, source.folders)
+    return source
+
+
+# Published sets come with what is kept for the test beside what is trained on: sky_train and sky_test, train
+# and test, or UCF101's lists. Whoever names the root means to train on the first and to be measured on the
+# second; to train on both is a mistake that makes every number better.
+SPLITS = {"train": "train", "training": "train", "trainlist01": "train", "test": "test", "testing": "test",
+          "testlist01": "test", "val": "val", "valid": "val", "validation": "val"}
+
+
+@functools.lru_cache(maxsize=4096)
+def split_named(folder):
+    """sky_train -> train; "" for a name that speaks of no split."""
+    return SPLITS.get(re.split(r"[^a-z0-9]", folder.lower())[-1], "")
+
+
+def choose_split(root, names, split="train"):
+    """(names of this split and of none, the split) where a root holds folders of several splits, or UCF101's
+    lists; else (all names, ""). It is said in the log."""
+    found = folder_splits(names)
+    lists = {split_named(stem): name for name in names if name.endswith(".txt")
+             and (stem := name.rpartition("/")[2][:-4]) in ("trainlist01", "testlist01")}
+    if found:
+        others = tuple(f"{folder}/" for folder, which in found.items() if which != split)
+        kept, there = [name for name in names if not name.startswith(others)], sorted(set(found.values()))
+    elif len(lists) == 2:
+        kept, there = read_split(root, names, lists[split] if split in lists else ""), sorted(lists)
+    else:
+        return names, ""
+    if split not in there:
+        raise UserError(f"{root} holds {' and '.join(there)}, no {split}")
+    log.warning("%s holds %s: %s is taken, %d of %d files; give one of its folders to choose another", root,
+                " and ".join(there), split, len(kept), len(names))
+    return kept, split
+
+
+def folder_splits(names):
+    """{folder: its split} where a folder of one split lies beside a folder of another."""
+    beside = {}                                                     # parent -> {folder: split}
+    for folder in {name.rpartition("/")[0] for name in names if name.lower().endswith(VIDEOS + IMAGES)}:
+        while folder:
+            parent, _, own = folder.rpartition("/")
+            if split_named(own):
+                beside.setdefault(parent, {})[folder] = split_named(own)
+            folder = parent
+    found = {}
+    for folders in beside.values():
+        if len(set(folders.values())) > 1:
+            found |= folders
+    return found
+
+
+def read_split(root, names, table):
+    """What UCF101's list names, "Archery/v_Archery_g01_c01.avi 3" a line, and all files that are no media."""
+    if not table:
+        return []
+    lines = decode(read_bytes(root, table)).split("\n")
+    listed = {stem_of(line.split()[0]).rpartition("/")[2] for line in lines if line.strip()}
+    kept = []
+    for name in names:
+        is_media = name.lower().endswith(VIDEOS + IMAGES)
+        if not is_media or any(part in listed for part in stem_of(name).split("/")):
+            kept.append(name)
+    return kept
+
+
+# The same clips once as videos and once as folders of frames would be seen twice as often as others, and one
+# of the two has lost its captions.
+def refuse_duplicates(root, videos, folders):
+    """UserError where a folder of frames bears the name of a video, and so do most beside it."""
+    homes = {}                                                      # a video's own name -> folders it lies in
+    for name in videos:
+        parent, _, own = stem_of(name).rpartition("/")
+        homes.setdefault(own, set()).add(parent)
+    beside = {}
+    for name in folders:
+        parent, _, own = name.rpartition("/")
+        beside.setdefault(parent, []).append(own)
+    for parent, owns in beside.items():
+        twice = [own for own in owns if own in homes]
+        if len(twice) > 1 and 2 * len(twice) > len(owns):
+            other = sorted(homes[twice[0]])[0]
+            raise UserError(f"{root} holds the same clips twice, as videos in {other or '.'} and as frames "
+                            f"in {parent or '.'} (first: {twice[0]}); give one of the two folders")
 
 
 # -------------------------------------------------------------------------------------------------- captions
 
-# What is said about a film lies in one of four places, and the nearest wins: a .txt beside it; a row of a
+# What is said about a video lies in one of four places, and the nearest wins: a .txt beside it; a row of a
 # table at its root or above it; the name of its folder; its own name. Tables are written by everybody in
 # another way: WebVid's .csv calls the file by `videoid` and `page_dir` and the caption `name`, JourneyDB's
 # .jsonl by `img_path` and `prompt`, yours as you like. What they share: each row has a path and a text.
@@ -323,35 +479,48 @@ def encoding_of(start):
     """What a text is written in, by its first two bytes."""
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
-    if len(start) > 1 and not start[0] * start[1]:                   # every second byte of Latin text is 0
-        return "utf-16-le" if start[0] else "utf-16-be"
+    if len(start) > 1 and start[0] == 0:                             # every second byte of Latin text is 0
+        return "utf-16-be"
+    if len(start) > 1 and start[1] == 0:
+        return "utf-16-le"
     return "utf-8-sig"
 
 
 # Tables are read as streams, a row at a time: WebVid's has 10 million rows and 2.7 GB, and of those only the
-# rows are kept whose films are here. What letters the bytes are is seen from the first two of them: Excel on
+# rows are kept whose videos are here. What letters the bytes are is seen from the first two of them: Excel on
 # Windows writes UTF-16 with a mark in front, or UTF-8 with one; without a mark it is UTF-8, and what then
 # does not fit is an error and no guess. (A guess turns the é of "café" into a question mark, in silence,
 # wherever a name has one.)
 def read_rows(root, name):
     """(line, {column: value}) of each row of a table; ValueError at the first that is broken."""
+    is_json = name.lower().endswith(".jsonl")
     with open_file(root, name) as stream:
-        buffered = io.BufferedReader(stream) if not hasattr(stream, "peek") else stream
+        buffered = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
         encoding = encoding_of(buffered.peek(2)[:2])
         # newline: a sentence may hold U+2028, which str.splitlines() would take for the end of a line
-        with io.TextIOWrapper(buffered, encoding, newline="\n" if name.endswith(".jsonl") else "") as text:
-            yield from (json_rows if name.lower().endswith(".jsonl") else csv_rows)(text)
+        with io.TextIOWrapper(buffered, encoding, newline="\n" if is_json else "") as text:
+            lines = bounded_lines(text)
+            yield from json_rows(lines) if is_json else csv_rows(lines)
+
+
+# A zip of 300 KB may hold a caption of 300 MB, in a single line.
+def bounded_lines(text):
+    """The lines of a text; ValueError at one that is too long for any caption."""
+    while line := text.readline(CAPTION_BYTES):
+        if len(line) == CAPTION_BYTES:
+            raise ValueError(f"a line of more than {CAPTION_BYTES >> 20} MB: too large")
+        yield line
 
 
 # JSON lines are simpler: the format escapes a line's end inside a text, so one line is one row, always, and a
 # broken one spoils no other.
-def json_rows(text):
+def json_rows(lines):
     """A row a line, each an object {...}."""
-    for number, line in enumerate(text, 1):
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"row {number}: {error}")
             if not isinstance(row, dict):
                 raise ValueError(f"row {number}: not an object {{...}}")
@@ -361,21 +530,23 @@ def json_rows(text):
 # The rules of .csv are: a cell that holds a comma, a quote or a line's end stands in quotes, and a quote in
 # it is doubled. Who writes "%s,%s" does not know them. Two checks find nearly all such tables: each row has
 # as many cells as there are headings, and every quote that opens also closes.
-def csv_rows(text):
+def csv_rows(lines):
     """The header says by which of , ; tab | the cells are parted, and comes first, as a row of None. strict:
     an open quote is an error."""
-    first = text.readline()
+    first = next(lines, "")
     delimiter = max(",;\t|", key=first.count)
     header = [cell.strip().lower() for cell in next(csv.reader([first], delimiter=delimiter), [])]
     yield 1, dict.fromkeys(header)
-    reader, number, line = csv.reader(text, delimiter=delimiter, strict=True, skipinitialspace=True), 1, 2
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+    number, line = 1, 2
     try:
         for cells in reader:
-            if any(cell.strip() for cell in cells):
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
                 if len(cells) != len(header):
                     raise ValueError(f"row {number} (line {line}): {len(cells)} cells under {len(header)} "
                                      f'headings; a caption with a {delimiter!r} needs "quotes" around it')
-                yield number, dict(zip(header, (cell.strip() for cell in cells)))
+                yield number, dict(zip(header, cells))
                 number += 1
             line = 2 + reader.line_num
     except csv.Error as error:
@@ -384,27 +555,33 @@ def csv_rows(text):
 
 # Which column is which is told by its heading, as a person would: any of FILE_COLUMNS, any of TEXT_COLUMNS,
 # the earlier before the later, capitals and spaces aside. ASSUMED: of JourneyDB's two texts, the prompt that
-# made a picture and the caption that a language model wrote of it, we take the prompt; VideoDiT does not say.
+# made an image and the caption that a language model wrote of it, we take the prompt; VideoDiT does not say.
 def read_table(root, name):
     """(row, path, [captions]) of each row of a table. Unusable: it is a table of something else, and is not
     called metadata."""
-    number, known, must = 0, False, name.rpartition("/")[2].lower().startswith("metadata.")
+    number, is_known = 0, False
+    is_metadata = name.rpartition("/")[2].lower().startswith("metadata.")
     try:
         for number, row in read_rows(root, name):
-            texts = TEXT_COLUMNS + (("name",) if "videoid" in row else ())               # WebVid's caption
-            if not known and not all(any(key in row for key in keys) for keys in (FILE_COLUMNS, texts)):
-                raise ValueError(f"row {number}: has {', '.join(row)}")
-            known = True
-            if not any(value is not None for value in row.values()):
+            is_webvid = "videoid" in row
+            texts = (*TEXT_COLUMNS, "name") if is_webvid else TEXT_COLUMNS
+            if not is_known:
+                if not (row.keys() & set(FILE_COLUMNS) and row.keys() & set(texts)):
+                    raise ValueError(f"row {number}: has {', '.join(row)}")
+                is_known = True
+            if all(value is None for value in row.values()):                 # the header
                 continue
             file = next((row[key] for key in FILE_COLUMNS if row.get(key) not in (None, "")), None)
             if isinstance(file, bool) or not isinstance(file, (str, int)):
                 raise ValueError(f"row {number}: names no file")
-            path = f"{row.get('page_dir') or ''}/{file}" if "videoid" in row else str(file)
-            told = (as_captions(row[key], number) for key in texts if key in row)
-            yield number, path, next(filter(None, told), [])
-    except (ValueError, Unusable) as error:
-        if not known and not must:
+            path = f"{row.get('page_dir') or ''}/{file}" if is_webvid else str(file)
+            yield number, path, first_captions(row, texts, number)
+    except Unusable as reason:
+        if is_metadata:
+            raise UserError(f"{root}/{name}: {reason}")
+        raise
+    except ValueError as error:
+        if not is_known and not is_metadata:
             raise Unusable(f"has no column for a file ({', '.join(FILE_COLUMNS[:6])}) or none for a text")
         if isinstance(error, UnicodeDecodeError):
             error = f"near row {max(number, 1)}: not UTF-8; save it as UTF-8"
@@ -412,15 +589,31 @@ def read_table(root, name):
                         f"and a {TEXT_COLUMNS[0]} (or caption, prompt)")
 
 
+def first_captions(row, texts, number):
+    """The captions of the first of these columns that holds any."""
+    for key in texts:
+        if key in row and (captions := as_captions(row[key], number)):
+            return captions
+    return []
+
+
 # A list of texts is a list of captions, of which one is drawn on each visit (data.py): several ways to say
 # what is seen teach more than one. A number is its digits; {"en": "a cat"} is a question that only a person
-# can answer, and so an error.
+# can answer, and so an error. A list that Python has printed into a cell (Panda-70M) is left alone: its texts
+# speak of different moments.
 def as_captions(value, number):
     """A text, a number or a list of them -> [str, ...]."""
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    if any(isinstance(text, bool) or not isinstance(text, (str, int, float)) for text in values):
-        raise ValueError(f"row {number}: a caption must be a text or a list of texts")
-    return [text for text in (" ".join(str(text).split()) for text in values) if text]
+    if value is None:
+        return []
+    captions = []
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+            raise ValueError(f"row {number}: a caption must be a text or a list of texts")
+        if str(text).startswith(("['", '["')):
+            raise Unusable(f"row {number}: a list of captions in one cell; docs/data.md has a recipe")
+        if text := " ".join(str(text).split()):
+            captions.append(text)
+    return captions
 
 
 # Letters, too, have two spellings: é is one sign, or e and an accent after it. macOS writes the second in
@@ -441,44 +634,54 @@ class Captions:
     """The captions of files (or folders of frames) of list_files' names, each with where it is from."""
 
     def __init__(self, root, names, of):
-        self.root, self.of, self.rows, self.tables = root, of, {}, []
+        self.root, self.of, self.rows = root, of, {}
+        self.tables = {}                                   # name -> what became of it, in words
         self.beside = {name for name in names if name.endswith(".txt")}
         tables = [name for name in names if name.lower().endswith(TABLES)]
         if tables:
-            places = {}
+            by_last = {}
             for number, name in enumerate(of):
-                places.setdefault((path_parts(stem_of(name)) or [""])[-1], []).append(number)
+                by_last.setdefault((path_parts(stem_of(name)) or [""])[-1], []).append(number)
             for name in sorted(tables, key=lambda name: (not name.endswith(".jsonl"), name)):
-                self.match(name, places)                                # .csv is read last, and wins
+                self.match(name, by_last)                               # .csv is read last, and wins
 
-    def match(self, table, places):
+    def match(self, table, by_last):
         """Give a table's rows to the files that they mean. Two rows of one file are two captions of it."""
-        rows, lost, first, mine, above = 0, 0, "", {}, path_parts(table)[:-1]
+        rows, lost, first, mine = 0, 0, "", {}
+        above = path_parts(table)[:-1]
         try:
             for row, path, captions in read_table(self.root, table):
-                numbers = self.files_of(path, above, places)
+                rows += 1
+                numbers = self.files_of(path, above, by_last)
                 for number in numbers:
                     mine.setdefault(number, []).extend(captions)
-                rows, lost = rows + 1, lost + (not numbers)
-                first = first or ("" if numbers else f"row {row}: {path}")
+                if not numbers:
+                    lost += 1
+                    first = first or f"row {row}: {path}"
         except Unusable as reason:
+            self.tables[table] = f"not used: {reason}"
             log.warning("%s/%s %s: not used", self.root, table, reason)
             return
         self.rows |= {number: (captions, table) for number, captions in mine.items() if captions}
-        self.tables.append((table, rows, lost, first))
+        self.tables[table] = f"{rows} rows, {rows - lost} of them matched"
         if lost:
+            self.tables[table] += f"; not {first}"
             log.warning("%s/%s: %d of %d rows match no file here, or several (first: %s)", self.root, table,
                         lost, rows, first)
 
-    def files_of(self, path, above, places):
-        """Numbers of the files that a row's path means: the one at that place, else the one that ends so."""
-        wanted = path_parts(stem_of(path.strip()))
-        kind, found = path.strip()[len(stem_of(path.strip())):].lower(), {}
-        for number in places.get(wanted[-1] if wanted else "", ()):
+    def files_of(self, path, above, by_last):
+        """Numbers of the files that a row's path means: the one at that path, else the one that ends so."""
+        path = path.strip()
+        stem = stem_of(path)
+        wanted, ending = path_parts(stem), path[len(stem):].lower()
+        found = {}
+        for number in by_last.get(wanted[-1] if wanted else "", ()):
             name = self.of[number]
-            parts, ending = path_parts(stem_of(name)), name[len(stem_of(name)):].lower()
+            parts = path_parts(stem_of(name))
+            own_ending = name[len(stem_of(name)):].lower()
             common = min(len(parts), len(wanted))
-            if parts[-common:] == wanted[-common:] and (not kind or not ending or kind == ending):
+            same_kind = not ending or not own_ending or ending == own_ending
+            if same_kind and parts[-common:] == wanted[-common:]:
                 found.setdefault(tuple(parts), []).append(number)
         if tuple(above + wanted) in found:
             return found[tuple(above + wanted)]
@@ -487,47 +690,73 @@ class Captions:
     # The .txt is read when it is asked for, not before: a million of them would take an hour at the start.
     # The folder's name is the last but one resort: it is the class of a data set of classes, and of others a
     # poor caption, so data.py FOLDER counts the sources, and 3,000 "from its folder's name" are a warning.
-    def told(self, number):
+    def lookup(self, number):
         """([captions], where they are from) of a file. Unusable: a .txt that cannot be read."""
         stem = stem_of(self.of[number])
         if stem + ".txt" in self.beside:
-            try:
-                text = " ".join(decode(read_bytes(self.root, stem + ".txt", CAPTION_BYTES)).split())
-            except ValueError:
-                raise Unusable(f"its caption {stem}.txt is not UTF-8")
-            except Unusable as reason:
-                raise Unusable(f"its caption {stem}.txt: {reason}")
+            text = self.read_text(stem + ".txt")
             if text:
                 return [text], "a .txt beside it"
         if number in self.rows:
             return self.rows[number]
         folder, own = class_name(stem), stem.rpartition("/")[2]
-        own = Path(self.root).resolve().name if own == "." else own
-        words = (folder or own).replace("_", " ").replace("-", " ").split()
-        if not folder:                    # 19216241-hd_1280_30fps: numbers are a camera's, and nobody's words
-            words = [word for word in words if not re.search(r"\d", word)] or words
-        return [" ".join(words)], "its folder's name" if folder else "its own name"
+        if folder:
+            return [" ".join(folder.replace("_", " ").replace("-", " ").split())], "its folder's name"
+        if own == ".":
+            own = Path(self.root).resolve().name
+        words = own.replace("_", " ").replace("-", " ").split()
+        # 19216241-hd_1280_30fps: numbers are a camera's, and nobody's words
+        words = [word for word in words if not re.search(r"\d", word)] or words
+        return [" ".join(words)], "its own name"
 
-    def draw(self, number, key):
-        """One of a file's captions, the same for the same key."""
-        captions = self.told(number)[0]
-        return captions[0 if len(captions) == 1 else int(np.random.default_rng(key).integers(len(captions)))]
+    def read_text(self, name):
+        """A caption's .txt, on one line."""
+        try:
+            return " ".join(decode(read_bytes(self.root, name, CAPTION_BYTES)).split())
+        except ValueError:
+            raise Unusable(f"its caption {name} is not UTF-8")
+        except Unusable as reason:
+            raise Unusable(f"its caption {name}: {reason}")
 
-    def all(self):
-        """Every caption of every file, in order: what a vocabulary is made from."""
-        captions = []
-        for number in range(len(self.of)):
-            try:
-                captions += self.told(number)[0]
-            except Unusable:                                  # met, counted and named when it is trained on
-                continue
-        return captions
+
+# Several captions of one file are as good as each other: which is read on a visit, is drawn by its key.
+def choose_caption(captions, key):
+    """One of a list of captions, the same for the same key."""
+    if len(captions) == 1:
+        return captions[0]
+    return captions[int(np.random.default_rng(key).integers(len(captions)))]
+
+
+def all_captions(lookup, count):
+    """Every caption of every file, in order: what a vocabulary is made from."""
+    captions = []
+    for number in range(count):
+        try:
+            captions += lookup(number)[0]
+        except Unusable:                                  # met, counted and named when it is trained on
+            continue
+    return captions
+
+
+# A caption that all clips share teaches no word; mostly a table was meant that has not been found.
+def warn_equal_captions(root, lookup, count):
+    """Say so if all of 32 files, evenly spread, have one caption."""
+    sources = {}
+    for number in sorted({int(place) for place in np.linspace(0, count - 1, 32)}):
+        try:
+            captions, source = lookup(number)
+        except Unusable:
+            continue
+        sources |= dict.fromkeys(captions, source)
+    if count > 1 and len(sources) == 1:
+        (caption, source), = sources.items()
+        log.warning('%s: all of the captions looked at are "%s", from %s', root, caption[:60], source)
 
 
 # --------------------------------------------------------------------------------------------------- classes
 
 # Latte on UCF101 is told a class, and a class is a folder's name: Archery/v_Archery_g01_c01.avi. That is
-# simple until somebody types one, or a picture lies a folder deeper: a label is a number, a number always
+# simple until somebody types one, or an image lies a folder deeper: a label is a number, a number always
 # fits, and a network that is told the wrong one learns it without complaint. So a name is a class only if it
 # can be no other; "jump" beside "jump rope", folders called 1 to 101, "archery" for Archery: each finds its
 # own, and what could be two is refused.
@@ -538,8 +767,10 @@ UCF = re.compile(r"v_([A-Za-z]+)_g\d+_c\d+")            # UCF101's file names ca
 def class_name(place):
     """The class that a place tells: UCF101's v_CLASS_gNN_cNN, else the folder it lies in, "" at the root."""
     parts = place.split("/")
-    named = [match[1] for match in map(UCF.match, reversed(parts)) if match]
-    return (named or parts[-2:-1] or [""])[0]
+    for part in reversed(parts):
+        if match := UCF.match(part):
+            return match[1]
+    return parts[-2] if len(parts) > 1 else ""
 
 
 # The numbers are given out in alphabetical order, as Latte's loader does, so that the labels of its released
@@ -555,9 +786,8 @@ def list_classes(places):
     return tuple(sorted(names))
 
 
-# For pictures beside clips (Latte 3.3.4) the same question is asked of a deeper place: the frame 0001.jpg
-# lies in the folder of its film, and that in the folder of its class. So one walks up until a folder is a
-# class.
+# For images beside clips (Latte 3.3.4) the same question is asked of a deeper place: the frame 0001.jpg lies
+# in the folder of its video, and that in the folder of its class. So one goes up until a folder is a class.
 def class_at(place, classes):
     """The number of a place's class. A frame may lie deeper than its class: Archery/v_Archery_g01/0001.jpg,
     or Archery/clip 7/0001.jpg: the nearest folder above it that is a class says which."""
@@ -565,7 +795,7 @@ def class_at(place, classes):
         if name in classes:
             return classes.index(name)
     raise UserError(f"{place} lies in no folder whose name is one of the {len(classes)} classes "
-                    f"({', '.join(classes[:5])} ...); give pictures in folders of these names")
+                    f"({', '.join(classes[:5])} ...); give images in folders of these names")
 
 
 # Names are compared as words, and a capital begins one: ApplyEyeMakeup is apply, eye, makeup, as a prompt or
@@ -576,7 +806,7 @@ def split_words(name):
     return [piece.casefold() for piece in pieces]
 
 
-# VideoDiT 4.2 is judged on UCF101 "zero-shot": the model never saw the set and is given each class as a
+# VideoDiT 4.2 is measured on UCF101 "zero-shot": the model never saw the set and is given each class as a
 # prompt. Other papers write sentences for it ("a person is ..."), which moves the numbers; here it is the
 # bare name, in words.
 def class_prompt(name):
@@ -593,17 +823,28 @@ def label_of(prompt, classes):
     makeup"), or its number, or the longest name that the prompt's words contain. Never one of two."""
     if prompt in classes:
         return classes.index(prompt)
-    plainly = lambda name: "".join(split_words(name))
-    found = [number for number, name in enumerate(classes) if plainly(name) == plainly(prompt)]
+    plain = "".join(split_words(prompt))
+    found = [number for number, name in enumerate(classes) if "".join(split_words(name)) == plain]
     if not found and prompt.isdecimal() and not any(name.isdecimal() for name in classes):
         found = [int(prompt)] if int(prompt) < len(classes) else []
     if not found:
-        said = f" {class_prompt(prompt)} "
-        held = {number: name for number, name in enumerate(map(class_prompt, classes)) if f" {name} " in said}
-        found = [number for number, name in held.items()           # "jump" is not meant by "jump rope"
-                 if not any(f" {name} " in f" {other} " and name != other for other in held.values())]
-    if len(found) != 1:
-        what = "may be " + " or ".join(classes[number] for number in found[:5]) if found else "is no class"
-        raise UserError(f'"{prompt}" {what} of this model; it knows {", ".join(classes[:20])}'
-                        f'{" ..." if len(classes) > 20 else ""}')
-    return found[0]
+        found = classes_within(f" {class_prompt(prompt)} ", classes)
+    if len(found) == 1:
+        return found[0]
+    what = "is no class"
+    if found:
+        what = "may be " + " or ".join(classes[number] for number in found[:5])
+    more = " ..." if len(classes) > 20 else ""
+    raise UserError(f'"{prompt}" {what} of this model; it knows {", ".join(classes[:20])}{more}')
+
+
+def classes_within(words, classes):
+    """Numbers of the classes that stand among these words, but for those that are part of a longer one:
+    "jump" is not meant by "jump rope"."""
+    within = {}
+    for number, name in enumerate(classes):
+        name = f" {class_prompt(name)} "
+        if name in words:
+            within[number] = name
+    return [number for number, name in within.items()
+            if not any(name in other and name != other for other in within.values())]

@@ -25,6 +25,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from data import ClipConfig, ClipFolder, ImageFolder
 from support import toy_world
 from dit import MMDiT, MMDiTConfig
 from text import CLIPText, CLIPTextConfig
@@ -181,7 +182,15 @@ def numbers(item):
     return [round((level.item() - 8) / 5) for level in levels]
 
 
-def make_picture(path, colour=RED, size=(20, 14), mode="RGB"):
+def clips_in(root, frames, size, memory=1 << 30, **how):
+    return ClipFolder(root, ClipConfig(frames, size, **how), memory)
+
+
+def images_in(root, size, **how):
+    return ImageFolder(root, ClipConfig(1, size, **how))
+
+
+def make_image(path, colour=RED, size=(20, 14), mode="RGB"):
     Image.new(mode, size, colour).save(path)
     return path
 

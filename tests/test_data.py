@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import tracemalloc
-import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from support import video_io
 from support import toy_world
 from support.checkpoints import read_config, save_network
 from support.cli import UserError
-from conftest import RED, make_clip, make_picture, numbers, pixel, same
+from conftest import RED, clips_in, images_in, make_clip, make_image, numbers, pixel, same
 from dit import MMDiT
 from text import ToyText
 from vae import DPVAE, KLVAE
@@ -44,7 +43,7 @@ def test_parts_never_share_a_frame(tmp_path):
     make_clip(tmp_path / "a.mp4", 41)
     seen = []
     for part in ((0, 0.75), (0.75, 1)):
-        clips = data.ClipFolder(tmp_path, 5, 16, part=part)
+        clips = clips_in(tmp_path, 5, 16, part=part)
         seen.append({number for epoch in range(60) for number in numbers(clips.item(0, epoch))})
     assert not seen[0] & seen[1] and seen[0] | seen[1] == set(range(41))
 
@@ -54,7 +53,7 @@ def test_fps_follows_time_stamps_not_frame_numbers(tmp_path):
     times = [*range(0, 1000, 50), *range(1000, 1400, 20)]                     # 20 a second, then 50
     make_clip(tmp_path / "a.mkv", 40, times=times)
     for memory in (0, 1 << 30):
-        clips = data.ClipFolder(tmp_path, 10, 16, fps=10, memory=memory)
+        clips = clips_in(tmp_path, 10, 16, fps=10, memory=memory)
         for epoch in range(10):
             shown = [times[number] for number in numbers(clips.item(0, epoch))]
             assert all(abs(b - a - 100) <= 20 for a, b in zip(shown, shown[1:]))
@@ -63,7 +62,7 @@ def test_fps_follows_time_stamps_not_frame_numbers(tmp_path):
 def test_stride_is_exact(tmp_path):
     """facts/latte.md 1.4: Latte's linspace gives 0,3,..,21,25 where stride 3 was asked for."""
     make_clip(tmp_path / "a.mp4", 46)
-    assert numbers(data.ClipFolder(tmp_path, 16, 16, stride=3).item(0)) == list(range(0, 46, 3))
+    assert numbers(clips_in(tmp_path, 16, 16, stride=3).item(0)) == list(range(0, 46, 3))
 
 
 def test_a_short_clip_is_skipped_counted_named_and_replaced(tmp_path, caplog):
@@ -71,10 +70,10 @@ def test_a_short_clip_is_skipped_counted_named_and_replaced(tmp_path, caplog):
     for name, frames in (("a.mp4", 9), ("b.mp4", 30), ("c.mp4", 30)):
         make_clip(tmp_path / name, frames)
     with caplog.at_level(logging.WARNING, logger="data"):
-        clips = data.ClipFolder(tmp_path, 16, 16)
+        clips = clips_in(tmp_path, 16, 16)
     assert clips.skipped == {"a.mp4": "9 frames, 16 needed"}
     assert "a.mp4" in caplog.text and "1 of 3" in caplog.text
-    again = data.ClipFolder(tmp_path, 16, 16)
+    again = clips_in(tmp_path, 16, 16)
     instead = [again.item(0, epoch) for epoch in reversed(range(8))][::-1]
     assert {item["caption"] for item in instead} == {"b", "c"}
     for epoch, item in enumerate(instead):
@@ -90,7 +89,7 @@ def test_a_folder_with_nothing_usable_says_what_was_there(tmp_path, files, words
         (tmp_path / name).write_bytes(b"nothing")
     os.symlink(tmp_path / "gone", tmp_path / "film.mp4")
     with pytest.raises(UserError) as error:
-        data.open_source(tmp_path, 16, 16)
+        data.open_source(tmp_path, data.ClipConfig(16, 16))
     assert "broken.mp4" in files or "left out (film.mp4: a link to nothing)" in str(error.value)
     assert words in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
@@ -98,14 +97,14 @@ def test_a_folder_with_nothing_usable_says_what_was_there(tmp_path, files, words
 def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
     """design.md 6."""
     with pytest.raises(UserError, match="nowhere"):
-        data.open_source(tmp_path / "nowhere", 16, 16)
+        data.open_source(tmp_path / "nowhere", data.ClipConfig(16, 16))
 
 
 def numbered(folder, frames, pattern="{:04}.png", size=(20, 14)):
     """A folder of frames whose frame n is flat grey 8 + 5n, as make_clip's are."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in frames:
-        make_picture(folder / pattern.format(number), (8 + 5 * number,) * 3, size)
+        make_image(folder / pattern.format(number), (8 + 5 * number,) * 3, size)
 
 
 def test_a_folder_of_frames_is_a_film_beside_films(tmp_path):
@@ -113,15 +112,15 @@ def test_a_folder_of_frames_is_a_film_beside_films(tmp_path):
     make_clip(tmp_path / "a.mp4", 20)
     numbered(tmp_path / "sky_train/v/v_1", range(20), "v_frames_{}.png")
     for memory in (0, 1 << 30):
-        clips = data.ClipFolder(tmp_path, 6, 8, stride=3, memory=memory)
+        clips = clips_in(tmp_path, 6, 8, stride=3, memory=memory)
         assert clips.names == ["a.mp4", "sky_train/v/v_1"]
         for epoch in range(8):
             for index in (0, 1):
                 shown = numbers(clips.item(index, epoch))
                 assert [b - a for a, b in zip(shown, shown[1:])] == [3] * 5
     with pytest.raises(UserError, match="knows no seconds: give --stride instead of --fps"):
-        data.ClipFolder(tmp_path / "sky_train", 6, 8, fps=10)
-    assert numbers(data.ClipFolder(tmp_path / "sky_train/v/v_1", 20, 8).item(0)) == list(range(20))
+        clips_in(tmp_path / "sky_train", 6, 8, fps=10)
+    assert numbers(clips_in(tmp_path / "sky_train/v/v_1", 20, 8).item(0)) == list(range(20))
 
 
 def test_no_clip_jumps_over_missing_frames_where_one_need_not(tmp_path):
@@ -129,11 +128,11 @@ def test_no_clip_jumps_over_missing_frames_where_one_need_not(tmp_path):
     Every second number (0, 2, 4 ...) is no gap."""
     numbered(tmp_path / "gap", [*range(10), *range(20, 30)])
     numbered(tmp_path / "even", range(0, 40, 2))
-    five, twelve = data.ClipFolder(tmp_path / "gap", 5, 8), data.ClipFolder(tmp_path / "gap", 12, 8)
+    five, twelve = clips_in(tmp_path / "gap", 5, 8), clips_in(tmp_path / "gap", 12, 8)
     seen = [numbers(five.item(0, epoch)) for epoch in range(60)]
     assert all(shown[-1] - shown[0] == 4 for shown in seen) and len({shown[0] for shown in seen}) == 12
     assert 20 in numbers(twelve.item(0))
-    shown = numbers(data.ClipFolder(tmp_path / "even", 5, 8).item(0))
+    shown = numbers(clips_in(tmp_path / "even", 5, 8).item(0))
     assert [b - a for a, b in zip(shown, shown[1:])] == [2] * 4
 
 
@@ -141,7 +140,7 @@ def test_ucf101_as_frames_has_its_classes(tmp_path):
     """Class folders of film folders; clips and pictures of it agree on what a class is."""
     for name, number in (("YoYo", 1), ("Archery", 1), ("Archery", 2)):
         numbered(tmp_path / name / f"v_{name}_g01_c0{number}", range(8))
-    clips, pictures = data.ClipFolder(tmp_path, 4, 8), data.ImageFolder(tmp_path, 8)
+    clips, pictures = clips_in(tmp_path, 4, 8), images_in(tmp_path, 8)
     assert clips.classes == ("Archery", "YoYo") and clips.captions == ["Archery", "Archery", "YoYo"]
     labels = [folders.class_at(item["place"], clips.classes) for item in (clips.item(2), pictures.item(23))]
     assert labels == [1, 1] and len(pictures) == 24
@@ -151,19 +150,19 @@ def test_a_million_films_pass_through_a_bounded_memory(tmp_path):
     """What was remembered of each film (7 kB) was never forgotten. And forgetting changes no clip."""
     for number in range(6):
         make_clip(tmp_path / f"{number}.mp4", 60, g="10")
-    plenty, little = (data.ClipFolder(tmp_path, 4, 8, memory=memory) for memory in (1 << 30, 2500))
+    plenty, little = (clips_in(tmp_path, 4, 8, memory=memory) for memory in (1 << 30, 2500))
     for epoch in range(2):
         for index in range(6):
             same(plenty.item(index, epoch), little.item(index, epoch))
-            assert little.held <= 2500 and little.held == sum(map(data.weight, little.films.values()))
-    assert len(plenty.films) == 6 and len(little.films) == 2
+            assert little.held <= 2500 and little.held == sum(map(data.weight, little.remembered.values()))
+    assert len(plenty.remembered) == 6 and len(little.remembered) == 2
 
 
 def test_one_of_several_captions_is_drawn_on_each_visit(tmp_path):
     """Another visit, another of them; the same visit, the same one; words() says which, unread."""
     make_clip(tmp_path / "a.mp4", 8)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "text": ["one", "two", "three"]}')
-    clips, again = data.ClipFolder(tmp_path, 4, 8), data.ClipFolder(tmp_path, 4, 8)
+    clips, again = clips_in(tmp_path, 4, 8), clips_in(tmp_path, 4, 8)
     said = [clips.item(0, epoch)["caption"] for epoch in range(20)]
     assert set(said) == {"one", "two", "three"} == set(clips.captions)
     assert said == [again.item(0, epoch)["caption"] for epoch in range(20)]
@@ -174,7 +173,7 @@ def test_long_crops_the_film_at_its_own_resolution(tmp_path):
     """VideoDiT 4.1. A ramp of 200 columns: the square of 16 sees 16 of them; by default it sees 94."""
     ramp = np.arange(200, dtype=np.uint8)[None, None, :, None].repeat(4, 0).repeat(100, 1).repeat(3, 3)
     video_io.save_video(tmp_path / "a.mp4", ramp)
-    reach = [float(np.ptp(data.ClipFolder(tmp_path, 4, 16, **how).item(0)["video"][0, 0, 8].numpy()) * 127.5)
+    reach = [float(np.ptp(clips_in(tmp_path, 4, 16, **how).item(0)["video"][0, 0, 8].numpy()) * 127.5)
              for how in ({"long": 1080}, {"long": 100}, {"short": 50}, {})]
     for seen, want in zip(reach, (15, 30, 30, 94)):
         assert abs(seen - want) < 6
@@ -183,14 +182,14 @@ def test_long_crops_the_film_at_its_own_resolution(tmp_path):
 def test_one_cover_beside_films_is_no_data_set(tmp_path, caplog):
     """Stage vae asks for single frames: of the films, for --data as for --images; but photographs stay."""
     make_clip(tmp_path / "a.mp4", 8)
-    make_picture(tmp_path / "cover.jpg")
+    make_image(tmp_path / "cover.jpg")
     for kind in ("video", "image"):
-        assert isinstance(data.open_source(tmp_path, 1, 8, kind=kind), data.ClipFolder)
+        assert isinstance(data.open_source(tmp_path, data.ClipConfig(1, 8), kind=kind), data.ClipFolder)
     for number in range(3):
-        make_picture(tmp_path / f"{'abc'[number]}.jpg")
-    assert isinstance(data.open_source(tmp_path, 1, 8, kind="image"), data.ImageFolder)
+        make_image(tmp_path / f"{'abc'[number]}.jpg")
+    assert isinstance(data.open_source(tmp_path, data.ClipConfig(1, 8), kind="image"), data.ImageFolder)
     numbered(tmp_path / "frames", range(9))
-    assert len(data.open_source(tmp_path, 1, 8, kind="video")) == 2
+    assert len(data.open_source(tmp_path, data.ClipConfig(1, 8), kind="video")) == 2
 
 
 # -------------------------------------------------------------------------------------------------- pictures
@@ -200,7 +199,7 @@ def test_crops_are_in_the_middle_or_anywhere(tmp_path, crop, lefts):
     """A picture of 16 x 64 whose columns are numbered; the crop sees its whole height."""
     numbered = np.arange(64, dtype=np.uint8)[None, :, None].repeat(16, 0).repeat(3, 2)
     Image.fromarray(numbered).save(tmp_path / "a.png")
-    pictures = data.ImageFolder(tmp_path, 16, crop=crop)
+    pictures = images_in(tmp_path, 16, crop=crop)
     seen = {pixel(pictures.item(0, epoch))[0] - 4 for epoch in range(60)}
     assert seen <= lefts and len(seen) >= min(len(lefts), 20)
 
@@ -210,18 +209,18 @@ def test_flips_mirror_half_of_the_items(tmp_path):
     numbered = np.arange(16, dtype=np.uint8)[None, :, None].repeat(16, 0).repeat(3, 2)
     Image.fromarray(numbered).save(tmp_path / "a.png")
     for flip, mirrored in ((True, {4, 11}), (False, {4})):
-        pictures = data.ImageFolder(tmp_path, 16, flip=flip)
+        pictures = images_in(tmp_path, 16, flip=flip)
         assert {pixel(pictures.item(0, epoch))[0] for epoch in range(20)} == mirrored
 
 
 def test_broken_pictures_and_bombs_are_skipped(tmp_path, monkeypatch):
     """facts/performance.md 2.2: the size is read from the header, before anything is unpacked."""
-    make_picture(tmp_path / "good.png")
-    make_picture(tmp_path / "bomb.png", size=(300, 300))
+    make_image(tmp_path / "good.png")
+    make_image(tmp_path / "bomb.png", size=(300, 300))
     (tmp_path / "cut.png").write_bytes((tmp_path / "bomb.png").read_bytes()[:60])
     (tmp_path / "text.jpg").write_text("not a picture")
     monkeypatch.setattr(video_io, "MAX_PIXELS", 10_000)
-    pictures = data.ImageFolder(tmp_path, 8)
+    pictures = images_in(tmp_path, 8)
     assert all(pixel(pictures.item(index)) == list(RED) for index in range(4))
     assert sorted(pictures.skipped) == ["bomb.png", "cut.png", "text.jpg"]
     assert "too large" in pictures.skipped["bomb.png"]
@@ -234,12 +233,13 @@ def test_a_zip_is_read_in_place_and_its_parts_told_apart(tmp_path):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for name in ("train/big_cat/0.png", "train/dog/0.png", "test/dog/1.png", "__MACOSX/dog/._0.png"):
             archive.writestr(name, buffer.getvalue())
-    assert data.open_source(tmp_path / "photos.zip", 1, 8).captions == ["dog", "big cat", "dog"]
-    train = data.open_source(f"{tmp_path}/photos.zip!/train", 1, 8)
+    everything = data.open_source(tmp_path / "photos.zip", data.ClipConfig(1, 8, split=""))
+    assert everything.captions == ["dog", "big cat", "dog"]
+    train = data.open_source(f"{tmp_path}/photos.zip!/train", data.ClipConfig(1, 8))
     assert train.captions == ["big cat", "dog"] and pixel(train.item(1)) == list(RED)
     assert next(order.batches(train, 2, workers=2))["video"].shape == (2, 3, 1, 8, 8)
-    with pytest.raises(UserError, match="no pictures in .*!/nothing"):
-        data.ImageFolder(f"{tmp_path}/photos.zip!/nothing", 8)
+    with pytest.raises(UserError, match="no images in .*!/nothing"):
+        images_in(f"{tmp_path}/photos.zip!/nothing", 8)
 
 
 # ----------------------------------------------------------------------------------------------------- order
@@ -247,13 +247,13 @@ def test_a_zip_is_read_in_place_and_its_parts_told_apart(tmp_path):
 def test_an_item_is_a_function_of_seed_epoch_and_index(tmp_path):
     """Style: no loader state anywhere. Same three numbers, same clip; another epoch, another window."""
     video_io.save_video(tmp_path / "a.mp4", toy_world.render(toy_world.sample_spec(0, 0), 40, 32))
-    folder = functools.partial(data.ClipFolder, tmp_path, 4, 16, flip=True, short=24, seed=3)
+    folder = functools.partial(clips_in, tmp_path, 4, 16, flip=True, short=24, seed=3)
     for make in (folder, functools.partial(data.ToyClips, size=16)):
         first, second = make(), make()
         later = first.item(0, 7)                                             # asked for in another order
         same(first.item(0, 2), second.item(0, 2))
         same(later, second.item(0, 7))
-    clips = data.ClipFolder(tmp_path, 4, 16)
+    clips = clips_in(tmp_path, 4, 16)
     assert not torch.equal(clips.item(0, 2)["video"], clips.item(0, 3)["video"])
 
 
@@ -330,7 +330,7 @@ def test_workers_change_nothing_but_the_waiting():
 def test_an_error_of_a_worker_is_one_line(tmp_path, workers):
     """torch hands on the worker's whole stack as the message."""
     make_clip(tmp_path / "a.mp4", 8, g="4")
-    clips = data.ClipFolder(tmp_path, 4, 8, memory=0)
+    clips = clips_in(tmp_path, 4, 8, memory=0)
     (tmp_path / "a.mp4").write_bytes(b"gone")
     with pytest.raises(UserError) as error:
         next(order.batches(clips, 1, workers=workers))
@@ -502,7 +502,7 @@ def test_a_cache_of_other_data_is_refused_by_what_differs(tmp_path, change, word
     films.mkdir()
     make_clip(films / "a.mp4", 30)
     (films / "a.txt").write_text("a cat")
-    clips = data.ClipFolder(films, 4, 16)
+    clips = clips_in(films, 4, 16)
     latent_cache.write_cache(tmp_path / "cache", clips, encode, 2, "v1")
     assert len(latent_cache.LatentCache(tmp_path / "cache", "v1", want=clips.identity())) == 1
     if change == "film":
@@ -510,7 +510,7 @@ def test_a_cache_of_other_data_is_refused_by_what_differs(tmp_path, change, word
     if change == "words":
         (films / "a.txt").write_text("a dog")
     how = {"frames": 4, "size": 16, **(change if isinstance(change, dict) else {})}
-    other = data.ClipFolder(films, **how)
+    other = clips_in(films, **how)
     with pytest.raises(UserError, match=f"made differently: .*{words}"):
         latent_cache.LatentCache(tmp_path / "cache", "v1", want=other.identity())
 
@@ -612,7 +612,7 @@ def test_latte_trains_on_ucf101s_classes_films_and_frames(made, tmp_path):
     for kind in ("films", "frames"):
         out = step_on(made, tmp_path / f"{kind}_run", "latte", "--data", tmp_path / kind, *flags)
         assert read_config(out / "latte.safetensors")["classes"] == ["Archery", "YoYo"]
-    make_picture(tmp_path / "frames/stray.png")
+    make_image(tmp_path / "frames/stray.png")
     with pytest.raises(UserError, match="stray lies in no folder whose name is one of the 2 classes"):
         step_on(made, tmp_path / "stray", "latte", "--data", tmp_path / "films", *flags)
 
@@ -628,11 +628,11 @@ def test_videodit_trains_on_webvid_and_journeydb(made, tmp_path):
     (tmp_path / "webvid/results_2M_train.csv").write_text("\n".join(rows))
     (tmp_path / "journeydb/imgs/000").mkdir(parents=True)
     for number in range(4):
-        make_picture(tmp_path / f"journeydb/imgs/000/{number}.jpg", size=(60, 40))
+        make_image(tmp_path / f"journeydb/imgs/000/{number}.jpg", size=(60, 40))
     (tmp_path / "journeydb/train_anno_realease_repath.jsonl").write_text("\n".join(
         json.dumps({"img_path": f"./000/{number}.jpg", "prompt": f"a house number {number}"})
         for number in range(4)))
-    source = data.open_source(tmp_path / "webvid", 8, 32)
+    source = data.open_source(tmp_path / "webvid", data.ClipConfig(8, 32))
     assert source.captions[1] == "a blue cat, jumping"
     for p in (1, 0):
         step_on(made, tmp_path / f"p{p}", "videodit", "--data", tmp_path / "webvid", "--images",
@@ -650,7 +650,7 @@ def test_the_dpvae_trains_on_films_at_their_own_resolution(made, tmp_path):
     """VideoDiT 4.1: --long; films, a folder of frames and a cover side by side, and single frames of them."""
     video_io.save_video(tmp_path / "films/a.mp4", toy_world.render(toy_world.sample_spec(0, 1), 10, 80))
     drawn(tmp_path / "films/more/clip_7", size=80)
-    make_picture(tmp_path / "films/cover.jpg")
+    make_image(tmp_path / "films/cover.jpg")
     flags = ("--data", tmp_path / "films", "--images", tmp_path / "films", "--batch", 2)
     step_on(made, tmp_path / "one", "dpvae", *flags, "--long", 60, "--lpips_weight", 0)
     step_on(made, tmp_path / "two", "vae", *flags, "--lpips_weight", 0)
@@ -662,12 +662,12 @@ def test_scanning_a_folder_tells_the_usable_from_the_skipped(tmp_path, capsys, m
     """python data.py FOLDER: counts, reasons, a contact sheet."""
     make_clip(tmp_path / "good.mp4", 20)
     make_clip(tmp_path / "short.mp4", 5)
-    make_picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["data.py", ".", "--size", "16"])
     data.main()
     said = capsys.readouterr().out
-    assert "1 of 2 videos" in said and "1 of 1 pictures" in said and "short.mp4: 5 frames" in said
+    assert "1 of 2 videos" in said and "1 of 1 images" in said and "short.mp4: 5 frames" in said
     assert (tmp_path / "out/data.png").exists()
 
 

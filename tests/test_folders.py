@@ -6,15 +6,12 @@ import os
 import unicodedata
 import zipfile
 
-import numpy as np
 import pytest
-from PIL import Image
 
-import data
 from support import toy_world
 from support import folders, video_io
 from support.cli import UserError
-from conftest import make_picture
+from conftest import images_in, make_image
 
 
 def write(root, files):
@@ -27,7 +24,7 @@ def write(root, files):
 def told(root, of):
     """[(first caption, its source), ...] of these files."""
     said = folders.Captions(root, folders.list_files(root), of)
-    return [(captions[0], source) for captions, source in map(said.told, range(len(of)))]
+    return [(captions[0], source) for captions, source in map(said.lookup, range(len(of)))]
 
 
 # ----------------------------------------------------------------------------------------------------- files
@@ -57,7 +54,7 @@ def test_a_link_to_a_folder_elsewhere_is_followed_once(tmp_path):
 
 def test_names_that_are_not_utf8_and_closed_folders_are_left_out_with_a_reason(tmp_path, caplog):
     """They crash whatever prints them; a folder without permission must not vanish."""
-    make_picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     try:
         open(os.fsencode(tmp_path) + b"/b\xff.png", "wb").close()
     except OSError:
@@ -68,7 +65,7 @@ def test_names_that_are_not_utf8_and_closed_folders_are_left_out_with_a_reason(t
     assert "its name is not UTF-8" in why.values()
     assert os.geteuid() == 0 or why["closed"].startswith("a folder that cannot be read")
     with caplog.at_level(logging.WARNING, logger="data"):
-        data.ImageFolder(tmp_path, 8)
+        images_in(tmp_path, 8)
     assert "left out" in caplog.text and "not UTF-8" in caplog.text
 
 
@@ -117,12 +114,12 @@ def test_captions_come_from_the_nearest_source(tmp_path):
     """Issue: .txt beside the file, else metadata at the root, else the folder's name, else the file's."""
     (tmp_path / "red_cat-1").mkdir()
     for name in ("red_cat-1/a.png", "red_cat-1/b.png", "red_cat-1/c.png", "my_dog.png"):
-        make_picture(tmp_path / name)
+        make_image(tmp_path / name)
     (tmp_path / "red_cat-1/a.txt").write_text("\ufeffein Käse\n", "utf-8")
     rows = [("red_cat-1/a.png", "the .txt wins"), ("./red_cat-1/b.png", "from the table")]
     lines = [json.dumps({"path": path, "prompt": prompt}) for path, prompt in rows]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    said = data.ImageFolder(tmp_path, 8)
+    said = images_in(tmp_path, 8)
     assert dict(zip(said.names, said.captions)) == {
         "red_cat-1/a.png": "ein Käse", "red_cat-1/b.png": "from the table", "red_cat-1/c.png": "red cat 1",
         "my_dog.png": "my dog"}
@@ -132,20 +129,20 @@ def test_captions_come_from_the_nearest_source(tmp_path):
 @pytest.mark.parametrize("file", ["file_name", "path", "video", "image"])
 def test_metadata_columns_go_by_the_usual_names(tmp_path, file, text):
     """Issue: metadata.csv; commas in quotes; é spelt as macOS spells it."""
-    make_picture(tmp_path / "é.png")
+    make_image(tmp_path / "é.png")
     spelt = unicodedata.normalize("NFD", "é.png")
     (tmp_path / "metadata.csv").write_text(f'{file},{text}\n{spelt},"a cat, red"\n', "utf-8")
-    assert data.ImageFolder(tmp_path, 8).captions == ["a cat, red"]
+    assert images_in(tmp_path, 8).captions == ["a cat, red"]
 
 
 @pytest.mark.parametrize("name,text", [
     ("metadata.csv", "who,what\na.png,cat\n"), ("metadata.jsonl", "{'a': 1}"), ("metadata.jsonl", "[1]")])
 def test_a_broken_metadata_file_is_named_with_its_row(tmp_path, name, text):
     """design.md 6."""
-    make_picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=f"{name}, row 1"):
-        data.ImageFolder(tmp_path, 8)
+        images_in(tmp_path, 8)
 
 
 @pytest.mark.parametrize("row", ["/data/train/sub/a.png", r"C:\clips\sub\a.png", r"sub\a.png", "./sub/a.png",
@@ -198,9 +195,8 @@ def test_lists_numbers_and_line_separators_in_json_are_read_rightly(tmp_path):
     write(tmp_path, {"metadata.jsonl": "\n".join(json.dumps(row, ensure_ascii=False) for row in rows),
                      **{f"{letter}.png": "" for letter in "abcd"}})
     said = folders.Captions(tmp_path, folders.list_files(tmp_path), [f"{letter}.png" for letter in "abcd"])
-    assert [said.told(number)[0] for number in range(4)] == [["one", "two"], ["3"], ["a b"], ["d"]]
-    assert {said.draw(0, [epoch]) for epoch in range(20)} == {"one", "two"}
-    assert said.draw(0, [3]) == said.draw(0, [3])
+    assert [said.lookup(number)[0] for number in range(4)] == [["one", "two"], ["3"], ["a b"], ["d"]]
+    assert {folders.choose_caption(said.lookup(0)[0], [epoch]) for epoch in range(20)} == {"one", "two"}
 
 
 def test_webvid_and_journeydb_are_read_as_they_come(tmp_path):
@@ -211,7 +207,7 @@ def test_webvid_and_journeydb_are_read_as_they_come(tmp_path):
     films = ["11.mp4", "videos/000001_000050/12.mp4"]
     write(tmp_path / "w", {**dict.fromkeys(films, ""), "results_10M_train.csv": webvid})
     said = folders.Captions(tmp_path / "w", folders.list_files(tmp_path / "w"), films)
-    assert [said.told(number)[0] for number in (0, 1)] == [["Rain, on a roof", "Rain"], ["A cat"]]
+    assert [said.lookup(number)[0] for number in (0, 1)] == [["Rain, on a roof", "Rain"], ["A cat"]]
     write(tmp_path / "j", {"train/imgs/000/a.jpg": "", "train/train_anno.jsonl": json.dumps(
         {"img_path": "./000/a.jpg", "prompt": "a fox", "Task2": {"Caption": "It shows a fox."}})})
     assert told(tmp_path / "j", ["train/imgs/000/a.jpg"]) == [("a fox", "train/train_anno.jsonl")]
@@ -236,9 +232,9 @@ def test_a_table_of_something_else_is_left_alone_and_said(tmp_path, caplog):
 def test_a_caption_that_cannot_be_read_skips_its_clip(tmp_path):
     """Not UTF-8, or 600 MB of it: the clip is skipped and counted, the run goes on."""
     for name in ("a.png", "b.png", "c.png"):
-        make_picture(tmp_path / name)
+        make_image(tmp_path / name)
     write(tmp_path, {"a.txt": "caf\xe9".encode("latin-1"), "b.txt": bytes(b"x" * (folders.CAPTION_BYTES + 1))})
-    pictures = data.ImageFolder(tmp_path, 8)
+    pictures = images_in(tmp_path, 8)
     assert pictures.item(1)["caption"] == "c" and sorted(pictures.skipped) == ["a.png", "b.png"]
     assert "not UTF-8" in pictures.skipped["a.png"] and "too large" in pictures.skipped["b.png"]
     assert pictures.captions == ["c"] and [pictures.words(index) for index in range(3)] == ["", "", "c"]

@@ -9,9 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-import data
 from support import drawing, video_io
-from conftest import RED, make_clip, make_picture, numbers, pixel, same
+from conftest import RED, clips_in, images_in, make_clip, make_image, numbers, pixel, same
 
 
 def psnr(a, b):
@@ -31,7 +30,7 @@ def test_every_container_and_codec_gives_its_frames_in_order(tmp_path, name, cod
         pytest.skip(f"this PyAV cannot write {codec}")
     make_clip(tmp_path / name, codec=codec, pix=pix)
     for memory in (0, 1 << 30):
-        clips = data.ClipFolder(tmp_path, 4, 16, stride=3, memory=memory)
+        clips = clips_in(tmp_path, 4, 16, stride=3, memory=memory)
         for epoch in range(6):
             shown = numbers(clips.item(0, epoch))
             near = 9 if name.endswith("gif") else 0                # rgb8 has eight greys
@@ -42,8 +41,8 @@ def test_every_container_and_codec_gives_its_frames_in_order(tmp_path, name, cod
 def test_seeking_reads_the_very_frames_that_reading_whole_does(tmp_path, name, codec):
     """Otherwise the training data would depend on how much memory there was."""
     make_clip(tmp_path / name, 60, codec, g="10", bf="3")
-    whole, sought = (data.ClipFolder(tmp_path, 5, 16, stride=2, memory=memory) for memory in (1 << 30, 0))
-    assert sought.film(0)[2] is None and whole.film(0)[2] is not None
+    whole, sought = (clips_in(tmp_path, 5, 16, stride=2, memory=memory) for memory in (1 << 30, 0))
+    assert sought.video(0).decoded is None and whole.video(0).decoded is not None
     for epoch in range(12):
         same(sought.item(0, epoch), whole.item(0, epoch))
 
@@ -51,7 +50,7 @@ def test_seeking_reads_the_very_frames_that_reading_whole_does(tmp_path, name, c
 def test_h264_in_avi_has_its_frames_in_order_but_not_its_time_stamps(tmp_path):
     """Its frames come out stamped 1, 3, 4, 2: numbers over the stream's rate are used instead."""
     make_clip(tmp_path / "a.avi", bf="3")
-    shown = numbers(data.ClipFolder(tmp_path, 8, 16, fps=12.5).item(0))
+    shown = numbers(clips_in(tmp_path, 8, 16, fps=12.5).item(0))
     assert [b - a for a, b in zip(shown, shown[1:])] == [2] * 7
 
 
@@ -63,8 +62,8 @@ def test_a_cut_mp4_gives_what_is_left_of_it(tmp_path):
     for name in ("front.mp4", "end.mp4"):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-(tmp_path / name).stat().st_size // 2])
     for memory in (0, 1 << 30):
-        clips = data.ClipFolder(tmp_path, 8, 16, memory=memory)
-        assert 8 <= len(clips.film(1)[1]) < 40 and clips.item(1)["caption"] == "front"
+        clips = clips_in(tmp_path, 8, 16, memory=memory)
+        assert 8 <= len(clips.video(1).times) < 40 and clips.item(1)["caption"] == "front"
         assert "cannot be opened" in clips.skipped["end.mp4"]                # met first: its name is first
 
 
@@ -75,7 +74,7 @@ def test_damage_in_the_middle_loses_frames_not_the_file(tmp_path):
     content[len(content) // 2:len(content) // 2 + 3000] = bytes(3000)
     (tmp_path / "a.mp4").write_bytes(content)
     for memory in (0, 1 << 30):
-        clips = data.ClipFolder(tmp_path, 8, 16, memory=memory)
+        clips = clips_in(tmp_path, 8, 16, memory=memory)
         assert all(clips.item(0, epoch)["video"].shape == (3, 8, 16, 16) for epoch in range(6))
 
 
@@ -84,7 +83,7 @@ def test_paths_may_hold_any_letters(tmp_path):
     folder = tmp_path / "Fjörd 雪:2"
     folder.mkdir()
     make_clip(folder / "12:30 été.mp4")
-    item = data.ClipFolder(tmp_path, 8, 16).item(0)
+    item = clips_in(tmp_path, 8, 16).item(0)
     assert item["caption"] == "Fjörd 雪:2" and len(numbers(item)) == 8
 
 
@@ -93,7 +92,7 @@ def test_a_relative_path_may_look_like_a_protocol(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file2:a").mkdir()
     make_clip(tmp_path / "file2:a/b.mp4")
-    assert len(numbers(data.ClipFolder("file2:a", 8, 16).item(0))) == 8
+    assert len(numbers(clips_in("file2:a", 8, 16).item(0))) == 8
 
 
 @pytest.mark.parametrize("a,b,c,d,shape,white", [
@@ -129,8 +128,8 @@ def test_a_film_that_begins_below_zero_keeps_its_first_frames(tmp_path):
             frame.pts, frame.time_base = number - 7, Fraction(1, 25)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    sought, whole = (data.ClipFolder(tmp_path, 16, 16, memory=memory) for memory in (0, 1 << 30))
-    assert len(sought.film(0)[1]) == len(whole.film(0)[1]) == 40
+    sought, whole = (clips_in(tmp_path, 16, 16, memory=memory) for memory in (0, 1 << 30))
+    assert len(sought.video(0).times) == len(whole.video(0).times) == 40
     for epoch in range(8):
         same(sought.item(0, epoch), whole.item(0, epoch))
 
@@ -162,7 +161,7 @@ def test_colours_follow_the_films_own_matrix_and_range(tmp_path, matrix, full):
 def test_white_stays_white_when_a_film_is_made_smaller(tmp_path):
     """FFmpeg's quick scaler would give 253."""
     video_io.save_video(tmp_path / "a.mp4", np.full((2, 64, 64, 3), 255, np.uint8))
-    torch.testing.assert_close(data.ClipFolder(tmp_path, 2, 24).item(0)["video"], torch.ones(3, 2, 24, 24))
+    torch.testing.assert_close(clips_in(tmp_path, 2, 24).item(0)["video"], torch.ones(3, 2, 24, 24))
 
 
 def test_the_first_of_several_streams_is_the_film(tmp_path):
@@ -189,8 +188,8 @@ def test_the_first_of_several_streams_is_the_film(tmp_path):
     ("CMYK", (0, 255, 255, 0), "a.jpg", (255, 0, 0)), ("L", 77, "a.JPEG", [77] * 3)])
 def test_pictures_of_every_kind_become_rgb(tmp_path, mode, colour, name, want):
     """Must show 7: grey, RGBA, palette, 16-bit, CMYK; transparent is white; odd sizes."""
-    make_picture(tmp_path / name, colour, (21, 13), mode)
-    item = data.ImageFolder(tmp_path, 8).item(0)
+    make_image(tmp_path / name, colour, (21, 13), mode)
+    item = images_in(tmp_path, 8).item(0)
     assert item["video"].shape == (3, 1, 8, 8)
     assert np.abs(np.array(pixel(item)) - np.array(want)).max() <= 4
 
@@ -198,16 +197,16 @@ def test_pictures_of_every_kind_become_rgb(tmp_path, mode, colour, name, want):
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (333, 7), (8, 8), (9, 500)])
 def test_any_size_is_resized_to_cover_and_cropped(tmp_path, size):
     """Must show 7: odd-sized images, smaller and larger than asked for."""
-    make_picture(tmp_path / "a.png", size=size)
-    item = data.ImageFolder(tmp_path, 8).item(0)
+    make_image(tmp_path / "a.png", size=size)
+    item = images_in(tmp_path, 8).item(0)
     assert item["video"].shape == (3, 1, 8, 8) and pixel(item) == list(RED)
 
 
 def test_a_thread_of_a_picture_is_refused_before_it_is_enlarged(tmp_path):
     """1 x 2000 pixels, cut to 512, would be 512 x 1,024,000: 1.6 GB."""
-    make_picture(tmp_path / "a.png", size=(1, 2000))
-    make_picture(tmp_path / "b.png")
-    pictures = data.ImageFolder(tmp_path, 512)
+    make_image(tmp_path / "a.png", size=(1, 2000))
+    make_image(tmp_path / "b.png")
+    pictures = images_in(tmp_path, 512)
     assert "would become 512 x 1024000: too large" in pictures.skipped["a.png"]
 
 
@@ -227,7 +226,7 @@ def test_resizing_does_not_alias(tmp_path):
     stripes[:, ::2] = 255
     Image.fromarray(stripes).save(tmp_path / "a.png")
     video_io.save_video(tmp_path / "a.mkv.mp4", np.stack([stripes] * 2))
-    for source in (data.ImageFolder(tmp_path, 32), data.ClipFolder(tmp_path, 2, 32)):
+    for source in (images_in(tmp_path, 32), clips_in(tmp_path, 2, 32)):
         assert source.item(0)["video"][..., 4:-4].abs().max() < 0.1
 
 
