@@ -232,12 +232,26 @@ def save_tensors(path, state, metadata):
 # numbers?) and says no in a line that names the file. What is never done is to load what fits and leave the
 # rest at random: such a network runs, and its pictures are a little worse for reasons that nobody finds.
 #
-# A pickle is a program: torch.load without weights_only runs whatever its author wrote into it.
+# A pickle is a program: torch.load without weights_only runs whatever its author wrote into it. With it, a
+# file is refused that names any class but tensors'. But the authors' training scripts save more than weights:
+# Stable Diffusion 1.4's file holds a callback of its framework and numpy's scalars, DiT's and Latte's the
+# flags of the run (argparse.Namespace). So that these load, each class that a file names is stood in for by
+# one that takes what it is given and runs nothing; torch still refuses what calls the system.
+
+class Stub:
+    """In the place of a class that a pickle names: takes whatever it is given, and runs nothing."""
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
 
 def read_state(path):
     """{name: tensor} of a .safetensors (memory-mapped: nothing is read before it is used) or a pickled file.
+    What else a pickle holds is read as numbers, text and Stubs.
 
-    Raises UserError for a missing or truncated file, and for a pickle that holds more than tensors."""
+    Raises UserError for a missing or truncated file, and for a pickle that would run something."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; check the path, or train one with train.py")
@@ -245,8 +259,10 @@ def read_state(path):
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        mapped = size > 1 << 20 and zipfile.is_zipfile(path)       # torch before 1.6 wrote other files
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        zipped = zipfile.is_zipfile(path)                           # torch before 1.6 wrote other files
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else ()
+        with torch.serialization.safe_globals([(Stub, name) for name in named]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped and size > 1 << 20)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"{path} ({size:,} bytes) is truncated or not a checkpoint ({first_line(error)}); "
                         "download or copy it again")
@@ -271,10 +287,62 @@ def read_config(path):
                         "copy it again")
     try:
         kind = metadata.pop("class")
-        return {"class": RENAMED.get(kind, kind), "config": json.loads(metadata.pop("config")),
-                **{key: json.loads(value) for key, value in metadata.items()}}
-    except (KeyError, ValueError):
+        header = {"class": RENAMED.get(kind, kind), "config": json.loads(metadata.pop("config")),
+                  **{key: json.loads(value) for key, value in metadata.items()}}
+    except (KeyError, ValueError, RecursionError):
         raise UserError(f"{path} carries no config: it was not written by this project's train.py")
+    check_header(header, path)
+    return header
+
+
+# A header is text that anybody may have written, and it is believed: one number in it says how many blocks
+# are built, another by what each latent is divided. JSON knows no bounds, and Python's reads Infinity.
+
+KINDS = {"config": dict, "sampling": dict, "classes": list, "size": int, "frames": int, "step": int,
+         "shift": float, "objective": str, "latents": str, "text": str, "text_weights": str}
+MOST = 10 ** 7              # of any number: steps are the largest there are
+
+
+def is_a(value, kind):
+    """JSON's kinds of values as Python's: a bool is no number, a whole number is a float, too."""
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return isinstance(value, list if kind is tuple else kind)
+
+
+def check_header(header, path):
+    """What a header says is of its kind, finite and not beyond all bounds."""
+    for name, kind in KINDS.items():
+        if name in header and not is_a(header[name], kind):
+            raise UserError(f"{path}: its {name} is {str(header[name])[:40]!r} and no {kind.__name__}; "
+                            "the file is damaged, copy it again")
+    for name, value in {**header, **header["config"], **header.get("sampling", {})}.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, (int, float)) and not abs(number) <= MOST:        # nan fails, too
+                raise UserError(f"{path}: its {name} is {number}, which cannot be; copy the file again")
+
+
+def check_config(cls, config, state, path):
+    """Each field of a network's config is of its type, with no more layers than the file has tensors. Then the
+    network is built without memory (on the meta device), and has to have the file's shapes."""
+    for item in dataclasses.fields(cls.Config):
+        kind = getattr(item.type, "__origin__", item.type)
+        value = config.get(item.name, item.default)
+        if item.name in config and not is_a(value, kind):
+            raise UserError(f"{path}: its {item.name} is {str(value)[:40]!r} and no {kind.__name__}; "
+                            "the file is damaged, copy it again")
+        if item.name in ("depth", "layers", "num_res_blocks") and value > len(state):
+            raise UserError(f"{path}: its {item.name} is {value}, with {len(state)} tensors in the file; "
+                            "copy it again")
+    try:
+        with torch.device("meta"):
+            net = cls(cls.Config(**config))
+    except TypeError as error:
+        raise UserError(f"{path} was written by another version of {cls.__name__} ({first_line(error)}); "
+                        "train it again")
+    except (ValueError, KeyError, IndexError, ArithmeticError, RuntimeError, AssertionError) as error:
+        raise UserError(f"{path}: no {cls.__name__} has its config ({first_line(error)}); copy it again")
+    must_fit(net, state, path)
 
 
 # Files are told apart by what is in them, never by their names: a name is what a person changes first.
@@ -292,35 +360,41 @@ def load_network(cls, path):
     described = read_config(path)
     if described["class"] != cls.__name__:
         raise UserError(f"{path} holds a {described['class']}, not a {cls.__name__}; give the right file")
-    try:
-        net = cls(cls.Config(**described["config"]))
-    except TypeError as error:
-        raise UserError(f"{path} was written by another version of {cls.__name__} ({first_line(error)}); "
-                        "train it again")
-    load_strict(net, read_state(path), path)
+    state = read_state(path)
+    check_config(cls, described["config"], state, path)
+    net = cls(cls.Config(**described["config"]))
+    load_strict(net, state, path)
     return net.eval()
 
 
 FINITE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)     # those that can be nan
 
 
+def must_fit(net, state, source):
+    """Every difference between a network and a file is named at once: names, shapes, numbers for truths."""
+    want = net.state_dict()
+    have = {name: value for name, value in state.items() if torch.is_tensor(value)}
+    both = sorted(want.keys() & have.keys())
+    differences = {
+        "missing": sorted(want.keys() - have.keys()),
+        "unexpected": sorted(map(str, state.keys() - want.keys())),
+        "wrongly shaped": [f"{name} {tuple(have[name].shape)} instead of {tuple(want[name].shape)}"
+                           for name in both if have[name].shape != want[name].shape],
+        "no fractions": [f"{name} {have[name].dtype}" for name in both
+                         if have[name].is_floating_point() != want[name].is_floating_point()]}
+    parts = [f"{len(names)} {kind}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+             for kind, names in differences.items() if names]
+    if parts:
+        raise UserError(f"{source} does not fit {type(net).__name__}; " + "; ".join(parts))
+
+
 def load_strict(net, state, source, assign=False):
-    """net.load_state_dict(state), but every difference is named at once. assign=True takes the tensors over
-    as they are (no copy, their dtype): the way to fill a network built on the meta device.
+    """net.load_state_dict(state), if all fits. assign=True takes the tensors over as they are (no copy, their
+    dtype): the way to fill a network built on the meta device.
 
     A nan is a difference, too: one of them in a layer of attention makes every pixel nan, which is shown as
     black, with exit code 0. To look costs a pass over the memory that is read anyway."""
-    want = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    have = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    missing = sorted(want.keys() - have.keys())
-    extra = sorted(have.keys() - want.keys())
-    wrong = [f"{name} {have[name]} instead of {want[name]}"
-             for name in sorted(want.keys() & have.keys()) if want[name] != have[name]]
-    if missing or extra or wrong:
-        parts = [f"{len(names)} {kind}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-                 for kind, names in (("missing", missing), ("unexpected", extra), ("wrongly shaped", wrong))
-                 if names]
-        raise UserError(f"{source} does not fit {type(net).__name__}; " + "; ".join(parts))
+    must_fit(net, state, source)
     for name, tensor in state.items():
         if tensor.dtype in FINITE and not tensor.is_meta and not tensor.isfinite().all():
             raise UserError(f"{source}: {name} holds numbers that are not finite; if a training diverged, "
@@ -350,9 +424,11 @@ def halve(source, target):
 def between(first, second, share, target):
     """A network on the straight line from one file's weights (share 0) to another's of its config (1)."""
     try:
-        share = float(share)
+        share, asked = float(share), share
     except ValueError:
-        raise UserError(f"{share}: the third argument is how far to go, a number such as 0.6") from None
+        share, asked = math.nan, share
+    if not math.isfinite(share):
+        raise UserError(f"{asked}: the third argument is how far to go, a number such as 0.6")
     known, about = read_config(first), read_config(second)
     if (known["class"], known["config"]) != (about["class"], about["config"]):
         raise UserError(f"{first} and {second} are not the same network: another class or config")

@@ -5,6 +5,7 @@ Also here: what a signal means (finish the step, save, end), and an unknown flag
 import argparse
 import difflib
 import os
+import re
 import signal
 import sys
 import time
@@ -93,5 +94,6 @@ def stop_if_asked(doing="this"):
 # Messages of other libraries run over pages; what a person needs of them is mostly their first sentence.
 
 def first_line(error):
-    """The first line of an exception's text, short enough for one line on a terminal."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    """The first line of an exception's text, without colours, short enough for one line on a terminal."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    return (text.splitlines() or [type(error).__name__])[0][:160]

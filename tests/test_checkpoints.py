@@ -1,5 +1,6 @@
 """Tests of checkpoints.py: a file on disk is whole or refused, and nothing in it is ever executed."""
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -235,6 +237,55 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, write):
     assert not marker.exists()
 
 
+def test_what_else_a_training_saved_is_stood_in_for_and_nothing_runs(tmp_path, monkeypatch):
+    """DiT's and Latte's train.py save their argparse.Namespace, Stable Diffusion 1.4's framework a callback
+    and numpy's scalars: tensors are read, what has no meaning here is a Stub, no class's code runs."""
+    monkeypatch.setattr(Tiny, "__setstate__", lambda *_: pytest.fail("the file's code ran"), raising=False)
+    weights = torch.randn(3, 2)
+    torch.save({"ema": {"w": weights}, "args": argparse.Namespace(lr=1e-4), "loss": np.float64(0.5),
+                "callbacks": {Tiny: Tiny(TinyConfig())}}, tmp_path / "net.pt")
+    state = read_state(tmp_path / "net.pt")
+    assert_close(state["ema"]["w"], weights, atol=0, rtol=0)
+    assert isinstance(state["args"], checkpoints.Stub) and not hasattr(state["args"], "lr")
+
+
+def test_a_message_has_no_escape_codes(tmp_path):
+    """What torch says in bold is said in plain letters: a terminal obeys a message of a file as any other."""
+    torch.save({"w": Bomb("true")}, tmp_path / "net.ckpt")
+    with pytest.raises(UserError) as caught:
+        read_state(tmp_path / "net.ckpt")
+    assert "\x1b" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("config, extra, message", [
+    ({"width": 10 ** 9}, {}, "width is 1000000000, which cannot be"),
+    ({"width": float("inf")}, {}, "width is inf, which cannot be"),
+    ({"width": "3"}, {}, "width is '3' and no int"), ({"width": True}, {}, "width is 'True' and no int"),
+    ({"width": -3}, {}, "no Tiny has its config"), ([3], {}, "config is .* and no dict"),
+    ({"width": 3, "depth": 40}, {}, "depth is 40, with 3 tensors in the file"),
+    ({}, {"shift": float("nan")}, "shift is nan, which cannot be"),
+    ({}, {"frames": 2.5}, "frames is '2.5' and no int"),
+    ({}, {"sampling": {"cfg": float("inf")}}, "cfg is inf, which cannot be")])
+def test_a_header_is_not_believed(tmp_path, config, extra, message):
+    """Types, bounds and what is finite are asked before anything is built: depth 10**9 took 7 GB."""
+    @dataclass
+    class Deep(TinyConfig):
+        depth: int = 1
+    Deeper = type("Tiny", (Tiny,), {"Config": Deep})
+    save_state(tmp_path / "net.safetensors", Tiny(TinyConfig()).state_dict(), "Tiny", config, extra)
+    with pytest.raises(UserError, match=f"net.safetensors: .*{message}"):
+        load_network(Deeper, tmp_path / "net.safetensors")
+
+
+def test_truths_are_no_weights(tmp_path):
+    """A tensor of bools or whole numbers in the place of a weight is named, not cast."""
+    state = Tiny(TinyConfig()).state_dict()
+    state["layer.bias"] = torch.tensor([True, False])
+    save_state(tmp_path / "net.safetensors", state, "Tiny", {})
+    with pytest.raises(UserError, match="no fractions: layer.bias torch.bool"):
+        load_network(Tiny, tmp_path / "net.safetensors")
+
+
 def test_a_wrong_class_is_named(tmp_path):
     """A DP-VAE given where a transformer is wanted."""
     save_network(tmp_path / "net.safetensors", Tiny(TinyConfig()))
@@ -350,21 +401,22 @@ def test_between_two_files_is_their_weighted_mean(tmp_path):
     """By hand; what both share stays to the bit; what the second says of itself is kept."""
     ends = [Tiny(TinyConfig()) for _ in "ab"]
     ends[1].layer.bias.data = ends[0].layer.bias.data.clone()
-    for name, net in zip("ab", ends):
-        checkpoints.save_network(tmp_path / f"{name}.safetensors", net, extra={"step": name})
+    for step, (name, net) in enumerate(zip("ab", ends)):
+        checkpoints.save_network(tmp_path / f"{name}.safetensors", net, extra={"step": step})
     words = ["between", *(str(tmp_path / f"{name}.safetensors") for name in "ab"), "0.6",
              str(tmp_path / "new" / "c.safetensors")]
     subprocess.run([sys.executable, "-m", "support.checkpoints", *words], check=True)
     middle, (a, b) = load_network(Tiny, words[-1]), ends
     assert_close(middle.layer.weight, 0.4 * a.layer.weight + 0.6 * b.layer.weight)
     assert torch.equal(middle.layer.bias, a.layer.bias)
-    assert checkpoints.read_config(words[-1])["step"] == "b"
+    assert checkpoints.read_config(words[-1])["step"] == 1
 
     checkpoints.save_network(tmp_path / "b.safetensors", Tiny(TinyConfig(width=5)))
     with pytest.raises(UserError, match="not the same network"):
         checkpoints.between(*words[1:])
-    with pytest.raises(UserError, match="far: the third argument is how far to go"):
-        checkpoints.between(*words[1:3], "far", words[-1])
+    for share in ("far", "nan", "inf"):
+        with pytest.raises(UserError, match=f"{share}: the third argument is how far to go"):
+            checkpoints.between(*words[1:3], share, words[-1])
 
 
 @pytest.mark.parametrize("heads", [1, 3])
