@@ -41,7 +41,8 @@ from dit import DiT, MMDiT, PixArt, deepen
 from flow import DDPM, along, ddpm_loss, drop_labels, drop_prompt, flow_loss, sample_times, velocity_of
 from latte import Latte, init_from_image
 from presets import PRESETS, overview, parse
-from pretrained import KEPT, bring, frozen_vae, image_vae, must_fit, obey, ours, perceptual_for
+from pretrained import (WITH_COMPANIONS, bring_companions, check_widths, frozen_vae, image_vae, own_file,
+                        perceptual_for, refuse_other_sizes)
 from sample import Models, advice, generate
 from text import ToyText
 from vae import DPVAE, GOP, KLVAE, PatchGAN3D, discriminator_loss, dp_vae_loss, kl_vae_loss, measure_latents
@@ -230,9 +231,9 @@ def misread(cfg, batch, dp):
 # E_k and D_k do not learn: they are what "distribution preserving" is measured by.
 def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 1-4
     windows = {"window": cfg.frames, "overlap": cfg.frames // 16 * GOP}    # longer clips go through in pieces
-    if class_of(ours(cfg, "dpvae", "vae") or "") == "DPVAE":        # train an earlier one further
-        dp = load_network(DPVAE, ours(cfg, "dpvae"))
-        obey(cfg, "vae", dp.config, ours(cfg, "dpvae"))
+    if class_of(own_file(cfg, "dpvae", "vae") or "") == "DPVAE":        # train an earlier one further
+        dp = load_network(DPVAE, own_file(cfg, "dpvae"))
+        refuse_other_sizes(cfg, "vae", dp.config, own_file(cfg, "dpvae"))
     else:
         dp = DPVAE.from_image(image_vae(cfg, run), key_encoder=cfg.key_encoder, **windows)
     dp = dp.to(memory_format=torch.channels_last)
@@ -272,21 +273,21 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
 # read, those of the videos to come among them. (After this stage the toy's encoder is frozen as well: what
 # words mean must not drift while another network learns to obey them.)
 def stage_dit(cfg, run):                                  # the text-to-image model that the papers start from
-    file = ours(cfg, "dit", "videodit")
+    file = own_file(cfg, "dit", "videodit")
     if cfg.init and not file:
         raise UserError(f"--init {cfg.init}: stage dit trains the toy's image model; published weights are "
                         "one already, so go on with --stage dpvae and --stage videodit")
-    bring(cfg, run)
+    bring_companions(cfg, run)
     vae = frozen_vae(cfg, run, "vae")
     if file:                                              # train an earlier one, or a VideoDiT's image half
         dit = (load_network(VideoDiT, file).image if class_of(file) == "VideoDiT"
                else load_network(MMDiT, file)).train()
         text = load_network(ToyText, file.with_name("text.safetensors")).train()
-        obey(cfg, "dit", dit.config, file)
-        obey(cfg, "text", text.config, file.with_name("text.safetensors"))
+        refuse_other_sizes(cfg, "dit", dit.config, file)
+        refuse_other_sizes(cfg, "text", text.config, file.with_name("text.safetensors"))
     else:
         dit, text = MMDiT(cfg.dit), ToyText(dataclasses.replace(cfg.text, words=vocabulary(cfg)))
-    must_fit(cfg, dit.config, vae, text)
+    check_widths(cfg, dit.config, vae, text)
     prepare_blocks(cfg, dit, dit.joint_blocks)
     images = feed(cfg, run, "image", vae)
     read = toy_or_folder(cfg, "video").captions if cfg.data else ()     # words of the videos to come
@@ -312,9 +313,9 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
 # ASSUMED: all of the transformer learns, and the text encoders stay frozen: 3.2 says neither, but speaks of
 # frozen weights only for the variant it compares with ("2D+3D").
 def stage_videodit(cfg, run):                              # VideoDiT 3.2: the image transformer, made to move
-    bring(cfg, run)
+    bring_companions(cfg, run)
     dp, text, net = frozen_vae(cfg, run, "dpvae"), reader(cfg, run), start_videodit(cfg)
-    must_fit(cfg, net.config, dp, text)
+    check_widths(cfg, net.config, dp, text)
     prepare_blocks(cfg, net, net.image.joint_blocks, [twin.block for twin in net.twins or ()])
     clips = feed(cfg, run, "video", dp, text)
     images = feed(cfg, run, "image", dp, text) if cfg.p_video < 1 else None
@@ -331,17 +332,17 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
 def start_videodit(cfg):
     """An earlier VideoDiT (4.1: the 512 phase goes on from the 320 phase), or an image model made into one:
     ours, or Stable Diffusion 3's."""
-    file = ours(cfg, "videodit", "dit")
+    file = own_file(cfg, "videodit", "dit")
     if class_of(file or "") == "VideoDiT":
         net = load_network(VideoDiT, file).train()
         if "dit.depth" in cfg.given and cfg.dit.depth > net.config.depth and net.twins is None:
             deepen(net.image, cfg.dit.depth)                # the same function, with room to learn
             net.config = dataclasses.replace(net.config, depth=cfg.dit.depth)
-        obey(cfg, "dit", net.config, file)
+        refuse_other_sizes(cfg, "dit", net.config, file)
         return net
     file = file or ("" if cfg.init else Path(cfg.out) / "dit.safetensors")
     image = load_network(MMDiT, file) if file else pretrained.network_at(cfg.init, MMDiT)
-    obey(cfg, "dit", image.config, file or cfg.init)
+    refuse_other_sizes(cfg, "dit", image.config, file or cfg.init)
     return VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
 
 
@@ -358,12 +359,12 @@ def start_videodit(cfg):
 # ASSUMED: a clip's pictures are mixed with noise at the clip's time t; 3.3.4 does not say, the published code
 # does. (Labels and captions are each picture's own.)
 def stage_latte(cfg, run):                                  # Latte 3: blocks over space, blocks over time
-    bring(cfg, run)
+    bring_companions(cfg, run)
     vae, net, pictures = frozen_vae(cfg, run, cfg.latents), start_latte(cfg), cfg.joint_images
     prepare_blocks(cfg, net, net.blocks)
     asks = net.config.condition
     text = reader(cfg, run, alone=not net.config.pooled_dim) if asks == "text" else None
-    must_fit(cfg, net.config, vae, text)
+    check_widths(cfg, net.config, vae, text)
     clips, images = toy_or_folder(cfg, "video"), toy_or_folder(cfg, "image") if pictures else None
     classes = class_names(cfg, net, clips, images) if asks == "class" else ()       # before a day of encoding
     clips = feed(cfg, run, "video", vae, text, clips)
@@ -393,12 +394,12 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
 def start_latte(cfg):
     """An earlier Latte, ours or as its authors released it; an image model made into one (3.3.4: DiT; 4.5:
     PixArt-alpha); or nothing."""
-    file = ours(cfg, "latte")
+    file = own_file(cfg, "latte")
     net = load_network(Latte, file) if file else None
     if cfg.init and not file:
         net = pretrained.network_at(cfg.init, DiT, PixArt, Latte)
     if isinstance(net, Latte):
-        obey(cfg, "latte", net.config, file or cfg.init)
+        refuse_other_sizes(cfg, "latte", net.config, file or cfg.init)
         return net.train()
     fresh = Latte(cfg.latte)
     return init_from_image(fresh, net, cfg.image_start) if net else fresh
@@ -469,7 +470,7 @@ def drop_conditions(cfg, run, batch, cond, null=0):
 def stage_cache(cfg, run):                                  # latents and text of all clips and pictures, once
     """What --cached does before a transformer's first step, and nothing else: on another machine, say.
     Interrupted, the same command goes on; ranks share the work."""
-    bring(cfg, run)
+    bring_companions(cfg, run)
     stages, has_pictures = PRESETS[cfg.config]["stages"], cfg.p_video < 1
     if has_latte := "videodit" not in stages:               # pictures beside clips, if its own row says so
         has_pictures = cfg.joint_images or "joint_images" not in cfg.given and stages["latte"]["joint_images"]
@@ -598,7 +599,7 @@ def reader(cfg, run, alone=False):
     own, path = Path(cfg.out) / "text.safetensors", cfg.text_weights
     if own.is_file() and not path:
         return load_network(ToyText, own).to(run.device).requires_grad_(False)
-    file = ours(cfg, cfg.stage, *KEPT)
+    file = own_file(cfg, cfg.stage, *WITH_COMPANIONS)
     path = path or (read_config(file).get("text_weights", "") if file else cfg.init)
     if not path or not Path(path).expanduser().exists():
         whose = "T5's folder" if alone else "Stable Diffusion 3's file or folder"
@@ -618,8 +619,8 @@ def cached(cfg, run, dataset, kind, vae, text=None):
         with torch.no_grad(), autocast(cfg, run):
             return {"latent": encoded(vae, batch["video"].to(run.device))}
 
-    write_cache(folder, dataset, encode, cfg.encode_batch, mark, vae.config.shift, vae.config.scale,
-                epochs=cfg.windows if isinstance(dataset, ClipFolder) else 1,
+    write_cache(folder, dataset, encode, cfg.encode_batch, mark, shift=vae.config.shift,
+                scale=vae.config.scale, epochs=cfg.windows if isinstance(dataset, ClipFolder) else 1,
                 dtype=torch.bfloat16 if store else torch.float16, workers=cfg.workers, rank=run.rank,
                 world_size=run.world, text=store, speaker=speaker,
                 watch=lambda: stop_if_asked(f"the encoding to {folder}"))

@@ -8,6 +8,8 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -25,14 +27,14 @@ from support.order import load
 
 # Encoding costs a quarter of a step of VideoDiT and nine tenths of one of Latte-S, and a frozen VAE gives the
 # same answer every time. So latents may be encoded once, into shards that are each written whole. Stored are
-# raw posterior means, before (z - shift) * scale; the constants stand beside them. The price: of each film
+# raw posterior means, before (z - shift) * scale; the constants stand beside them. The price: of each video
 # only the windows that were encoded are ever seen, and a caption's vectors (154 x 4096 for SD3, 1.3 MB) weigh
 # more than its clip; so they are stored once for each different caption, under a hash of it.
 #
 #     FOLDER/00000-of-00012.safetensors    latents (n,C,T',h,w); as metadata captions, places and `made`
 #     FOLDER/text/3f/9c0a...safetensors    what the text encoders say of one caption
 #
-# A cache is a promise that may be broken behind its back: another VAE, another crop, a film replaced under
+# A cache is a promise that may be broken behind its back: another VAE, another crop, a video replaced under
 # its old name. So `made` holds all that the latents depend on, and whoever reads compares it with what the
 # run would make (identity() of the data set, fingerprint() of the VAE), and names what differs.
 
@@ -41,7 +43,7 @@ SHARD = re.compile(r"(\d{5})-of-(\d{5})\.safetensors")
 
 # Is a cached latent as good as a fresh one? Nearly: the mean of the posterior instead of a draw from it
 # (their difference is far below the noise that training adds), in 16 bits. What is lost is variety. `windows`
-# says how many windows of each film are kept; the papers see a new one on each of a million steps.
+# says how many windows of each video are kept; the papers see a new one on each of a million steps.
 def fingerprint(net):
     """Sixteen hex digits that two networks share only if every weight is the same."""
     digest = hashlib.sha256()
@@ -56,9 +58,9 @@ def shards_of(folder):
     return sorted(path for path in Path(folder).glob("*.safetensors") if SHARD.fullmatch(path.name))
 
 
-def write_cache(folder, dataset, encode, batch, vae, shift=0.0, scale=1.0, epochs=1, shard=512,
+def write_cache(folder, dataset, encode, batch, vae, *, shift=0.0, scale=1.0, epochs=1, shard=512,
                 dtype=torch.float16, workers=0, rank=0, world_size=1, text=None, speaker="", watch=None):
-    """Encode every item (`epochs` windows of each film) into NNNNN-of-MMMMM.safetensors under `folder`.
+    """Encode every item (`epochs` windows of each video) into NNNNN-of-MMMMM.safetensors under `folder`.
 
     encode    batch -> {"latent": (B,C,T',h,w) raw, ...}; it is given `batch` items at a time
     vae       fingerprint() of the encoder: LatentCache refuses latents of another one
@@ -73,40 +75,74 @@ def write_cache(folder, dataset, encode, batch, vae, shift=0.0, scale=1.0, epoch
         check_made(folder, cache_made(path)[0], made)
     shards = math.ceil(total / shard)
     with tqdm(total=total // world_size, unit="clip", desc=f"encode to {folder}", disable=rank > 0) as bar:
-        def tick(items):
-            bar.update(items)
-            if watch:
-                watch()
-
+        writer = CacheWriter(folder, dataset, encode, text, batch, dtype, workers, bar, watch)
         for number in range(rank, shards, world_size):
             path = folder / f"{number:05d}-of-{shards:05d}.safetensors"
             positions = range(number * shard, min((number + 1) * shard, total))
             if path.exists():
                 bar.update(len(positions))
             else:
-                write_shard(path, dataset, encode, batch, positions, made, dtype, workers, tick)
+                writer.write_shard(path, positions, made)
             if text:
-                write_texts(folder, cache_made(path)[1], text, batch, dtype, tick)
+                writer.write_texts(cache_made(path)[1])
 
 
-# Only whole shards exist. If a process dies inside one, the next run makes it again, from its positions
-# alone; nobody has to ask what is done, so ranks need no lock: each has the shards of its own number.
-def write_shard(path, dataset, encode, batch, positions, made, dtype, workers, tick):
-    """One file: tensors, and as metadata the captions and how it was made. It appears whole or not at all."""
-    rows = [divmod(position, len(dataset))[::-1] for position in positions]              # (index, epoch)
-    chunks = [rows[start:start + batch] for start in range(0, len(rows), batch)]
-    parts, captions, places = [], [], []
-    for loaded in load(dataset, chunks, workers):
-        parts.append({key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
-                      for key, tensor in encode(loaded).items()})
-        captions += loaded["caption"]
-        places += loaded["place"]
-        tick(len(loaded["caption"]))
-    state = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]} # (n,C,T',h,w)
-    if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise UserError(f"latents for {path} are not finite in {dtype}; try bfloat16, or look at the VAE")
-    metadata = {"made": json.dumps(made), "captions": json.dumps(captions), "places": json.dumps(places)}
-    save_tensors(path, state, metadata)
+@dataclass
+class CacheWriter:
+    """What writing a shard needs to know; see write_cache."""
+    folder: Path
+    dataset: object
+    encode: Callable
+    text: Callable | None
+    batch: int
+    dtype: torch.dtype
+    workers: int
+    bar: tqdm
+    watch: Callable | None
+
+    # Only whole shards exist. If a process dies inside one, the next run makes it again, from its positions
+    # alone; nobody has to ask what is done, so ranks need no lock: each has the shards of its own number.
+    def write_shard(self, path, positions, made):
+        """One file: tensors, and as metadata the captions and how it was made. Whole or not at all."""
+        rows = [divmod(position, len(self.dataset))[::-1] for position in positions]     # (index, epoch)
+        chunks = [rows[start:start + self.batch] for start in range(0, len(rows), self.batch)]
+        parts, captions, places = [], [], []
+        for loaded in load(self.dataset, chunks, self.workers):
+            parts.append(self.stored(self.encode(loaded)))
+            captions += loaded["caption"]
+            places += loaded["place"]
+            self.tick(len(loaded["caption"]))
+        state = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise UserError(f"latents for {path} are not finite in {self.dtype}; try bfloat16, or look at "
+                            "the VAE")
+        metadata = {"made": json.dumps(made), "captions": json.dumps(captions), "places": json.dumps(places)}
+        save_tensors(path, state, metadata)                                              # (n,C,T',h,w), ...
+
+    # Prompts repeat far more than clips do (a class has a hundred videos), and an encoder of 5 billion
+    # weights is the dearest part of a cache. So first it is seen which captions are new, and only these are
+    # read.
+    def write_texts(self, captions):
+        """What the text encoders say of these captions, as far as it is not there yet."""
+        missing = [caption for caption in dict.fromkeys(captions)
+                   if not text_path(self.folder, caption).exists()]
+        for start in range(0, len(missing), self.batch):
+            asked = missing[start:start + self.batch]
+            vectors = self.stored(self.text(asked))                                      # (n,L,D), ...
+            for row, caption in enumerate(asked):
+                state = {key: tensor[row].contiguous() for key, tensor in vectors.items()}   # (L,D), ...
+                save_tensors(text_path(self.folder, caption), state, {})
+            self.tick(0)
+
+    def stored(self, tensors):
+        """On the CPU, floats in the cache's dtype; token numbers stay whole."""
+        return {key: tensor.detach().to("cpu", self.dtype if tensor.is_floating_point() else None)
+                for key, tensor in tensors.items()}
+
+    def tick(self, items):
+        self.bar.update(items)
+        if self.watch:
+            self.watch()
 
 
 # Text is found by its hash: the file of a caption is where 128 bits of its SHA-256 say. No list has to be
@@ -116,21 +152,6 @@ def text_path(folder, caption):
     """Where a cache keeps it."""
     mark = hashlib.sha256(caption.encode()).hexdigest()[:32]
     return Path(folder) / "text" / mark[:2] / f"{mark[2:]}.safetensors"
-
-
-# Prompts repeat far more than clips do (a class has a hundred films), and an encoder of 5 billion weights is
-# the dearest part of a cache. So first it is seen which captions are new, and only these are read.
-def write_texts(folder, captions, text, batch, dtype, tick):
-    """What the text encoders say of these captions, as far as it is not there yet."""
-    missing = [caption for caption in dict.fromkeys(captions) if not text_path(folder, caption).exists()]
-    for start in range(0, len(missing), batch):
-        asked = missing[start:start + batch]
-        told = {key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
-                for key, tensor in text(asked).items()}                                  # (n,L,D), ...
-        for row, caption in enumerate(asked):
-            state = {key: tensor[row].contiguous() for key, tensor in told.items()}      # (L,D), ...
-            save_tensors(text_path(folder, caption), state, {})
-        tick(0)
 
 
 def cache_made(path):
@@ -177,7 +198,8 @@ class LatentCache:
             raise UserError(f"the latent cache in {folder} has {len(self.paths)} of {shards} shards: it was "
                             "interrupted; run the encoding again to go on")
         self.made = cache_made(self.paths[0])[0]
-        check_made(folder, self.made, {**({} if vae is None else {"vae": vae}), **(want or {})})
+        wanted = {} if vae is None else {"vae": vae}
+        check_made(folder, self.made, wanted | (want or {}))
         self.written = [path.stat().st_mtime_ns for path in self.paths]
         self.captions, self.places = [], []
         for path in self.paths:
@@ -204,8 +226,10 @@ class LatentCache:
         caption = self.words(index, epoch) if self.words else self.captions[index]
         if self.made["text"]:
             tensors |= self.text(caption)                                                # (L,D), (P)
-        return {"caption": caption, "place": self.places[index], **{
-            key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}}
+        for key, tensor in tensors.items():
+            if tensor.is_floating_point():
+                tensors[key] = tensor.float()
+        return {"caption": caption, "place": self.places[index], **tensors}
 
     def text(self, caption):
         """What the text encoders said of it, when the cache was written."""
