@@ -1,4 +1,4 @@
-"""nearest.py - read a clip back: the numbers of the toy world whose rendering is nearest to it, and how far, in dB.
+"""nearest.py - read a clip back: the numbers of the toy world whose rendering is nearest to it, and its dB.
 
 Shapes: clips (3,T,H,W) in [-1,1]. It sees what the attribute classifier does not: a second head, a smear."""
 
@@ -35,7 +35,7 @@ from support.toy_world import (BACKDROPS, COLOURS, DRIFTING, MOTIONS, RANGES, SC
 # 3. Wrong minima. Half a stride or a flip away lies a place from which every small change is worse. So the
 #    search begins at many places, coarsely, and only the best of them go on.
 #
-# To explain a picture by how it would be drawn is an old idea ("analysis by synthesis", "inverse graphics"),
+# To explain an image by how it would be drawn is an old idea ("analysis by synthesis", "inverse graphics"),
 # and usually hopeless for want of a drawing program for the world. Where there is one it is a ruler: it needs
 # no training, and says by its Spec what it saw. Where there is none, Frechet's distance remains.
 
@@ -63,7 +63,7 @@ def nearest(clips, told, alone=False, workers=1):
     with Pool(min(workers, len(jobs))) as pool:
         fits = pool.starmap(_nearest_to, jobs, chunksize=1)
         pool.close()               # else `with` ends them by SIGTERM, which the children of a process that
-        pool.join()                # notes signals (checkpoints.py, catch_signals) only note: it waits for ever
+        pool.join()                # notes signals (cli.py, catch_signals) only note: it waits for ever
     return fits
 
 
@@ -84,8 +84,8 @@ def read_words(told):
 # v = (1 - a) (d - b) it is l = r.v / v.v, clipped. Where the subject covers all, v is 0: nothing is excused.
 # So a flake behind a leg is neither held against the clip nor taken for a part of the cat, though nobody
 # knows where the flakes are. The price: a white leg in the snow could be one, and weighs little.
-class Stage:
-    """A clip before its scene's empty backdrop; what its pixels cost with a subject there, and without."""
+class PixelCosts:
+    """What a clip's pixels cost before its scene's empty backdrop, with a subject there and without."""
     SEEN = 40.0                    # levels of 255: what is further from backdrop and drift is "something"
 
     def __init__(self, clip, scene):
@@ -139,25 +139,25 @@ class Stage:
                    for t in frames)
 
     def compare(self, t, spec, pose, swing):
-        """Frame t beside the subject drawn there: picture (H,W,3), how much of each pixel is subject (H,W),
+        """Frame t beside the subject drawn there: image (H,W,3), how much of each pixel is subject (H,W),
         the area of trap 1 (H,W), the squared error summed over it."""
-        picture, cover, cost = self.back.copy(), np.zeros_like(self.empty[t]), self.empty[t].copy()
+        image, cover, cost = self.back.copy(), np.zeros_like(self.empty[t]), self.empty[t].copy()
         if (layer := _layer(spec, pose, swing, self.size)) is not None:
             box, paint, through = layer
-            picture[box] = paint + through * self.back[box]
+            image[box] = paint + through * self.back[box]
             cover[box], cost[box] = 1 - through[..., 0], self.cost(t, *layer)
         rows, columns = (np.indices(cover.shape) + 0.5) / self.size                           # (H,W) each
         x, y, scale, _ = pose
         near = np.hypot(columns - 0.5 - x, rows - 0.54 - y) < 1.4 * 0.29 * scale              # (H,W)
         area = (cover > 0) | (near & self.seen[t])
-        return picture, cover, area, cost[area].sum()
+        return image, cover, area, cost[area].sum()
 
 
 # Thousands of trials draw the same backdrop under a subject that fills a fifth of it. So the subject is drawn
 # alone on a clear canvas, and only its own box is compared; the rest of the frame costs what it did (empty).
 def _layer(spec, pose, swing, size, corners=True):
     """The subject alone: the box that it fills (two slices), its paint times its cover (h,w,3), 1 - cover
-    (h,w,1). None where it is out of the picture."""
+    (h,w,1). None where it is out of the image."""
     canvas = Image.new("RGBA", (2 * size, 2 * size))
     _draw_subject(ImageDraw.Draw(canvas), spec, pose, swing, 2 * size, corners)
     if (box := canvas.getbbox()) is None:
@@ -199,11 +199,14 @@ def compass(cost, start, steps, bounds, smallest):
     return point
 
 
-def _search(stage, spec, frames, step, smallest, corners=True):
+def _search(costs, spec, frames, step, smallest, corners=True):
     """The Spec near this one that suits these frames best. Steps are in pixels (of 64)."""
     names, bounds = ("x", "y", "scale", "phase"), [*RANGES.values(), (-9.0, 9.0)]
     steps = [step / 64, step / 64, step / 32, step / 16 if _swings(spec.subject) else 0.0]
-    cost = lambda point: stage.total(replace(spec, **dict(zip(names, point))), frames, corners)
+
+    def cost(point):
+        return costs.total(replace(spec, **dict(zip(names, point))), frames, corners)
+
     point = compass(cost, [getattr(spec, name) for name in names], steps, bounds, smallest / step)
     return replace(spec, **dict(zip(names, point)))
 
@@ -212,70 +215,78 @@ def _swings(subject):
     return SHAPES[subject](1.0) != SHAPES[subject](-1.0)
 
 
+def _by_cost(costs, specs, frames, corners):
+    """Specs, those that explain these frames best first."""
+    return sorted(specs, key=lambda spec: costs.total(spec, frames, corners))
+
+
 # A whole clip of a cat takes 20 ms to draw, so the thousands of trials that a wide search needs would take a
-# minute. Nearly all of them are wrong by far, and that can be seen on a small picture, in a few frames:
+# minute. Nearly all of them are wrong by far, and that can be seen on a small image, in a few frames:
 #
 #     Specs           drawn at      frames   corners   then
 #     all, x 9        half size     4        open      each side and phase keeps the best of its nine places
 #     6 best          half size     4        open      searched, by whole pixels down to a quarter
 #     3 best          full size     6        open      searched, from half a pixel
-#     + their twins   full size     6        true      2 best searched
+#     + mirrored      full size     6        true      2 best searched
 #     35 near that    full size     6        true      the best searched, by other steps
 #     1               full size     all      true      searched, to 1/32 of a pixel
 def _fit(clip, told):
-    """float32 (T,H,W,3) of 0..255 -> (Stage, the nearest Spec)."""
+    """float32 (T,H,W,3) of 0..255 -> (its PixelCosts, the nearest Spec)."""
     *words, scene = read_words(told)
     scene = scene or _guess_scene(clip)
-    fine, coarse = Stage(clip, scene), Stage(_halved(clip), scene)
+    fine, coarse = PixelCosts(clip, scene), PixelCosts(_halved(clip), scene)
     four, six = (sorted({round(t) for t in np.linspace(0, len(clip) - 1, count)}) for count in (4, 6))
-    best = lambda stage, specs, frames, corners: sorted(
-        specs, key=lambda spec: stage.total(spec, frames, corners))
-
-    starts = [best(coarse, places, four, False)[0] for places in _starts(words, fine)]
-    found = [_search(coarse, spec, four, 1, 1 / 4, False) for spec in best(coarse, starts, four, False)[:6]]
+    starts = [_by_cost(coarse, places, four, False)[0] for places in _starts(words, fine)]
+    found = [_search(coarse, spec, four, 1, 1 / 4, False)
+             for spec in _by_cost(coarse, starts, four, False)[:6]]
     found = [_search(fine, spec, six, 1 / 2, 1 / 8, False)
-             for spec in best(coarse, found, four, False)[:3]]
+             for spec in _by_cost(coarse, found, four, False)[:3]]
     # A tree that faces left is, but for its corners, one half a swing later: the true drawing tells which.
-    twins = [replace(spec, flip=not spec.flip, phase=spec.phase + half) for spec in found
+    mirrored = [replace(spec, flip=not spec.flip, phase=spec.phase + half) for spec in found
              for half in (0.0, 0.5) if not spec.motion.startswith("moving")]
-    found = [_search(fine, spec, six, 1 / 2, 1 / 8) for spec in best(fine, found + twins, six, True)[:2]]
+    found = [_search(fine, spec, six, 1 / 2, 1 / 8)
+             for spec in _by_cost(fine, found + mirrored, six, True)[:2]]
     # In a clip that stands still every frame has the same stairs; height and size suit each other in a few
     # places only: look at a grid of both. Steps of another width get down from where one is stuck, too.
-    spec = best(fine, found, six, True)[0]
+    spec = _by_cost(fine, found, six, True)[0]
     around = [replace(spec, **{name: float(np.clip(getattr(spec, name) + by, *RANGES[name]))
                                for name, by in (("y", y / 256), ("scale", scale * 0.006))})
               for y in (0, -2, -1, 1, 2) for scale in (0, -3, -2, -1, 1, 2, 3)]
-    spec = _search(fine, best(fine, around, six, True)[0], six, 1 / 3, 1 / 24)
+    spec = _search(fine, _by_cost(fine, around, six, True)[0], six, 1 / 3, 1 / 24)
     spec = _search(fine, spec, range(len(clip)), 1 / 8, 1 / 32)
     return fine, replace(spec, phase=spec.phase % 1.0)
 
 
-def _starts(words, stage):
+def _starts(words, costs):
     """Lists of nine Specs, nine places each: of each word left open, side, and eighth of a swing, one."""
     subject, colour, motion = words
-    motions = [""] if len(stage.clip) == 1 else [motion] if motion else MOTIONS
-    for subject, colour, motion, flip in itertools.product(
-            [subject] if subject else SUBJECTS, [colour] if colour else _guess_colours(stage), motions,
-            (False, True)):
+    subjects = [subject] if subject else SUBJECTS
+    colours = [colour] if colour else _guess_colours(costs)
+    motions = [motion] if motion else MOTIONS
+    if len(costs.clip) == 1:
+        motions = [""]
+    for subject, colour, motion, flip in itertools.product(subjects, colours, motions, (False, True)):
         if motion.startswith("moving") and flip != (motion == "moving left"):
             continue                                      # movers face where they go
         for phase in (i / 8 for i in range(8 if _swings(subject) else 1)):
-            yield [Spec(subject, colour, motion, stage.scene, x, y, 1.0, flip, phase)
+            yield [Spec(subject, colour, motion, costs.scene, x, y, 1.0, flip, phase)
                    for x in (-0.04, 0.0, 0.04) for y in (-0.015, 0.01, 0.035)]
 
 
 # Words that nobody said are candidates like sides and phases, but 6 scenes x 10 colours x 6 motions would be
 # 360 searches. The scene can be seen without one, the colour nearly so; only the motion has to be tried.
 def _guess_scene(clip):
-    """The scene whose empty stage explains most of the first and last frame."""
+    """The scene whose empty backdrop explains most of the first and last frame."""
     ends = _halved(clip[::max(len(clip) - 1, 1)])                                             # (2,H/2,W/2,3)
-    unlike = {scene: np.minimum(Stage(ends, scene).empty, Stage.SEEN ** 2).mean() for scene in SCENES}
+    unlike = {}
+    for scene in SCENES:
+        unlike[scene] = np.minimum(PixelCosts(ends, scene).empty, PixelCosts.SEEN ** 2).mean()
     return min(unlike, key=unlike.get)
 
 
-def _guess_colours(stage, count=3):
+def _guess_colours(costs, count=3):
     """The colours most often seen where neither backdrop nor drift is."""
-    pixels, table = stage.clip[stage.seen], np.array(list(COLOURS.values()), np.float32)     # (n,3), (10,3)
+    pixels, table = costs.clip[costs.seen], np.array(list(COLOURS.values()), np.float32)     # (n,3), (10,3)
     gaps = np.stack([((pixels - colour) ** 2).sum(-1) for colour in table])                   # (10,n)
     votes = np.bincount(gaps.argmin(0)[gaps.min(0) < 60 ** 2], minlength=len(table))          # (10,)
     return [list(COLOURS)[i] for i in votes.argsort()[::-1][:count]]
@@ -293,14 +304,18 @@ def _fit_frame(fine, coarse, t, spec, pose, swing):
     x, y, scale, turns = pose
     bounds = [(x - 0.15, x + 0.15), (y - 0.15, y + 0.15), (0.7 * scale, 1.4 * scale),
               (turns - 0.15, turns + 0.15), (-1.0, 1.0)]
-    added = lambda stage, spec, point, corners: stage.added(t, spec, point[:4], point[4], corners)
     starts = [(replace(spec, flip=flip), [*pose, s]) for flip in (spec.flip, not spec.flip)
               for s in (swing, -0.7, 0.7) if s == swing or _swings(spec.subject)]
 
-    def search(stage, start, step, smallest, corners):
+    def added(costs, spec, point, corners):
+        return costs.added(t, spec, point[:4], point[4], corners)
+
+    def search(costs, start, step, smallest, corners):
         steps = [step / 64, step / 64, step / 32, step / 64, step / 4 if _swings(spec.subject) else 0.0]
-        cost = lambda point: added(stage, start[0], point, corners)
-        return start[0], compass(cost, start[1], steps, bounds, smallest / step)
+        own, point = start
+        point = compass(lambda point: added(costs, own, point, corners), point, steps, bounds,
+                        smallest / step)
+        return own, point
 
     starts = sorted(starts, key=lambda start: added(coarse, *start, False))[:3]
     found = min((search(coarse, start, 1, 1 / 2, False) for start in starts),
@@ -317,7 +332,7 @@ def _nearest_to(clip, told, alone):
 
 def beside(clip, spec):
     """(3,T,H,W) in [-1,1] -> the Fit of this very Spec, nothing searched: what the true one would score."""
-    return _report(Stage(_levels(clip), spec.scene), spec)
+    return _report(PixelCosts(_levels(clip), spec.scene), spec)
 
 
 def _levels(clip):
@@ -328,19 +343,19 @@ def _levels(clip):
 
 # Two sums over the same area: errors and pixels. A clip's dB are those of all its pixels together, not the
 # mean of its frames' dB, in which one perfect frame would outweigh three bad ones.
-def _report(stage, spec, alone=False):
-    frames = len(stage.clip)
+def _report(costs, spec, alone=False):
+    frames = len(costs.clip)
     path = [(spec, pose(spec, t, frames), swing_at(spec, t)) for t in range(frames)]
-    pictures, covers, areas, errors = map(np.stack, zip(*(
-        stage.compare(t, *place) for t, place in enumerate(path))))
+    images, covers, areas, errors = map(np.stack, zip(*(
+        costs.compare(t, *posed) for t, posed in enumerate(path))))
     by_itself = math.nan
     if alone:
-        coarse = Stage(_halved(stage.clip), spec.scene)
-        free = [stage.compare(t, *_fit_frame(stage, coarse, t, *place)) for t, place in enumerate(path)]
+        coarse = PixelCosts(_halved(costs.clip), spec.scene)
+        free = [costs.compare(t, *_fit_frame(costs, coarse, t, *posed)) for t, posed in enumerate(path)]
         by_itself = decibels(sum(error for *_, error in free) / sum(area.sum() for _, _, area, _ in free))
-    return Fit(spec, np.rint(pictures).astype(np.uint8), areas, decibels(errors.sum() / areas.sum()),
+    return Fit(spec, np.rint(images).astype(np.uint8), areas, decibels(errors.sum() / areas.sum()),
                np.array([decibels(error / area.sum()) for error, area in zip(errors, areas)]), by_itself,
-               *_wandering(stage, Stage(pictures, spec.scene), covers, path))
+               *_wandering(costs, PixelCosts(images, spec.scene), covers, path))
 
 
 def decibels(error):
@@ -351,19 +366,19 @@ def decibels(error):
 # Consistency over time. A cat that is a little too dark in every frame is wrong, but steady; one that grows
 # dark drifts. So of each error only what changes counts: each frame's error less the mean of all frames'.
 # Shape is compared on a grid that moves, grows and turns with the subject, or walking would count as change.
-def _wandering(stage, drawn, covers, path):
+def _wandering(costs, drawn, covers, path):
     """(colour drift in levels, shape drift as a share of the subject), beside the clip drawn for it."""
     colours, shapes, sizes = [], [], []
     u, v = np.meshgrid(*[np.linspace(-1.3, 1.3, 32)] * 2)                                     # (32,32) each
     for t, (_, (x, y, scale, turns), _) in enumerate(path):
         inside = covers[t] > 0.99
-        gap = (stage.clip[t] - drawn.clip[t])[inside]                                         # (n,3)
+        gap = (costs.clip[t] - drawn.clip[t])[inside]                                         # (n,3)
         colours.append(gap.mean(0) if len(gap) else np.zeros(3))
         cos, sin = (0.29 * scale * f(2 * math.pi * turns) for f in (math.cos, math.sin))
-        columns, rows = (np.clip(((middle + offset) * stage.size).astype(int), 0, stage.size - 1)
+        columns, rows = (np.clip(((middle + offset) * costs.size).astype(int), 0, costs.size - 1)
                          for middle, offset in ((0.5 + x, cos * u - sin * v), (0.54 + y, sin * u + cos * v)))
         should = drawn.seen[t][rows, columns].astype(float)                                   # (32,32)
-        shapes.append(stage.seen[t][rows, columns] - should)
+        shapes.append(costs.seen[t][rows, columns] - should)
         sizes.append(should.mean())
     colours, shapes = np.stack(colours), np.stack(shapes)                             # (T,3), (T,32,32)
     return (float(np.sqrt(((colours - colours.mean(0)) ** 2).mean())),
@@ -374,7 +389,10 @@ def _wandering(stage, drawn, covers, path):
 # wrecks, or one whose every clip is a little off. The last frame beside the first says whether it tires.
 def summary(fits):
     """What a table says of a set of Fits: means over clips; the standard error of the first."""
-    db, mean = np.array([fit.db for fit in fits]), lambda values: float(np.mean(list(values)))
+    def mean(values):
+        return float(np.mean(list(values)))
+
+    db = np.array([fit.db for fit in fits])
     subjects = sorted({fit.spec.subject for fit in fits}, key=SUBJECTS.index)
     return {"db": mean(db), "error": float(db.std(ddof=1) / len(db) ** 0.5) if len(db) > 1 else math.nan,
             "first": mean(fit.frames[0] for fit in fits), "last": mean(fit.frames[-1] for fit in fits),
@@ -383,8 +401,6 @@ def summary(fits):
             "shape_drift": mean(fit.shape_drift for fit in fits),
             "subjects": {name: mean(fit.db for fit in fits if fit.spec.subject == name) for name in subjects}}
 
-
-# ---------------------------------------------------------------------------------------------- demo
 
 def as_video(clip):
     """uint8 (T,H,W,3) -> float (3,T,H,W) in [-1,1], as models have it."""

@@ -7,10 +7,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from support import toy_world
-from support.nearest import Stage, as_video, beside, compass, nearest, read_words, summary
+from support.nearest import PixelCosts, as_video, beside, compass, nearest, read_words, summary
 from support.toy_world import (BACKDROPS, COLOURS, IMAGE_ONLY, KINDS, MOTIONS, SCENES, SHAPES, SUBJECTS,
                                WORDS, Spec, caption, is_heldout, pose, render, sample_spec)
 
@@ -395,7 +393,7 @@ def test_drifting_things_do_not_count():
         a, b = nearest([as_video(render(spec, 8, 32)) for spec in shown], shown, workers=2)
         assert abs(a.spec.x - b.spec.x) < 0.2 / 64 and min(a.db, b.db) > 30
     alone = render(replace(HOUSE, x=9.0, scene="in snow"), 4)           # the house is out of the picture
-    assert not Stage(alone.astype(np.float32), "in snow").seen.any()
+    assert not PixelCosts(alone.astype(np.float32), "in snow").seen.any()
 
 
 def test_a_second_head_costs():
