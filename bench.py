@@ -69,7 +69,7 @@ from videodit import VideoDiT, VideoDiTConfig
 from support.cli import FlagParser, UserError, polite
 from support.detectors import I3D, LPIPS
 from support.drawing import page, plot
-from support.ops import has_bf16
+from support.ops import conv_layout, has_bf16
 from support.order import batches
 from support.trainer import Trainer, setup
 
@@ -141,7 +141,7 @@ def rectified_flow(args, net, config, frames):
 def bench_vae(args, device):
     """Both ways of the image VAE, and its training step without LPIPS. Convolutions at full resolution: the
     FLOPs lie in the outermost levels, the fewest parameters, and a decoder costs twice its encoder."""
-    net = KLVAE(vae_config(args)).to(memory_format=torch.channels_last)
+    net = KLVAE(vae_config(args)).to(memory_format=conv_layout(device))
     x, side = torch.rand(args.batch, 3, args.frames, args.size, args.size), args.size // 8
     z = torch.randn(args.batch, net.config.z_channels, args.frames, side, side)
     rows = {"encode": lambda: net.encode(x), "decode": lambda: net.decode(z)}
@@ -151,7 +151,7 @@ def bench_vae(args, device):
 def bench_dpvae(args, device):
     """A long clip is decoded window by window: its peak is to stay near that of one window. The training step
     is that of Eq. 2 and 3, without LPIPS and adversary."""
-    net = DPVAE(DPVAEConfig(**vars(vae_config(args)))).to(memory_format=torch.channels_last)
+    net = DPVAE(DPVAEConfig(**vars(vae_config(args)))).to(memory_format=conv_layout(device))
     net.residual.checkpointing = net.decoder.checkpointing = args.checkpointing
     x = torch.rand(args.batch, 3, args.frames, args.size, args.size)
     side, window = args.size // 8, net.config.window

@@ -54,6 +54,7 @@ from support.detectors import AttributeClassifier, classifier_loss, classifier_r
 from support.drawing import contact_sheet
 from support.folders import class_at
 from support.latent_cache import LatentCache, fingerprint, write_cache
+from support.ops import conv_layout
 from support.order import DROP, NOISE, TIME, batches, keyed_noise, toss
 from support.pages import report
 from support.tokenizers import WordTokenizer
@@ -164,7 +165,7 @@ def stage_classifier(cfg, run):                       # the instrument: names wh
 # scale are, to a transformer, latents at another noise level.
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
     vae = image_vae(cfg, run) if cfg.init else KLVAE(dataclasses.replace(cfg.vae))
-    vae = vae.to(memory_format=torch.channels_last)
+    vae = vae.to(memory_format=conv_layout(run.device))
     perceptual = perceptual_for(cfg, run)
     videos, images = (loader(cfg, run, singles(cfg, kind)) for kind in ("video", "image"))
 
@@ -236,7 +237,7 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
         refuse_other_sizes(cfg, "vae", dp.config, own_file(cfg, "dpvae"))
     else:
         dp = DPVAE.from_image(image_vae(cfg, run), key_encoder=cfg.key_encoder, **windows)
-    dp = dp.to(memory_format=torch.channels_last)
+    dp = dp.to(memory_format=conv_layout(run.device))
     dp.residual.requires_grad_(not cfg.decoder_only)
     dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
     perceptual, disc = perceptual_for(cfg, run), PatchGAN3D(cfg.disc).to(run.device)

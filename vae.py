@@ -62,7 +62,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from support.cli import UserError
-from support.ops import (attend, channels_last, conv_of_doubled, group_norm, run_block, silu,
+from support.ops import (attend, conv_layout, conv_of_doubled, group_norm, run_block, silu,
                          unfold_with_ends)
 
 # t_g of VideoDiT 3.1: "one key frame and several non-key frames sampled every t_g frames"; two temporal
@@ -267,7 +267,7 @@ class KLVAE(nn.Module):
         return mean, logvar.clamp(-30, 20)                # SD's bounds: exp() of either is still a number
 
     # DEVIATES from SD's and Latte's published code: a transformer, too, is trained on the Gaussian's mean,
-    # not on a draw from it. sigma is tiny in the released VAEs, and a mean is the same at every visit, so that
+    # not on a draw from it. sigma is tiny in the released VAEs, and a mean is the same at every visit, so
     # it can be cached.
     def encode(self, x):
         """Raw latent: the mean of q(z|x), "the posterior". Raises UserError for sizes not /8."""
@@ -323,7 +323,8 @@ def kl_vae_loss(vae, x, noise, kl_weight=1e-6, perceptual=None, lpips_weight=0.1
 # know that there is a video.
 def fold(x):
     """Frames into the batch, for the 2D layers."""
-    return channels_last(rearrange(x, "b c t h w -> (b t) c h w"))                          # (F,C,H,W)
+    x = rearrange(x, "b c t h w -> (b t) c h w")                                            # (F,C,H,W)
+    return x.to(memory_format=conv_layout(x.device))
 
 
 def unfold(x, clips):

@@ -39,8 +39,14 @@ def attend(q, k, v, mask=None):
     fit the cache.
     A single head, which is a VAE's, is computed by hand in float32 too: the shipped weights were made so,
     and the two ways differ in the last digit."""
-    by_hand = v.element_size() == 2 and torch.is_grad_enabled() or q.shape[1] == 1
-    if q.device.type != "cpu" or k.shape[2] >= 2048 or not by_hand:
+    if q.device.type != "cpu":
+        # A GPU's fused kernels want each token's d numbers side by side. A VAE's lie H*W apart: torch would
+        # fall back to the formula for them, and keep N x N scores.
+        q, k, v = (part if part.stride(-1) == 1 else part.contiguous() for part in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    learns_in_half = v.element_size() == 2 and torch.is_grad_enabled()
+    single_head = q.shape[1] == 1
+    if k.shape[2] >= 2048 or not (learns_in_half or single_head):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     # In pieces of at most 16 MB of scores in float32. The C library asks the system anew for each array above
     # 32 MB, and gets it page by page, filled with zeros: 12 heads of 1,178 tokens took half as long again.
@@ -76,19 +82,31 @@ def run_block(block, save_memory, *inputs):
 # ------------------------------------------------------------------------------------- a VAE's layers
 
 # A layout in memory is a choice, too. Convolutions on a CPU want "channels last" (a pixel's channels side by
-# side), so a VAE keeps its frames that way from the first layer to the last.
+# side), so there a VAE keeps its frames that way from the first layer to the last. On a GPU it does not: its
+# GroupNorm copies such frames to the plain layout first. (Nobody has measured what convolutions gain there.)
 
-def channels_last(x):
-    """x (F,C,H,W), each pixel's channels side by side in memory."""
-    return x.contiguous(memory_format=torch.channels_last)
+def conv_layout(device):
+    """The memory format of images and of networks of convolutions, for tensor.to or network.to."""
+    return torch.channels_last if torch.device(device).type == "cpu" else torch.preserve_format
 
 
 def group_norm(x, groups, weight, bias, eps):
-    """GroupNorm of x (F,C,H,W). On a CPU its backward in bf16 takes 2 to 4 times as long as in float32, which
-    is more than two casts cost: where a gradient is asked it is computed in float32. Copies to the plain
-    layout and back, the other way out, take 4 to 10 times as long as the norm itself."""
-    if x.dtype == torch.bfloat16 and torch.is_grad_enabled() and not x.is_cuda:
+    """GroupNorm of x (F,C,H,W).
+
+    On a CPU its backward in bf16 takes 2 to 4 times as long as in float32, which is more than two casts cost:
+    where a gradient is asked it is computed in float32. Copies to the plain layout and back, the other way
+    out, take 4 to 10 times as long as the norm itself.
+
+    On a GPU autocast would compute it on a float32 copy of x and hand float32 on. The kernel sums in float32
+    by itself, so where no gradient is asked it gets x in bf16: decoding 32 frames of 512 x 512 takes 14.2 GB
+    for 20.5 (bench.py's count; no GPU has run it). What it costs, tried on a CPU with the toy's DP-VAE:
+    clips decoded in bf16 are 59.0 dB from those decoded in float32, for 60.6."""
+    half, on_cpu = x.dtype == torch.bfloat16, x.device.type == "cpu"
+    if half and on_cpu and torch.is_grad_enabled():
         return F.group_norm(x.float(), groups, weight, bias, eps).to(x.dtype)
+    if half and not on_cpu and not torch.is_grad_enabled():
+        with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):
+            return F.group_norm(x, groups, weight.to(x.dtype), bias.to(x.dtype), eps)
     return F.group_norm(x, groups, weight, bias, eps)
 
 
