@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,11 +20,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
-from support import checkpoints, ops
+from support import checkpoints
 from support.checkpoints import (class_of, load_network, load_strict, read_config, read_state, save_network,
                                  save_state, write_atomic)
 from support.cli import FlagParser, UserError, polite
-from support.ops import attend
 from conftest import together
 
 
@@ -417,37 +415,6 @@ def test_between_two_files_is_their_weighted_mean(tmp_path):
     for share in ("far", "nan", "inf"):
         with pytest.raises(UserError, match=f"{share}: the third argument is how far to go"):
             checkpoints.between(*words[1:3], share, words[-1])
-
-
-@pytest.mark.parametrize("heads", [1, 3])
-@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_attention_by_hand_and_fused_agree_with_the_formula(dtype, atol, heads):
-    """softmax(q k^T / sqrt(d)) v, with and without a mask, whichever kernel is chosen."""
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(2, heads, n, 8).to(dtype) for n in (5, 7, 7))
-    mask = torch.rand(2, 1, 1, 7) > 0.3
-    mask[..., 0] = True
-    for hide in (None, mask):
-        scores = q.double() @ k.double().transpose(-2, -1) / 8 ** 0.5
-        scores = scores if hide is None else scores.masked_fill(~hide, -1e9)
-        assert_close(attend(q, k, v, hide).double(), scores.softmax(-1) @ v.double(), atol=atol, rtol=0)
-
-
-def test_attention_by_hand_goes_through_large_scores_in_pieces():
-    """Five heads of 1100 x 1100 are 24 MB, above 16: same answer and gradient as one softmax over all."""
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(1, 5, 1100, 16, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
-    sent = torch.randn(1, 5, 1100, 16)
-    pieces = mock.Mock(side_effect=ops.attend_by_hand)
-    with mock.patch("support.ops.attend_by_hand", pieces):
-        got = attend(q, k, v)
-    assert pieces.call_count == 2
-    got.backward(sent.bfloat16())
-    q2, k2, v2 = (part.detach().double().requires_grad_() for part in (q, k, v))
-    want = (q2 @ k2.transpose(-2, -1) / 4).softmax(-1) @ v2
-    want.backward(sent.double())
-    for a, b in ((got, want), (q.grad, q2.grad), (k.grad, k2.grad), (v.grad, v2.grad)):
-        assert (a.double() - b).norm() < 0.02 * b.norm()
 
 
 # -------------------------------------------------------------------------------- kills, signals, equal files
