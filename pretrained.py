@@ -1,9 +1,10 @@
-"""pretrained.py - other people's weights -> our networks: names, shapes and layouts, one function a network.
+"""pretrained.py - other people's weights -> our networks: names, shapes, layouts; and what --init hands on.
 Paper    none; the released files of SD3, SD3.5, SD 1.4, DiT, PixArt-alpha, Latte, CLIP, T5, LPIPS, I3D, ...
 Shapes   a state is {name: tensor}; a network's config is read off the shapes, and what shapes cannot tell
          (the width of a head, groups, an activation) is an argument whose default is the released value
 Layouts  the original single file, several networks under prefixes; Diffusers' folders, one network each
 Safety   loading is strict: a missing, unexpected or wrongly shaped tensor is an error that names it
+Also     what a stage of train.py starts from: the files that --init, --vae_weights, --lpips and --out mean
 Differs  nothing is downloaded; tensors are taken over as they are, in their dtype, not copied
 Reads    after detectors.py, before metrics.py; no network needs it
 Run me   python pretrained.py      # CPU, 5 s: an MMDiT is read out of a file of several; a gap is named;
@@ -29,7 +30,7 @@ name; and read every size off the shapes of the tensors, so that a smaller or la
     (1,36864,1536)  pos_embed                     a table of sqrt(36864) = 192 x 192 places
     joint_blocks.0 .. joint_blocks.23             depth 24
 
-Then load STRICTLY. A network with one random layer makes pictures that are a little worse, or noise, and says
+Then load STRICTLY. A network with one random layer makes images that are a little worse, or noise, and says
 nothing; so a name that is missing, a name too many, or another shape is an error that lists it
 (test_golden_a_wrong_key_is_named). Correct names are still no proof that the network computes the same: that
 is what the parity tests are for, where small networks with the authors' names and the authors' answers are
@@ -38,6 +39,7 @@ compared block by block (test_golden_* in test_dit.py, test_latte.py, test_vae.p
 Tried by others: to build the model with the library that wrote the file (then its code is the lesson, not
 ours), or to convert once with a script and ship the result (then nobody can check it)."""
 
+import contextlib
 import glob
 import json
 import math
@@ -47,6 +49,7 @@ import zipfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -55,8 +58,9 @@ from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, sincos
 from latte import SIZES, Latte, LatteConfig
 from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, T5Text, ToyText
 from vae import DPVAE, KLVAE, SD14, SD3, KLVAEConfig
-from support.checkpoints import class_of, load_network, load_strict, read_state, save_network, write_atomic
-from support.cli import UserError
+from support.checkpoints import (class_of, is_a, load_network, load_strict, read_state, save_network,
+                                 write_atomic)
+from support.cli import UserError, first_line
 from support.detectors import (C3D, I3D, LPIPS, AttributeClassifier, Inception, classifier_file,
                                perceptual_distance, resize_frames)
 from support.latent_cache import fingerprint
@@ -120,6 +124,25 @@ def count_blocks(state, pattern):
     return len({match[1] for match in map(re.compile(pattern).match, state) if match})
 
 
+def read_weights(path):
+    """{name: tensor, or a dict of them} of somebody else's file."""
+    state = read_state(path)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{path} holds no weights: tensors under their names are expected")
+    return state
+
+
+# Shapes are read without asking each whether it is there: a network of others' has a hundred of them. What a
+# damaged file makes of that, a tensor without axes, or more heads than channels, is said in one place.
+@contextlib.contextmanager
+def reading(what, source):
+    """Around code that reads a network off its tensors: what goes wrong there is wrong with the file."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{source} has not the shapes of {what} ({first_line(error)}); download it again")
+
+
 def fill(build, state, source, dtype=None):
     """build() with exactly these weights. Built on the meta device, so that nothing is held twice; without a
     dtype the network keeps the file's, half precision as a rule."""
@@ -136,11 +159,11 @@ def fill(build, state, source, dtype=None):
 # axes. And scale and shift of the latents are in no tensor: with SD 1's scale, SD3's transformer would see
 # latents eight times too small, and answer (test_golden_both_layouts_give_one_network).
 
-def kl_vae(state, groups=32, scale=None, shift=None):
+def kl_vae(state, groups=0, scale=None, shift=None):
     """Stable Diffusion's VAE, original (first_stage_model.*) or Diffusers layout, sizes from shapes.
 
     Shapes do not tell groups, scale and shift; the defaults are the released values of SD3 (16 channels) and
-    SD 1.4 (4 channels)."""
+    SD 1.4 (4 channels): 32 groups, or where a level has fewer channels as many as divide it."""
     state = {name: tensor for name, tensor in unwrap(state, "first_stage_model.").items()
              if not name.startswith(("loss.", "model_ema."))}
     if any(name.startswith("encoder.down_blocks.") for name in state):
@@ -162,7 +185,7 @@ def vae_config(state, groups):
     return KLVAEConfig(z_channels=shape("decoder.conv_in.weight")[1], ch=ch,
                        ch_mult=tuple(width // ch for width in widths),
                        num_res_blocks=count_blocks(state, r"encoder\.down\.0\.block\.(\d+)\."),
-                       groups=groups, quant_conv="quant_conv.weight" in state)
+                       groups=groups or math.gcd(32, ch), quant_conv="quant_conv.weight" in state)
 
 
 # decoder.up_blocks.0.resnets.1.conv_shortcut.weight -> decoder.up.3.block.1.nin_shortcut.weight, for example
@@ -208,14 +231,17 @@ def clip(state, heads=None, act="quick_gelu", source="the CLIP weights"):
     weights: "quick_gelu" for CLIP-L, "gelu" for CLIP-G."""
     unused = ("position_ids", "logit_scale")             # in older files: the numbers 0..76, CLIP's loss
     state = {name: value for name, value in state.items() if not name.endswith(unused)}
-    token, position, fc1 = (shape_of(state, "text_model." + name, "CLIP's text encoder", source) for name in (
-        "embeddings.token_embedding.weight", "embeddings.position_embedding.weight",
-        "encoder.layers.0.mlp.fc1.weight"))
-    layers, width = count_blocks(state, r"text_model\.encoder\.layers\.(\d+)\."), token[1]
-    projection = len(state["text_projection.weight"]) if "text_projection.weight" in state else 0
-    heads = heads or max(1, width // 64)
-    config = CLIPTextConfig(token[0], width, layers, heads, fc1[0], position[0], act, projection)
-    return fill(lambda: CLIPText(config), state, source)
+    shape = partial(shape_of, state, network="CLIP's text encoder", source=source)
+    with reading("CLIP's text encoder", source):
+        vocabulary, width = shape("text_model.embeddings.token_embedding.weight")
+        config = CLIPTextConfig(
+            vocab_size=vocabulary, width=width, act=act, heads=heads or max(1, width // 64),
+            layers=count_blocks(state, r"text_model\.encoder\.layers\.(\d+)\."),
+            mlp_width=shape("text_model.encoder.layers.0.mlp.fc1.weight")[0],
+            length=shape("text_model.embeddings.position_embedding.weight")[0])
+        if "text_projection.weight" in state:
+            config.projection = shape("text_projection.weight")[0]
+        return fill(lambda: CLIPText(config), state, source)
 
 
 def t5(state, max_distance=128, source="the T5 weights"):
@@ -225,19 +251,24 @@ def t5(state, max_distance=128, source="the T5 weights"):
     if tied is not None:
         state.setdefault("shared.weight", tied)
     block = "encoder.block.0.layer."
-    shared, q, table, wo = (shape_of(state, name, "T5's encoder", source) for name in (
-        "shared.weight", block + "0.SelfAttention.q.weight",
-        block + "0.SelfAttention.relative_attention_bias.weight", block + "1.DenseReluDense.wo.weight"))
-    layers, (buckets, heads) = count_blocks(state, r"encoder\.block\.(\d+)\."), table
-    config = T5Config(*shared, layers, heads, q[0] // heads, wo[1], buckets, max_distance)
-    return fill(lambda: T5Encoder(config), state, source)
+    shape = partial(shape_of, state, network="T5's encoder", source=source)
+    with reading("T5's encoder", source):
+        vocabulary, width = shape("shared.weight")
+        buckets, heads = shape(block + "0.SelfAttention.relative_attention_bias.weight")
+        config = T5Config(
+            vocab_size=vocabulary, width=width, heads=heads, buckets=buckets, max_distance=max_distance,
+            layers=count_blocks(state, r"encoder\.block\.(\d+)\."),
+            head_dim=shape(block + "0.SelfAttention.q.weight")[0] // heads,
+            mlp_width=shape(block + "1.DenseReluDense.wo.weight")[1])
+        return fill(lambda: T5Encoder(config), state, source)
 
 
 def sd3_text(parts, t5_tokenizer=None, heads=None, width=4096):
     """parts {"clip_l": {name: tensor}, "clip_g": .., "t5xxl": .. or absent}: memory-mapped weights, of which
     an encoder is built when its turn comes. heads {"clip_l": number} where a head is not 64 wide; width of
     the context where there is no T5 to tell it."""
-    heads, build = heads or {}, {}
+    heads = heads or {}
+    build = {}
     for name, act in (("clip_l", "quick_gelu"), ("clip_g", "gelu")):
         if parts.get(name):
             build[name] = partial(clip, parts[name], heads.get(name), act, name)
@@ -246,14 +277,13 @@ def sd3_text(parts, t5_tokenizer=None, heads=None, width=4096):
     return SD3Text(build, t5_tokenizer, width)
 
 
-
 # ------------------------------------------------------------------------------------------------ MMDiT (SD3)
 # SD3-medium (2.03 B parameters, 491 tensors), SD3.5-large (8.1 B; its q and k are normed) and SD3.5-medium
 # (its first 13 blocks attend a second time) are told apart by what is there. The width of a head is in no
 # shape: 64 in all three.
 #
 # TRAP, the worst of them: where a modulation has shift and scale but no gate (the head, and the last block's
-# text), Diffusers stores (scale, shift). Four tensors of 683; the shapes agree; the pictures are ruined. Six
+# text), Diffusers stores (scale, shift). Four tensors of 683; the shapes agree; the images are ruined. Six
 # chunks with gates are in the same order in both (test_golden_both_layouts_load_to_the_same_weights).
 
 def mmdit(state, head_dim=64, dtype=None):
@@ -278,7 +308,7 @@ def mmdit(state, head_dim=64, dtype=None):
 
 # The order matters: a pair sees what those above it made of a name. `@1`, `@2` stand in for the two Linears
 # of an MLP, which Diffusers counts from 1 and the authors by their place among layers, 0 and 2 (1 is the
-# SiLU). "added" is the text: to Diffusers it is what joins the picture, to SD3 a stream like the other.
+# SiLU). "added" is the text: to Diffusers it is what joins the image, to SD3 a stream like the other.
 DIFFUSERS_SD3 = [
     (r"^pos_embed\.pos_embed$", "pos_embed"), (r"^pos_embed\.proj", "x_embedder.proj"),
     (r"^time_text_embed\.timestep_embedder\.linear_", "t_embedder.mlp@"),
@@ -308,8 +338,8 @@ def swap_halves(state):
 
 
 # --------------------------------------------------------------------------------------------- DiT and PixArt
-# DiT's and Latte's files may hold {"model": .., "ema": ..} or the average alone: the average is what makes
-# the pictures, so `unwrap` looks for it first. PixArt's table of positions is a formula's, which we compute;
+# DiT's and Latte's files may hold {"model": .., "ema": ..} or the EMA alone: the EMA is what is sampled, so
+# `unwrap` looks for it first. PixArt's position embedding is a formula's, which we compute;
 # its null caption, the stand-in for a dropped prompt, has no place here, because Diffusers samples with an
 # encoded "" instead, and so do we. TRAP: a PixArt for 1024 x 1024 squeezes its positions by 2; no tensor says
 # so, but config.json or the size of the table does.
@@ -375,15 +405,17 @@ def latte(state, head_dim=0, dtype=None):
     """Released Latte (`ema`, `model` or bare), without or with classes, and its kind with a text vector.
     head_dim 0: as in Table 2 for this width."""
     state = {name.replace("time_embed", "temp_embed"): tensor for name, tensor in unwrap(state).items()}
+    shape = partial(shape_of, state, network="a Latte")
     sizes = latte_sizes(state, head_dim)
-    size = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    labels, vector = "y_embedder.embedding_table.weight", "text_embedding_projection.1.weight"
-    config = LatteConfig(
-        **sizes, input_size=sizes["patch"] * math.isqrt(shape_of(state, "pos_embed", "a Latte")[1]),
-        frames=shape_of(state, "temp_embed", "a Latte")[1], context_dim=0,
-        condition="class" if labels in size else "text" if vector in size else "none",
-        classes=size[labels][0] - 1 if labels in size else 101,
-        pooled_dim=size[vector][1] if vector in size else 0)
+    sizes["input_size"] = sizes["patch"] * math.isqrt(shape("pos_embed")[1])
+    sizes["frames"] = shape("temp_embed")[1]
+    if "y_embedder.embedding_table.weight" in state:
+        condition = dict(condition="class", classes=shape("y_embedder.embedding_table.weight")[0] - 1)
+    elif "text_embedding_projection.1.weight" in state:
+        condition = dict(condition="text", pooled_dim=shape("text_embedding_projection.1.weight")[1])
+    else:
+        condition = dict(condition="none")
+    config = LatteConfig(**sizes, context_dim=0, **{"pooled_dim": 0, **condition})
     return fill(lambda: Latte(config), state, "the given Latte checkpoint", dtype)
 
 
@@ -395,7 +427,7 @@ def latte_t2v(state, head_dim=0, input_size=64, frames=16, dtype=None):
     config = LatteConfig(
         **sizes, input_size=input_size, frames=frames, condition="text", conditioning="adaln_single",
         context_dim=shape_of(state, "y_embedder.y_proj.fc1.weight", "a Latte")[1],
-        joint="temporal_mask")      # it makes pictures with its temporal blocks: only the mask taught it that
+        joint="temporal_mask")      # it makes images with its temporal blocks: only the mask taught it that
     grid = torch.arange(input_size // config.patch)
     state["pos_embed"] = sincos_2d(config.width, grid, grid).view(1, -1, config.width)      # (1,N,D)
     state["temp_embed"] = sincos(torch.arange(frames), config.width)[None]                  # (1,T,D)
@@ -407,21 +439,27 @@ def latte_sizes(state, head_dim):
     Table 2 does, for the four widths that it has."""
     shape = partial(shape_of, state, network="a Latte")
     width, channels, patch, _ = shape("x_embedder.proj.weight")
-    heads = {row["width"]: row["heads"] for row in SIZES.values()}.get(width, max(width // 64, 1))
-    return dict(depth=count_blocks(state, r"blocks\.(\d+)\."), width=width, patch=patch,
-                in_channels=channels, heads=width // head_dim if head_dim else heads,
-                mlp_ratio=shape("blocks.0.mlp.fc1.weight")[0] / width,
+    heads = max(width // 64, 1)
+    if head_dim:
+        heads = width // head_dim
+    else:
+        for row in SIZES.values():
+            if row["width"] == width:
+                heads = row["heads"]
+    return dict(depth=count_blocks(state, r"blocks\.(\d+)\."), width=width, patch=patch, heads=heads,
+                in_channels=channels, mlp_ratio=shape("blocks.0.mlp.fc1.weight")[0] / width,
                 learn_sigma=shape("final_layer.linear.weight")[0] == 2 * patch ** 2 * channels)
 
 
 def load_latte(path):
     """A Latte that train.py wrote, or one as its authors released it."""
-    state = read_state(path)
-    if "pos_embed.proj.weight" in unwrap(state):
-        return latte_t2v(state, dtype=torch.float32)
-    if Path(path).suffix == ".safetensors":
+    if class_of(path):
         return load_network(Latte, path)
-    return latte(state, dtype=torch.float32)
+    state = read_weights(path)
+    with reading("a Latte", path):
+        if "pos_embed.proj.weight" in unwrap(state):
+            return latte_t2v(state, dtype=torch.float32)
+        return latte(state, dtype=torch.float32)
 
 
 DIFFUSERS_LATTE = [
@@ -433,10 +471,9 @@ DIFFUSERS_LATTE = [
 # ------------------------------------------------------------------------------------- the files people have
 # WHAT TO GET for what; sample.py and train.py take any of the layouts, and ask for what is missing:
 #
-#     VideoDiT     stabilityai/stable-diffusion-3-medium: sd3_medium.safetensors (transformer, VAE: 4.34 GB)
-#                  and text_encoders/ beside it (clip_l 0.25, clip_g 1.39, t5xxl_fp16 9.79 GB);
-#                  T5's spiece.model of PixArt-alpha/PixArt-XL-2-512x512, folder tokenizer/
-#     Latte        the authors' file of a data set, and CompVis/stable-diffusion-v1-4's folder vae/
+#     VideoDiT     Stable Diffusion 3: its file (transformer and VAE) and text_encoders/ beside it; T5's
+#                  spiece.model of PixArt, folder tokenizer/
+#     Latte        the authors' file of a data set, and Stable Diffusion 1.4's folder vae/
 #     Latte, text  the authors' Diffusers folder: transformer/, vae/, text_encoder/ (T5), tokenizer/
 #     DiT, PixArt  to start a Latte from: the authors' file, or Diffusers' folder transformer/
 #     FVD, FID, IS, LPIPS: DETECTORS, below
@@ -455,17 +492,62 @@ SIGNS = (                           # the first that fits the beginning of a ten
     ("pixart", r"adaln_single\.|t_block\.|y_embedder\.y_proj\."), ("dit", r"y_embedder\.embedding_table"),
     ("clip", r"text_model\.embeddings\."), ("t5xxl", r"encoder\.block\.0\.layer\.0\.SelfAttention"),
     ("vae", r"decoder\.conv_in\."))
-# How each is read, and what it reads: a part that is missing is asked for before anything is computed.
 TRANSFORMERS = {"mmdit": mmdit, "latte_t2v": latte_t2v, "latte": latte, "pixart": pixart, "dit": dit}
-READS = {"mmdit": ("clip_l", "clip_g"), "latte_t2v": ("t5xxl", "tokenizer"), "pixart": ("t5xxl", "tokenizer")}
-WHERE = {                           # what a missing part is called, and who publishes it
-    "transformer": "a transformer, such as sd3_medium.safetensors of stabilityai/stable-diffusion-3-medium",
-    "clip_l": "text_encoders/clip_l.safetensors of stabilityai/stable-diffusion-3-medium",
-    "clip_g": "text_encoders/clip_g.safetensors of stabilityai/stable-diffusion-3-medium",
-    "t5xxl": "T5 v1.1 XXL: the folder text_encoder/ of PixArt-alpha/PixArt-XL-2-512x512",
-    "tokenizer": "T5's spiece.model: in the folder tokenizer/ of PixArt-alpha/PixArt-XL-2-512x512",
-    4: "Stable Diffusion 1's VAE: the folder vae/ of CompVis/stable-diffusion-v1-4",
-    16: "Stable Diffusion 3's VAE: the folder vae/ of stabilityai/stable-diffusion-3-medium-diffusers"}
+
+
+class Published(NamedTuple):
+    """A file, or a folder/, of other people's: what a message says of it where it is missing."""
+    repository: str                 # on huggingface.co, or a whole address
+    file: str
+    size: str = ""                  # where known
+    license: str = ""
+
+    def __str__(self):
+        known = ", ".join(text for text in (self.size, self.license) if text)
+        text = f"{self.file or 'all'} of {self.repository}"
+        if known:
+            text += f" ({known})"
+        if self.repository.startswith("http"):
+            return text
+        get = f'--include "{self.file}*"' if self.file.endswith("/") or not self.file else self.file
+        return f"{text}: hf download {self.repository} {get} --local-dir {self.repository.split('/')[1]}"
+
+
+SD3_FILES, STABILITY = "stabilityai/stable-diffusion-3-medium", "Stability Community License, agreed to there"
+PIXART, OPENRAIL = "PixArt-alpha/PixArt-XL-2-512x512", "CreativeML OpenRAIL-M"
+WHERE = {                           # a part that is missing; a VAE by the channels of its latents
+    "transformer": Published(SD3_FILES, "sd3_medium.safetensors", "4.34 GB", STABILITY),
+    "clip_l": Published(SD3_FILES, "text_encoders/clip_l.safetensors", "0.25 GB", STABILITY),
+    "clip_g": Published(SD3_FILES, "text_encoders/clip_g.safetensors", "1.39 GB", STABILITY),
+    "t5xxl": Published(PIXART, "text_encoder/", "19.1 GB", "OpenRAIL++"),
+    "tokenizer": Published(PIXART, "tokenizer/", license="OpenRAIL++"),
+    4: Published("CompVis/stable-diffusion-v1-4", "vae/", license=OPENRAIL),
+    16: Published("stabilityai/stable-diffusion-3-medium-diffusers", "vae/")}
+FAMILIES = [                        # what a person may name before it is there
+    Published("maxin-cn/Latte-1", "", license="Apache-2.0"),
+    Published(PIXART, "", license="OpenRAIL++"),
+    *WHERE.values(),
+    Published(SD3_FILES, "sd3_medium_incl_clips.safetensors", "5.97 GB", STABILITY),
+    Published(SD3_FILES, "sd3_medium_incl_clips_t5xxlfp16.safetensors", "15.8 GB", STABILITY),
+    Published(SD3_FILES, "text_encoders/t5xxl_fp16.safetensors", "9.79 GB", STABILITY),
+    Published("CompVis/stable-diffusion-v-1-4-original", "sd-v1-4.ckpt", license=OPENRAIL),
+    *(Published("maxin-cn/Latte", f"{name}.pt", "2.7 GB", "MIT")
+      for name in ("ffs", "skytimelapse", "taichi-hd", "ucf101")),
+    Published("maxin-cn/Latte", "t2v.pt", "4.23 GB", "MIT"),
+    Published("https://github.com/facebookresearch/DiT", "DiT-XL-2-256x256.pt", license="CC BY-NC 4.0")]
+
+
+def published_as(path):
+    """The published file, or the repository, whose name a path has that does not exist; None if none has."""
+    for known in FAMILIES:
+        is_file = known.file and not known.file.endswith("/")
+        if is_file and path.name == Path(known.file).name:
+            return known
+        if not is_file and Path(known.repository).name in path.parts[-2:]:
+            return known
+    return None
+
+
 FOLDERS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")     # Diffusers'
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
@@ -503,20 +585,24 @@ class Released:
     def need(self, *parts):
         """Say what is missing, and who publishes it, before anything is computed."""
         for part in parts:
-            if self.tokenizer is None if part == "tokenizer" else part not in self.states:
-                what = WHERE.get(self.channels() if part == "vae" else part, "its own VAE")
-                found = ", ".join(sorted(f"{name} in {path}" for name, path in self.paths.items()))
-                raise UserError(f"no {part} ({found or 'nothing was found'}); add "
-                                f"{'--vae' if part == 'vae' else '--weights'} PATH with {what}")
+            if part in self.states or part == "tokenizer" and self.tokenizer:
+                continue
+            found = ", ".join(sorted(f"{name} in {path}" for name, path in self.paths.items()))
+            if part == "vae":
+                flag, what = "--vae", WHERE.get(self.channels(), "its own VAE")
+            else:
+                flag, what = "--weights", WHERE[part]
+            raise UserError(f"no {part} ({found or 'nothing was found'}); add {flag} PATH with {what}")
 
     def channels(self):
         """How many latent channels the transformer reads, by its patch embedding; without one, SD3's 16. It
         decides which VAE is asked for: 4 channels are SD 1's, and no other will do."""
         if "transformer" not in self.states:
             return 16
-        name = next(name for name in ("x_embedder.proj.weight", "pos_embed.proj.weight")
-                    if name in self.states["transformer"])
-        return self.states["transformer"][name].shape[1]
+        state = self.states["transformer"]
+        name = "pos_embed.proj.weight" if "pos_embed.proj.weight" in state else "x_embedder.proj.weight"
+        with reading("a transformer", self.paths["transformer"]):
+            return state[name].shape[1]
 
     def config(self, part):
         """Diffusers' config.json of a part; {} where there is none. It knows what shapes do not tell."""
@@ -524,38 +610,70 @@ class Released:
         if part not in ("transformer", "vae") or not path.is_file():
             return {}
         try:
-            return json.loads(path.read_text("utf-8"))
-        except ValueError:
+            config = json.loads(path.read_text("utf-8"))
+        except (ValueError, RecursionError):
             raise UserError(f"{path} is not JSON; download it again")
+        if not isinstance(config, dict):
+            raise UserError(f"{path} describes no network; download it again")
+        for name, (kind, most) in CONFIG.items():
+            value = config.get(name)
+            least = -most if name == "shift_factor" else 1e-9
+            if value is not None and not (is_a(value, kind) and least <= value <= most):
+                raise UserError(f"{path}: its {name} cannot be {str(value)[:40]}; download it again")
+        return config
 
     def transformer(self):
         """The network; still as stored and mapped, so that it takes memory when it is moved. What shapes do
         not tell is taken from config.json where there is one, else the released model's value stands."""
         state, config = self.states["transformer"], self.config("transformer")
-        more = {"head_dim": config["attention_head_dim"]} if "attention_head_dim" in config else {}
+        more = {}
+        if "attention_head_dim" in config:
+            more["head_dim"] = config["attention_head_dim"]
         if self.kind == "latte_t2v":
-            more |= {"input_size": config.get("sample_size", 64), "frames": config.get("video_length", 16)}
-        if self.kind == "pixart":       # the released file holds the table of positions: it tells the size
-            rows = math.isqrt(state["pos_embed"].shape[1]) if "pos_embed" in state else 32
-            more |= {"sample_size": config.get("sample_size", 2 * rows),
-                     "interpolation": config.get("interpolation_scale")}
-        return TRANSFORMERS[self.kind](state, **more)
+            more["input_size"] = config.get("sample_size", 64)
+            more["frames"] = config.get("video_length", 16)
+        with reading("a transformer", self.paths["transformer"]):
+            if self.kind == "pixart":       # the released file holds its position embedding, which tells it
+                rows = math.isqrt(state["pos_embed"].shape[1]) if "pos_embed" in state else 32
+                more["sample_size"] = config.get("sample_size", 2 * rows)
+                more["interpolation"] = config.get("interpolation_scale")
+            return TRANSFORMERS[self.kind](state, **more)
 
     def vae(self):
+        """The VAE, in float32."""
         config = self.config("vae")
-        return kl_vae(self.states["vae"], config.get("norm_num_groups", 32), config.get("scaling_factor"),
-                      config.get("shift_factor")).float()
+        with reading("a Stable Diffusion VAE", self.paths["vae"]):
+            return kl_vae(self.states["vae"], config.get("norm_num_groups", 0),
+                          config.get("scaling_factor"), config.get("shift_factor")).float()
 
     def text(self):
         """What turns prompts into the conditions of this transformer (or, without one, of SD3); None for
         classes."""
-        if self.kind in ("latte_t2v", "pixart"):
-            self.need("t5xxl", "tokenizer")
-            return T5Text({"t5xxl": partial(t5, self.states["t5xxl"])}, T5Tokenizer.load(self.tokenizer))
         if self.kind in ("latte", "dit"):
             return None
-        self.need("clip_l", "clip_g", *(["tokenizer"] if "t5xxl" in self.states else []))
+        if self.kind in ("latte_t2v", "pixart"):
+            return self.t5_text()
+        return self.sd3_text()
+
+    def t5_text(self, length=120):
+        """T5 with its mask, as PixArt and Latte's text-to-video model read it."""
+        self.need("t5xxl", "tokenizer")
+        build = partial(t5, self.states["t5xxl"], source=self.paths["t5xxl"])
+        return T5Text({"t5xxl": build}, T5Tokenizer.load(self.tokenizer), length)
+
+    def sd3_text(self):
+        """SD3's two CLIPs, and T5 where it is there."""
+        self.need("clip_l", "clip_g")
+        if "t5xxl" in self.states:
+            self.need("tokenizer")
         return sd3_text(self.states, T5Tokenizer.load(self.tokenizer) if self.tokenizer else None)
+
+
+# Of config.json what is read, {name: (kind, the most that is believed)}: heads, sizes in latents, frames, and
+# by what latents are scaled.
+CONFIG = {"attention_head_dim": (int, 1024), "sample_size": (int, 1024), "video_length": (int, 4096),
+          "norm_num_groups": (int, 1024), "interpolation_scale": (float, 100.0),
+          "scaling_factor": (float, 100.0), "shift_factor": (float, 100.0)}
 
 
 # One file, many names. What it is follows from the first sign that fits; the order of SIGNS matters, since a
@@ -564,12 +682,15 @@ class Released:
 # TO ADD A NETWORK: write the module with the names of its authors' file (a .safetensors file's first bytes
 # list them, with shapes; no need to download the rest); a function here that reads the config off those
 # shapes and ends in fill(); a table if there is a second layout; a line in SIGNS, of names that no other
-# network has, in TRANSFORMERS, READS and WHERE. Then the parity test, from the authors' code at a small size
+# network has, in TRANSFORMERS and WHERE. Then the parity test, from the authors' code at a small size
 # with random weights: before it passes, names that fit mean nothing. PixArt beside DiT is the shortest
 # example.
 def told(names):
     """Which network these tensors belong to, "" if none that is known here."""
-    return next((kind for kind, sign in SIGNS if any(re.match(sign, name) for name in names)), "")
+    for kind, sign in SIGNS:
+        if any(re.match(sign, name) for name in names):
+            return kind
+    return ""
 
 
 def sort_out(state, path):
@@ -578,10 +699,11 @@ def sort_out(state, path):
     sd3_medium.safetensors gives {"transformer": 491 tensors, "vae": 244}; a file without prefixes one part,
     which its tensors name. What no prefix explains and no sign tells is left out if there is another part:
     files carry a training's step counters and more."""
-    state, parts = {name: tensor for name, tensor in unwrap(state).items() if torch.is_tensor(tensor)}, {}
+    state = {name: tensor for name, tensor in unwrap(state).items() if torch.is_tensor(tensor)}
     if any(name.endswith(("scale_weight", "scaled_fp8")) for name in state):
         raise UserError(f"{path} is scaled fp8 (it has tensors named scale_weight), which is not read here; "
                         "take the same file in fp16, bf16 or plain fp8")
+    parts = {}
     for name, tensor in state.items():
         prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
         parts.setdefault(PREFIXES.get(prefix, ""), {})[name.removeprefix(prefix)] = tensor
@@ -605,18 +727,27 @@ def sort_out(state, path):
 def networks_in(folder):
     """[[files of one network], ...]: shards belong together; of the same network in several precisions the
     plainest name is taken, model.safetensors before model.fp16.safetensors and before .bin."""
-    found, chosen = {}, []
-    plain = lambda path: (path.suffix != ".safetensors", len(path.name), path.name)
-    for path in sorted((path for path in folder.iterdir() if path.suffix in WEIGHTS), key=plain):
-        stem = re.sub(r"-\d+-of-\d+|\.(fp16|bf16|fp32|ema|non_ema)(?=[.-])", "", path.name)
-        if not path.name.startswith("."):
+    found = {}
+    for path in sorted(folder.iterdir(), key=plainness):
+        if path.suffix in WEIGHTS and not path.name.startswith("."):
+            stem = re.sub(r"-\d+-of-\d+|\.(fp16|bf16|fp32|ema|non_ema)(?=[.-])", "", path.name)
             found.setdefault(Path(stem).stem, []).append(path)
+    chosen = []
     for stem, files in found.items():
         shards = [path for path in files if "-of-" in path.name]
-        index = sorted(folder.glob(f"{glob.escape(stem)}*.index*.json"), key=lambda path: len(path.name))
-        chosen.append([folder / name for name in shards_of(index[0])] if shards and index
-                      else shards or files[:1])
+        index = sorted(folder.glob(f"{glob.escape(stem)}*.index*.json"), key=plainness)
+        if not shards:
+            chosen.append(files[:1])
+        elif not index:
+            chosen.append(shards)
+        else:
+            chosen.append([folder / name for name in shards_of(index[0])])
     return chosen
+
+
+def plainness(path):
+    """Sorts the plainest name to the front."""
+    return path.suffix not in (".safetensors", ".json"), len(path.name), path.name
 
 
 # TRAP: shards are numbered, and one that is missing is not seen by looking at those that are there; the index
@@ -625,8 +756,11 @@ def shards_of(index):
     """The files that an index of shards names; all of them have to be there."""
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        outside = [name for name in names if Path(name).name != name]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{index} is not an index of shards; download it again")
+    for name in outside:
+        raise UserError(f"{index} names {name}, which is not in its folder; download it again")
     for name in names:
         if not (index.parent / name).is_file():
             raise UserError(f"{index.parent} lacks {name}, a shard that {index.name} names; download it too")
@@ -638,18 +772,21 @@ def networks_at(path):
     other folder: its files; a file: itself, then the text encoders that its publisher puts beside it. So a
     person who downloaded a whole repository may name it, or the one file in it that he thinks of."""
     if not path.exists():
-        raise UserError(f"no file or folder {path}; check the path")
-    beside = path
+        known = published_as(path)
+        raise UserError(f"no file or folder {path}; " + (f"it is {known}" if known else "check the path"))
     if path.is_file():
         beside, found = path.parent, [[path]]
-        found += [[file] for file in sorted(beside.glob("*.safetensors"))
-                  if re.match(r"clip_[lg]|t5xxl", file.name) and file != path]
+        for file in sorted(beside.glob("*.safetensors")):
+            if re.match(r"clip_[lg]|t5xxl", file.name) and file != path:
+                found.append([file])
     else:
-        found = networks_in(path)
-        parts = [path / part for part in FOLDERS if (path / part).is_dir()]
+        beside, found = path, networks_in(path)
         if (path / "transformer").is_dir() or not found:
+            parts = [path / part for part in FOLDERS if (path / part).is_dir()]
             return [files for part in parts for files in networks_in(part)[:1]]
-    return found + (networks_in(beside / "text_encoders") if (beside / "text_encoders").is_dir() else [])
+    if (beside / "text_encoders").is_dir():
+        found = found + networks_in(beside / "text_encoders")
+    return found
 
 
 # T5's words are in no tensor. TRAP: the CLIPs' tokenizers lie in folders of like names (SD3: tokenizer,
@@ -672,24 +809,33 @@ def open_released(*paths, vae=""):
     """Released: what other people's weights at these paths are. A later path fills in what the earlier ones
     lack; from the path `vae` the VAE alone is taken, and counts."""
     found = Released()
-    for path, only_vae in (*((path, False) for path in paths), *([(vae, True)] if vae else [])):
-        path, before = Path(path).expanduser(), dict(found.paths)
-        if only_vae and (path / "vae").is_dir():
-            path = path / "vae"
-        for files in networks_at(path):
-            if class_of(files[0]):
-                raise UserError(f"{files[0]} was written by train.py: give its folder with --ckpt")
-            state = {name: tensor for file in files for name, tensor in read_state(file).items()}
-            for part, tensors in sort_out(state, files[0]).items():
-                if part == "transformer" and part in found.paths and part not in before:
-                    raise UserError(f"{path} holds several transformers, {found.paths[part].name} and "
-                                    f"{files[0].name}: give one of these files")
-                if only_vae and part == "vae" or not only_vae and part not in found.states:
-                    found.states[part], found.paths[part] = tensors, files[0]
-        if only_vae and found.paths.get("vae") == before.get("vae"):
+    for path in paths:
+        add_parts(found, Path(path).expanduser())
+    if vae:
+        path = Path(vae).expanduser()
+        alone = Released()
+        add_parts(alone, path / "vae" if (path / "vae").is_dir() else path)
+        if "vae" not in alone.states:
             raise UserError(f"no VAE in {path}; give {WHERE[4]}, or {WHERE[16]}")
-        found.tokenizer = found.tokenizer or tokenizer_near(path)
+        found.states["vae"], found.paths["vae"] = alone.states["vae"], alone.paths["vae"]
+        found.tokenizer = found.tokenizer or alone.tokenizer
     return found
+
+
+def add_parts(found, path):
+    """What lies at a path, to what was found at those before it."""
+    before = dict(found.paths)
+    for files in networks_at(path):
+        if class_of(files[0]):
+            raise UserError(f"{files[0]} was written by train.py: give its folder with --ckpt")
+        state = {name: tensor for file in files for name, tensor in read_weights(file).items()}
+        for part, tensors in sort_out(state, files[0]).items():
+            if part == "transformer" and part in found.paths and part not in before:
+                raise UserError(f"{path} holds several transformers, {found.paths[part].name} and "
+                                f"{files[0].name}: give one of these files")
+            if part not in found.states:
+                found.states[part], found.paths[part] = tensors, files[0]
+    found.tokenizer = found.tokenizer or tokenizer_near(path)
 
 
 # Three doors for those who want one thing. They differ in what they insist on: train.py --init needs a
@@ -713,17 +859,12 @@ def vae_at(path):
 
 def load_sd3_text(*sources):
     """SD3's three encoders from any of its layouts, or from several paths that hold one each."""
-    found = open_released(*sources)
-    found.need("clip_l", "clip_g")
-    return sd3_text(found.states, T5Tokenizer.load(found.tokenizer) if found.tokenizer else None)
+    return open_released(*sources).sd3_text()
 
 
 def load_t5_text(*sources, length=120):
-    """T5 with its mask, as PixArt and Latte's text-to-video model read it, from a Diffusers folder or
-    a folder of its shards."""
-    found = open_released(*sources)
-    found.need("t5xxl", "tokenizer")
-    return T5Text({"t5xxl": partial(t5, found.states["t5xxl"])}, T5Tokenizer.load(found.tokenizer), length)
+    """T5 and its tokenizer, from a Diffusers folder or a folder of its shards."""
+    return open_released(*sources).t5_text(length)
 
 
 # ----------------------------------------------------------------------------------------- networks that look
@@ -796,7 +937,8 @@ def load_detector(path, kind, trust_torchscript=False):
     if not path.is_file():
         raise UserError(f"no weights at {path}; {kind} needs {publisher}: download it and put it there")
     if not is_torchscript(path):
-        return build(read_state(path), source=path)
+        with reading(kind, path):
+            return build(read_weights(path), source=path)
     if kind not in SCRIPTED:
         raise UserError(f"{path} is a TorchScript program; {kind} needs {publisher}")
     if not trust_torchscript:
@@ -853,11 +995,11 @@ SCRIPTED = {"i3d": ScriptedI3D, "c3d": ScriptedC3D}
 
 # ------------------------------------------------------------------------------------------ where weights are
 
-# --init is one path, to whatever one has: a folder that this file wrote, one network of it, Stable Diffusion
+# --init is one path, to whatever one has: a folder that train.py wrote, one network of it, Stable Diffusion
 # 3's single file, a folder as Diffusers lays it out, Latte's .pt. Each stage takes from it what it needs, and
-# pretrained.py tells by the tensors what it is. A folder of ours brings along what its network was trained
-# with: a transformer without the VAE whose latents it knows, or the text encoder whose language it speaks, is
-# worth nothing. And whatever is taken brings its sizes: flags that say otherwise are refused.
+# what it is is told by its tensors. A folder of ours brings along what its network was trained with: a
+# transformer without the VAE whose latents it knows, or the text encoder whose vectors it reads, is worth
+# nothing. And whatever is taken brings its sizes: flags that say otherwise are refused.
 #
 #     --init runs/toy                    a folder of ours    the network, and what it was trained with
 #     --init runs/videodit-320           the same            4.1: the 512 phase goes on from it
@@ -866,59 +1008,65 @@ SCRIPTED = {"i3d": ScriptedI3D, "c3d": ScriptedC3D}
 #     (none)                             --out's own         what the stage before left
 #
 # Starting from weights (--init) is not resuming (--resume): the first takes a network and forgets its
-# optimizer, step and average, the second goes on as if nothing had happened. Who confuses them trains the
+# optimizer state, step and EMA, the second goes on as if nothing had happened. Who confuses them trains the
 # warm-up again, or loads Adam's moments of another data set.
 
-KEPT = ("videodit", "latte", "dit")     # whose folders hold what they were trained with
+WITH_COMPANIONS = ("videodit", "latte", "dit")      # whose folders hold what they were trained with
 
 
-def ours(cfg, *names):
+def own_file(cfg, *names):
     """The file of ours that --init means: itself, or the first of these networks in its folder. None where
     --init is empty or somebody else's."""
+    if not cfg.init:
+        return None
     path = Path(cfg.init).expanduser()
-    if not cfg.init or path.is_file():
-        return path if cfg.init and class_of(path) else None
-    files = [file for file in sorted(path.glob("*.safetensors")) if file.name[0] != "." and class_of(file)]
-    found = [file for name in names for file in files if file.stem == name]
-    if files and not found:
-        raise UserError(f"--init {path}: holds {', '.join(file.name for file in files)}, but no "
+    if path.is_file():
+        return path if class_of(path) else None
+    files = {file.stem: file for file in sorted(path.glob("[!.]*.safetensors")) if class_of(file)}
+    for name in names:
+        if name in files:
+            return files[name]
+    if files:
+        raise UserError(f"--init {path}: holds {', '.join(file.name for file in files.values())}, but no "
                         f"{' or '.join(f'{name}.safetensors' for name in names)}")
-    return found[0] if found else None
+    return None
 
 
-def obey(cfg, owner, config, source):
+def refuse_other_sizes(cfg, owner, config, source):
     """Weights bring their own sizes: a flag that asks for others is refused, not ignored. (How often labels
     are dropped is no size.)"""
-    for name in sorted(cfg.given):
+    for name in cfg.given:
         group, _, leaf = name.rpartition(".")
-        mine = name in ("attention", "patchify_3d") or group == owner and leaf != "class_dropout"
-        if mine and hasattr(config, leaf):
-            wanted = getattr(getattr(cfg, group) if group else cfg, leaf)
-            if wanted != getattr(config, leaf):
-                flag = f"--no-{name}" if wanted is False else f"--{name} {wanted}"
-                raise UserError(f"{flag}: {source} has {getattr(config, leaf)}; leave the flag out, or start "
-                                "from other weights")
+        is_size = group == owner and leaf != "class_dropout" or name in ("attention", "patchify_3d")
+        if not is_size or not hasattr(config, leaf):
+            continue
+        wanted = getattr(getattr(cfg, group) if group else cfg, leaf)
+        if wanted != getattr(config, leaf):
+            flag = f"--no-{name}" if wanted is False else f"--{name} {wanted}"
+            raise UserError(f"{flag}: {source} has {getattr(config, leaf)}; leave the flag out, or start "
+                            "from other weights")
 
 
-def must_fit(cfg, config, vae, text=None):
+def check_widths(cfg, config, vae, text=None):
     """The files that --out carries may be another run's than the flags are: what the transformer reads has to
     be as wide as what they write. (presets.check_borders sees flags alone, before anything is trained.)"""
-    words = text.config.width if isinstance(text, ToyText) else 0
     owner = "latte" if cfg.stage == "latte" else "dit"
-    for leaf, written, whose in (("in_channels", vae.config.z_channels, "the VAE's latents have"),
-                                 ("context_dim", words, "the text encoder's vectors have"),
-                                 ("pooled_dim", words, "the text encoder's vectors have")):
+    written = {"in_channels": (vae.config.z_channels, "the VAE's latents have")}
+    if isinstance(text, ToyText):
+        written["context_dim"] = (text.config.width, "the text encoder's vectors have")
+        written["pooled_dim"] = (text.config.width, "the text encoder's vectors have")
+    for leaf, (width, whose) in written.items():
         value = getattr(config, leaf)
-        if written and value and value != written:                      # a Latte's 0: it reads none
-            raise UserError(f"--{owner}.{leaf} {value}: {whose} {written} in {cfg.out}; give that number")
+        if value and value != width:                                    # a Latte's 0: it reads none
+            raise UserError(f"--{owner}.{leaf} {value}: {whose} {width} in {cfg.out}; give that number")
 
 
-def bring(cfg, run):
+def bring_companions(cfg, run):
     """A folder of ours that --init names brings what its networks were trained with."""
-    file = ours(cfg, cfg.stage, *KEPT)
+    file = own_file(cfg, cfg.stage, *WITH_COMPANIONS)
     if file and run.rank == 0:
-        sources = [file.with_name(f"{name}.safetensors") for name in ("vae", "dpvae", "text")]
-        for source in (classifier_file(file.parent), *sources):
+        companions = [file.with_name(f"{name}.safetensors") for name in ("vae", "dpvae", "text")]
+        for source in (classifier_file(file.parent), *companions):
             target = Path(cfg.out) / source.name
             if source.is_file() and not target.is_file():
                 write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
@@ -927,16 +1075,19 @@ def bring(cfg, run):
 
 def image_vae(cfg, run):
     """The 2D VAE: from --init, ours or published (Stable Diffusion's), else what stage vae left in --out."""
-    file = ours(cfg, "vae") or ("" if cfg.init else Path(cfg.out) / "vae.safetensors")
+    file = own_file(cfg, "vae")
+    if not file and not cfg.init:
+        file = Path(cfg.out) / "vae.safetensors"
     vae = load_network(KLVAE, file) if file else vae_at(cfg.init)
-    obey(cfg, "vae", vae.config, file or cfg.init)
+    refuse_other_sizes(cfg, "vae", vae.config, file or cfg.init)
     return vae.to(run.device)
 
 
 def frozen_vae(cfg, run, name):
     """The VAE of the latents, "vae" or "dpvae", that --out carries: from a stage before, or put there first.
     Another one later would be another run."""
-    kind, file = {"vae": KLVAE, "dpvae": DPVAE}[name], Path(cfg.out) / f"{name}.safetensors"
+    kind = {"vae": KLVAE, "dpvae": DPVAE}[name]
+    file = Path(cfg.out) / f"{name}.safetensors"
     if run.rank == 0 and (cfg.vae_weights or not file.is_file()):
         given = given_vae(cfg, kind, name)
         if given and not file.is_file():
@@ -957,15 +1108,16 @@ def given_vae(cfg, kind, name):
     published --init; else None."""
     if cfg.vae_weights:
         path = Path(cfg.vae_weights).expanduser()
-        own = path / f"{name}.safetensors" if path.is_dir() else path
-        given = load_network(kind, own) if class_of(own) else vae_at(path)
+        file = path / f"{name}.safetensors" if path.is_dir() else path
+        given = load_network(kind, file) if class_of(file) else vae_at(path)
         if not isinstance(given, kind):
             raise UserError(f"--vae_weights {path}: stage {cfg.stage} reads a {name}.safetensors, which "
                             f"stage {name} makes of it (--init)")
         return given
-    if name == "vae" and cfg.init and not ours(cfg, cfg.stage, *KEPT):
+    if name == "vae" and cfg.init and not own_file(cfg, cfg.stage, *WITH_COMPANIONS):
         found = open_released(cfg.init)
-        return found.vae() if "vae" in found.states else None
+        if "vae" in found.states:
+            return found.vae()
     return None
 
 

@@ -12,7 +12,7 @@ from support.cli import UserError, polite
 from latte import SIZES
 from presets import PRESETS, Config, flatten, parse
 from text import ToyText
-from pretrained import must_fit
+from pretrained import check_widths
 from vae import KLVAE
 
 
@@ -200,8 +200,8 @@ def test_files_that_do_not_fit_the_flags_are_named():
     """An --out whose VAE is another run's: presets.check cannot know, train.py says it before a step."""
     cfg = parse(["--config", "tiny", "--stage", "dit"])[0]
     vae, text = KLVAE(dataclasses.replace(cfg.vae, z_channels=5)), ToyText(cfg.text)
-    must_fit(cfg, cfg.dit, KLVAE(cfg.vae), text)
+    check_widths(cfg, cfg.dit, KLVAE(cfg.vae), text)
     with pytest.raises(UserError, match="--dit.in_channels 4: the VAE's latents have 5 in runs/tiny"):
-        must_fit(cfg, cfg.dit, vae, text)
+        check_widths(cfg, cfg.dit, vae, text)
     with pytest.raises(UserError, match="--dit.context_dim 8: the text encoder's vectors have 32"):
-        must_fit(cfg, dataclasses.replace(cfg.dit, context_dim=8), KLVAE(cfg.vae), text)
+        check_widths(cfg, dataclasses.replace(cfg.dit, context_dim=8), KLVAE(cfg.vae), text)

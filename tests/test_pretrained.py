@@ -1,5 +1,6 @@
 """Tests of pretrained.py: each released layout becomes our network, and what does not fit is named."""
 
+import argparse
 import gzip
 import json
 import re
@@ -298,8 +299,9 @@ def save_in_shards(state, folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
 
 
-def test_all_layouts_on_disk_give_the_same_vectors(tmp_path):
+def test_golden_all_layouts_on_disk_give_the_same_vectors(tmp_path):
     """One file, three files, and a Diffusers folder with shards."""
+    (tmp_path / "tokenizer").symlink_to((GOLDEN / "t5_tokenizer").resolve())
     states, ids = tiny_sd3(), torch.tensor([[49406, 5, 49407]])
     save_file({f"text_encoders.{name}.transformer.{key}": value for name, state in states.items()
                for key, value in state.items()}, tmp_path / "one.safetensors")
@@ -324,6 +326,81 @@ def test_golden_latte_reads_t5_from_a_diffusers_folder(tmp_path):
     save_file(state, tmp_path / "text_encoder/model.safetensors")
     context, mask = pretrained.load_t5_text(tmp_path, length=12)(["a cat", ""])
     assert context.shape == (2, 12, 24) and mask[1].tolist() == [1] + [0] * 11
+
+
+# ------------------------------------------------------------------------------- what is missing or damaged
+
+@pytest.mark.parametrize("path, told", [
+    ("sd3_medium.safetensors", "4.34 GB, Stability.*: hf download stabilityai/stable-diffusion-3-medium "
+                               "sd3_medium.safetensors --local-dir stable-diffusion-3-medium"),
+    ("ucf101.pt", "2.7 GB, MIT.*: hf download maxin-cn/Latte ucf101.pt --local-dir Latte"),
+    ("sd-v1-4.ckpt", "OpenRAIL-M.*: hf download CompVis/stable-diffusion-v-1-4-original sd-v1-4.ckpt"),
+    ("stable-diffusion-v1-4/vae", 'hf download CompVis/stable-diffusion-v1-4 --include "vae/."'),
+    ("PixArt-XL-2-512x512", 'hf download PixArt-alpha/PixArt-XL-2-512x512 --include "." --local-dir PixArt'),
+    ("DiT-XL-2-256x256.pt", "of https://github.com/facebookresearch/DiT .CC BY-NC 4.0.$"),
+    ("mine.pt", "mine.pt; check the path$")])
+def test_a_missing_path_of_a_known_family_is_told_where_it_is(tmp_path, path, told):
+    """Repository, file, size and license where known, and the line that fetches it."""
+    with pytest.raises(UserError, match=f"no file or folder .*{told}"):
+        pretrained.open_released(tmp_path / path)
+
+
+def test_golden_what_training_scripts_wrote_is_loaded(tmp_path):
+    """DiT's train.py: {"model", "ema", "opt", "args": Namespace}; the EMA is taken, nothing in it runs."""
+    weights = golden("dit")[0]
+    torch.save({"model": {}, "ema": weights, "opt": {"state": {}}, "args": argparse.Namespace(lr=1e-4)},
+               tmp_path / "0050000.pt")
+    found = pretrained.open_released(tmp_path / "0050000.pt")
+    assert found.kind == "dit"
+    assert_close(found.transformer().blocks[0].attn.qkv.weight, weights["blocks.0.attn.qkv.weight"])
+
+
+def diffusers_vae(folder, config):
+    """A small published VAE with this config.json."""
+    weights = golden("sd_vae_kl_4ch_diffusers")[0]
+    (folder / "vae").mkdir()
+    save_file(weights, folder / "vae" / "diffusion_pytorch_model.safetensors")
+    (folder / "vae" / "config.json").write_text(config)
+
+
+@pytest.mark.parametrize("config, message", [
+    ("{", "is not JSON"), ("[1]", "describes no network"), ("[" * 100_000, "is not JSON"),
+    ('{"scaling_factor": Infinity}', "scaling_factor cannot be inf"),
+    ('{"norm_num_groups": true}', "norm_num_groups cannot be True"),
+    ('{"norm_num_groups": 5}', "has not the shapes of a Stable Diffusion VAE"),
+    ('{"norm_num_groups": 1000000000}', "norm_num_groups cannot be 1000000000")])
+def test_golden_a_published_folder_is_not_believed(tmp_path, config, message):
+    """What config.json says is of its kind, finite and within bounds, or the file is named."""
+    diffusers_vae(tmp_path, config)
+    with pytest.raises(UserError, match=message):
+        pretrained.open_released(tmp_path).vae()
+
+
+@pytest.mark.parametrize("name, tensor", [
+    ("decoder.conv_in.weight", torch.tensor(1.0)), ("encoder.conv_in.weight", torch.zeros(0, 3, 3, 3)),
+    ("encoder.conv_in.bias", torch.ones(16, dtype=torch.bool))])
+def test_golden_tensors_of_another_shape_are_named(tmp_path, name, tensor):
+    """A tensor without axes, one without channels, truths in the place of numbers."""
+    weights = golden("sd_vae_kl_4ch")[0]
+    save_file({**weights, f"first_stage_model.{name}": tensor}, tmp_path / "vae.safetensors")
+    with pytest.raises(UserError, match="has not the shapes|does not fit KLVAE"):
+        pretrained.open_released(tmp_path / "vae.safetensors").vae()
+
+
+def test_an_index_of_shards_names_its_own_folders_files_only(tmp_path):
+    """weight_map is a stranger's list of paths."""
+    save_in_shards(tiny_sd3()["clip_l"], tmp_path / "text_encoder")
+    (tmp_path / "text_encoder/model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.bin"}}')
+    with pytest.raises(UserError, match="names ../secret.bin, which is not in its folder"):
+        pretrained.open_released(tmp_path)
+
+
+def test_a_pickle_that_is_no_dict_is_refused(tmp_path):
+    """A list of tensors, or numbers as names."""
+    for number, state in enumerate(([torch.ones(2)], {1: torch.ones(2)})):
+        torch.save(state, tmp_path / f"{number}.pt")
+        with pytest.raises(UserError, match="holds no weights"):
+            pretrained.open_released(tmp_path / f"{number}.pt")
 
 
 # ----------------------------------------------------------------------------------------- networks that look

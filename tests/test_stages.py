@@ -352,8 +352,8 @@ def test_a_flag_that_agrees_with_the_weights_is_no_offence(tiny):
     """And one that is another network's, or no size at all, is not compared."""
     made = load_network(VideoDiT, tiny.folder / "videodit.safetensors").config
     agrees = config("--dit.depth", 2, "--attention", "2d->3d", "--frames", 4, "--latte.depth", 8)
-    pretrained.obey(agrees, "dit", made, "weights")
-    pretrained.obey(config("--latte.class_dropout", 0.3), "latte", load_network(
+    pretrained.refuse_other_sizes(agrees, "dit", made, "weights")
+    pretrained.refuse_other_sizes(config("--latte.class_dropout", 0.3), "latte", load_network(
         Latte, tiny.folder / "latte.safetensors").config, "weights")
 
 
