@@ -69,11 +69,10 @@ from support.video_io import (IMAGES, ROUNDING, VIDEOS, Unusable, VideoFile, cro
 class ToyClips:
     """Clips drawn on the fly (toy_world.py). count=None: a million, more than a run ever sees."""
 
-    classes = toy_world.SUBJECTS
-
-    def __init__(self, kind="video", frames=16, size=64, count=None, seed=0, drop=0.4):
+    def __init__(self, kind="video", frames=16, size=64, count=None, seed=0, drop=0.4, vocabulary="full"):
         self.kind, self.frames, self.size, self.seed, self.drop = kind, frames, size, seed, drop
-        self.count = count or 1 << 20
+        self.count, self.vocabulary = count or 1 << 20, vocabulary
+        self.classes = toy_world.VOCABULARIES[vocabulary].subjects
 
     def __len__(self):
         return self.count
@@ -86,7 +85,7 @@ class ToyClips:
 
     def describe(self, index, epoch=0):
         """Spec and caption of the index-th clip, nothing drawn yet."""
-        spec = toy_world.sample_spec(self.seed, index, self.kind)
+        spec = toy_world.sample_spec(self.seed, index, self.kind, self.vocabulary)
         if self.frames == 1:
             spec = dataclasses.replace(spec, motion="")           # nobody sees motion in a still
         toss = int(np.random.default_rng([self.seed, epoch, index]).integers(1 << 31))
@@ -102,8 +101,11 @@ class ToyClips:
 
     def identity(self):
         """What these clips are: equal for two data sets that give equal clips."""
-        return {"data": f"toy {self.kind}", "clips": self.count, "frames": self.frames, "size": self.size,
-                "seed": self.seed, "drop": self.drop, "world": toy_world.VERSION}
+        about = {"data": f"toy {self.kind}", "clips": self.count, "frames": self.frames, "size": self.size,
+                 "seed": self.seed, "drop": self.drop, "world": toy_world.VERSION}
+        if self.vocabulary != "full":
+            about["vocabulary"] = self.vocabulary
+        return about
 
 
 # ----------------------------------------------------------------------------------------- a folder's videos

@@ -10,8 +10,8 @@ from multiprocessing import Pool
 from PIL import Image, ImageDraw
 import numpy as np
 
-from support.toy_world import (BACKDROPS, COLOURS, DRIFTING, MOTIONS, RANGES, SCENES, SHAPES, SUBJECTS, Spec,
-                               _backdrop, _draw_subject, pose, swing_at)
+from support.toy_world import (BACKDROPS, COLOURS, DRIFTING, RANGES, SCENES, SHAPES, SUBJECTS, VOCABULARIES,
+                               Spec, _backdrop, _draw_subject, pose, swing_at)
 
 
 # ---------------------------------------------------------------------------------------------- reading back
@@ -52,12 +52,13 @@ class Fit:
     shape_drift: float             # how its shape does, as a share of its area
 
 
-def nearest(clips, told, alone=False, workers=1):
+def nearest(clips, told, alone=False, workers=1, vocabulary="full"):
     """(B,3,T,H,W) in [-1,1], and for each what it was to show -> B Fits.
 
     told: captions, or Specs, of which only the words are read. Words left out, or "", are fitted as well.
-    alone: also fit each frame by itself, which takes twice as long. workers: processes."""
-    jobs = [(np.asarray(clip), words, alone) for clip, words in zip(clips, told)]
+    alone: also fit each frame by itself, which takes twice as long. workers: processes. vocabulary: of the
+    world that the clips are to be of."""
+    jobs = [(np.asarray(clip), words, alone, vocabulary) for clip, words in zip(clips, told)]
     if min(workers, len(jobs)) < 2:
         return [_nearest_to(*job) for job in jobs]
     with Pool(min(workers, len(jobs))) as pool:
@@ -68,13 +69,14 @@ def nearest(clips, told, alone=False, workers=1):
 
 
 # Told "a red cat" or a Spec, only the words count; a Spec's numbers are what is looked for.
-def read_words(told):
+def read_words(told, vocabulary="full"):
     """A caption, or a Spec -> (subject, colour, motion, scene), "" for what it does not say."""
+    world = VOCABULARIES[vocabulary]
     if isinstance(told, Spec):
         return told.subject, told.colour, told.motion, told.scene
     said = f" {' '.join(told.lower().split())} "
     return tuple(next((word for word in words if f" {word} " in said), "")
-                 for words in (SUBJECTS, COLOURS, MOTIONS, SCENES))
+                 for words in (world.subjects, world.colours, world.motions, world.scenes))
 
 
 # What a pixel costs. The subject covers a share a of it with paint p; behind is the backdrop b, or a drifting
@@ -230,13 +232,14 @@ def _by_cost(costs, specs, frames, corners):
 #     + mirrored      full size     6        true      2 best searched
 #     35 near that    full size     6        true      the best searched, by other steps
 #     1               full size     all      true      searched, to 1/32 of a pixel
-def _fit(clip, told):
+def _fit(clip, told, vocabulary):
     """float32 (T,H,W,3) of 0..255 -> (its PixelCosts, the nearest Spec)."""
-    *words, scene = read_words(told)
+    *words, scene = read_words(told, vocabulary)
     scene = scene or _guess_scene(clip)
     fine, coarse = PixelCosts(clip, scene), PixelCosts(_halved(clip), scene)
     four, six = (sorted({round(t) for t in np.linspace(0, len(clip) - 1, count)}) for count in (4, 6))
-    starts = [_by_cost(coarse, places, four, False)[0] for places in _starts(words, fine)]
+    starts = [_by_cost(coarse, places, four, False)[0]
+              for places in _starts(words, fine, VOCABULARIES[vocabulary])]
     found = [_search(coarse, spec, four, 1, 1 / 4, False)
              for spec in _by_cost(coarse, starts, four, False)[:6]]
     found = [_search(fine, spec, six, 1 / 2, 1 / 8, False)
@@ -257,16 +260,17 @@ def _fit(clip, told):
     return fine, replace(spec, phase=spec.phase % 1.0)
 
 
-def _starts(words, costs):
+def _starts(words, costs, world):
     """Lists of nine Specs, nine places each: of each word left open, side, and eighth of a swing, one."""
     subject, colour, motion = words
-    subjects = [subject] if subject else SUBJECTS
+    subjects = [subject] if subject else world.subjects
     colours = [colour] if colour else _guess_colours(costs)
-    motions = [motion] if motion else MOTIONS
+    motions = [motion] if motion else world.motions
     if len(costs.clip) == 1:
         motions = [""]
     for subject, colour, motion, flip in itertools.product(subjects, colours, motions, (False, True)):
-        if motion.startswith("moving") and flip != (motion == "moving left"):
+        is_mover = world.faces_its_way and motion.startswith("moving")
+        if is_mover and flip != (motion == "moving left"):
             continue                                      # movers face where they go
         for phase in (i / 8 for i in range(8 if _swings(subject) else 1)):
             yield [Spec(subject, colour, motion, costs.scene, x, y, 1.0, flip, phase)
@@ -325,9 +329,9 @@ def _fit_frame(fine, coarse, t, spec, pose, swing):
     return found[0], tuple(found[1][:4]), found[1][4]
 
 
-def _nearest_to(clip, told, alone):
+def _nearest_to(clip, told, alone, vocabulary):
     """(3,T,H,W) in [-1,1] -> its Fit."""
-    return _report(*_fit(_levels(clip), told), alone)
+    return _report(*_fit(_levels(clip), told, vocabulary), alone)
 
 
 def beside(clip, spec):

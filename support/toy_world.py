@@ -1,13 +1,12 @@
-"""toy_world.py - the toy world: captioned clips of a cat (or a car, or a rocket), drawn from a seed, read back.
+"""toy_world.py - the toy world: captioned clips of a cat (or a car, or a rocket), drawn from a seed.
 Paper    none; a stand-in for WebVid, Pexels and JourneyDB that needs no download and has right answers
 Shapes   a clip is uint8 (T,H,W,3); an image is a clip with T=1     T frames, H W pixels
-Time     one frame is 1/25 s of slow film: nothing moves much more than two pixels (of 64) a frame, as real
-         film does; a key frame held for 4 frames is then a fair start for the DP-VAE (vae.py)
+Time     one frame is 1/25 s, slowly: nothing moves much more than two pixels (of 64) a frame, as in real
+         videos; a key frame held for 4 frames is then a fair start for the DP-VAE (vae.py)
 Differs  from real data in that every clip's subject, colour, motion and scene are known, so that composition
          (held-out combinations) and transfer (subjects seen only as images) can be counted, not argued
-Run me   python toy_world.py      # CPU, 40 s: a page of the world, and clips read back, into out/world.png
 
-A video model needs films with words. Real ones are terabytes, and nobody knows what a generated clip should
+A video model needs videos with words. Real ones are terabytes, and nobody knows what a generated clip should
 have looked like. So here is a small world in which a subject in a colour does a motion in a scene, "a red cat
 jumping in snow", and a clip is its words and a handful of numbers, its Spec, and nothing else:
 
@@ -23,9 +22,10 @@ jumping in snow", and a clip is its words and a handful of numbers, its Spec, an
   thinner than two pixels. That is not taste: with small subjects and one-pixel stars a 1.6 M-parameter VAE
   stuck at 26 dB.
 * is_heldout() keeps a tenth of the combinations of words from training. A model that can draw those has
-  learned words, not pictures.
-* nearest() goes the other way. A network that names the words (detectors.py's classifier) is content with a
-  two-headed cat; the distance to the nearest clip that the world could have drawn is not.
+  learned words, not clips by heart.
+* nearest() (nearest.py) goes the other way. A network that names the words (detectors.py's attribute
+  classifier) is content with a two-headed cat; the distance to the nearest clip that the world could have
+  drawn is not.
 
 Other toy worlds: Moving MNIST (Srivastava et al. 2015) has digits that bounce, CLEVR (Johnson et al. 2017)
 solids with questions, dSprites shapes with all their numbers. None has words for both look and motion."""
@@ -48,8 +48,8 @@ from support.folders import class_prompt, decode, list_classes, list_files, sort
 # A caption's four attributes, each with its words in fixed order: the classifier's logits follow it,
 # so a new word goes to the end, and makes old classifiers useless. Colours are RGB, chosen to be told apart.
 # 12 x 10 x 6 x 6 words make 4,320 different captions of clips: each word is seen often, each combination
-# seldom, as in the world outside. Two subjects are shown in pictures only. VideoDiT trains on pictures and
-# films together (its 3.2), so that films gain from what only pictures show: here that can be counted.
+# seldom, as in the world outside. Two subjects are shown in images only. VideoDiT trains on images and
+# videos together (its 3.2), so that videos gain from what only images show: here that can be counted.
 SUBJECTS = ("cat", "dog", "fish", "bird", "car", "rocket",
             "ball", "star", "tree", "house", "boat", "mushroom")
 IMAGE_ONLY = ("boat", "mushroom")         # in the image set, never in the video set: can the model move them?
@@ -58,11 +58,9 @@ COLOURS = {"red": (222, 40, 40), "orange": (248, 140, 24), "yellow": (248, 222, 
            "black": (36, 36, 40), "brown": (132, 80, 40)}
 MOTIONS = ("moving left", "moving right", "jumping", "growing", "spinning", "staying still")
 SCENES = ("on grass", "at night", "at sunset", "in snow", "in the desert", "underwater")
-WORDS = tuple(sorted({word for phrase in ("a", "an", *SUBJECTS, *COLOURS, *MOTIONS, *SCENES)
-                      for word in phrase.split()}))
 
 # What a scene looks like: sky at the top, sky at the horizon, ground, height of the horizon (of 1), and what
-# drifts there. What drifts moves although no caption says so, as things do in films.
+# drifts there. What drifts moves although no caption says so, as things do in videos.
 BACKDROPS = {"on grass": ((110, 180, 245), (190, 225, 250), (100, 185, 80), 0.66, "cloud"),
              "at night": ((14, 18, 56), (48, 52, 110), (30, 44, 58), 0.72, "star"),
              "at sunset": ((196, 70, 110), (252, 176, 90), (96, 48, 88), 0.68, "sun"),
@@ -75,6 +73,43 @@ DRIFTING = {"cloud": (2, (245, 250, 255), 0.06, 0.26), "star": (5, (255, 244, 19
             "sun": (0, (255, 232, 130), 0.0, 1.0)}
 # The numbers of a Spec that are drawn from a range: where the middle of its path is, and how large it is.
 RANGES = {"x": (-0.06, 0.06), "y": (-0.03, 0.05), "scale": (0.92, 1.08)}
+
+
+# A narrower world learns in minutes. Its motions come in pairs that are each other's reverse, so no single
+# frame tells which it is: whoever names them right has looked at the order of frames. That is also why its
+# movers face either way: a cat that always looks where it goes gives its motion away in a still.
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words of a world. heldout: combinations that training never sees; None: a tenth, by hash."""
+    subjects: tuple = SUBJECTS
+    image_only: tuple = IMAGE_ONLY
+    colours: tuple = tuple(COLOURS)
+    motions: tuple = MOTIONS
+    scenes: tuple = SCENES
+    faces_its_way: bool = True
+    heldout: tuple | None = None
+
+    @property
+    def words(self):
+        """All of them, as a tokenizer wants them."""
+        phrases = ("a", "an", *self.subjects, *self.colours, *self.motions, *self.scenes)
+        return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
+
+
+VOCABULARIES = {"full": Vocabulary(), "small": Vocabulary(
+    subjects=("cat", "car", "fish", "boat"), image_only=("boat",), colours=("red", "yellow", "blue"),
+    motions=("moving left", "moving right", "growing", "shrinking"), scenes=("on grass", "at night"),
+    faces_its_way=False,
+    # of 72: each subject and colour four times, each motion three times, each scene six times; and of images
+    heldout=(("cat", "red", "moving left", "on grass"), ("cat", "yellow", "moving right", "at night"),
+             ("cat", "blue", "growing", "on grass"), ("cat", "red", "shrinking", "at night"),
+             ("car", "yellow", "moving left", "at night"), ("car", "blue", "moving right", "on grass"),
+             ("car", "red", "growing", "at night"), ("car", "yellow", "shrinking", "on grass"),
+             ("fish", "blue", "moving left", "at night"), ("fish", "red", "moving right", "on grass"),
+             ("fish", "yellow", "growing", "on grass"), ("fish", "blue", "shrinking", "at night"),
+             ("cat", "blue", "", "at night"), ("car", "red", "", "on grass"),
+             ("fish", "yellow", "", "at night")))}
+WORDS = VOCABULARIES["full"].words
 VERSION = 2        # of what sample_spec() draws; counted up with it, lest older latents be taken for it
 KINDS = ("video", "image", "video_heldout", "image_heldout", "video_image_only", "image_image_only", "any")
 
@@ -100,42 +135,50 @@ class Spec:
     moment: float = 0.0            # and when: frames from the middle of that motion
 
 
-def is_heldout(spec):
-    """A fixed tenth of subject x colour x motion x scene is kept out of training, chosen by a hash.
-    Images have no motion: a tenth of subject x colour x scene.
+def is_heldout(spec, vocabulary="full"):
+    """A fixed tenth of subject x colour x motion x scene is kept out of training, chosen by a hash; of the
+    small vocabulary those that are named. Images have no motion: a tenth of subject x colour x scene.
 
     A hash and not a list: it holds for words that are added later, and no file has to be kept in step. Not
     Python's own hash(), though, which is salted: every process would keep out another tenth."""
-    words = f"{spec.subject}|{spec.colour}|{spec.motion}|{spec.scene}"
-    return zlib.crc32(words.encode()) % 10 == 0
+    words = spec.subject, spec.colour, spec.motion, spec.scene
+    if VOCABULARIES[vocabulary].heldout is not None:
+        return words in VOCABULARIES[vocabulary].heldout
+    return zlib.crc32("|".join(words).encode()) % 10 == 0
 
 
-def sample_spec(seed, index, kind="video"):
+def sample_spec(seed, index, kind="video", vocabulary="full"):
     """The index-th Spec of an endless list. kind: one of KINDS;
     "any" is for the classifier and knows no bounds."""
     # A generator of its own for each clip: clip 1,000 costs what clip 0 does, in any order, on any machine.
     rng = np.random.default_rng([seed, index, KINDS.index(kind)])
+    world = VOCABULARIES[vocabulary]
     is_image = kind.startswith("image")
+    subjects = world.subjects
     if kind.endswith("image_only"):
-        subjects = IMAGE_ONLY
+        subjects = world.image_only
     elif kind.startswith("video"):
-        subjects = [subject for subject in SUBJECTS if subject not in IMAGE_ONLY]
-    else:
-        subjects = SUBJECTS
+        subjects = [subject for subject in world.subjects if subject not in world.image_only]
     while True:                    # until one falls on the right side of is_heldout: 1.1 tries, or ten
-        words = (rng.choice(subjects), rng.choice(list(COLOURS)), rng.choice(MOTIONS), rng.choice(SCENES))
+        words = [rng.choice(options) for options in (subjects, world.colours, world.motions, world.scenes)]
         subject, colour, motion, scene = map(str, words)         # numpy's own strings would not go into JSON
-        spec = Spec(subject, colour, "" if is_image else motion, scene, *_numbers(rng, motion, is_image))
-        if kind == "any" or kind.endswith("image_only") or is_heldout(spec) == kind.endswith("heldout"):
-            return _caught(spec, np.random.default_rng([seed, index, 1])) if kind == "image" else spec
+        numbers = _numbers(rng, motion, world.faces_its_way and not is_image)
+        spec = Spec(subject, colour, "" if is_image else motion, scene, *numbers)
+        if kind == "any" or kind.endswith("image_only"):
+            return spec
+        if is_heldout(spec, vocabulary) == kind.endswith("heldout"):
+            break
+    if kind == "image":
+        return _caught(spec, np.random.default_rng([seed, index, 1]), vocabulary)
+    return spec
 
 
-def _numbers(rng, motion, is_image):
+def _numbers(rng, motion, faces_its_way):
     """x, y, scale, flip, phase, drift. Movers face where they go.
 
     The order of these calls is the world: another one, and every clip of every seed is a different clip."""
     flip = bool(rng.integers(2))
-    if not is_image and motion in ("moving left", "moving right"):
+    if faces_its_way and motion in ("moving left", "moving right"):
         flip = motion == "moving left"
     drift = tuple((float(x), float(y), float(size)) for x, y, size in rng.random((5, 3)))
     x, y, scale = (float(rng.uniform(*RANGES[name])) for name in ("x", "y", "scale"))
@@ -147,15 +190,15 @@ def _numbers(rng, motion, is_image):
 # subject alone, and "a cat" came out with two heads. So first a toss whether to say less, then one of what.
 #     drop = 0.4:   60 % say all,   of the other 40 % an eighth "a cat", an eighth "a red cat", ...
 #
-# And why do pictures' captions speak of motion? Because people's do: "a dog running" is what they write under
+# And why do images' captions speak of motion? Because people's do: "a dog running" is what they write under
 # a photograph. As long as ours did not, no caption had held "boat" and "moving", and together they were new
-# words. Of 64 pictures of boats and mushrooms that were asked for with a motion, 38 showed one; without, all
-# 64, and all of 64 clips. It had looked as if what is known from pictures could not be made to move.
+# words. Of 64 images of boats and mushrooms that were asked for with a motion, 38 showed one; without, all
+# 64, and all of 64 clips. It had looked as if what is known from images could not be made to move.
 #
-# And a photograph shows what its caption says: a dog in mid-air. While our pictures stayed upright whatever
+# And a photograph shows what its caption says: a dog in mid-air. While our images stayed upright whatever
 # was said of them, they taught that a spinning boat is an upright one. The shipped weights are from that
 # time: 73 % of boats and mushrooms move as asked, 98 % are what was asked for. 3,300 steps more with
-# pictures as they are now: 84 % and 92 %; what begins with a picture or a clip lost up to 8 points of its
+# images as they are now: 84 % and 92 %; what begins with an image or a clip lost up to 8 points of its
 # motion, nearest rendering 0.1 dB: too few to be shipped.
 def caption(spec, seed=0, drop=0.0):
     """"a red cat jumping in snow". A share `drop` of the captions says less, each attribute then left out by
@@ -168,13 +211,14 @@ def caption(spec, seed=0, drop=0.0):
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def _caught(spec, rng):
-    """Every second picture is one of a motion's moments: any motion, but whoever moves faces where he goes.
+def _caught(spec, rng, vocabulary):
+    """Every second image is one of a motion's moments: any motion, but whoever moves faces where he goes.
     None that would be of a combination that is kept out of training."""
-    motion, moment = str(rng.choice(MOTIONS)), float(rng.uniform(-7.5, 7.5))
-    if motion.startswith("moving"):
+    world = VOCABULARIES[vocabulary]
+    motion, moment = str(rng.choice(world.motions)), float(rng.uniform(-7.5, 7.5))
+    if world.faces_its_way and motion.startswith("moving"):
         motion = "moving left" if spec.flip else "moving right"
-    if rng.random() < 0.5 or is_heldout(replace(spec, motion=motion)):
+    if rng.random() < 0.5 or is_heldout(replace(spec, motion=motion), vocabulary):
         return spec
     return replace(spec, caught=motion, moment=moment)
 
@@ -191,7 +235,7 @@ def _caught(spec, rng):
 # A subject is a list of parts, back to front: (points of a polygon, shade) in a box of +-1, x to the right,
 # where it faces, y down. Shades are names, since a red cat and a blue one have the same parts; _paint() below
 # knows them. `swing` goes from -1 to 1 and back and moves what an animal moves: legs, tails, wings. Without
-# it a walking cat would be a picture pushed along, and a VAE could do with the key frame and an offset.
+# it a walking cat would be an image pushed along, and a VAE could do with the key frame and an offset.
 # For a thirteenth subject: a function here, its name in SHAPES and at the end of SUBJECTS, and train anew.
 
 # Ovals are polygons of 24 sides: Pillow's own ellipses cannot be turned. _circle and _paint are remembered
@@ -322,7 +366,7 @@ SHAPES = {"cat": _cat, "dog": _dog, "fish": _fish, "bird": _bird, "car": _car, "
 #     growing        scale (1 + 0.032 s)                   from 0.76 to 1.24 of its size in 16 frames
 #     spinning       turned by 7 s degrees                 from -52 to 52
 #
-# All of it is slow on purpose. In film at 25 frames a second neighbours are nearly alike, which is what the
+# All of it is slow on purpose. At 25 frames a second neighbours are nearly alike, which is what the
 # DP-VAE lives on: it keeps one frame of four and codes the others as what differs.
 def pose(spec, frame, frames):
     """Where the subject is at a frame: (x, y, scale, turns). x, y in frame widths from the middle.
@@ -341,6 +385,8 @@ def pose(spec, frame, frames):
         y += 0.06 - 0.17 * abs(math.cos(math.pi * steps / 16))
     elif motion == "growing":
         scale *= min(max(1.0 + 0.032 * steps, 0.5), 1.6)
+    elif motion == "shrinking":
+        scale *= min(max(1.0 - 0.032 * steps, 0.5), 1.6)
     elif motion == "spinning":
         turns = steps * 7.0 / 360
     return x, y, scale, turns
@@ -368,7 +414,7 @@ def render(spec, frames=16, size=64, only=None):
     return np.stack(clip)                                                        # (T,H,W,3)
 
 
-# Things drift so that a still subject is no still picture: "staying still" must be learned as the subject's,
+# Things drift so that a still subject is no still image: "staying still" must be learned as the subject's,
 # not the clip's. They pass behind it, and what passes behind has to come out on the other side as it went in.
 # They move slowly and come round again, so any number of frames can be drawn.
 def _backdrop(spec, size):
@@ -427,7 +473,7 @@ def _paint(shade, colour):
 #     x = centre_x + unit (cos a  m px - sin a  py)          y = centre_y + unit (sin a  m px + cos a  py)
 def _draw_subject(pen, spec, pose, swing, size, corners=True):
     """Outline first, then fill, so that the parts of one animal have one contour, two pixels (of 64) wide.
-    corners=False leaves the outline's corners open: half the time, nearly the same picture."""
+    corners=False leaves the outline's corners open: half the time, nearly the same image."""
     x, y, scale, turns = pose
     unit = 0.29 * scale * size
     cos, sin = math.cos(2 * math.pi * turns) * unit, math.sin(2 * math.pi * turns) * unit
@@ -446,11 +492,11 @@ def _draw_subject(pen, spec, pose, swing, size, corners=True):
                  joint="curve" if corners else None)
     for points, shade in parts:
         pen.polygon(points, fill=_paint(shade, spec.colour))
-UNSEEN = 20_250_101    # the seed of every toy clip that is judged: no training draws its clips from it
+UNSEEN = 20_250_101    # the seed of every toy clip that is measured: no training draws its clips from it
 
 
 # Its kinds are the instrument: of the same world, what is never trained on (held-out combinations), and what
-# is seen in pictures only. "toy:video_heldout:1" names a kind and a seed, wherever a folder may stand, too.
+# is seen in images only. "toy:video_heldout:1" names a kind and a seed, wherever a folder may stand, too.
 def parse_toy(name):
     """(kind, seed) of "toy", "toy:video_heldout" or "toy:video:1", None for a path."""
     word, _, rest = name.partition(":")
@@ -473,8 +519,8 @@ def prompt_at(source):
         return lambda index: caption(sample_spec(UNSEEN + toy[1], index, toy[0]))
     path = Path(source).expanduser()
     if path.is_dir():
-        films, folders, pictures, _ = sort_media(list_files(path))
-        places = [stem_of(name) for name in films + folders or pictures]
+        videos, folders, images, _ = sort_media(list_files(path))
+        places = [stem_of(name) for name in videos + folders or images]
         empty = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir()]
         names = list_classes(places) if places else empty                # the names alone will do
         lines = [class_prompt(name) for name in names]
