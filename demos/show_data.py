@@ -12,7 +12,6 @@ from support.order import schedule
 from support.video_io import save_video
 
 
-# ------------------------------------------------------------------------------------------------------ demo
 def demo():
     """Deal one epoch to two ranks. Returns the times that the rarest and the commonest clip were seen."""
     decks = [schedule(60, batch=6, seed=0, rank=rank, world_size=2) for rank in (0, 1)]
@@ -21,34 +20,38 @@ def demo():
     return int(counts.min()), int(counts.max())
 
 
-# What does a crop see? The same film under three protocols, and the difference is no detail: the DP-VAE of
-# VideoDiT 4.1 is shown pieces of the film at full sharpness and learns texture; a transformer that learns
-# from prompts should see as much of the picture as the prompt speaks of. Below, the deck of two ranks: every
+# What does a crop see? The same video under three protocols, and the difference is no detail: the DP-VAE of
+# VideoDiT 4.1 is shown pieces of the video at full sharpness and learns texture; a transformer that learns
+# from prompts should see as much of the frame as the prompt speaks of. Below, the deck of two ranks: every
 # clip once in five steps, and no pattern.
-def draw(path):
-    """What the protocols see of one wide film; and the order in which two ranks meet 60 clips."""
-    pair = [toy_world.render(toy_world.sample_spec(0, number), 16, 96) for number in (0, 5)]
-    wide, rows, labels = np.concatenate(pair, 2), [], []                                 # (T,96,192,3)
+PROTOCOLS = {"Latte 4.1: the short side to 48, the middle": ClipConfig(8, 48, crop="center"),
+             "short 48, anywhere, on another visit elsewhere": ClipConfig(8, 48, crop="random"),
+             "VideoDiT 4.1, the DP-VAE: at its own resolution": ClipConfig(8, 48, long=1080)}
+
+
+def draw_page(path):
+    """What the protocols see of one wide video; and the order in which two ranks meet 60 clips."""
+    two = [toy_world.render(toy_world.sample_spec(0, number), 16, 96) for number in (0, 5)]
+    wide = np.concatenate(two, 2)                                                        # (T,96,192,3)
     with tempfile.TemporaryDirectory() as folder:
-        save_video(Path(folder, "film.mp4"), wide, fps=25)
-        for label, how in (("Latte 4.1: the short side to 48, the middle", dict(crop="center")),
-                           ("short 48, anywhere, on another visit elsewhere", dict(crop="random")),
-                           ("VideoDiT 4.1, the DP-VAE: at its own resolution", dict(long=1080))):
-            rows.append(ClipFolder(folder, ClipConfig(8, 48, **how)).item(0, 1)["video"])
-            labels.append(label)
-    film = contact_sheet(None, [wide], ["a film of 192 x 96"], side=96, columns=3)
-    seen = contact_sheet(None, rows, labels, side=72)
+        save_video(Path(folder, "clip.mp4"), wide, fps=25)
+        crops = [ClipFolder(folder, how).item(0, 1)["video"] for how in PROTOCOLS.values()]
+    video = contact_sheet(None, [wide], ["a video of 192 x 96"], side=96, columns=3)
+    seen = contact_sheet(None, crops, list(PROTOCOLS), side=72)
     order = {}
     for rank in (0, 1):
-        steps = zip(range(20), schedule(60, 6, 0, rank=rank, world_size=2))
-        dots = [(step + number / 6, index) for step, rows in steps for number, (index, _) in enumerate(rows)]
-        order[f"rank {rank}"] = (*zip(*dots), ".")
+        steps, clips = [], []
+        for step, rows in zip(range(20), schedule(60, 6, 0, rank=rank, world_size=2)):
+            steps += [step + number / 6 for number in range(6)]
+            clips += [index for index, _ in rows]
+        order[f"rank {rank}"] = steps, clips, "."
     deck = plot(None, order, "Four epochs of 60 clips, dealt to two ranks", "step, 2 x 6 clips", "clip",
                 size=(640, 300))
-    page(path, [film, seen, deck], columns=1)
+    page(path, [video, seen, deck], columns=1)
+
 
 def main():
     low, high = demo()
     print(f"two ranks saw each of 60 clips between {low} and {high} times (right: 1 and 1)")
-    draw("out/data.png")
-    print("what a crop sees of a film, and the order of clips, are drawn in out/data.png")
+    draw_page("out/data.png")
+    print("what a crop sees of a video, and the order of clips, are drawn in out/data.png")

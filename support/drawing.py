@@ -1,9 +1,10 @@
 """drawing.py - contact sheets, curves, heat maps and pages of them, with Pillow alone.
 
-Everything here takes arrays or tensors and returns a PIL picture, which is saved where a path is given."""
+Everything here takes arrays or tensors and returns a PIL image, which is saved where a path is given."""
 
 import itertools
 import math
+from dataclasses import dataclass
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 import numpy as np
@@ -11,11 +12,11 @@ import numpy as np
 from support.video_io import save_image, to_frames
 
 
-# A film cannot be printed, so training's previews and sample.py lay its frames side by side. Enlarged by
+# A video cannot be printed, so training's previews and sample.py lay its frames side by side. Enlarged by
 # whole numbers only, each pixel a square: smoothing would hide just the faults that one looks for.
 def contact_sheet(path, videos, labels=None, columns=8, side=96, gap=4):
     """A .png with a clip a row and `columns` of its frames, first to last, enlarged whole times to `side`.
-    labels: a line of text above each row. Returns the picture; path None: it is not saved."""
+    labels: a line of text above each row. Returns the image; path None: it is not saved."""
     rows, head = [], 16 if labels else 0
     for number, frames in enumerate(map(to_frames, videos)):
         zoom = math.ceil(side / max(frames.shape[1:3]))
@@ -28,19 +29,21 @@ def contact_sheet(path, videos, labels=None, columns=8, side=96, gap=4):
         rows.append(row)
     size = max(row.width for row in rows) + gap, sum(row.height for row in rows) + gap
     sheet = Image.new("RGB", size, "white")
-    for number, row in enumerate(rows):
-        sheet.paste(row, (gap, gap + sum(above.height for above in rows[:number])))
+    top = gap
+    for row in rows:
+        sheet.paste(row, (gap, top))
+        top += row.height
     return save_image(path, sheet)
 
 
-# ----------------------------------------------------------------------------------- pictures that files draw
+# ------------------------------------------------------------------------------------- what the lessons draw
 
-# `python FILE.py` of every file here ends by drawing its subject, with these three: curves in a frame (plot),
-# a matrix as shades (heat), several such on one page (page). They need nothing but Pillow. It draws edges
+# `python FILE.py` of every lesson ends by drawing its subject, with these three: curves in a frame (plot), a
+# matrix as shades (heat), several such on one page (page). They need nothing but Pillow. It draws edges
 # without smoothing them, so a plot is drawn 3 times too large and then each 3 x 3 pixels become their mean.
 #
-# The one idea in it is `place`, from a number to a pixel: subtract the least, divide by the range, multiply
-# by the frame's size, and turn upside down, since a picture counts its rows from the top.
+# The one idea in it is Axes.pixel, from a number to a pixel: subtract the least, divide by the range,
+# multiply by the frame's size, and turn upside down, since an image counts its rows from the top.
 
 FINE = 3
 # Okabe and Ito's colours: colour-blind eyes tell them apart, and so does a grey print
@@ -48,8 +51,24 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#2
 GREY, PALE = "#666666", "#e2e2e2"
 
 
-def plot(path, curves, title="", x="", y="", log="", size=(640, 400), square=False):
-    """Draw curves in a frame; returns the picture, and saves it unless path is None.
+@dataclass
+class Axes:
+    """The frame of a plot: which numbers it shows, and where."""
+    low: np.ndarray                # (2,) x and y
+    high: np.ndarray
+    corner: np.ndarray             # (2,) pixels, of the image as it will be
+    extent: np.ndarray
+    by_tens: np.ndarray            # (2,) whether the axis goes by factors of ten
+
+    def pixel(self, at):
+        """(n,2) numbers -> (n,2) pixels of the large drawing."""
+        share = (at - self.low) / (self.high - self.low)
+        upright = np.array([0, 1]) + [1, -1] * share
+        return FINE * (self.corner + upright * self.extent)
+
+
+def plot(path, curves, title="", x="", y="", *, log="", size=(640, 400), square=False):
+    """Draw curves in a frame; returns the image, and saves it unless path is None.
 
     curves    {name: (xs, ys)} or {name: (xs, ys, style)}: "-" a line, "~" a thin pale one, "--" dashes,
               "." dots. A name that starts with "_" takes the colour of the one before it and stands in no
@@ -57,38 +76,47 @@ def plot(path, curves, title="", x="", y="", log="", size=(640, 400), square=Fal
     x, y      what the axes show
     log       "x", "y" or "xy": these axes go by factors of ten, and what is not above zero is left out
     square    a unit is as long on both axes, as on a map"""
-    lines = {name: np.stack([np.asarray(values, np.float64) for values in curve[:2]], 1)
-             for name, curve in curves.items()}                                          # (n,2)
     by_tens = np.array(["x" in log, "y" in log])
-    for line in lines.values():
+    lines = {}
+    for name, curve in curves.items():
+        line = np.stack([np.asarray(values, np.float64) for values in curve[:2]], 1)     # (n,2)
         line[:, by_tens] = np.log10(np.where(line > 0, line, np.nan))[:, by_tens]
-    every = np.concatenate(list(lines.values()))
-    every = every[np.isfinite(every).all(1)]
-    every = every if len(every) else np.array([[0.0, 0.0], [1.0, 1.0]])                  # an empty frame
-    low, high = every.min(0), every.max(0)
+        lines[name] = line
+    axes = fit_axes(np.concatenate(list(lines.values())), size, by_tens, square)
+
+    image = Image.new("RGB", (FINE * size[0], FINE * size[1]), "white")
+    pen = ImageDraw.Draw(image)
+    draw_frame(pen, axes)
+    write(pen, (16, 22), title, 17)
+    write(pen, (16, 46), y, 12, GREY)
+    write(pen, (size[0] - 24, size[1] - 12), x, 12, GREY, "rm")
+    shown = [name for name in lines if name[:1] != "_"]
+    inks = dict(zip(shown, itertools.cycle(COLOURS)))
+    ink = COLOURS[0]
+    for name, line in lines.items():
+        ink = inks.get(name, ink)
+        style = curves[name][2] if len(curves[name]) > 2 else "-"
+        draw_curve(pen, axes.pixel(line), style, ink)
+    right = size[0] - 24
+    for name in reversed(shown):                                             # the legend, from the right
+        write(pen, (right, 46), name, 12, inks[name], "rm")
+        right -= font(12).getlength(name) / FINE + 18
+    return save_image(path, image.reduce(FINE))                                          # size: (w,h)
+
+
+def fit_axes(points, size, by_tens, square):
+    """Axes that hold all of these points, with some room."""
+    points = points[np.isfinite(points).all(1)]                                          # (n,2)
+    if not len(points):
+        points = np.array([[0.0, 0.0], [1.0, 1.0]])                                      # an empty frame
+    low, high = points.min(0), points.max(0)
     room = np.where(high > low, high - low, np.maximum(np.abs(high), 1)) / 20
-    low, high, corner, extent = low - room, high + room, np.array([60, 60]), np.array(size) - [84, 106]
+    low, high = low - room, high + room
+    corner, extent = np.array([60, 60]), np.array(size) - [84, 106]
     if square:
         half = ((high - low) / extent).max() * extent / 2
         low, high = (low + high) / 2 - half, (low + high) / 2 + half
-    # to pixels; a picture counts its rows from the top
-    place = lambda at: FINE * (corner + (np.array([0, 1]) + [1, -1] * (at - low) / (high - low)) * extent)
-
-    image = Image.new("RGB", (FINE * size[0], FINE * size[1]), "white")
-    draw = ImageDraw.Draw(image)
-    draw_frame(draw, place, low, high, by_tens)
-    write(draw, (16, 22), title, 17)
-    write(draw, (16, 46), y, 12, GREY)
-    write(draw, (size[0] - 24, size[1] - 12), x, 12, GREY, "rm")
-    shown, right, ink = [name for name in lines if name[:1] != "_"], size[0] - 24, COLOURS[0]
-    inks = dict(zip(shown, itertools.cycle(COLOURS)))
-    for name, line in lines.items():
-        ink = inks.get(name, ink)
-        draw_curve(draw, place(line), (*curves[name], "-")[2], ink)
-    for name in reversed(shown):                                             # the legend, from the right
-        write(draw, (right, 46), name, 12, inks[name], "rm")
-        right -= font(12).getlength(name) / FINE + 18
-    return save_image(path, image.reduce(FINE))                                        # size: (w,h)
+    return Axes(low, high, corner, extent, by_tens)
 
 
 # A reader finds 2, 4, 6 at once, and 1.7, 3.4, 5.1 never. So the distance between marks is 1, 2 or 5 times a
@@ -98,9 +126,10 @@ def plot(path, curves, title="", x="", y="", log="", size=(640, 400), square=Fal
 def round_numbers(low, high, by_tens):
     """Where an axis gets its numbers: at 1, 2 or 5 times powers of ten, about five of them."""
     if by_tens:
-        digits, every = (1, 2, 5) if high - low < 2 else (1,), math.ceil((high - low) / 8)
-        marks = [power + math.log10(digit) for power in range(math.floor(low), math.ceil(high) + 1)
-                 if power % every == 0 for digit in digits]
+        digits = (1, 2, 5) if high - low < 2 else (1,)
+        every = math.ceil((high - low) / 8)
+        powers = [power for power in range(math.floor(low), math.ceil(high) + 1) if power % every == 0]
+        marks = [power + math.log10(digit) for power in powers for digit in digits]
     else:
         step = 10.0 ** math.floor(math.log10((high - low) / 4))
         step *= next(digit for digit in (1, 2, 5, 10) if (high - low) / (step * digit) <= 6)
@@ -108,48 +137,53 @@ def round_numbers(low, high, by_tens):
     return [mark for mark in marks if low <= mark <= high]
 
 
-def draw_frame(draw, place, low, high, by_tens):
+def draw_frame(pen, axes):
     """The grid and its numbers."""
     for axis, anchor, shift in ((0, "mt", (0, 6)), (1, "rm", (-6, 0))):
-        for mark in round_numbers(low[axis], high[axis], by_tens[axis]):
-            ends = np.stack([low, high])                                                 # (2,2)
+        for mark in round_numbers(axes.low[axis], axes.high[axis], axes.by_tens[axis]):
+            ends = np.stack([axes.low, axes.high])                                       # (2,2)
             ends[:, axis] = mark
-            ends = place(ends)                                                           # (2,2)
-            draw.line(ends.ravel().tolist(), fill=PALE, width=FINE)
-            text = f"{10 ** mark if by_tens[axis] else mark:.6g}"
-            write(draw, ends[0] / FINE + shift, text, 12, GREY, anchor)
-    draw.rectangle([*place(np.array([low[0], high[1]])), *place(np.array([high[0], low[1]]))],
-                   outline="#999999", width=FINE)
+            ends = axes.pixel(ends)                                                      # (2,2)
+            pen.line(ends.ravel().tolist(), fill=PALE, width=FINE)
+            number = 10 ** mark if axes.by_tens[axis] else mark
+            write(pen, ends[0] / FINE + shift, f"{number:.6g}", 12, GREY, anchor)
+    top_left = axes.pixel(np.array([axes.low[0], axes.high[1]]))
+    bottom_right = axes.pixel(np.array([axes.high[0], axes.low[1]]))
+    pen.rectangle([*top_left, *bottom_right], outline="#999999", width=FINE)
 
 
-def draw_curve(draw, points, style, ink):
+def draw_curve(pen, points, style, ink):
     """One curve, (n,2) in pixels. What is not a number leaves a gap, as a step whose loss was NaN should."""
-    gaps, wide = ~np.isfinite(points).all(1), FINE if style == "~" else 2 * FINE
+    gaps, wide = ~np.isfinite(points).all(1), 2 * FINE
     if style == "~":
         ink = tuple(255 - (255 - level) * 2 // 5 for level in ImageColor.getrgb(ink))
+        wide = FINE
     if style == ".":
         for dot in points[~gaps]:
-            draw.ellipse([*(dot - wide), *(dot + wide)], fill=ink)
+            pen.ellipse([*(dot - wide), *(dot + wide)], fill=ink)
         return
     for part in np.split(points, np.flatnonzero(gaps)):
-        part = pieces = part[np.isfinite(part).all(1)]
+        part = part[np.isfinite(part).all(1)]
         if len(part) < 2:
             continue
-        if style == "--":
-            # Pillow knows no dashes: walk along the curve, 7 pixels on, 5 off, wherever its points may lie.
-            run = np.append(0, np.cumsum(np.hypot(*np.diff(part, axis=0).T)))            # (n,)  length so far
-            dashes = np.arange(0, run[-1], 12 * FINE)[:, None] + np.linspace(0, 7 * FINE, 8)    # (dashes,8)
-            pieces = np.stack([np.interp(dashes, run, part[:, axis]) for axis in (0, 1)], -1)   # (dashes,8,2)
-        for piece in pieces.reshape(-1, pieces.shape[-2], 2):
-            draw.line(piece.ravel().tolist(), fill=ink, width=wide, joint="curve")
+        pieces = dashed(part) if style == "--" else part[None]
+        for piece in pieces:
+            pen.line(piece.ravel().tolist(), fill=ink, width=wide, joint="curve")
+
+
+def dashed(points):
+    """Pillow knows no dashes: go along the curve, 7 pixels on, 5 off, wherever its points may lie."""
+    length = np.append(0, np.cumsum(np.hypot(*np.diff(points, axis=0).T)))               # (n,)  so far
+    dashes = np.arange(0, length[-1], 12 * FINE)[:, None] + np.linspace(0, 7 * FINE, 8)  # (dashes,8)
+    return np.stack([np.interp(dashes, length, points[:, axis]) for axis in (0, 1)], -1)     # (dashes,8,2)
 
 
 def font(points):
     return ImageFont.load_default(points * FINE)            # Pillow brings its own: the same everywhere
 
 
-def write(draw, place, text, points=12, ink="#222222", anchor="lm"):
-    draw.text((place[0] * FINE, place[1] * FINE), text, fill=ink, font=font(points), anchor=anchor)
+def write(pen, at, text, points=12, ink="#222222", anchor="lm"):
+    pen.text((at[0] * FINE, at[1] * FINE), text, fill=ink, font=font(points), anchor=anchor)
 
 
 def heat(matrix, cell=8, top=None):
@@ -162,21 +196,23 @@ def heat(matrix, cell=8, top=None):
     return np.stack(colours, -1).round().astype(np.uint8).repeat(cell, 0).repeat(cell, 1)  # (h*cell,w*cell,3)
 
 
-def page(path, pictures, labels=None, columns=2, gap=12):
-    """Several pictures (of plot, of heat, uint8 (H,W,3)) on one .png, `columns` in a row, labels above."""
-    pictures = [picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-                for picture in pictures]
+def page(path, images, labels=None, columns=2, gap=12):
+    """Several images (of plot, of heat, uint8 (H,W,3)) on one .png, `columns` in a row, labels above."""
+    images = [image if isinstance(image, Image.Image) else Image.fromarray(image) for image in images]
     head = 22 if labels else 0
-    rows = [range(start, min(start + columns, len(pictures))) for start in range(0, len(pictures), columns)]
-    widths = [max(picture.width for picture in pictures[column::columns]) for column in range(len(rows[0]))]
-    heights = [max(pictures[number].height for number in row) + head for row in rows]
+    rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
+    widths = [max(image.width for image in images[column::columns]) for column in range(len(rows[0]))]
+    heights = [max(images[number].height for number in row) + head for row in rows]
     size = sum(widths) + gap * (len(widths) + 1), sum(heights) + gap * (len(rows) + 1)
     sheet = Image.new("RGB", size, "white")
-    for line, row in enumerate(rows):
-        for column, number in enumerate(row):
-            left, top = gap + sum(widths[:column]) + gap * column, gap + sum(heights[:line]) + gap * line
-            sheet.paste(pictures[number], (left, top + head))
+    top = gap
+    for row, height in zip(rows, heights):
+        left = gap
+        for number, width in zip(row, widths):
+            sheet.paste(images[number], (left, top + head))
             if labels:
                 ImageDraw.Draw(sheet).text((left, top + 4), labels[number], fill="#222222",
                                            font=ImageFont.load_default(13))
+            left += width + gap
+        top += height + gap
     return save_image(path, sheet)

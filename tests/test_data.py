@@ -678,5 +678,5 @@ def test_the_demo_gives_its_known_answer():
 
 def test_what_a_crop_sees_is_drawn(tmp_path):
     """`python data.py`: the film, three protocols, the order of clips."""
-    show_data.draw(tmp_path / "a.png")
+    show_data.draw_page(tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").height > 700
