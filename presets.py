@@ -248,8 +248,9 @@ PRESETS = {
                 # fake, and the adversary costs a third of the step, the perceptual term a fifth. `tiny` and
                 # the paper's presets train both. (Training on crops of half the size would be cheaper, but
                 # this small VAE has seen whole frames only, and its norms are lost on a piece of sky.)
-                # lambda_reg 0.1 for the paper's 1: with 1, D_k(z) was 0.3 dB below D_k(z_k), the clip at
-                # 28 dB; with 0.1 0.6 dB below, and the clip at 30.3 (after more steps, too).
+                # DEVIATES VideoDiT 3.1: lambda_reg 0.1 for 1, here and in `small`. With 1, D_k(z) was 0.3 dB
+                # below D_k(z_k), the clip at 28 dB; with 0.1 0.6 dB below, and the clip at 30.3 (after more
+                # steps, too).
                 "dpvae": dict(steps=10_000, batch=2, lr=4e-4, reg_weight=0.1, disc_weight=0.0,
                               lpips_weight=0.0),
                 # guidance 2.5 for SD3's 4: clips are nearer to what can be drawn, and those that go on from
@@ -261,6 +262,12 @@ PRESETS = {
                 "latte": dict(steps=6000, batch=48, lr=1e-3, objective="flow", latents="dpvae",
                               joint_images=1)}),
     # VideoDiT 4.3, the ablations' setting: size, frames, steps, batch, p_video; 4.1: dpvae's row, lr, EMA.
+    # The data, --data and --images, are yours to bring. The paper's:
+    #     dpvae           "a self-collected, high-quality video dataset" (4.1), which nobody else has
+    #     videodit-256    1 million videos drawn at random from WebVid-10M, no images (4.3)
+    #     videodit-320    the same 1 million; images from JourneyDB in a fifth of the steps (4.1)
+    #     videodit-512    300 thousand videos from Pexels, self-collected; images from JourneyDB (4.1)
+    # --lpips is VGG16's file, for Eq. 4; a dpvae stage without it stops (pretrained.perceptual_for).
     # What 4.1 leaves open:
     # ASSUMED: shift 3, with which Stable Diffusion 3 is released: its weights know that density of levels.
     # ASSUMED: warmup 1000, betas 0.9 and 0.95 (a second mean of 20 steps follows sudden gradients sooner than
@@ -272,7 +279,7 @@ PRESETS = {
     "videodit-256": dict(
         size=256, frames=32, data="", flip=True, shift=3.0,
         lr=5e-5, warmup=1000, betas=(0.9, 0.95), ema=0.9999, checkpointing=True, compile=True,
-        save_every=5000, preview_every=5000, previews=1, p_video=1.0,
+        save_every=5000, preview_every=5000, previews=1, p_video=1.0, workers=8,
         # VideoDiT 4.1: "longer edge does not exceed 1080 pixels", then cropped to 256: its own texture
         stages={"dpvae": dict(steps=600_000, batch=8, long=1080, disc_start=100_000, disc_warmup=10_000),
                 "videodit": dict(steps=60_000, batch=64)}),                                     # VideoDiT 4.3
@@ -301,14 +308,16 @@ for _name, _size, _stages in (("videodit-320", 320, {"dpvae": _dpvae, "videodit"
 # Latte 4.1: flips are the only augmentation, so the crop is the middle one.
 # DEVIATES Latte 4.1: SkyTimelapse is not flipped, as in the published configuration; --flip as in the paper.
 _latte = dict(size=256, frames=16, stride=3, crop="center", data="", lr=1e-4, warmup=1, betas=(0.9, 0.999),
-              clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000, previews=2)
+              clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000, previews=2,
+              workers=8)
 for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), ("taichi", True, "none"),
                                  ("ucf101", True, "class")):
     for _suffix, _batch, _images in (("", 40, 0), ("-img", 32, 8)):
         PRESETS[f"latte-{_name}{_suffix}"] = {
             **_latte, "flip": _flip, "latte": LatteConfig(**SIZES["XL"], condition=_condition),
             "stages": {"latte": dict(steps=1_000_000, batch=_batch, joint_images=_images)}}
-# Latte 4.5: 28 + 28 blocks from PixArt-alpha, whose folder holds T5 and the VAE, too (--init), 512 x 512
+# Latte 4.5: on Vimeo25M, 512 x 512; 28 + 28 blocks from PixArt-alpha, whose folder (--init) holds T5 and the
+# VAE, too.
 # ASSUMED: all but that. 4.5 prints no rate, batch, images, steps or stride, and its training is not
 # published: those of -img; no flip, since captions may say "left"; stride 1, each frame of the video.
 PRESETS["latte-t2v"] = {
@@ -563,8 +572,9 @@ GUIDE = {
     "tiny": ("", "seconds on a CPU; only to see that everything runs"),
     "small": ("", "half an hour on one CPU core; what ablate.py's rows are runs of"),
     "toy": ("", "5 hours on two cores with AMX, about 15 with AVX2; the shipped one's road but its last 7"),
-    "videodit-256": ("--init SD3 --data VIDEOS", "dpvae 53 h, videodit 8 h (--cached: 5 h)"),
-    "videodit-320": ("--init SD3 --data VIDEOS --images IMAGES", "dpvae 53 h, videodit 146 h (98 h)"),
+    "videodit-256": ("--init SD3 --data VIDEOS --lpips VGG16", "dpvae 53 h, videodit 8 h (--cached: 5 h)"),
+    "videodit-320": ("--init SD3 --data VIDEOS --images IMAGES --lpips VGG16",
+                     "dpvae 53 h, videodit 146 h (98 h)"),
     "videodit-512": ("--init runs/videodit-320 --data VIDEOS --images IMAGES", "570 h (446 h)"),
     **{f"latte-{name}{suffix}": (f"--vae_weights SD1 --data {name.upper()}", hours)
        for name in ("ffs", "sky", "taichi", "ucf101")
@@ -583,9 +593,9 @@ def overview():
     return "\n".join([
         *lines, "", "The stages:", *(f"  {name:10}{what}" for name, what in STAGES.items()), "",
         "SD3: Stable Diffusion 3's file or Diffusers folder. SD1: Stable Diffusion 1.4's VAE. PIXART: the",
-        "folder of PixArt-alpha 512 with its T5. VIDEOS, IMAGES: any folders; python data.py FOLDER says",
-        "what of one can be used. First steps: python train.py --stage vae; its curves and previews, then or",
-        "later: python train.py report runs/toy"])
+        "folder of PixArt-alpha 512 with its T5. VGG16: torchvision's vgg16-397923af.pth, for LPIPS. VIDEOS,",
+        "IMAGES: any folders; python data.py FOLDER says what of one can be used. First steps: python",
+        "train.py --stage vae; its curves and previews, then or later: python train.py report runs/toy"])
 
 
 def main(argv):

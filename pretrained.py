@@ -1123,16 +1123,15 @@ def given_vae(cfg, kind, name):
 
 def perceptual_for(cfg, run):
     """LPIPS's distance: VGG's from --lpips. The toy's classifier stands in for VGG, whose weights are not
-    shipped. Without either the term is left out, and that is said: it is a part of Eq. 4."""
-    path = classifier_file(cfg.out)
+    shipped. A run without either has to say so: LPIPS is a term of Eq. 4."""
     if not cfg.lpips_weight:
         return None
     if cfg.lpips:
         vgg = load_detector(cfg.lpips, "lpips_vgg").to(run.device).requires_grad_(False)
         return lambda a, b: vgg(a, b).mean()
-    if not path.is_file():
-        if run.rank == 0:
-            print(f"{cfg.stage}: no LPIPS term: --lpips FILE gives VGG16's weights, --lpips_weight 0 agrees")
-        return None
-    classifier = load_network(AttributeClassifier, path).to(run.device).requires_grad_(False)
+    file = classifier_file(cfg.out)
+    if not file.is_file():
+        raise UserError(f"stage {cfg.stage}: no --lpips FILE, VGG16's weights for the LPIPS term of Eq. 4: "
+                        f"{DETECTORS['lpips_vgg'][1]}; --lpips_weight 0 leaves it out")
+    classifier = load_network(AttributeClassifier, file).to(run.device).requires_grad_(False)
     return lambda a, b: perceptual_distance(classifier.pyramid, a, b).mean()

@@ -12,8 +12,9 @@ from support.cli import UserError, polite
 from latte import SIZES
 from presets import PRESETS, Config, flatten, parse
 from text import ToyText
-from pretrained import check_widths
+from pretrained import check_widths, perceptual_for
 from vae import KLVAE
+from support.trainer import Run
 
 
 def row(preset, stage):
@@ -51,6 +52,25 @@ def test_the_320_phases_dp_vae_is_the_papers_too():
     assert (here.frames, here.size, here.steps, here.long) == (32, 256, before.steps, before.long)
     assert list(PRESETS["videodit-320"]["stages"]) == ["dpvae", "videodit"]
     assert list(PRESETS["videodit-512"]["stages"]) == ["videodit"]
+
+
+@pytest.mark.parametrize("preset", ["videodit-256", "videodit-320"])
+def test_a_dp_vae_without_lpips_says_so_or_stops(tmp_path, preset):
+    """VideoDiT Eq. 4 has four terms: VGG16's file, or an explicit 0, before anything is trained; and the
+    guide's command names it."""
+    words = ["--config", preset, "--stage", "dpvae", "--out", str(tmp_path)]
+    with pytest.raises(UserError, match="no --lpips FILE.*vgg16-397923af.pth.*--lpips_weight 0 leaves it out"):
+        perceptual_for(parse(words)[0], Run())
+    assert perceptual_for(parse([*words, "--lpips_weight", "0"])[0], Run()) is None
+    assert "--lpips" in presets.GUIDE[preset][0]
+
+
+def test_the_presets_for_gpus_load_in_several_processes():
+    """A GPU's step is shorter than a clip's decoding; the toy's clips are cached, on a CPU that is busy."""
+    workers = {name: {config.workers for config in parse(["--config", name])} for name in PRESETS}
+    assert {name for name, found in workers.items() if found == {8}} == {
+        name for name in PRESETS if name.startswith(("videodit", "latte"))}
+    assert all(workers[name] == {0} for name in ("tiny", "small", "toy"))
 
 
 @pytest.mark.parametrize("name", ["ffs", "sky", "taichi", "ucf101"])
