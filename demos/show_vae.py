@@ -12,8 +12,6 @@ from support.drawing import page
 from support.video_io import to_frames, to_video
 
 
-# ------------------------------------------------------------------------------------------ demo
-
 def demo():
     """Largest difference, at step 0, between DP-VAE's clip and its key frames' 2D decodes,
     each held for 4 frames."""
@@ -27,14 +25,14 @@ def demo():
 
 
 def draw(path, dp, clip=45):
-    """Two groups of a toy clip: the film, its key frames held, D(z), what each gets wrong, and the latents.
+    """Two groups of a toy clip: the frames, its key frames held, D(z), what each gets wrong, and the latents.
     Returns PSNR in dB, {"held": of the key frames, "D(z)": of the whole}."""
-    x = to_video(toy_world.render(toy_world.sample_spec(0, clip), 16, 64))[None]                           # (1,3,16,64,64)
+    x = to_video(toy_world.render(toy_world.sample_spec(0, clip), 16, 64))[None]            # (1,3,16,64,64)
     with torch.no_grad():
         z, z_k = dp.encode_window(x)                                                        # (1,C,4,8,8)
         shown = {"held": dp.decode_keys(z_k).repeat_interleave(GOP, dim=2), "D(z)": dp.decode_window(z)}
         keys = dp.decode_keys(z).repeat_interleave(GOP, dim=2)                              # (1,3,16,64,64)
-    whisper = ((z - z_k).std() / z_k.std()).item()
+    residual = ((z - z_k).std() / z_k.std()).item()
     psnr = {name: -10 * torch.log10(mse(x, made) / 4).item() for name, made in shown.items()}
 
     def row(video):                                              # 8 frames from the middle, side by side
@@ -51,7 +49,7 @@ def draw(path, dp, clip=45):
             f"E_k and D_k alone: each key frame held, {psnr['held']:.1f} dB": row(shown["held"]),
             "what is then missing, twice as strong": row(2 * (x - shown["held"])),
             "z_k = E_k(x_k): the channels of both groups' latents": channels(z_k),
-            f"z_r = E_r(x): the residual, 3 times as strong; its deviation is {whisper:.0%} of z_k's":
+            f"z_r = E_r(x): the residual, 3 times as strong; its deviation is {residual:.0%} of z_k's":
                 channels(3 * (z - z_k)),
             f"D(z), z = z_k + z_r: {psnr['D(z)']:.1f} dB": row(shown["D(z)"]),
             "what is still wrong, twice as strong": row(2 * (x - shown["D(z)"])),

@@ -1,5 +1,6 @@
 """Tests of vae.py: Stable Diffusion's image VAE to the last digit, and what VideoDiT 3.1 says of DP-VAE."""
 
+import functools
 import json
 import os
 import subprocess
@@ -31,6 +32,7 @@ SMALL = KLVAEConfig(z_channels=4, ch=8, ch_mult=(1, 2, 2, 2), num_res_blocks=1, 
 BARE = replace(SMALL, ch=4, ch_mult=(1, 1, 1), groups=2)                   # for long clips
 
 
+@functools.cache
 def golden_vae(name):
     """The VAE of a fixture, its inputs, its expected outputs, its config."""
     weights, given, expected, config = golden(name)
@@ -311,7 +313,7 @@ def test_temporal_layers_start_as_the_identity():
             assert_close(module(x, 4), x.repeat_interleave(2, 0))
 
 
-def test_each_2d_block_has_its_1d_twin():
+def test_each_2d_block_is_followed_by_a_1d_one():
     """VideoDiT A.1: "after each 2D ResBlock and Attention Block"; two temporal halvings, two doublings."""
     with torch.device("meta"):
         dp = DPVAE(DPVAEConfig())
@@ -357,7 +359,7 @@ def test_eq_1_the_residual_is_added():
 
 @torch.no_grad()
 def test_time_is_padded_by_repeating_the_first_and_last_frame():
-    """As CV-VAE does: with zeros a picture that stands still would fade at both ends of a window."""
+    """As CV-VAE does: with zeros a scene that stands still would fade at both ends of a window."""
     torch.manual_seed(0)
     layer, x = TimeConv(3), torch.randn(2, 3, 5, 2, 2)
     rows = F.pad(x.permute(0, 3, 4, 1, 2).reshape(8, 3, 5), (1, 1), mode="replicate")
@@ -420,8 +422,7 @@ def test_a_long_clip_goes_through_in_windows_that_share_their_borders():
     assert_close(dp.decode(z), expected, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("overlap", [8, 0, 16, 28])
-@pytest.mark.parametrize("frames", [36, 40, 96])
+@pytest.mark.parametrize("frames, overlap", [(36, 8), (40, 0), (96, 28)])
 @torch.no_grad()
 def test_every_frame_comes_from_its_own_latent(frames, overlap):
     """At step 0 D is frame by frame, so windows must give the whole clip: no shift, no gap, no repeat."""
@@ -431,7 +432,7 @@ def test_every_frame_comes_from_its_own_latent(frames, overlap):
     assert_close(dp.decode(z), dp.decode_window(z), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("window, overlap, shared", [(16, 4, 1), (32, 8, 2), (32, 6, 1), (16, 0, 0)])
+@pytest.mark.parametrize("window, overlap, shared", [(16, 4, 1), (32, 6, 1)])
 def test_fields_of_older_checkpoints_still_hold(tmp_path, window, overlap, shared):
     """Their windows were cross-faded; the same fields now say what is shared and cut, in groups."""
     save_network(tmp_path / "net.safetensors", small_dp(BARE, window=window, overlap=overlap))
@@ -453,8 +454,8 @@ def test_no_frame_is_a_mixture_of_two_windows():
 
 def seams_and_costs(clips, frames):
     """Of the shipped DP-VAE, windows of 16: dB that a long clip loses against its windows coded one by one;
-    by how many of 255 levels pixels change more across a seam than beside it, beyond what the film
-    does there: of our windows, and of those put end to end. (No ratios: some films stand still at a seam.)"""
+    by how many of 255 levels pixels change more across a seam than beside it, beyond what the video
+    does there: of our windows, and of those put end to end. (No ratios: some videos stand still at a seam.)"""
     dp = load_network(DPVAE, TOY)
     windows = cuts(frames // 4, dp.config.window // 4, dp.config.overlap // 4)
     ours = [4 * last for _, _, _, last in windows[:-1]]
@@ -463,14 +464,15 @@ def seams_and_costs(clips, frames):
         alone = torch.cat([dp.decode_window(dp.encode_window(part)[0]) for part in x.split(16, 2)], 2)
         redone = dp.decode(dp.encode(x))
         lost.append(psnr(x, alone) - psnr(x, redone))
-        film, one, two = (127.5 * (v[:, :, 1:] - v[:, :, :-1]).abs().mean((0, 1, 3, 4))
+        video, one, two = (127.5 * (v[:, :, 1:] - v[:, :, :-1]).abs().mean((0, 1, 3, 4))
                           for v in (x, redone, alone))                                      # (T-1,)
         for found, made, seams in ((more, one, ours), (ends, two, range(16, frames, 16))):
-            beyond = made - film
+            beyond = made - video
             found += [beyond[at - 1] - (beyond[at - 2] + beyond[at]) / 2 for at in seams]
     return torch.tensor(lost), torch.tensor(more).mean().item(), torch.tensor(ends).mean().item()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_long_clip_is_worth_its_windows_and_shows_no_seams():
     """A clip of 32 frames against two windows of 16 one by one: nothing lost, no jump where they meet."""
@@ -564,7 +566,7 @@ def test_eq_4_longhand(weights):
 
 
 def test_noise_is_what_the_decoder_reads_and_nothing_else():
-    """--z_noise: x_hat = D(z + noise); E_r is still judged by z, and gradients reach it through both."""
+    """--z_noise: x_hat = D(z + noise); Eq. 3 still sees z itself, and gradients reach it through both."""
     dp, x = stirred(small_dp()), clip(8, batch=2)
     noise = torch.randn(dp.encode_window(x)[0].shape, generator=torch.Generator().manual_seed(0))
     plain, noisy = dp_vae_loss(dp, x)[2], dp_vae_loss(dp, x, noise=noise)
@@ -678,12 +680,12 @@ def test_measured_latents_are_normal():
 
 # ------------------------------------------------------------------------------------------- training, files
 
-def test_thirty_steps_lower_the_loss_and_keep_the_statistics():
+def test_a_few_steps_lower_the_loss_and_keep_the_statistics():
     """DP-VAE learns what held key frames miss, and its latents stay where the transformer expects them."""
-    dp, x = small_dp(replace(SMALL, ch_mult=(1, 2, 2)), seed=3).train(), toy_clips(2, frames=8)
-    optimizer = torch.optim.AdamW([p for p in dp.parameters() if p.requires_grad], lr=2e-3)
+    dp, x = small_dp(BARE, seed=3).train(), toy_clips(2, frames=8)
+    optimizer = torch.optim.AdamW([p for p in dp.parameters() if p.requires_grad], lr=4e-3)
     losses = []
-    for _ in range(30):
+    for _ in range(12):
         loss, _, log = dp_vae_loss(dp, x)
         optimizer.zero_grad()
         loss.backward()
@@ -725,9 +727,10 @@ def test_the_demo_is_exact():
     assert show_vae.demo() < 1e-5
 
 
-def test_the_picture_shows_what_the_residual_says(tmp_path):
+@pytest.mark.slow
+def test_the_image_shows_what_the_residual_says(tmp_path):
     """out/vae.png: the shipped DP-VAE is worth at least 4 dB more than its key frames, held."""
     psnr = show_vae.draw(tmp_path / "out/vae.png", load_network(DPVAE, TOY))
     assert psnr["D(z)"] > psnr["held"] + 4
-    with Image.open(tmp_path / "out/vae.png") as picture:
-        assert picture.width > 1000 and len(picture.getcolors(1 << 24)) > 1000
+    with Image.open(tmp_path / "out/vae.png") as image:
+        assert image.width > 1000 and len(image.getcolors(1 << 24)) > 1000
