@@ -6,7 +6,7 @@ Time     flow: t in [0,1], t=0 noise, t=1 data in the whole repo; sigma = 1-t: h
          DDPM: an integer that counts the other way, 0 nearly clean, 999 noise; networks see that integer
 Differs  first-order samplers only; VideoDiT prints neither training times nor steps (grep ASSUMED, DEVIATES)
 Reads    after data.py, before vae.py; knows neither: everything here is tensors in, tensors out
-Run me   python flow.py      # CPU, 10 s: noise walks to eight points on a ring, drawn in out/flow.png
+Run me   python flow.py      # CPU, 10 s: noise flows to eight points on a ring, drawn in out/flow.png
 
 THE PROBLEM. We own a million clips and want one that nobody has filmed. "Train a network that turns a prompt
 into a clip" does not work: a thousand different clips fit "a cat jumping", the squared error is least for
@@ -28,7 +28,7 @@ Everything else in this file is a detail of one of four choices, and diffusion p
     the path      which mixtures?      a straight line (rectified flow), or a quarter circle (DDPM)
     the answer    what to regress?     the velocity X_1 - X_0, or the noise; one can be had from the other
     the times     which t, how often?  the middle of the path more often than its ends
-    the walk      how to step?         straight pieces (Euler), or with new noise in each step (ancestral)
+    the sampler   how to step?         straight pieces (Euler), or with new noise in each step (ancestral)
 
 What was tried before: GANs answer in one step, but train by a game, forger against critic, that can be lost;
 autoregressive models go piece by piece, stable and slow (Latte 1). Diffusion trains by plain regression; that
@@ -39,7 +39,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from support.cli import UserError
 
@@ -55,24 +54,6 @@ def along(values, x):
 #
 #     X_t = (1 - t) X_0 + t X_1                                                             (VideoDiT Eq. 5)
 #     X_0 noise from a standard Gaussian, X_1 clean data, t in [0,1]; the network predicts v = X_1 - X_0
-#
-# Many lines, from other noise to other clips, run through the same X_t, and each wants another answer. What a
-# network with squared error learns is their AVERAGE, E[X_1 - X_0 | X_t]. Why is that enough? Think of
-# traffic: if at every crossing all cars drive on at the average velocity of those that arrive, single cars
-# end up elsewhere, but as many are in each place at each time as before. So walking along the average
-# velocity turns the crowd "noise" into the crowd "data", which is all we want of a sampler:
-#
-#      training: straight lines that cross        sampling: what the average makes of them
-#        o-----\   /-----> cat                      o--------\___/----> cat     paths bend where lines crossed
-#               \ /                                           ___              and never cross: from one place
-#               / \                                 o--------/   \----> dog    there is one way on
-#        o-----/   \-----> dog
-#      (test_the_average_velocity_carries_noise_onto_data, test_paths_do_not_cross)
-#
-# WHY STRAIGHT? A walk in straight pieces is exact on a straight path: with one clip in the data set a single
-# step lands on it (test_euler_lands_exactly_on_a_one_point_dataset). Tried by others: "reflow" (Liu) trains
-# again on the model's own pairs of start and end, whose lines do not cross, for walks of a step or two. SD3
-# compared 61 paths, answers and times, and kept the straight line with the times below.
 
 
 def interpolate(x0, x1, t):
@@ -81,10 +62,58 @@ def interpolate(x0, x1, t):
     return (1 - t) * x0 + t * x1                                               # (B,C,...)
 
 
-# THE TIMES. A network learns what it is asked most. Both ends of the path are easy: at t=0 it sees pure noise
-# and can only answer "the mean of all clips, minus this"; near t=1 it sees the clip, and what is left of the
-# noise is all it has to subtract. What decides whether a cat or a dog appears is settled in the middle. So
-# SD3 squashes a normal number into (0,1), which makes the middle likely and the ends rare ("logit-normal"):
+# THE LOSS, and that is all of training: mix, ask, compare (in float32: bfloat16 keeps three digits at best).
+
+def flow_loss(model, x1, cond, *, t, noise):
+    """Mean squared velocity error. t (B,) and noise are arguments, so that a step can be replayed."""
+    # ASSUMED: no weight by time, as in SD3; VideoDiT names none.
+    x0, x1 = noise.float(), x1.float()
+    v = model(interpolate(x0, x1, t), t, **cond).float()                       # (B,C,...)
+    return (v - (x1 - x0)).square().mean()
+
+
+# Many lines, from other noise to other clips, run through the same X_t, and each wants another answer. What a
+# network with squared error learns is their AVERAGE, E[X_1 - X_0 | X_t]. Why is that enough? Think of
+# traffic: if at every crossing all cars drive on at the average velocity of those that arrive, single cars
+# end up elsewhere, but as many are in each place at each time as before. So following the average velocity
+# turns the crowd "noise" into the crowd "data", which is all we want of a sampler:
+#
+#      training: straight lines that cross        sampling: what the average makes of them
+#        o-----\   /-----> cat                      o--------\___/----> cat     paths bend where lines crossed
+#               \ /                                           ___              and never cross: from one place
+#               / \                                 o--------/   \----> dog    there is one way on
+#        o-----/   \-----> dog
+#      (test_the_average_velocity_carries_noise_onto_data, test_paths_do_not_cross)
+#
+# SAMPLING follows that velocity from t = 0 to 1. Euler's method is the simplest there is: go straight on at
+# the velocity of where you stand, then look again.
+#
+#     x <- x + (t' - t) v(x, t) = x + (sigma - sigma') v(x, t)          sigma = 1 - t, from 1 down to 0
+
+
+@torch.no_grad()
+def euler(velocity, x, sigmas):
+    """Noise x (B,C,...) -> data, by a call of velocity(x, t) a step; x stays in float32."""
+    x, levels = x.float(), sigmas.tolist()
+    for sigma, next_sigma in zip(levels, levels[1:]):
+        t = torch.full((len(x),), 1 - sigma, device=x.device)                  # (B,)
+        x = x + (sigma - next_sigma) * velocity(x, t).float()                  # (B,C,...)
+    return x
+
+
+# WHY STRAIGHT? Straight pieces are exact on a straight path: with one clip in the data set a single step
+# lands on it (test_euler_lands_exactly_on_a_one_point_dataset). Tried by others: "reflow" (Liu) trains again
+# on the model's own pairs of start and end, whose lines do not cross, to sample in a step or two; Heun's
+# method averages the velocities of both ends of a step (an exercise here), DPM-Solver reuses earlier answers,
+# "distilled" models are taught to copy many steps in 1 to 4. SD3 compared 61 paths, answers and times, and
+# kept the straight line with the times below.
+
+
+# ------------------------------------------------------------------------------------------------- the times
+# A network learns what it is asked most. Both ends of the path are easy: at t=0 it sees pure noise and can
+# only answer "the mean of all clips, minus this"; near t=1 it sees the clip, and what is left of the noise is
+# all it has to subtract. What decides whether a cat or a dog appears is settled in the middle. So SD3
+# squashes a normal number into (0,1), which makes the middle likely and the ends rare ("logit-normal"):
 #
 #     sigma = sigmoid(m + s u),  u ~ N(0,1);  t = 1 - sigma                                       (SD3 Eq. 19)
 #     m: shifts the hump towards noise (> 0) or data (< 0); s: its width. We use m = 0, s = 1.
@@ -92,8 +121,15 @@ def interpolate(x0, x1, t):
 # Tried by others: uniform times (Liu's), a density that never starves the ends (SD3's "mode"), or uniform
 # times and a weight on the loss. A density and a weight say the same thing, which times matter: take one, not
 # both.
-#
-# MORE PIXELS NEED MORE NOISE. Paint a picture in one colour c and add noise eps: (1-sigma) c + sigma eps.
+
+def sample_times(u, shift=1.0, mean=0.0, std=1.0):
+    """Training times (B,), t=0 noise, of standard-normal numbers u (B,)."""
+    # ASSUMED: VideoDiT is silent on times and shift; we take SD3's logit-normal density and a constant shift,
+    # the same in training and in sampling, that stands in the checkpoint.
+    return 1 - shift_sigma(torch.sigmoid(mean + std * u), shift)               # (B,)
+
+
+# MORE PIXELS NEED MORE NOISE. Paint an image in one colour c and add noise eps: (1-sigma) c + sigma eps.
 # Its mean over n pixels tells c with an uncertainty of sigma / (1-sigma) / sqrt(n): the more pixels, the
 # better the noise is averaged away, and the earlier everything large is settled. To keep the question as hard
 # for m pixels as it was for n, sigma / (1-sigma) has to grow by shift = sqrt(m/n). Solved for the new sigma:
@@ -104,29 +140,19 @@ def interpolate(x0, x1, t):
 # noise away as pixels do, and Open-Sora, a video model, shifts for them, too.
 # (test_a_shift_keeps_the_question_as_hard_for_more_pixels)
 
-
 def shift_sigma(sigma, shift):
     """SD3 Eq. 23: multiplies sigma / (1-sigma), noise to signal, by `shift`; 0 and 1 stay where they are."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def sample_times(batch, shift=1.0, mean=0.0, std=1.0, u=None, generator=None):
-    """Training times (B,), t=0 noise. u (B,): standard-normal numbers, by keyed_noise say, or drawn here."""
-    # ASSUMED: VideoDiT is silent on times and shift; we take SD3's logit-normal density and a constant shift,
-    # the same in training and in sampling, that stands in the checkpoint.
-    u = torch.randn(batch, generator=generator) if u is None else u            # (B,)
-    return 1 - shift_sigma(torch.sigmoid(mean + std * u), shift)               # (B,)
-
-
-# THE LOSS, and that is all of training: mix, ask, compare (in float32: bfloat16 keeps three digits at best).
-
-
-def flow_loss(model, x1, cond, *, t, noise):
-    """Mean squared velocity error. t (B,) and noise are arguments, so that a step can be replayed."""
-    # ASSUMED: no weight by time, as in SD3; VideoDiT names none.
-    x0, x1 = noise.float(), x1.float()
-    v = model(interpolate(x0, x1, t), t, **cond).float()                       # (B,C,...)
-    return (v - (x1 - x0)).square().mean()
+def sigmas(steps, shift=3.0):
+    """SD3's noise levels from 1 down to 0 (steps+1,): euler calls the model `steps` times."""
+    # TRAP: SD3's own code shifts twice, the smallest level and then the whole list again. It looks like an
+    # accident, but the released weights are sampled so: the last level is 0.0089, not 0.003
+    # (test_the_schedule_is_sd3s_table)
+    smallest = shift_sigma(0.001, shift)
+    levels = shift_sigma(torch.linspace(1, smallest, steps, dtype=torch.float64), shift)           # (steps,)
+    return F.pad(levels, (0, 1)).float()                                       # (steps+1,)
 
 
 # TRAP: SD3'S CLOCK RUNS THE OTHER WAY, from data to noise: its network is told 1000 sigma, sigma = 1-t, and
@@ -144,10 +170,10 @@ def velocity_of(network):
     return velocity
 
 
-# ---------------------------------------------------------------------------------------------- guidance
-# A model trained on prompts makes clips that only half listen: a caption is a weak hint beside all that the
+# -------------------------------------------------------------------------------------------------- guidance
+# A model trained on prompts makes clips that half ignore them: a caption is a weak hint beside all that the
 # clip itself shows. Classifier-free guidance (Ho and Salimans 2021) asks twice in each step, with the prompt
-# and without, and walks PAST the prompt's answer, away from the other:
+# and without, and goes PAST the prompt's answer, away from the other, by the guidance scale s:
 #
 #     v = v_null + s (v_cond - v_null)           s = 1: the plain model; s = 4 to 7: what everybody looks at
 #
@@ -155,8 +181,8 @@ def velocity_of(network):
 #
 # The difference of the two is what the prompt changes; exaggerating it moves towards clips that are typical
 # of the prompt. The price: twice the work in each step, less variety, and at high s colours too strong.
-# Before it, "classifier guidance" needed a second network that names what is in noisy pictures. The model
-# must have seen "no prompt" in training, or v_null answers a strange question: VideoDiT 4.1 drops 10 % of the
+# Before it, "classifier guidance" needed a second network that names what is in noisy images. The model must
+# have seen "no prompt" in training, or v_null answers a strange question: VideoDiT 4.1 drops 10 % of the
 # prompts.
 
 
@@ -166,131 +192,94 @@ def drop_prompt(context, pooled, drop):
     # ASSUMED: null prompt = zeros at full length; the paper names none. guided() uses the same zeros: another
     # null in sampling (an encoded "", as SD3's own scripts do) would be an input the model has never seen.
     context = context.masked_fill(along(drop, context), 0)                     # (B,L,D)
-    return context, None if pooled is None else pooled.masked_fill(along(drop, pooled), 0)         # (B,P)
+    if pooled is not None:
+        pooled = pooled.masked_fill(along(drop, pooled), 0)                    # (B,P)
+    return context, pooled
 
 
 def drop_labels(labels, drop, null):
-    """The same for class labels (B,), or (B,G) where a clip's pictures have theirs; drop has the same shape.
+    """The same for class labels (B,), or (B,G) where a clip's images have theirs; drop has the same shape.
     null is the number after the last class (dit.LabelEmbedder's extra row)."""
     return labels.masked_fill(drop, null)                                      # (B,) or (B,G)
 
 
-def guided(model, cond, scale=1.0, null_cond=None, channels=None):
+def guided(model, cond, guidance=1.0, null_cond=None, channels=None):
     """f(x, t) with guidance: a velocity for euler, a prediction for ddpm_sample.
 
-    Both answers come from one batch of 2B; scale 1 is one forward of the plain model. null_cond: zeros,
-    unless zeros mean something (labels, masks). channels: how many are guided, all C by default; the others,
-    DDPM's variance say, are the conditional model's."""
+    Both answers come from one batch of 2B; a guidance scale of 1 is one forward of the plain model.
+    null_cond: zeros, unless zeros mean something (labels, masks). channels: how many are guided, all C by
+    default; the others, DDPM's variance say, are the conditional model's."""
     # TRAP: DiT's released code guides 3 of its 4 channels, a slip that it keeps so that its numbers can be
     # repeated: channels=3. Latte guides all 4 (test_guidance_leaves_the_variance_channels_...).
-    null_cond = {name: torch.zeros_like(c) for name, c in cond.items()} if null_cond is None else null_cond
-    both = {name: torch.cat([null_cond[name], c]) for name, c in cond.items()}                     # (2B,...)
+    if guidance == 1:
+        return lambda x, t: model(x, t, **cond)
+    if null_cond is None:
+        null_cond = {name: torch.zeros_like(value) for name, value in cond.items()}
+    both = {name: torch.cat([null_cond[name], value]) for name, value in cond.items()}             # (2B,...)
 
     def predict(x, t):
-        if scale == 1:
-            return model(x, t, **cond)
         n = x.shape[1] if channels is None else channels
-        v_u, v_c = model(torch.cat([x, x]), torch.cat([t, t]), **both).float().chunk(2)            # (B,C,...)
-        past = v_u[:, :n] + scale * (v_c[:, :n] - v_u[:, :n])                  # (B,n,...)
-        return torch.cat([past, v_c[:, n:]], 1)                                # (B,C,...)
+        v_null, v_cond = model(torch.cat([x, x]), torch.cat([t, t]), **both).float().chunk(2)      # (B,C,...)
+        past = v_null[:, :n] + guidance * (v_cond[:, :n] - v_null[:, :n])      # (B,n,...)
+        return torch.cat([past, v_cond[:, n:]], 1)                             # (B,C,...)
     return predict
 
 
-# ---------------------------------------------------------------------------------------------- the walk
-# Euler's method is the simplest there is: go straight on at the velocity of where you stand, then look again.
-#
-#     x <- x + (t' - t) v(x, t) = x + (sigma - sigma') v(x, t)          at the noise levels of `sigmas`
-#
-# Tried by others: Heun's method averages the velocities of both ends of a step (an exercise here), DPM-Solver
-# reuses earlier answers, "distilled" models are taught to copy a long walk in 1 to 4 steps.
-
-def sigmas(steps, shift=3.0, denoise=1.0):
-    """SD3's noise levels from 1 down to 0; steps + 1 numbers, so steps calls of the model. denoise < 1 starts
-    part of the way down, from an image with noise on it (see euler's `data`)."""
-    # TRAP: SD3's own code shifts twice, the smallest level and then the whole list again. It looks like an
-    # accident, but the released weights are sampled so: the last level is 0.0089, not 0.003
-    # (test_the_schedule_is_sd3s_table)
-    smallest = shift_sigma(0.001, shift)
-    levels = shift_sigma(torch.linspace(1, smallest, steps, dtype=torch.float64), shift)           # (steps,)
-    return F.pad(levels, (0, 1)).float()[int(steps * (1 - denoise)):]          # (steps+1,)
-
-
-@torch.no_grad()
-def euler(velocity, noise, sigmas, data=None, known=None, draw=None, callback=None, progress=False):
-    """Noise (B,C,...) -> data, along velocity(x, t), in float32 whatever the model computes in.
-
-    data: start between this clip and the noise, at sigmas[0] (image to image). known: see Known.
-    draw(n) is the n-th new noise, asked for only where known.again > 1. callback(i, x) after a step."""
-    levels, x = sigmas.tolist(), noise.float()
-    draw = draw or (lambda n: torch.randn_like(x))
-    time = lambda sigma: torch.full((len(x),), 1 - sigma, device=x.device)     # (B,)
-    held = lambda x, sigma: x if known is None else known.hold(
-        x, interpolate(noise.float(), known.latent, time(sigma)))
-    if data is not None:
-        x = interpolate(x, data.float(), time(levels[0]))                      # (B,C,...)
-    x, drawn = held(x, levels[0]), 0
-    for i in tqdm(range(len(levels) - 1), disable=not progress):
-        now, then = levels[i], levels[i + 1]
-        # at pure noise nothing is to be walked again: noise_again would throw the step away
-        for turn in range(known.again if known and now < 1 else 1):
-            if turn:
-                x, drawn = held(noise_again(x, draw(drawn).to(x), then, now), now), drawn + 1
-            x = held(x + (now - then) * velocity(x, time(now)).float(), then)  # (B,C,...)
-        if callback:
-            callback(i, x)
-    return x
-
-
-# ---------------------------------------------------------------------------------- a part that is known
-# A clip that begins with a given picture, ends with another, goes on from an earlier clip: neither paper has
+# --------------------------------------------------------------------------------------- a part that is known
+# A clip that begins with a given image, ends with another, goes on from an earlier clip: neither paper has
 # it, and both models can do it untrained. Eq. 5 tells what the known frames z look like at any time of the
-# walk: (1-t) noise + t z. Put that in their place before every step, and the model sees a clip at noise level
-# t of which some frames happen to be right:
+# sampling: (1-t) noise + t z. Put that in their place whenever the model looks, and it sees a clip at noise
+# level t of which some frames happen to be right:
 #
 #      frame     0   1   2   3           mask  1 0 0 0
-#      t = 0.0   N   N   N   N           N noise        after each step, frame 0 <- (1-t) noise + t z
+#      t = 0.0   N   N   N   N           N noise        before each step, frame 0 <- (1-t) noise + t z
 #      t = 0.5   Z   ~   ~   ~           Z z with noise
 #      t = 1.0   z   x   x   x           z to the last bit
-#
-# TRAP: holding alone goes half the way. The unknown frames hear of z only through its NOISY copy, and when
-# that is clean enough to be read, they are settled. Take two frames that correlate by 0.9 and give the first,
-# 1.5: the second should be 1.35 +- 0.44, and is 0.66 +- 0.70, by an exact velocity in any number of steps.
-# Two cures (test_holding_alone_goes_half_the_way_and_walking_again_the_rest, and the picture's last panel):
-#
-#   again     after a step, add noise back to the level before it and walk the step again (RePaint, Lugmayr et
-#             al. 2022): each time the known frames reach the others a little more. `again` times the calls:
-#             4 give 1.14 +- 0.52, 16 give 1.31 +- 0.40.
-#   pulled    look where the walk is heading, x + (1-t) v; where that differs from z, turn the velocity by the
-#             gradient of the error. One backward through the network a step: 1.26 +- 0.45.
-#
-# A third cure, training with some frames left clean, needs a training of its own.
+
 
 @dataclass
 class Known:
     """latent (B,C,T',h,w), T' frames of latents, holds what is given, mask (B,1,T',1,1) of bool says where;
-    elsewhere latent may be anything. Each step is walked `again` times."""
-    # ASSUMED: in neither paper. That a picture's latent may stand for a clip's is what VideoDiT 3.1 trains
+    elsewhere latent may be anything."""
+    # ASSUMED: in neither paper. That an image's latent may stand for a clip's is what VideoDiT 3.1 trains
     # for.
     latent: torch.Tensor
     mask: torch.Tensor
-    again: int = 1
 
     def hold(self, x, noisy):
         """x, with `noisy` (the known part at x's noise level) where something is known."""
         return torch.where(self.mask, noisy, x)                                # (B,C,T',h,w)
 
 
-def noise_again(x, noise, sigma, higher):
-    """From noise level sigma back up to a higher one: shrink the signal, fill up the variance with noise."""
-    keep = (1 - higher) / (1 - sigma)
-    return keep * x + math.sqrt(max(higher ** 2 - (keep * sigma) ** 2, 0.0)) * noise               # (B,C,...)
+def held(model, known, noisy):
+    """model(x, t), which finds noisy(t), the known part as noisy as x is at t, in its place.
+
+    A step adds to each frame by itself, so it does no harm that x itself drifts where it is known: after the
+    last step, known.hold(x, known.latent)."""
+    def looking(x, t):
+        return model(known.hold(x, noisy(t)), t)
+    return looking
 
 
-# Bayes' rule: the gradient, by x_t, of log p(x_t | z) is that of log p(x_t) plus that of log p(z | x_t). Take
-# the last for a Gaussian around where the walk heads for, of the variance that Eq. 5 leaves of data of
-# variance 1, (1-t)^2 / (t^2 + (1-t)^2) (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et al.
-# 2023). With noise N(0,1) Eq. 5 makes v = (x_t + (1-t) grad log p(x_t)) / t, so a change g of the gradient
-# changes v by g (1-t)/t; the factor below is the one over the other.
+# TRAP: holding alone goes half the way. The unknown frames learn of z only through its NOISY copy, and when
+# that is clean enough to be read, they are settled. Take two frames that correlate by 0.9 and give the first,
+# 1.5: the second should be 1.35 +- 0.44, and is 0.66 +- 0.70, by an exact velocity in any number of steps.
+# Two cures (test_holding_alone_goes_half_the_way_and_repeating_steps_the_rest, and the last panel of
+# out/flow.png):
+#
+#   repaint   after a step, add noise back to the level before it and take the step again (RePaint, Lugmayr et
+#             al. 2022): each time the known frames reach the others a little more. It costs as many times the
+#             calls: 4 give 1.14 +- 0.52, 16 give 1.31 +- 0.40 (demos/show_flow.py).
+#   pulled    look where x is heading, x + (1-t) v; where that differs from z, turn the velocity by the
+#             gradient of the error. One backward through the network a step: 1.26 +- 0.45.
+#
+# A third cure, training with some frames left clean, needs a training of its own.
+#
+# The second by Bayes' rule: the gradient, by x_t, of log p(x_t | z) is that of log p(x_t) plus that of
+# log p(z | x_t). Take the last for a Gaussian around where x heads for, of the variance that Eq. 5 leaves of
+# data of variance 1, (1-t)^2 / (t^2 + (1-t)^2) (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et
+# al. 2023). With noise N(0,1) Eq. 5 makes v = (x_t + (1-t) grad log p(x_t)) / t, so a change g of the
+# gradient changes v by g (1-t)/t; the factor below is the one over the other.
 
 def pulled(velocity, known, weight=1.0):
     """velocity, turned so that the data it heads for agrees with what is known."""
@@ -316,7 +305,7 @@ def pulled(velocity, known, weight=1.0):
 #     its shape       straight: shares add up to 1       quarter circle: squares add up to 1, variance stays 1
 #     time            0 noise ... 1 data                 999 noise ... 0 almost data
 #     network says    velocity: data - noise             eps: the noise; and how unsure the step is
-#     walk            28 steps, no new noise             250 steps, each adds new noise
+#     sampler         28 steps, no new noise             250 steps, each adds new noise
 #
 # The answers are two views of one thing: who knows the mixture and the noise knows the data. So a network can
 # be trained either way (test_one_network_trains_with_either_objective), and guidance and Known serve both.
@@ -330,36 +319,6 @@ def linear_betas(steps=1000):
     return torch.linspace(1e-4 * 1000 / steps, 0.02 * 1000 / steps, steps, dtype=torch.float64)    # (steps,)
 
 
-# RESPACING. Sampling may visit 250 of the 1000 noise levels and take larger steps between. The levels stay
-# what they are, only the betas from one visited level to the next are computed anew (Nichol 4):
-#
-#     trained   0 1 2 3 4 5 6 7 8 ... 999          abar known for each
-#     "250"     0       4       8 ... 999          beta' = 1 - abar(8) / abar(4): one step that does four
-#
-# TRAP: the network must still be told the ORIGINAL number, 8 and not 2: it knows noise levels by it
-# (test_the_model_receives_original_timesteps).
-
-def spaced_steps(steps, spacing):
-    """Which of the `steps` original timesteps a shorter sampler visits: "250", "10,15,20" (one count for each
-    equal section, both ends of a section included) or "ddim50" (a whole-number stride from 0)."""
-    if spacing.startswith("ddim"):
-        strides = [k for k in range(1, steps) if len(range(0, steps, k)) == int(spacing[4:])]
-        if not strides:
-            raise UserError(f'no stride makes {spacing[4:]} of {steps} steps; ask for "{spacing[4:]}"')
-        return list(range(0, steps, strides[0]))
-    counts, taken, start = [int(count) for count in spacing.split(",")], [], 0
-    for i, count in enumerate(counts):
-        size = steps // len(counts) + (i < steps % len(counts))
-        if not 0 < count <= size:
-            raise UserError(f"{count} sampling steps asked of {size} training steps; ask for 1 to {size}")
-        stride, position = (size - 1) / max(count - 1, 1), 0.0
-        for _ in range(count):
-            taken.append(start + round(position))
-            position += stride                         # added up, not multiplied: rounds as the released code
-        start += size
-    return taken
-
-
 class DDPM:
     """The tables of a noise schedule (its betas), and the formulas that read them: a method, a paper's line.
     variance: "learned_range" (Latte: the network's second C channels), "fixed_large" (a network without)."""
@@ -367,7 +326,8 @@ class DDPM:
     def __init__(self, betas=None, *, variance="learned_range", timesteps=None):
         # in float64: at t=0, 1 - abar is 1e-4, of which float32 would keep three digits
         beta = linear_betas() if betas is None else betas                      # (steps,)
-        self.variance, self.beta = variance, beta
+        self.beta = beta
+        self.variance = variance
         self.timesteps = torch.arange(len(beta)) if timesteps is None else timesteps               # (steps,)
         self.alpha_bar = (1 - beta).cumprod(0)                                 # (steps,)
         self.alpha_bar_prev = F.pad(self.alpha_bar[:-1], (1, 0), value=1.0)    # (steps,)  below 0: clean
@@ -380,38 +340,24 @@ class DDPM:
         lent = torch.cat([self.first_variance, self.posterior_variance[1:]])   # (steps,)
         self.posterior_log_variance = lent.log()
 
-    def respace(self, spacing):
-        """The same diffusion with fewer, larger steps: "250", "ddim50", ..."""
-        kept = torch.tensor(spaced_steps(len(self.beta), spacing))             # (fewer,)
-        alpha_bar = self.alpha_bar[kept]                                       # (fewer,)
-        betas = 1 - alpha_bar / F.pad(alpha_bar[:-1], (1, 0), value=1.0)       # (fewer,)
-        return DDPM(betas, variance=self.variance, timesteps=self.timesteps[kept])
-
     def at(self, table, t, x):
         """table[t] in float32, shaped to multiply x."""
         return along(table.float().to(x.device)[t], x)                         # (B,1,...)
-
-    def original(self, t):
-        """The timesteps the network was trained on, whatever the spacing."""
-        return self.timesteps.to(t.device)[t]                                  # (B,)
 
     def sample_times(self, u):
         """Ho Algorithm 1: all times alike. u (B,) uniform in [0,1), by keyed_noise(..., draw=torch.rand)."""
         return (u * len(self.beta)).long()                                     # (B,)
 
     # MAKING NOISE. One step keeps sqrt(1-beta) of the signal and adds noise of variance beta; a thousand such
-    # steps are again a Gaussian, so any level can be reached in one jump, and training never walks:
+    # steps are again a Gaussian, so any level can be reached in one jump, and training never takes them:
     #     q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)                                  (Ho Eq. 2)
     #     q(x_t | x_0)     = N(sqrt(abar_t) x_0, (1 - abar_t) I),  abar_t = prod_s<=t (1 - beta_s)  (Ho Eq. 4)
 
-    def q_sample(self, x0, t, noise, after=False):
-        """Ho Eq. 4. after: at the noise level that is left when the step from t has been taken."""
-        alpha_bar = self.alpha_bar_prev if after else self.alpha_bar           # (steps,)
-        return self.at(alpha_bar.sqrt(), t, x0) * x0 + self.at((1 - alpha_bar).sqrt(), t, x0) * noise
-
-    def noise_again(self, x, t, noise):
-        """Ho Eq. 2: from x_{t-1} back up to x_t (Known.again)."""
-        return self.at((1 - self.beta).sqrt(), t, x) * x + self.at(self.beta.sqrt(), t, x) * noise
+    def q_sample(self, x0, t, noise):
+        """Ho Eq. 4."""
+        signal = self.at(self.alpha_bar.sqrt(), t, x0)                         # (B,1,...)
+        noisy = self.at((1 - self.alpha_bar).sqrt(), t, x0)                    # (B,1,...)
+        return signal * x0 + noisy * noise                                     # (B,C,...)
 
     # TAKING IT AWAY. If both ends were known, Bayes' rule would say where x_{t-1} lies between them:
     #     q(x_{t-1} | x_t, x_0) = N(a x_0 + b x_t, btilde_t I)                                   (Ho Eq. 6, 7)
@@ -422,16 +368,17 @@ class DDPM:
     # "v-prediction" (Salimans and Ho 2022) mixed both; on a straight path the same thought is Eq. 5's
     # velocity.
 
-
     def posterior(self, x0, xt, t):
         """Ho Eq. 6, 7: mean, log variance of x_{t-1}, both ends known (test_the_posterior_is_bayes_rule)."""
-        mean = self.at(self.posterior_x0, t, xt) * x0 + self.at(self.posterior_xt, t, xt) * xt
-        return mean, self.at(self.posterior_log_variance, t, xt).expand_as(xt)                # (B,C,...) both
+        mean = self.at(self.posterior_x0, t, xt) * x0 + self.at(self.posterior_xt, t, xt) * xt     # (B,C,...)
+        log_variance = self.at(self.posterior_log_variance, t, xt)             # (B,1,...)
+        return mean, log_variance.expand_as(xt)                                # (B,C,...) both
 
     def x0_from_eps(self, eps, xt, t):
         """The data that this guess of the noise amounts to."""
-        grow, noisy = self.alpha_bar.rsqrt(), (1 / self.alpha_bar - 1).sqrt()  # (steps,) both
-        return self.at(grow, t, xt) * xt - self.at(noisy, t, xt) * eps         # (B,C,...)
+        grow = self.at(self.alpha_bar.rsqrt(), t, xt)                          # (B,1,...)
+        noisy = self.at((1 / self.alpha_bar - 1).sqrt(), t, xt)                # (B,1,...)
+        return grow * xt - noisy * eps                                         # (B,C,...)
 
     # HOW UNSURE A STEP IS. beta_t would be right if the data were pure noise, btilde_t if it were one point;
     # the network says where between them the truth lies, v in [0,1], for each number. It matters for few,
@@ -440,8 +387,9 @@ class DDPM:
 
     def log_variance(self, output, xt, t):
         """Nichol Eq. 15 (test_learned_variance_lies_between_the_two_fixed_ones)."""
-        small, large = self.at(self.posterior_log_variance, t, xt), self.at(self.beta.log(), t, xt)
         if self.variance == "learned_range":
+            small = self.at(self.posterior_log_variance, t, xt)                # (B,1,...)
+            large = self.at(self.beta.log(), t, xt)                            # (B,1,...)
             v = (output[:, xt.shape[1]:] + 1) / 2     # (B,C,...)  [-1,1] -> [0,1]; only the loss keeps it so
             return v * large + (1 - v) * small                                 # (B,C,...)
         fixed = torch.cat([self.first_variance, self.beta[1:]]).log()          # (steps,)  "fixed_large": beta
@@ -451,7 +399,8 @@ class DDPM:
         """The model's Gaussian for x_{t-1}: (mean, log variance, its guess of x_0)."""
         # no clipping of x_0 to [-1,1], as DDPM does for pixels: Latte's latents know no such bounds
         x0 = self.x0_from_eps(output[:, : xt.shape[1]], xt, t)                 # (B,C,...)
-        return self.posterior(x0, xt, t)[0], self.log_variance(output, xt, t), x0
+        mean, _ = self.posterior(x0, xt, t)                                    # (B,C,...)
+        return mean, self.log_variance(output, xt, t), x0
 
     def vlb_bits(self, output, x0, xt, t):
         """Ho Eq. 5, one of the 1000 terms of L_vlb: how far the model's Gaussian is from the posterior; at
@@ -484,6 +433,110 @@ class DDPM:
         mean = prev.sqrt() * x0 + (1 - prev - sigma ** 2).sqrt() * eps         # (B,C,...)
         return mean + sigma * noise                           # sigma is 0 at t=0, where prev is 1
 
+    # RESPACING. Sampling may visit 250 of the 1000 noise levels and take larger steps between. The levels
+    # stay what they are, only the betas from one visited level to the next are computed anew (Nichol 4):
+    #
+    #     trained   0 1 2 3 4 5 6 7 8 ... 999          abar known for each
+    #     "250"     0       4       8 ... 999          beta' = 1 - abar(8) / abar(4): one step that does four
+    #
+    # TRAP: the network must still be told the ORIGINAL number, 8 and not 2: it knows noise levels by it
+    # (test_the_model_receives_original_timesteps).
+
+    def respace(self, spacing):
+        """The same diffusion with fewer, larger steps: "250", "ddim50", ... (spaced_steps)."""
+        visited = torch.tensor(spaced_steps(len(self.beta), spacing))          # (fewer,)
+        alpha_bar = self.alpha_bar[visited]                                    # (fewer,)
+        betas = 1 - alpha_bar / F.pad(alpha_bar[:-1], (1, 0), value=1.0)       # (fewer,)
+        return DDPM(betas, variance=self.variance, timesteps=self.timesteps[visited])
+
+    def times(self):
+        """The steps of a sampler: places in these tables, noisiest first."""
+        return list(range(len(self.beta)))[::-1]
+
+    def original(self, t):
+        """The timesteps the network was trained on, whatever the spacing."""
+        return self.timesteps.to(t.device)[t]                                  # (B,)
+
+    def index(self, original):
+        """The places of original timesteps in these tables."""
+        return torch.searchsorted(self.timesteps.to(original.device), original)                    # (B,)
+
+
+@torch.no_grad()
+def ddpm_sample(ddpm, predict, x, times, new_noise):
+    """Ho Algorithm 2: noise x (B,C,...) -> data, by predict(x, original t), a guided network.
+    times: ddpm.times(), or the last of them. new_noise(n): the noise of the n-th step.
+    Latte's numbers: DDPM().respace("250"), learned variance."""
+    x = x.float()
+    for n, step in enumerate(times):
+        t = torch.full((len(x),), step, device=x.device)                       # (B,)
+        output = predict(x, ddpm.original(t)).float()                          # (B,2C,...), or (B,C,...)
+        x = ddpm.ancestral_step(output, x, t, new_noise(n))                    # (B,C,...)
+    return x
+
+
+@torch.no_grad()
+def ddim_sample(ddpm, predict, x, times, new_noise, eta=0.0):
+    """The same with DDIM's steps."""
+    x = x.float()
+    for n, step in enumerate(times):
+        t = torch.full((len(x),), step, device=x.device)                       # (B,)
+        output = predict(x, ddpm.original(t)).float()                          # (B,2C,...), or (B,C,...)
+        x = ddpm.ddim_step(output, x, t, new_noise(n), eta)                    # (B,C,...)
+    return x
+
+
+def spaced_steps(steps, spacing):
+    """Which of the `steps` original timesteps a shorter sampler visits: "250", "10,15,20" (one count for each
+    equal section, both ends of a section included) or "ddim50" (a whole-number stride from 0)."""
+    if spacing.startswith("ddim"):
+        count = int(spacing[4:])
+        for stride in range(1, steps):
+            if len(range(0, steps, stride)) == count:
+                return list(range(0, steps, stride))
+        raise UserError(f'no stride makes {count} of {steps} steps; ask for "{count}"')
+    counts = [int(count) for count in spacing.split(",")]
+    visited, start = [], 0
+    for section, count in enumerate(counts):
+        size = steps // len(counts)
+        if section < steps % len(counts):                  # the first sections share what is left over
+            size += 1
+        if not 0 < count <= size:
+            raise UserError(f"{count} sampling steps asked of {size} training steps; ask for 1 to {size}")
+        stride, position = (size - 1) / max(count - 1, 1), 0.0
+        for _ in range(count):
+            visited.append(start + round(position))
+            position += stride                         # added up, not multiplied: rounds as the released code
+        start += size
+    return visited
+
+
+# THE LOSS. The honest objective is L_vlb ("variational lower bound"), a bound on how unlikely the model makes
+# the data, a sum over the steps (Ho Eq. 5). Ho keeps eps's bare error, without weights: better images:
+#
+#     L_simple = E || eps - eps_theta(z_t, t) ||^2                                    (Latte Eq. 1, Ho Eq. 14)
+#     L_hybrid = L_simple + lambda L_vlb,  lambda = 0.001                                      (Nichol Eq. 16)
+#
+# eps_theta is the network's answer. L_vlb serves the variance alone: its gradient on eps_theta is noisy, so
+# that is detached in it. TRAP: where is lambda? L_vlb has 1000 terms, a step looks at one: 1000 x 0.001 is 1.
+# (test_the_loss_trains_eps_with_mse_only_and_the_variance_with_vlb_only)
+
+
+def ddpm_terms(ddpm, model, x0, cond, *, t, noise):
+    """Per-clip losses (B,): "loss", "mse", and "vb" where the variance is learned."""
+    xt = ddpm.q_sample(x0, t, noise)                                           # (B,C,...)
+    output = model(xt, ddpm.original(t), **cond).float()                       # (B,2C,...), or (B,C,...)
+    eps, variance = output[:, : x0.shape[1]], output[:, x0.shape[1]:]          # (B,C,...) both
+    terms = {"mse": (noise - eps).square().flatten(1).mean(1)}                 # (B,)
+    if ddpm.variance == "learned_range":
+        terms["vb"] = ddpm.vlb_bits(torch.cat([eps.detach(), variance], 1), x0, xt, t)             # (B,)
+    return {"loss": sum(terms.values()), **terms}
+
+
+def ddpm_loss(ddpm, model, x0, cond, *, t, noise):
+    """The scalar to train on; t (B,) integer. Calls the model as flow_loss does, so one flag swaps them."""
+    return ddpm_terms(ddpm, model, x0.float(), cond, t=t, noise=noise.float())["loss"].mean()
+
 
 def gaussian_kl(mean1, log_variance1, mean2, log_variance2):
     """KL(first || second), how far one Gaussian is from the other, number by number, in nats (1.44 bits)."""
@@ -498,76 +551,10 @@ def decoder_nll(x, mean, log_std):
     def cdf(z):
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z ** 3)))
     below, above = cdf((x - mean - 1 / 255) / log_std.exp()), cdf((x - mean + 1 / 255) / log_std.exp())
-    inside = torch.where(x < -0.999, above, torch.where(x > 0.999, 1 - below, above - below))
+    inside = torch.where(x > 0.999, 1 - below, above - below)
+    inside = torch.where(x < -0.999, above, inside)
     return -inside.clamp(min=1e-12).log()                                      # as x
 
-
-# THE LOSS. The honest objective is L_vlb ("variational lower bound"), a bound on how unlikely the model makes
-# the data, a sum over the steps (Ho Eq. 5). Ho keeps eps's bare error, without weights: better pictures:
-#
-#     L_simple = E || eps - eps_theta(z_t, t) ||^2                                    (Latte Eq. 1, Ho Eq. 14)
-#     L_hybrid = L_simple + lambda L_vlb,  lambda = 0.001                                      (Nichol Eq. 16)
-#
-# eps_theta is the network's answer. L_vlb serves the variance alone: its gradient on eps_theta is noisy, so
-# that is detached in it. TRAP: where is lambda? L_vlb has 1000 terms, a step looks at one: 1000 x 0.001 is 1.
-# (test_the_loss_trains_eps_with_mse_only_and_the_variance_with_vlb_only)
-
-
-def ddpm_terms(ddpm, model, x0, cond, *, t, noise):
-    """Per-clip losses (B,): "loss", "mse", and "vb" where the variance is learned."""
-    xt = ddpm.q_sample(x0, t, noise)                                           # (B,C,...)
-    output = model(xt, ddpm.original(t), **cond).float()                       # (B,2C,...), or (B,C,...)
-    first, rest = output[:, : x0.shape[1]], output[:, x0.shape[1]:]            # (B,C,...) eps, variance
-    terms = {"mse": (noise - first).square().flatten(1).mean(1)}               # (B,)
-    if ddpm.variance == "learned_range":
-        terms["vb"] = ddpm.vlb_bits(torch.cat([first.detach(), rest], 1), x0, xt, t)               # (B,)
-    return {"loss": sum(terms.values()), **terms}
-
-
-def ddpm_loss(ddpm, model, x0, cond, *, t, noise):
-    """The scalar to train on; t (B,) integer. Calls the model as flow_loss does, so one flag swaps them."""
-    return ddpm_terms(ddpm, model, x0.float(), cond, t=t, noise=noise.float())["loss"].mean()
-
-
-@torch.no_grad()
-def denoise_loop(ddpm, predict, x, step, draw=None, data=None, denoise=1.0, known=None, callback=None,
-                 progress=False):
-    """From the noisiest time down to 0: predict(x, original t), then step(output, x, t, noise).
-    draw(n) is the n-th noise that the walk adds. data, denoise: start from this clip with noise on it, with
-    the last `denoise` (a share) of the steps. known: see Known."""
-    noise, x, steps, drawn = x.float(), x.float(), len(ddpm.beta), 0
-    draw, first = draw or (lambda n: torch.randn_like(x)), int(steps * (1 - denoise))
-    at = lambda k: torch.full((len(x),), steps - 1 - k, device=x.device)       # (B,)
-    held = lambda x, k, after: x if known is None else known.hold(
-        x, ddpm.q_sample(known.latent, at(k), noise, after))
-    if data is not None:
-        if first == steps:                                     # nothing to take away
-            return data.float()
-        x = ddpm.q_sample(data.float(), at(first), noise)                      # (B,C,...)
-    x = held(x, first, after=False)
-    for k in tqdm(range(first, steps), disable=not progress):
-        t = at(k)                                                              # (B,)
-        for turn in range(known.again if known else 1):
-            if turn:
-                x, drawn = held(ddpm.noise_again(x, t, draw(drawn).to(x)), k, after=False), drawn + 1
-            output, added = predict(x, ddpm.original(t)).float(), draw(drawn).to(x)
-            x, drawn = held(step(output, x, t, added), k, after=True), drawn + 1                   # (B,C,...)
-        if callback:
-            callback(k, x)
-    return x
-
-
-def ddpm_sample(ddpm, predict, x, *, draw=None, data=None, denoise=1.0, known=None, callback=None,
-                progress=False):
-    """Ho Algorithm 2 from noise x. Latte's numbers: DDPM().respace("250"), learned variance."""
-    return denoise_loop(ddpm, predict, x, ddpm.ancestral_step, draw, data, denoise, known, callback, progress)
-
-
-def ddim_sample(ddpm, predict, x, *, eta=0.0, draw=None, data=None, denoise=1.0, known=None, callback=None,
-                progress=False):
-    """The same walk with DDIM's steps."""
-    step = lambda output, x, t, noise: ddpm.ddim_step(output, x, t, noise, eta)
-    return denoise_loop(ddpm, predict, x, step, draw, data, denoise, known, callback, progress)
 
 if __name__ == "__main__":
     from demos.show_flow import main

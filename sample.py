@@ -58,7 +58,8 @@ from tqdm import tqdm
 
 import pretrained
 from dit import DiT, MMDiT, PixArt
-from flow import DDPM, Known, ddim_sample, ddpm_sample, euler, guided, pulled, sigmas, velocity_of
+from flow import (DDPM, Known, ddim_sample, ddpm_sample, euler, guided, held, interpolate, pulled, sigmas,
+                  velocity_of)
 from latte import Latte
 from text import ToyText
 from vae import DPVAE, GOP, KLVAE
@@ -371,29 +372,56 @@ def walk(models, prompts, shape, how, first=0, given=None, on_step=None, window=
     The prompts are read first, then the transformer takes its place on the device: the order keeps the peak
     of memory at the larger of the two, and T5 is larger than any transformer here. x stays in float32 between
     the steps whatever the network computes in: 250 small steps added in bf16 would be lost in its 8 bits.
-    window: number of a window in a long clip; each has noise of its own. on_step() is called after a step."""
+    window: number of a window in a long clip; each has noise of its own. on_step() is called before a step."""
     told, away = conditions(models, prompts, how.negative)
     device, given = models.take_turn(), given or Given()
     network, cfg = models.transformer, how.cfg if told else 1.0
     told, away = (micro(network, cond, shape, models.vae.downsampling, device) for cond in (told, away))
-    draw = lambda n: keyed_noise(shape, how.seed, n + 1_000_000 * window, first, device, stream=SAMPLING)
-    more = dict(data=given.base, known=given.known, draw=lambda n: draw(n + 1),
-                callback=(lambda i, x: on_step()) if on_step else None)
+    known, skipped = given.known, int(how.steps * (1 - given.strength))
+
+    def new_noise(n):
+        return keyed_noise(shape, how.seed, n + 1_000_000 * window, first, device, stream=SAMPLING)
+
+    noise = new_noise(0)
     with torch.autocast(torch.device(device).type, torch.bfloat16,
                         enabled=models.bf16 or torch.is_autocast_enabled(torch.device(device).type)):
         if models.objective == "flow":
-            velocity = velocity_of(network) if isinstance(network, Latte) else network
-            velocity = guided(velocity, told, cfg, away)
-            if given.known and given.pull:
-                velocity, network.checkpointing = pulled(velocity, given.known, given.pull), True
-            z = euler(velocity, draw(0), sigmas(how.steps, models.shift, given.strength), **more)
+            levels, z = sigmas(how.steps, models.shift)[skipped:], noise
+            model = guided(velocity_of(network) if isinstance(network, Latte) else network, told, cfg, away)
+            if known and given.pull:
+                model, network.checkpointing = pulled(model, known, given.pull), True
+            if given.base is not None:
+                z = interpolate(noise, given.base, torch.full((len(noise),), 1 - levels[0].item(), device=device))
+            noisy = lambda t: interpolate(noise, known.latent, t)
         else:
             # TRAP: DiT's released code guides three of four channels, and its published numbers depend on it
-            channels = 3 if isinstance(network, DiT) else shape[1]
-            step = {"ddpm": ddpm_sample, "ddim": ddim_sample}[how.sampler]
-            z = step(diffusion_of(network, how), guided(network, told, cfg, away, channels), draw(0),
-                     denoise=given.strength, **more)
+            model = guided(network, told, cfg, away, channels=3 if isinstance(network, DiT) else shape[1])
+            ddpm = diffusion_of(network, how)
+            times, z = ddpm.times()[skipped:], noise
+            if given.base is not None:
+                z = given.base.float()
+                if times:
+                    z = ddpm.q_sample(z, torch.full((len(noise),), times[0], device=device), noise)
+            noisy = lambda t: ddpm.q_sample(known.latent, ddpm.index(t), noise)
+        if known:
+            model = held(model, known, noisy)
+        if on_step:
+            model = counted(model, on_step)
+        if models.objective == "flow":
+            z = euler(model, z, levels)
+        else:
+            sampler = {"ddpm": ddpm_sample, "ddim": ddim_sample}[how.sampler]
+            z = sampler(ddpm, model, z, times, lambda n: new_noise(n + 1))
+        z = known.hold(z, known.latent) if known else z
     return finite(z, "the latents", "try another dtype, or look for a damaged file of weights")
+
+
+def counted(model, tick):
+    """model(x, t), and tick() for each of its calls: a bar."""
+    def looking(x, t):
+        tick()
+        return model(x, t)
+    return looking
 
 
 def diffusion_of(network, how):

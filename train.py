@@ -1,10 +1,10 @@
-"""train.py - every stage: classifier, vae, dit, dpvae, videodit, latte; trainer.py walks them.
+"""train.py - the training loop, then every stage: classifier, vae, dit, dpvae, videodit, latte.
 Paper    VideoDiT 3.1 (stage dpvae), 3.2 and A.2 (stage videodit); Latte 3 (stage latte)
 Shapes   batches of clips (B,3,T,H,W) or of cached latents (B,C,T',h,w)
 Time     t=0 noise, t=1 data; noise and times depend on (seed, step, clip), not on ranks, and so a resumed run
          is the same run and two processes are one
 Differs  grep DEVIATES; the papers' stages start from Stable Diffusion 3, the toy's from nothing
-Reads    after presets.py, whose fields (cfg) its stages read, and trainer.py, which steps them; before eval.py
+Reads    after presets.py, whose fields (cfg) its stages read; before eval.py
 Run me   python train.py --config tiny --stage all          # CPU, under 90 s: every stage, then a sample
          python train.py --config toy --stage all           # CPU, hours: the shipped checkpoint
          torchrun --nproc-per-node 8 train.py --config videodit-256 --init sd3.safetensors --data CLIPS
@@ -15,8 +15,8 @@ target moves; and let the transformer's loss reach the VAE, and it finds latents
 such as all zeros. And an untrained text encoder's words mean nothing, so nobody could learn to obey them.
 
 THE IDEA. One thing after another, each frozen before the next begins. So training is a chain of stages, each
-with its own networks, loss and data, and each leaves a file that the next one takes up. All that a stage does
-not decide itself (what a step is, ranks, saving, resuming) is the same for all of them, and in trainer.py.
+with its own networks, loss and data, and each leaves a file that the next one takes up. The loop is the same
+for all of them and stands first; ranks, files and resuming are behind it, in support/trainer.py.
 
 Tried by others: a script for each stage with the loop copied into it (five loops then, with five ways to
 resume); a Trainer class with forty hooks (then the recipe is spread over the hooks); a joint training of VAE
@@ -34,10 +34,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded
 
 from einops import rearrange
 import torch
+from torch import nn
 
 import pretrained
 from data import ClipConfig, ClipFolder, ToyClips, open_source
-from dit import DiT, MMDiT, PixArt, deepen
+from dit import AdaLN, DiT, MMDiT, PixArt, deepen
 from flow import DDPM, along, ddpm_loss, drop_labels, drop_prompt, flow_loss, sample_times, velocity_of
 from latte import Latte, init_from_image
 from presets import PRESETS, overview, parse
@@ -58,9 +59,92 @@ from support.ops import conv_layout
 from support.order import DROP, NOISE, TIME, batches, keyed_noise, toss
 from support.pages import report
 from support.tokenizers import WordTokenizer
-from support.trainer import Player, Run, Stage, all_ranks, autocast, fit, setup, told_once
+from support.trainer import (Player, Run, Stage, Trainer, all_ranks, autocast, setup, stops_after, told_once,
+                             whole)
 from support.video_io import save_video
 
+
+# ---------------------------------------------------------------------------------------------- the loop
+
+# Whatever is trained, it is trained by this loop. A stage (further below) says which networks learn, by which
+# loss, from which batches; what is done with them is the same for all:
+#
+#     every step          batch -> loss -> backward -> clip -> optimizer -> EMA                  step()
+#     now and then        -> log -> save -> preview                                              fit()
+#
+# What is called by name here (ranks, files, and all that breaks in a week) stands in support/trainer.py. Two
+# of its rules can be seen. A step depends on the seed and on its own number, and on nothing else, so that a
+# resumed run is the same run, and two processes are one. And step() never asks a tensor for its value (to
+# print a loss, for an `if`): Python would wait for the GPU, and the GPU then for Python. That is done where
+# something is shown anyway, in check().
+
+def step(trainer, micros):
+    """A step of every player: of one as a rule; in a game (GAN) each goes on from the one before it."""
+    cfg, lr = trainer.cfg, learning_rate(trainer.cfg, trainer.step)
+    shown, finite = {"lr": lr}, []
+    for learner in trainer.learners.values():
+        answers = []
+        for micro in micros:                                # gradient accumulation: the batch in parts
+            with learner.accumulating(last=micro is micros[-1]):
+                with autocast(cfg, trainer.run):            # mixed precision
+                    loss, log = learner.wrapped(micro)      # the stage's own: loss(nets, batch)
+                (loss / len(micros)).backward()
+            answers.append((loss.detach(), log))
+        norm = whole(nn.utils.clip_grad_norm_(learner.trained.values(), cfg.clip))      # equal on all ranks
+        finite.append(torch.isfinite(norm))                 # if it is not, this step moves nothing
+        learner.update(lr, finite[-1])                      # AdamW, or with --muon Muon
+        learner.update_ema(trainer.step, finite[-1])
+        learner.optimizer.zero_grad(set_to_none=True)
+        shown |= learner.numbers(answers, norm)
+    trainer.count_step(micros, finite)
+    return shown
+
+
+def learning_rate(cfg, step):
+    """Linear warm-up, constant, linear decay to zero over the last `decay` of the steps.
+
+    The papers train at a constant rate and sample from the EMA. A toy that has ten thousand steps gains by
+    the decay what the papers gain by ten times as many: the last steps' noise goes. (Stage vae of the toy:
+    3 dB.) Warm-up lets Adam's second moment fill before whole steps are made."""
+    rising = min(1.0, (step + 1) / max(cfg.warmup, 1))
+    falling = (cfg.steps - step) / (cfg.decay * cfg.steps) if cfg.decay else 1.0
+    return cfg.lr * min(rising, falling)
+
+
+# The order of what follows a step matters: check before log, so that a person reads of a step that was left
+# out before its null loss; check before save, so that nothing is saved while steps are being left out (the
+# weights may be sick already, though still finite: that is how a run diverges, and why --keep keeps older
+# states); save before preview, so that a preview that fails costs an image.
+#
+# Exercise: take `and not trainer.failed` out of fit() and run test_trainer.py. Which test falls, and what
+# would a person have lost?
+
+def fit(cfg, run, stage):
+    """A stage from its start, or from where it stopped, to its last step. Ctrl-C costs no step, kill -9 and a
+    full disk cost those since the last save, and the same command goes on (test_faults.py)."""
+    trainer = Trainer(cfg, run, stage)
+    if not trainer.begin():                                 # nothing is left to do
+        return
+    source = stage.batches(trainer.step)                    # the very batches that an uncut run would meet
+    stopped = False
+    while trainer.step < cfg.steps and not stopped:
+        micros = trainer.watch.fetch(source)
+        shown = step(trainer, micros)
+        stopped = stops_after(run, trainer.step)            # a signal, to any rank
+        saving = stopped or trainer.due(cfg.save_every)
+        if saving or trainer.due(cfg.log_every) or run.device == "cpu":
+            trainer.check()                                 # ten steps left out in a row end the run
+        if trainer.due(cfg.log_every):
+            trainer.watch.log(shown, micros)
+        if saving and not trainer.failed:                   # never over a good one
+            trainer.save()
+        if stage.preview and trainer.due(cfg.preview_every):
+            trainer.preview()
+        trainer.watch.bar.update()
+    trainer.end(stopped)
+
+
+# ------------------------------------------------------------------------------------------- the stages
 
 # A video model is not trained in one go. Each stage below takes what an earlier one left in --out (or
 # somebody else's weights, --init), trains one network with it, and leaves that:
@@ -70,9 +154,9 @@ from support.video_io import save_video
 #                            |                                   Stable Diffusion 3's)
 #                            '-----------------> latte           Latte: blocks over space, blocks over time
 #
-# A stage is a function of the flags. It returns networks with their loss, and where its batches come from;
-# what a step is, and all that can go wrong with one, is trainer.py's. So the papers stand here with nothing
-# between the lines: read a stage as a recipe. Each has the same five parts:
+# A stage is a function of the flags. It returns networks with their loss, and where its batches come from.
+# So the papers stand here with nothing between the lines: read a stage as a recipe. Each has the same five
+# parts:
 #
 #     what stands still       a frozen VAE, a text encoder: read from --out, or given
 #     what learns             a network, made anew, or an earlier stage's, or a published one
@@ -150,7 +234,7 @@ def stage_classifier(cfg, run):                       # the instrument: names wh
         return (classifier_loss(nets["classifier"], batch["video"], targets),
                 {k: v.float().mean() for k, v in right.items()})
 
-    player = Player(loss, classifier=AttributeClassifier(cfg.classifier))
+    player = Player({"classifier": AttributeClassifier(cfg.classifier)}, loss)
     return Stage({"classifier": player},
                  loader(cfg, run, ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0)), None)
 
@@ -181,7 +265,7 @@ def stage_vae(cfg, run):                                    # pixels <-> latents
     alone = (loader(cfg, Run(device=run.device), singles(cfg, kind)) for kind in ("video", "image"))
     source = mixed(cfg, *alone, 0.5)(0)
     held = next(source)["video"][:8]
-    return Stage({"vae": Player(loss, vae=vae)}, mixed(cfg, videos, images, 0.5),
+    return Stage({"vae": Player({"vae": vae}, loss)}, mixed(cfg, videos, images, 0.5),
                  show_reconstruction(held, run), finish)
 
 
@@ -245,10 +329,11 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
     def loss(nets, batch):
         warm = min(max(batch["step"] - cfg.disc_start, 0) / max(cfg.disc_warmup, 1), 1.0)
         disc.requires_grad_(False)                      # the generator's gradient passes through, not into it
-        total, batch["x_hat"], log = dp_vae_loss(
+        total, x_hat, log = dp_vae_loss(
             nets["dpvae"], batch["video"], perceptual, disc if warm else None, recon_weight=cfg.recon_weight,
             reg_weight=cfg.reg_weight, disc_weight=cfg.disc_weight * warm, lpips_weight=cfg.lpips_weight,
             noise=misread(cfg, batch, dp))
+        batch["x_hat"] = x_hat                          # what the adversary looks at, whose turn is next
         disc.requires_grad_(True)
         return total, log
 
@@ -261,9 +346,9 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
         return total, {"disc": total.detach()}
 
     source = loader(cfg, run, toy_or_folder(cfg, "video"))
-    players = {"dpvae": Player(loss, dpvae=dp)}
+    players = {"dpvae": Player({"dpvae": dp}, loss)}
     if cfg.disc_weight:
-        players["disc"] = Player(adversary, disc=disc)
+        players["disc"] = Player({"disc": disc}, adversary, aside=True)
     return Stage(players, source, show_reconstruction(next(source(0))["video"][:4], run))
 
 
@@ -289,7 +374,7 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
     else:
         dit, text = MMDiT(cfg.dit), ToyText(dataclasses.replace(cfg.text, words=vocabulary(cfg)))
     check_widths(cfg, dit.config, vae, text)
-    prepare_blocks(cfg, dit, dit.joint_blocks)
+    dit.checkpointing = cfg.checkpointing
     images = feed(cfg, run, "image", vae)
     read = toy_or_folder(cfg, "video").captions if cfg.data else ()     # words of the videos to come
 
@@ -301,7 +386,9 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
         words = nets["text"].reading_loss([read[i % len(read)] for i in range(first, first + rows)])
         return total + 0.1 * words, {"words": words.detach()}
 
-    return Stage({"dit": Player(loss, dit=dit, text=text)}, loader(cfg, run, images),
+    player = transformer_player(cfg, {"dit": dit, "text": text}, loss, dit.joint_blocks, dit.final_layer,
+                                methods=["reading_loss"])
+    return Stage({"dit": player}, loader(cfg, run, images),
                  show_samples(cfg, run, vae, None, 1, prompts_for(cfg, images)), about=about(cfg, "flow"))
 
 
@@ -317,7 +404,7 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
     bring_companions(cfg, run)
     dp, text, net = frozen_vae(cfg, run, "dpvae"), reader(cfg, run), start_videodit(cfg)
     check_widths(cfg, net.config, dp, text)
-    prepare_blocks(cfg, net, net.image.joint_blocks, [twin.block for twin in net.twins or ()])
+    net.checkpointing = cfg.checkpointing
     clips = feed(cfg, run, "video", dp, text)
     images = feed(cfg, run, "image", dp, text) if cfg.p_video < 1 else None
 
@@ -325,7 +412,9 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
         return transformer_loss(cfg, run, nets["videodit"], text, dp, batch), {}
 
     sources = [data and loader(cfg, run, data) for data in (clips, images)]
-    return Stage({"videodit": Player(loss, videodit=net)}, mixed(cfg, *sources, cfg.p_video),
+    blocks = [*net.image.joint_blocks, *(net.twins or ())]
+    player = transformer_player(cfg, {"videodit": net}, loss, blocks, net.image.final_layer)
+    return Stage({"videodit": player}, mixed(cfg, *sources, cfg.p_video),
                  show_samples(cfg, run, dp, text, cfg.frames, prompts_for(cfg, clips)),
                  about=about(cfg, "flow", "text", text))
 
@@ -362,7 +451,7 @@ def start_videodit(cfg):
 def stage_latte(cfg, run):                                  # Latte 3: blocks over space, blocks over time
     bring_companions(cfg, run)
     vae, net, pictures = frozen_vae(cfg, run, cfg.latents), start_latte(cfg), cfg.joint_images
-    prepare_blocks(cfg, net, net.blocks)
+    net.checkpointing = cfg.checkpointing
     asks = net.config.condition
     text = reader(cfg, run, alone=not net.config.pooled_dim) if asks == "text" else None
     check_widths(cfg, net.config, vae, text)
@@ -377,7 +466,7 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
         cond, rows = drop_conditions(cfg, run, batch, cond, net.config.classes), len(z)
         cond, noise = {"images": pictures, **cond}, draw(cfg, batch, z.shape, run.device)
         if cfg.objective == "flow":
-            t = sample_times(rows, cfg.shift, u=draw(cfg, batch, (rows,), run.device, TIME))
+            t = sample_times(draw(cfg, batch, (rows,), run.device, TIME), cfg.shift)
             return flow_loss(velocity_of(nets["latte"]), z, cond, t=t, noise=noise), {}
         t = diffusion.sample_times(draw(cfg, batch, (rows,), run.device, TIME, torch.rand))
         return ddpm_loss(diffusion, nets["latte"], z, cond, t=t, noise=noise), {}
@@ -387,7 +476,8 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
         source = beside(source, loader(dataclasses.replace(cfg, batch=cfg.batch * pictures), run, images))
     prompts = prompts_for(cfg, clips, asks, classes)
     told = {"objective": cfg.objective, "classes": list(classes), "latents": cfg.latents}
-    return Stage({"latte": Player(loss, latte=net)}, source,
+    player = transformer_player(cfg, {"latte": net}, loss, net.blocks, net.final_layer)
+    return Stage({"latte": player}, source,
                  show_samples(cfg, run, vae, text, cfg.frames, prompts, classes),
                  about={**told, **about(cfg, cfg.objective, asks, text)})
 
@@ -484,8 +574,8 @@ def stage_cache(cfg, run):                                  # latents and text o
             feed(cfg, run, kind, vae, text)
 
 
-STAGES = {"classifier": stage_classifier, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae,
-          "videodit": stage_videodit, "latte": stage_latte, "cache": stage_cache}
+RECIPES = {"classifier": stage_classifier, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae,
+           "videodit": stage_videodit, "latte": stage_latte, "cache": stage_cache}
 
 
 # ------------------------------------------------------------------------------------------ what stages share
@@ -521,7 +611,7 @@ def latent_noise(cfg, batch, vae, group=1):
 # training. Pictures and clips go through the same lines: a picture is a clip of one latent frame.
 def transformer_loss(cfg, run, net, text, vae, batch):
     z = latents(batch, vae)                                                                 # (B,C,T',h,w)
-    t = sample_times(len(z), cfg.shift, u=draw(cfg, batch, (len(z),), run.device, TIME))    # (B,)
+    t = sample_times(draw(cfg, batch, (len(z),), run.device, TIME), cfg.shift)              # (B,)
     cond = drop_conditions(cfg, run, batch, conditions(batch, text, (), run.device))
     return flow_loss(net, z, cond, t=t, noise=draw(cfg, batch, z.shape, run.device))
 
@@ -630,16 +720,22 @@ def cached(cfg, run, dataset, kind, vae, text=None):
     return LatentCache(folder, mark, dataset.words if isinstance(dataset, ToyClips) and not store else None)
 
 
-# Two trades. Checkpointing keeps of each block only its input and computes the rest again in backward: a
-# third more work, and memory for one block instead of all (`python bench.py fits PRESET` counts it).
-# torch.compile takes minutes at the start, and fuses the small operations between matrix products (norms,
-# gates, activations) into one pass over memory each.
-def prepare_blocks(cfg, net, *lists):
-    net.checkpointing = cfg.checkpointing
+# Three flags are about a transformer's blocks. --checkpointing (gradient checkpointing) keeps of each block
+# only its input and computes the rest again in backward: a third more work, and memory for one block instead
+# of all (`python bench.py fits PRESET` counts it). --compile takes minutes at the start, and fuses the small
+# operations between matrix products (norms, gates, activations) into one pass over memory each. --muon moves
+# the blocks' matrices, but not adaLN's: those are six in one, for shift, scale and gate.
+
+def transformer_player(cfg, nets, loss, blocks, last_layer, methods=()):
+    """A transformer, and what learns beside it, with its loss."""
     if cfg.compile:
-        for blocks in lists:
-            for block in blocks:                          # block by block: one compilation serves all of them
-                block.compile()
+        for block in blocks:                                # one compilation serves them all
+            block.compile()
+    linears = [layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Linear)]
+    adaln = {id(layer) for block in blocks for part in block.modules() if isinstance(part, AdaLN)
+             for layer in part}
+    matrices = [layer.weight for layer in linears if id(layer) not in adaln]
+    return Player(nets, loss, blocks, matrices, [last_layer], methods)
 
 
 def show_reconstruction(clips, run):
@@ -727,7 +823,7 @@ def train(cfg, run=None):
         raise UserError(f"stopped by a signal before stage {cfg.stage}; the same command goes on from there")
     with hold(cfg.out) if run.rank == 0 else contextlib.nullcontext():
         torch.manual_seed(cfg.seed)
-        stage = STAGES[cfg.stage](cfg, run)
+        stage = RECIPES[cfg.stage](cfg, run)
         if stage is not None:                               # stage cache only writes files
             fit(cfg, run, stage)
         run.wait()                                          # the next stage reads what this one wrote

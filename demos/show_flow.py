@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn as nn
 
-from flow import Known, euler, flow_loss, pulled, sample_times, sigmas
+from flow import Known, euler, flow_loss, held, interpolate, pulled, sample_times, sigmas
 from support.drawing import page, plot
 from support.order import keyed_noise
 
@@ -69,7 +69,7 @@ def train_toy(data, steps, batch=256):
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         x1 = data[torch.randint(len(data), (batch,))]                          # (B,2)
-        t = sample_times(batch, mean=-0.5)             # (B,)  towards data, where eight points' lines part
+        t = sample_times(torch.randn(batch), mean=-0.5)   # (B,)  towards data, where eight points' lines part
         loss = flow_loss(net, x1, {}, t=t, noise=torch.randn_like(x1))
         optimizer.zero_grad()
         loss.backward()
@@ -91,35 +91,42 @@ def demo(picture=None, steps=1200, seed=0):
     net, noise = train_toy(data, steps), torch.randn(1000, 2)                  # (1000,2)
     exact = miss(euler(oracle(data), noise, sigmas(50, shift=1.0)), data)[0]
     if picture:
-        draw_all(picture, net, data, noise)
+        plot_all(picture, net, data, noise)
     return exact, *miss(euler(net, noise, sigmas(50, shift=1.0)), data)
 
 
-def draw_all(path, net, data, noise):
-    """out/flow.png, six pictures."""
-    ring, times = {"data": (*data.T, ".")}, torch.linspace(0.01, 0.99, 99)     # (99,)
+def plot_all(path, net, data, noise):
+    """out/flow.png, six panels."""
+    wide = dict(size=(440, 440))
+    points = {"data": (*data.T, ".")}
     ends = data[torch.randint(len(data), (24,))]                               # (24,2)
     lines = {f"_{i}": (*torch.stack([noise[i], ends[i]], 1), "~") for i in range(24)}
-    maps = [("lines of training, noise to a random point", lines), *(
-        (f"paths of sampling, 12 steps, shift {shift}", walked(net, noise[:24], shift)) for shift in (1, 3))]
+    maps = [("lines of training, noise to a random point", lines)]
+    for shift in (1, 3):
+        maps.append((f"paths of sampling, 12 steps, shift {shift}", paths(net, noise[:24], shift)))
+    panels = [plot(None, curves | points, title, square=True, **wide) for title, curves in maps]
+
+    times = torch.linspace(0.01, 0.99, 99)                                     # (99,)
     normal = torch.special.ndtri(torch.linspace(0, 1, 50_001)[1:-1])           # (49999,) an even N(0,1)
-    asked = {f"shift {shift}": density(sample_times(0, shift, u=normal), times) for shift in (1, 3)}
+    drawn = {f"shift {shift}": density(sample_times(normal, shift), times) for shift in (1, 3)}
+    panels.append(plot(None, drawn, "which times are drawn", "t", **wide))
     error = {"the network": (times, loss_by_time(net, data, times)),
              "the exact average velocity": (times, loss_by_time(oracle(data), data, times), "--")}
-    seconds, wide = torch.linspace(-2, 3, 51), dict(size=(440, 440))           # (51,)
-    second = {name: density(values, seconds) for name, values in second_frames().items()}
-    right = (-0.5 * (seconds - 1.35) ** 2 / 0.19).exp() / math.sqrt(0.38 * math.pi)                # (51,)
-    second |= {"right": (seconds, right, "--")}
-    page(path, [plot(None, curves | ring, title, square=True, **wide) for title, curves in maps]
-         + [plot(None, asked, "which times are drawn", "t", **wide),
-            plot(None, error, "squared error by time", "t", **wide),
-            plot(None, second, "the second frame, the first one given", "its value", **wide)], columns=3)
+    panels.append(plot(None, error, "squared error by time", "t", **wide))
+
+    values = torch.linspace(-2, 3, 51)                                         # (51,)
+    second = {name: density(found, values) for name, found in second_frames().items()}
+    right = (-0.5 * (values - 1.35) ** 2 / 0.19).exp() / math.sqrt(0.38 * math.pi)                 # (51,)
+    second["right"] = (values, right, "--")
+    panels.append(plot(None, second, "the second frame, the first one given", "its value", **wide))
+    page(path, panels, columns=3)
 
 
-def walked(model, noise, shift):
+def paths(model, noise, shift):
     """The paths of 12 Euler steps, with a dot where each step starts."""
-    path = [noise]
-    euler(model, noise, sigmas(12, shift), callback=lambda i, x: path.append(x))
+    levels, path = sigmas(12, shift), [noise]
+    for i in range(12):
+        path.append(euler(model, path[-1], levels[i:i + 2]))
     path = torch.stack(path, 1)                                                # (B,13,2)
     return {"steps": (*path[:, :-1].flatten(0, 1).T, "."),
             **{f"_{i}": (*one.T, "~") for i, one in enumerate(path)}}
@@ -139,16 +146,52 @@ def loss_by_time(model, data, times, rows=1600):
     return [flow_loss(model, x1, {}, t=t.expand(len(x1)), noise=noise).item() for t in times]
 
 
+# REPAINT (Lugmayr et al. 2022), "again" in the last panel: after each step add noise back to the level before
+# it, and take the step once more. Each time the known frames reach the others a little more.
+
+def noise_again(x, noise, sigma, higher):
+    """From noise level sigma back up to a higher one: shrink the signal, fill up the variance with noise."""
+    signal = (1 - higher) / (1 - sigma)
+    missing = math.sqrt(max(higher ** 2 - (signal * sigma) ** 2, 0.0))
+    return signal * x + missing * noise                                        # (B,C,...)
+
+
+def repaint(velocity, x, sigmas, turns, new_noise):
+    """euler that takes each step `turns` times; new_noise(n): the n-th noise that is added back."""
+    levels, added = sigmas.tolist(), 0
+    for i, (sigma, next_sigma) in enumerate(zip(levels, levels[1:])):
+        x = euler(velocity, x, sigmas[i:i + 2])
+        if sigma == 1:                                 # to go back to pure noise would throw the step away
+            continue
+        for _ in range(turns - 1):
+            x = noise_again(x, new_noise(added), next_sigma, sigma)
+            x = euler(velocity, x, sigmas[i:i + 2])
+            added += 1
+    return x
+
+
 def second_frames(clips=2000, steps=28):
     """Two frames of one pixel, each N(0,1), that correlate by 0.9, the first 1.5. {how: the second (B,)}"""
     exact = gaussian_oracle(torch.tensor([[1.0, 0.9], [0.9, 1.0]]))
-    velocity = lambda x, t: exact(x.view(-1, 2), t).view(-1, 1, 2, 1, 1)       # (B,1,2,1,1)
-    noise, z = keyed_noise((clips, 1, 2, 1, 1), 0, 0), torch.full((1, 1, 2, 1, 1), 1.5)     # (B,1,2,1,1)
-    first, again = torch.tensor([True, False]).view(1, 1, 2, 1, 1), lambda n: keyed_noise(noise.shape, 1, n)
-    walks = {"held": (velocity, Known(z, first)), "again 4": (velocity, Known(z, first, again=4)),
-             "pulled": (pulled(velocity, Known(z, first)), Known(z, first))}
-    return {name: euler(walk, noise, sigmas(steps, 1.0), known=known, draw=again)[:, 0, 1, 0, 0]
-            for name, (walk, known) in walks.items()}                          # (B,) each
+    shape = (clips, 1, 2, 1, 1)                                                # (B,1,2,1,1)
+    noise = keyed_noise(shape, seed=0, step=0)
+    first = torch.tensor([True, False]).view(1, 1, 2, 1, 1)
+    known = Known(torch.full((1, 1, 2, 1, 1), 1.5), first)
+
+    def velocity(x, t):
+        return exact(x.view(-1, 2), t).view(-1, 1, 2, 1, 1)                    # (B,1,2,1,1)
+
+    def noisy(t):
+        return interpolate(noise, known.latent, t)                             # (B,1,2,1,1)
+
+    def new_noise(n):
+        return keyed_noise(shape, seed=1, step=n)                              # (B,1,2,1,1)
+
+    plain, levels = held(velocity, known, noisy), sigmas(steps, shift=1.0)
+    clips = {"held": euler(plain, noise, levels),
+             "again 4": repaint(plain, noise, levels, 4, new_noise),
+             "pulled": euler(held(pulled(velocity, known), known, noisy), noise, levels)}
+    return {name: clip[:, 0, 1, 0, 0] for name, clip in clips.items()}         # (B,) each
 
 
 def main():
