@@ -415,7 +415,7 @@ class Latte(nn.Module):
         super().__init__()
         check(config)
         self.config = config
-        self.checkpointing = False                  # see run_block
+        self.checkpointing = False                  # gradient checkpointing: see run_block
         self.tube = 1
         if config.patch_embed == "compression":
             self.tube = config.tube
@@ -497,6 +497,8 @@ class Latte(nn.Module):
 
     # ASSUMED: in Variants 2 to 4, which nobody released, the temporal position embedding is added where
     # LatteV1's trap has it: before the first block along time, in the middle of 2, at the input of 3 and 4.
+    # DEVIATES from the published text-to-video code: with images beside the clip it trains without this
+    # embedding, unless it checkpoints gradients, and then samples with it: a slip.
     def backbone(self, x, c, clip):
         needs_time = self.config.temporal == "sincos"
         for block in self.blocks:
