@@ -6,10 +6,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 
 
-# ------------------------------------------------------------------------- what vae.py and dit.py share
-
-# Three decisions about memory and speed that every network here has to make alike. They stand in this file
-# because it is the one that all others build on.
+# ---------------------------------------------------------------- mixed precision, attention, checkpointing
 
 # bf16 is float32 cut to 16 bits: the range stays, and of 24 bits of mantissa 8 are left. A GPU multiplies it
 # many times as fast (from Ampere on: not a T4, not a V100), and so does a CPU that has instructions for it
@@ -32,7 +29,7 @@ def has_bf16(device):
 # maximum and sum of the softmax. That is a question of memory traffic, which a GPU lacks and a cache has.
 
 def attend(q, k, v, mask=None):
-    """softmax(q k^T / sqrt(d)) v for q, k, v (B,heads,N,d); mask (B,heads,N,N) is True where q may look.
+    """softmax(q k^T / sqrt(d)) v for q, k, v (B,heads,N,d); mask (B,heads,N,N) is True where q may attend.
 
     A GPU always wants the fused kernel, and so does a CPU, with one exception: its backward pass in half
     precision, where products by hand take half the time (for 16 frames a seventh) as long as the N x N scores
@@ -67,9 +64,10 @@ def attend_by_hand(q, k, v, mask=None):
     return scores.softmax(dim=-1) @ v                                       # (..,N,d)
 
 
-# Backward needs what forward computed: for every layer its input. In a clip of 24,576 tokens that is most of
-# a GPU's memory, and the weights are the least of it. Arithmetic is cheaper than memory here, so the inputs
-# of whole blocks are kept, and what is inside of a block is computed a second time when its turn comes.
+# Gradient checkpointing. Backward needs what forward computed: for every layer its input. In a clip of 24,576
+# tokens that is most of a GPU's memory, and the weights are the least of it. Arithmetic is cheaper than memory
+# here, so the inputs of whole blocks are kept, and what is inside of a block is computed a second time when
+# its turn comes.
 
 def run_block(block, save_memory, *inputs):
     """block(*inputs). save_memory keeps the inputs only and runs the block again in the backward pass:
