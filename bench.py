@@ -71,13 +71,9 @@ from support.detectors import I3D, LPIPS
 from support.drawing import page, plot
 from support.ops import conv_layout, has_bf16
 from support.order import batches
-from support.trainer import Trainer, setup
+from support.trainer import PEAKS, Trainer, peak_memory, setup
 
 
-# The peak is what the maker prints for dense products, and nobody reaches it (FlashAttention 3's paper: 756
-# of 989 on an H100). It is used all the same: everybody knows it. TRAP: the first number in an advert is
-# often the one "with sparsity", twice as large, and of no use here.
-PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; TF32, for fp32, is half of it
 MODELS = [*(f"latte-{size}/2" for size in SIZES), "mmdit", "videodit", "vae", "dpvae", "data", "i3d"]
 
 
@@ -292,27 +288,12 @@ def clock(device):
     return time.perf_counter()
 
 
-# A GPU's allocator knows its own peak to the byte. A processor's memory belongs to the process as a whole:
-# the peak has Python, torch and every library in it (half a GB before anything happens), so "of it new" is
-# the column to compare. /proc: getrusage's peak is that of the whole process so far, and cannot be set back.
+# A processor's peak holds Python, torch and every library, so "of it new" is the column to compare.
 def reset_peak(device):
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device):
-    """Bytes since reset_peak: allocated on the GPU, or resident in memory, Python and torch included."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    if Path("/proc/self/status").exists():
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-    try:
-        import resource                                         # not on Windows
-    except ImportError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def peak_tflops(args, device):
@@ -596,7 +577,7 @@ def fits(argv):
 # --workers, or --cached, which also takes "encode" away: for a Latte-S nine tenths of the step's FLOPs.
 
 PARTS = ["data", "encode", "text", "forward", "backward", "optimizer", "EMA", "the rest"]
-STAGED = [name for name in train.STAGES if name != "cache"]
+STAGED = [name for name in train.RECIPES if name != "cache"]
 
 
 class Stopwatch:
@@ -625,11 +606,10 @@ def watched(watch, trainer):
 
     From outside, so that trainer.py and train.py stay free of clocks: nothing is measured there that a reader
     of the recipe would have to read past. With --checkpointing, blocks run again inside of "backward"."""
-    for player in trainer.players.values():
-        player.forward = watch.around("forward", player.forward)
-    for optimizer in trainer.optimizers.values():
-        optimizer.step = watch.around("optimizer", optimizer.step)
-    trainer.update_ema = watch.around("EMA", trainer.update_ema)
+    for learner in trainer.learners.values():
+        learner.player.forward = watch.around("forward", learner.player.forward)
+        learner.optimizer.step = watch.around("optimizer", learner.optimizer.step)
+        learner.update_ema = watch.around("EMA", learner.update_ema)
     patches = contextlib.ExitStack()
     for place, name, part in ((train, "encoded", "encode"), (train, "conditions", "text"),
                               (torch.Tensor, "backward", "backward")):
@@ -640,11 +620,12 @@ def watched(watch, trainer):
 def whose_time(cfg, run, steps, warmup=2):
     """{part: seconds a step, the mean of `steps`} of a stage. The mean and not the median, because parts are
     to add up to the whole, and because steps differ: one is of clips, the next of pictures (A.2)."""
-    stage = train.STAGES[cfg.stage](cfg, run)       # encodes what is to be cached: not in the step
-    trainer, watch = Trainer(cfg, run, stage), Stopwatch(run.device.split(":")[0])
+    stage = train.RECIPES[cfg.stage](cfg, run)      # encodes what is to be cached: not in the step
+    trainer = Trainer(cfg, run, stage)
+    watch = Stopwatch(run.device.split(":")[0])
     source = stage.batches(0)
     fetch = watch.around("data", lambda: [next(source) for _ in range(cfg.accumulate)])
-    step = watch.around("the rest", lambda: trainer.take_step(fetch()))
+    step = watch.around("the rest", lambda: train.step(trainer, fetch()))
     with watched(watch, trainer):
         for count in range(warmup + steps):
             if count == warmup:

@@ -80,8 +80,10 @@ from support.video_io import save_video
 
 def step(trainer, micros):
     """A step of every player: of one as a rule; in a game (GAN) each goes on from the one before it."""
-    cfg, lr = trainer.cfg, learning_rate(trainer.cfg, trainer.step)
-    shown, finite = {"lr": lr}, []
+    cfg = trainer.cfg
+    lr = learning_rate(cfg, trainer.step)
+    shown = {"lr": lr}
+    finite = []
     for learner in trainer.learners.values():
         answers = []
         for micro in micros:                                # gradient accumulation: the batch in parts
@@ -90,6 +92,7 @@ def step(trainer, micros):
                     loss, log = learner.wrapped(micro)      # the stage's own: loss(nets, batch)
                 (loss / len(micros)).backward()
             answers.append((loss.detach(), log))
+
         norm = whole(nn.utils.clip_grad_norm_(learner.trained.values(), cfg.clip))      # equal on all ranks
         finite.append(torch.isfinite(norm))                 # if it is not, this step moves nothing
         learner.update(lr, finite[-1])                      # AdamW, or with --muon Muon

@@ -1,14 +1,15 @@
-"""trainer.py - one loop for every stage: ranks, steps, what is on disk, and what happens when something breaks.
+"""trainer.py - behind train.py's loop: ranks, optimizers, EMA, states on disk, faults, the log.
 Paper    none: "trained with AdamW" is all that both papers say of it
-Shapes   a batch is what its stage made of it; the loop looks at nothing but losses and gradients
-Differs  Lightning, Accelerate and Trainer hide this loop behind hooks; here it is a page to read
-Run me   python trainer.py      # CPU, 2 s: a line is fitted, cut, resumed; draws what was lost, out/loop.png"""
+Shapes   a batch is what its stage made of it; nothing here looks at more than losses and gradients
+Differs  Lightning, Accelerate and Trainer hide the loop behind hooks; here it is a page of train.py, and what
+         it calls stands here"""
 
 import contextlib
 import dataclasses
 import datetime
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -31,21 +32,21 @@ from support.cli import STOP, UserError, first_line
 from support.ops import has_bf16
 
 
-# A network learns by one small correction after another, and a run is ten thousand to a million of them. The
-# correction itself is four lines (turn, below). All the rest of this file is there because a run outlives
-# its machine: it is cut and goes on, it is spread over 1 or 64 processes, its disk fills, a batch is broken.
-# One rule holds it together: what a step does depends on the seed and on the step's number, and on nothing
-# else - not on the number of processes, not on what happened before, not on a generator's state. Then a
-# resumed run is the same run, and two processes are one, and both can be tested bit by bit.
+# A network learns by one small correction after another, and that is a page (train.py's step and fit). All of
+# this file is there because a run outlives its machine: it is cut and goes on, it is spread over 1 or 64
+# processes, its disk fills, a batch is broken. One rule holds it together: what a step does depends on the
+# seed and on the step's number, and on nothing else - not on the number of processes, not on what happened
+# before, not on a generator's state. Then a resumed run is the same run, and two processes are one, and both
+# can be tested bit by bit.
 #
-#     stage.batches -> fetch -> turn: loss, backward, clip, AdamW, average      a rank, on its share
-#                                 |         ^
-#                                 |         '-- mean gradient of all ranks     (DDP, or FSDP2 with --shard)
-#                                 v
+#     source -> fetch -> step: loss, backward, clip, AdamW, EMA     a rank, on its share
+#                          |         ^
+#                          |         '-- mean gradient of all ranks     (DDP, or FSDP2 with --shard)
+#                          v
 #     every step          count those left out; has anybody been asked to stop?
-#     every log_every     look(): is all well?   log(): a line of log.jsonl
+#     every log_every     check(): is all well?   log(): a line of log.jsonl
 #     every save_every    save(): OUT/NAME.safetensors, OUT/STAGE/state.pt, OUT/STAGE/STEP/
-#     every preview_every show(): OUT/STAGE/STEP.png
+#     every preview_every preview(): OUT/STAGE/STEP.png
 #
 # The second rule is about waiting. A GPU computes what it was sent while Python already sends the next step;
 # it idles as soon as Python asks for a number (a loss to print, an `if` on a tensor), because the answer has
@@ -120,8 +121,9 @@ def stops_after(run, step):
 
     An all-reduce a step would make the processor wait for the GPU. So the first rank that has a signal writes
     into the store a step to stop after, and each looks there as it goes along. That step lies four ahead:
-    nobody can be more than two steps ahead of anybody, since a step needs everybody's gradients and fit()
-    lets no rank launch a third step before the first is computed. So all read it before they get there."""
+    nobody can be more than two steps ahead of anybody, since a step needs everybody's gradients and
+    count_step() lets no rank launch a third step before the first is computed. So all read it before they
+    get there."""
     if run.world == 1:
         return bool(STOP)
     if STOP and run.stop is None and run.store.add("stop/asked", 1) == 1:
@@ -134,34 +136,52 @@ def stops_after(run, step):
 @contextlib.contextmanager
 def told_once(run=None):
     """However many ranks fail, the person reads one reason: that of the first to fail. The others fail of it,
-    by a broken connection or by the same mistake in the flags, and end in silence.
-
-    torchrun adds a page of its own below (it prints its own stack for any exit code but 0, and no flag turns
-    that off); the file it reads its "root cause" from is written here, so that the line stands there, too."""
+    by a broken connection or by the same mistake in the flags, and end in silence."""
     try:
         yield
     except Exception as error:
-        rank = run.rank if run else int(os.environ.get("RANK", 0))
-        try:
-            first = run.store.add("failed", 1) == 1 if run and run.store else rank == 0
-        except Exception:                                   # the store is gone, and with it who was first
-            first = True
         if run and run.world > 1 and isinstance(error, RuntimeError) and "onnection" in str(error):
             error = UserError("another rank is gone (killed, or its machine): the same command goes on from "
                               "the last save")
-        reason = f"rank {rank}: {error}" if isinstance(error, UserError) else traceback.format_exc()
-        file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-        if file:
-            said = reason if first else f"rank {rank}: ended because another rank failed"
-            told = {"message": said, "extraInfo": {"py_callstack": said,
-                                                   "timestamp": str(int(time.time()) + 60 * (not first))}}
-            Path(file).write_text(json.dumps({"message": told}), "utf-8")
-        if not first:
-            sys.exit(2 if isinstance(error, UserError) else 1)
-        raise error
-    else:                                                   # not after an error: a dead peer would be awaited
-        if run and dist.is_initialized():
-            dist.destroy_process_group()
+        first = fails_first(run)
+        tell_launcher(run, error, first)
+        if first:
+            raise error
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    if run and dist.is_initialized():                       # not after an error: a dead peer would be awaited
+        dist.destroy_process_group()
+
+
+def fails_first(run):
+    """Whether no other rank has failed before. Where there is no store yet, rank 0 speaks."""
+    if not run or not run.store:
+        return own_rank(run) == 0
+    try:
+        return run.store.add("failed", 1) == 1
+    except Exception:                                       # the store is gone, and with it who was first
+        return True
+
+
+def own_rank(run):
+    return run.rank if run else int(os.environ.get("RANK", 0))
+
+
+def tell_launcher(run, error, first):
+    """torchrun adds a page of its own below (it prints its own stack for any exit code but 0, and no flag
+    turns that off). The files it reads its "root cause" from, the earliest, are written here, so that the
+    line stands there, too."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not file:
+        return
+    reason = traceback.format_exc()
+    now = int(time.time())
+    if isinstance(error, UserError):
+        reason = f"rank {own_rank(run)}: {error}"
+    if not first:
+        reason = f"rank {own_rank(run)}: ended because another rank failed"
+        now += 60
+    about = {"py_callstack": reason, "timestamp": str(now)}
+    Path(file).write_text(json.dumps({"message": {"message": reason, "extraInfo": about}}), "utf-8")
 
 
 # ---------------------------------------------------------------------------------------------- a stage
@@ -170,15 +190,30 @@ def told_once(run=None):
 # what a person wants to see. It is given to the loop as plain functions, with no base class to inherit from:
 # train.py's stages read from top to bottom, and so does the loop. Most stages have one player. The DP-VAE's
 # has two: VAE and discriminator each have a loss of their own, an optimizer of their own, and turns.
+#
+# The loop knows no network by its name. What it has to know of one beside its weights (where it repeats
+# itself, which layer sees the tokens), the stage that made the network says in the player's fields.
 
 class Player(nn.Module):
     """Networks that one optimizer trains, with their loss as forward(): that is what DDP can wrap.
 
-    loss(nets, batch) -> (loss, {name: number for the log})."""
+    nets            {name: network}; each is saved under its name
+    loss            (nets, batch) -> (loss, {name: number for the log})
+    blocks          what repeats in the networks: --shard gathers one at a time; with none it is refused
+    matrices        the weights that --muon moves
+    last_layers     layers whose inputs are a network's tokens, to be counted for the log
+    methods         ways into a network beside forward(), which --shard has to know
+    aside           its loss and gradient norm are not the stage's, and so are not logged"""
 
-    def __init__(self, loss, **nets):
+    def __init__(self, nets, loss, blocks=(), matrices=(), last_layers=(), methods=(), aside=False):
         super().__init__()
-        self.nets, self.loss = nn.ModuleDict(nets), loss
+        self.nets = nn.ModuleDict(nets)
+        self.loss = loss
+        self.blocks = list(blocks)                          # lists, so that torch takes none for its children
+        self.matrices = list(matrices)
+        self.last_layers = list(last_layers)
+        self.methods = list(methods)
+        self.aside = aside
 
     def forward(self, batch):
         return self.loss(self.nets, batch)
@@ -195,16 +230,16 @@ class Stage:
 
 
 def autocast(cfg, run):
-    """bfloat16 where it is safe (matrix products, convolutions), float32 where it is not (norms, softmax, the
-    weights themselves and the optimizer). It needs no loss scaling: its exponent is float32's. A device
-    that does not multiply in bfloat16 stays with float32."""
+    """Mixed precision: bfloat16 where it is safe (matrix products, convolutions), float32 where it is not
+    (norms, softmax, the weights themselves and the optimizer). It needs no loss scaling: its exponent is
+    float32's. A device that does not multiply in bfloat16 stays with float32."""
     return torch.autocast(run.device.split(":")[0], torch.bfloat16, enabled=cfg.bf16 and has_bf16(run.device))
 
 
 # ---------------------------------------------------------------------------------------------- sharding
 
 # With plain data parallelism every GPU holds everything: 20 bytes a parameter (weight, gradient, two moments
-# of Adam, average), 41 GB for VideoDiT's 2 B. --shard keeps on each rank only its part of every tensor (a
+# of Adam, EMA), 41 GB for VideoDiT's 2 B. --shard keeps on each rank only its part of every tensor (a
 # DTensor). A block's weights are gathered just before it runs and forgotten after; its gradients arrive
 # already summed and cut. The arithmetic is the same, the traffic half again as much, and the memory of the
 # states falls with the number of ranks. Outside of forward and backward the code below must say when it wants
@@ -228,40 +263,62 @@ def part_of(tensor, like):
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
-def shard(net):
+def shard(net, blocks, methods):
     """FSDP2: each block is gathered by itself, the rest of the network at its root.
 
     A block at a time, so that at most two blocks are whole at any moment: the one that runs, and the next,
     which is gathered meanwhile. The root holds what is outside of blocks: embedders and the last layer."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-    for name, blocks in net.named_modules():
-        if name.split(".")[-1] in ("blocks", "joint_blocks", "twins"):
-            for block in blocks:
-                fully_shard(block)
+    inside = set(net.modules())
+    for block in blocks:
+        if block in inside:
+            fully_shard(block)
     fully_shard(net)
-    if hasattr(net, "reading_loss"):                        # forward by another name
-        register_fsdp_forward_method(net, "reading_loss")
+    for method in methods:
+        if hasattr(net, method):
+            register_fsdp_forward_method(net, method)
+
+
+# DDP starts sending a gradient as soon as its bucket of layers is done, while backward still works on the
+# earlier layers: that hides most of the traffic. It has to know which weights take part. A step on
+# pictures leaves the 3D patchify branch out, so it looks for unused ones each time, which costs a walk
+# of the graph. Buffers (tables of positions) are equal everywhere from the start and are never sent.
+
+def wrapped(cfg, run, player):
+    """A player as its ranks run it; itself where there is one rank."""
+    if run.world == 1:
+        return player
+    if cfg.shard:
+        for net in player.nets.values():
+            shard(net, player.blocks, player.methods)
+        return player
+    with warnings.catch_warnings():                         # its new name is not in every torch that we allow
+        warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+        # no device_ids: with them DDP hands each player a copy of the batch; a game's share theirs
+        return nn.parallel.DistributedDataParallel(player, gradient_as_bucket_view=True,
+                                                   broadcast_buffers=False, find_unused_parameters=True)
 
 
 # ---------------------------------------------------------------------------------------------- the optimizer
 
 def optimizer_of(cfg, player):
     """AdamW for everything; with --muon, Muon for the matrices inside a transformer's blocks."""
-    trained = [(name, p) for name, p in player.named_parameters() if p.requires_grad]
-    inside = [p for name, p in trained
-              if cfg.muon and p.ndim == 2 and "blocks." in name and "adaLN" not in name]
-    chosen = {id(p) for p in inside}
-    groups = [{"params": [p for _, p in trained if id(p) not in chosen]}]
-    groups += [{"params": inside, "times": cfg.muon}] if inside else []
-    return (Muon if inside else torch.optim.AdamW)(groups, cfg.lr, tuple(cfg.betas),
-                                                   weight_decay=cfg.weight_decay, fused=True)
+    trained = [p for p in player.parameters() if p.requires_grad]
+    moved_by_muon = {id(p) for p in player.matrices if cfg.muon}
+    matrices = [p for p in trained if id(p) in moved_by_muon]
+    groups = [{"params": [p for p in trained if id(p) not in moved_by_muon]}]
+    kind = torch.optim.AdamW
+    if matrices:
+        groups.append({"params": matrices, "times": cfg.muon})
+        kind = Muon
+    return kind(groups, cfg.lr, tuple(cfg.betas), weight_decay=cfg.weight_decay, fused=True)
 
 
 # Adam scales each number of a weight by itself and does not see that they make a matrix. The gradient of a
 # matrix is, nearly, of low rank: a few directions are long, and a step along it moves those and hardly the
 # rest, which are rare but not useless. Muon (Jordan et al. 2024) keeps the directions and makes all of them
-# equally long: U S V^T becomes U V^T. Neither paper has it. On the toy's pictures, 120 seconds each of one
-# core from the same start, it took the flow loss on unseen pictures to 0.338 and AdamW to 0.371.
+# equally long: U S V^T becomes U V^T. Neither paper has it. On the toy's images, 120 seconds each of one
+# core from the same start, it took the flow loss on unseen images to 0.338 and AdamW to 0.371.
 class Muon(torch.optim.AdamW):
     """AdamW whose second group of parameters are matrices, and move by Muon, `times` as fast."""
 
@@ -269,177 +326,182 @@ class Muon(torch.optim.AdamW):
     def step(self, closure=None):
         """Muon's part first; then it takes the matrices' gradients away, and AdamW passes over them."""
         group = self.param_groups[1]
-        keep = 1 - getattr(self, "found_inf", torch.zeros(()))      # Trainer.turn: 0 where a step is left out
+        keep = 1 - getattr(self, "found_inf", torch.zeros(()))      # 0: Learner.update leaves this step out
+        rate = keep * group["lr"]
         for p in group["params"]:
             if p.grad is None:
                 continue
             state = self.state[p]
             if not state:           # "step" because AdamW, when it loads a state, looks for it in every one
                 state.update(momentum=torch.zeros_like(p), step=torch.zeros((), device=p.device))
-            grad, rate = torch.where(keep > 0, p.grad, 0), keep * group["lr"]
+            grad = torch.where(keep > 0, p.grad, 0)
             state["momentum"].lerp_(grad, 0.05 * keep)
+            ahead = torch.lerp(grad, state["momentum"], 0.95)       # Nesterov's
             rows, columns = p.shape
-            move = even(torch.lerp(grad, state["momentum"], 0.95)) * max(1, rows / columns) ** 0.5
+            move = newton_schulz(ahead) * max(1, rows / columns) ** 0.5
             p.sub_(rate * (move + group["weight_decay"] * p))
             p.grad = None
         super().step(closure)
 
 
-def even(matrix, rounds=5):
-    """U S V^T -> nearly U V^T: all of its directions, each about as long as the other.
+def newton_schulz(matrix, rounds=5):
+    """U S V^T -> nearly U V^T, by the Newton-Schulz iteration: all directions of the matrix, each about as
+    long as the other.
 
     No singular values are computed: an odd polynomial of the matrix, a X + b (X X^T) X + c (X X^T)^2 X, acts
     on each of them as on a number, a s + b s^3 + c s^5. This one lifts small numbers steeply and leaves those
     near 1 between 0.7 and 1.2; five rounds bring all above 0.01 there. bf16 is exact enough."""
+    rows, columns = matrix.shape
     x = matrix.bfloat16() if has_bf16(matrix.device) else matrix
-    x = x if matrix.shape[0] <= matrix.shape[1] else x.T
+    if rows > columns:                                      # X X^T is then the smaller of the two squares
+        x = x.T
     x = x / (x.norm() + 1e-7)                               # no singular value is above 1
     for _ in range(rounds):
         square = x @ x.T
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return (x if matrix.shape[0] <= matrix.shape[1] else x.T).to(matrix.dtype)
+    if rows > columns:
+        x = x.T
+    return x.to(matrix.dtype)
 
 
-# ---------------------------------------------------------------------------------------------- one step
+# ---------------------------------------------------------------------------------------- learners, trainer
 
 # AdamW moves each weight by lr * m / sqrt(v): m and v are running means of its gradient and of its square, so
 # that a step is about lr long whatever the gradient's scale. That is robust, and it is why one bad gradient
-# does harm for a long time: it stays in m for 10 steps and in v for 100. Hence the guards of turn(): the norm
-# of the whole gradient is clipped to cfg.clip, and a gradient with a nan or an infinity in it is left out.
-# What is worth sampling from is not the last weights but their slow average (EMA), which both papers use.
+# does harm for a long time: it stays in m for 10 steps and in v for 100. Hence the loop's guards: the norm of
+# the whole gradient is clipped to cfg.clip, and a gradient with a nan or an infinity in it is left out. What
+# is worth sampling from is not the last weights but their exponential moving average (EMA), which both papers
+# use.
 
 # What was tried elsewhere and is not here. Loss scaling (GradScaler) is for float16, whose gradients
 # underflow; bfloat16 has float32's range. Skipping by `if loss.isnan(): continue` waits for the GPU, and
-# with many ranks it hangs: the one with the nan skips, the others wait for its gradient. A moving average
-# kept on the processor saves GPU memory and costs a copy a step; --shard saves more. Fused AdamW is one
-# kernel for all tensors instead of a dozen for each: 4 times as fast for a network of 130 tensors.
+# with many ranks it hangs: the one with the nan skips, the others wait for its gradient. An EMA kept on the
+# processor saves GPU memory and costs a copy a step; --shard saves more. Fused AdamW is one kernel for all
+# tensors instead of a dozen for each: 4 times as fast for a network of 130 tensors.
+
+class Learner:
+    """A player at work.
+
+    wrapped     the player as its ranks run it
+    trained     {name: parameter} of those that are not frozen
+    ema         {name: its exponential moving average}"""
+
+    def __init__(self, cfg, run, name, player):
+        self.cfg, self.run, self.name = cfg, run, name
+        self.player = player.to(run.device)
+        self.wrapped = wrapped(cfg, run, player)
+        self.trained = {name: p for name, p in player.named_parameters() if p.requires_grad}
+        self.ema = {name: p.detach().clone() for name, p in self.trained.items()}
+        self.optimizer = optimizer_of(cfg, player)
+
+    @contextlib.contextmanager
+    def accumulating(self, last):
+        """Gradient accumulation: micro-batches before the last add to the gradient, and tell no other rank of
+        it; the sum is sent once. --accumulate 4 so computes a batch of 64 in the memory of 16, at the traffic
+        of one."""
+        if self.cfg.shard and self.run.world > 1:
+            for net in self.player.nets.values():
+                net.set_requires_gradient_sync(last)
+            yield
+        elif last or self.run.world == 1:
+            yield
+        else:
+            with self.wrapped.no_sync():
+                yield
+
+    def update(self, lr, finite):
+        """One step of the optimizer. A gradient that is not finite must not reach the weights: it would be in
+        all of them for ever, and in Adam's moments. `finite` stays a tensor, equal on all ranks; the fused
+        optimizer, told found_inf, writes nothing where that is 1."""
+        self.optimizer.found_inf = (~finite).float()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("times", 1)
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def update_ema(self, step, finite):
+        """Samples are drawn from the EMA: it lacks the last steps' noise. Its warm-up forgets the first
+        weights, which are noise altogether. A step that was left out moves it by nothing."""
+        decay = min(self.cfg.ema, (1 + step) / (10 + step))
+        weight = (1 - decay) * finite.float()
+        for average, parameter in zip(self.ema.values(), self.trained.values()):
+            local(average).lerp_(local(parameter), weight)
+
+    def numbers(self, answers, norm):
+        """What the log shows: [(loss, {name: number}), ...] of the micro-batches -> their means, tensors."""
+        logs = [log if self.player.aside else {self.name: loss, **log} for loss, log in answers]
+        means = {}
+        for key in logs[-1]:
+            values = [torch.as_tensor(log[key], dtype=torch.float32, device=self.run.device) for log in logs]
+            means[key] = sum(values) / len(values)
+        if not self.player.aside:
+            means["norm"] = norm
+        return means
+
 
 class Trainer:
-    """The networks of a stage with their optimizers and averages: what a checkpoint has to hold.
+    """The learners of a stage, the step they have come to, and what is on disk of them.
 
-    players, nets   the same modules, by player and by network: a player is trained, a network is saved
-    wrapped         a player as its ranks run it; equal to it where there is one rank
-    trained         its parameters that are not frozen, in the order of ema and of the optimizer's state
+    learners        by player: what is trained
+    nets            by network: what is saved
     failed          steps left out in a row, a tensor on the device; skipped: in all"""
 
     def __init__(self, cfg, run, stage):
-        self.cfg, self.run, self.stage, self.step, self.saved = cfg, run, stage, 0, None
-        self.players = {name: player.to(run.device) for name, player in stage.players.items()}
-        self.nets = {name: net for player in self.players.values() for name, net in player.nets.items()}
+        self.cfg, self.run, self.stage = cfg, run, stage
+        self.folder = Path(cfg.out) / cfg.stage
+        self.nets = {name: net for player in stage.players.values() for name, net in player.nets.items()}
         self.classes = {name: type(net).__name__ for name, net in self.nets.items()}    # FSDP renames them
-        self.wrapped = {name: self.parallel(player) for name, player in self.players.items()}
-        self.trained = {name: [p for p in player.parameters() if p.requires_grad]
-                        for name, player in self.players.items()}
-        self.ema = {name: [p.detach().clone() for p in values] for name, values in self.trained.items()}
-        self.optimizers = {name: optimizer_of(cfg, player) for name, player in self.players.items()}
+        self.learners = {name: Learner(cfg, run, name, player) for name, player in stage.players.items()}
+        self.step = 0
+        self.saved = None                                                   # the step of the last save
         self.failed = self.skipped = torch.zeros((), device=run.device)     # steps: in a row, in all
-        self.recent = deque(maxlen=max(cfg.log_every, 10))                  # (step, clips, was it skipped)
+        self.recent = deque(maxlen=max(cfg.log_every, 10))                  # (step, clips, was it left out)
+        self.under_way = deque()                                            # events at the ends of steps
 
-    # DDP starts sending a gradient as soon as its bucket of layers is done, while backward still works on
-    # the earlier layers: that hides most of the traffic. It has to know which weights take part. A step on
-    # pictures leaves the 3D patchify branch out, so it looks for unused ones each time, which costs a walk
-    # of the graph. Buffers (tables of positions) are equal everywhere from the start and are never sent.
+    def begin(self):
+        """Take up where --out stopped. False if no step is left."""
+        cfg = self.cfg
+        if cfg.shard and not any(learner.player.blocks for learner in self.learners.values()):
+            raise UserError(f"--shard: is for transformers; stage {cfg.stage}'s networks fit every card "
+                            "whole")
+        self.resume()
+        self.tidy()
+        if self.step >= cfg.steps:
+            self.say(f"already at step {self.step} of {cfg.steps}; --resume none starts again")
+            return False
+        if cfg.bf16 and not has_bf16(self.run.device):
+            self.say("this device does not multiply in bf16: in float32, which is faster")
+        self.watch = Watch(self)
+        return True
 
-    def parallel(self, player):
-        if self.run.world == 1:
-            return player
-        if self.cfg.shard:
-            for net in player.nets.values():
-                shard(net)
-            return player
-        with warnings.catch_warnings():                     # its new name is not in every torch that we allow
-            warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-            # no device_ids: with them DDP hands each player a copy of the batch; a game's share theirs
-            return nn.parallel.DistributedDataParallel(player, gradient_as_bucket_view=True,
-                                                       broadcast_buffers=False, find_unused_parameters=True)
+    def say(self, text):
+        if self.run.rank == 0:
+            print(f"{self.cfg.stage}: {text}")
 
-    @contextlib.contextmanager
-    def collecting(self, player, last):
-        """Micro-batches before the last add to the gradient, and tell no other rank of it: the sum is sent
-        once. --accumulate 4 so computes a batch of 64 in the memory of 16, at the traffic of one."""
-        if self.run.world == 1 or last and not self.cfg.shard:
-            yield
-        elif self.cfg.shard:
-            for net in player.nets.values():
-                net.set_requires_gradient_sync(last)
-            yield
-        else:
-            with player.no_sync():
-                yield
+    def due(self, every):
+        """Whether what is done every so many steps, and after the last, is done now."""
+        return self.step % every == 0 or self.step == self.cfg.steps
 
-    def turn(self, name, micros, lr):
-        """One player's step: the mean gradient of the micro-batches, clipped, then applied. Returns (0-dim
-        tensor: whether it was left out, {name: number for the log, the mean over the micro-batches}).
-
-        A gradient that is not finite must not reach the weights: it would be in all of them for ever, and in
-        Adam's moments. To ask "is it finite?" in Python would make the processor wait for the GPU in each
-        step; so the answer stays a tensor, and the fused optimizer, told found_inf, writes nothing where it
-        is 1. The norm is that of the mean over all ranks, so that every rank gives the same answer."""
-        cfg, player, optimizer, told = self.cfg, self.wrapped[name], self.optimizers[name], []
-        for micro in micros:
-            with self.collecting(player, micro is micros[-1]):
-                with autocast(cfg, self.run):
-                    loss, log = player(micro)
-                (loss / len(micros)).backward()
-            told.append({name: loss.detach(), **log} if name != "disc" else log)
-        norm = whole(nn.utils.clip_grad_norm_(self.trained[name], cfg.clip))
-        optimizer.found_inf = bad = (~torch.isfinite(norm)).float()
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group.get("times", 1)
-        optimizer.step()
-        self.update_ema(name, 1 - bad)
-        optimizer.zero_grad(set_to_none=True)
-        mean = {key: sum(torch.as_tensor(log[key], dtype=torch.float32, device=self.run.device)
-                         for log in told) / len(told) for key in told[-1]}
-        return bad, mean if name == "disc" else {**mean, "norm": norm}
-
-    @torch.no_grad()
-    def update_ema(self, name, moves=1.0):
-        """Samples are drawn from a slow average of the weights: it lacks the last steps' noise. Its warm-up
-        forgets the first weights, which are noise altogether. moves: 0 where the step was left out."""
-        weight = (1 - min(self.cfg.ema, (1 + self.step) / (10 + self.step))) * moves
-        for average, parameter in zip(self.ema[name], self.trained[name]):
-            local(average).lerp_(local(parameter), weight)
-
-    @contextlib.contextmanager
-    def averaged(self):
-        """Inside, the networks hold their averages; outside, the weights that are being trained. By value:
-        a sharded network keeps references of its own to its parts."""
-        pairs = [pair for name in self.trained for pair in zip(self.trained[name], self.ema[name])]
-
-        @torch.no_grad()
-        def swap():
-            for parameter, average in pairs:
-                before = average.clone()
-                average.copy_(parameter)
-                parameter.copy_(before)
-        swap()
-        modes = {net: net.training for net in self.nets.values()}
-        try:
-            yield {name: net.eval() for name, net in self.nets.items()}
-        finally:
-            swap()
-            for net, mode in modes.items():
-                net.train(mode)
-
-    def take_step(self, micros):
-        """Every player's turn, in a game each on what the one before left. Returns what the log shows."""
-        lr, bad, shown = learning_rate(self.cfg, self.step), torch.zeros((), device=self.run.device), {}
-        for name in self.players:
-            left_out, log = self.turn(name, micros, lr)
-            bad = torch.maximum(bad, left_out)
-            shown.update(log)
-        self.failed, self.skipped = (self.failed + bad) * bad, self.skipped + bad
+    def count_step(self, micros, finite):
+        """A step more. finite: for each player, whether its gradient was. In a game one that was not is
+        enough for the step to count as left out."""
+        bad = 1 - torch.stack(finite).float().amin()
+        self.failed = (self.failed + bad) * bad
+        self.skipped = self.skipped + bad
         self.step += 1
         self.recent.append((self.step, [clip for micro in micros for clip in clips_of(micro)], bad))
-        return {"lr": lr, **shown}
+        if self.run.device != "cpu":                        # at most two steps are under way; see stops_after
+            self.under_way.append(torch.cuda.Event())
+            self.under_way[-1].record()
+            if len(self.under_way) > 1:
+                self.under_way.popleft().synchronize()
 
-    def look(self):
+    def check(self):
         """Is all well? The one place where the processor waits for the answer. Names the clips of steps that
         were left out, and ends the run after ten in a row.
 
-        One such step in a week is a broken film or a rare overflow, and costs nothing. Ten in a row are a run
-        that is over: the weights do not move any more, so the loss will not heal by itself."""
+        One such step in a week is a broken video or a rare overflow, and costs nothing. Ten in a row are a
+        run that is over: the weights do not move any more, so the loss will not heal by itself."""
         skipped = [(step, clips) for step, clips, bad in self.recent if bad]
         self.recent.clear()
         for step, clips in skipped:
@@ -448,21 +510,65 @@ class Trainer:
                 dist.all_gather_object(shares, clips)
                 clips = [clip for share in shares for clip in share]
             if self.run.rank == 0:
-                tqdm.write(f"step {step} was left out: loss or gradient not finite; its clips: "
-                           f"{', '.join(clips[:8])}{' ...' if len(clips) > 8 else ''}", file=sys.stderr)
+                some = ", ".join(clips[:8]) + (" ..." if len(clips) > 8 else "")
+                tqdm.write(f"step {step} was left out: loss or gradient not finite; its clips: {some}",
+                           file=sys.stderr)
         if self.failed >= 10:
             raise UserError(f"{self.cfg.stage}: the loss was not finite {int(self.failed)} times in a row at "
                             f"step {self.step}; {self.whereabouts()}. Lower --lr, or try --no-bf16")
 
     def whereabouts(self):
-        """Which states there are to go back to, newest last. The newest may be the sick one: its losses, in
-        the log, tell."""
-        # the oldest is named in the command: the later ones may be the sick ones
-        there = [step for step, _ in kept(Path(self.cfg.out) / self.cfg.stage)]
+        """Which states there are to go back to. The command names the oldest: later ones may be sick, too,
+        which the losses in the log tell."""
+        there = [step for step, _ in kept(self.folder)]
         if not there:
             return "nothing was saved yet"
-        return (f"states of {'steps' if len(there) > 1 else 'step'} {', '.join(map(str, there))} are kept: "
-                f"--resume {Path(self.cfg.out) / self.cfg.stage}/{there[0]:07d} goes back")
+        steps = ("steps " if len(there) > 1 else "step ") + ", ".join(map(str, there))
+        return f"states of {steps} are kept: --resume {self.folder}/{there[0]:07d} goes back"
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Inside, the networks hold their EMA; outside, the weights that are being trained. By value: a
+        sharded network keeps references of its own to its parts."""
+        modes = {net: net.training for net in self.nets.values()}
+        self.swap()
+        try:
+            yield {name: net.eval() for name, net in self.nets.items()}
+        finally:
+            self.swap()
+            for net, mode in modes.items():
+                net.train(mode)
+
+    @torch.no_grad()
+    def swap(self):
+        for learner in self.learners.values():
+            for parameter, average in zip(learner.trained.values(), learner.ema.values()):
+                before = average.clone()
+                average.copy_(parameter)
+                parameter.copy_(before)
+
+    # Previews of a stage start from the same noise and ask for the same prompts each time: what changes from
+    # one to the next is then the network alone, and a row of them in the report shows it learn.
+
+    def preview(self):
+        """By the EMA. A sharded network needs all ranks to run: all but one draw for nobody."""
+        name = f"{self.step:07d}"
+        if self.run.rank and not self.cfg.shard:
+            return
+        with self.averaged() as nets, tempfile.TemporaryDirectory() as nowhere:
+            folder = Path(nowhere) if self.run.rank else self.folder
+            self.stage.preview(nets, folder / name)
+
+    def end(self, stopped):
+        """Say how it ended."""
+        self.watch.bar.close()
+        if stopped and self.step < self.cfg.steps:
+            raise UserError(f"stopped by a signal at step {self.step}, saved; the same command goes on from "
+                            "there")
+        if self.failed:
+            raise UserError(f"{self.cfg.stage}: the last {int(self.failed)} steps were left out, so the end "
+                            f"was not saved; {self.whereabouts()}")
+        self.say(f"weights in {self.cfg.out}/, log and previews in {self.folder}/")
 
     # ------------------------------------------------------------------------------------------ on disk
 
@@ -470,33 +576,33 @@ class Trainer:
     # faster for 100 B parameters and tie a checkpoint to a layout; for 2 B one rank writes 8 GB in seconds,
     # and the file is the one that sample.py reads and that people send to each other.
     #
-    # Two things are written: NAME.safetensors, the averages, which sampling loads and people share; and
-    # STAGE/state.pt with everything else that the next step depends on: weights, averages, moments, the step.
+    # Two things are written: NAME.safetensors, the EMA, which sampling loads and people share; and
+    # STAGE/state.pt with all that the next step depends on: weights, EMA, optimizer states, the step.
     # No position in the data and no generator's state belongs to it, for both are functions of the step. (The
     # generators are saved all the same, for what a reader may add.) Between the two files a kill may fall:
     # then resuming redoes the steps since the older state, to the same weights, and writes both again.
     # test_faults.py shoots runs at random moments and compares the ends byte by byte.
 
-    def save(self, finish=None):
-        """Averages as NAME.safetensors, the rest as state.pt; and both, by a second name, in STAGE/STEP/."""
-        out, rank = Path(self.cfg.out), self.run.rank
-        state = self.state()
+    def save(self):
+        """The EMA as NAME.safetensors, the rest as state.pt; and both, by a second name, in STAGE/STEP/."""
+        cfg = self.cfg
+        out, state = Path(cfg.out), self.state()
         with self.averaged() as nets:
-            if finish:
-                finish(nets)
-            about = {"size": self.cfg.size, "frames": self.cfg.frames, "shift": self.cfg.shift,
-                     "step": self.step, **self.stage.about}
+            if self.stage.finish and self.step == cfg.steps:
+                self.stage.finish(nets)
+            about = {"size": cfg.size, "frames": cfg.frames, "shift": cfg.shift, "step": self.step,
+                     **self.stage.about}
             for name, net in nets.items():
                 weights = {key: whole(tensor) for key, tensor in net.state_dict().items()}
-                if rank == 0:
+                if self.run.rank == 0:
                     if not all(tensor.isfinite().all() for tensor in weights.values()):
                         raise UserError(f"{name} has diverged: weights that are not finite at step "
                                         f"{self.step}; not saved. {self.whereabouts()}; lower --lr")
                     save_state(out / f"{name}.safetensors", weights, self.classes[name],
                                dataclasses.asdict(net.config), about)
-        if rank == 0:
-            write_atomic(out / self.cfg.stage / "state.pt", lambda temporary: torch.save(state, temporary))
-            keep(out, self.cfg.stage, self.step, self.cfg.keep)
+        if self.run.rank == 0:
+            write_atomic(self.folder / "state.pt", lambda temporary: torch.save(state, temporary))
+            keep(out, cfg.stage, self.step, cfg.keep)
         self.saved = self.step
         self.run.wait()
 
@@ -504,18 +610,17 @@ class Trainer:
         """All that the next step depends on, in whole tensors: any number of ranks can take it up.
 
         test_trainer.py moves a run from 1 process to 2 sharded ones and back; the weights agree to 1e-5."""
-        state = {"step": self.step, "skipped": int(self.skipped), "rng": torch.get_rng_state(),
-                 "ema": {name: [whole(average) for average in values] for name, values in self.ema.items()},
-                 "players": {name: {key: whole(tensor) for key, tensor in player.state_dict().items()}
-                             for name, player in self.players.items()},
-                 "optimizers": {}, "config": json.dumps(self.cfg.settings())}
+        ema, players, optimizers = {}, {}, {}
+        for name, learner in self.learners.items():
+            ema[name] = [whole(average) for average in learner.ema.values()]
+            players[name] = {key: whole(tensor) for key, tensor in learner.player.state_dict().items()}
+            optimizers[name] = learner.optimizer.state_dict()
+            optimizers[name]["state"] = {index: {key: whole(value) for key, value in values.items()}
+                                         for index, values in optimizers[name]["state"].items()}
+        state = {"step": self.step, "skipped": int(self.skipped), "rng": torch.get_rng_state(), "ema": ema,
+                 "players": players, "optimizers": optimizers, "config": json.dumps(self.cfg.settings())}
         if self.run.device != "cpu":
             state["rng_cuda"] = torch.cuda.get_rng_state()
-        for name, optimizer in self.optimizers.items():
-            moments = optimizer.state_dict()
-            moments["state"] = {index: {key: whole(value) for key, value in values.items()}
-                                for index, values in moments["state"].items()}
-            state["optimizers"][name] = moments
         return state
 
     def resume(self):
@@ -524,21 +629,24 @@ class Trainer:
         The check has three parts, from cheap to dear: is it a state of this stage, is it of this run, does
         each tensor fit. A file that fails the first may be anything (a list, another project's checkpoint),
         so what it lacks is found by trying, and said in a line."""
-        cfg, chosen = self.cfg, self.cfg.resume not in ("auto", "anyway", "none")
-        file = (Path(cfg.resume) if chosen else Path(cfg.out) / cfg.stage) / "state.pt"
-        if cfg.resume == "none" or not chosen and not file.is_file():
+        asked = self.cfg.resume
+        if asked == "none":
             return
+        named = asked not in ("auto", "anyway")
+        file = (Path(asked) if named else self.folder) / "state.pt"
         if not file.is_file():
-            raise UserError(f"--resume {cfg.resume}: no state.pt there; "
-                            "give auto, none, or a folder OUT/STAGE or OUT/STAGE/STEP")
+            if named:
+                raise UserError(f"--resume {asked}: no state.pt there; "
+                                "give auto, none, or a folder OUT/STAGE or OUT/STAGE/STEP")
+            return
         state = read_state(file)
         if not isinstance(state, dict) or not isinstance(state.get("players"), dict):
             raise UserError(f"{file} is no state of a run; --resume none starts again")
-        if state["players"].keys() != self.players.keys():
-            raise UserError(f"{file} is not of stage {cfg.stage} with these flags "
+        if state["players"].keys() != self.learners.keys():
+            raise UserError(f"{file} is not of stage {self.cfg.stage} with these flags "
                             f"(it holds {', '.join(state['players']) or 'no networks'}); "
                             "--resume none starts again")
-        self.compare(file, state.get("config"), "a folder was named" if chosen else "")
+        self.compare(file, state.get("config"), consent=named or asked == "anyway")
         try:
             self.load(state, file)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
@@ -547,14 +655,13 @@ class Trainer:
 
     def tidy(self):
         """What a kill left undone or half done: an unfinished file, or a state without its second name."""
-        folder = Path(self.cfg.out) / self.cfg.stage
-        if self.run.rank or not folder.is_dir():
+        if self.run.rank or not self.folder.is_dir():
             return
-        sweep(folder.parent)
-        sweep(folder)
-        ours = self.saved and self.cfg.resume in ("auto", "anyway")
-        if ours and not (folder / f"{self.step:07d}").is_dir():
-            keep(folder.parent, self.cfg.stage, self.step, self.cfg.keep)
+        sweep(Path(self.cfg.out))
+        sweep(self.folder)
+        here = self.saved and self.cfg.resume in ("auto", "anyway")
+        if here and not (self.folder / f"{self.step:07d}").is_dir():
+            keep(Path(self.cfg.out), self.cfg.stage, self.step, self.cfg.keep)
 
     def compare(self, file, config, consent):
         """A run is its seed, its data and its shapes: with others, steps 1 to 500 and 501 to 1000 belong to
@@ -564,15 +671,17 @@ class Trainer:
         except (TypeError, ValueError):
             raise UserError(f"{file} does not say how it was made; --resume none starts again")
         now = flat(json.loads(json.dumps(self.cfg.settings())))
-        ours = [name for name in now if name in before and name not in MAY_CHANGE
-                and ("." not in name or name.split(".")[0] in self.nets)]
-        differs = [f"--{name} {before[name]}, now {now[name]}" for name in ours if before[name] != now[name]]
-        if differs and (consent or self.cfg.resume == "anyway"):
-            if self.run.rank == 0:
-                print(f"{self.cfg.stage}: goes on from another run: {'; '.join(differs)}")
-        elif differs:
+        differs = []
+        for name, value in now.items():
+            network = name.split(".")[0] if "." in name else ""
+            fixed = name not in MAY_CHANGE and (not network or network in self.nets)
+            if fixed and name in before and before[name] != value:
+                differs.append(f"--{name} {before[name]}, now {value}")
+        if differs and not consent:
             raise UserError(f"{file} is of another run: {'; '.join(differs)}. --resume anyway goes on from "
                             "it, --resume none starts again, or give another --out")
+        if differs:
+            self.say(f"goes on from another run: {'; '.join(differs)}")
 
     # Everything is loaded by name and checked, but Adam's moments and the averages, which torch keeps by
     # their place in the list of parameters: strict=True notices a list of another length, load_strict a
@@ -580,18 +689,17 @@ class Trainer:
 
     @torch.no_grad()
     def load(self, state, file):
-        for name, player in self.players.items():
-            mine = player.state_dict()
-            cut = {key: part_of(tensor, mine[key]) if key in mine else tensor
-                   for key, tensor in state["players"][name].items()}
-            load_strict(player, cut, file)
-            optimizer = self.optimizers[name]
-            optimizer.load_state_dict(state["optimizers"][name])
-            for parameter, values in optimizer.state.items():
+        for name, learner in self.learners.items():
+            mine = learner.player.state_dict()
+            weights = {key: part_of(tensor, mine[key]) if key in mine else tensor
+                       for key, tensor in state["players"][name].items()}
+            load_strict(learner.player, weights, file)
+            learner.optimizer.load_state_dict(state["optimizers"][name])
+            for parameter, values in learner.optimizer.state.items():
                 for key, value in values.items():
                     if torch.is_tensor(value) and value.shape == parameter.shape:
                         values[key] = part_of(value, parameter)
-            for average, saved in zip(self.ema[name], state["ema"][name], strict=True):
+            for average, saved in zip(learner.ema.values(), state["ema"][name], strict=True):
                 average.copy_(part_of(saved, average))
         self.step = self.saved = int(state["step"])
         self.skipped = self.skipped + int(state["skipped"])
@@ -665,94 +773,6 @@ def keep(out, stage, step, older):
         shutil.rmtree(path, ignore_errors=True)
 
 
-# ---------------------------------------------------------------------------------------------- the loop
-
-# With all the above in place the loop is short. Its order is what matters: look before log, so that a person
-# reads of a step that was left out before its null loss; look before save, so that nothing is saved while
-# steps are being left out (the weights may be sick already, though still finite: that is how a run diverges,
-# and why --keep keeps older states); save before show, so that a preview that fails costs a picture.
-
-# Exercise: take `and not trainer.failed` out of fit() and run test_trainer.py. Which test falls, and what would
-# a person have lost?
-
-def learning_rate(cfg, step):
-    """Linear warm-up, constant, linear decay to zero over the last `decay` of the steps.
-
-    The papers train at a constant rate and sample from the average. A toy that has ten thousand steps gains
-    by the decay what the papers gain by ten times as many: the last steps' noise goes. (Stage vae of the toy:
-    3 dB.) Warm-up lets Adam's v fill before whole steps are made."""
-    warm = min(1.0, (step + 1) / max(cfg.warmup, 1))
-    return cfg.lr * min(warm, (cfg.steps - step) / (cfg.decay * cfg.steps) if cfg.decay else 1.0)
-
-
-def fit(cfg, run, stage):
-    """One stage from its start, or from where it stopped, to its last step.
-
-    What a person may rely on: Ctrl-C costs no step, kill -9 costs those since the last save, a full disk
-    costs the same, and the same command always goes on. Each is a test in test_faults.py.
-
-    "end" is the last step, "stopped" a signal that all ranks agreed on: both save. After a save nothing of
-    the run is in this process that is not on the disk, and the process may end by an error as by success."""
-    if cfg.shard and not {"dit", "videodit", "latte"} & stage.players.keys():
-        raise UserError(f"--shard: is for transformers; stage {cfg.stage}'s networks fit every card whole")
-    trainer, folder = Trainer(cfg, run, stage), Path(cfg.out) / cfg.stage
-    trainer.resume()
-    trainer.tidy()
-    if trainer.step >= cfg.steps:
-        if run.rank == 0:
-            print(f"{cfg.stage}: already at step {trainer.step} of {cfg.steps}; --resume none starts again")
-        return
-    if cfg.bf16 and not has_bf16(run.device) and run.rank == 0:
-        print(f"{cfg.stage}: this device does not multiply in bf16: in float32, which is faster")
-    watch = Watch(cfg, run, trainer, folder)
-    # A resumed run asks for the batches from its step on, and gets the very ones that it would have seen: the
-    # order is computed, not remembered, so nothing has to be read past.
-    source, ends = stage.batches(trainer.step), deque()
-    while trainer.step < cfg.steps:
-        # On a GPU the next four lines only send work: they return long before it is done.
-        micros = watch.fetch(source)
-        shown = trainer.take_step(micros)
-        if run.device != "cpu":                             # at most two steps are under way; see stops_after
-            ends.append(torch.cuda.Event())
-            ends[-1].record()
-            if len(ends) > 1:
-                ends.popleft().synchronize()
-        # From here on all is decided by numbers that are the same on every rank: the step, and what was
-        # agreed.
-        end, step = trainer.step == cfg.steps, trainer.step
-        stopped = stops_after(run, step)
-        saving = end or stopped or step % cfg.save_every == 0
-        if saving or step % cfg.log_every == 0 or run.device == "cpu":
-            trainer.look()
-        if end or step % cfg.log_every == 0:
-            watch.log(shown, micros)
-        if saving and not trainer.failed:                   # never over a good one while steps are left out
-            trainer.save(stage.finish if end else None)
-        if stage.preview and (end or step % cfg.preview_every == 0):
-            show(trainer, folder / f"{step:07d}")
-        watch.bar.update()
-        if stopped and not end:
-            watch.bar.close()
-            raise UserError(f"stopped by a signal at step {step}, saved; the same command goes on from there")
-    watch.bar.close()
-    if trainer.failed:
-        raise UserError(f"{cfg.stage}: the last {int(trainer.failed)} steps were left out, so the end was "
-                        f"not saved; {trainer.whereabouts()}")
-    if run.rank == 0:
-        print(f"{cfg.stage}: weights in {cfg.out}/, log and previews in {folder}/")
-
-
-# The previews of a stage start from the same noise and ask for the same prompts each time: what changes from
-# one to the next is then the network alone, and a row of them in the report is a film of its learning.
-
-def show(trainer, name):
-    """A preview by the averages. A sharded network needs all ranks to run: all but one draw for nobody."""
-    if trainer.run.rank and not trainer.cfg.shard:
-        return
-    with trainer.averaged() as nets, tempfile.TemporaryDirectory() as nowhere:
-        trainer.stage.preview(nets, name if trainer.run.rank == 0 else Path(nowhere) / name.name)
-
-
 # ---------------------------------------------------------------------------------------------- looking
 
 # Is it learning, how fast, and what does it wait for? A line of the log answers with a loss, a gradient norm
@@ -761,28 +781,33 @@ def show(trainer, name):
 # transformer of this kind, below 0.1 something waits. log.jsonl is strict JSON, a line a time, so that any
 # tool reads it; a number that is none (a left-out step's loss) is null there.
 
+# The peak is what the maker prints for dense products, and nobody reaches it (FlashAttention 3's paper: 756
+# of 989 on an H100). It is used all the same: everybody knows it. TRAP: the first number in an advert is
+# often the one "with sparsity", twice as large, and of no use here.
 PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; TF32, for fp32, is half of it
 
 
 class Watch:
     """The bar, log.jsonl, and what a step's time went to.
 
-    Rates are means since this process began; a resumed run begins to count anew. Tokens are counted where
-    they are counted best: at the door of the last layer, by a hook, whatever the stage feeds in."""
+    Rates are means since this process began; a resumed run begins to count anew. Tokens are counted at the
+    door of the last layer, by a hook, whatever the stage feeds in."""
 
-    def __init__(self, cfg, run, trainer, folder):
-        self.cfg, self.run, self.trainer, self.folder = cfg, run, trainer, folder
-        self.bar = tqdm(total=cfg.steps, initial=trainer.step, desc=cfg.stage, disable=run.rank > 0,
+    def __init__(self, trainer):
+        cfg = trainer.cfg
+        self.cfg, self.run, self.trainer = cfg, trainer.run, trainer
+        self.bar = tqdm(total=cfg.steps, initial=trainer.step, desc=cfg.stage, disable=self.run.rank > 0,
                         mininterval=1)
-        self.started, self.first, self.waited = time.perf_counter(), trainer.step, 0.0
+        self.first, self.started = trainer.step, time.perf_counter()
+        self.waited = 0.0                                   # seconds, for data
         self.tokens, self.flops = 0, 0.0
-        for name, module in (pair for player in trainer.players.values() for pair in player.named_modules()):
-            if name.endswith("final_layer"):
-                module.register_forward_pre_hook(self.count_tokens)
-        if run.rank == 0:
+        for learner in trainer.learners.values():
+            for layer in learner.player.last_layers:
+                layer.register_forward_pre_hook(self.count_tokens)
+        if self.run.rank == 0:
             text = json.dumps(cfg.settings(), indent=1)
-            write_atomic(folder / "settings.json", lambda to: to.write_text(text, "utf-8"))
-            cut_log(folder / "log.jsonl", trainer.step)
+            write_atomic(trainer.folder / "settings.json", lambda to: to.write_text(text, "utf-8"))
+            cut_log(trainer.folder / "log.jsonl", trainer.step)
 
     def count_tokens(self, module, given):
         if torch.is_grad_enabled():
@@ -794,12 +819,14 @@ class Watch:
         there is. The clips' numbers stay behind: they are for people."""
         # What is measured is how long Python waited. On a GPU that may be while the last step still runs, so
         # a share of 0.3 can cost nothing; one near 1 means that the GPU has nothing to do.
-        before, micros = time.perf_counter(), []
-        for micro in (next(source) for _ in range(self.cfg.accumulate)):
+        before = time.perf_counter()
+        micros = []
+        for _ in range(self.cfg.accumulate):
+            micro = next(source)
             if self.run.device != "cpu":
-                micro = {key: value.pin_memory().to(self.run.device, non_blocking=True)
-                         if torch.is_tensor(value) and key != "index" else value
-                         for key, value in micro.items()}
+                for key, value in micro.items():
+                    if torch.is_tensor(value) and key != "index":
+                        micro[key] = value.pin_memory().to(self.run.device, non_blocking=True)
             micros.append(micro)
         self.waited += time.perf_counter() - before
         return micros
@@ -807,7 +834,7 @@ class Watch:
     def log(self, shown, micros):
         """The numbers of a step on the bar, and as a line of log.jsonl: what a curve is drawn from later.
 
-        Losses are the whole batch's: the mean over micro-batches (in turn) and over ranks (here)."""
+        Losses are the whole batch's: the mean over micro-batches (Learner.numbers) and over ranks (here)."""
         means = {key: value for key, value in shown.items() if torch.is_tensor(value)}
         values = torch.stack([value.float().reshape(()) for value in means.values()])
         if self.run.world > 1:
@@ -816,48 +843,64 @@ class Watch:
         numbers = dict(zip(means, values.tolist()))
         if self.run.rank:
             return
-        step, took = self.trainer.step, time.perf_counter() - self.started
+        step = self.trainer.step
         done = step - self.first
+        took = time.perf_counter() - self.started
         line = {"step": step, "lr": shown["lr"], **numbers, "skipped": int(self.trainer.skipped),
                 "steps_per_s": done / took, "samples_per_s": done * self.cfg.batch / took,
                 "wait": self.waited / took, "eta_s": (self.cfg.steps - step) * took / done,
-                "memory_gb": peak_memory(self.run)}
+                "memory_gb": peak_memory(self.run.device) / 1e9}
         if self.tokens:
             line["tokens_per_s"] = self.tokens * self.run.world / took
-        if self.mfu(took / done, micros):
-            line["mfu"] = self.mfu(took / done, micros)
+        mfu = self.mfu(took / done, micros)
+        if mfu:
+            line["mfu"] = mfu
         self.bar.set_postfix({key: f"{value:.4g}" for key, value in line.items()
                               if key in numbers or key in ("samples_per_s", "wait", "mfu")})
-        append_line(self.folder / "log.jsonl", line)
+        append_line(self.trainer.folder / "log.jsonl", line)
 
     @torch.no_grad()
     def mfu(self, seconds, micros):
         """Model FLOPs utilisation: the arithmetic that the trained networks need (forward, and twice that
         backward; what is computed again to save memory is not counted) over what the card could do."""
-        name = torch.cuda.get_device_name() if self.run.device != "cpu" else ""
-        peak = next((peak for known, peak in PEAKS.items() if known in name), 0) / (1 if self.cfg.bf16 else 2)
-        if not peak or not self.tokens or self.cfg.shard:   # to count, rank 0 runs a forward by itself
+        alone = not self.cfg.shard                          # to count, rank 0 runs a forward pass by itself
+        if self.run.device == "cpu" or not self.tokens or not alone:
+            return 0.0
+        card = torch.cuda.get_device_name()
+        peak = next((peak for known, peak in PEAKS.items() if known in card), 0)
+        if not peak:
             return 0.0
         if not self.flops:
-            with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"), \
-                    autocast(self.cfg, self.run):
-                for player in self.trainer.players.values():
-                    player(dict(micros[0]))
-            counts = counter.get_flop_counts()
-            # by module, so that a frozen VAE or text encoder in the step, which has no backward, is not
-            # tripled
-            wanted = {f"Player.nets.{name}" for name in self.trainer.nets}
-            self.flops = 3 * len(micros) * sum(sum(counts[key].values()) for key in counts if key in wanted)
-        return self.flops / seconds / peak / 1e12
+            self.flops = self.count_flops(micros)
+        return self.flops / seconds / (peak if self.cfg.bf16 else peak / 2) / 1e12
+
+    def count_flops(self, micros):
+        """Of a step: three times the forward pass of what is trained. Counted by module, so that a frozen VAE
+        or text encoder in the step, which has no backward, is not tripled."""
+        with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"), \
+                autocast(self.cfg, self.run):
+            for learner in self.trainer.learners.values():
+                learner.player(dict(micros[0]))
+        counts = counter.get_flop_counts()
+        trained = [f"Player.nets.{name}" for name in self.trainer.nets]
+        forward = sum(sum(counts[name].values()) for name in trained if name in counts)
+        return 3 * len(micros) * forward
 
 
-def peak_memory(run):
-    """GB: of the GPU, else of this process."""
-    if run.device != "cpu":
-        return torch.cuda.max_memory_allocated() / 1e9
+# A GPU's allocator knows its own peak to the byte. A processor's memory belongs to the process as a whole:
+# the peak has Python, torch and every library in it (half a GB before anything happens). The peak in /proc
+# can be set back, as bench.py does; getrusage's is that of the whole process so far.
+
+def peak_memory(device):
+    """Bytes: allocated on the GPU, or resident in memory, Python and torch included."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
     try:
         import resource                                     # Windows has none
     except ImportError:
-        return 0.0
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

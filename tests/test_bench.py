@@ -221,3 +221,11 @@ def test_cached_latents_are_not_waited_for():
 def test_a_step_of_no_stage_is_an_error(words, hint):
     with pytest.raises(UserError, match=hint):
         bench.step_of(words)
+
+
+def test_flags_that_the_weights_do_not_have_are_refused_as_in_training():
+    """Findings: bench.py puts its own --out into the flags, forgot which of them were typed, and timed a
+    network of other heads."""
+    toy = ["--config", "toy", "--stage", "videodit", "--init", str(TOY), "--items", "4"]
+    with pytest.raises(UserError, match="--dit.heads 3: .*has 5"):
+        bench.step_of([*toy, "--dit.heads", "3"])

@@ -186,7 +186,7 @@ def test_no_class_is_the_networks_own_row_whatever_the_preset_has(tiny, tmp_path
 def test_stage_cache_encodes_pictures_where_somebody_reads_them(preset, more, pictures, monkeypatch):
     """Not for a Latte of clips alone: a data set's pictures were hours of work for nobody."""
     kinds = []
-    monkeypatch.setattr(train, "bring", lambda cfg, run: None)
+    monkeypatch.setattr(train, "bring_companions", lambda cfg, run: None)
     monkeypatch.setattr(train, "frozen_vae", lambda *more: None)
     monkeypatch.setattr(train, "reader", lambda *more, **how: None)
     monkeypatch.setattr(train, "feed", lambda cfg, run, kind, vae, text: kinds.append(kind))

@@ -25,7 +25,8 @@ from support.cli import UserError
 from support.ops import has_bf16
 from conftest import script
 from dit import MMDiT
-from support.trainer import Player, Run, Stage, Trainer, learning_rate
+from support.trainer import Player, Run, Stage, Trainer
+from train import learning_rate, step
 from presets import Config, apply, parse
 
 STAGES = ("classifier", "dit", "dpvae", "videodit", "latte")
@@ -310,11 +311,12 @@ def test_the_rate_rises_holds_and_falls():
 def test_the_average_warms_up():
     """decay = min(0.999, (1 + step) / (10 + step)): the first weights, which are noise, are forgotten."""
     net = torch.nn.Linear(1, 1, bias=False)
-    trainer = Trainer(Config(), Run(), Stage({"net": Player(None, net=net)}, None, None))
+    trainer = Trainer(Config(), Run(), Stage({"net": Player({"net": net}, None)}, None, None))
+    learner = trainer.learners["net"]
     for step, decay in ((0, 0.1), (5, 0.4), (90, 0.91), (100_000, 0.999)):
-        trainer.step, trainer.ema["net"][0][:], net.weight.data[:] = step, 2.0, 3.0
-        trainer.update_ema("net")
-        assert trainer.ema["net"][0].item() == pytest.approx(2 * decay + 3 * (1 - decay), abs=1e-6)
+        learner.ema["nets.net.weight"][:], net.weight.data[:] = 2.0, 3.0
+        learner.update_ema(step, torch.tensor(True))
+        assert learner.ema["nets.net.weight"].item() == pytest.approx(2 * decay + 3 * (1 - decay), abs=1e-6)
     with trainer.averaged() as nets:
         assert nets["net"].weight.item() == pytest.approx(2.001, abs=1e-6)
     assert net.weight.item() == 3.0
@@ -327,7 +329,7 @@ def test_muon_makes_all_directions_of_a_matrix_equally_long():
     generator = torch.Generator().manual_seed(0)
     for shape in ((64, 64), (32, 96), (96, 32)):
         u, s, v = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
-        made = torch.linalg.svdvals(trainer.even(u * torch.logspace(0, -2, len(s)) @ v))
+        made = torch.linalg.svdvals(trainer.newton_schulz(u * torch.logspace(0, -2, len(s)) @ v))
         assert 0.65 < made.min() and made.max() < 1.25
 
 
@@ -350,7 +352,7 @@ def test_muon_is_the_published_one():
 
     before, momentum = mine[0].detach().clone(), muon.state[mine[0]]["momentum"].clone()
     muon.found_inf, mine[0].grad, mine[1].grad = torch.ones(()), torch.full((48, 16), math.nan), torch.ones(3)
-    muon.step()                                             # as Trainer.turn tells it: leave this step out
+    muon.step()                                             # as Learner.update tells it: leave this step out
     assert same([before, momentum], [mine[0].detach(), muon.state[mine[0]]["momentum"]])
 
 
@@ -407,14 +409,14 @@ def line_stage(bad=()):
             yield {"x": torch.randn(8, 2, generator=rng), "sick": math.nan if step in bad else 1.0,
                    "index": torch.arange(8) + step, "caption": ["a cat"] * 8}
     torch.manual_seed(0)
-    return Stage({"line": Player(loss, line=Line())}, endless, None)
+    return Stage({"line": Player({"line": Line()}, loss)}, endless, None)
 
 
 def fit(out, steps, bad=(), **flags):
     """The loop alone, on the line: what it leaves for resuming."""
     cfg = apply(Config(), {"out": str(out), "stage": "line", "steps": steps, "bf16": False, "warmup": 0,
                            "log_every": 1, "lr": 0.1, **flags})
-    trainer.fit(cfg, Run(), line_stage(bad))
+    train.fit(cfg, Run(), line_stage(bad))
     return read_state(out / "line" / "state.pt")
 
 
@@ -442,14 +444,14 @@ def test_a_step_that_is_not_finite_moves_nothing(tmp_path, capsys):
     stage = line_stage(bad={1})
     cfg = apply(Config(), {"bf16": False, "lr": 0.1})
     trainer, source = Trainer(cfg, Run(), stage), stage.batches(0)
-    trainer.take_step([next(source)])
+    step(trainer, [next(source)])
     before = copy.deepcopy(trainer.state())
-    shown = trainer.take_step([next(source)])
+    shown = step(trainer, [next(source)])
     after = copy.deepcopy(trainer.state())
     assert differs(before, after) == ["step", "skipped", "optimizers"] and after["skipped"] == 1
     assert same(before["optimizers"]["line"]["state"], after["optimizers"]["line"]["state"])
     assert math.isnan(shown["line"]) and trainer.failed == 1
-    trainer.take_step([next(source)])
+    step(trainer, [next(source)])
     assert "players" in differs(after, trainer.state()) and trainer.failed == 0
 
     fit(tmp_path, 4, bad={1})
@@ -482,7 +484,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path):
     fit(tmp_path, 2)
     good = (tmp_path / "line.safetensors").read_bytes()
     trainer = Trainer(apply(Config(), {"out": str(tmp_path), "stage": "line"}), Run(), line_stage())
-    trainer.ema["line"][0].fill_(math.inf)
+    trainer.learners["line"].ema["nets.line.layer.weight"].fill_(math.inf)
     with pytest.raises(UserError, match="line has diverged: weights that are not finite at step 0; not"):
         trainer.save()
     assert (tmp_path / "line.safetensors").read_bytes() == good
@@ -496,8 +498,8 @@ def test_in_a_game_a_step_counts_once(tiny, tmp_path, monkeypatch):
     """A discriminator that is well does not hide that the DP-VAE is not; two sick ones are one bad step."""
     honest = vae.dp_vae_loss
 
-    def loss(*words):
-        total, x_hat, log = honest(*words)
+    def loss(*words, **how):
+        total, x_hat, log = honest(*words, **how)
         return total * math.nan, x_hat, log
     monkeypatch.setattr(train, "dp_vae_loss", loss)
     with pytest.raises(UserError, match="not finite 10 times in a row at step 10"):
