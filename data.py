@@ -56,6 +56,7 @@ from support.folders import (Captions, all_captions, choose_caption, class_name,
                              is_hidden, is_text, list_classes, list_source, nothing_of, open_image, series,
                              stem_of, warn_equal_captions)
 from support.order import deal, log, mix
+from support.shards import Shards
 from support.video_io import (IMAGES, ROUNDING, VIDEOS, Unusable, VideoFile, crop_clip, nearest_in_time,
                               read_all, read_some, scan_times, to_video)
 
@@ -146,12 +147,16 @@ class ClipFolder:
             raise UserError(f"{source.root}: clips are read from a folder; unpack it first")
         self.root, self.source, self.seed = source.root, source, config.seed
         self.config = dataclasses.replace(config, short=max(config.short or 0, config.size))
-        self.names, self.folders = sorted(source.videos + source.folders), set(source.folders)
-        if not self.names:
-            kinds = (*VIDEOS, "folders of numbered frames")
-            nothing_of(source.root, source.names, kinds, "videos", source.left_out)
         self.memory, self.held, self.remembered = memory, 0, OrderedDict()
-        self.texts = Captions(self.root, source.names, self.names)
+        self.folders = set(source.folders)
+        if source.shards:
+            self.names = self.texts = Shards(self.root, source.shards)
+        else:
+            self.names = sorted(source.videos + source.folders)
+            self.texts = Captions(self.root, source.names, self.names)
+        if not len(self.names):
+            kinds = (*VIDEOS, "folders of numbered frames", ".tar")
+            nothing_of(source.root, source.names, kinds, "videos", source.left_out)
         open_checks(self)
 
     def __len__(self):
@@ -214,8 +219,8 @@ class ClipFolder:
     def decode(self, index, frames, numbers):
         """These frames, of a file (`frames`: its time stamps) or of a folder (its names)."""
         short, long = self.config.short, self.config.long
-        if self.names[index] not in self.folders:
-            return read_some(self.path(index), frames, numbers, short, long)             # (T,h,w,3)
+        if not self.folders or self.names[index] not in self.folders:
+            return read_some(self.file(index), frames, numbers, short, long)             # (T,h,w,3)
         images = [open_image(self.path(index), frames[number], short, long) for number in numbers]
         if len({image.shape for image in images}) > 1:
             raise Unusable("its frames differ in size")
@@ -224,6 +229,10 @@ class ClipFolder:
     def path(self, index):
         """Where on this machine."""
         return os.path.join(self.root, self.names[index])
+
+    def file(self, index):
+        """What a VideoFile is made of: a path, or the bytes of a video in a shard."""
+        return self.names.video(index) if self.source.shards else self.path(index)
 
     def words(self, index, epoch=0):
         """The caption of this visit alone, without reading the video; "" where it cannot be read."""
@@ -278,16 +287,17 @@ class ClipFolder:
     # compare), only the waiting.
     def look(self, index):
         """Decoded whole if it fits its share of memory: which of the two never depends on luck."""
-        path, share = self.path(index), self.memory * 3 // 4 // len(self.names)
+        share = self.memory * 3 // 4 // len(self.names)
         short, long = self.config.short, self.config.long
-        if self.names[index] in self.folders:
+        if self.folders and self.names[index] in self.folders:
             return self.look_at_folder(index, share)
-        pts, times = scan_times(path)
-        with VideoFile(path, short, long) as video:
+        file = self.file(index)
+        pts, times = scan_times(file)
+        with VideoFile(file, short, long) as video:
             fits = len(times) * video.width * video.height * 3 <= share
         if not fits:
             return Remembered(times, frames=pts)
-        times, decoded = read_all(path, short, long)
+        times, decoded = read_all(file, short, long)
         self.window(times, np.random.default_rng(0))           # too short: found out before it is kept
         return Remembered(times, decoded=decoded)
 
@@ -395,7 +405,9 @@ def open_source(name, config, count=None, kind=None):
     if config.frames > 1:
         return ClipFolder(name, config)
     source = list_source(name, config.split)
-    if kind == "video":
+    if source.shards:
+        as_videos = True
+    elif kind == "video":
         as_videos = source.videos or source.folders
     else:
         as_videos = source.videos and len(source.videos) >= len(source.images)
@@ -405,6 +417,19 @@ def open_source(name, config, count=None, kind=None):
         log.warning("%s holds %d videos and %d images: single frames of the videos are taken", name,
                     len(source.videos), len(source.images))
     return ClipFolder(source, config)
+
+
+# A wrong path is told before anything is trained, by the flag that holds it.
+def check_source(flag, name, split="train"):
+    """UserError if nothing to train on lies there."""
+    if name == "toy":
+        return
+    try:
+        source = list_source(name, split)
+        if not source.videos + source.images + source.covers + source.shards:
+            nothing_of(source.root, source.names, VIDEOS + IMAGES, "videos or images", source.left_out)
+    except UserError as error:
+        raise UserError(f"{flag} {error}")
 
 
 # ------------------------------------------------------------------------------- what can be wrong with files
@@ -491,7 +516,7 @@ def measure(dataset, index):
     if name in dataset.folders:
         height, width = open_image(dataset.path(index), video.frames[0]).shape[:2]
         return count, None, width, height
-    with VideoFile(dataset.path(index)) as file:
+    with VideoFile(dataset.file(index)) as file:
         seconds = float(np.ptp(video.times)) * count / max(count - 1, 1)
         return count, seconds, file.width, file.height
 
@@ -500,7 +525,7 @@ def measure(dataset, index):
 # folders' names, a table was not found, and the model will learn to paint "videos".
 def report(dataset):
     """({what: text} of all that a data set holds, each file tried, some to look at with their labels)."""
-    measured, sources, shown = [], Counter(), []
+    measured, sources, said, shown = [], Counter(), set(), []
     picked = set(np.linspace(0, len(dataset) - 1, 8).astype(int).tolist())
     for index in tqdm(range(len(dataset)), desc=f"{len(dataset)} files"):
         try:
@@ -511,6 +536,7 @@ def report(dataset):
             dataset.skipped[dataset.names[index]] = str(reason)
             continue
         sources[source] += 1
+        said.update(captions)
         if index in picked:
             shown.append((item["video"], f"{dataset.names[index]}: {captions[0]}"))
     usable = sum(sources.values())
@@ -518,6 +544,8 @@ def report(dataset):
     if usable:
         lines |= numbers_of(measured)
         lines["captions"] = ", ".join(f"{count} from {source}" for source, count in sources.most_common())
+        if len(said) == 1 and usable > 1:
+            lines["captions"] += f'; all of them are "{said.pop()[:60]}"'
         groups = sorted(set(map(class_name, dataset.places)) - {""})
         if groups:
             names = textwrap.shorten(", ".join(groups), 60)
@@ -559,7 +587,7 @@ def scan(root, config, sheet="out/data.png"):
     """Try every file of a folder; print what is usable, what is skipped and why; save a contact sheet."""
     source = list_source(root, config.split)
     folders = source.folders if os.path.isdir(source.root) else []    # an archive is read as images
-    if not source.videos + source.images + source.covers:
+    if not source.videos + source.images + source.covers + source.shards:
         nothing_of(root, source.names, VIDEOS + IMAGES, "videos or images", source.left_out)
     in_folders = [name for name in source.images if (name.rpartition("/")[0] or ".") in folders]
 
@@ -567,7 +595,7 @@ def scan(root, config, sheet="out/data.png"):
     shown = []
     if source.split:
         print(f"of {root}, only what is for {source.split}; give one of its folders to choose another")
-    if source.videos or folders:
+    if source.videos or folders or source.shards:
         shown += print_report("videos", root, lambda: ClipFolder(root, config))
     if len(in_folders) < len(source.images) or source.covers and not source.images:
         shown += print_report("images", root, lambda: ImageFolder(root, ClipConfig(1, config.size)))

@@ -71,7 +71,8 @@ def list_files(root, left_out=None):
     elif os.path.isfile(archive) and zipfile.is_zipfile(archive):
         names = list_zip(archive, inside)
     else:
-        raise UserError(f"{root} is neither a folder nor a .zip of images; give 'toy' or the path of one")
+        what = "neither a folder nor a .zip of images" if os.path.exists(root) else "not there"
+        raise UserError(f"{root} is {what}; give 'toy' or the path of a folder")
     return sorted({name for name in names if not any(map(is_hidden, name.split("/")))})
 
 
@@ -319,12 +320,13 @@ class Source:
     folders: list = field(default_factory=list)      # of numbered frames: each is a video
     images: list = field(default_factory=list)
     covers: list = field(default_factory=list)       # images beside videos, which are not the data set
+    shards: list = field(default_factory=list)       # .tar files of videos (shards.py), where no videos are
     split: str = ""                  # which part was taken, of a root that holds several
 
     def passed_over(self):
         """{ending: how many} of the files that are neither media, nor captions, nor tables."""
         stems = {stem_of(name) for name in self.videos + self.images + self.folders}
-        used = VIDEOS + IMAGES + TABLES + (".tar",)
+        used = VIDEOS + IMAGES + TABLES + ((".tar",) if self.shards else ())
         rest = [name for name in self.names if not name.lower().endswith(used)]
         return Counter(os.path.splitext(name)[1].lower() or "no ending" for name in rest
                        if not (name.endswith(".txt") and name[:-4] in stems))
@@ -361,6 +363,9 @@ def list_source(root, split="train"):
         if split:
             source.names, source.split = choose_split(root, source.names, split)
     source.videos, source.folders, source.images, source.covers = sort_media(source.names)
+    shards = [name for name in source.names if name.lower().endswith(".tar")]
+    if not source.videos and not source.folders and len(shards) > len(source.images):
+        source.shards = shards
     refuse_duplicates(root, source.videos, source.folders)
     return source
 
@@ -401,7 +406,8 @@ def choose_split(root, names, split="train"):
 def folder_splits(names):
     """{folder: its split} where a folder of one split lies beside a folder of another."""
     beside = {}                                                     # parent -> {folder: split}
-    for folder in {name.rpartition("/")[0] for name in names if name.lower().endswith(VIDEOS + IMAGES)}:
+    media = VIDEOS + IMAGES + (".tar",)
+    for folder in {name.rpartition("/")[0] for name in names if name.lower().endswith(media)}:
         while folder:
             parent, _, own = folder.rpartition("/")
             if split_named(own):

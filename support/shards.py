@@ -1,0 +1,149 @@
+"""shards.py - WebDataset shards: clips by the thousand in .tar files, read in place by an index of offsets.
+
+A shard is what video2dataset writes: the files of a sample stand one after another, under one name but for
+their endings, each behind a header of 512 bytes that says its name and its size:
+
+    00000.tar    000000000.json  000000000.mp4  000000000.txt  000000001.json  000000001.mp4  ...
+                                 ^ offset, size
+
+Mostly shards are read as streams, in order, through a buffer that shuffles a little. That is quick on a
+network's disks, but what a step sees then hangs on the buffer, the workers and all that went before, so a run
+that was stopped cannot be taken up where it was. Here all headers are read once, at the start (6 to 9 seconds
+for a million samples whose headers are in memory; on a cold disk about a seek for each sample). After that a
+sample is a seek and a read, and item(index, epoch) is a function of numbers, as for files.
+
+Kept are six whole numbers a sample, 48 bytes: where its video, its .txt and its .json lie, and how long they
+are. Of its name nothing: it is read again where a message needs it."""
+
+import json
+import logging
+import mmap
+import os
+import re
+import struct
+
+import numpy as np
+
+from support.cli import UserError
+from support.folders import CAPTION_BYTES, MAX_BYTES, TEXT_COLUMNS, as_captions, decode
+from support.video_io import VIDEOS, Unusable
+
+log = logging.getLogger("data")
+
+BLOCK = 512
+LONG_NAME = re.compile(rb"\d+ path=([^\n]*)\n")     # what Python's tarfile writes before a name it finds long
+
+
+class Shards:
+    """The samples of a root's .tar files: for each a name, captions, and the bytes of a video."""
+
+    def __init__(self, root, names):
+        self.root, self.shards, self.tables = root, [], {}
+        found, first = [], [0]
+        for name in names:
+            rows, problem = read_index(os.path.join(root, name))                         # (n,6)
+            if problem:
+                self.tables[name] = f"{problem}; {len(rows)} samples of it are used"
+                log.warning("%s/%s: %s", root, name, self.tables[name])
+            if len(rows):
+                self.shards.append(name)
+                found.append(rows)
+                first.append(first[-1] + len(rows))
+        if not found:
+            raise UserError(f"no sample with a video in the {len(names)} shards (.tar) of {root}")
+        self.rows, self.first = np.concatenate(found), np.array(first)                   # (n,6), (shards+1,)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def shard_of(self, index):
+        """The name of the shard that a sample lies in."""
+        return self.shards[int(np.searchsorted(self.first, index, "right")) - 1]
+
+    def __getitem__(self, index):
+        """A sample's name, for messages: 00003.tar: 000003012.mp4."""
+        header = self.read_at(index, self.rows[index, 0] - BLOCK, BLOCK)
+        return f"{self.shard_of(index)}: {header[:100].split(bytes(1))[0].decode(errors='replace')}"
+
+    def read_at(self, index, offset, size):
+        try:
+            with open(os.path.join(self.root, self.shard_of(index)), "rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            raise Unusable(f"its shard cannot be read ({error.strerror})")
+
+    def video(self, index):
+        """The bytes of a sample's video."""
+        offset, size = self.rows[index, :2]
+        if size > MAX_BYTES:
+            raise Unusable(f"{size >> 20} MB: too large")
+        return self.read_at(index, offset, size)
+
+    def lookup(self, index):
+        """([captions], where they are from): its .txt, else a text of its .json, else nothing."""
+        _, _, text_at, text_size, json_at, json_size = self.rows[index]
+        if max(text_size, json_size) > CAPTION_BYTES:
+            raise Unusable("its caption is too large")
+        try:
+            if text_size:
+                text = " ".join(decode(self.read_at(index, text_at, text_size)).split())
+                if text:
+                    return [text], "a .txt beside it"
+            if json_size:
+                about = json.loads(decode(self.read_at(index, json_at, json_size)))
+                for key in TEXT_COLUMNS:
+                    if isinstance(about, dict) and (captions := as_captions(about.get(key), index)):
+                        return captions, "a .json beside it"
+        except (ValueError, RecursionError) as error:
+            raise Unusable(f"its caption cannot be read ({error})")
+        return [""], "nowhere"
+
+
+# Python's tarfile knows every kind of .tar there is, and takes 50 microseconds a header for it: five minutes
+# for the six million of a million samples. What WebDataset writes is one kind, whose header holds all that is
+# wanted at fixed places, so they are read here, a microsecond each.
+HEADER = struct.Struct("100s 24x 11s 21x c 100x 5s")        # name; size, to the base 8; kind; "ustar"
+SLOTS = {b"txt": 2, b"json": 4} | {ending[1:].encode(): 0 for ending in VIDEOS}      # where in a sample's row
+
+
+def read_index(path):
+    """((n,6) offsets and sizes of video, text and JSON of each sample with a video, what is wrong or "")."""
+    rows, last, problem = [], None, ""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for stem, slot, offset, size in members(data):
+                if stem != last or rows[-1][slot + 1]:
+                    last = stem
+                    rows.append([0] * 6)
+                rows[-1][slot:slot + 2] = offset, size
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    return np.array([row for row in rows if row[1]], np.int64).reshape(-1, 6), problem
+
+
+def members(data):
+    """(its sample's name, slot, offset, size) of each file of a .tar that we read; ValueError where it is cut
+    or none."""
+    at, end, long_name = 0, len(data), None
+    while at + BLOCK <= end:
+        name, size, kind, magic = HEADER.unpack_from(data, at)
+        if not name[0]:                                       # a block of zeros: the end
+            return
+        if magic != b"ustar":
+            raise ValueError(f"no .tar from byte {at} on")
+        size, offset = int(size, 8), at + BLOCK
+        at = offset + (size + BLOCK - 1) // BLOCK * BLOCK
+        if at > end:
+            raise ValueError(f"cut at byte {end}")
+        if kind == b"x":                                      # Python's notes on the next file
+            if data.find(b" path=", offset, offset + size) >= 0:
+                long_name = LONG_NAME.search(data[offset:offset + size])[1]
+        elif kind == b"L":                                    # GNU's long name of it
+            long_name = data[offset:offset + size].rstrip(bytes(1))
+        elif kind in (b"0", bytes(1)):
+            stem, _, ending = (long_name or name.rstrip(bytes(1))).rpartition(b".")
+            long_name = None
+            slot = SLOTS.get(ending.lower())
+            if slot is not None:
+                yield stem, slot, offset, size
