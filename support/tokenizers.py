@@ -92,7 +92,7 @@ MEANINGS = (
      "night": "midnight nighttime evening space starry", "sunset": "dusk dawn sunrise twilight",
      "snow": "winter ice snowy arctic mountain", "desert": "beach sand dunes sahara sandy",
      "underwater": "ocean sea lake river submerged pool water"})
-# words that carry no picture: left out without a word
+# words that show nothing: left out without a word
 SILENT = set("is are was were be being of and with some this that these its his her their my our very there "
              "it to by s while who which has have".split())
 
@@ -128,15 +128,20 @@ class WordTokenizer:
     def near(self, word):
         """An unknown word -> three known words or phrases, nearest first, and whether the first may stand for
         it: by meaning, or by one slip of the finger."""
-        has = lambda phrase: all(part in self.ids for part in phrase.split())
-        alike = [[what, *filter(has, row)] for row in MEANINGS for what, also in row.items()
-                 if has(what) and any(word in (other, *endings(other)) for other in also.split())]
         spelled = difflib.get_close_matches(word, self.words, 3, 0.01)
-        swapped = {word[:at] + word[at:at + 2][::-1] + word[at + 2:] for at in range(len(word) - 1)}
-        slips = [other for other in spelled if len(other) > 2 and (
-            other in swapped or difflib.SequenceMatcher(None, word, other).ratio() >= 0.8)]
-        sure = alike[0] if alike else slips
+        sure = self.alike(word)
+        if not sure:
+            sure = [other for other in spelled if is_slip(word, other)]
         return list(dict.fromkeys([*sure, *spelled]))[:3], bool(sure)
+
+    def alike(self, word):
+        """What it means and the others of that kind: the first row of MEANINGS that has it; [] if none."""
+        for row in MEANINGS:
+            known = [what for what in row if all(part in self.ids for part in what.split())]
+            for what in known:
+                if any(word in endings(other) for other in row[what].split()):
+                    return [what, *known]
+        return []
 
     def understand(self, prompt):
         """What a person typed -> (what the model reads, notes): "a tiger" -> "a cat", a line that says so."""
@@ -145,13 +150,16 @@ class WordTokenizer:
         kinds = {kind_of(self.known[word]) for word in said if word in self.known} - {None}
         read, notes, made = [], [], set()
         for word in said:                                        # a branch for each line of the drawing above
-            near, sure = ([self.known[word]], True) if word in self.known else self.near(word)
             if word in self.known:
                 read.append(self.known[word])
-            elif sure and near[0] in made:                       # a teddy bear is one dog
+                continue
+            near, sure = self.near(word)
+            if sure and near[0] in made:                         # a teddy bear is one dog
                 notes.append(missing(word, near, f'"{near[0]}" again'))
             elif sure and kind_of(near[0]) not in kinds:
-                kinds, made = kinds | {kind_of(near[0])} - {None}, made | {near[0]}
+                if kind_of(near[0]) is not None:
+                    kinds.add(kind_of(near[0]))
+                made.add(near[0])
                 read += near[0].split()
                 notes.append(missing(word, near, f'read as "{near[0]}"'))
             else:
@@ -162,27 +170,40 @@ class WordTokenizer:
             read.remove("right")
         if notes:                                                # "running right" is not "moving right right"
             read = [word for n, word in enumerate(read) if [word] != read[n - 1:n]]
-        return " ".join(read), notes + cut_note("the model", "words", read, self.length - 2,
-                                                [word + " " for word in read])
+        words = [word + " " for word in read]
+        return " ".join(read), notes + cut_note("the model", "words", read, self.length - 2, words)
 
     def notes(self, prompt):
-        """What a person should hear about this prompt; [] where all of it is understood."""
+        """What a person should be told about this prompt; [] where all of it is understood."""
         return self.understand(prompt)[1]
 
 
+def is_slip(word, other):
+    """Whether a known word was meant and one finger slipped: two letters swapped, or nearly all the same."""
+    if len(other) <= 2:
+        return False
+    swapped = [word[:at] + word[at:at + 2][::-1] + word[at + 2:] for at in range(len(word) - 1)]
+    return other in swapped or difflib.SequenceMatcher(None, word, other).ratio() >= 0.8
+
+
 def endings(word):
-    """What else a person may type for it: cats, boxes, puppies; jump, jumps, jumped; spin for spinning."""
+    """The word, and what else a person may type for it: cats, boxes, puppies; jumps, jumped; spin for
+    spinning."""
     stems = [word]
     if word.endswith("ing") and len(word) > 4:
-        stems += [word[:-3], word[:-3] + "e"] + [word[:-4]] * (word[-4] == word[-5])
+        stems += [word[:-3], word[:-3] + "e"]
+        if word[-4] == word[-5]:                                 # spinning, spin
+            stems.append(word[:-4])
     forms = [stem + ending for stem in stems for ending in ("", "s", "es", "d", "ed")]
     return forms + [stem[:-1] + "ies" for stem in stems if stem.endswith("y")]
 
 
 def kind_of(word):
     """Of what kind a known word or phrase is: the row of MEANINGS, 3 for all subjects; None if in no row."""
-    return next((max(n, 3) for n, row in enumerate(MEANINGS) for what in row
-                 if word in (what, what.split()[0])), None)
+    for number, row in enumerate(MEANINGS):
+        if any(word in (what, what.split()[0]) for what in row):
+            return max(number, 3)
+    return None
 
 
 def missing(word, near, verdict):
@@ -193,9 +214,10 @@ def missing(word, near, verdict):
 
 def cut_note(who, units, tokens, length, words):
     """[the note about more than `length` tokens, if there are]; words[:length] is the text still read."""
-    return [] if len(tokens) <= length else [
-        f'too long: {who} reads {length} of {len(tokens)} {units}, up to '
-        f'"{" ".join("".join(words[:length]).split()[-3:])[-60:]}"']
+    if len(tokens) <= length:
+        return []
+    last = " ".join("".join(words[:length]).split()[-3:])[-60:]
+    return [f'too long: {who} reads {length} of {len(tokens)} {units}, up to "{last}"']
 
 
 def tell(prompts, notes, told):
@@ -295,9 +317,12 @@ class CLIPTokenizer:
         """[a note on where CLIP stops reading, if it does]; BOS and EOS take two of its places."""
         ids = self.encode(prompt)[1:-1]
         back = {letter: byte for byte, letter in self.byte_letter.items()}
-        words = [bytes(back[letter] for letter in name.replace("</w>", "")).decode("utf-8", "ignore")
-                 + " " * name.endswith("</w>") for name in (self.names[index] for index in ids[:length - 2])
-                 if not name.startswith("<|")]
+        words = []
+        for index in ids[:length - 2]:
+            letters, ends_word = self.names[index].removesuffix("</w>"), self.names[index].endswith("</w>")
+            if not letters.startswith("<|"):                     # <|startoftext|> typed in the prompt
+                text = bytes(back[letter] for letter in letters).decode("utf-8", "ignore")
+                words.append(text + " " if ends_word else text)
         return cut_note("CLIP", "tokens", ids, length - 2, words)
 
     def bpe(self, word):
@@ -310,9 +335,9 @@ class CLIPTokenizer:
 
     def merge(self, word):
         """Join the earliest pair of the list, everywhere in the word, until none is known."""
-        pieces, before = [*word[:-1], word[-1] + "</w>"], None
-        while pieces != before:
-            before, pieces = pieces, self.join_best(pieces)
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while (joined := self.join_best(pieces)) != pieces:
+            pieces = joined
         return pieces
 
     def join_best(self, pieces):
@@ -322,9 +347,12 @@ class CLIPTokenizer:
             return pieces
         joined, at = [], 0
         while at < len(pieces):
-            hit = tuple(pieces[at:at + 2]) == pair
-            joined.append("".join(pair) if hit else pieces[at])
-            at += 2 if hit else 1
+            if tuple(pieces[at:at + 2]) == pair:
+                joined.append("".join(pair))
+                at += 2
+            else:
+                joined.append(pieces[at])
+                at += 1
         return joined
 
 
@@ -360,8 +388,11 @@ def words_for_clip(text):
     words, at = [], 0
     while at < len(text):
         match = CONTRACTION.match(text, at) or RUN.match(kinds, at)
-        words += [text[at:match.end()]] if match else []
-        at = match.end() if match else at + 1
+        if match:
+            words.append(text[at:match.end()])
+            at = match.end()
+        else:
+            at += 1
     return words
 
 
@@ -409,11 +440,15 @@ class T5Tokenizer:
         """From spiece.model or tokenizer.json, or the folder that holds either."""
         path = Path(path)
         if path.is_dir():
-            path = path / ("tokenizer.json" if (path / "tokenizer.json").is_file() else "spiece.model")
+            spiece = path / "spiece.model"
+            path = path / "tokenizer.json"
+            if not path.is_file():
+                path = spiece
         if not path.is_file():
             raise UserError(f"no T5 tokenizer at {path}; give a spiece.model or a tokenizer.json")
+        read = read_tokenizer_json if path.suffix == ".json" else read_spiece
         try:
-            return cls(*(read_tokenizer_json if path.suffix == ".json" else read_spiece)(path.read_bytes()))
+            return cls(*read(path.read_bytes()))
         except (KeyError, IndexError, TypeError, ValueError, struct.error) as error:
             raise UserError(f"{path} is not a T5 tokenizer or is damaged ({error!r}); download it again")
 
@@ -428,12 +463,16 @@ class T5Tokenizer:
         """One prompt -> [..., </s>], not cut. A special token typed in the prompt is that token."""
         ids = []
         for part in self.special.split(prompt):
-            ids += [self.specials[part]] if part in self.specials else self.unigram(self.normalise(part))
+            if part in self.specials:
+                ids.append(self.specials[part])
+            else:
+                ids += self.unigram(self.normalise(part))
         return ids + [self.eos]
 
     def notes(self, prompt, length=77):
         """[a note on where T5 stops reading, if it does]; </s> takes one of its places."""
-        ids, names = self.encode(prompt)[:-1], {index: piece for piece, (index, _) in self.pieces.items()}
+        ids = self.encode(prompt)[:-1]
+        names = {index: piece for piece, (index, _) in self.pieces.items()}
         words = [names.get(index, "").replace("\u2581", " ") for index in ids[:length - 1]]
         return cut_note("T5", "tokens", ids, length - 1, words)
 
@@ -537,8 +576,12 @@ def protobuf(data):
         if tag & 7 == 0:
             value, at = varint(data, at)
         else:
-            size, at = {1: (8, at), 5: (4, at)}[tag & 7] if tag & 7 != 2 else varint(data, at)
-            value, at = data[at:at + size], at + size
+            if tag & 7 == 2:
+                size, at = varint(data, at)
+            else:
+                size = {1: 8, 5: 4}[tag & 7]
+            value = data[at:at + size]
+            at += size
         if at > len(data):
             raise ValueError("the file ends in the middle of a field")
         yield tag >> 3, value
@@ -556,12 +599,19 @@ def varint(data, at):
 def longest_rule(trie, data, at):
     """(bytes matched, place of the replacement), or (0, 0). A darts-clone double array: a unit holds its
     label (low byte), whether a value hangs below it (bit 8), the xor distance to its children (the rest)."""
-    found, node = (0, 0), trie[0] >> 10 << ((trie[0] & 0x200) >> 6) if trie else 0
-    for end in range(at, len(data) if trie else at):
+    if not trie:
+        return 0, 0
+    found, node = (0, 0), children_of(trie[0])
+    for end in range(at, len(data)):
         unit = trie[node ^ data[end]]
         if unit & 0x800000FF != data[end]:
             break
-        node ^= data[end] ^ (unit >> 10 << ((unit & 0x200) >> 6))
+        node ^= data[end] ^ children_of(unit)
         if unit & 0x100:
             found = (end + 1 - at, trie[node] & 0x7FFFFFFF)
     return found
+
+
+def children_of(unit):
+    """The xor distance to a unit's children: its upper 22 bits, times 256 if bit 9 is set."""
+    return unit >> 10 << ((unit & 0x200) >> 6)
