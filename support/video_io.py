@@ -133,6 +133,8 @@ class VideoFile:
     def find_stream(self):
         """The first stream of moving images."""
         for stream in self.container.streams.video:
+            if stream.codec_context is None:
+                raise Unusable("its codec is unknown to this PyAV")
             is_cover = stream.disposition & av.stream.Disposition.attached_pic
             if not is_cover and stream.width:
                 if stream.width * stream.height > MAX_PIXELS:
@@ -145,8 +147,6 @@ class VideoFile:
     def find_decoder(self):
         """What turns the stream's packets into frames."""
         own = self.stream.codec_context
-        if own is None:
-            raise Unusable("its codec is unknown to this PyAV")
         google = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(own.name)
         if google and self.stream.metadata.get("alpha_mode") == "1":
             return av.CodecContext.create(google, "r")

@@ -7,9 +7,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from support import drawing, video_io
+from support.cli import UserError
 from conftest import RED, clips_in, images_in, make_clip, make_image, numbers, pixel, same
 
 
@@ -69,7 +70,8 @@ def test_a_cut_mp4_gives_what_is_left_of_it(tmp_path):
 
 def test_damage_in_the_middle_loses_frames_not_the_file(tmp_path):
     """A corrupt packet is stepped over; every window still has its number of frames."""
-    video_io.save_video(tmp_path / "a.mp4", np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8))
+    noise = np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8)
+    video_io.save_video(tmp_path / "a.mp4", noise)
     content = bytearray((tmp_path / "a.mp4").read_bytes())
     content[len(content) // 2:len(content) // 2 + 3000] = bytes(3000)
     (tmp_path / "a.mp4").write_bytes(content)
@@ -158,6 +160,124 @@ def test_colours_follow_the_films_own_matrix_and_range(tmp_path, matrix, full):
     assert np.abs(video_io.read_video(tmp_path / "a.mkv")[0, 9, 9] - np.array(RED)).max() <= 3
 
 
+PATCHES = ((255, 255, 255), (128, 128, 128), (200, 40, 40), (40, 160, 60), (224, 172, 140))
+
+
+def patches(path, size, codec="libx264", pix="yuv420p", *, trc=2, matrix=2, made_by=1, **options):
+    """Five patches side by side; tagged with `matrix`, whatever they are made by."""
+    width, height = size
+    frame = np.repeat(np.array(PATCHES, np.uint8), width // 5, axis=0)[None].repeat(height, 0)     # (H,W,3)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix
+        stream.codec_context.color_trc, stream.codec_context.colorspace = trc, matrix
+        for _ in range(8):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = picture.reformat(format=pix, dst_colorspace=made_by, dst_color_range=1)
+            picture.colorspace, picture.color_trc = matrix, trc
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("size, made_by", [((1280, 720), 1), ((640, 352), 5)])
+def test_untagged_hd_is_bt709_and_smaller_is_bt601(tmp_path, size, made_by):
+    """What every player takes them for."""
+    frame = video_io.read_video(patches(tmp_path / "a.mp4", size, made_by=made_by))[0]
+    for number, colour in enumerate(PATCHES):
+        seen = frame[size[1] // 2, size[0] * (2 * number + 1) // 10]
+        assert np.abs(seen.astype(int) - colour).max() <= 3
+
+
+@pytest.mark.parametrize("trc, name", [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_refused_by_name(tmp_path, trc, name):
+    """Read as ordinary video it would be pale."""
+    patches(tmp_path / "a.mp4", (160, 96), "libx265", "yuv420p10le", trc=trc, matrix=9, made_by=9,
+            **{"x265-params": "log-level=none"})
+    with pytest.raises(UserError, match=f"HDR .{name}.: convert it"):
+        video_io.read_video(tmp_path / "a.mp4")
+
+
+def test_interlaced_video_is_refused_with_the_way_out(tmp_path):
+    """Each frame holds two moments, combed."""
+    patches(tmp_path / "a.mp4", (160, 96), **{"flags": "+ildct+ilme"})
+    with pytest.raises(UserError, match="interlaced.*bwdif"):
+        video_io.read_video(tmp_path / "a.mp4")
+
+
+def test_a_size_that_changes_midway_is_refused(tmp_path):
+    """A call's recording, when the phone is turned: VP8 says it in its packets, not in the file's header."""
+    def packets(size):
+        make_clip(tmp_path / "half.webm", 10, "libvpx", size=size)
+        with av.open(str(tmp_path / "half.webm")) as half:
+            return [bytes(packet) for packet in half.demux(video=0) if packet.size]
+
+    both = [*packets((64, 48)), *packets((48, 64))]
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream("libvpx", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number, content in enumerate(both):
+            packet = av.Packet(content)
+            packet.stream, packet.pts, packet.dts = stream, number * 40, number * 40
+            packet.time_base = Fraction(1, 1000)
+            container.mux(packet)
+    with pytest.raises(UserError, match="change size, from 64 x 48 to 48 x 64"):
+        video_io.read_video(tmp_path / "a.webm")
+
+
+def test_transparent_vp9_is_shown_over_white(tmp_path):
+    """Its transparency stands beside the packets, where only Google's decoder looks; also after a seek."""
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=10, options={"g": "5", "auto-alt-ref": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuva420p"
+        for _ in range(12):
+            pixels = np.zeros((64, 64, 4), np.uint8)
+            pixels[16:48, 16:48] = (*RED, 255)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgba")))
+        container.mux(stream.encode())
+    pts, _ = video_io.scan_times(tmp_path / "a.webm")
+    sought = video_io.read_some(tmp_path / "a.webm", pts, [7, 8])
+    for frames in (video_io.read_video(tmp_path / "a.webm"), sought):
+        assert (frames[:, 2, 2] > 250).all() and np.abs(frames[:, 32, 32].astype(int) - RED).max() <= 6
+
+
+def test_a_tag_in_another_alphabet_harms_nobody(tmp_path):
+    """A title in Latin-1; PyAV would raise on opening."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        container.metadata["title"] = "Caf_ cr_me"
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        black = np.zeros((32, 32, 3), np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(black, format="rgb24")))
+        container.mux(stream.encode())
+    content = (tmp_path / "a.mkv").read_bytes()
+    assert content.count(b"Caf_ cr_me") == 1
+    (tmp_path / "a.mkv").write_bytes(content.replace(b"Caf_ cr_me", b"Caf\xe9 cr\xe8me"))
+    assert video_io.read_video(tmp_path / "a.mkv").shape == (1, 32, 32, 3)
+
+
+def test_an_unknown_codec_is_skipped_and_counted(tmp_path):
+    """Next year's codec, in this year's PyAV."""
+    make_clip(tmp_path / "a.mp4", 20)
+    make_clip(tmp_path / "b.mp4", 20)
+    content = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "a.mp4").write_bytes(content.replace(b"avc1", b"zzz9"))
+    clips = clips_in(tmp_path, 4, 16)
+    assert clips.item(0)["caption"] == "b" and "codec is unknown" in clips.skipped["a.mp4"]
+
+
+@pytest.mark.parametrize("rate", [12, 25, 60])
+def test_a_whole_video_is_read_at_the_rate_of_a_model(tmp_path, rate):
+    """A bar that crosses in a second crosses in 25 frames, whatever the file's rate: --video and --extend."""
+    frames = np.zeros((rate + 1, 32, 64, 3), np.uint8)
+    for number in range(rate + 1):
+        frames[number, :, round(56 * number / rate):][:, :8] = 255
+    video_io.save_video(tmp_path / "a.mp4", frames, fps=rate)
+    shown = video_io.read_at_rate(tmp_path / "a.mp4", 25)
+    bars = (shown[:, 16, :, 0] > 128) @ np.arange(64) / 8 - 3.5                          # (T,)  left edges
+    assert len(shown) == 26 and np.abs(bars - 56 * np.arange(26) / 25).max() <= 56 / rate / 2 + 1
+
+
 def test_white_stays_white_when_a_film_is_made_smaller(tmp_path):
     """FFmpeg's quick scaler would give 253."""
     video_io.save_video(tmp_path / "a.mp4", np.full((2, 64, 64, 3), 255, np.uint8))
@@ -218,6 +338,21 @@ def test_exif_orientation_is_honoured(tmp_path):
     picture.save(tmp_path / "a.png", exif=exif)
     upright = video_io.read_image(tmp_path / "a.png")
     assert upright.shape == (32, 16, 3) and upright[4, 8, 0] == 255 and upright[28, 8, 0] == 0
+
+
+def test_a_wider_screens_colours_become_srgb(tmp_path):
+    """An ICC profile: the red of sRGB has other numbers on a screen of another red."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = Image.new("RGB", (16, 16), RED)
+    swapped = srgb.replace(b"s\0R\0G\0B", b"o\0d\0d\0!").replace(b"sRGB", b"odd!")
+    for old, new in ((b"rXYZ", b"tXYZ"), (b"gXYZ", b"rXYZ"), (b"tXYZ", b"gXYZ")):
+        swapped = swapped.replace(old, new)
+    image.save(tmp_path / "a.png", icc_profile=swapped)
+    image.save(tmp_path / "b.png", icc_profile=srgb)
+    image.save(tmp_path / "c.png", icc_profile=b"broken")
+    odd, plain, broken = (video_io.read_image(tmp_path / name)[4, 4] for name in ("a.png", "b.png", "c.png"))
+    assert plain.tolist() == broken.tolist() == list(RED)
+    assert np.abs(odd.astype(int) - (RED[1], RED[0], RED[2])).max() <= 3          # its red is our green
 
 
 def test_resizing_does_not_alias(tmp_path):
