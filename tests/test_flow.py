@@ -111,29 +111,23 @@ def test_the_average_velocity_carries_noise_onto_data():
 def test_paths_do_not_cross():
     """The lines of training do; but from one place there is one way on: on a line their order stays."""
     velocity, noise = show_flow.oracle(torch.tensor([[-1.0], [0.5], [1.0]])), randn(300, 1).sort(0).values
-    path = [noise]
-    flow.euler(velocity, noise, flow.sigmas(100, 1.0), callback=lambda i, x: path.append(x))
-    path = torch.cat(path, 1)[:, :-1]                                          # (300,100) all but the landing
+    path, levels = [noise], flow.sigmas(100, 1.0)
+    for i in range(99):                                                        # all steps but the last
+        path.append(flow.euler(velocity, path[-1], levels[i:i + 2]))
+    path = torch.cat(path, 1)                                                  # (300,100)
     assert (path.diff(dim=0) >= 0).all()
 
 
-def test_euler_tells_the_model_the_time_and_the_caller_every_step():
-    """t = 1 - sigma for every clip, from 0 up; the callback's last x is the result."""
-    times, seen = [], []
-    velocity = lambda x, t: times.append(t) or torch.zeros_like(x)
-    x = flow.euler(velocity, randn(2, 3), flow.sigmas(4), callback=lambda i, x: seen.append((i, x)))
+def test_euler_tells_the_model_the_time():
+    """t = 1 - sigma for every clip, from 0 up; x is float32 whatever the model answers in."""
+    times, dtypes = [], []
+    def velocity(x, t):
+        times.append(t)
+        dtypes.append(x.dtype)
+        return torch.zeros_like(x, dtype=torch.bfloat16)
+    x = flow.euler(velocity, randn(2, 3).bfloat16(), flow.sigmas(4))
     assert_close(torch.stack(times), (1 - flow.sigmas(4)[:-1])[:, None].expand(4, 2))
-    assert [i for i, _ in seen] == [0, 1, 2, 3] and torch.equal(seen[-1][1], x)
-
-
-def test_a_partial_start_keeps_the_clip_when_almost_nothing_is_denoised():
-    """Image to image: euler's data enters at sigmas[0]; with no step left it comes back as it was."""
-    data, levels = randn(2, 3), flow.sigmas(10, denoise=0.6)
-    assert len(levels) == 7 and torch.equal(levels, flow.sigmas(10)[4:])
-    still = lambda x, t: torch.zeros_like(x)
-    start = flow.euler(still, randn(2, 3, seed=1), levels, data=data)
-    assert_close(start, levels[0] * randn(2, 3, seed=1) + (1 - levels[0]) * data)
-    assert torch.equal(flow.euler(still, randn(2, 3), flow.sigmas(10, denoise=0.0), data=data), data)
+    assert {*dtypes, x.dtype} == {torch.float32}
 
 
 def test_the_schedule_is_sd3s_table():
@@ -162,12 +156,12 @@ def test_a_shift_keeps_the_question_as_hard_for_more_pixels():
 
 def test_training_times_are_logit_normal():
     """SD3 3.1: logit(sigma) ~ N(mean, std); t = 1 - sigma; the shift lowers t (more noise)."""
-    t = flow.sample_times(20000, mean=0.5, std=2.0, generator=torch.Generator().manual_seed(0))
+    t = flow.sample_times(randn(20000), mean=0.5, std=2.0)
     logit = torch.logit(1 - t.double())
     assert abs(logit.mean() - 0.5) < 0.05 and abs(logit.std() - 2.0) < 0.05
     u = randn(100)
-    assert_close(flow.sample_times(100, u=u), 1 - torch.sigmoid(u))
-    assert (flow.sample_times(100, shift=3.0, u=u) < flow.sample_times(100, u=u)).all()
+    assert_close(flow.sample_times(u), 1 - torch.sigmoid(u))
+    assert (flow.sample_times(u, shift=3.0) < flow.sample_times(u)).all()
 
 
 def test_flow_loss_is_the_mean_squared_velocity_error_in_float32():
@@ -236,12 +230,12 @@ def test_sampling_guides_away_from_the_null_prompt_of_training():
 
 
 def test_guidance_is_the_null_answer_plus_scale_times_the_difference():
-    """v = v_u + s (v_c - v_u), for zeros and for a given null condition."""
+    """v = v_null + s (v_cond - v_null), for zeros and for a given null condition."""
     model = lambda x, t, c: x * along(c, x) + along(t, x)
     x, t, c, null = randn(2, 3), torch.tensor([0.1, 0.6]), torch.tensor([2.0, 3.0]), torch.tensor([7.0, 7.0])
     for given, used in ((None, torch.zeros(2)), ({"c": null}, null)):
-        v_u, v_c = model(x, t, used), model(x, t, c)
-        assert_close(flow.guided(model, {"c": c}, 4.5, given)(x, t), v_u + 4.5 * (v_c - v_u))
+        v_null, v_cond = model(x, t, used), model(x, t, c)
+        assert_close(flow.guided(model, {"c": c}, 4.5, given)(x, t), v_null + 4.5 * (v_cond - v_null))
 
 
 def test_scale_one_is_one_forward_of_the_conditional_model():
@@ -296,90 +290,65 @@ def points_eps(ddpm, points):
     return predict
 
 
+def given_first(velocity, known, noise, steps):
+    """flow.euler with something known, as sample.py does it."""
+    model = flow.held(velocity, known, lambda t: flow.interpolate(noise, known.latent, t))
+    return known.hold(flow.euler(model, noise, flow.sigmas(steps, 1.0)), known.latent)
+
+
 def test_what_is_known_stands_at_its_noise_level_at_every_step():
-    """Eq. 5: the model sees (1-t) noise + t z there, and the walk ends on z to the last bit."""
+    """Eq. 5: the model sees (1-t) noise + t z there, and the result holds z to the last bit."""
     noise, z, seen = randn(3, 2, 4, 2, 2), randn(3, 2, 4, 2, 2, seed=1), []
     mask = torch.zeros(3, 1, 4, 1, 1, dtype=torch.bool)
     mask[:, :, 0], mask[1, :, 3] = True, True                        # each clip of a batch has its own mask
     velocity = lambda x, t: seen.append((x, t)) or 0.3 * x
-    x = flow.euler(velocity, noise, flow.sigmas(5), known=flow.Known(z, mask))
+    x = given_first(velocity, flow.Known(z, mask), noise, 5)
     everywhere = mask.expand_as(x)
     for shown, t in seen:
         assert_close(shown[everywhere], flow.interpolate(noise, z, t)[everywhere])
     assert torch.equal(x[everywhere], z[everywhere]) and (x - z)[~everywhere].abs().min() > 0
 
 
-def test_nothing_known_is_the_plain_walk():
+def test_nothing_known_changes_nothing():
     """A mask of False changes no bit, nor does anything unknown, a NaN even, get through."""
     noise, velocity = randn(2, 1, 2, 1, 1), gaussian_velocity(torch.eye(2))
     nothing = flow.Known(torch.full((2, 1, 2, 1, 1), math.nan), torch.zeros_like(FIRST))
-    one, other = (flow.euler(velocity, noise, flow.sigmas(6), known=known) for known in (nothing, None))
-    assert torch.equal(one, other)
+    plain = flow.euler(velocity, noise, flow.sigmas(6, 1.0))
+    assert torch.equal(given_first(velocity, nothing, noise, 6), plain)
 
 
-@pytest.mark.parametrize("walk", ["euler", "ddpm", "ddim"])
-def test_the_unknown_frame_follows_the_known_one(walk):
-    """Data (-1,1) and (1,-1), first frame 1: the second is -1, in 8 of 10 clips by holding the first, in
-    95 of 100 by walking each step four times (RePaint); never anything that is no data."""
-    torch.manual_seed(0)
-    points, noise, right = torch.tensor([[-1.0, 1], [1, -1]]), randn(1000, 1, 2, 1, 1), []
-    for again in (1, 4):
-        known = flow.Known(torch.ones(1, 1, 2, 1, 1), FIRST, again)
-        if walk == "euler":
-            x = flow.euler(points_velocity(points), noise, flow.sigmas(28, 1.0), known=known)
-        else:
-            ddpm, sample = DDPM().respace("50"), {"ddpm": flow.ddpm_sample, "ddim": flow.ddim_sample}[walk]
-            x = sample(ddpm, points_eps(ddpm, points), noise, known=known)
-        second = x[:, 0, 1, 0, 0]
-        assert torch.equal(x[:, 0, 0], torch.ones(1000, 1, 1)) and (second.abs() - 1).abs().max() < 0.1
-        right.append((second < 0).float().mean())
-    assert 0.75 < right[0] < right[1] and right[1] > 0.95
+@pytest.mark.parametrize("sampler", ["euler", "ddpm", "ddim"])
+def test_the_unknown_frame_follows_the_known_one(sampler):
+    """Data (-1,1) and (1,-1), first frame 1: the second is -1, in 8 of 10 clips by holding the first; hardly
+    ever anything that is no data."""
+    points, noise = torch.tensor([[-1.0, 1], [1, -1]]), randn(1000, 1, 2, 1, 1)
+    known = flow.Known(torch.ones(1, 1, 2, 1, 1), FIRST)
+    if sampler == "euler":
+        x = given_first(points_velocity(points), known, noise, 28)
+    else:
+        ddpm, steps = DDPM().respace("50"), {"ddpm": flow.ddpm_sample, "ddim": flow.ddim_sample}[sampler]
+        model = flow.held(points_eps(ddpm, points), known,
+                          lambda t: ddpm.q_sample(known.latent, ddpm.index(t), noise))
+        x = steps(ddpm, model, noise, ddpm.times(), lambda n: randn(1000, 1, 2, 1, 1, seed=n + 1))
+    second = x[:, 0, 1, 0, 0]
+    assert ((second.abs() - 1).abs() < 0.1).float().mean() > 0.995
+    assert 0.75 < (second < 0).float().mean() < 0.95
 
 
-def test_holding_alone_goes_half_the_way_and_walking_again_the_rest():
+def test_holding_alone_goes_half_the_way_and_repeating_steps_the_rest():
     """Two frames N(0,1) that correlate by 0.9, the first is 1.5: the second is N(1.35, 0.44^2), exactly."""
-    torch.manual_seed(0)
-    velocity = gaussian_velocity(torch.tensor([[1.0, 0.9], [0.9, 1.0]]))
-    noise, z, mean, std = randn(2000, 1, 2, 1, 1), torch.full((1, 1, 2, 1, 1), 1.5), {}, {}
-    for name, again, pull in (("held", 1, 0), ("again", 4, 0), ("pulled", 1, 1)):
-        known = flow.Known(z, FIRST, again)
-        walked = flow.pulled(velocity, known) if pull else velocity
-        second = flow.euler(walked, noise, flow.sigmas(28, 1.0), known=known)[:, 0, 1]
-        mean[name], std[name] = second.mean(), second.std()
-    assert 0.6 < mean["held"] < 0.72 and 1.1 < mean["again"] < 1.35 and 1.2 < mean["pulled"] < 1.35
+    found = show_flow.second_frames()
+    mean, std = ({name: function(value).item() for name, value in found.items()}
+                 for function in (torch.mean, torch.std))
+    assert 0.6 < mean["held"] < 0.72 and 1.1 < mean["again 4"] < 1.35 and 1.2 < mean["pulled"] < 1.35
     assert std["held"] > 0.65 and abs(std["pulled"] - 0.436) < 0.05
 
 
 def test_noising_again_gives_the_noise_level_asked_for():
-    """A step back up keeps the signal's share (1-sigma) and the noise's variance sigma^2; DDPM: Ho Eq. 2."""
-    x0, noise, more, t = torch.full((20000,), 3.0), randn(20000), randn(20000, seed=1), torch.tensor([100])
-    ddpm = DDPM()
-    flows = flow.noise_again(0.4 * noise + 0.6 * x0, more, 0.4, 0.7)
-    steps = ddpm.noise_again(ddpm.q_sample(x0, t, noise, after=True), t, more)
-    signal = ddpm.alpha_bar[100].sqrt().item()
-    for x, share, level in ((flows, 0.3, 0.7), (steps, signal, math.sqrt(1 - signal ** 2))):
-        assert abs(x.mean() - 3 * share) < 0.02 and abs(x.std() - level) < 0.02
-
-
-def test_steps_walked_again_cost_calls_and_their_noise_is_the_callers():
-    """again=3 of 8 steps; the first starts at pure noise and is not walked again."""
-    calls, asked, mask = [], [], torch.ones(1, 1, 1, 1, 1, dtype=torch.bool)
-    known = flow.Known(torch.zeros(1, 2, 3, 1, 1), mask, again=3)
-    draw = lambda n: asked.append(n) or order.keyed_noise((1, 2, 3, 1, 1), 0, n)
-    flow.euler(lambda x, t: calls.append(t[0].item()) or x, randn(1, 2, 3, 1, 1), flow.sigmas(8),
-               known=known, draw=draw)
-    assert len(calls) == 8 + 2 * 7 and len(set(calls)) == 8 and asked == list(range(14))
-
-
-@pytest.mark.parametrize("sample", [flow.ddpm_sample, flow.ddim_sample])
-def test_ddpm_starts_part_way_from_a_clip(sample):
-    """The last 60 % of the steps, from the clip with noise on it; with none left the clip comes back."""
-    ddpm, data, noise, seen = DDPM().respace("10"), randn(2, 3), randn(2, 3, seed=1), []
-    predict = lambda x, t: seen.append((x, t)) or torch.cat([x, x], 1)
-    sample(ddpm, predict, noise, data=data, denoise=0.6)
-    assert [t[0].item() for _, t in seen] == ddpm.timesteps.tolist()[5::-1]
-    assert_close(seen[0][0], ddpm.q_sample(data, torch.tensor([5, 5]), noise))
-    assert torch.equal(sample(ddpm, predict, noise, data=data, denoise=0.0), data)
+    """A step back up keeps the signal's share (1-sigma) and the noise's variance sigma^2."""
+    x0, noise, more = torch.full((20000,), 3.0), randn(20000), randn(20000, seed=1)
+    x = show_flow.noise_again(0.4 * noise + 0.6 * x0, more, 0.4, 0.7)
+    assert abs(x.mean() - 3 * 0.3) < 0.02 and abs(x.std() - 0.7) < 0.02
 
 
 # ------------------------------------------------------------------------------------- rectified flow, golden
@@ -413,14 +382,14 @@ def test_golden_schedules_of_both_references(sd3):
 def test_golden_euler_trajectories_with_guidance(sd3):
     """The whole loop: start (also in the middle, from a latent), first step, end."""
     for run in sd3["toy"]["runs"]:
-        levels = flow.sigmas(run["steps"], run["shift"], run["denoise"])
+        levels = flow.sigmas(run["steps"], run["shift"])[int(run["steps"] * (1 - run["denoise"])):]
         assert_close(levels, torch.tensor(run["sigmas"]), atol=1e-6, rtol=0)
         x, latent = shaped(sd3["toy"]["x_init"], sd3), shaped(sd3["toy"]["latent"], sd3)
         velocity = flow.guided(flow.velocity_of(toy_network), {"c": torch.ones(len(x))}, run["cfg"])
-        path, data = [], latent if run["denoise"] < 1 else None
-        start = flow.euler(velocity, x, levels[:1], data=data)
-        final = flow.euler(velocity, x, levels, data=data, callback=lambda i, x: path.append(x))
-        got = {"start": start, "first_step": path[0], "final": final, "final_diffusers": final}
+        start = flow.interpolate(x, latent, 1 - levels[:1]) if run["denoise"] < 1 else x
+        final = flow.euler(velocity, start, levels)
+        got = {"start": start, "first_step": flow.euler(velocity, start, levels[:2]), "final": final,
+               "final_diffusers": final}
         for name in got.keys() & run.keys():
             assert_close(got[name], shaped(run[name], sd3), atol=1.5e-5, rtol=0)
 
@@ -440,7 +409,7 @@ def test_golden_density_and_shift_of_training_times(sd3):
     """Logit-normal and shifted times."""
     case, bell = sd3["training"], sd3["training"]["logit_normal"]
     u = torch.tensor(case["normal_draws"])
-    t = flow.sample_times(len(u), mean=bell["mean"], std=bell["std"], u=u)
+    t = flow.sample_times(u, mean=bell["mean"], std=bell["std"])
     assert_close(1 - t, torch.tensor(bell["u"]), atol=1e-6, rtol=0)
     shifted = flow.shift_sigma(torch.tensor(case["timestep_shift"]["u"]), case["timestep_shift"]["shift"])
     assert_close(shifted, torch.tensor(case["timestep_shift"]["sigma"]), atol=1e-6, rtol=0)
@@ -502,8 +471,9 @@ def test_samplers_land_on_a_one_point_dataset(spacing):
     """With the true eps every step knows the data: ancestral sampling and DDIM, any eta, any spacing."""
     ddpm, point = DDPM().respace(spacing), randn(1, 3, 2, 4, 4, seed=3).clamp(-1, 1)
     noise, predict = randn(2, 3, 2, 4, 4), point_oracle(ddpm, point)
-    results = [flow.ddpm_sample(ddpm, predict, noise)]
-    results += [flow.ddim_sample(ddpm, predict, noise, eta=eta) for eta in (0.0, 0.5)]
+    new_noise = lambda n: randn(2, 3, 2, 4, 4, seed=n + 1)
+    results = [flow.ddpm_sample(ddpm, predict, noise, ddpm.times(), new_noise)]
+    results += [flow.ddim_sample(ddpm, predict, noise, ddpm.times(), new_noise, eta) for eta in (0.0, 0.5)]
     for x in results:
         assert_close(x, point.expand_as(x), atol=1e-3, rtol=0)
 
@@ -536,8 +506,8 @@ def test_ddim_without_eta_ignores_the_noise_and_ddpm_does_not():
     ddpm, noise = DDPM().respace("8"), randn(2, 3, 4)
     predict = lambda x, t: torch.cat([0.1 * x, 0 * x], 1)
     def two(sample):
-        draws = [lambda n, seed=seed: order.keyed_noise(noise.shape, seed, n) for seed in (0, 1)]
-        return [sample(ddpm, predict, noise, draw=draw) for draw in draws]
+        return [sample(ddpm, predict, noise, ddpm.times(), lambda n: order.keyed_noise(noise.shape, seed, n))
+                for seed in (0, 1)]
     assert torch.equal(*two(flow.ddim_sample))
     a, b = two(flow.ddpm_sample)
     assert (a - b).abs().max() > 0.1
@@ -581,9 +551,10 @@ def test_the_model_receives_original_timesteps():
     """Latte samples 250 of the 1000 steps it was trained on; the network must see those."""
     ddpm, seen = DDPM().respace("250"), []
     predict = lambda x, t: seen.append(t[0].item()) or torch.cat([x, x], 1)
-    flow.ddim_sample(ddpm, predict, randn(1, 2))
+    flow.ddim_sample(ddpm, predict, randn(1, 2), ddpm.times(), lambda n: 0)
     assert seen == ddpm.timesteps.tolist()[::-1]
     assert len(seen) == 250 and seen[0] == 999 and seen[-1] == 0
+    assert ddpm.index(torch.tensor(seen)).tolist() == ddpm.times()
     flow.ddpm_terms(ddpm, predict, randn(1, 2), {}, t=torch.tensor([249]), noise=randn(1, 2))
     assert seen[-1] == 999
 
@@ -619,7 +590,7 @@ def test_one_network_trains_with_either_objective(method):
     for _ in range(100):
         noise = torch.randn_like(x1)
         if method == "flow":
-            loss = flow.flow_loss(flow.velocity_of(net), x1, {}, t=flow.sample_times(16), noise=noise)
+            loss = flow.flow_loss(flow.velocity_of(net), x1, {}, t=flow.sample_times(torch.randn(16)), noise=noise)
         else:
             loss = flow.ddpm_loss(ddpm, net, x1, {}, t=ddpm.sample_times(torch.rand(16)), noise=noise)
         optimizer.zero_grad(), loss.backward(), optimizer.step()
@@ -719,10 +690,10 @@ def test_golden_sampling_loops(golden):
     times, asked = [], golden["config"]["loop_model_timesteps"]
     predict = lambda x, t: times.append(t[0].item()) or toy_model(x, t)
     for name, sample in (("loop_ddpm", flow.ddpm_sample), ("loop_ddim", flow.ddim_sample)):
-        path = []
-        sample(ddpm, predict, golden["in.loop_x_T"], draw=noises.__getitem__,
-               callback=lambda k, x: path.append(x))
-        check(golden, **{name: torch.stack(path)})
+        path = [golden["in.loop_x_T"]]
+        for n, step in enumerate(ddpm.times()):
+            path.append(sample(ddpm, predict, path[-1], [step], lambda _: noises[n]))
+        check(golden, **{name: torch.stack(path[1:])})
     assert times == asked
 
 
