@@ -65,9 +65,9 @@ def attend_by_hand(q, k, v, mask=None):
 
 
 # Gradient checkpointing. Backward needs what forward computed: for every layer its input. In a clip of 24,576
-# tokens that is most of a GPU's memory, and the weights are the least of it. Arithmetic is cheaper than memory
-# here, so the inputs of whole blocks are kept, and what is inside of a block is computed a second time when
-# its turn comes.
+# tokens that is most of a GPU's memory, and the weights are the least of it. Arithmetic is cheaper than
+# memory here, so the inputs of whole blocks are kept, and what is inside of a block is computed a second time
+# when its turn comes.
 
 def run_block(block, save_memory, *inputs):
     """block(*inputs). save_memory keeps the inputs only and runs the block again in the backward pass:

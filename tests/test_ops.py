@@ -1,4 +1,4 @@
-"""Tests of support/ops.py: whichever way a device, dtype or grad mode chooses, the answer is the formula's."""
+"""Tests of support/ops.py: whichever way device, dtype or grad mode choose, the formula's answer."""
 
 from unittest import mock
 

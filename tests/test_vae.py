@@ -455,7 +455,7 @@ def test_no_frame_is_a_mixture_of_two_windows():
 def seams_and_costs(clips, frames):
     """Of the shipped DP-VAE, windows of 16: dB that a long clip loses against its windows coded one by one;
     by how many of 255 levels pixels change more across a seam than beside it, beyond what the video
-    does there: of our windows, and of those put end to end. (No ratios: some videos stand still at a seam.)"""
+    does there: of our windows, and of those put end to end. (No ratios: some stand still at a seam.)"""
     dp = load_network(DPVAE, TOY)
     windows = cuts(frames // 4, dp.config.window // 4, dp.config.overlap // 4)
     ours = [4 * last for _, _, _, last in windows[:-1]]
