@@ -5,8 +5,7 @@ Flags    one for each field of Config, a network's among them (--dit.depth): a f
          the row beats its preset, the preset beats Config
 Differs  grep ASSUMED and DEVIATES: both papers name fewer numbers than a run needs
 Reads    after sample.py, before train.py, whose stages read these fields
-Run me   python presets.py                   # CPU, 3 s: each preset's stages, steps, batch, size; draws how
-                                             # large the runs are beside each other, out/presets.png
+Run me   python presets.py                   # CPU, 3 s: each preset's stages, steps, batch, size
          python presets.py videodit-512      # every field of its stages
 
 THE PROBLEM. A paper's section on training is half a page; a run is a hundred numbers. Whoever repeats the

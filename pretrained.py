@@ -7,8 +7,6 @@ Safety   loading is strict: a missing, unexpected or wrongly shaped tensor is an
 Also     what a stage of train.py starts from: the files that --init, --vae_weights, --lpips and --out mean
 Differs  nothing is downloaded; tensors are taken over as they are, in their dtype, not copied
 Reads    after detectors.py, before metrics.py; no network needs it
-Run me   python pretrained.py      # CPU, 5 s: an MMDiT is read out of a file of several; a gap is named;
-                                  # what Stable Diffusion 3's files are made of is drawn: out/published.png
 
 THE PROBLEM. VideoDiT starts from SD3's transformer and VAE, Latte from DiT or PixArt and SD 1.4's VAE; both
 read text with encoders that others trained, and are measured by networks that others trained. None of these
@@ -959,7 +957,7 @@ def is_torchscript(path):
 # is to run it, with all your rights on this machine, so nothing here does unless a person says so by name
 # (--trust-torchscript; test_torchscript_is_code_and_runs_only_when_trusted). A pickle is code, too: those
 # are read with weights_only, which lets tensors and plain values through and nothing else
-# (checkpoint.read_state).
+# (checkpoints.read_state).
 class ScriptedI3D(nn.Module):
     """StyleGAN-V's i3d_torchscript.pt: the FVD of Latte and of most papers is computed with this one.
 

@@ -171,7 +171,7 @@ class CLIPText(nn.Module):
 
 @dataclass
 class ToyTextConfig:
-    words: tuple[str, ...] = ()  # the vocabulary, world.WORDS: it travels inside the checkpoint
+    words: tuple[str, ...] = ()  # the vocabulary, toy_world.WORDS: it travels inside the checkpoint
     length: int = 16             # tokens, BOS and EOS included
     width: int = 128             # D = P
     layers: int = 2              # of attention and MLP

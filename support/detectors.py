@@ -1,14 +1,12 @@
-"""detectors.py - fixed networks that look at pictures, so that a distance between videos can be computed.
+"""detectors.py - fixed networks that look at images, so that a distance between videos can be computed.
 Paper    LPIPS (Zhang et al. 2018) Eq. 1: a loss of VideoDiT 3.1's DP-VAE and a metric of its Table 1; I3D for
          FVD, Inception for FID, C3D for the video IS (Latte 4.1); AttributeClassifier is ours, for the toy
 Shapes   video (B,3,T,H,W), images (N,3,H,W), both in [-1,1]; every network resizes and rescales for itself
-Weights  not ours to ship, except LPIPS' heads and the classifier: pretrained.load_detector() says who has them
+Weights  not ours to ship, except LPIPS' heads and the classifier: pretrained.load_detector says who has them
 Differs  no published network is trained here: pretrained.py fills it, or it is of no use. Numbers made
          with the AttributeClassifier's features instead are not comparable with any paper's: label them "toy"
-Run me   python detectors.py      # CPU, 5 s: a distance that is 0 for equal images and grows with blur; what
-                                 # the same squared error looks like to a network, in out/features.png
 
-THE PROBLEM. How far are two pictures apart? The mean of (a - b)^2 is easy and wrong: a picture that is moved
+THE PROBLEM. How far are two images apart? The mean of (a - b)^2 is easy and wrong: an image that is moved
 by two pixels looks the same and is far away, a blurred one looks bad and is near, because a blur is the mean
 of all that could be there, and the mean is what squared error likes best. A VAE that is trained on it alone
 blurs (VideoDiT 3.1 adds LPIPS for that), and a model that is judged by it should rather blur.
@@ -17,8 +15,8 @@ THE IDEA. Ask somebody who can see. A network that was trained to NAME things ha
 matter and which do not. So let it look at both, and compare what it says in its own words: the maps and
 vectors inside it, its "features".
 
-    two pictures  --> network --> maps of 5 layers each --> compare place by place     LPIPS, a number a pair
-    many pictures --> network --> a vector each         --> compare two clouds         FID    (metrics.py)
+    two images    --> network --> maps of 5 layers each --> compare place by place     LPIPS, a number a pair
+    many images   --> network --> a vector each         --> compare two clouds         FID    (metrics.py)
     many clips    --> network that knows motion --> a vector each --> two clouds       FVD    (metrics.py)
     many clips    --> network --> classes --> is each sure, are all different?         IS     (metrics.py)
 
@@ -26,10 +24,10 @@ Which network is half of the metric: a number without it says nothing, and other
 another padding give other numbers. So each of the four below is its reference to the last detail, and a test
 compares it with that reference, layer by layer (test_golden_*_equals_*).
 
-    LPIPS      VGG16 or AlexNet (ImageNet) + learned weights for its channels    pairs of pictures
-    Inception  Inception-v3 (ImageNet, TensorFlow's of 2015)          2048       FID of pictures or frames
-    I3D        the same, inflated to films (Kinetics-400)     logits, 400        FVD
-    C3D        convolutions in 3D (Sports-1M, or UCF101)    probabilities        IS of films
+    LPIPS      VGG16 or AlexNet (ImageNet) + learned weights for its channels    pairs of images
+    Inception  Inception-v3 (ImageNet, TensorFlow's of 2015)          2048       FID of images or frames
+    I3D        the same, inflated to videos (Kinetics-400)    logits, 400        FVD
+    C3D        convolutions in 3D (Sports-1M, or UCF101)    probabilities        IS of videos
     AttributeClassifier  ours: knows the toy world alone        F                all of these, labelled "toy"
 
 What it cannot see: these networks look for things and textures, and were never asked whether a motion is
@@ -57,8 +55,7 @@ from support.cli import UserError
 #
 # `still` never sees change and `moving` does, so the one answers "is it a cat?" from a single frame and the
 # other tells left from right. A clip whose frames are shuffled leaves the first exactly as it was: FID, which
-# compares frames, cannot notice that time is broken, and FVD can
-# (test_the_order_of_frames_is_heard_by_moving_alone).
+# compares frames, cannot notice that time is broken, and FVD can.
 #
 # ASSUMED: a design of our own. Strided convolutions see each frame, a linear map makes a vector of its 4x4
 # grid, and a convolution over time reads the vectors and their changes. After 500 steps of 32 clips (AdamW
@@ -71,7 +68,7 @@ from support.cli import UserError
 @dataclass
 class AttributeClassifierConfig:
     """The names are carried here, so that a checkpoint says what its logits mean without toy_world.py."""
-    subjects: tuple             # names in the order of the logits; world.SUBJECTS and so on
+    subjects: tuple             # names in the order of the logits; toy_world.SUBJECTS and so on
     colours: tuple              # as toy_world.py names them
     motions: tuple              # as toy_world.py names them
     scenes: tuple               # as toy_world.py names them
@@ -98,25 +95,27 @@ class AttributeClassifier(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        c, width = config, config.width
+        width = config.width
         channels = (3, width, 2 * width, 4 * width, 4 * width, 4 * width)
+        kernels = (5, 3, 3, 3, 3)
         strides = (2, 2, 2, 1, 2)                                # 64 -> 32 -> 16 -> 8 -> 8 -> 4
-        self.convs = nn.ModuleList(nn.Conv2d(i, o, 5 if i == 3 else 3, s, 2 if i == 3 else 1)
-                                   for i, o, s in zip(channels, channels[1:], strides))
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, k, s, padding=k // 2) for i, o, k, s
+                                   in zip(channels, channels[1:], kernels, strides))
         # The first layer is not normalised: that would wash out the colours it has to tell apart.
         self.norms = nn.ModuleList([nn.Identity()] + [nn.GroupNorm(4, o) for o in channels[2:]])
         # A linear map of the whole 4x4 grid knows where things are, so differences in time are movements.
-        self.place = nn.Linear(channels[-1] * (c.size // 16) ** 2, c.features)
-        self.time = nn.Conv1d(2 * c.features, c.features, 3, padding=1)
-        self.heads = nn.ModuleDict({name: nn.Linear(c.features, len(getattr(c, plural)))
+        self.place = nn.Linear(channels[-1] * (config.size // 16) ** 2, config.features)
+        self.time = nn.Conv1d(2 * config.features, config.features, 3, padding=1)
+        self.heads = nn.ModuleDict({name: nn.Linear(config.features, len(getattr(config, plural)))
                                     for name, plural in ATTRIBUTES.items()})
 
     def pyramid(self, images):
         """(N,3,H,W) -> 5 maps, fine to coarse: they stand in for VGG's in the toy's LPIPS."""
-        maps, x = [], images
-        if x.shape[-2:] != (self.config.size, self.config.size):
-            x = F.interpolate(x, size=(self.config.size, self.config.size), mode="bilinear", antialias=True)
+        x, square = images, (self.config.size, self.config.size)
+        if x.shape[-2:] != square:
+            x = F.interpolate(x, size=square, mode="bilinear", antialias=True)
         x = x.contiguous(memory_format=torch.channels_last)      # four times faster on a CPU
+        maps = []
         for conv, norm in zip(self.convs, self.norms):
             x = F.relu(norm(conv(x)))                            # (N,C,H/2,W/2) ... (N,C,H/16,W/16)
             maps.append(x)
@@ -144,14 +143,14 @@ class AttributeClassifier(nn.Module):
         return {name: head(moving if name == "motion" else still) for name, head in self.heads.items()}
 
 
-# Four questions at once, so four cross-entropies in one sum: what helps to tell a cat from a dog, edges and
-# shapes, helps to tell where it goes.
 def classifier_file(folder):
     """Where a folder's classifier is. Its older name, judge.safetensors, is found, too."""
     file, old = Path(folder) / "classifier.safetensors", Path(folder) / "judge.safetensors"
     return old if old.is_file() and not file.is_file() else file
 
 
+# Four questions at once, so four cross-entropies in one sum: what helps to tell a cat from a dog, edges and
+# shapes, helps to tell where it goes.
 def classifier_loss(classifier, video, targets):
     """Cross-entropies, summed. targets: {"subject": (B,) long, ...}; -1: not asked (an image's motion)."""
     # A random first frame: with a stride of 3 every frame is looked at in some step.
@@ -165,9 +164,13 @@ def classifier_loss(classifier, video, targets):
 
 def classifier_targets(classifier, specs, device):
     """The right answers about clips of these specs, {"subject": (B,) ...}; -1 for the motion of an image."""
-    names = {key: getattr(classifier.config, plural) for key, plural in ATTRIBUTES.items()}
-    return {key: torch.tensor([labels.index(value) if (value := getattr(spec, key)) else -1
-                               for spec in specs], device=device) for key, labels in names.items()}
+    targets = {}
+    for key, plural in ATTRIBUTES.items():
+        labels = getattr(classifier.config, plural)
+        values = [getattr(spec, key) for spec in specs]
+        numbers = [labels.index(value) if value else -1 for value in values]
+        targets[key] = torch.tensor(numbers, device=device)      # (B,)
+    return targets
 
 
 @torch.no_grad()
@@ -206,7 +209,7 @@ def layer_distances(pyramid, x, y, heads=None):
 
 def unit(x):
     """Length 1 over channels. vector_norm's gradient is 0, not NaN, where every channel is 0; a square root
-    of the sum of squares would be infinitely steep there, and a flat corner of a picture is such a place.
+    of the sum of squares would be infinitely steep there, and a flat corner of an image is such a place.
     Where they are nearly 0 it stays steep: two runs that differ by rounding part there first."""
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
 
@@ -329,21 +332,26 @@ class InceptionBlock(nn.Module):
 
     def __init__(self, channels, plan, pool):
         super().__init__()
-        self.chains, self.pool = [[conv[0] for conv in branch] for branch in plan], pool
+        self.pool = pool                                         # before the last branch
+        self.chains = [[conv[0] for conv in branch] for branch in plan]
         for branch in plan:
             width = channels
             for name, out, *shape in branch:
                 self.add_module(name, Conv2dNorm(width, out, *shape))
-                width = width if name.endswith("a") else out     # the twin b reads what a reads
+                if not name.endswith("a"):                       # b stands beside a and reads what a reads
+                    width = out
 
     def forward(self, x):
         outputs = []
-        for chain in self.chains:
-            y = self.pool(x) if chain is self.chains[-1] else x
-            ends = [name for name in chain if name[-1] in "ab"] or chain[-1:]
-            for name in chain[:len(chain) - len(ends)]:
-                y = self.get_submodule(name)(y)
-            outputs += [self.get_submodule(name)(y) for name in ends] or [y]
+        for number, chain in enumerate(self.chains):
+            y = self.pool(x) if number == len(self.chains) - 1 else x
+            for name in chain:
+                if name[-1] in "ab":                             # two ends, side by side
+                    outputs.append(self.get_submodule(name)(y))
+                else:
+                    y = self.get_submodule(name)(y)
+            if not chain or chain[-1][-1] not in "ab":
+                outputs.append(y)
         return torch.cat(outputs, 1)                             # (N,C,h,w), channels of all branches
 
 
@@ -374,7 +382,8 @@ class Inception(nn.Module):
         """(N,3,H,W) in [-1,1] -> (N,2048), what FID compares."""
         x = F.interpolate(images, size=(299, 299), mode="bilinear")              # (N,3,299,299)  no antialias
         for name, layer in self.named_children():
-            x = x if name == "fc" else layer(x)                  # ... (N,2048,8,8)
+            if name != "fc":
+                x = layer(x)                                     # ... (N,2048,8,8)
         return x.mean((2, 3))                                    # (N,2048)
 
     def forward(self, images, bias=True):
@@ -383,9 +392,9 @@ class Inception(nn.Module):
 
 
 # ---------------------------------------------------------------------------------------------- I3D (FVD)
-# How does one get a network for films without films enough? Carreira & Zisserman "inflate" one for pictures:
-# each k x k kernel becomes k x k x k, copied along time and divided by k, so that a film that stands still
-# gives what the picture gave; then it is trained on, on 400 kinds of human action (Kinetics-400). VideoDiT
+# How does one get a network for videos without videos enough? Carreira & Zisserman "inflate" one for images:
+# each k x k kernel becomes k x k x k, copied along time and divided by k, so that a video that stands still
+# gives what the image gave; then it is trained on, on 400 kinds of human action (Kinetics-400). VideoDiT
 # turns an image model into a video model in the same spirit. FVD compares its 400 logits, before the softmax,
 # of 16 frames at 224 x 224. TRAP: TensorFlow's padding "SAME" depends on the size of the input and puts the
 # odd zero behind, which no padding=1 of torch does (test_golden_i3d_equals_pytorch_i3d).
@@ -427,11 +436,11 @@ class MaxPoolSame(nn.Module):
 class I3DBlock(nn.Module):
     """Four branches: 1x1, 1x1 then 3x3, again, pool then 1x1 (1x1 short for 1x1x1)."""
 
-    def __init__(self, width, c0, c1a, c1b, c2a, c2b, c3):
+    def __init__(self, width, c0, c1, c2, c3):
         super().__init__()
         self.b0 = Conv3dNorm(width, c0, 1)
-        self.b1a, self.b1b = Conv3dNorm(width, c1a, 1), Conv3dNorm(c1a, c1b, 3)
-        self.b2a, self.b2b = Conv3dNorm(width, c2a, 1), Conv3dNorm(c2a, c2b, 3)
+        self.b1a, self.b1b = Conv3dNorm(width, c1[0], 1), Conv3dNorm(*c1, 3)
+        self.b2a, self.b2b = Conv3dNorm(width, c2[0], 1), Conv3dNorm(*c2, 3)
         self.b3a, self.b3b = MaxPoolSame((3, 3, 3), (1, 1, 1)), Conv3dNorm(width, c3, 1)
 
     def forward(self, x):
@@ -449,17 +458,17 @@ class I3D(nn.Module):
         self.Conv3d_2b_1x1 = Conv3dNorm(64, 64, 1)
         self.Conv3d_2c_3x3 = Conv3dNorm(64, 192, 3)
         self.MaxPool3d_3a_3x3 = MaxPoolSame((1, 3, 3), (1, 2, 2))
-        self.Mixed_3b = I3DBlock(192, 64, 96, 128, 16, 32, 32)
-        self.Mixed_3c = I3DBlock(256, 128, 128, 192, 32, 96, 64)
+        self.Mixed_3b = I3DBlock(192, 64, (96, 128), (16, 32), 32)
+        self.Mixed_3c = I3DBlock(256, 128, (128, 192), (32, 96), 64)
         self.MaxPool3d_4a_3x3 = MaxPoolSame((3, 3, 3), (2, 2, 2))
-        self.Mixed_4b = I3DBlock(480, 192, 96, 208, 16, 48, 64)
-        self.Mixed_4c = I3DBlock(512, 160, 112, 224, 24, 64, 64)
-        self.Mixed_4d = I3DBlock(512, 128, 128, 256, 24, 64, 64)
-        self.Mixed_4e = I3DBlock(512, 112, 144, 288, 32, 64, 64)
-        self.Mixed_4f = I3DBlock(528, 256, 160, 320, 32, 128, 128)
+        self.Mixed_4b = I3DBlock(480, 192, (96, 208), (16, 48), 64)
+        self.Mixed_4c = I3DBlock(512, 160, (112, 224), (24, 64), 64)
+        self.Mixed_4d = I3DBlock(512, 128, (128, 256), (24, 64), 64)
+        self.Mixed_4e = I3DBlock(512, 112, (144, 288), (32, 64), 64)
+        self.Mixed_4f = I3DBlock(528, 256, (160, 320), (32, 128), 128)
         self.MaxPool3d_5a_2x2 = MaxPoolSame((2, 2, 2), (2, 2, 2))
-        self.Mixed_5b = I3DBlock(832, 256, 160, 320, 32, 128, 128)
-        self.Mixed_5c = I3DBlock(832, 384, 192, 384, 48, 128, 128)
+        self.Mixed_5b = I3DBlock(832, 256, (160, 320), (32, 128), 128)
+        self.Mixed_5c = I3DBlock(832, 384, (192, 384), (48, 128), 128)
         self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(1024, classes, 1)})
 
     def features(self, video):
@@ -469,7 +478,8 @@ class I3D(nn.Module):
                             f"{video.shape[2]}; sample longer clips")
         x = resize_frames(video, 224)                            # (B,3,T,224,224)
         for name, layer in self.named_children():
-            x = x if name == "logits" else layer(x)              # ... (B,1024,T/8,7,7)
+            if name != "logits":
+                x = layer(x)                                     # ... (B,1024,T/8,7,7)
         return F.avg_pool3d(x, (2, 7, 7), 1).mean((2, 3, 4))     # (B,1024)
 
     def forward(self, video):
@@ -491,9 +501,9 @@ def resize_frames(video, size):
 
 # --------------------------------------------------------------------------------------------- C3D (video IS)
 # The oldest and plainest: eight 3 x 3 x 3 convolutions, three Linears, 16 frames of 112 x 112 exactly. The
-# Inception Score of films asks it, after it was trained on UCF101, which of 101 actions it sees: clips are
+# Inception Score of videos asks it, after it was trained on UCF101, which of 101 actions it sees: clips are
 # good if each is named without doubt, and not all by the same name. TRAP: it wants blue before red, in
-# 0..255, less the mean of its training films (test_golden_c3d_equals_its_port).
+# 0..255, less the mean of its training videos (test_golden_c3d_equals_its_port).
 
 class C3D(nn.Module):
     """Tran et al. 2015; Sports-1M's key names. 487 classes, or UCF101's 101: as many as the file has."""
@@ -511,7 +521,8 @@ class C3D(nn.Module):
         x = pixels
         for name, pool in (("1", (1, 2, 2)), ("2", 2), ("3a", 0), ("3b", 2), ("4a", 0), ("4b", 2), ("5a", 0)):
             x = F.relu(self.get_submodule(f"conv{name}")(x))
-            x = F.max_pool3d(x, pool) if pool else x             # ... (B,512,2,7,7)
+            if pool:
+                x = F.max_pool3d(x, pool)                        # ... (B,512,2,7,7)
         x = F.max_pool3d(F.relu(self.conv5b(x)), 2, padding=(0, 1, 1))           # (B,512,1,4,4)
         return F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))  # (B,4096)
 

@@ -3,7 +3,6 @@ Paper    CLIP's byte pairs: Sennrich et al. 2016 over GPT-2's bytes; T5's unigra
 Shapes   list of B strings -> ids (B,L), cut to L with the end kept last, filled up with pads
 Sizes    the toy L=12..16, CLIP L=77 and 49,408 ids, T5 L=77 (SD3) or 120 (PixArt, Latte) and 32,100 ids
 Differs  no ftfy, which mends garbled letters: they and HTML entities stay as typed (grep DEVIATES)
-Run me   python tokenizers.py      # CPU, 3 s: cuts a prompt in three ways, drawn in out/tokenizer.png
 
 THE PROBLEM. A network reads numbers. A prompt has to become a list of them, each one a row of a table of
 vectors (text.py), so the question is what to number:
@@ -245,7 +244,7 @@ def pad_rows(rows, length, eos, pad):
 # 48,894 times. What is published is the list of pairs in that order, checkpoints/clip/merges.txt.gz; the
 # vocabulary follows from it. USE is a replay: join in a word whatever pair stands earliest in the list, until
 # none does. "mushrooming", with the place in the list of each pair that is joined (</w> marks a word's end:
-# "ing" there is another piece than in "ingot"); python tokenizers.py draws it:
+# "ing" there is another piece than in "ingot"):
 #
 #     m  u  s  h  r  o  o  m  i  n  g</w>
 #                             \in/           0
@@ -408,7 +407,7 @@ def words_for_clip(text):
 #     best to here -1     -3     -4     -6     -7        -4: "_ ab" -1-3, not "_ a b" -1-2-2.5
 #     last piece   _      a      ab     a      ab        -7: "_ ab ab" -4-3, not "_ aba b" -7-2.5
 #     back         from the end: ab, then ab, then _  ->  "_ ab ab"
-#                  (test_unigram_finds_the_most_probable_of_all_cuts tries all; the demo prints this one)
+#                  (test_unigram_finds_the_most_probable_of_all_cuts tries all)
 #
 # A space is the letter \u2581 (here _) at the head of a word, so that a text can be put together again, and
 # case is kept. What has no piece is <unk>, at a cost of 10 more than the rarest piece: the last resort.
