@@ -591,7 +591,6 @@ def scan(root, config, sheet="out/data.png"):
         nothing_of(root, source.names, VIDEOS + IMAGES, "videos or images", source.left_out)
     in_folders = [name for name in source.images if (name.rpartition("/")[0] or ".") in folders]
 
-    log.setLevel(logging.ERROR)                                       # it is all said below
     shown = []
     if source.split:
         print(f"of {root}, only what is for {source.split}; give one of its folders to choose another")
@@ -640,6 +639,7 @@ def main():
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--fps", type=float, default=None)
     flags = parser.parse_args()
+    log.setLevel(logging.ERROR)                                       # the report says it all
     scan(flags.folder, ClipConfig(flags.frames, flags.size, flags.stride, flags.fps))
 
 

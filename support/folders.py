@@ -588,7 +588,8 @@ def read_table(root, name):
         raise
     except ValueError as error:
         if not is_known and not is_metadata:
-            raise Unusable(f"has no column for a file ({', '.join(FILE_COLUMNS[:6])}) or none for a text")
+            raise Unusable(f"has no column for a file ({', '.join(FILE_COLUMNS[:6])}) or none for a text; "
+                           "docs/data.md has recipes")
         if isinstance(error, UnicodeDecodeError):
             error = f"near row {max(number, 1)}: not UTF-8; save it as UTF-8"
         raise UserError(f"{root}/{name}, {error}; each row needs a {FILE_COLUMNS[0]} (or path, video, image) "

@@ -3,15 +3,19 @@
 import json
 import logging
 import os
+import re
+import subprocess
+import sys
 import unicodedata
 import zipfile
 
 import pytest
 
+import data
 from support import toy_world
 from support import folders, video_io
 from support.cli import UserError
-from conftest import images_in, make_image
+from conftest import clips_in, images_in, make_clip, make_image
 
 
 def write(root, files):
@@ -81,7 +85,162 @@ def test_what_an_archive_unpacks_to_is_bounded(tmp_path, monkeypatch):
         folders.read_bytes(tmp_path / "a.zip", "large.png")
 
 
-# ------------------------------------------------------------------------------------------- what is a film
+def test_a_long_line_of_a_table_in_an_archive_is_not_unpacked(tmp_path):
+    """A zip of some kilobytes whose caption is 300 MB, here 3: refused with the table's name."""
+    for name, content in (("metadata.jsonl", b'{"file_name": "a.png", "text": "' + b"x" * (3 << 20) + b'"}'),
+                          ("metadata.csv", b"file_name,text\na.png," + b"x" * (3 << 20))):
+        path = tmp_path / f"{name}.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(make_image(tmp_path / "a.png"), "a.png")
+            archive.writestr(name, content)
+        assert os.path.getsize(path) < 10_000
+        with pytest.raises(UserError, match=f"{name}, a line of more than 1 MB"):
+            images_in(path, 8)
+
+
+def test_one_video_or_image_is_a_data_set(tmp_path):
+    """With its .txt; what lies beside it is not its business."""
+    make_clip(tmp_path / "my clip.mp4", 20)
+    make_clip(tmp_path / "b.mp4", 20)
+    make_image(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a red square")
+    clips = clips_in(tmp_path / "my clip.mp4", 4, 16)
+    assert clips.names == ["my clip.mp4"] and clips.captions == ["my clip"]
+    assert data.open_source(tmp_path / "a.png", data.ClipConfig(1, 8)).item(0)["caption"] == "a red square"
+
+
+def test_endings_of_cameras_and_discs_are_read_and_others_counted(tmp_path, capsys):
+    """Whatever is in them, PyAV looks; python data.py says what it passed by."""
+    content = make_clip(tmp_path / "a.mp4", 20).read_bytes()
+    endings = ["m4v", "mpg", "mpeg", "wmv", "MTS", "ts", "3gp", "flv", "ogv"]
+    write(tmp_path, {f"b.{ending}": content for ending in endings} | dict.fromkeys(
+        ["x.json", "y.json", "notes.txt", "README"], "?"))
+    data.scan(tmp_path, data.ClipConfig(4, 16), tmp_path / "sheet.png")
+    said = capsys.readouterr().out
+    assert "10 of 10 videos" in said and "passed by  2 .json, 1 no ending, 1 .txt" in said
+    source = folders.list_source(tmp_path)
+    assert len(source.videos) == 10 and source.passed_over() == {".json": 2, ".txt": 1, "no ending": 1}
+
+
+def test_captions_that_all_are_equal_are_said(tmp_path, caplog, capsys):
+    """Mostly a table was meant that is not found; one caption of one clip is none of these."""
+    for name in ("videos/a.mp4", "videos/b.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        make_clip(tmp_path / name, 20)
+    clips_in(tmp_path / "videos/a.mp4", 4, 16)
+    assert "captions" not in caplog.text
+    clips_in(tmp_path, 4, 16)
+    assert 'all of the captions looked at are "videos", from its folder\'s name' in caplog.text
+    data.scan(tmp_path, data.ClipConfig(4, 16), tmp_path / "sheet.png")
+    assert 'all of them are "videos"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda path: None, "is not there"), (lambda path: path.mkdir(), "found no file at all"),
+    (lambda path: path.write_text("?"), "neither a folder nor a .zip")])
+def test_a_wrong_path_is_told_by_its_flag(tmp_path, make, words):
+    """Before anything is trained."""
+    make(tmp_path / "clips")
+    with pytest.raises(UserError, match=f"--data .*clips.*{words}"):
+        data.check_source("--data", tmp_path / "clips")
+
+
+# ------------------------------------------------------------------------------------- train and test, twice
+
+@pytest.mark.parametrize("train, test", [
+    ("sky_train/v/v_1", "sky_test/v/v_1"), ("train/videos", "test/videos"), ("a/Training", "a/val")])
+def test_of_a_root_that_holds_train_and_test_one_is_taken_and_said(tmp_path, caplog, train, test):
+    """SkyTimelapse, FaceForensics; an evaluation may ask for the other. Files of neither stay: tables."""
+    names = [f"{folder}/{number}.png" for folder in (train, test) for number in range(3)] + ["metadata.csv"]
+    kept, which = folders.choose_split("root", names)
+    assert which == "train" and kept == names[:3] + names[6:]
+    assert "train is taken, 4 of 7 files" in caplog.text
+    other = "val" if "val" in test else "test"
+    assert folders.choose_split("root", names, other) == (names[3:], other)
+    with pytest.raises(UserError, match="root holds .* and .*, no "):
+        folders.choose_split("root", names, "test" if other == "val" else "val")
+
+
+def test_a_class_that_is_called_train_is_no_split():
+    """Locomotives beside cars; and a folder of a split alone is the whole data set."""
+    for names in (["train/1.mp4", "car/1.mp4"], ["sky_train/v/1.png", "sky_train/v/2.png"]):
+        assert folders.choose_split("root", names) == (names, "")
+
+
+def test_ucf101s_lists_choose_a_split(tmp_path):
+    """trainlist01.txt and testlist01.txt, for videos and for folders of frames."""
+    names = ["UCF-101/YoYo/v_YoYo_g01_c01.avi", "UCF-101/YoYo/v_YoYo_g08_c01.avi",
+             "frames/YoYo/v_YoYo_g08_c01/1.jpg"]
+    write(tmp_path, dict.fromkeys(names, "") | {"lists/trainlist01.txt": "YoYo/v_YoYo_g08_c01.avi 101\r\n",
+                                                "lists/testlist01.txt": "YoYo/v_YoYo_g01_c01.avi\n"})
+    listed = folders.list_files(tmp_path)
+    train, test = (folders.choose_split(tmp_path, listed, split)[0] for split in ("train", "test"))
+    media = [[name for name in kept if not name.endswith(".txt")] for kept in (train, test)]
+    assert media == [["UCF-101/YoYo/v_YoYo_g08_c01.avi", "frames/YoYo/v_YoYo_g08_c01/1.jpg"], names[:1]]
+
+
+def test_another_split_is_other_data(tmp_path):
+    """A cache of latents of train is none of test."""
+    for name in ("train/a.png", "train/b.png", "test/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        make_image(tmp_path / name)
+    sets = [images_in(tmp_path, 8, split=split) for split in ("train", "test", "")]
+    assert [len(images) for images in sets] == [2, 1, 3]
+    assert len({images.identity()["data"] for images in sets}) == 3
+
+
+def test_the_same_clips_as_videos_and_as_frames_are_refused(tmp_path):
+    """FaceForensics as it is handed out: train/videos and train/images."""
+    names = ["train/videos/1.mp4", "train/videos/2.mp4"]
+    frames = [f"train/images/{clip}/{number}.png" for clip in (1, 2) for number in range(5)]
+    write(tmp_path, dict.fromkeys(names + frames, ""))
+    with pytest.raises(UserError, match="twice, as videos in train/videos and as frames in train/images"):
+        folders.list_source(tmp_path)
+    assert folders.list_source(tmp_path / "train/videos").videos == ["1.mp4", "2.mp4"]
+
+
+# ------------------------------------------------------------------------------------ recipes of docs/data.md
+
+def recipe(name):
+    """The code under a headline of docs/data.md."""
+    text = open("docs/data.md", encoding="utf-8").read()
+    return re.search(rf"### {name}\n.*?```python\n(.*?)```", text, re.S)[1]
+
+
+KINETICS = """label,youtube_id,time_start,time_end,split,is_cc
+abseiling,lqciwm6gDrk,659,669,train,0
+"playing drums",-3B32lodo2M,59,69,train,0
+gone,xxxxxxxxxxx,1,11,train,0
+"""
+PANDA = """videoID,url,timestamp,caption,matching_score
+--SaHe,u,"[['0:00:09.960', '0:00:26.720'], ['0:00:29.320', '0:00:32.480']]","['A man, blue.', 'He talks.']",x
+"""
+
+
+@pytest.mark.parametrize("name, tables, captions", [
+    ("Kinetics", {"annotations/train.csv": KINETICS},
+     {"train/lqciwm6gDrk_000659_000669": ["abseiling"],
+      "train/-3B32lodo2M_000059_000069": ["playing drums"]}),
+    ("Panda-70M", {"panda70m_training_2m.csv": PANDA},
+     {"--SaHe": ["A man, blue.", "He talks."], "--SaHe_1": ["He talks."]}),
+    ("CogVideoX", {"prompts.txt": "a cat\na dog, asleep\n", "videos.txt": "videos/0.mp4\nvideos/1.mp4\n"},
+     {"videos/0": ["a cat"], "videos/1": ["a dog, asleep"]})])
+def test_a_recipe_writes_the_captions_of_a_published_layout(tmp_path, name, tables, captions):
+    """Run in the data set's folder, and once more. Kinetics' labels become classes, too."""
+    write(tmp_path, tables)
+    for place in captions:
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        make_clip(tmp_path / f"{place}.mp4", 12)
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", recipe(name)], cwd=tmp_path, check=True)
+    clips = clips_in(tmp_path, 4, 16)
+    found = {place.rpartition("/")[2]: clips.texts.lookup(index) for index, place in enumerate(clips.places)}
+    assert found == {place.rpartition("/")[2]: (texts, "metadata.csv") for place, texts in captions.items()}
+    if name == "Kinetics":
+        assert clips.classes == ("abseiling", "playing drums")
+
+
+# ------------------------------------------------------------------------------------------- what is a video
 
 def test_pictures_in_one_series_are_a_film_and_photographs_are_not():
     """SkyTimelapse, Taichi-HD, UCF101 as frames; but for one odd file in ten."""
@@ -233,7 +392,8 @@ def test_a_caption_that_cannot_be_read_skips_its_clip(tmp_path):
     """Not UTF-8, or 600 MB of it: the clip is skipped and counted, the run goes on."""
     for name in ("a.png", "b.png", "c.png"):
         make_image(tmp_path / name)
-    write(tmp_path, {"a.txt": "caf\xe9".encode("latin-1"), "b.txt": bytes(b"x" * (folders.CAPTION_BYTES + 1))})
+    long = b"x" * (folders.CAPTION_BYTES + 1)
+    write(tmp_path, {"a.txt": "caf\xe9".encode("latin-1"), "b.txt": long})
     pictures = images_in(tmp_path, 8)
     assert pictures.item(1)["caption"] == "c" and sorted(pictures.skipped) == ["a.png", "b.png"]
     assert "not UTF-8" in pictures.skipped["a.png"] and "too large" in pictures.skipped["b.png"]

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tarfile
@@ -154,7 +155,7 @@ def test_a_run_on_shards_that_is_killed_goes_on_to_the_bit(tmp_path):
     while killed.poll() is None and not list((tmp_path / "cut").glob("vae/*4")):
         time.sleep(0.01)
     killed.kill()
-    killed.wait()
+    assert killed.wait() == -signal.SIGKILL
     resumed = script("train.py", *words, "--out", tmp_path / "cut")
     assert resumed.code == 0, resumed.err
     whole, cut = ((tmp_path / name / "vae.safetensors").read_bytes() for name in ("whole", "cut"))
