@@ -281,7 +281,7 @@ class KLVAE(nn.Module):
         return self.post_quant_conv(h) if self.config.quant_conv else h                     # (F,C,h,w)
 
     # The transformer's noise has mean 0 and standard deviation 1; so should what it is mixed with, or the
-    # data would be drowned too early or too late. Two numbers for all channels, measured once over many clips.
+    # data would be drowned too early or too late. Two numbers for all channels, measured once on many clips.
     def scaled(self, z):
         return (z - self.config.shift) * self.config.scale
 
