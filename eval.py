@@ -41,7 +41,7 @@ from pretrained import FILES, load_detector, load_latte
 from sample import TOKENS, TOY, between, decode, encode, generate, go_on, how_of, load_models, tokens_of, walk
 from vae import DPVAE, GOP, KLVAE, fold
 from support import nearest, toy_world
-from support.checkpoints import class_of, load_network, read_config, read_state, write_atomic
+from support.checkpoints import class_of, load_network, read_config, read_state, sweep, write_atomic
 from support.cli import FlagParser, UserError, polite
 from support.detectors import (ATTRIBUTES, C3D, I3D, AttributeClassifier, Inception, classifier_file,
                                classifier_right, classifier_targets,
@@ -549,6 +549,7 @@ def check_made(out, args, about):
     """DIR/sample.json says how its clips were made: to go on, the flags have to be the same."""
     about |= {key: getattr(args, key) for key in ("prompts", "seed", "steps", "cfg", "sampler", "png")}
     path = out / "sample.json"
+    sweep(out)
     if path.is_file():
         before = json.loads(path.read_text("utf-8"))
         differs = [f"{key} {before.get(key)}, now {about[key]}"

@@ -64,7 +64,7 @@ from latte import Latte
 from text import ToyText
 from vae import DPVAE, GOP, KLVAE
 from videodit import VideoDiT
-from support.checkpoints import class_of, load_network, read_config
+from support.checkpoints import class_of, load_network, read_config, sweep
 from support.cli import FlagParser, UserError, polite
 from support.drawing import contact_sheet
 from support.folders import label_of
@@ -641,6 +641,7 @@ def reserve(out, number, prompt, about):
 
 def free_number(out, first):
     """The number after the largest in the folder, and at least `first`."""
+    sweep(out)
     names = [path.name for path in out.iterdir()] if out.is_dir() else []
     return max([first - 1, *(int(found[1]) for name in names if (found := re.match(r"(\d{4,})-", name)))]) + 1
 

@@ -59,8 +59,8 @@ from support.ops import conv_layout
 from support.order import DROP, NOISE, TIME, batches, keyed_noise, toss
 from support.pages import report
 from support.tokenizers import WordTokenizer
-from support.trainer import (Player, Run, Stage, Trainer, all_ranks, autocast, setup, stops_after, told_once,
-                             whole)
+from support.trainer import (Player, Run, Stage, Trainer, all_ranks, autocast, refuse_different_flags,
+                             refuse_to_overwrite, setup, stops_after, told_once, whole)
 from support.video_io import save_video
 
 
@@ -254,7 +254,7 @@ def stage_vae(cfg, run):                                    # pixels <-> latents
     vae = image_vae(cfg, run) if cfg.init else KLVAE(dataclasses.replace(cfg.vae))
     vae = vae.to(memory_format=conv_layout(run.device))
     perceptual = perceptual_for(cfg, run)
-    videos, images = (loader(cfg, run, singles(cfg, kind)) for kind in ("video", "image"))
+    frames, images = singles(cfg, "video"), singles(cfg, "image")
 
     def loss(nets, batch):
         return kl_vae_loss(nets["vae"], batch["video"], latent_noise(cfg, batch, vae), cfg.kl_weight,
@@ -265,11 +265,12 @@ def stage_vae(cfg, run):                                    # pixels <-> latents
         nets["vae"].config.shift, nets["vae"].config.scale = measure_latents(nets["vae"], clips)
 
     # whole batches on every rank: what is measured, and shown, must not depend on how many there are
-    alone = (loader(cfg, Run(device=run.device), singles(cfg, kind)) for kind in ("video", "image"))
-    source = mixed(cfg, *alone, 0.5)(0)
+    alone = Run(device=run.device)
+    source = mixed(cfg, loader(cfg, alone, frames), loader(cfg, alone, images), 0.5)(0)
     held = next(source)["video"][:8]
-    return Stage({"vae": Player({"vae": vae}, loss)}, mixed(cfg, videos, images, 0.5),
-                 show_reconstruction(held, run), finish)
+    batches_of = mixed(cfg, loader(cfg, run, frames), loader(cfg, run, images), 0.5)
+    return Stage({"vae": Player({"vae": vae}, loss)}, batches_of, show_reconstruction(held, run), finish,
+                 data=(frames, images))
 
 
 def singles(cfg, kind):
@@ -348,11 +349,12 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
         total = discriminator_loss(nets["disc"], batch["video"], batch["x_hat"])
         return total, {"disc": total.detach()}
 
-    source = loader(cfg, run, toy_or_folder(cfg, "video"))
+    clips = toy_or_folder(cfg, "video")
+    source = loader(cfg, run, clips)
     players = {"dpvae": Player({"dpvae": dp}, loss)}
     if cfg.disc_weight:
         players["disc"] = Player({"disc": disc}, adversary, aside=True)
-    return Stage(players, source, show_reconstruction(next(source(0))["video"][:4], run))
+    return Stage(players, source, show_reconstruction(next(source(0))["video"][:4], run), data=(clips,))
 
 
 # The papers download this stage: Stable Diffusion 3. The toy has to learn it, with its own text encoder, from
@@ -392,7 +394,8 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
     player = transformer_player(cfg, {"dit": dit, "text": text}, loss, dit.joint_blocks, dit.final_layer,
                                 methods=["reading_loss"])
     return Stage({"dit": player}, loader(cfg, run, images),
-                 show_samples(cfg, run, vae, None, 1, prompts_for(cfg, images)), about=about(cfg, "flow"))
+                 show_samples(cfg, run, vae, None, 1, prompts_for(cfg, images)), about=about(cfg, "flow"),
+                 data=(images,))
 
 
 # The image transformer's attention becomes global: its tokens, until now those of one picture, are those of a
@@ -414,12 +417,13 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
     def loss(nets, batch):
         return transformer_loss(cfg, run, nets["videodit"], text, dp, batch), {}
 
-    sources = [data and loader(cfg, run, data) for data in (clips, images)]
+    video_batches = loader(cfg, run, clips)
+    image_batches = loader(cfg, run, images) if cfg.p_video < 1 else None
     blocks = [*net.image.joint_blocks, *(net.twins or ())]
     player = transformer_player(cfg, {"videodit": net}, loss, blocks, net.image.final_layer)
-    return Stage({"videodit": player}, mixed(cfg, *sources, cfg.p_video),
+    return Stage({"videodit": player}, mixed(cfg, video_batches, image_batches, cfg.p_video),
                  show_samples(cfg, run, dp, text, cfg.frames, prompts_for(cfg, clips)),
-                 about=about(cfg, "flow", "text", text))
+                 about=about(cfg, "flow", "text", text), data=(clips, images))
 
 
 def start_videodit(cfg):
@@ -482,7 +486,7 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
     player = transformer_player(cfg, {"latte": net}, loss, net.blocks, net.final_layer)
     return Stage({"latte": player}, source,
                  show_samples(cfg, run, vae, text, cfg.frames, prompts, classes),
-                 about={**told, **about(cfg, cfg.objective, asks, text)})
+                 about={**told, **about(cfg, cfg.objective, asks, text)}, data=(clips, images))
 
 
 def start_latte(cfg):
@@ -825,6 +829,7 @@ def train(cfg, run=None):
     if all_ranks(run, STOP):
         raise UserError(f"stopped by a signal before stage {cfg.stage}; the same command goes on from there")
     with hold(cfg.out) if run.rank == 0 else contextlib.nullcontext():
+        refuse_to_overwrite(cfg)
         torch.manual_seed(cfg.seed)
         stage = RECIPES[cfg.stage](cfg, run)
         if stage is not None:                               # stage cache only writes files
@@ -844,6 +849,7 @@ def main(argv):
         configs = parse(argv)
     run = setup()
     with told_once(run):
+        refuse_different_flags(run, configs)
         for config in configs:
             train(config, run)
 

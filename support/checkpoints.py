@@ -12,7 +12,6 @@ Run me   python checkpoints.py      # CPU, 3 s: writes, tears and re-reads a fil
 import contextlib
 import dataclasses
 import errno
-import functools
 import json
 import math
 import os
@@ -20,7 +19,6 @@ import platform
 import re
 import shutil
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -111,7 +109,6 @@ def write_atomic(path, write):
     folder = path.with_name(f".{path.stem[:40]}.{HOST}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
         folder.mkdir(exist_ok=True)
         write(folder / path.name)
         with open(folder / path.name, "rb+") as file:
@@ -126,19 +123,16 @@ def write_atomic(path, write):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@functools.lru_cache(maxsize=1024)
 def sweep(folder):
-    """Delete what killed processes of this machine left unfinished in a folder; once a process and folder.
+    """Delete what killed processes of this machine left unfinished in a folder that is a run's own.
 
-    Another machine's may be alive, and so stay: on a shared disk its processes cannot be asked. Nothing else
-    is touched, however old: a folder of weights is no place for a clever broom."""
-    for entry in os.scandir(folder):
+    Only the names that write_atomic makes up, and only where a command says so, for a folder that is all its
+    own: a person's HOME is no place for a clever broom. Another machine's process may be alive: on a shared
+    disk it cannot be asked, and what it writes stays."""
+    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
         found = UNFINISHED.fullmatch(entry.name)
-        if found and not alive(int(found.group(1))):
+        if found and entry.is_dir(follow_symlinks=False) and not alive(int(found.group(1))):
             shutil.rmtree(entry.path, ignore_errors=True)
-        elif re.fullmatch(r"\.tmp\w{6}|\..+\.\d+\.tmp\.\w+", entry.name) and entry.is_file() \
-                and time.time() - entry.stat().st_mtime > 3600:         # earlier versions', and safetensors'
-            os.unlink(entry.path)
 
 
 def alive(process):

@@ -84,6 +84,32 @@ class Run:
             dist.barrier()
 
 
+# Ranks that were started with different flags are two runs that share their gradients: another --seed or --lr
+# on one machine trains to the end, another --save_every waits for ever.
+
+def refuse_different_flags(run, configs):
+    """All ranks show each other the flags of all their stages, before anything is done."""
+    if run.world == 1:
+        return
+    everyones = [None] * run.world
+    dist.all_gather_object(everyones, [config.settings() for config in configs])
+    for rank, settings in enumerate(everyones):
+        for flag, (first, other) in differences(everyones[0], settings).items():
+            raise UserError(f"--{flag} is {first} on rank 0 and {other} on rank {rank}: give the same "
+                            "command on every machine")
+
+
+def differences(some, others):
+    """{flag: (its value in some, its value in others)} of two lists of settings, one a stage."""
+    stages = [" ".join(settings["stage"] for settings in each) for each in (some, others)]
+    if stages[0] != stages[1]:
+        return {"stage": tuple(stages)}
+    found = {}
+    for here, there in zip(map(flat, some), map(flat, others)):
+        found |= {name: (here[name], there[name]) for name in here if here[name] != there[name]}
+    return found
+
+
 # The store is a table of a few words at the launcher's address, over plain TCP, beside the gradients'
 # traffic: slow and small, and just right for "who failed first?" and "after which step do we stop?".
 
@@ -227,6 +253,7 @@ class Stage:
     preview: object                    # (nets, folder/name) -> files a person can open
     finish: object = None              # nets -> None, before the last save
     about: dict = field(default_factory=dict)       # more for the checkpoint to say
+    data: tuple = ()                   # its data sets, or None: are they still the same after a resume?
 
 
 def autocast(cfg, run):
@@ -379,11 +406,14 @@ def newton_schulz(matrix, rounds=5):
 # processor saves GPU memory and costs a copy a step; --shard saves more. Fused AdamW is one kernel for all
 # tensors instead of a dozen for each: 4 times as fast for a network of 130 tensors.
 
+PARTS = ("players", "ema", "optimizers", "names")      # of a learner, in state.pt
+
+
 class Learner:
     """A player at work.
 
     wrapped     the player as its ranks run it
-    trained     {name: parameter} of those that are not frozen
+    trained     {name: parameter} of those that are not frozen; names: the other way round
     ema         {name: its exponential moving average}"""
 
     def __init__(self, cfg, run, name, player):
@@ -391,6 +421,7 @@ class Learner:
         self.player = player.to(run.device)
         self.wrapped = wrapped(cfg, run, player)
         self.trained = {name: p for name, p in player.named_parameters() if p.requires_grad}
+        self.names = {p: name for name, p in self.trained.items()}
         self.ema = {name: p.detach().clone() for name, p in self.trained.items()}
         self.optimizer = optimizer_of(cfg, player)
 
@@ -438,6 +469,61 @@ class Learner:
             means["norm"] = norm
         return means
 
+    # In state.pt the optimizer's states and the EMA are lists, as torch has them, so their names stand beside
+    # them. TRAP: torch loads an optimizer by place. After a fork that swaps two layers each of them would go
+    # on with the other's moments; and moments of another shape are a stranger's memory, into which the fused
+    # kernel writes.
+
+    def state(self):
+        """{part: what the next step depends on}, in whole tensors."""
+        optimizer = self.optimizer.state_dict()
+        optimizer["state"] = {index: {key: whole(value) for key, value in values.items()}
+                              for index, values in optimizer["state"].items()}
+        return {"players": {key: whole(tensor) for key, tensor in self.player.state_dict().items()},
+                "ema": [whole(average) for average in self.ema.values()],
+                "optimizers": optimizer, "names": self.names_by_place()}
+
+    def names_by_place(self):
+        in_groups = [self.names[p] for group in self.optimizer.param_groups for p in group["params"]]
+        return {"ema": list(self.ema), "optimizers": in_groups}
+
+    @torch.no_grad()
+    def load(self, state, file):
+        """Weights, EMA and moments, each to the parameter of its name, all of the right shape."""
+        mine = self.player.state_dict()
+        weights = {key: part_of(tensor, mine[key]) if key in mine else tensor
+                   for key, tensor in state["players"].items()}
+        load_strict(self.player, weights, file)
+        names = state["names"]
+        places = [place for group in state["optimizers"]["param_groups"] for place in group["params"]]
+        moments = {name: state["optimizers"]["state"].get(place, {})
+                   for name, place in zip(names["optimizers"], places, strict=True)}
+        ema = dict(zip(names["ema"], state["ema"], strict=True))
+        self.refuse_misfits(ema, moments, file)
+        for name, parameter in self.trained.items():
+            self.ema[name].copy_(part_of(ema[name], parameter))
+            for key, value in moments[name].items():
+                value = value.to(parameter.device)
+                self.optimizer.state[parameter][key] = value if key == "step" else part_of(value, parameter)
+
+    def refuse_misfits(self, ema, moments, file):
+        odd = sorted((self.trained.keys() ^ ema.keys()) | (self.trained.keys() ^ moments.keys()))
+        if odd:
+            raise UserError(f"{file} is of a run that trained other parameters ({', '.join(odd[:4])}); "
+                            "--resume none starts again")
+        for group in self.optimizer.param_groups:
+            kinds = {"momentum", "step"} if "times" in group else {"exp_avg", "exp_avg_sq", "step"}
+            for parameter in group["params"]:
+                name = self.names[parameter]
+                if moments[name] and moments[name].keys() != kinds:
+                    raise UserError(f"{file}: {name} was trained by another optimizer (--muon); "
+                                    "--resume none starts again")
+                wanted = {"EMA": parameter.shape, **dict.fromkeys(kinds, parameter.shape), "step": ()}
+                for key, tensor in {"EMA": ema[name], **moments[name]}.items():
+                    if tensor.shape != wanted[key]:
+                        raise UserError(f"{file}: {key} of {name} has the shape {tuple(tensor.shape)}, "
+                                        f"not {tuple(wanted[key])}; --resume none starts again")
+
 
 class Trainer:
     """The learners of a stage, the step they have come to, and what is on disk of them.
@@ -454,6 +540,7 @@ class Trainer:
         self.learners = {name: Learner(cfg, run, name, player) for name, player in stage.players.items()}
         self.step = 0
         self.saved = None                                                   # the step of the last save
+        self.data = []                                                      # what identifies the data sets
         self.failed = self.skipped = torch.zeros((), device=run.device)     # steps: in a row, in all
         self.recent = deque(maxlen=max(cfg.log_every, 10))                  # (step, clips, was it left out)
         self.under_way = deque()                                            # events at the ends of steps
@@ -464,6 +551,7 @@ class Trainer:
         if cfg.shard and not any(learner.player.blocks for learner in self.learners.values()):
             raise UserError(f"--shard: is for transformers; stage {cfg.stage}'s networks fit every card "
                             "whole")
+        self.data = self.identify_data()
         self.resume()
         self.tidy()
         if self.step >= cfg.steps:
@@ -473,6 +561,17 @@ class Trainer:
             self.say("this device does not multiply in bf16: in float32, which is faster")
         self.watch = Watch(self)
         return True
+
+    def identify_data(self):
+        """A data set in a few letters each: names, sizes and times of its files, looked up by one rank."""
+        told = set()
+        for dataset in self.stage.data:
+            if dataset is not None and self.run.rank == 0:
+                told.add(dataset.identity()["data"])
+        answer = [sorted(told)]
+        if self.run.world > 1:
+            dist.broadcast_object_list(answer)
+        return answer[0]
 
     def say(self, text):
         if self.run.rank == 0:
@@ -602,6 +701,7 @@ class Trainer:
                                dataclasses.asdict(net.config), about)
         if self.run.rank == 0:
             write_atomic(self.folder / "state.pt", lambda temporary: torch.save(state, temporary))
+            (self.folder / BEGUN).unlink(missing_ok=True)
             keep(out, cfg.stage, self.step, cfg.keep)
         self.saved = self.step
         self.run.wait()
@@ -610,15 +710,10 @@ class Trainer:
         """All that the next step depends on, in whole tensors: any number of ranks can take it up.
 
         test_trainer.py moves a run from 1 process to 2 sharded ones and back; the weights agree to 1e-5."""
-        ema, players, optimizers = {}, {}, {}
-        for name, learner in self.learners.items():
-            ema[name] = [whole(average) for average in learner.ema.values()]
-            players[name] = {key: whole(tensor) for key, tensor in learner.player.state_dict().items()}
-            optimizers[name] = learner.optimizer.state_dict()
-            optimizers[name]["state"] = {index: {key: whole(value) for key, value in values.items()}
-                                         for index, values in optimizers[name]["state"].items()}
-        state = {"step": self.step, "skipped": int(self.skipped), "rng": torch.get_rng_state(), "ema": ema,
-                 "players": players, "optimizers": optimizers, "config": json.dumps(self.cfg.settings())}
+        learned = {name: learner.state() for name, learner in self.learners.items()}
+        state = {part: {name: parts[part] for name, parts in learned.items()} for part in PARTS}
+        state |= {"step": self.step, "skipped": int(self.skipped), "rng": torch.get_rng_state(),
+                  "config": json.dumps(self.cfg.settings()), "data": self.data}
         if self.run.device != "cpu":
             state["rng_cuda"] = torch.cuda.get_rng_state()
         return state
@@ -646,8 +741,8 @@ class Trainer:
             raise UserError(f"{file} is not of stage {self.cfg.stage} with these flags "
                             f"(it holds {', '.join(state['players']) or 'no networks'}); "
                             "--resume none starts again")
-        self.compare(file, state.get("config"), consent=named or asked == "anyway")
         try:
+            self.compare(file, state, consent=named or asked == "anyway")
             self.load(state, file)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise UserError(f"{file} is no whole state of this stage ({type(error).__name__}: "
@@ -655,19 +750,19 @@ class Trainer:
 
     def tidy(self):
         """What a kill left undone or half done: an unfinished file, or a state without its second name."""
-        if self.run.rank or not self.folder.is_dir():
+        if self.run.rank:
             return
-        sweep(Path(self.cfg.out))
+        sweep(self.cfg.out)
         sweep(self.folder)
         here = self.saved and self.cfg.resume in ("auto", "anyway")
         if here and not (self.folder / f"{self.step:07d}").is_dir():
             keep(Path(self.cfg.out), self.cfg.stage, self.step, self.cfg.keep)
 
-    def compare(self, file, config, consent):
+    def compare(self, file, state, consent):
         """A run is its seed, its data and its shapes: with others, steps 1 to 500 and 501 to 1000 belong to
         different runs, and no number at the end is what it seems. It is said, and wants --resume anyway."""
         try:
-            before = flat(json.loads(config))
+            before = flat(json.loads(state.get("config")))
         except (TypeError, ValueError):
             raise UserError(f"{file} does not say how it was made; --resume none starts again")
         now = flat(json.loads(json.dumps(self.cfg.settings())))
@@ -677,35 +772,54 @@ class Trainer:
             fixed = name not in MAY_CHANGE and (not network or network in self.nets)
             if fixed and name in before and before[name] != value:
                 differs.append(f"--{name} {before[name]}, now {value}")
+        if state.get("data", self.data) != self.data and not differs:
+            differs.append(f"the data were {', '.join(state['data'])}; now {', '.join(self.data)}")
+        schedule = [f"--{name} {before[name]}, now {now[name]}" for name in ("steps", "decay")
+                    if before[name] != now[name]]
+        if schedule and (before["decay"] or now["decay"]):
+            self.say(f"{', '.join(schedule)}: the learning rate goes on by the new numbers, not where it was")
         if differs and not consent:
             raise UserError(f"{file} is of another run: {'; '.join(differs)}. --resume anyway goes on from "
                             "it, --resume none starts again, or give another --out")
         if differs:
             self.say(f"goes on from another run: {'; '.join(differs)}")
 
-    # Everything is loaded by name and checked, but Adam's moments and the averages, which torch keeps by
-    # their place in the list of parameters: strict=True notices a list of another length, load_strict a
-    # network of another shape. Moments are cut after torch's own loading, for that knows nothing of parts.
-
-    @torch.no_grad()
     def load(self, state, file):
+        if "names" not in state:
+            self.say(f"{file} is of an earlier version, without names: EMA and moments are taken by place")
+            state["names"] = {name: learner.names_by_place() for name, learner in self.learners.items()}
         for name, learner in self.learners.items():
-            mine = learner.player.state_dict()
-            weights = {key: part_of(tensor, mine[key]) if key in mine else tensor
-                       for key, tensor in state["players"][name].items()}
-            load_strict(learner.player, weights, file)
-            learner.optimizer.load_state_dict(state["optimizers"][name])
-            for parameter, values in learner.optimizer.state.items():
-                for key, value in values.items():
-                    if torch.is_tensor(value) and value.shape == parameter.shape:
-                        values[key] = part_of(value, parameter)
-            for average, saved in zip(learner.ema.values(), state["ema"][name], strict=True):
-                average.copy_(part_of(saved, average))
+            learner.load({part: state[part][name] for part in PARTS}, file)
         self.step = self.saved = int(state["step"])
         self.skipped = self.skipped + int(state["skipped"])
         torch.set_rng_state(state["rng"])
         if self.run.device != "cpu" and "rng_cuda" in state:
             torch.cuda.set_rng_state(state["rng_cuda"])
+
+
+# A run that finds no state begins at step 0, and its first save writes over the weights that are there. That
+# is right where there are none, and the loss of a week where state.pt was deleted, or where somebody copied
+# weights without it. BEGUN stands in a stage's folder until its first save: a kill may leave the weights of
+# that save without the state, and there the same command has to go on.
+
+BEGUN = ".begun"
+
+
+def refuse_to_overwrite(cfg):
+    """Weights of this stage, or kept states, without a state.pt to go on from."""
+    folder, weights = Path(cfg.out) / cfg.stage, Path(cfg.out) / f"{cfg.stage}.safetensors"
+    state, older = folder / "state.pt", kept(folder)
+    if cfg.resume not in ("auto", "anyway") or state.is_file() or (folder / BEGUN).exists():
+        return
+    if older:
+        back = f"--resume {older[-1][1]} goes on from the last state that was kept"
+    elif weights.is_file() or state.is_symlink():
+        back = "--resume FOLDER goes on from a copy of it"
+    else:
+        return
+    raise UserError(f"no {state}, beside work of stage {cfg.stage} that a run from step 0 would write over: "
+                    f"{back}; --init {weights} with another --out trains its weights further; "
+                    "--resume none starts again")
 
 
 # Flags that may change in the middle of a run: how far it goes, how fast, what is seen of it, and how the
@@ -807,6 +921,8 @@ class Watch:
         if self.run.rank == 0:
             text = json.dumps(cfg.settings(), indent=1)
             write_atomic(trainer.folder / "settings.json", lambda to: to.write_text(text, "utf-8"))
+            if trainer.saved is None:
+                (trainer.folder / BEGUN).touch()
             cut_log(trainer.folder / "log.jsonl", trainer.step)
 
     def count_tokens(self, module, given):

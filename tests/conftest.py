@@ -30,6 +30,7 @@ from support import toy_world
 from dit import MMDiT, MMDiTConfig
 from text import CLIPText, CLIPTextConfig
 from vae import KLVAE, KLVAEConfig
+from support.trainer import BEGUN
 from support.video_io import save_video
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
@@ -95,7 +96,10 @@ class Tiny:
     def fork(self, to):
         """A copy of the weights and of the cached latents, without the states of its stages."""
         unwanted = shutil.ignore_patterns("state.pt", "log.jsonl", "*.png", "*.mp4", "[0-9]" * 7)
-        return Path(shutil.copytree(self.folder, to, ignore=unwanted))
+        shutil.copytree(self.folder, to, ignore=unwanted)
+        for settings in Path(to).glob("*/settings.json"):       # stages that have begun and saved no state yet
+            (settings.parent / BEGUN).touch()
+        return Path(to)
 
 
 @pytest.fixture(scope="session")

@@ -420,8 +420,9 @@ def test_between_two_files_is_their_weighted_mean(tmp_path):
 # -------------------------------------------------------------------------------- kills, signals, equal files
 
 def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
-    """An unfinished file lies in a hidden folder, which no reader's pattern finds; the next process deletes
-    those of processes that are gone, and leaves those of the living and of other machines."""
+    """An unfinished file lies in a hidden folder, which no reader's pattern finds; sweep() deletes those of
+    processes that are gone, and leaves those of the living, of other machines, and what is not ours by name
+    (findings: `--sheet ~/x.png` swept HOME of other programs' .tmpAb12Cd)."""
     script = ("import os, sys; from pathlib import Path; from support.checkpoints import write_atomic\n"
               "def write(to): Path(to).write_bytes(b'half'); os.kill(os.getpid(), 9)\n"
               "write_atomic(Path(sys.argv[1]) / '00000-of-00002.safetensors', write)")
@@ -436,9 +437,11 @@ def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
         folder.mkdir()
     old.touch()
     os.utime(old, (0, 0))
-    checkpoints.sweep.cache_clear()
-    write_atomic(tmp_path / "b.txt", lambda to: to.write_text("b"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((living.name, elsewhere.name, "b.txt"))
+    stays = {living.name, elsewhere.name, old.name, "b.txt"}
+    write_atomic(tmp_path / "b.txt", lambda to: to.write_text("b"))             # in anybody's folder: no broom
+    assert {path.name for path in tmp_path.iterdir()} == stays | {left.name}
+    checkpoints.sweep(tmp_path)                                                 # in a run's own
+    assert {path.name for path in tmp_path.iterdir()} == stays
 
 
 def test_equal_weights_are_equal_files(tmp_path):

@@ -1,6 +1,5 @@
 """What a week of training meets: kills, signals, ranks that fail, full disks, two runs in one folder."""
 
-import json
 import multiprocessing
 import os
 import random
@@ -9,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +17,7 @@ from support import latent_cache
 from support.checkpoints import hold, read_state
 from support.cli import UserError
 from conftest import script
-from test_trainer import THREAD, differs, fit, run, same, signals, torchrun
+from test_trainer import THREAD, differs, fit, run, signals, torchrun  # noqa: F401  signals is a fixture
 
 # One rank of two does what the third word says, in step 2 of stage classifier.
 SICK = """
@@ -77,6 +75,26 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step(tmp_path):
     done = sick(tmp_path, int(signal.SIGTERM))
     assert done.code != 0 and "stopped by a signal at step 6, saved" in done.err
     assert read_state(tmp_path / "run" / "classifier" / "state.pt")["step"] == 6
+
+
+DIFFERENT = """
+import os
+import sys
+import train
+from support.cli import polite
+polite(lambda: train.main(sys.argv[1:] + (["--seed", "3"] if os.environ["RANK"] == "1" else [])))
+"""
+
+
+@pytest.mark.slow
+def test_ranks_with_different_flags_do_not_train(tmp_path):
+    (tmp_path / "sick.py").write_text(DIFFERENT)
+    words = "--config", "tiny", "--stage", "classifier", "--out", tmp_path / "run"
+    done = script(*torchrun(tmp_path / "sick.py", *words), extra=THREAD)
+    assert done.code != 0 and not (tmp_path / "run").exists()
+    assert of_ours(done.err) == ["sick.py: --seed is 0 on rank 0 and 3 on rank 1: give the same command on "
+                                 "every machine"]
+    assert "exitcode  : 2" in done.err
 
 
 def test_a_wrong_flag_on_many_ranks_is_one_line(tmp_path):
@@ -191,7 +209,7 @@ def test_a_signal_during_encoding_is_heard_before_the_next_clip(tiny, tmp_path, 
     out = tiny.fork(tmp_path / "run")
     for path in out.glob("cache/*/*.safetensors"):
         path.unlink()
-    honest, seen = latent_cache.fingerprint, []
+    honest = latent_cache.fingerprint
 
     def fingerprint(net):
         os.kill(os.getpid(), signal.SIGTERM)

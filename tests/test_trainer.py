@@ -26,7 +26,7 @@ from support.ops import has_bf16
 from conftest import script
 from dit import MMDiT
 from support.trainer import Player, Run, Stage, Trainer
-from train import learning_rate, step
+from train import learning_rate
 from presets import Config, apply, parse
 
 STAGES = ("classifier", "dit", "dpvae", "videodit", "latte")
@@ -256,6 +256,61 @@ def test_another_run_is_not_gone_on_from_without_a_word(tmp_path, capsys):
     assert "goes on from another run: --seed 0, now 7" in capsys.readouterr().out
 
 
+def lose_state(out):
+    (out / "line" / "state.pt").unlink()
+
+
+def lose_all_states(out):
+    shutil.rmtree(out / "line")
+
+
+def link_to_nothing(out):
+    lose_state(out)
+    (out / "line" / "state.pt").symlink_to(out / "gone.pt")
+
+
+@pytest.mark.parametrize("lose, back", [(lose_state, "--resume .*line/0000002 goes on"),
+                                        (lose_all_states, "--resume FOLDER goes on from a copy"),
+                                        (link_to_nothing, "--resume .*line/0000002 goes on")])
+def test_work_without_its_state_is_not_written_over(tmp_path, lose, back):
+    """Findings: the run began at step 0, its first save replaced the weights and deleted kept states."""
+    fit(tmp_path, 2)
+    lose(tmp_path)
+    weights = (tmp_path / "line.safetensors").read_bytes()
+    cfg = apply(Config(), {"out": str(tmp_path), "stage": "line"})
+    with pytest.raises(UserError, match=f"no .*state.pt, .*{back}.*; --init .*; --resume none starts again"):
+        trainer.refuse_to_overwrite(cfg)
+    assert (tmp_path / "line.safetensors").read_bytes() == weights
+    trainer.refuse_to_overwrite(dataclasses.replace(cfg, resume="none"))
+
+
+def test_a_shipped_folder_is_no_out_to_begin_in():
+    """checkpoints/toy has weights and no states."""
+    with pytest.raises(UserError, match="no .*videodit/state.pt.* --init .*/videodit.safetensors with another"):
+        train.main(["--config", "toy", "--stage", "videodit", "--out", "checkpoints/toy"])
+
+
+def test_a_kill_inside_the_first_save_is_no_loss(tmp_path, monkeypatch):
+    """After the weights, before the state: the same command goes on. After that save it would be a loss."""
+    honest = trainer.write_atomic
+
+    def killed(path, write):
+        if path.name == "state.pt":
+            raise KeyboardInterrupt
+        honest(path, write)
+    cfg = apply(Config(), {"out": str(tmp_path), "stage": "line"})
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "write_atomic", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path, 2)
+    assert (tmp_path / "line.safetensors").is_file()
+    trainer.refuse_to_overwrite(cfg)
+    fit(tmp_path, 2)
+    lose_state(tmp_path)
+    with pytest.raises(UserError, match="would write over"):
+        trainer.refuse_to_overwrite(cfg)
+
+
 @pytest.mark.parametrize("older, there", [(2, [3, 4, 5]), (0, []), (9, [1, 2, 3, 4, 5])])
 def test_older_states_stay_and_can_be_gone_back_to(tmp_path, older, there):
     """--keep K: each is a folder of its own to sample and to resume from; later ones go when one does."""
@@ -271,6 +326,77 @@ def test_older_states_stay_and_can_be_gone_back_to(tmp_path, older, there):
         assert [line["step"] for line in checkpoints.read_log(tmp_path / "line" / "log.jsonl")] == [1, 2, 3]
 
 
+def test_a_longer_schedule_is_said(tmp_path, capsys):
+    """With --decay the learning rate had fallen to nearly nothing: more steps raise it."""
+    fit(tmp_path, 2, decay=0.5)
+    fit(tmp_path, 3, decay=0.5)
+    assert "line: --steps 2, now 3: the learning rate goes on by the new numbers" in capsys.readouterr().out
+    fit(tmp_path / "constant", 2)
+    fit(tmp_path / "constant", 3)
+    assert "learning rate" not in capsys.readouterr().out
+
+
+def test_data_that_changed_are_another_run(tiny, films, tmp_path):
+    """Findings: of three videos two were deleted, and the resume went on without a word."""
+    mine = shutil.copytree(films, tmp_path / "mine")
+    flags = "--data", mine, "--frames", 8, "--no-cached", "--previews", 1, "--lpips_weight", 0
+    out = tiny.fork(tmp_path / "run")
+    run(out, "dpvae", *flags, "--steps", 1)
+    for path in [*mine.glob("1.*"), *mine.glob("2.*")]:
+        path.unlink()
+    with pytest.raises(UserError, match="the data were clips mine, 6 files, .*; now clips mine, 2 files"):
+        run(out, "dpvae", *flags, "--steps", 2)
+    assert run(out, "dpvae", *flags, "--steps", 2, "--resume", "anyway")["step"] == 2
+
+
+def swap_names(state):
+    """As after a fork that defines two layers in another order: what torch keeps by place lies elsewhere."""
+    state["names"]["line"]["optimizers"].reverse()
+    moments = state["optimizers"]["line"]["state"]
+    moments[0], moments[1] = moments[1], moments[0]
+    state["names"]["line"]["ema"].reverse()
+    state["ema"]["line"].reverse()
+
+
+def test_moments_and_ema_follow_their_names(tmp_path):
+    """Whatever their places; a state of before, without names, is taken by place, and that is said."""
+    expected = fit(tmp_path / "whole", 4)
+    for out, change in (("swapped", swap_names), ("before", lambda state: state.pop("names"))):
+        state = fit(tmp_path / out, 2)
+        change(state)
+        torch.save(state, tmp_path / out / "line" / "state.pt")
+        assert differs(expected, fit(tmp_path / out, 4)) == []
+
+
+def moments_of(state):
+    return state["optimizers"]["line"]["state"][0]
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda state: moments_of(state).update(exp_avg=torch.zeros(9, 9)), "exp_avg of .*shape"),
+    (lambda state: moments_of(state).update(exp_avg=torch.zeros(())), "exp_avg of .*shape"),
+    (lambda state: moments_of(state).pop("exp_avg"), "another optimizer"),
+    (lambda state: state["ema"]["line"].reverse(), "EMA of .*shape"),
+    (lambda state: state["names"]["line"]["ema"].reverse(), "EMA of .*shape"),
+    (lambda state: state["names"]["line"].update(ema=["a", "b"]), "other parameters .a, b")])
+def test_a_state_that_does_not_fit_is_never_written_into(tmp_path, spoil, said):
+    """Findings: moments of another shape made the fused AdamW write into memory that was not its own."""
+    state = fit(tmp_path, 2)
+    spoil(state)
+    torch.save(state, tmp_path / "line" / "state.pt")
+    with pytest.raises(UserError, match=f"state.pt.*{said}.*; --resume none starts again"):
+        fit(tmp_path, 3)
+
+
+def test_flags_that_differ_between_ranks_are_named():
+    """Findings: another --seed on one rank trained to the end, another --save_every waited for ever."""
+    command = lambda *flags: [cfg.settings() for cfg in parse(["--config", "tiny", *flags])]
+    assert trainer.differences(command(), command()) == {}
+    assert trainer.differences(command(), command("--seed", "3")) == {"seed": (0, 3)}
+    assert trainer.differences(command(), command("--dit.depth", "3")) == {"dit.depth": (2, 3)}
+    assert trainer.differences(command(), command("--stage", "vae"))["stage"][1] == "vae"
+
+
 def test_what_a_kill_left_undone_is_done_by_the_same_command(tmp_path):
     """Shot between the last state and its second name, or while that was made: also where no step is left."""
     fit(tmp_path, 2)
@@ -278,7 +404,6 @@ def test_what_a_kill_left_undone_is_done_by_the_same_command(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     folder.rename(tmp_path / "line" / f".0000002.{checkpoints.HOST}.{gone.pid}.tmp")
-    checkpoints.sweep.cache_clear()
     fit(tmp_path, 2)
     assert [step for step, _ in trainer.kept(tmp_path / "line")] == [2]
     assert not list((tmp_path / "line").glob(".*"))
@@ -444,14 +569,14 @@ def test_a_step_that_is_not_finite_moves_nothing(tmp_path, capsys):
     stage = line_stage(bad={1})
     cfg = apply(Config(), {"bf16": False, "lr": 0.1})
     trainer, source = Trainer(cfg, Run(), stage), stage.batches(0)
-    step(trainer, [next(source)])
+    train.step(trainer, [next(source)])
     before = copy.deepcopy(trainer.state())
-    shown = step(trainer, [next(source)])
+    shown = train.step(trainer, [next(source)])
     after = copy.deepcopy(trainer.state())
     assert differs(before, after) == ["step", "skipped", "optimizers"] and after["skipped"] == 1
     assert same(before["optimizers"]["line"]["state"], after["optimizers"]["line"]["state"])
     assert math.isnan(shown["line"]) and trainer.failed == 1
-    step(trainer, [next(source)])
+    train.step(trainer, [next(source)])
     assert "players" in differs(after, trainer.state()) and trainer.failed == 0
 
     fit(tmp_path, 4, bad={1})
