@@ -452,7 +452,7 @@ latent_cache.write_cache(sys.argv[1], data.ToyClips(frames=1, size=16, count=12)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux whether a process has stopped")
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGSTOP", marks=pytest.mark.slow)])
 def test_a_process_that_dies_or_freezes_inside_a_shard_harms_nobody(tmp_path, name):
     """By real signals. What it leaves is no shard; another process finishes; a frozen one wakes and ends."""
     folder, whole = tmp_path / "cache", tmp_path / "whole"
@@ -575,6 +575,7 @@ def made(tmp_path_factory):
 def step_on(made, tmp_path, stage, *flags):
     """One step of a stage of the tiny preset, with a finite loss; returns the run's folder."""
     out = shutil.copytree(made, tmp_path / "out")
+    (out / f"{stage}.safetensors").unlink(missing_ok=True)                   # it begins at nothing
     config, = presets.parse(["--config", "tiny", "--stage", stage, "--steps", "1", "--log_every", "1",
                              "--out", str(out), *map(str, flags)])
     train.train(config)
@@ -590,6 +591,7 @@ def drawn(folder, frames=10, size=40):
         Image.fromarray(frame).save(folder / f"{folder.name}_frames_{number:08}.jpg")
 
 
+@pytest.mark.slow
 def test_latte_trains_on_skytimelapses_and_taichis_trees(made, tmp_path):
     """Latte 4.1: unconditional, a folder of frames a film, two levels down; pictures are its frames."""
     for name in ("sky_train/0HLZ/0HLZ_1", "sky_train/0HLZ/0HLZ_2", "sky_train/2Fr6/2Fr6_1"):
@@ -600,6 +602,7 @@ def test_latte_trains_on_skytimelapses_and_taichis_trees(made, tmp_path):
                 "--crop", "center", "--batch", 2, cached)
 
 
+@pytest.mark.slow
 def test_latte_trains_on_ucf101s_classes_films_and_frames(made, tmp_path):
     """Clips from films, pictures from its frames: the same class folders, a folder deeper."""
     for name in ("Archery", "YoYo"):
@@ -646,6 +649,7 @@ def untrained_dit(made):
     return path
 
 
+@pytest.mark.slow
 def test_the_dpvae_trains_on_films_at_their_own_resolution(made, tmp_path):
     """VideoDiT 4.1: --long; films, a folder of frames and a cover side by side, and single frames of them."""
     video_io.save_video(tmp_path / "films/a.mp4", toy_world.render(toy_world.sample_spec(0, 1), 10, 80))

@@ -328,8 +328,10 @@ def whole():
     return read(HOUSE)
 
 
-@pytest.mark.parametrize("subject, motion", [("house", "moving right"), ("star", "spinning"),
-                                             ("fish", "moving right"), ("rocket", "jumping")])
+@pytest.mark.parametrize("subject, motion", [
+    ("house", "moving right"), ("star", "spinning"),
+    pytest.param("fish", "moving right", marks=pytest.mark.slow),
+    pytest.param("rocket", "jumping", marks=pytest.mark.slow)])
 def test_a_rendering_is_read_back(subject, motion):
     """Its own Spec, to a third of a pixel (of 64) and a hundredth of the size and of a swing; above 30 dB."""
     spec = replace(HOUSE, subject=subject, motion=motion, phase=0.3)
@@ -360,6 +362,7 @@ def test_a_wrong_subject_is_far_from_all_that_could_be_drawn(subject, other):
     assert read(spec, replace(spec, subject=other)).db < 14
 
 
+@pytest.mark.slow
 def test_what_the_caption_leaves_out_is_found():
     """Told "a house" and no more: colour, motion and scene too."""
     for colour, motion, scene in (("red", "moving right", "at night"), ("white", "growing", "in snow")):
@@ -391,8 +394,9 @@ def frozen(after):
     return lambda clip: clip[:, np.minimum(np.arange(clip.shape[1]), after)]
 
 
-@pytest.mark.parametrize("damage, amounts", [(noisy, (0.05, 0.1, 0.2, 0.4)), (blurred, (1, 2, 4)),
-                                             (frozen, (6, 5, 4, 2))])
+@pytest.mark.parametrize("damage, amounts", [
+    pytest.param(noisy, (0.05, 0.1, 0.2, 0.4), marks=pytest.mark.slow), (blurred, (1, 2, 4)),
+    pytest.param(frozen, (6, 5, 4, 2), marks=pytest.mark.slow)])
 def test_the_more_damage_the_further_from_the_nearest_clip(damage, amounts):
     """Monotone: noise, blur, and a film that stands still from some frame on."""
     clips = [damage(amount)(as_video(render(HOUSE, 8, 32))) for amount in amounts]
@@ -400,6 +404,7 @@ def test_the_more_damage_the_further_from_the_nearest_clip(damage, amounts):
     assert all(b < a - 0.2 for a, b in zip(levels, levels[1:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [blurred(1), noisy(0.2)])
 def test_the_search_finds_no_worse_than_the_truth(change):
     """On a clip that no Spec fits exactly the fit scores what the true Spec does (beside), but for 0.2 dB."""
@@ -417,6 +422,7 @@ def test_the_true_spec_is_exact_but_for_rounding():
             assert beside(as_video(render(spec, 4)), spec).db > 45
 
 
+@pytest.mark.slow
 def test_drifting_things_do_not_count():
     """Other flakes, the same nearest clip; a flake in a clip of its own is no subject."""
     here, there = HOUSE, replace(HOUSE, drift=tuple((y, x, size) for x, y, size in DRIFT))
@@ -437,6 +443,7 @@ def test_a_second_head_costs():
     assert read(HOUSE, change=twice).db < whole().db - 10
 
 
+@pytest.mark.slow
 def test_each_frame_by_itself_forgives_the_path_and_not_the_shape():
     """A house that shakes: every frame perfect, the path of no house. A blurred one is bad either way."""
     shake = lambda clip: np.stack([np.roll(clip[:, t], (0, 2, -2, 0)[t % 4], 2) for t in range(8)], 1)
@@ -464,6 +471,7 @@ def test_pictures_are_read_back_too():
     assert fit.db > 30 and fit.spec.motion == "" and fit.frames.shape == (1,)
 
 
+@pytest.mark.slow
 def test_processes_change_nothing():
     """Two of them, the same Fits in the same order; a GPU's or a torch clip goes as an array."""
     clips = [as_video(render(replace(HOUSE, colour=colour), 4, 32)) for colour in ("red", "blue")]
