@@ -37,7 +37,7 @@ import torch
 from torch import nn
 
 import pretrained
-from data import ClipConfig, ClipFolder, ToyClips, open_source
+from data import ClipConfig, ClipFolder, ToyClips, check_source, open_source
 from dit import AdaLN, DiT, MMDiT, PixArt, deepen
 from flow import DDPM, along, ddpm_loss, drop_labels, drop_prompt, flow_loss, sample_times, velocity_of
 from latte import Latte, init_from_image
@@ -850,6 +850,9 @@ def main(argv):
     run = setup()
     with told_once(run):
         refuse_different_flags(run, configs)
+        for flag, name in (("--data", configs[0].data), ("--images", configs[0].images)):
+            if name:                                        # a wrong path is told before anything is trained
+                check_source(flag, name)
         for config in configs:
             train(config, run)
 
