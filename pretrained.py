@@ -56,7 +56,7 @@ from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, sincos
 from latte import SIZES, Latte, LatteConfig
 from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, T5Text, ToyText
 from vae import DPVAE, KLVAE, SD14, SD3, KLVAEConfig
-from support.checkpoints import (class_of, is_a, load_network, load_strict, read_state, save_network,
+from support.checkpoints import (SHIPPED, class_of, is_a, load_network, load_strict, read_state, save_network,
                                  write_atomic)
 from support.cli import UserError, first_line
 from support.detectors import (C3D, I3D, LPIPS, AttributeClassifier, Inception, classifier_file,
@@ -871,7 +871,7 @@ def load_t5_text(*sources, length=120):
 # with its size and checksum where known. Batch norms count the batches they have seen; nobody reads that, so
 # it is dropped. What a network names, its last layer's height, is taken from the file: 400, 1008 or 101.
 
-HEADS = Path(__file__).parent / "checkpoints" / "lpips"      # shipped: a few kB, licence beside them
+HEADS = SHIPPED / "lpips"      # shipped: a few kB, licence beside them
 
 
 def frozen(build, state, source):

@@ -64,7 +64,7 @@ from latte import Latte
 from text import ToyText
 from vae import DPVAE, GOP, KLVAE
 from videodit import VideoDiT
-from support.checkpoints import class_of, load_network, read_config, sweep
+from support.checkpoints import TOY, class_of, load_network, read_config, sweep
 from support.cli import FlagParser, UserError, polite
 from support.drawing import contact_sheet
 from support.folders import label_of
@@ -75,7 +75,6 @@ from support.video_io import (IMAGES, Unusable, read_all, read_image, save_image
                               to_video)
 
 
-TOY = Path(__file__).parent / "checkpoints" / "toy"
 KINDS = {"videodit": VideoDiT, "dit": MMDiT, "latte": Latte}
 
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import fields
-from pathlib import Path
 
 from PIL import Image, ImageDraw
 import torch
@@ -11,7 +10,7 @@ from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, centre
 from text import ToyText
 from vae import DPVAE
 from support import toy_world
-from support.checkpoints import load_network, load_strict, read_config, read_state
+from support.checkpoints import TOY, load_network, load_strict, read_config, read_state
 from support.drawing import heat, page, plot
 from support.video_io import to_video
 
@@ -31,7 +30,6 @@ from support.video_io import to_video
 # to the image model, as far as one frame hears it
 # (test_the_toys_image_model_is_its_video_model_at_one_frame).
 
-TOY = Path(__file__).parents[1] / "checkpoints" / "toy"
 SHOWN = 208                         # pixels on a side of a picture in out/dit.png
 
 

@@ -1,7 +1,6 @@
 """show_latte.py - what `python latte.py` shows: a known answer, and out/latte.png."""
 
 import math
-from pathlib import Path
 
 import torch
 
@@ -10,7 +9,7 @@ from latte import CHOICES, Clip, Latte, LatteConfig, frame_similarity, paper_cou
 from text import ToyText
 from vae import DPVAE
 from support import toy_world
-from support.checkpoints import load_network
+from support.checkpoints import TOY, load_network
 from support.drawing import heat, page, plot
 from support.video_io import to_video
 
@@ -86,10 +85,9 @@ def patterns(variant, frames=3, images=0):
 @torch.no_grad()
 def toy_similarity(clips=4, t=0.5):
     """{block: (T,T)} of the shipped Latte: frame_similarity of toy clips half in noise."""
-    toy = Path(__file__).parents[1] / "checkpoints" / "toy"
-    net = load_network(Latte, toy / "latte.safetensors")
-    vae = load_network(DPVAE, toy / "dpvae.safetensors")
-    text = load_network(ToyText, toy / "text.safetensors")
+    net = load_network(Latte, TOY / "latte.safetensors")
+    vae = load_network(DPVAE, TOY / "dpvae.safetensors")
+    text = load_network(ToyText, TOY / "text.safetensors")
     specs = [toy_world.sample_spec(0, i, "video") for i in range(clips)]
     videos = torch.stack([to_video(toy_world.render(spec)) for spec in specs])          # (B,3,16,64,64)
     z = vae.scaled(vae.encode(videos))                                                  # (B,C,4,8,8)

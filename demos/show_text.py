@@ -1,13 +1,11 @@
 """show_text.py - what `python text.py` shows: a known answer, and out/text.png."""
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 
 from text import ToyText, t5_bucket
 from support import toy_world
-from support.checkpoints import load_network
+from support.checkpoints import TOY, load_network
 from support.drawing import FINE, heat, page, plot, write
 
 
@@ -15,9 +13,6 @@ from support.drawing import FINE, heat, page, plot, write
 # Which words does the shipped encoder find near? The cosine of their pooled vectors, less what all words
 # share. If it had learned nothing, a word's nearest would be of its own kind (subject, colour, motion, scene)
 # one time in four, 8 of 34.
-
-TOY = Path(__file__).parents[1] / "checkpoints/toy/text.safetensors"
-
 
 def nearness(toy, kinds):
     """kinds {name: words} -> (words, cosines (W,W), how many words' nearest is of their own kind)."""
@@ -50,7 +45,7 @@ def demo(picture=None):
     """Known answers: T5's buckets of some distances; how many words' nearest is of their own kind, of all."""
     kinds = {"subject": toy_world.SUBJECTS, "colour": tuple(toy_world.COLOURS), "motion": toy_world.MOTIONS,
              "scene": toy_world.SCENES}
-    words, cosine, own = nearness(load_network(ToyText, TOY).eval(), kinds)
+    words, cosine, own = nearness(load_network(ToyText, TOY / "text.safetensors").eval(), kinds)
     if picture:
         far = torch.arange(-160, 161)                                           # (321,)
         curve = plot(None, {"keys behind": (far[:160], t5_bucket(far[:160])),

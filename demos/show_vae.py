@@ -1,13 +1,11 @@
 """show_vae.py - what `python vae.py` shows: a known answer, and out/vae.png."""
 
-from pathlib import Path
-
 from einops import rearrange
 import torch
 
 from vae import DPVAE, GOP, KLVAE, KLVAEConfig, mse
 from support import toy_world
-from support.checkpoints import load_network
+from support.checkpoints import TOY, load_network
 from support.drawing import page
 from support.video_io import to_frames, to_video
 
@@ -60,7 +58,7 @@ def draw(path, dp, clip=45):
 
 def main():
     print(f"DP-VAE at step 0 differs from held key frames by {demo():.1e} (right: < 1e-5)")
-    dp = load_network(DPVAE, Path(__file__).parents[1] / "checkpoints" / "toy" / "dpvae.safetensors")
+    dp = load_network(DPVAE, TOY / "dpvae.safetensors")
     psnr = draw("out/vae.png", dp)
     print(f"a clip of the toy world: key frames held {psnr['held']:.1f} dB, with the residual "
           f"{psnr['D(z)']:.1f} dB (right: at least 4 more)\nwhat the residual says is drawn in out/vae.png")

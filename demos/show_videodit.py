@@ -5,13 +5,13 @@ import copy
 from einops import rearrange
 import torch
 
-from demos.show_dit import TOY, watch_attention
+from demos.show_dit import watch_attention
 from dit import MMDiT, MMDiTConfig, scrambled
 from text import ToyText
 from vae import DPVAE
 from videodit import VideoDiT
 from support import toy_world
-from support.checkpoints import load_network
+from support.checkpoints import TOY, load_network
 from support.drawing import heat, page, plot
 from support.video_io import to_video
 

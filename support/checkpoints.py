@@ -40,6 +40,9 @@ except ImportError:         # Windows
 # of the answers needs a service, a data base or a library: a file system that renames in one stroke and an
 # operating system that forgets a dead process's locks are enough.
 
+SHIPPED = Path(__file__).parents[1] / "checkpoints"      # what a clone holds: toy/, clip/, lpips/
+TOY = SHIPPED / "toy"
+
 UMASK = os.umask(0o022)      # the only way to read it is to set it
 os.umask(UMASK)
 

@@ -37,6 +37,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from support.checkpoints import SHIPPED
 from support.cli import UserError
 
 
@@ -261,7 +262,7 @@ def pad_rows(rows, length, eos, pad):
 # and so nothing is ever unknown. TRAPS: everything is made lower case; digits are cut one by one ("42" is 4,
 # 2); a text is cut at 77 with its end kept; CLIP-L pads with the end token, CLIP-G with id 0, which is "!".
 
-MERGES = Path(__file__).parents[1] / "checkpoints/clip/merges.txt.gz"
+MERGES = SHIPPED / "clip/merges.txt.gz"
 CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)")       # it's, don't, we're: the ending is a word of its own
 RUN = re.compile("L+|N|P+")                              # letters, ONE digit, anything else but space
 # Chinese has no spaces between words, so each of its characters is one: these ranges of Unicode
