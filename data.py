@@ -429,7 +429,7 @@ def check_source(flag, name, split="train"):
         if not source.videos + source.images + source.covers + source.shards:
             nothing_of(source.root, source.names, VIDEOS + IMAGES, "videos or images", source.left_out)
     except UserError as error:
-        raise UserError(f"{flag} {error}")
+        raise UserError(f"{flag}: {error}")
 
 
 # ------------------------------------------------------------------------------- what can be wrong with files

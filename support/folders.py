@@ -331,6 +331,11 @@ class Source:
         return Counter(os.path.splitext(name)[1].lower() or "no ending" for name in rest
                        if not (name.endswith(".txt") and name[:-4] in stems))
 
+    def refuse_empty(self):
+        """UserError where nothing lies that can be trained on."""
+        if not self.videos + self.folders + self.images + self.covers + self.shards:
+            nothing_of(self.root, self.names, VIDEOS + IMAGES, "videos or images", self.left_out)
+
     def warn(self):
         """One line in the log; `python data.py FOLDER` lists them."""
         if self.left_out:
@@ -373,8 +378,9 @@ def list_source(root, split="train"):
 # Published sets come with what is kept for the test beside what is trained on: sky_train and sky_test, train
 # and test, or UCF101's lists. Whoever names the root means to train on the first and to be measured on the
 # second; to train on both is a mistake that makes every number better.
-SPLITS = {"train": "train", "training": "train", "trainlist01": "train", "test": "test", "testing": "test",
-          "testlist01": "test", "val": "val", "valid": "val", "validation": "val"}
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test",
+          "val": "val", "valid": "val", "validation": "val"}
+UCF_LISTS = {"trainlist01.txt": "train", "testlist01.txt": "test"}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -386,18 +392,23 @@ def split_named(folder):
 def choose_split(root, names, split="train"):
     """(names of this split and of none, the split) where a root holds folders of several splits, or UCF101's
     lists; else (all names, ""). It is said in the log."""
-    found = folder_splits(names)
-    lists = {split_named(stem): name for name in names if name.endswith(".txt")
-             and (stem := name.rpartition("/")[2][:-4]) in ("trainlist01", "testlist01")}
-    if found:
-        others = tuple(f"{folder}/" for folder, which in found.items() if which != split)
-        kept, there = [name for name in names if not name.startswith(others)], sorted(set(found.values()))
-    elif len(lists) == 2:
-        kept, there = read_split(root, names, lists[split] if split in lists else ""), sorted(lists)
-    else:
+    found = folder_splits(names)                                    # {folder: its split}
+    lists = {}                                                      # split -> UCF101's list of it
+    for name in names:
+        if which := UCF_LISTS.get(name.rpartition("/")[2]):
+            lists[which] = name
+    there = sorted(set(found.values()) or lists)
+    if len(there) < 2:
         return names, ""
     if split not in there:
         raise UserError(f"{root} holds {' and '.join(there)}, no {split}")
+    if found:
+        others = tuple(f"{folder}/" for folder, which in found.items() if which != split)
+        kept = [name for name in names if not name.startswith(others)]
+    else:
+        # DEVIATES from Latte's published loader, which trains on all of UCF101: where its lists lie in the
+        # root, what testlist01 names is kept for the test.
+        kept = read_split(root, names, lists[split])
     log.warning("%s holds %s: %s is taken, %d of %d files; give one of its folders to choose another", root,
                 " and ".join(there), split, len(kept), len(names))
     return kept, split
@@ -422,8 +433,6 @@ def folder_splits(names):
 
 def read_split(root, names, table):
     """What UCF101's list names, "Archery/v_Archery_g01_c01.avi 3" a line, and all files that are no media."""
-    if not table:
-        return []
     lines = decode(read_bytes(root, table)).split("\n")
     listed = {stem_of(line.split()[0]).rpartition("/")[2] for line in lines if line.strip()}
     kept = []

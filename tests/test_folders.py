@@ -141,7 +141,7 @@ def test_captions_that_all_are_equal_are_said(tmp_path, caplog, capsys):
 def test_a_wrong_path_is_told_by_its_flag(tmp_path, make, words):
     """Before anything is trained."""
     make(tmp_path / "clips")
-    with pytest.raises(UserError, match=f"--data .*clips.*{words}"):
+    with pytest.raises(UserError, match=f"--data: .*clips.*{words}"):
         data.check_source("--data", tmp_path / "clips")
 
 
