@@ -186,6 +186,7 @@ def test_the_classifier_names_what_stands_still_from_any_frame():
             torch.testing.assert_close(frozen[name], logits)
 
 
+@pytest.mark.slow
 def test_the_classifier_learns_a_batch_by_heart():
     """Only a direction in time tells 4 of the 8 clips from the others; a name not asked costs nothing."""
     classifier = toy_classifier(width=8, features=32, size=32)

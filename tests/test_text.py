@@ -234,6 +234,7 @@ def test_sd3_says_where_it_stops_reading(capsys):
     assert [note.split()[2] for note in both.notes(long)] == ["CLIP", "T5"]
 
 
+@pytest.mark.slow
 def test_the_demo_gives_its_known_answers(tmp_path):
     """python text.py prints them, and draws: words of a kind lie near each other, by what images taught."""
     buckets, own, words = show_text.demo(tmp_path / "text.png")
