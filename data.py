@@ -70,7 +70,8 @@ from support.video_io import (IMAGES, ROUNDING, VIDEOS, Unusable, VideoFile, cro
 class ToyClips:
     """Clips drawn on the fly (toy_world.py). count=None: a million, more than a run ever sees."""
 
-    def __init__(self, kind="video", frames=16, size=64, count=None, seed=0, drop=0.4, vocabulary="full"):
+    def __init__(self, kind="video", frames=16, size=64, count=None, seed=0, drop=0.4, *,
+                 vocabulary="full"):
         self.kind, self.frames, self.size, self.seed, self.drop = kind, frames, size, seed, drop
         self.count, self.vocabulary = count or 1 << 20, vocabulary
         self.classes = toy_world.VOCABULARIES[vocabulary].subjects
@@ -425,9 +426,7 @@ def check_source(flag, name, split="train"):
     if name == "toy":
         return
     try:
-        source = list_source(name, split)
-        if not source.videos + source.images + source.covers + source.shards:
-            nothing_of(source.root, source.names, VIDEOS + IMAGES, "videos or images", source.left_out)
+        list_source(name, split).refuse_empty()
     except UserError as error:
         raise UserError(f"{flag}: {error}")
 
@@ -587,8 +586,7 @@ def scan(root, config, sheet="out/data.png"):
     """Try every file of a folder; print what is usable, what is skipped and why; save a contact sheet."""
     source = list_source(root, config.split)
     folders = source.folders if os.path.isdir(source.root) else []    # an archive is read as images
-    if not source.videos + source.images + source.covers + source.shards:
-        nothing_of(root, source.names, VIDEOS + IMAGES, "videos or images", source.left_out)
+    source.refuse_empty()
     in_folders = [name for name in source.images if (name.rpartition("/")[0] or ".") in folders]
 
     shown = []

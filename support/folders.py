@@ -406,7 +406,7 @@ def choose_split(root, names, split="train"):
         others = tuple(f"{folder}/" for folder, which in found.items() if which != split)
         kept = [name for name in names if not name.startswith(others)]
     else:
-        # DEVIATES from Latte's published loader, which trains on all of UCF101: where its lists lie in the
+        # DEVIATES from Latte's published loader: it trains on all of UCF101; here, where the lists lie in the
         # root, what testlist01 names is kept for the test.
         kept = read_split(root, names, lists[split])
     log.warning("%s holds %s: %s is taken, %d of %d files; give one of its folders to choose another", root,

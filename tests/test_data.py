@@ -664,6 +664,7 @@ def test_the_dpvae_trains_on_films_at_their_own_resolution(made, tmp_path):
 
 def test_scanning_a_folder_tells_the_usable_from_the_skipped(tmp_path, capsys, monkeypatch, caplog):
     """python data.py FOLDER: counts, reasons, a contact sheet."""
+    caplog.set_level(logging.WARNING, logger="data")                # main() lowers it; put back after the test
     make_clip(tmp_path / "good.mp4", 20)
     make_clip(tmp_path / "short.mp4", 5)
     make_image(tmp_path / "a.png")
