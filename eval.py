@@ -38,7 +38,8 @@ from tqdm import tqdm
 from data import ClipConfig, ClipFolder
 from latte import frame_similarity, summary, unconditional
 from pretrained import FILES, load_detector, load_latte
-from sample import TOKENS, TOY, between, decode, encode, generate, go_on, how_of, load_models, tokens_of, walk
+from sample import (TOKENS, TOY, decode, encode, generate, given_ends, go_on, how_of, load_models,
+                    sample_latents, tokens_of)
 from vae import DPVAE, GOP, KLVAE, fold
 from support import nearest, toy_world
 from support.checkpoints import class_of, load_network, read_config, read_state, sweep, write_atomic
@@ -459,7 +460,7 @@ def report_recon(rows):
 def generation_flags(flags):
     flags.add_argument("--model", default="", help="videodit, dit or latte; default: what the folder has")
     flags.add_argument("--steps", type=int, help="calls of the transformer; default: the model's own")
-    flags.add_argument("--cfg", type=float, help="guidance; 1 is none; default: the model's own")
+    flags.add_argument("--guidance", type=float, help="guidance scale; 1 is none; default: the model's own")
     flags.add_argument("--sampler", default="", help="euler, ddpm or ddim; default: the model's own")
     flags.add_argument("--seed", type=int, default=0, help="of the noise")
     flags.add_argument("--batch", type=int, default=32, help="clips made at once, at most")
@@ -472,8 +473,8 @@ def generation_flags(flags):
 # an upper bound, and long clips are made one at a time.
 def settle(models, args):
     """The model's own settings where the flags are silent: into args, and so into what is written down."""
-    how = how_of(models, steps=args.steps, cfg=args.cfg, seed=args.seed, sampler=args.sampler)
-    args.steps, args.cfg, args.sampler = how.steps, how.cfg, how.sampler
+    how = how_of(models, steps=args.steps, guidance=args.guidance, seed=args.seed, sampler=args.sampler)
+    args.steps, args.guidance, args.sampler = how.steps, how.guidance, how.sampler
     if args.bf16 and not has_bf16(next(models.vae.parameters()).device):
         print("--bf16: this device does not multiply in bf16: in float32, which is faster", file=sys.stderr)
         args.bf16 = False
@@ -487,7 +488,7 @@ def settle(models, args):
 # whether it is made first or last, in a batch of 4 or of 32 (to rounding), on one rank or on eight.
 def make(models, prompts, frames, args, first_index):
     """Clips (B,3,T,H,W) by the parsed flags, on the CPU."""
-    return generate(models, prompts, frames, steps=args.steps, cfg=args.cfg, seed=args.seed,
+    return generate(models, prompts, frames, steps=args.steps, guidance=args.guidance, seed=args.seed,
                     first_index=first_index, sampler=args.sampler)
 
 
@@ -547,11 +548,12 @@ def sample_set(argv):
 # remembers the weights (by their hash) and every setting; whoever adds to it with others is refused.
 def check_made(out, args, about):
     """DIR/sample.json says how its clips were made: to go on, the flags have to be the same."""
-    about |= {key: getattr(args, key) for key in ("prompts", "seed", "steps", "cfg", "sampler", "png")}
+    about |= {key: getattr(args, key) for key in ("prompts", "seed", "steps", "guidance", "sampler", "png")}
     path = out / "sample.json"
     sweep(out)
     if path.is_file():
         before = json.loads(path.read_text("utf-8"))
+        before.setdefault("guidance", before.get("cfg"))    # what it was called once
         differs = [f"{key} {before.get(key)}, now {about[key]}"
                    for key in about if before.get(key) != about[key]]
         if differs:
@@ -638,8 +640,9 @@ def score_dpvae(dp, n, batch, frames, size, bar):
 def from_picture(models, how, specs, first, said=lambda spec: spec):
     """The whole prompt, and the first frame. said(spec): what of a spec the prompt says."""
     x = render_all(specs, models.frames, models.size)                                       # (B,3,T,H,W)
-    given = between(models, models.size, how, models.frames, x[:, :, :1])
-    z = walk(models, [toy_world.caption(said(spec)) for spec in specs], given.base.shape, how, first, given)
+    given = given_ends(models, models.size, how, models.frames, x[:, :, :1])
+    prompts = [toy_world.caption(said(spec)) for spec in specs]
+    z = sample_latents(models, prompts, given.base.shape, how, first, given)                # (B,C,T',h,w)
     return decode(models.vae, z, models.frames), {"first": (0, x[:, :, :1])}, models.group
 
 
@@ -668,8 +671,9 @@ def in_between(models, how, specs, first):
     last = models.frames - models.group
     x = render_all(specs, models.frames, models.size)                                       # (B,3,T,H,W)
     start, end = x[:, :, :1], x[:, :, last:last + 1]                                        # (B,3,1,H,W)
-    given = between(models, models.size, how, models.frames, start, end)
-    z = walk(models, [toy_world.caption(spec) for spec in specs], given.base.shape, how, first, given)
+    given = given_ends(models, models.size, how, models.frames, start, end)
+    prompts = [toy_world.caption(spec) for spec in specs]
+    z = sample_latents(models, prompts, given.base.shape, how, first, given)                # (B,C,T',h,w)
     return decode(models.vae, z, models.frames), {"first": (0, start), "last": (last, end)}, 0
 
 

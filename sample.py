@@ -1,8 +1,8 @@
-"""sample.py - `python sample.py "a cat"`: a prompt becomes a clip; a picture or a clip may say how it begins.
+"""sample.py - `python sample.py "a cat"`: a prompt becomes a clip; an image or a clip may say how it begins.
 Paper    VideoDiT A.2: "denoising sampled noise from a standard Gaussian, then decoding using the
          corresponding decoder"; Latte 3.1 and its published configurations: ancestral sampling, 250 steps
 Shapes   noise (B,C,T',h,w) -> scaled latents, same shape -> clips (B,3,T,H,W); T' = T/4 with DP-VAE, else T;
-         a picture is T=1, decoded by D_k
+         an image is T=1, decoded by D_k
 Time     flow: t=0 noise, t=1 data, SD3's schedule of noise levels (flow.sigmas); Latte: DDPM's steps
 Differs  --start, --end, --extend are in neither paper; steps, guidance and null prompt: grep ASSUMED
 Reads    after pretrained.py; train.py previews and eval.py scores call generate() from here
@@ -12,17 +12,17 @@ Run me   python sample.py "a cat"      # CPU, a few seconds: writes out/0000-a-c
 
 THE PROBLEM. A trained transformer answers one small question: given latents with noise on them, and how much
 noise it is, which way lies the data? A person asks a large one: a cat. Between the two lie an encoder that
-turns words into tokens, a walk of many small questions each of which starts where the last one ended, and a
+turns words into tokens, a sampler that asks many small questions, each where the last one ended, and a
 decoder; each has settings that training fixed and no tensor tells.
 
-THE IDEA. Keep all of it in one place (Models), make the walk the same for every model (walk), and treat
-everything else a person may have, a first frame, a last one, a clip, as something GIVEN to that walk. What
-happens to "a cat", with the toy's sizes and with those of VideoDiT at 512 x 512 (VideoDiT A.2):
+THE IDEA. Keep all of it in one place (Models), sample every model in the same few lines (sample_latents), and
+treat everything else a person may have, a first frame, a last one, a clip, as something GIVEN to the sampler.
+What happens to "a cat", with the toy's sizes and with those of VideoDiT at 512 x 512 (VideoDiT A.2):
 
     words      a cat                            -> context (1,12,128)         (1,154,4096)   pooled (1,128)
     noise      keyed by seed, step, index       -> (1,16,4,8,8)               (1,16,24,64,64)
     28 steps   2 x 64 tokens (guidance: twice)  -> same shape                 2 x 24,576 tokens
-    unscaled   z / scale + shift: Eq. 3 made one pair of numbers serve pictures and clips
+    unscaled   z / scale + shift: Eq. 3 made one pair of numbers serve images and clips
     D          4 frames for each latent frame   -> (1,3,16,64,64)             (1,3,96,512,512)
 
 When a clip comes out wrong, what it looks like tells where to look:
@@ -34,8 +34,8 @@ When a clip comes out wrong, what it looks like tells where to look:
     good frames that do not belong      --frames far from those of training; image models (VideoDiT Fig. 2)
     black                               not-a-number; here an error (finite)
 
-Tried by others: a pipeline class for each model, with the walk in each of them once more. Then --start for
-one is not --start for the next, and a fix to the one is not a fix to the others."""
+Tried by others: a pipeline class for each model, with the sampling in each of them once more. Then --start
+for one is not --start for the next, and a fix to the one is not a fix to the others."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ import os
 import re
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 # Threads that wait for each other spin. Beside another busy process the one that is waited for is asleep, and
@@ -78,32 +78,209 @@ from support.video_io import (IMAGES, Unusable, read_all, read_image, save_image
 KINDS = {"videodit": VideoDiT, "dit": MMDiT, "latte": Latte}
 
 
+# ------------------------------------------------------------------------------ from a prompt to a clip
+
+# The same three steps for every model of both papers and for all released ones: read the prompt (conditions),
+# go from noise to latents (sample_latents), decode (decode). What differs is one choice in each: labels,
+# context with a pooled vector, or context with a mask; euler, ddpm or ddim; D or D_k.
+#
+#     prompts -----conditions---> cond -------+
+#     "" or zeros --------------> null_cond --+--> guided: null + s (cond - null)   s: the guidance scale
+#                                             |          |
+#     noise(seed, step, index) --> z ---------+--> one step of euler, ddpm or ddim --> z, n times --> latents
+#                                             |
+#     given (an image, a clip) ---------------+    put in place, with noise on it, before each step
+#
+# Randomness: all noise is drawn from keys of (seed, step, index of the clip), never from a generator that
+# goes on from call to call. So clip 7 is the same clip whether it was made alone, in a batch, on another GPU
+# or after a restart, up to the last bits of rounding: a batch of another size multiplies in another order.
+
+@torch.no_grad()
+def generate(models, prompts, frames=0, *, steps=None, guidance=None, seed=0, sampler="", negative="",
+             first_index=0):
+    """prompts (B strings) -> clips (B,3,T,H,W) in [-1,1], on the CPU. Clip i depends on seed and
+    first_index + i alone, so a clip of a batch can be made again by itself. frames=1 makes images.
+
+    steps, guidance and sampler are by default the model's own."""
+    frames = frames or models.frames
+    check_frames(frames, models.group)
+    how = how_of(models, sampler, steps, guidance, seed, negative)
+    shape = models.shape(len(prompts), frames, models.size)                     # (B,C,T',h,w)
+    z = sample_latents(models, prompts, shape, how, first_index)                # (B,C,T',h,w)
+    return decode(models.vae, z, frames)                                        # (B,3,T,H,W)
+
+
+# n calls of the transformer (2n with guidance) are all the time a clip takes; the decoder is a call at the
+# end. The transformer runs under autocast, but z stays in float32 between the steps: 250 small steps added in
+# bf16 would be lost in its 8 bits.
+@torch.no_grad()
+def sample_latents(models, prompts, shape, how, first_index=0, given=None, window=0):
+    """Noise of shape (B,C,T',h,w) -> scaled latents of the same shape. given: see Given.
+
+    The prompts are read first, then the transformer takes its place on the device: the order keeps the peak
+    of memory at the larger of the two, and T5 is larger than any transformer here.
+    window: number of a window in a long clip; each has noise of its own."""
+    cond, null_cond = conditions(models, prompts, how.negative)
+    if not cond:
+        how = replace(how, guidance=1.0)                    # nothing to be guided by
+    device = models.take_turn()
+    cond = add_resolution(models, cond, shape, device)
+    null_cond = add_resolution(models, null_cond, shape, device)
+
+    def new_noise(n):
+        number = n + 1_000_000 * window
+        return keyed_noise(shape, how.seed, number, first_index, device, stream=SAMPLING)       # (B,C,T',h,w)
+
+    kind = torch.device(device).type
+    sample = sample_flow if models.objective == "flow" else sample_ddpm
+    with torch.autocast(kind, torch.bfloat16, enabled=models.bf16 or torch.is_autocast_enabled(kind)):
+        z = sample(models, how, cond, null_cond, new_noise, given or Given())
+    return finite(z, "the latents", "try another dtype, or look for a damaged file of weights")
+
+
+# Which sampler follows from what was trained. Euler follows a velocity, so it needs a flow; DDPM's ancestral
+# sampler takes noise away and puts a little new noise on, which forgives errors of early steps; DDIM is the
+# same model sampled without new noise, in fewer and larger steps: the first noise alone decides what comes.
+def sample_flow(models, how, cond, null_cond, new_noise, given):
+    """Rectified flow (VideoDiT Eq. 5): Euler along the guided velocity."""
+    network, noise = models.transformer, new_noise(0)                           # noise (B,C,T',h,w)
+    velocity = velocity_of(network) if isinstance(network, Latte) else network
+    velocity = guided(velocity, cond, how.guidance, null_cond)
+    if given.pull:
+        network.checkpointing = True                        # a backward pass a step
+        velocity = pulled(velocity, given.known, given.pull)
+
+    def noisy(clip, t):
+        return interpolate(noise, clip, t)                                      # (B,C,T',h,w)
+
+    levels = sigmas(how.steps, models.shift)[given.skipped(how.steps):]
+    z = given.start(noise, noisy, 1 - levels[:1])                               # (B,C,T',h,w)
+    return given.restore(euler(given.hold(velocity, noisy), z, levels))
+
+
+def sample_ddpm(models, how, cond, null_cond, new_noise, given):
+    """Latte 3.1: ancestral sampling, or DDIM. Here t are timesteps of training, 0 to 999."""
+    network, noise = models.transformer, new_noise(0)                           # noise (B,C,T',h,w)
+    # TRAP: DiT's released code guides three of four channels, and its published numbers depend on it
+    channels = 3 if isinstance(network, DiT) else None
+    model = guided(network, cond, how.guidance, null_cond, channels)
+    ddpm = diffusion_of(network, how)
+
+    def noisy(clip, t):
+        return ddpm.q_sample(clip, ddpm.index(t), noise)                        # (B,C,T',h,w)
+
+    times = ddpm.times()[given.skipped(how.steps):]
+    z = given.start(noise, noisy, ddpm.timesteps[times[:1]])                    # (B,C,T',h,w)
+    sampler = {"ddpm": ddpm_sample, "ddim": ddim_sample}[how.sampler]
+    return given.restore(sampler(ddpm, given.hold(model, noisy), z, times, lambda n: new_noise(n + 1)))
+
+
+# VideoDiT A.2: "decoding using the corresponding decoder": D for clips, D_k for images. D would decode an
+# image, too, but as a group of four frames, at nearly three times the work, and it was trained on clips; D_k
+# is the image VAE's own decoder, and has never seen anything but images' latents.
+@torch.no_grad()
+def decode(vae, z, frames):
+    """Scaled latents -> clips in [-1,1] on the CPU.
+
+    One at a time: the decoder's last feature maps have the pixels' size and 128 channels, so that it is the
+    decoder, not the transformer, that runs out of memory: 134 MB a frame of 512 pixels, in float32."""
+    decoder = vae.decode
+    if frames == 1 and not isinstance(vae, KLVAE):
+        decoder = vae.decode_keys
+    clips = []
+    for row in vae.unscaled(z).split(1):                                        # (1,C,T',h,w)
+        clips.append(decoder(row).float().clamp(-1, 1).cpu())                   # (1,3,T,H,W)
+    return finite(torch.cat(clips), "the decoded frames", "the VAE's weights are damaged")      # (B,3,T,H,W)
+
+
+# TRAP: not-a-number spreads. One weight of 0/0 is in every token after one attention, in every latent after
+# one step, and at the end uint8 turns it into black without a word. Latents and frames are asked once each.
+def finite(x, what, hint):
+    """x, if it holds numbers. One bad weight or one overflow makes all of a clip not-a-number, which is saved
+    as black frames without a complaint; here it is an error that says where it was seen first."""
+    if not x.isfinite().all():
+        raise UserError(f"{what} are not finite numbers; {hint}")
+    return x
+
+
+# Guidance compares two answers, with the prompt and without, and goes further in the direction in which they
+# differ. "Without" must be something the model has been trained on. For our models and SD3 that is zeros, for
+# classes one more label than there are classes, for T5's models the encoded empty prompt, as in their
+# pipelines. A negative prompt takes that place: then guidance leads away from something, not from nothing.
+def conditions(models, prompts, negative=""):
+    """(what the transformer is told, what guidance leads away from): {name: tensor} both."""
+    network = models.transformer
+    if models.classes:
+        device = models.device or next(network.parameters()).device
+        labels = torch.tensor([label_of(prompt, models.classes) for prompt in prompts], device=device)  # (B,)
+        null = label_of(negative, models.classes) if negative else network.config.classes
+        return {"labels": labels}, {"labels": torch.full_like(labels, null)}
+    if models.text is None:
+        return {}, {}
+    names = getattr(models.text, "gives", ("context", "pooled"))
+    read = getattr(models.text, "read", models.text)        # says what it does not know, or has to cut
+    cond = dict(zip(names, read(prompts)))                                      # (B,L,D), (B,P) or (B,L)
+    if negative or models.null == "empty":
+        null_cond = {}
+        for name, value in zip(names, read([negative])):
+            null_cond[name] = value.expand(len(prompts), *value.shape[1:])      # (B,L,D), (B,P) or (B,L)
+    else:
+        null_cond = {name: torch.zeros_like(value) for name, value in cond.items()}
+    # TRAP: a mask of zeros would leave attention nothing to attend to, which is not-a-number. Latte's
+    # pipeline shortens both texts to the prompt's length, so the prompt's mask serves both.
+    if "mask" in cond and isinstance(network, Latte):
+        null_cond["mask"] = cond["mask"]
+    for name, value in [*null_cond.items(), *cond.items()]:
+        finite(value, f"the text encoder's {name}", "its weights are damaged, or its dtype too small: T5 "
+               "overflows in float16")
+    return cond, null_cond
+
+
+def add_resolution(models, cond, shape, device):
+    """PixArt at 1024 pixels is also told how large an image it makes ("micro-conditions")."""
+    network = models.transformer
+    if not (isinstance(network, PixArt) and network.config.micro_conditions):
+        return cond
+    batch, _, _, height, width = shape
+    pixels = models.vae.downsampling * torch.tensor([[height, width]], device=device).float()   # (1,2)
+    ratio = pixels[:, :1] / pixels[:, 1:]                                       # (1,1)
+    return {**cond, "resolution": pixels.expand(batch, 2), "aspect_ratio": ratio.expand(batch, 1)}
+
+
+def diffusion_of(network, how):
+    """Latte 3.1: learned variances; DiT's and PixArt's too. A network without has the larger fixed ones.
+
+    TRAP: DDIM is published with a whole stride, timesteps 0, 20, 40 ... for 50 steps, the ancestral sampler
+    with a rounded one that reaches 999. Each is evaluated here as it is published."""
+    learned = getattr(network.config, "learn_sigma", True)
+    spacing = str(how.steps)
+    if how.sampler == "ddim" and how.steps > 1 and 1000 % how.steps == 0:
+        spacing = f"ddim{how.steps}"
+    return DDPM(variance="learned_range" if learned else "fixed_large").respace(spacing)
+
+
 # -------------------------------------------------------------------------------------------- what samples
 
 # A transformer alone makes nothing. It needs the VAE whose latents it learned: another one's, even with the
 # same shapes, is a foreign alphabet. It needs the encoder that spoke to it in training, and that training's
 # habits: which way its time runs (objective), at which noise levels it spent its time (shift), how many
-# frames it knows. And it has habits of its maker's: a guidance at which its pictures were chosen, a number of
-# steps below which they fall apart. Whoever samples Latte with SD3's 28 steps and guidance 4 sees a bad model
-# that is not bad. So all of this travels with the weights, and stands here together.
-#
-#     prompts --text--> conditions --+
-#                                    v
-#     noise (B,C,T',h,w) --------> walk: steps x transformer --> latents --vae--> clips (B,3,T,H,W)
+# frames it knows. And it has habits of its maker's: a guidance scale at which its images were chosen, a
+# number of steps below which they fall apart. Whoever samples Latte with SD3's 28 steps and guidance 4 sees a
+# bad model that is not bad. So all of this travels with the weights, and stands here together.
 
 @dataclass
 class Models:
     """What a clip is made with. shift, objective and classes are the transformer's: those of its training."""
     vae: torch.nn.Module           # DPVAE, or KLVAE: an image model's, or Latte's, frame by frame
     text: object                   # prompts -> context, pooled (or mask); None if there is no text
-    transformer: torch.nn.Module   # VideoDiT or Latte; MMDiT, DiT or PixArt for pictures
+    transformer: torch.nn.Module   # VideoDiT or Latte; MMDiT, DiT or PixArt for images
     size: int = 64
-    frames: int = 16               # 1: makes pictures
+    frames: int = 16               # 1: makes images
     shift: float = 1.0
     objective: str = "flow"        # "ddpm": Latte's
     classes: tuple = ()            # names of a class-conditional model's labels
-    sampling: dict = field(default_factory=dict)    # sampler, steps, cfg (guidance), fps: see advice()
-    null: str = "zeros"            # guidance walks away from zeros, or from what the text encoder makes of ""
+    sampling: dict = field(default_factory=dict)    # sampler, steps, guidance, fps: see advice()
+    null: str = "zeros"            # guidance leads away from zeros, or from what the text encoder makes of ""
     dtype: torch.dtype = None      # of the transformer's weights when its turn comes; None: as they are
     device: str = ""               # where it then goes; "": where it is
     bf16: bool = False             # autocast; pays on a GPU
@@ -119,11 +296,12 @@ class Models:
         return "class" if self.classes else getattr(self.transformer.config, "condition", "text")
 
     def shape(self, batch, frames, size):
+        """Of the latents: (B,C,T',h,w)."""
         side = size // self.vae.downsampling
         return batch, self.vae.config.z_channels, max(frames // self.group, 1), side, side
 
     def take_turn(self):
-        """Move the transformer in, now that the text encoders have left: the peak is the larger one."""
+        """Move the transformer in, now that the text encoders have left; returns the device."""
         if self.device:
             self.transformer.to(self.device, self.dtype)
         return next(self.transformer.parameters()).device
@@ -138,33 +316,258 @@ class Models:
 def advice(objective, asks, fps=0.0):
     """How a model is sampled if nothing else is said; train.py writes it into the checkpoint."""
     if objective == "flow":
-        return {"sampler": "euler", "steps": 28, "cfg": 1.0 if asks == "none" else 4.0, "fps": fps or 12.0}
+        guidance = {"none": 1.0, "class": 4.0, "text": 4.0}[asks]
+        return {"sampler": "euler", "steps": 28, "guidance": guidance, "fps": fps or 12.0}
     guidance = {"none": 1.0, "class": 7.0, "text": 7.5}[asks]
-    return {"sampler": "ddpm", "steps": 250, "cfg": guidance, "fps": fps or 8.0}
+    return {"sampler": "ddpm", "steps": 250, "guidance": guidance, "fps": fps or 8.0}
 
+
+@dataclass
+class How:
+    """The settings of the sampler; with seed and a clip's index they make the clip again."""
+    sampler: str = "euler"
+    steps: int = 28
+    guidance: float = 4.0
+    seed: int = 0
+    negative: str = ""
+
+
+def how_of(models, sampler="", steps=None, guidance=None, seed=0, negative=""):
+    """The model's own settings, and those that were asked for in their place."""
+    own = advice(models.objective, models.asks) | models.sampling
+    how = How(sampler or own["sampler"], own["steps"], own["guidance"], seed, negative)
+    if steps is not None:
+        how.steps = steps
+    if guidance is not None:
+        how.guidance = guidance
+    if models.objective == "flow" and how.sampler != "euler":
+        raise UserError(f"--sampler {how.sampler}: this model was trained as a flow; its sampler is euler")
+    if models.objective == "ddpm" and how.sampler not in ("ddpm", "ddim"):
+        raise UserError(f"--sampler {how.sampler}: this model was trained by DDPM; its samplers are ddpm and "
+                        "ddim")
+    if how.sampler != "euler" and how.steps > 1000:
+        raise UserError(f"--steps {how.steps}: DDPM was trained on 1000 steps; ask for 1 to 1000")
+    if how.negative and models.asks == "none":
+        raise UserError("--negative: this model reads no prompts, so there is nothing to lead it away from")
+    return how
+
+
+def check_frames(frames, group=GOP):
+    if frames < 1 or (frames > 1 and frames % group):
+        below = max(frames // group, 1) * group
+        above = (max(frames, 0) // group + 1) * group
+        raise UserError(f"--frames {frames}: must be 1 (an image) or a multiple of {group}, such as {below} "
+                        f"or {above}")
+
+
+# ------------------------------------------------------------------------------------- what may be given
+
+# In neither paper, but VideoDiT's autoencoder has paid for it. A causal video VAE knows an image only as the
+# beginning of a clip. DP-VAE's latent frame is a KEY FRAME'S LATENT plus a residual, and its loss (Eq. 3)
+# holds z to the statistics of z_k: for the transformer, E_k(image) is a latent frame like any other (on the
+# toy z and z_k are 0.17 of a standard deviation apart). So an image can stand in a clip as one of its latent
+# frames, and D decodes it with the frames around it. Latte's latents are images' anyway.
+#
+# What is known is put in its place at each step, with as much noise as the rest has there (Eq. 5 says how
+# much). That gives a right first frame, and later frames that may be of another colour: the network learns of
+# the known frame only through the noise on it, and what is decided first, colour and scene, is decided when
+# noise is all there is. Two cures, both at sampling time:
+#   start part way   not from noise but from the known frame held still, under noise of `HELD` times its size:
+#                    so colour and scene are there before the first step
+#   pull             at each step, the error of the network's guess at the KNOWN frame has a gradient with
+#                    respect to the whole clip; a step down it moves the unknown frames to where the known one
+#                    is better explained (flow.pulled)
+# Measured on the toy at guidance 4, prompts of subject and motion only; later frames of the image's colour
+# AND scene, and of the motion that was asked: only put in place 12 and 88 %; started part way 75 and 90;
+# pulled from pure noise 50 and 45; both 95 and 90 (16 to 24 unseen clips each; `python eval.py toy` measures
+# more of them).
+HELD = 4.0                          # noise over signal: the flow's level 0.8
+# ASSUMED: all of this section; no paper says it.
+
+
+# The pull costs a backward pass, three times a step; starting part way saves a third of the steps. Pulling is
+# for the steps in which the guess already shows something: at noise level 0.9, where the guess at the known
+# frame is a blur, its gradient is a push in no direction, and 95 % became 60.
+#
+# What stays hard: a motion that must go on where no clip of training went. On from the end of a clip a
+# subject that moves right stands at the frame's edge; the model has never seen one leave, and lets it spin or
+# grow instead: motion as asked in 69 % of 48 clips. On from half a clip, for which an end exists, in 84 % of
+# 128 with guidance 4, 90 % with 2.5, which is as many as the classifier names of the true ends. The pull is a
+# guidance, too, and the two add up: 6 gives 77 %. Starting under more noise (9 times the signal) gives 58 %.
+
+@dataclass
+class Given:
+    """What sampling starts from or must keep, beside the prompt. Nothing, by default."""
+    base: torch.Tensor = None       # (1 or B,C,T',h,w): start from it, with noise on it
+    strength: float = 1.0           # share of the steps that are taken; 1 forgets the base
+    known: Known = None             # latent frames that stay as they are
+    pull: float = 0.0               # 0: DDPM, which has no velocity to turn
+
+    def skipped(self, steps):
+        """How many of the steps are left out; one at least is taken."""
+        return min(int(steps * (1 - self.strength)), steps - 1)
+
+    def start(self, noise, noisy, t):
+        """z before the first step, which is at time t (1,); noisy(clip, t) puts noise on a clip."""
+        return noise if self.base is None else noisy(self.base, t.to(noise.device))     # (B,C,T',h,w)
+
+    def hold(self, model, noisy):
+        """model(z, t), which finds what is known in its place."""
+        if self.known is None:
+            return model
+        return held(model, self.known, lambda t: noisy(self.known.latent, t))
+
+    def restore(self, z):
+        """The result, with what is known in its place to the last bit."""
+        return z if self.known is None else self.known.hold(z, self.known.latent)       # (B,C,T',h,w)
+
+
+def given_frames(models, shape, keys, how):
+    """keys {latent frame: (1 or B,C,1,h,w)} -> Given: these stay, the others start as the nearest of them.
+
+    The nearest, not a mixture: half of one image over half of another is no image, and under little noise the
+    network would believe it."""
+    nearest = [min(keys, key=lambda key: abs(key - place)) for place in range(shape[2])]
+    latent = torch.cat([keys[place] for place in nearest], dim=2)               # (1 or B,C,T',h,w)
+    mask = torch.tensor([place in keys for place in range(shape[2])], device=latent.device)
+    known = Known(latent, mask.view(1, 1, -1, 1, 1))                            # mask (1,1,T',1,1)
+    pull = 1.0 if models.objective == "flow" else 0.0
+    return Given(latent, part_way(models, how), known, pull)
+
+
+def part_way(models, how, most=HELD):
+    """The share of the steps whose noise is at most `most` times the signal.
+
+    The ratio is what flow and DDPM have in common: sigma : 1 - sigma here, sqrt(1 - alpha_bar) :
+    sqrt(alpha_bar) there. So HELD means the same for both, and for any shift and number of steps."""
+    if models.objective == "flow":
+        levels = sigmas(how.steps, models.shift)[:-1].double()                  # (steps,)
+        noise = levels / (1 - levels)
+    else:
+        noise = (1 / diffusion_of(models.transformer, how).alpha_bar - 1).sqrt()        # (steps,)
+    return (noise <= most).double().mean().item() - 1e-6        # Given.skipped rounds down, and not up
+
+
+# An image is E_k's and a clip E_k's plus E_r's (Eq. 1), but both are scaled by the same two numbers: to the
+# transformer they are one language. The mean of q(z|x), not a draw from it: what is given should be given.
+@torch.no_grad()
+def encode(models, x):
+    """Clips (B,3,T,H,W) -> scaled latents (B,C,T',h,w); one frame is an image, and E_k's."""
+    device = models.device or next(models.vae.parameters()).device
+    return models.vae.scaled(models.vae.encode(x.to(device)))
+
+
+def given_ends(models, size, how, frames, start=None, end=None):
+    """Given for clips that begin with the images `start` (B,3,1,H,W), end with `end`, or both."""
+    shape, keys = models.shape(1, frames, size), {}
+    if start is not None:
+        keys[0] = encode(models, start)                                         # (B,C,1,h,w)
+    if end is not None:
+        keys[shape[2] - 1] = encode(models, end)                                # (B,C,1,h,w)
+    return given_frames(models, shape, keys, how)
+
+
+# Longer than training. A transformer that has seen 4 latent frames and is asked for 16 at once meets
+# positions it has never learned, and attention whose cost grows with the square. So a long clip is made in
+# windows, each of which knows the end of the last:
+#
+#     z          [ 0  1  2  3 ]                     what is there
+#     window 0         [ 2  3 | 4  5 ]              known | new
+#     window 1               [ 4  5 | 6  7 ]        each with noise of its own
+#
+# Tried by others: a model trained to predict from given frames (a mask channel as a further input, as in
+# image-to-video models); a noise level of its own for each frame, so that the window slides a frame at a time
+# ("diffusion forcing"). Both need training for it; this needs none.
+def go_on(models, prompts, z, frames, how, first_index=0):
+    """Latents z (1 or B,C,T',h,w) of a clip -> (B,C,frames/group,h,w), which begin with them.
+
+    A window at a time: half of it is the end of what is there, and known, half is new. One key frame would
+    hand on the scene; several hand on the motion too, for a velocity needs two places. The window is as long
+    as the clips of training, so the network meets no position it has not learned, and a clip of any length
+    takes the memory of one window. What is lost: a thing that left the frame for a window is forgotten."""
+    z = z.expand(len(prompts), *z.shape[1:])                                    # (B,C,T',h,w)
+    length, overlap = window_of(models)
+    number = 0
+    while z.shape[2] < frames // models.group:
+        known = z[:, :, -overlap:]                                              # (B,C,overlap,h,w)
+        shape = (*z.shape[:2], length, *z.shape[3:])
+        keys = {place: known[:, :, place:place + 1] for place in range(known.shape[2])}
+        given = given_frames(models, shape, keys, how)
+        new = sample_latents(models, prompts, shape, how, first_index, given, number)
+        z = torch.cat([z, new[:, :, known.shape[2]:]], dim=2)                   # (B,C,T'+new,h,w)
+        number += 1
+    return z[:, :, :frames // models.group]
+
+
+def window_of(models):
+    """Latent frames of a window of go_on, and how many of them are known."""
+    length = models.shape(1, models.frames, models.size)[2]
+    return length, max(length // 2, 1)
+
+
+def windows_of(models, have, frames):
+    """How many windows go_on makes, from `have` latent frames."""
+    length, overlap = window_of(models)
+    windows = 0
+    while have < frames // models.group:
+        have += length - min(overlap, have)
+        windows += 1
+    return windows
+
+
+# A model makes squares. Of what a person brings the middle is taken, and neither stretched nor padded: a
+# stretched cat is an input that no training has shown, and padding would be drawn into the clip.
+def read_cropped(path, size, flag):
+    """(1,3,T,size,size): the middle of an image (T=1) or of all frames of a clip."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"--{flag} {path}: no such file")
+    try:
+        if path.suffix.lower() in IMAGES:
+            frames = read_image(path, size)[None]                               # (1,H,W,3)
+        else:
+            frames = read_all(path, size)[1]                                    # (T,H,W,3)
+    except (Unusable, OSError, ValueError) as reason:
+        raise UserError(f"--{flag} {path} cannot be read ({str(reason)[:100]}); give another file")
+    top, left = ((side - size) // 2 for side in frames.shape[1:3])
+    return to_video(frames[:, top:top + size, left:left + size])[None]          # (1,3,T,size,size)
+
+
+# ------------------------------------------------------------------------------------------ whose weights
 
 # A folder that train.py wrote says of itself all that is needed: which networks, at which size, with which
 # VAE's latents, how to be sampled. So the door is one path. A folder of somebody else's says nothing, and
-# goes through the other door, published.open_released, which knows models by their tensors.
+# goes through the other door, pretrained.open_released, which knows models by their tensors.
 def load_models(folder, device="cpu", weights=(), model="", vae=""):
     """The networks of a folder that train.py wrote: model videodit (with dpvae), dit (with vae) or latte
     (with either); "" takes the first of these that is there. A file in it will do, and names its folder.
 
     Anything else is a released model, and weights and vae are further paths to its parts. For one of ours
     weights are the published text encoders that it was trained with."""
-    folder, weights = Path(folder).expanduser(), [weights] if isinstance(weights, (str, Path)) else weights
+    folder = Path(folder).expanduser()
+    if isinstance(weights, (str, Path)):
+        weights = [weights]
     weights = [path for path in weights if path]
     if folder.is_file() and class_of(folder):
-        folder, model = folder.parent, model or (folder.stem if folder.stem in KINDS else "")
+        if not model and folder.stem in KINDS:
+            model = folder.stem
+        folder = folder.parent
     if not folder.exists():
         raise UserError(f"no folder {folder}; give --ckpt a folder that train.py wrote")
-    if folder.is_file() or not any((folder / f"{part}.safetensors").is_file()
-                                   for part in (*KINDS, "vae", "dpvae", "text")):
+    parts = [folder / f"{part}.safetensors" for part in (*KINDS, "vae", "dpvae", "text")]
+    if folder.is_file() or not any(path.is_file() for path in parts):
         found = pretrained.open_released(folder, *weights, vae=vae)
         if not found.states:
             raise UserError(f"{folder} holds no model, neither one of train.py's nor a released one")
         return released_models(found, device)
-    model = model or next((name for name in KINDS if (folder / f"{name}.safetensors").is_file()), "videodit")
+    if not model:
+        there = [name for name in KINDS if (folder / f"{name}.safetensors").is_file()]
+        model = there[0] if there else "videodit"
+    return own_models(folder, model, device, weights)
+
+
+def own_models(folder, model, device, weights):
+    """One of train.py's."""
     path = folder / f"{model}.safetensors"
     transformer = load_network(KINDS[model], path).to(device).requires_grad_(False)
     made = read_config(path)
@@ -172,10 +575,14 @@ def load_models(folder, device="cpu", weights=(), model="", vae=""):
     vae = load_network({"vae": KLVAE, "dpvae": DPVAE}[latents], folder / f"{latents}.safetensors").to(device)
     models = Models(vae, None, transformer, made["size"], 1 if model == "dit" else made["frames"],
                     made["shift"], made.get("objective", "flow"), tuple(made.get("classes", ())))
-    models.sampling = advice(models.objective, models.asks) | made.get("sampling", {})
+    own = made.get("sampling", {})
+    if "cfg" in own:                                        # what checkpoints called guidance once
+        own = {**own, "guidance": own["cfg"]}
+    models.sampling = advice(models.objective, models.asks) | own
     if models.asks == "text":
-        known = made.get("text_weights", "")                # where its published encoders lay in training
-        weights = weights or [known] * (known != "" and Path(known).exists())
+        trained_with = made.get("text_weights", "")         # where its published encoders lay in training
+        if not weights and trained_with and Path(trained_with).exists():
+            weights = [trained_with]
         models.text = encoder_of(folder, transformer, weights).to(device)
     return models
 
@@ -187,8 +594,9 @@ def encoder_of(folder, transformer, weights):
     config = transformer.config
     alone = isinstance(transformer, Latte) and not config.pooled_dim        # Latte 4.5: T5 and nothing else
     if not weights:
-        speaks = ("T5 v1.1 XXL: a folder that holds text_encoder/ and tokenizer/" if alone
-                  else "Stable Diffusion 3's: its file or folder")
+        speaks = "Stable Diffusion 3's: its file or folder"
+        if alone:
+            speaks = "T5 v1.1 XXL: a folder that holds text_encoder/ and tokenizer/"
         raise UserError(f"{folder} holds no text encoder; give with --weights the one that it was trained "
                         f"with, {speaks}")
     return pretrained.load_t5_text(*weights) if alone else pretrained.load_sd3_text(*weights)
@@ -196,10 +604,12 @@ def encoder_of(folder, transformer, weights):
 
 # Other people's models come to the same table. What they are is told by their tensors (pretrained.py); how
 # they want to be sampled is told by nothing in the file: it stands in their authors' scripts, and here.
-# sampler, steps, guidance, frames a second. TRAP: none of them gives an error when it is wrong.
+# TRAP: none of them gives an error when it is wrong.
 # DEVIATES: PixArt's script takes DPM-Solver by default; these are the numbers of its other choice, ancestral.
-RELEASED = {"mmdit": ("euler", 28, 7.0, 12.0), "dit": ("ddpm", 250, 4.0, 8.0),
-            "pixart": ("ddpm", 100, 4.5, 8.0), "latte_t2v": ("ddim", 50, 7.5, 8.0)}
+RELEASED = {"mmdit": {"sampler": "euler", "steps": 28, "guidance": 7.0, "fps": 12.0},
+            "dit": {"sampler": "ddpm", "steps": 250, "guidance": 4.0, "fps": 8.0},
+            "pixart": {"sampler": "ddpm", "steps": 100, "guidance": 4.5, "fps": 8.0},
+            "latte_t2v": {"sampler": "ddim", "steps": 50, "guidance": 7.5, "fps": 8.0}}
 
 
 def released_models(found, device="cpu", silent=False):
@@ -208,404 +618,70 @@ def released_models(found, device="cpu", silent=False):
 
     silent: all prompts are empty, which for SD3 is zeros and needs no encoder."""
     found.need("transformer", "vae")
-    silent &= found.kind == "mmdit"
-    told = None if silent else found.text()
-    kind, network, vae = found.kind, found.transformer(), found.vae()
-    # DEVIATES from SD3's scripts: zeros are its null prompt, too, where they let all three encoders read "".
-    # In training SD3 dropped each encoder's output on its own, in 46.4 % of the steps, which is all three in
-    # 10 % (its appendix); zeros are what stands for an absent T5 in those scripts, and one null prompt then
-    # serves training (flow.drop_prompt) and sampling. PixArt's and Latte's pipelines encode "", and so do we.
+    kind = found.kind
+    sd3 = kind == "mmdit"
+    text = None if sd3 and silent else found.text()
+    network, vae = found.transformer(), found.vae()
     config = network.config
     if vae.config.z_channels != config.in_channels:
         raise UserError(f"the VAE in {found.paths['vae']} has {vae.config.z_channels} channels, the "
                         f"transformer in {found.paths['transformer']} reads {config.in_channels}; add --vae "
                         f"PATH with {pretrained.WHERE.get(config.in_channels, 'its own')}")
-    side = {"mmdit": found.config("transformer").get("sample_size", 128),
-            "pixart": getattr(config, "sample_size", 0)}.get(kind) or config.input_size
-    classes = ()
+    models = Models(vae.to(device), None, network.requires_grad_(False), frames=1, objective="ddpm")
+    models.device, models.dtype = device, torch.float32
+    side = getattr(config, "sample_size", 0) or getattr(config, "input_size", 0)        # of the latents
+    if isinstance(network, Latte):
+        models.frames = config.frames
     if kind == "dit" or getattr(config, "condition", "") == "class":
-        classes = pretrained.UCF101 if config.classes == 101 else tuple(map(str, range(config.classes)))
-    half = kind == "mmdit" and has_bf16(device)
-    models = Models(vae.to(device), told.to(device) if told else None, network.requires_grad_(False),
-                    side * vae.downsampling, config.frames if isinstance(network, Latte) else 1,
-                    3.0 if kind == "mmdit" else 1.0, "flow" if kind == "mmdit" else "ddpm", classes,
-                    null="empty" if kind in ("pixart", "latte_t2v") else "zeros", device=device,
-                    dtype=torch.bfloat16 if half else torch.float32, bf16=half)
-    models.sampling = advice("ddpm", models.asks)
-    if kind in RELEASED:
-        models.sampling = dict(zip(("sampler", "steps", "cfg", "fps"), RELEASED[kind]))
-    if silent:
-        models.text, models.sampling["cfg"] = silence(config, device), 1.0
+        models.classes = tuple(map(str, range(config.classes)))
+        if config.classes == 101:
+            models.classes = pretrained.UCF101
+    # DEVIATES from SD3's scripts: zeros are its null prompt, too, where they let all three encoders read "".
+    # In training SD3 dropped each encoder's output on its own, in 46.4 % of the steps, which is all three in
+    # 10 % (its appendix); zeros are what stands for an absent T5 in those scripts, and one null prompt then
+    # serves training (flow.drop_prompt) and sampling. PixArt's and Latte's pipelines encode "", and so do we.
+    if kind in ("pixart", "latte_t2v"):
+        models.null = "empty"
+    if sd3:
+        side = found.config("transformer").get("sample_size", 128)
+        models.objective, models.shift = "flow", 3.0
+        if has_bf16(device):
+            models.dtype, models.bf16 = torch.bfloat16, True
+    models.size = side * vae.downsampling
+    models.sampling = RELEASED.get(kind, advice("ddpm", models.asks))
+    if text:
+        models.text = text.to(device)
+    elif sd3:
+        models.text = zeros_for(config, device)
+        models.sampling = models.sampling | {"guidance": 1.0}
     return models
 
 
-# No prompt needs no encoder: `python sample.py "" --image --weights sd3_medium.safetensors` makes pictures of
+# No prompt needs no encoder: `python sample.py "" --image --weights sd3_medium.safetensors` makes images of
 # nothing in particular without the 11 GB of encoders, and is the quickest test of a download.
-def silence(config, device):
+def zeros_for(config, device):
     """The null prompt that SD3's transformer knows: zeros, 77 tokens of CLIP and 77 of T5."""
-    return lambda prompts: (torch.zeros(len(prompts), 154, config.context_dim, device=device),
-                            torch.zeros(len(prompts), config.pooled_dim, device=device))
+    def read_nothing(prompts):
+        context = torch.zeros(len(prompts), 154, config.context_dim, device=device)     # (B,L,D)
+        pooled = torch.zeros(len(prompts), config.pooled_dim, device=device)            # (B,P)
+        return context, pooled
+    return read_nothing
 
 
 # Text encoders and transformer are never needed at once, and together are 15 GB (SD3: 4 GB in bf16, T5 with
 # the CLIPs 11). So all prompts are read first, and then the encoders leave.
-def ask_once(text, prompts):
-    """text, asked for all prompts now: T5's 10 GB are read once, and gone before the transformer comes."""
-    known = dict(zip(prompts, zip(*getattr(text, "read", text)(prompts))))
-    answer = lambda wanted: tuple(torch.stack(parts) for parts in zip(*(known[one] for one in wanted)))
-    answer.gives = getattr(text, "gives", ("context", "pooled"))
-    return answer
+class ReadOnce:
+    """A text encoder, asked for all prompts now: T5's 10 GB are read once, and gone before the transformer
+    comes."""
 
+    def __init__(self, text, prompts):
+        self.gives = getattr(text, "gives", ("context", "pooled"))
+        read = getattr(text, "read", text)
+        self.found = dict(zip(prompts, zip(*read(prompts))))
 
-# ------------------------------------------------------------------------------------ noise becomes a clip
-
-# The same three steps for every model of both papers and for all released ones: say what is wanted
-# (conditions), walk from noise to latents (walk), decode (decode). What differs is one choice in each:
-# labels, context with a pooled vector, or context with a mask; euler, ddpm or ddim; D or D_k.
-#
-# Randomness: all noise is drawn from keys of (seed, step, index of the clip), never from a generator that
-# goes on from call to call. So clip 7 is the same clip whether it was made alone, in a batch, on another GPU
-# or after a restart, up to the last bits of rounding: a batch of another size multiplies in another order.
-
-#     prompts -----conditions---> told --+
-#     "" or zeros --------------> away --+--> guided: away + s (told - away)        s: the guidance, how.cfg
-#                                        |          |
-#     noise(seed, step, index) --> x ----+--> one step of euler, ddpm or ddim --> x, n times --> latents
-#                                        |
-#     given (a picture, a clip) ---------+    put in place, with noise on it, before each step
-#
-# Which sampler follows from what was trained. Euler walks along a velocity, so it needs a flow; DDPM's
-# ancestral sampler takes noise away and puts a little new noise on, which forgives errors of early steps;
-# DDIM is the same model walked without new noise, in fewer and larger steps: the first noise alone decides
-# what comes. All three are in flow.py, and here are one line each (walk, below).
-
-@dataclass
-class How:
-    """The settings of a walk; with seed and a clip's index they make the clip again."""
-    sampler: str = "euler"
-    steps: int = 28
-    cfg: float = 4.0
-    seed: int = 0
-    negative: str = ""
-
-
-def how_of(models, **flags):
-    """The model's own settings, and the flags that beat them."""
-    own = advice(models.objective, models.asks) | models.sampling
-    how = How(**{name: own[name] for name in ("sampler", "steps", "cfg")})
-    for name, value in flags.items():
-        if value not in (None, ""):
-            setattr(how, name, value)
-    known = ("euler",) if models.objective == "flow" else ("ddpm", "ddim")
-    if how.sampler not in known:
-        trained = {"flow": "as a flow; its sampler is euler",
-                   "ddpm": "by DDPM; its samplers are ddpm and ddim"}[models.objective]
-        raise UserError(f"--sampler {how.sampler}: this model was trained {trained}")
-    if how.sampler != "euler" and how.steps > 1000:
-        raise UserError(f"--steps {how.steps}: DDPM was trained on 1000 steps; ask for 1 to 1000")
-    if how.negative and models.asks == "none":
-        raise UserError("--negative: this model reads no prompts, so there is nothing to lead it away from")
-    return how
-
-
-def check_frames(frames, group=GOP):
-    if frames < 1 or (frames > 1 and frames % group):
-        raise UserError(f"--frames {frames}: must be 1 (an image) or a multiple of {group}, such as "
-                        f"{max(frames // group, 1) * group} or {(max(frames, 0) // group + 1) * group}")
-
-
-@torch.no_grad()
-def generate(models, prompts, frames=None, size=None, steps=None, cfg=None, seed=0, first_index=0,
-             progress=False, sampler="", negative="", given=None):
-    """prompts (B strings) -> clips (B,3,T,H,W) in [-1,1], on the CPU. Clip i depends on seed and
-    first_index + i alone, so a clip of a batch can be made again by itself. frames=1 makes pictures.
-
-    steps, cfg and sampler are by default the model's own. given: see Given."""
-    frames, size = frames or models.frames, size or models.size
-    check_frames(frames, models.group)
-    how = how_of(models, steps=steps, cfg=cfg, seed=seed, sampler=sampler, negative=negative)
-    with tqdm(total=how.steps, unit="step", disable=not progress) as bar:
-        shape = models.shape(len(prompts), frames, size)
-        z = walk(models, prompts, shape, how, first_index, given, bar.update)
-    return decode(models.vae, z, frames)
-
-
-# Guidance compares two answers, with the prompt and without, and goes further in the direction in which they
-# differ. "Without" must be something the model has been trained on. For our models and SD3 that is zeros, for
-# classes one more label than there are classes, for T5's models the encoded empty prompt, as in their
-# pipelines. A negative prompt takes that place: then guidance leads away from something, not from nothing.
-def conditions(models, prompts, negative=""):
-    """What the transformer is told, and what guidance walks away from: {name: tensor} both."""
-    network = models.transformer
-    if models.classes:
-        device = models.device or next(network.parameters()).device
-        labels = torch.tensor([label_of(prompt, models.classes) for prompt in prompts], device=device)  # (B,)
-        away = label_of(negative, models.classes) if negative else network.config.classes
-        return {"labels": labels}, {"labels": torch.full_like(labels, away)}
-    if models.text is None:
-        return {}, {}
-    names = getattr(models.text, "gives", ("context", "pooled"))
-    read = getattr(models.text, "read", models.text)        # says what it does not know, or has to cut
-    told = dict(zip(names, read(prompts)))                                      # (B,L,D), (B,P) or (B,L)
-    away = {name: torch.zeros_like(value) for name, value in told.items()}
-    if negative or models.null == "empty":
-        away = {name: value.expand(len(prompts), *value.shape[1:])              # (B,L,D), (B,P) or (B,L)
-                for name, value in zip(names, read([negative]))}
-    # TRAP: a mask of zeros would forbid every look, and attention over nothing is not-a-number. Latte's
-    # pipeline cuts both texts to the prompt's length, so the prompt's mask serves both.
-    if "mask" in told and isinstance(network, Latte):
-        away["mask"] = told["mask"]
-    for name, value in {**away, **told}.items():
-        finite(value, f"the text encoder's {name}", "its weights are damaged, or its dtype too small: T5 "
-               "overflows in float16")
-    return told, away
-
-
-# THE WALK. Everything above prepares it, everything below is a use of it. n calls of the transformer (2n with
-# guidance) are all the time a clip takes; the decoder is a call at the end. It is walked under autocast, but
-# x itself is float32 throughout.
-@torch.no_grad()
-def walk(models, prompts, shape, how, first=0, given=None, on_step=None, window=0):
-    """Noise of shape (B,C,T',h,w) -> scaled latents of the same shape.
-
-    The prompts are read first, then the transformer takes its place on the device: the order keeps the peak
-    of memory at the larger of the two, and T5 is larger than any transformer here. x stays in float32 between
-    the steps whatever the network computes in: 250 small steps added in bf16 would be lost in its 8 bits.
-    window: number of a window in a long clip; each has noise of its own. on_step() is called before a step."""
-    told, away = conditions(models, prompts, how.negative)
-    device, given = models.take_turn(), given or Given()
-    network, cfg = models.transformer, how.cfg if told else 1.0
-    told, away = (micro(network, cond, shape, models.vae.downsampling, device) for cond in (told, away))
-    known, skipped = given.known, int(how.steps * (1 - given.strength))
-
-    def new_noise(n):
-        return keyed_noise(shape, how.seed, n + 1_000_000 * window, first, device, stream=SAMPLING)
-
-    noise = new_noise(0)
-    with torch.autocast(torch.device(device).type, torch.bfloat16,
-                        enabled=models.bf16 or torch.is_autocast_enabled(torch.device(device).type)):
-        if models.objective == "flow":
-            levels, z = sigmas(how.steps, models.shift)[skipped:], noise
-            model = guided(velocity_of(network) if isinstance(network, Latte) else network, told, cfg, away)
-            if known and given.pull:
-                model, network.checkpointing = pulled(model, known, given.pull), True
-            if given.base is not None:
-                z = interpolate(noise, given.base, torch.full((len(noise),), 1 - levels[0].item(), device=device))
-            noisy = lambda t: interpolate(noise, known.latent, t)
-        else:
-            # TRAP: DiT's released code guides three of four channels, and its published numbers depend on it
-            model = guided(network, told, cfg, away, channels=3 if isinstance(network, DiT) else shape[1])
-            ddpm = diffusion_of(network, how)
-            times, z = ddpm.times()[skipped:], noise
-            if given.base is not None:
-                z = given.base.float()
-                if times:
-                    z = ddpm.q_sample(z, torch.full((len(noise),), times[0], device=device), noise)
-            noisy = lambda t: ddpm.q_sample(known.latent, ddpm.index(t), noise)
-        if known:
-            model = held(model, known, noisy)
-        if on_step:
-            model = counted(model, on_step)
-        if models.objective == "flow":
-            z = euler(model, z, levels)
-        else:
-            sampler = {"ddpm": ddpm_sample, "ddim": ddim_sample}[how.sampler]
-            z = sampler(ddpm, model, z, times, lambda n: new_noise(n + 1))
-        z = known.hold(z, known.latent) if known else z
-    return finite(z, "the latents", "try another dtype, or look for a damaged file of weights")
-
-
-def counted(model, tick):
-    """model(x, t), and tick() for each of its calls: a bar."""
-    def looking(x, t):
-        tick()
-        return model(x, t)
-    return looking
-
-
-def diffusion_of(network, how):
-    """Latte 3.1: learned variances; DiT's and PixArt's too. A network without has the larger fixed ones.
-
-    TRAP: DDIM is published with a whole stride, timesteps 0, 20, 40 ... for 50 steps, the ancestral sampler
-    with a rounded one that reaches 999. Each is evaluated here as it is published."""
-    learned = getattr(network.config, "learn_sigma", True)
-    strided = how.sampler == "ddim" and how.steps > 1 and 1000 % how.steps == 0
-    return DDPM(variance="learned_range" if learned else "fixed_large").respace(
-        f"ddim{how.steps}" if strided else str(how.steps))
-
-
-def micro(network, cond, shape, downsampling, device):
-    """PixArt at 1024 pixels is also told how large a picture it makes."""
-    if not (isinstance(network, PixArt) and network.config.micro_conditions):
-        return cond
-    pixels = torch.tensor([[shape[3] * downsampling, shape[4] * downsampling]], device=device).float()
-    ratio = (pixels[:, :1] / pixels[:, 1:]).expand(shape[0], 1)                 # (B,1)
-    return {**cond, "resolution": pixels.expand(shape[0], 2), "aspect_ratio": ratio}    # (B,2), (B,1)
-
-
-# TRAP: not-a-number spreads. One weight of 0/0 is in every token after one attention, in every latent after
-# one step, and at the end uint8 turns it into black without a word. Latents and frames are asked once each.
-def finite(x, what, hint):
-    """x, if it holds numbers. One bad weight or one overflow makes all of a clip not-a-number, which is saved
-    as black frames without a complaint; here it is an error that says where it was seen first."""
-    if not x.isfinite().all():
-        raise UserError(f"{what} are not finite numbers; {hint}")
-    return x
-
-
-# VideoDiT A.2: "decoding using the corresponding decoder": D for clips, D_k for images. D would decode a
-# picture, too, but as a group of four frames, at nearly three times the work, and it was trained on clips;
-# D_k is the image VAE's own decoder, and has never seen anything but pictures' latents.
-@torch.no_grad()
-def decode(vae, z, frames):
-    """Scaled latents -> clips in [-1,1] on the CPU.
-
-    One at a time: the decoder's last feature maps have the pixels' size and 128 channels, so that it is the
-    decoder, not the transformer, that runs out of memory: 134 MB a frame of 512 pixels, in float32."""
-    picture = frames == 1 and not isinstance(vae, KLVAE)
-    clips = [(vae.decode_keys if picture else vae.decode)(row).float().clamp(-1, 1).cpu()
-             for row in vae.unscaled(z).split(1)]                               # each (1,3,T,H,W)
-    return finite(torch.cat(clips), "the decoded frames", "the VAE's weights are damaged")      # (B,3,T,H,W)
-
-
-# ------------------------------------------------------------------ from a picture, from a clip, between two
-
-# In neither paper, but VideoDiT's autoencoder has paid for it. A causal video VAE knows a picture only as the
-# beginning of a clip. DP-VAE's latent frame is a KEY FRAME'S LATENT plus a residual, and its loss (Eq. 3)
-# holds z to the statistics of z_k: for the transformer, E_k(picture) is a latent frame like any other (on the
-# toy z and z_k are 0.17 of a standard deviation apart). So a picture can stand in a clip as one of its latent
-# frames, and D decodes it with the frames around it. Latte's latents are pictures' anyway.
-#
-# What is known is put in its place at each step, with as much noise as the rest has there (Eq. 5 says how
-# much). That gives a right first frame, and later frames that may be of another colour: the network hears of
-# the known frame only through the noise on it, and what is decided first, colour and scene, is decided when
-# noise is all there is. Two cures, both at sampling time:
-#   start part way   not from noise but from the known frame held still, under noise of `HELD` times its size:
-#                    so colour and scene are there before the first step
-#   pull             at each step, the error of the network's guess at the KNOWN frame has a gradient with
-#                    respect to the whole clip; a step down it moves the unknown frames to where the known one
-#                    is better explained (flow.pulled)
-# Measured on the toy at guidance 4, prompts of subject and motion only; later frames of the picture's colour
-# AND scene, and of the motion that was asked: only put in place 12 and 88 %; started part way 75 and 90;
-# pulled from pure noise 50 and 45; both 95 and 90 (16 to 24 unseen clips each; `python eval.py toy` measures
-# more of them).
-HELD = 4.0                          # noise over signal: the flow's level 0.8
-# ASSUMED: all of this section; no paper says it.
-
-
-# The pull costs a backward pass, three times a step; starting part way saves a third of the steps. Pulling is
-# for the part of the walk where the guess already shows something: at noise level 0.9, where the guess at the
-# known frame is a blur, its gradient is a push in no direction, and 95 % became 60.
-#
-# What stays hard: a motion that must go on where no clip of training went. On from the end of a clip a
-# subject that moves right stands at the frame's edge; the model has never seen one leave, and lets it spin or
-# grow instead: motion as asked in 69 % of 48 clips. On from half a film, for which an end exists, in 84 % of
-# 128 with guidance 4, 90 % with 2.5, which is as many as the classifier names of the true ends. The pull is a
-# guidance, too, and the two add up: 6 gives 77 %. Starting under more noise (9 times the signal) gives 58 %.
-
-@dataclass
-class Given:
-    """What a walk starts from or must keep, beside its prompt."""
-    base: torch.Tensor = None       # (1 or B,C,T',h,w): start from it, with noise on it
-    strength: float = 1.0           # share of the steps that are walked; 1 forgets the base
-    known: Known = None             # latent frames that stay as they are
-    pull: float = 0.0               # 0: DDPM, whose walk has no velocity to turn
-
-
-def given_frames(models, shape, keys, how):
-    """keys {latent frame: (1 or B,C,1,h,w)} -> Given: these stay, the others start as the nearest of them.
-
-    The nearest, not a mixture: half of one picture over half of another is no picture, and under little noise
-    the network would believe it."""
-    nearest = [min(keys, key=lambda key: abs(key - place)) for place in range(shape[2])]
-    held = torch.cat([keys[place] for place in nearest], dim=2)                 # (1 or B,C,T',h,w)
-    mask = torch.tensor([place in keys for place in range(shape[2])], device=held.device)
-    return Given(held, part_way(models, how), Known(held, mask.view(1, 1, -1, 1, 1)),
-                 pull=1.0 if models.objective == "flow" else 0.0)               # mask: (1,1,T',1,1)
-
-
-def part_way(models, how, most=HELD):
-    """The share of the steps whose noise is at most `most` times the signal.
-
-    The ratio is what flow and DDPM have in common: sigma : 1 - sigma here, sqrt(1 - alpha_bar) :
-    sqrt(alpha_bar) there. So HELD means the same for both, and for any shift and number of steps."""
-    if models.objective == "flow":
-        levels = sigmas(how.steps, models.shift)[:-1].double()
-        noise = levels / (1 - levels)
-    else:
-        noise = (1 / diffusion_of(models.transformer, how).alpha_bar - 1).sqrt()
-    return (noise <= most).double().mean().item() - 1e-6        # rounded down, not up, by the samplers
-
-
-# A picture is E_k's and a clip E_k's plus E_r's (Eq. 1), but both are scaled by the same two numbers: to the
-# transformer they are one language. The mean of q(z|x), not a draw from it: what is given should be given.
-@torch.no_grad()
-def encode(models, x):
-    """Clips (B,3,T,H,W) -> scaled latents (B,C,T',h,w); one frame is a picture, and E_k's."""
-    return models.vae.scaled(models.vae.encode(x.to(models.device or next(models.vae.parameters()).device)))
-
-
-def between(models, size, how, frames, start=None, end=None):
-    """Given for clips that begin with the pictures `start` (B,3,1,H,W), end with `end`, or both."""
-    shape, keys = models.shape(1, frames, size), {}
-    for place, pictures in ((0, start), (shape[2] - 1, end)):
-        if pictures is not None:
-            keys[place] = encode(models, pictures)                              # (B,C,1,h,w)
-    return given_frames(models, shape, keys, how)
-
-
-# Longer than training. A transformer that has seen 4 latent frames and is asked for 16 at once meets
-# positions it has never learned, and attention whose cost grows with the square. So a long clip is made in
-# windows, each of which knows the end of the last:
-#
-#     z        [ 0  1  2  3 ]                     what is there
-#     walk 0         [ 2  3 | 4  5 ]              known | new
-#     walk 1               [ 4  5 | 6  7 ]        each with noise of its own (window)
-#
-# Tried by others: a model trained to predict from given frames (a mask channel as a further input, as in
-# image-to-video models); a noise level of its own for each frame, so that the window slides a frame at a time
-# ("diffusion forcing"). Both need training for it; this needs none.
-def go_on(models, prompts, z, frames, how, first=0, on_step=None):
-    """Latents z (1 or B,C,T',h,w) of a clip -> (B,C,frames/group,h,w), which begin with them.
-
-    A window at a time: half of it is the end of what is there, and known, half is new. One key frame would
-    hand on the scene; several hand on the motion too, for a velocity needs two places. The window is as long
-    as the clips of training, so the network meets no position it has not learned, and a clip of any length
-    takes the memory of one window. What is lost: a thing that left the frame for a window is forgotten."""
-    window = models.shape(1, models.frames, models.size)[2]
-    z, keep, number = z.expand(len(prompts), *z.shape[1:]), max(window // 2, 1), 0      # (B,C,T',h,w)
-    while z.shape[2] < frames // models.group:
-        known = z[:, :, -keep:]
-        shape = (*z.shape[:2], window, *z.shape[3:])
-        keys = {place: known[:, :, place:place + 1] for place in range(known.shape[2])}
-        given = given_frames(models, shape, keys, how)
-        new = walk(models, prompts, shape, how, first, given, on_step, number)
-        z, number = torch.cat([z, new[:, :, known.shape[2]:]], dim=2), number + 1       # (B,C,T'+new,h,w)
-    return z[:, :, :frames // models.group]
-
-
-def windows_of(models, have, frames):
-    """How many walks go_on takes from `have` latent frames."""
-    window, walks = models.shape(1, models.frames, models.size)[2], 0
-    while have < frames // models.group:
-        have, walks = have + window - min(max(window // 2, 1), have), walks + 1
-    return walks
-
-
-# A model makes squares. Of what a person brings the middle is taken, and neither stretched nor padded: a
-# stretched cat is an input that no training has shown, and padding would be drawn into the clip.
-def read_square(path, size, flag):
-    """(1,3,T,size,size): the middle of a picture (T=1) or of all frames of a clip."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"--{flag} {path}: no such file")
-    try:
-        is_picture = path.suffix.lower() in IMAGES
-        frames = read_image(path, size)[None] if is_picture else read_all(path, size)[1]      # (T,H,W,3)
-    except (Unusable, OSError, ValueError) as reason:
-        raise UserError(f"--{flag} {path} cannot be read ({str(reason)[:100]}); give another file")
-    top, left = ((side - size) // 2 for side in frames.shape[1:3])
-    return to_video(frames[:, top:top + size, left:left + size])[None]          # (1,3,T,size,size)
+    def __call__(self, prompts):
+        rows = [self.found[prompt] for prompt in prompts]
+        return tuple(torch.stack(parts) for parts in zip(*rows))
 
 
 # ------------------------------------------------------------------------------------- results that are kept
@@ -618,18 +694,20 @@ def read_square(path, size, flag):
 def file_name(number, prompt):
     """0003-a-red-cat, or a hash where nothing of the prompt may stand in a file name."""
     slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] if prompt else "clip"
-    return f"{number:04d}-{slug or hashlib.sha1(prompt.encode(errors='replace')).hexdigest()[:10]}"
+    if not slug:
+        slug = hashlib.sha1(prompt.encode(errors="replace")).hexdigest()[:10]
+    return f"{number:04d}-{slug}"
 
 
 # Why the .json is written first: to create a file "if it is not there" is the one thing that a file system
-# does for exactly one of two runs. Who made the .json owns the number; film and sheet follow under its name.
-def reserve(out, number, prompt, about):
-    """Write the .json under the first free number from `number` on; returns the name without extension.
+# does for exactly one of two runs. Who made the .json owns the number; clip and sheet follow under its name.
+def reserve(out, number, about):
+    """Write the .json under the first free number from `number` on; returns the path without extension.
 
     It is opened for creation only, so that of two runs at once one gets the next number."""
     out.mkdir(parents=True, exist_ok=True)
     while True:
-        base = out / file_name(number, prompt)
+        base = out / file_name(number, about["prompt"])
         try:
             with open(f"{base}.json", "x", encoding="utf-8") as file:
                 file.write(json.dumps(about) + "\n")
@@ -640,51 +718,53 @@ def reserve(out, number, prompt, about):
 
 def free_number(out, first):
     """The number after the largest in the folder, and at least `first`."""
-    sweep(out)
-    names = [path.name for path in out.iterdir()] if out.is_dir() else []
-    return max([first - 1, *(int(found[1]) for name in names if (found := re.match(r"(\d{4,})-", name)))]) + 1
+    numbers = [first - 1]
+    for path in out.iterdir() if out.is_dir() else ():
+        if found := re.match(r"(\d{4,})-", path.name):
+            numbers.append(int(found[1]))
+    return max(numbers) + 1
 
 
-def keep(out, number, clip, prompt, about, fps, gif=False):
-    """One clip (3,T,H,W) with its contact sheet and settings, or one picture; returns where it is."""
+def store(out, number, clip, about, gif=False):
+    """One clip (3,T,H,W) with its contact sheet and settings, or one image; returns where it is."""
     try:
-        base = reserve(out, number, prompt, about)
+        base = reserve(out, number, about)
     except OSError as error:
         raise UserError(f"cannot write into {out}: {error.strerror}; free some space or give another --out")
     try:
         if clip.shape[1] == 1:      # its own pixels, no margin and not enlarged: --start takes it as it is
             save_image(f"{base}.png", Image.fromarray(to_frames(clip)[0]))
-        else:
-            contact_sheet(f"{base}.png", [clip])
-            save_video(f"{base}.mp4", clip, fps, side=256)
-            if gif:
-                save_video(f"{base}.gif", clip, fps, side=128)
+            return f"{base}.png"
+        contact_sheet(f"{base}.png", [clip])
+        save_video(f"{base}.mp4", clip, about["fps"], side=256)
+        if gif:
+            save_video(f"{base}.gif", clip, about["fps"], side=128)
+        return f"{base}.mp4"
     except UserError:
         Path(f"{base}.json").unlink()                       # a number without a clip would be a riddle
         raise
-    return f"{base}.mp4" if clip.shape[1] > 1 else f"{base}.png"
 
 
 # ---------------------------------------------------------------------------------------- the command line
 
 # Everything that can be refused is refused before the first step, and most of it before any weights are read:
-# after an hour of walking, a misspelled --end is an insult. Hence three places where flags are looked at:
+# after an hour of sampling, a misspelled --end is an insult. Hence three places where flags are looked at:
 #
 #     parse, check_flags   what the words alone tell: unknown flags, a negative number, two wishes at once
 #     settle               what needs the model: a size it cannot make, a class it does not know, its defaults
-#     recipe               what needs the files: a clip shorter than --frames, a picture that is none
+#     recipe               what needs the files: a clip shorter than --frames, an image that is none
 #
 # A flag left out means the model's own value, which settle prints with the rest in one line: what is not
 # shown cannot be questioned.
 
-TOKENS = 1 << 15    # in one batch: eight pictures of SD3 at 1024, one clip of 96 frames at 512, 512 toy clips
+TOKENS = 1 << 15    # in one batch: eight images of SD3 at 1024, one clip of 96 frames at 512, 512 toy clips
 MOST = 1 << 17      # in one clip: 5 times VideoDiT's largest; attention over more would take hours, or fail
 
 
 # A batch is bounded by tokens and not by the memory that is free: then the same command makes the same
 # batches on every machine, and a clip differs by no more than its processor's rounding.
 def parse(argv):
-    flags = FlagParser(prog="sample.py", description="make clips, or with --image pictures, from prompts")
+    flags = FlagParser(prog="sample.py", description="make clips, or with --image images, from prompts")
     add = flags.add_argument
     add("prompt", nargs="*", help="one clip for each; a name or number for a model of classes")
     add("--prompts", metavar="FILE", help="a text file, one prompt a line")
@@ -699,10 +779,10 @@ def parse(argv):
     add("--vae", metavar="PATH", default="", help="the VAE of --weights, where it is not in them")
     add("--zero-shot-video", action="store_true",
         help="with SD3's --weights: VideoDiT Fig. 2, the untrained image model attending over --frames "
-             "pictures at once (activations grow with --frames)")
-    add("--image", action="store_true", help="pictures (.png) instead of clips")
-    add("--start", metavar="PICTURE", default="", help="the clip begins with it")
-    add("--end", metavar="PICTURE", default="", help="the clip ends with it; with --start: in between")
+             "images at once (activations grow with --frames)")
+    add("--image", action="store_true", help="images (.png) instead of clips")
+    add("--start", metavar="IMAGE", default="", help="the clip begins with it")
+    add("--end", metavar="IMAGE", default="", help="the clip ends with it; with --start: in between")
     add("--extend", metavar="CLIP", default="", help="go on from its end, to --frames in all")
     add("--video", metavar="CLIP", default="", help="make this clip anew by the prompt: see --strength")
     add("--strength", type=float, default=0.6, help="of --video: share of the steps; 1 forgets the clip")
@@ -710,7 +790,7 @@ def parse(argv):
     add("--size", type=int, default=0, help="pixels; 0: the model's own")
     add("--sampler", default="", choices=["", "euler", "ddpm", "ddim"], help="by default the model's own")
     add("--steps", type=int, help="calls of the transformer; by default the model's own")
-    add("--cfg", type=float, help="guidance; 1 is none; by default the model's own")
+    add("--guidance", type=float, help="guidance scale; 1 is none; by default the model's own")
     add("--seed", type=int, default=0, help="same seed, same clip")
     add("-n", type=int, default=1, help="clips for each prompt")
     add("--first", type=int, default=0, help="index of the first: clip 3 of -n 4 is made alone by --first 3")
@@ -719,40 +799,61 @@ def parse(argv):
     add("--fps", type=float, help="of the files; by default the model's own")
     add("--gif", action="store_true", help="write .gif beside the .mp4")
     words = list(sys.argv[1:] if argv is None else argv)
-    cut = words.index("--") if "--" in words else len(words)        # sample.py -- "-cat": not a flag
-    args = flags.parse_args(words[:cut])
-    args.prompt += words[cut + 1:]
+    end = words.index("--") if "--" in words else len(words)        # sample.py -- "-cat": not a flag
+    args = flags.parse_args(words[:end])
+    args.prompt += words[end + 1:]
     if args.prompts:
-        path = Path(args.prompts).expanduser()
-        if not path.is_file():
-            raise UserError(f"no file {args.prompts}; --prompts wants a text file, one prompt a line")
-        lines = path.read_text("utf-8-sig", "replace").splitlines()
-        args.prompt += [line.strip() for line in lines if line.strip()]
+        args.prompt += read_prompts(args.prompts)
+    args.out = Path(args.out).expanduser()
     check_flags(args)
     return args
 
 
+def read_prompts(file):
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"no file {file}; --prompts wants a text file, one prompt a line")
+    lines = path.read_text("utf-8-sig", "replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+LEAST = {"steps": 1, "n": 1, "fps": 0.1, "size": 0, "guidance": 0, "first": 0, "batch": 0, "frames": 0}
+
+
 def check_flags(args):
     """What can be said before any weights are read."""
-    for name, least in (("steps", 1), ("n", 1), ("fps", 0.1), ("size", 0), ("cfg", 0), ("first", 0),
-                        ("batch", 0), ("frames", 0)):
+    for name, least in LEAST.items():
         value = getattr(args, name)
         if value is not None and not least <= value < math.inf:    # nan is not, either
-            raise UserError(f"{'-' if name == 'n' else '--'}{name} {value}: must be at least {least}")
+            flag = "-n" if name == "n" else f"--{name}"
+            raise UserError(f"{flag} {value}: must be at least {least}")
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength {args.strength}: must be above 0 and at most 1")
     if args.zero_shot_video and (args.ckpt or not args.weights):
         raise UserError("--zero-shot-video shows an untrained Stable Diffusion 3: "
                         "give --weights, and no --ckpt")
     given = [f"--{name}" for name in ("extend", "video", "image") if getattr(args, name)]
-    given += ["--start/--end"] if args.start or args.end else []
+    if args.start or args.end:
+        given.append("--start/--end")
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} are different wishes; give one of them")
     if args.vae and not args.weights:
         raise UserError("--vae belongs to --weights; our own checkpoints carry theirs")
-    args.out = Path(args.out).expanduser()
     if args.out.is_file():
         raise UserError(f"--out {args.out}: is a file; give a folder")
+
+
+def models_of(args, device):
+    """The models that --ckpt, --model, --weights and --vae name."""
+    if args.weights and not args.ckpt:
+        found = pretrained.open_released(*args.weights, vae=args.vae)
+        silent = bool(args.prompt) and not any([*args.prompt, args.negative])
+        models = released_models(found, device, silent)
+    else:
+        models = load_models(args.ckpt or TOY, device, args.weights, args.model)
+    if device == "cuda" and has_bf16(device):
+        models.bf16 = True
+    return models
 
 
 def tokens_of(models, frames, size):
@@ -764,112 +865,128 @@ def tokens_of(models, frames, size):
 # none. A program whose default is 50 steps for all decides, for somebody, that his model is bad.
 def settle(args, models):
     """Fill in what the model knows better, and refuse what it cannot do, before anything is computed."""
-    if not args.prompt:
-        if models.asks != "none":
-            raise UserError('give a prompt, such as "a cat", or a file of them with --prompts'
-                            if models.asks == "text" else f"give a class, such as {models.classes[0]}")
-        args.prompt = [""]
-    for prompt in args.prompt if models.classes else ():
-        label_of(prompt, models.classes)
-    if models.asks == "none" and any(args.prompt):
-        print("this model reads no prompts: yours is the clip's name and nothing else", file=sys.stderr)
+    settle_prompts(args, models)
     unit = models.vae.downsampling * models.transformer.config.patch
     if args.size % unit:
         raise UserError(f"--size {args.size}: must be a multiple of {unit}")
-    args.size, args.fps = args.size or models.size, args.fps or models.sampling.get("fps", 12.0)
-    if isinstance(models.transformer, DiT) and args.size != models.size:
-        raise UserError(f"--size {args.size}: this DiT makes pictures of {models.size} and no others")
+    if isinstance(models.transformer, DiT) and args.size not in (0, models.size):
+        raise UserError(f"--size {args.size}: this DiT makes images of {models.size} and no others")
+    args.size = args.size or models.size
+    args.fps = args.fps or models.sampling.get("fps", 12.0)
     own = 8 if args.zero_shot_video else models.frames
-    args.frames = 1 if args.image else args.frames or (2 * own if args.extend else own)
+    if args.image:
+        args.frames = 1
+    elif not args.frames:
+        args.frames = 2 * own if args.extend else own
     check_frames(args.frames, models.group)
-    moving = [name for name in ("start", "end", "extend", "video") if getattr(args, name)]
-    if models.frames == 1 and (args.frames > 1 or moving) and not args.zero_shot_video:
-        what = f"--{moving[0]}" if moving else f"--frames {args.frames}"
-        raise UserError(f"{what}: this is an image model; "
-                        + ("add --zero-shot-video, or --ckpt" if args.weights and not args.ckpt
-                           else "add --image, or train stage videodit"))
+    moving = [f"--{name}" for name in ("start", "end", "extend", "video") if getattr(args, name)]
+    if args.frames > 1:
+        moving.append(f"--frames {args.frames}")
+    if models.frames == 1 and moving and not args.zero_shot_video:
+        instead = "add --image, or train stage videodit"
+        if args.weights and not args.ckpt:
+            instead = "add --zero-shot-video, or --ckpt"
+        raise UserError(f"{moving[0]}: this is an image model; {instead}")
     tokens = tokens_of(models, models.frames if args.extend else args.frames, args.size)
     if tokens > MOST:
         raise UserError(f"--frames {args.frames} --size {args.size}: {tokens:,} tokens in one clip, "
                         f"{MOST:,} at most; take fewer, and go on from the clip with --extend")
     args.batch = args.batch or max(TOKENS // tokens, 1)
-    return how_of(models, steps=args.steps, cfg=args.cfg, seed=args.seed, sampler=args.sampler,
-                  negative=args.negative)
+    return how_of(models, args.sampler, args.steps, args.guidance, args.seed, args.negative)
+
+
+def settle_prompts(args, models):
+    """The prompts are such as the model reads: texts, classes, or none."""
+    if not args.prompt:
+        if models.asks == "text":
+            raise UserError('give a prompt, such as "a cat", or a file of them with --prompts')
+        if models.asks == "class":
+            raise UserError(f"give a class, such as {models.classes[0]}")
+        args.prompt = [""]
+    if models.asks == "class":
+        for prompt in args.prompt:
+            label_of(prompt, models.classes)                # refuses what is none
+    if models.asks == "none" and any(args.prompt):
+        print("this model reads no prompts: yours is the clip's name and nothing else", file=sys.stderr)
 
 
 def recipe(args, models, how):
-    """(make(prompts, first, on_step) -> clips, steps it takes): what the flags ask for.
+    """What the flags ask for: (make(prompts, first_index) -> clips, the calls of the transformer it takes).
 
-    All of them are walks; they differ in what is given: nothing, frames that stay (--start, --end), a clip to
-    begin from part way (--video), or windows one after the other (--extend)."""
-    shape = models.shape(1, args.frames, args.size)
+    They differ in what is given: nothing, frames that stay (--start, --end), a clip to begin from part way
+    (--video), or windows one after the other (--extend)."""
     if args.extend:
-        film = read_square(args.extend, args.size, "extend")
-        have = film.shape[2] // models.group * models.group
-        if not 0 < have < args.frames:
-            raise UserError(f"--extend {args.extend}: {have} frames of it can be used; --frames "
-                            f"{args.frames} must be more, and the clip at least {models.group} long")
-        film = film[:, :, :have]
-        z = encode(models, film)
-
-        def make(prompts, first, on_step):
-            longer = go_on(models, prompts, z, args.frames, how, first, on_step)
-            clips = decode(models.vae, longer, args.frames)
-            clips[:, :, :have] = film                                       # what was there stays as it was
-            return clips
-        steps = part_way(models, how) * how.steps
-        return make, round(steps) * windows_of(models, z.shape[2], args.frames)
+        return extension(args, models, how)
     given = Given()
     if args.start or args.end:
-        pictures = {flag: read_square(getattr(args, flag), args.size, flag)[:, :, :1]
-                    for flag in ("start", "end") if getattr(args, flag)}
-        given = between(models, args.size, how, args.frames, **pictures)
-    if args.video:
-        film = read_square(args.video, args.size, "video")
-        if film.shape[2] < args.frames:
-            raise UserError(f"--video {args.video}: {film.shape[2]} frames; give --frames "
-                            f"{film.shape[2] // models.group * models.group} or less")
-        given = Given(encode(models, film[:, :, :args.frames]), args.strength)
+        images = {}
+        for flag in ("start", "end"):
+            if getattr(args, flag):
+                images[flag] = read_cropped(getattr(args, flag), args.size, flag)[:, :, :1]     # (1,3,1,H,W)
+        given = given_ends(models, args.size, how, args.frames, **images)
+    elif args.video:
+        clip = read_cropped(args.video, args.size, "video")                     # (1,3,T,H,W)
+        if clip.shape[2] < args.frames:
+            raise UserError(f"--video {args.video}: {clip.shape[2]} frames; give --frames "
+                            f"{clip.shape[2] // models.group * models.group} or less")
+        given = Given(encode(models, clip[:, :, :args.frames]), args.strength)
 
-    def make(prompts, first, on_step):
-        z = walk(models, prompts, (len(prompts), *shape[1:]), how, first, given, on_step)
-        clips = decode(models.vae, z, args.frames)
-        # a key frame is the first of its group: a clip that is to end with it loses the others
-        return clips[:, :, :args.frames - models.group + 1] if args.end else clips
-    return make, round(given.strength * how.steps)
+    def make(prompts, first_index):
+        shape = models.shape(len(prompts), args.frames, args.size)              # (B,C,T',h,w)
+        z = sample_latents(models, prompts, shape, how, first_index, given)
+        clips = decode(models.vae, z, args.frames)                              # (B,3,T,H,W)
+        if args.end:        # a key frame is the first of its group: a clip that ends with it loses the others
+            clips = clips[:, :, :args.frames - models.group + 1]
+        return clips
+    return make, how.steps - given.skipped(how.steps)
+
+
+def extension(args, models, how):
+    """recipe for --extend."""
+    clip = read_cropped(args.extend, args.size, "extend")                       # (1,3,T,H,W)
+    have = clip.shape[2] // models.group * models.group
+    if not 0 < have < args.frames:
+        raise UserError(f"--extend {args.extend}: {have} frames of it can be used; --frames "
+                        f"{args.frames} must be more, and the clip at least {models.group} long")
+    clip = clip[:, :, :have]
+    z = encode(models, clip)                                                    # (1,C,T',h,w)
+
+    def make(prompts, first_index):
+        longer = go_on(models, prompts, z, args.frames, how, first_index)
+        clips = decode(models.vae, longer, args.frames)                         # (B,3,T,H,W)
+        clips[:, :, :have] = clip                           # what was there stays as it was
+        return clips
+    steps = how.steps - Given(strength=part_way(models, how)).skipped(how.steps)
+    return make, steps * windows_of(models, z.shape[2], args.frames)
 
 
 def main(argv=None):
-    args, begun = parse(argv), time.perf_counter()
+    begun = time.perf_counter()
+    args = parse(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if args.weights and not args.ckpt:
-        models = released_models(pretrained.open_released(*args.weights, vae=args.vae), device,
-                                 silent=bool(args.prompt) and not any([*args.prompt, args.negative]))
-    else:
-        models = load_models(args.ckpt or TOY, device, args.weights, args.model)
-    models.bf16 |= device == "cuda" and has_bf16(device)
+    models = models_of(args, device)
     how = settle(args, models)
     wanted = list(dict.fromkeys([*args.prompt, args.negative]))
     if models.text and len(wanted) <= 256:                  # more are asked for batch by batch
-        models.text = ask_once(models.text, wanted)
-    print((f"{args.frames} frames at {args.fps:g} fps, " if args.frames > 1 else "") +
-          f"{args.size} pixels; {how.sampler}, {how.steps} steps, guidance {how.cfg:g}, seed {how.seed}")
-    number, made = free_number(args.out, args.first), 0
-    with torch.no_grad():
-        make, steps = recipe(args, models, how)
-        count = args.n * len(args.prompt)
-        blocks = [range(start, min(start + args.batch, count)) for start in range(0, count, args.batch)]
-        with tqdm(total=len(blocks) * steps, unit="step", mininterval=0.5) as bar:
-            for block in blocks:
-                prompts = [args.prompt[index // args.n] for index in block]
-                clips = make(prompts, args.first + block[0], bar.update)
-                for index, prompt, clip in zip(block, prompts, clips):
-                    about = about_clip(args, how, prompt, args.first + index, clip)
-                    where = keep(args.out, number + made, clip, prompt, about, args.fps, args.gif)
-                    tqdm.write(f'"{prompt}" -> {where}' if prompt else where)
-                    made += 1
+        models.text = ReadOnce(models.text, wanted)
+    length = f"{args.frames} frames at {args.fps:g} fps, " if args.frames > 1 else ""
+    print(f"{length}{args.size} pixels; {how.sampler}, {how.steps} steps, guidance {how.guidance:g}, "
+          f"seed {how.seed}")
+    make, steps = recipe(args, models, how)
+    sweep(args.out)
+    number, count = free_number(args.out, args.first), args.n * len(args.prompt)
+    blocks = [range(start, min(start + args.batch, count)) for start in range(0, count, args.batch)]
+    with torch.no_grad(), tqdm(total=len(blocks) * steps, unit="step", mininterval=0.5) as bar:
+        models.transformer.register_forward_hook(lambda *_: bar.update())
+        for block in blocks:
+            prompts = [args.prompt[index // args.n] for index in block]
+            clips = make(prompts, args.first + block[0])                        # (B,3,T,H,W)
+            for index, prompt, clip in zip(block, prompts, clips):
+                about = about_clip(args, how, prompt, args.first + index, clip)
+                where = store(args.out, number + index, clip, about, args.gif)
+                tqdm.write(f'"{prompt}" -> {where}' if prompt else where)
     write_page(args.out)
-    print(f"{made} in {time.perf_counter() - begun:.1f} s; all of the folder, with their settings: "
+    print(f"{count} in {time.perf_counter() - begun:.1f} s; all of the folder, with their settings: "
           f"{args.out / 'index.html'}")
 
 
@@ -877,12 +994,15 @@ def main(argv=None):
 # last bits. torch's version stands there because a kernel that adds in another order is another rounding.
 def about_clip(args, how, prompt, index, clip):
     """What is needed to make this clip again."""
-    return {"prompt": prompt, "index": index, "frames": clip.shape[1], "pixels": clip.shape[-1],
-            "fps": args.fps, **asdict(how),
-            **{key: getattr(args, key) for key in ("ckpt", "model", "weights", "vae", "start", "end",
-                                                   "extend", "video")},
-            **({"strength": args.strength} if args.video else {}),
-            "made": time.strftime("%Y-%m-%d %H:%M:%S"), "torch": torch.__version__}
+    about = {"prompt": prompt, "index": index, "frames": clip.shape[1], "pixels": clip.shape[-1],
+             "fps": args.fps, **asdict(how)}
+    for flag in ("ckpt", "model", "weights", "vae", "start", "end", "extend", "video"):
+        about[flag] = getattr(args, flag)
+    if args.video:
+        about["strength"] = args.strength
+    about["made"] = time.strftime("%Y-%m-%d %H:%M:%S")
+    about["torch"] = torch.__version__
+    return about
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from support.cli import UserError, polite
 from conftest import GOLDEN, golden, script
 from dit import DiT, DiTConfig, PixArt, PixArtConfig, scrambled
 from latte import Latte, LatteConfig
-from sample import (Given, Models, file_name, generate, given_frames, go_on, how_of, load_models, part_way,
-                    released_models, walk, windows_of)
+from sample import (Models, file_name, generate, given_frames, go_on, how_of, load_models,
+                    released_models, sample_latents, windows_of)
 from support.folders import label_of
 from text import T5Config, T5Encoder
 from vae import KLVAE, KLVAEConfig
@@ -77,8 +77,8 @@ def test_a_clip_of_a_batch_can_be_made_alone(models):
 
 def test_the_settings_beside_a_clip_make_it_again(make):
     """Its .json names prompt, index, seed, guidance, steps, frames and size; as flags they make it again."""
-    about = json.loads((make("a cat", "a dog", "--seed", 7, "--cfg", 2) / "0001-a-dog.json").read_text())
-    flags = {"first": "index", "seed": "seed", "cfg": "cfg", "frames": "frames", "size": "pixels"}
+    about = json.loads((make("a cat", "a dog", "--seed", 7, "--guidance", 2) / "0001-a-dog.json").read_text())
+    flags = {"first": "index", "seed": "seed", "guidance": "guidance", "frames": "frames", "size": "pixels"}
     words = [word for flag, key in flags.items() for word in (f"--{flag}", about[key])]
     again = make(about["prompt"], *words, out="again")
     assert about["steps"] == 2 and about["torch"] == torch.__version__
@@ -88,12 +88,12 @@ def test_the_settings_beside_a_clip_make_it_again(make):
 
 
 def test_guidance_of_one_asks_once(models, monkeypatch):
-    """cfg = 1 is the conditional model alone: half the work."""
+    """Guidance 1 is the conditional model alone: half the work."""
     asked, honest = [], models.transformer.forward
     spy = lambda z, t, **cond: asked.append(len(z)) or honest(z, t, **cond)
     monkeypatch.setattr(models.transformer, "forward", spy)
-    generate(models, ["a cat"], steps=3, cfg=1.0)
-    generate(models, ["a cat"], steps=2, cfg=4.0)
+    generate(models, ["a cat"], steps=3, guidance=1.0)
+    generate(models, ["a cat"], steps=2, guidance=4.0)
     assert asked == [1, 1, 1, 2, 2]
 
 
@@ -119,7 +119,7 @@ def test_a_picture_is_saved_as_its_own_pixels(tmp_path):
     """No margin, not enlarged: what --image writes --start takes back unchanged. It once had a white frame,
     and clips that began with it had one, too."""
     clip = torch.rand(3, 1, 32, 32) * 2 - 1
-    path = sample.keep(tmp_path, 0, clip, "a cat", {"prompt": "a cat"}, 12)
+    path = sample.store(tmp_path, 0, clip, {"prompt": "a cat"})
     assert np.array_equal(np.asarray(Image.open(path)), to_frames(clip)[0])
     assert np.array_equal(read_image(path, 32), to_frames(clip)[0])
 
@@ -141,7 +141,7 @@ def test_prompts_come_from_a_file_and_from_anywhere_on_the_line(make, tmp_path):
 
 
 def test_an_unknown_word_is_warned_of_and_the_clip_still_made(make, capsys):
-    """What stands in its place is said before the walk begins."""
+    """What stands in its place is said before the sampling begins."""
     folder = make("a catt")
     warned = capsys.readouterr().err.splitlines()[0]
     assert "catt" in warned and '"cat"' in warned and "step/s" not in warned
@@ -163,7 +163,7 @@ def test_file_names_hold_nothing_but_letters_and_digits():
     assert len(file_name(0, "a cat " * 100)) < 80 and file_name(0, "!?") != file_name(0, "?!")
 
 
-def test_latte_samples_by_its_own_walk(make, tmp_path, capsys):
+def test_latte_has_samplers_of_its_own(make, tmp_path, capsys):
     """Latte 3.1: DDPM, or DDIM; a flow's sampler is refused."""
     assert len(list(make("a cat", "--model", "latte").glob("*.mp4"))) == 1
     make("a cat", "--model", "latte", "--sampler", "ddim")
@@ -178,7 +178,7 @@ def test_latte_samples_by_its_own_walk(make, tmp_path, capsys):
     (["a cat", "--frames", "13"], "--frames 13: must be 1 (an image) or a multiple of 4, such as 12 or 16"),
     (["a cat", "--frames", "-4"], "--frames -4: must"), (["a cat", "--steps", "0"], "--steps 0: must be at"),
     (["a cat", "--steps", "many"], "invalid int value: 'many'"), (["a cat", "-n", "0"], "-n 0: must be at"),
-    (["a cat", "--cfg", "nan"], "--cfg nan: must"), (["a cat", "--fps", "inf"], "--fps inf: must"),
+    (["a cat", "--guidance", "nan"], "--guidance nan: must"), (["a cat", "--fps", "inf"], "--fps inf: must"),
     (["a cat", "--size", "40"], "--size 40: must be a multiple of 16"),
     (["a cat", "--ckpt", "nowhere"], "no folder nowhere"),
     (["a cat", "--size", "4096"], "256 x 256 patches do not"), ([], "give a prompt, such as"),
@@ -264,11 +264,20 @@ def test_a_model_says_how_it_wants_to_be_sampled(tiny, models):
     """Latte by DDPM: 250 ancestral steps, 7.5 for text; a flow: 28 steps, 4. A flag beats them."""
     latte = load_models(tiny.folder, model="latte")
     own = how_of(latte)
-    assert (own.sampler, own.steps, own.cfg) == ("ddpm", 250, 7.5)
-    assert (how_of(models).sampler, how_of(models).steps, how_of(models).cfg) == ("euler", 28, 4.0)
-    assert how_of(latte, sampler="ddim", steps=50, cfg=1.0).steps == 50
+    assert (own.sampler, own.steps, own.guidance) == ("ddpm", 250, 7.5)
+    own = how_of(models)
+    assert (own.sampler, own.steps, own.guidance) == ("euler", 28, 4.0)
+    assert how_of(latte, sampler="ddim", steps=50, guidance=1.0).steps == 50
     latte.sampling |= {"steps": 40}                                    # as if its checkpoint said so
     assert how_of(latte).steps == 40
+
+
+def test_guidance_of_older_checkpoints_is_read(tmp_path):
+    """Their JSON calls it cfg."""
+    about = {"sampling": {"cfg": 3.0, "steps": 9}, "classes": ["a", "b", "c"]}
+    ckpt = latte_folder(tmp_path, LatteConfig(**SMALL, condition="class", classes=3), about)
+    how = how_of(load_models(ckpt))
+    assert (how.guidance, how.steps) == (3.0, 9)
 
 
 def latte_folder(folder, config, about=None):
@@ -322,7 +331,7 @@ def test_negative_prompts_are_what_guidance_leaves(models):
     """Another negative is another clip; with guidance 1 there is nothing to leave."""
     plain, away = (generate(models, ["a cat"], steps=2, negative=word) for word in ("", "a red dog"))
     assert (plain - away).abs().max() > 1e-4
-    one, other = (generate(models, ["a cat"], steps=2, cfg=1.0, negative=word) for word in ("", "a red dog"))
+    one, other = (generate(models, ["a cat"], steps=2, guidance=1.0, negative=word) for word in ("", "a red dog"))
     assert torch.equal(one, other)
 
 
@@ -337,13 +346,13 @@ def test_nothing_is_written_over(make):
         "0000-a-cat.mp4", "0001-a-cat.mp4", "0002-a-dog.mp4"]
     assert (folder / "0000-a-cat.mp4").read_bytes() == before
     (folder / "0003-a-cat.json").write_text("{}")               # another run, at the same time, was quicker
-    assert sample.reserve(folder, 3, "a cat", {}).name == "0004-a-cat"
+    assert sample.reserve(folder, 3, {"prompt": "a cat"}).name == "0004-a-cat"
 
 
 def test_many_clips_are_made_in_batches_that_fit(make, monkeypatch):
     """-n 5 in batches of 2: the same clips as one by one."""
-    batches, honest = [], sample.walk
-    monkeypatch.setattr(sample, "walk", lambda models, prompts, *rest: batches.append(len(prompts))
+    batches, honest = [], sample.sample_latents
+    monkeypatch.setattr(sample, "sample_latents", lambda models, prompts, *rest: batches.append(len(prompts))
                         or honest(models, prompts, *rest))
     folder = make("a cat", "-n", 5, "--batch", 2)
     assert batches == [2, 2, 1]
@@ -382,15 +391,15 @@ def picture(path, size=32, seed=0):
 
 
 def test_a_given_frame_stays_and_the_others_start_from_it(models):
-    """Its latent is in the result to the bit; the walk starts part way, under noise HELD times its size."""
+    """Its latent is in the result to the bit; sampling starts part way, under noise HELD times its size."""
     how = how_of(models, steps=10, seed=1)
     shape, key = models.shape(2, 16, 32), torch.randn(1, 4, 1, 4, 4)
     given = given_frames(models, shape, {0: key}, how)
-    z = walk(models, ["a cat", "a dog"], shape, how, given=given)
+    z = sample_latents(models, ["a cat", "a dog"], shape, how, given=given)
     assert torch.equal(z[:, :, :1], key.expand(2, -1, -1, -1, -1))
     assert not torch.equal(z[:, :, 1:2], z[:, :, :1])
     levels = flow.sigmas(10, models.shift)
-    started = levels[int(10 * (1 - part_way(models, how)))].item()
+    started = levels[given.skipped(10)].item()
     assert started / (1 - started) <= sample.HELD
     both = given_frames(models, shape, {0: key, 3: -key}, how)
     assert torch.equal(both.base, torch.cat([key, key, -key, -key], 2))
@@ -400,7 +409,7 @@ def test_a_given_frame_stays_and_the_others_start_from_it(models):
 def test_start_and_end_are_where_they_were_asked(make, models, tmp_path, model, group):
     """A clip that ends with a picture ends there: the frames after the last key frame are cut off."""
     start, end = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 50, seed=1)
-    folder = make("a cat", "--start", start, "--end", end, "--model", model, "--cfg", 1)
+    folder = make("a cat", "--start", start, "--end", end, "--model", model, "--guidance", 1)
     clip = read_video(folder / "0000-a-cat.mp4")
     assert len(clip) == 8 - group + 1
     about = json.loads((folder / "0000-a-cat.json").read_text())
@@ -657,14 +666,15 @@ def test_what_is_no_number_is_no_black_clip(sd_vae, tmp_path, capsys, file, valu
 
 # ------------------------------------------------------------ SD3
 
-def sd3_picture(source, prompts, **settings):
+def sd3_picture(source, prompts, size, **settings):
     models = released_models(pretrained.open_released(source), silent=not any(prompts))
+    models.size = size
     return generate(models, prompts, **settings)
 
 
 def test_one_file_and_a_diffusers_folder_make_the_same_picture(sd3):
     """fp16 on disk or fp32, both run alike; SD3's names or, in the folder's parts, the same ones."""
-    one, folder = (sd3_picture(path, ["a cat"], size=64, steps=2, seed=3) for path in sd3)
+    one, folder = (sd3_picture(path, ["a cat"], 64, steps=2, seed=3) for path in sd3)
     assert one.shape == (1, 3, 1, 64, 64) and one.std() > 0
     assert_close(one, folder, atol=0.1, rtol=0)
 
@@ -679,10 +689,10 @@ def test_the_empty_prompt_needs_no_encoder(sd3, make, tmp_path):
 
 def test_prompts_and_guidance_reach_the_released_model(sd3):
     """Another prompt or another guidance is another picture; clip i can be made alone here, too."""
-    cat, dog, more = (sd3_picture(sd3[0], [prompt], size=32, steps=2, cfg=cfg, first_index=1)
-                      for prompt, cfg in (("a cat", 4.0), ("a dog", 4.0), ("a cat", 9.0)))
+    cat, dog, more = (sd3_picture(sd3[0], [prompt], 32, steps=2, guidance=guidance, first_index=1)
+                      for prompt, guidance in (("a cat", 4.0), ("a dog", 4.0), ("a cat", 9.0)))
     assert not torch.equal(cat, dog) and not torch.equal(cat, more)
-    both = sd3_picture(sd3[0], ["a dog", "a cat"], size=32, steps=2, cfg=4.0)
+    both = sd3_picture(sd3[0], ["a dog", "a cat"], 32, steps=2, guidance=4.0)
     assert_close(both[1:], cat, atol=0.1, rtol=0)
 
 
@@ -695,7 +705,7 @@ def test_zero_shot_video_has_t_frames(sd3, make, capsys):
         make("a cat", "--weights", sd3[0], "--frames", 8)
 
 
-# ------------------------------------------------------------ the whole walk, against formulas written out
+# ------------------------------------------------------------ all steps, against formulas written out
 
 class Words:
     """A text encoder that answers with the fixture's tensors; what it says of "" is the half of them."""
@@ -707,14 +717,14 @@ class Words:
                      value.is_floating_point() else value[:len(prompts)] for value in self.values)
 
 
-def walked(network, text, shape, sampler, cfg, **more):
+def sampled(network, text, shape, sampler, guidance, **more):
     """The latents that sample.py makes in three steps, and the noises that it drew, noisiest first."""
     vae = KLVAE(KLVAEConfig(shape[1], ch=8, ch_mult=(1, 1), num_res_blocks=1, groups=4))
     models = Models(vae, text, network, objective="flow" if sampler == "euler" else "ddpm", **more)
-    how = how_of(models, sampler=sampler, steps=3, cfg=cfg, seed=5)
+    how = how_of(models, sampler, 3, guidance, seed=5)
     prompts = ["1", "2"] if models.classes else ["x", "x"]
     with torch.no_grad():
-        z = walk(models, prompts, shape, how)
+        z = sample_latents(models, prompts, shape, how)
     return z, [order.keyed_noise(shape, 5, n, 0, stream=order.SAMPLING) for n in range(4)]
 
 
@@ -746,7 +756,7 @@ def test_golden_dit_loop():
     weights, _, _, config = golden("dit")
     net = pretrained.dit(weights, head_dim=config["hidden_size"] // config["num_heads"])
     shape, names = (2, 4, 1, config["input_size"], config["input_size"]), ("zero", "one", "two")
-    z, noises = walked(net, None, shape, "ddpm", 4.0, classes=names)
+    z, noises = sampled(net, None, shape, "ddpm", 4.0, classes=names)
 
     def answer(x, t):
         labelled, free = net(x, t, torch.tensor([1, 2])), net(x, t, torch.full((2,), config["num_classes"]))
@@ -759,10 +769,11 @@ def test_golden_latte_class_loop():
     weights, _, _, config = golden("latte_class")
     net = pretrained.latte(weights, config["hidden_size"] // config["num_heads"])
     shape = (2, 4, config["num_frames"], config["input_size"], config["input_size"])
-    z, noises = walked(net, None, shape, "ddpm", 7.0, classes=("zero", "one", "two"))
+    z, noises = sampled(net, None, shape, "ddpm", 7.0, classes=("zero", "one", "two"))
 
     def answer(x, t):
-        labelled, free = net(x, t, torch.tensor([1, 2])), net(x, t, torch.full((2,), config["num_classes"]))
+        labelled = net(x, t, labels=torch.tensor([1, 2]))
+        free = net(x, t, labels=torch.full((2,), config["num_classes"]))
         return torch.cat([free[:, :4] + 7 * (labelled[:, :4] - free[:, :4]), labelled[:, 4:]], 1)
     assert_close(z, by_hand(answer, noises, 4, ancestral=True), atol=1e-3, rtol=1e-3)
 
@@ -774,7 +785,7 @@ def test_golden_pixart_loop():
     net = pretrained.pixart(weights, config["attention_head_dim"], config["sample_size"])
     context, mask = inputs["text"], inputs["text_mask"]
     shape = (2, 4, 1, 8, 8)
-    z, noises = walked(net, Words(("context", "mask"), context, mask), shape, "ddpm", 4.5, null="empty")
+    z, noises = sampled(net, Words(("context", "mask"), context, mask), shape, "ddpm", 4.5, null="empty")
 
     def answer(x, t):
         told = net(x, t, context, mask)
@@ -793,7 +804,7 @@ def test_golden_latte_t2v_loop():
     mask = torch.ones(context.shape[:2], dtype=torch.long)
     mask[1, -2:] = 0
     shape = (2, 4, config["video_length"], 8, 8)
-    z, noises = walked(net, Words(("context", "mask"), context, mask), shape, "ddim", 7.5, null="empty")
+    z, noises = sampled(net, Words(("context", "mask"), context, mask), shape, "ddim", 7.5, null="empty")
 
     def answer(x, t):
         told = net(x, t, context=context, mask=mask)
@@ -808,7 +819,7 @@ def test_golden_sd3_loop():
     net = pretrained.mmdit(weights, head_dim=config["head_dim"])
     context, pooled = inputs["context"], inputs["y"]
     shape = (2, 16, 1, 10, 14)
-    z, noises = walked(net, Words(("context", "pooled"), context, pooled), shape, "euler", 7.0, shift=3.0)
+    z, noises = sampled(net, Words(("context", "pooled"), context, pooled), shape, "euler", 7.0, shift=3.0)
     shifted = lambda sigma: 3 * sigma / (1 + 2 * sigma)
     levels = [shifted(sigma) for sigma in (1.0, (1 + shifted(0.001)) / 2, shifted(0.001))] + [0.0]
     x = noises[0]

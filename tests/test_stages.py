@@ -233,13 +233,13 @@ def test_stage_videodit_starts_from_the_files_transformer(sd3, from_sd3):
 def test_a_checkpoint_says_how_it_wants_to_be_sampled(sd3, from_sd3, tiny):
     """Sampler, steps, guidance, rate, and what reads its prompts, with its place."""
     made = read_config(from_sd3 / "videodit.safetensors")
-    assert made["sampling"] == {"sampler": "euler", "steps": 28, "cfg": 4.0, "fps": 25.0}
+    assert made["sampling"] == {"sampler": "euler", "steps": 28, "guidance": 4.0, "fps": 25.0}
     assert (made["text"], made["text_weights"]) == ("sd3", str(sd3[0]))
     made = read_config(tiny.folder / "latte.safetensors")
-    assert made["sampling"] == {"sampler": "ddpm", "steps": 250, "cfg": 7.5, "fps": 8.0}
+    assert made["sampling"] == {"sampler": "ddpm", "steps": 250, "guidance": 7.5, "fps": 8.0}
     toy = parse(["--stage", "videodit"])[0]         # --guidance, which the preset sets and a flag beats
     assert read_config(sample.TOY / "videodit.safetensors")["sampling"]["cfg"] == toy.guidance == 2.5
-    assert train.about(parse(["--guidance", "3"])[0], "flow")["sampling"]["cfg"] == 3.0
+    assert train.about(parse(["--guidance", "3"])[0], "flow")["sampling"]["guidance"] == 3.0
     assert made["text"] == "toy" and "text_weights" not in made
     assert read_config(tiny.folder / "dit.safetensors")["sampling"]["sampler"] == "euler"
 
@@ -416,7 +416,7 @@ def test_latte_on_ucf101_with_pictures_beside_each_clip(ucf, sd1, tmp_path):
     assert load_network(KLVAE, out / "vae.safetensors").config.scale == 0.18215
     made = read_config(out / "latte.safetensors")
     assert made["classes"] == ["Archery", "JumpRope"] and made["text"] == "class"
-    assert made["sampling"]["cfg"] == 7.0 and made["sampling"]["fps"] == 25.0
+    assert made["sampling"]["guidance"] == 7.0 and made["sampling"]["fps"] == 25.0
     assert (out / "latte/0000001.mp4").is_file() and not (out / "cache").exists()
 
 
@@ -448,7 +448,7 @@ def test_latte_t2v_starts_from_pixarts_folder(sd1, films, tmp_path):
                 "--joint_images", "1"])
     latte, made = load_network(Latte, out / "latte.safetensors"), read_config(out / "latte.safetensors")
     assert_close(latte.blocks[0].attn.qkv.weight, net.blocks[0].attn.qkv.weight, atol=1e-3, rtol=0)
-    assert (made["text"], made["text_weights"]) == ("t5", str(pixart)) and made["sampling"]["cfg"] == 7.5
+    assert (made["text"], made["text_weights"]) == ("t5", str(pixart)) and made["sampling"]["guidance"] == 7.5
     assert (out / "latte/0000001.png").is_file()
 
 
