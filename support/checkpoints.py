@@ -337,7 +337,7 @@ def check_config(cls, config, state, path):
     except TypeError as error:
         raise UserError(f"{path} was written by another version of {cls.__name__} ({first_line(error)}); "
                         "train it again")
-    except (ValueError, KeyError, IndexError, ArithmeticError, RuntimeError, AssertionError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: no {cls.__name__} has its config ({first_line(error)}); copy it again")
     must_fit(net, state, path)
 
