@@ -87,10 +87,10 @@ def test_a_folder_with_nothing_usable_says_what_was_there(tmp_path, files, words
     """facts/performance.md 2.2: the message names the folder, what was looked for, what was found."""
     for name in files:
         (tmp_path / name).write_bytes(b"nothing")
-    os.symlink(tmp_path / "gone", tmp_path / "film.mp4")
+    os.symlink(tmp_path / "gone", tmp_path / "video.mp4")
     with pytest.raises(UserError) as error:
         data.open_source(tmp_path, data.ClipConfig(16, 16))
-    assert "broken.mp4" in files or "left out (film.mp4: a link to nothing)" in str(error.value)
+    assert "broken.mp4" in files or "left out (video.mp4: a link to nothing)" in str(error.value)
     assert words in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -107,8 +107,8 @@ def numbered(folder, frames, pattern="{:04}.png", size=(20, 14)):
         make_image(folder / pattern.format(number), (8 + 5 * number,) * 3, size)
 
 
-def test_a_folder_of_frames_is_a_film_beside_films(tmp_path):
-    """Latte 4.1: SkyTimelapse's and Taichi-HD's trees; 2 before 10; a stray film hides nothing."""
+def test_a_folder_of_frames_is_a_video_beside_films(tmp_path):
+    """Latte 4.1: SkyTimelapse's and Taichi-HD's trees; 2 before 10; a stray video hides nothing."""
     make_clip(tmp_path / "a.mp4", 20)
     numbered(tmp_path / "sky_train/v/v_1", range(20), "v_frames_{}.png")
     for memory in (0, 1 << 30):
@@ -124,7 +124,7 @@ def test_a_folder_of_frames_is_a_film_beside_films(tmp_path):
 
 
 def test_no_clip_jumps_over_missing_frames_where_one_need_not(tmp_path):
-    """Numbers 0..9 and 20..29: clips of 5 come from one side; clips of 12 have to take the film as it is.
+    """Numbers 0..9 and 20..29: clips of 5 come from one side; clips of 12 have to take the video as it is.
     Every second number (0, 2, 4 ...) is no gap."""
     numbered(tmp_path / "gap", [*range(10), *range(20, 30)])
     numbered(tmp_path / "even", range(0, 40, 2))
@@ -137,17 +137,17 @@ def test_no_clip_jumps_over_missing_frames_where_one_need_not(tmp_path):
 
 
 def test_ucf101_as_frames_has_its_classes(tmp_path):
-    """Class folders of film folders; clips and pictures of it agree on what a class is."""
+    """Class folders of video folders; clips and images of it agree on what a class is."""
     for name, number in (("YoYo", 1), ("Archery", 1), ("Archery", 2)):
         numbered(tmp_path / name / f"v_{name}_g01_c0{number}", range(8))
-    clips, pictures = clips_in(tmp_path, 4, 8), images_in(tmp_path, 8)
+    clips, images = clips_in(tmp_path, 4, 8), images_in(tmp_path, 8)
     assert clips.classes == ("Archery", "YoYo") and clips.captions == ["Archery", "Archery", "YoYo"]
-    labels = [folders.class_at(item["place"], clips.classes) for item in (clips.item(2), pictures.item(23))]
-    assert labels == [1, 1] and len(pictures) == 24
+    labels = [folders.class_at(item["place"], clips.classes) for item in (clips.item(2), images.item(23))]
+    assert labels == [1, 1] and len(images) == 24
 
 
-def test_a_million_films_pass_through_a_bounded_memory(tmp_path):
-    """What was remembered of each film (7 kB) was never forgotten. And forgetting changes no clip."""
+def test_a_million_videos_pass_through_a_bounded_memory(tmp_path):
+    """What was remembered of each video (7 kB) was never forgotten. And forgetting changes no clip."""
     for number in range(6):
         make_clip(tmp_path / f"{number}.mp4", 60, g="10")
     plenty, little = (clips_in(tmp_path, 4, 8, memory=memory) for memory in (1 << 30, 2500))
@@ -169,7 +169,7 @@ def test_one_of_several_captions_is_drawn_on_each_visit(tmp_path):
     assert said == [again.words(0, epoch) for epoch in range(20)]
 
 
-def test_long_crops_the_film_at_its_own_resolution(tmp_path):
+def test_long_crops_the_video_at_its_own_resolution(tmp_path):
     """VideoDiT 4.1. A ramp of 200 columns: the square of 16 sees 16 of them; by default it sees 94."""
     ramp = np.arange(200, dtype=np.uint8)[None, None, :, None].repeat(4, 0).repeat(100, 1).repeat(3, 3)
     video_io.save_video(tmp_path / "a.mp4", ramp)
@@ -179,8 +179,8 @@ def test_long_crops_the_film_at_its_own_resolution(tmp_path):
         assert abs(seen - want) < 6
 
 
-def test_one_cover_beside_films_is_no_data_set(tmp_path, caplog):
-    """Stage vae asks for single frames: of the films, for --data as for --images; but photographs stay."""
+def test_one_cover_beside_videos_is_no_data_set(tmp_path, caplog):
+    """Stage vae asks for single frames: of the videos, for --data as for --images; but photographs stay."""
     make_clip(tmp_path / "a.mp4", 8)
     make_image(tmp_path / "cover.jpg")
     for kind in ("video", "image"):
@@ -192,15 +192,15 @@ def test_one_cover_beside_films_is_no_data_set(tmp_path, caplog):
     assert len(data.open_source(tmp_path, data.ClipConfig(1, 8), kind="video")) == 2
 
 
-# -------------------------------------------------------------------------------------------------- pictures
+# -------------------------------------------------------------------------------------------------- images
 
 @pytest.mark.parametrize("crop,lefts", [("center", {24}), ("random", set(range(49)))])
 def test_crops_are_in_the_middle_or_anywhere(tmp_path, crop, lefts):
-    """A picture of 16 x 64 whose columns are numbered; the crop sees its whole height."""
+    """A image of 16 x 64 whose columns are numbered; the crop sees its whole height."""
     numbered = np.arange(64, dtype=np.uint8)[None, :, None].repeat(16, 0).repeat(3, 2)
     Image.fromarray(numbered).save(tmp_path / "a.png")
-    pictures = images_in(tmp_path, 16, crop=crop)
-    seen = {pixel(pictures.item(0, epoch))[0] - 4 for epoch in range(60)}
+    images = images_in(tmp_path, 16, crop=crop)
+    seen = {pixel(images.item(0, epoch))[0] - 4 for epoch in range(60)}
     assert seen <= lefts and len(seen) >= min(len(lefts), 20)
 
 
@@ -209,21 +209,21 @@ def test_flips_mirror_half_of_the_items(tmp_path):
     numbered = np.arange(16, dtype=np.uint8)[None, :, None].repeat(16, 0).repeat(3, 2)
     Image.fromarray(numbered).save(tmp_path / "a.png")
     for flip, mirrored in ((True, {4, 11}), (False, {4})):
-        pictures = images_in(tmp_path, 16, flip=flip)
-        assert {pixel(pictures.item(0, epoch))[0] for epoch in range(20)} == mirrored
+        images = images_in(tmp_path, 16, flip=flip)
+        assert {pixel(images.item(0, epoch))[0] for epoch in range(20)} == mirrored
 
 
-def test_broken_pictures_and_bombs_are_skipped(tmp_path, monkeypatch):
+def test_broken_images_and_bombs_are_skipped(tmp_path, monkeypatch):
     """facts/performance.md 2.2: the size is read from the header, before anything is unpacked."""
     make_image(tmp_path / "good.png")
     make_image(tmp_path / "bomb.png", size=(300, 300))
     (tmp_path / "cut.png").write_bytes((tmp_path / "bomb.png").read_bytes()[:60])
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     monkeypatch.setattr(video_io, "MAX_PIXELS", 10_000)
-    pictures = images_in(tmp_path, 8)
-    assert all(pixel(pictures.item(index)) == list(RED) for index in range(4))
-    assert sorted(pictures.skipped) == ["bomb.png", "cut.png", "text.jpg"]
-    assert "too large" in pictures.skipped["bomb.png"]
+    images = images_in(tmp_path, 8)
+    assert all(pixel(images.item(index)) == list(RED) for index in range(4))
+    assert sorted(images.skipped) == ["bomb.png", "cut.png", "text.jpg"]
+    assert "too large" in images.skipped["bomb.png"]
 
 
 def test_a_zip_is_read_in_place_and_its_parts_told_apart(tmp_path):
@@ -291,7 +291,7 @@ def test_the_order_looks_like_chance():
     assert order.toss(3, [7])[0] == order.toss(3, range(8))[7]
 
 
-def test_ten_million_films_over_64_ranks_resume_at_once_in_bounded_memory():
+def test_ten_million_videos_over_64_ranks_resume_at_once_in_bounded_memory():
     """No deck: 80 MB and a second for each of them. Ranks share no card; any step is as near as the first."""
     tracemalloc.start()
     started, seen = time.process_time(), []
@@ -407,7 +407,8 @@ def test_ranks_write_the_cache_that_one_rank_writes(tmp_path):
     """Rank r takes every world_size-th shard."""
     toy = data.ToyClips(frames=1, size=16, count=10)
     for rank, count, name in ((0, 1, "one"), (1, 2, "two"), (0, 2, "two")):
-        latent_cache.write_cache(tmp_path / name, toy, encode, 2, vae="v1", shard=3, rank=rank, world_size=count)
+        latent_cache.write_cache(tmp_path / name, toy, encode, 2, vae="v1", shard=3, rank=rank,
+                                 world_size=count)
     one, two = (latent_cache.LatentCache(tmp_path / name) for name in ("one", "two"))
     assert one.captions == two.captions and one.made == two.made
     for row in range(10):
@@ -495,28 +496,28 @@ def test_what_a_killed_write_leaves_is_no_shard(tmp_path):
     ({"stride": 2}, "stride 1 instead of 2"), ({"crop": "center"}, "crop random instead of center"),
     ({"fps": 10}, "fps None instead of 10"), ({"long": 1080}, "long None instead of 1080"),
     ({"part": (0, 0.5)}, "part .0.0, 1.0. instead of .0, 0.5."),
-    ("film", "data clips "), ("words", "data clips ")])
+    ("video", "data clips "), ("words", "data clips ")])
 def test_a_cache_of_other_data_is_refused_by_what_differs(tmp_path, change, words):
-    """Also where a film was replaced under its name, or a caption rewritten: the mark knows their times."""
-    films = tmp_path / "films"
-    films.mkdir()
-    make_clip(films / "a.mp4", 30)
-    (films / "a.txt").write_text("a cat")
-    clips = clips_in(films, 4, 16)
+    """Also where a video was replaced under its name, or a caption rewritten: the mark knows their times."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    make_clip(videos / "a.mp4", 30)
+    (videos / "a.txt").write_text("a cat")
+    clips = clips_in(videos, 4, 16)
     latent_cache.write_cache(tmp_path / "cache", clips, encode, 2, "v1")
     assert len(latent_cache.LatentCache(tmp_path / "cache", "v1", want=clips.identity())) == 1
-    if change == "film":
-        make_clip(films / "a.mp4", 31)
+    if change == "video":
+        make_clip(videos / "a.mp4", 31)
     if change == "words":
-        (films / "a.txt").write_text("a dog")
+        (videos / "a.txt").write_text("a dog")
     how = {"frames": 4, "size": 16, **(change if isinstance(change, dict) else {})}
-    other = clips_in(films, **how)
+    other = clips_in(videos, **how)
     with pytest.raises(UserError, match=f"made differently: .*{words}"):
         latent_cache.LatentCache(tmp_path / "cache", "v1", want=other.identity())
 
 
 def test_text_is_encoded_once_for_each_different_caption_in_bounded_batches(tmp_path):
-    """Eight windows of a film share its caption's vectors (1.3 MB for SD3); another encoder is refused."""
+    """Eight windows of a video share its caption's vectors (1.3 MB for SD3); another encoder is refused."""
     toy, asked = data.ToyClips(frames=1, size=16, count=40, drop=1.0), []
 
     def text(captions):
@@ -593,7 +594,7 @@ def drawn(folder, frames=10, size=40):
 
 @pytest.mark.slow
 def test_latte_trains_on_skytimelapses_and_taichis_trees(made, tmp_path):
-    """Latte 4.1: unconditional, a folder of frames a film, two levels down; pictures are its frames."""
+    """Latte 4.1: unconditional, a folder of frames a video, two levels down; images are its frames."""
     for name in ("sky_train/0HLZ/0HLZ_1", "sky_train/0HLZ/0HLZ_2", "sky_train/2Fr6/2Fr6_1"):
         drawn(tmp_path / "sky" / name)
     for cached in ("--cached", "--no-cached"):
@@ -603,25 +604,25 @@ def test_latte_trains_on_skytimelapses_and_taichis_trees(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_latte_trains_on_ucf101s_classes_films_and_frames(made, tmp_path):
-    """Clips from films, pictures from its frames: the same class folders, a folder deeper."""
+def test_latte_trains_on_ucf101s_classes_videos_and_frames(made, tmp_path):
+    """Clips from videos, images from its frames: the same class folders, a folder deeper."""
     for name in ("Archery", "YoYo"):
         drawn(tmp_path / "frames" / name / f"v_{name}_g01_c01")
-        (tmp_path / "films" / name).mkdir(parents=True)
-        video_io.save_video(tmp_path / "films" / name / f"v_{name}_g01_c01.mp4",
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        video_io.save_video(tmp_path / "videos" / name / f"v_{name}_g01_c01.mp4",
                          toy_world.render(toy_world.sample_spec(0, 1), 10, 40))
     flags = ("--images", tmp_path / "frames", "--latte.condition", "class", "--latte.context_dim", 0,
              "--latte.pooled_dim", 0, "--joint_images", 2, "--batch", 2)
-    for kind in ("films", "frames"):
+    for kind in ("videos", "frames"):
         out = step_on(made, tmp_path / f"{kind}_run", "latte", "--data", tmp_path / kind, *flags)
         assert read_config(out / "latte.safetensors")["classes"] == ["Archery", "YoYo"]
     make_image(tmp_path / "frames/stray.png")
     with pytest.raises(UserError, match="stray lies in no folder whose name is one of the 2 classes"):
-        step_on(made, tmp_path / "stray", "latte", "--data", tmp_path / "films", *flags)
+        step_on(made, tmp_path / "stray", "latte", "--data", tmp_path / "videos", *flags)
 
 
 def test_videodit_trains_on_webvid_and_journeydb(made, tmp_path):
-    """VideoDiT 4.1: WebVid's clips with their .csv, JourneyDB's pictures with their .jsonl, A.2's mixture."""
+    """VideoDiT 4.1: WebVid's clips with their .csv, JourneyDB's images with their .jsonl, A.2's mixture."""
     rows = ["videoid,contentUrl,duration,page_dir,name"]
     (tmp_path / "webvid/videos/000001_000050").mkdir(parents=True)
     for number in range(3):
@@ -650,12 +651,12 @@ def untrained_dit(made):
 
 
 @pytest.mark.slow
-def test_the_dpvae_trains_on_films_at_their_own_resolution(made, tmp_path):
-    """VideoDiT 4.1: --long; films, a folder of frames and a cover side by side, and single frames of them."""
-    video_io.save_video(tmp_path / "films/a.mp4", toy_world.render(toy_world.sample_spec(0, 1), 10, 80))
-    drawn(tmp_path / "films/more/clip_7", size=80)
-    make_image(tmp_path / "films/cover.jpg")
-    flags = ("--data", tmp_path / "films", "--images", tmp_path / "films", "--batch", 2)
+def test_the_dpvae_trains_on_videos_at_their_own_resolution(made, tmp_path):
+    """VideoDiT 4.1: --long; videos, a folder of frames and a cover side by side, and their single frames."""
+    video_io.save_video(tmp_path / "videos/a.mp4", toy_world.render(toy_world.sample_spec(0, 1), 10, 80))
+    drawn(tmp_path / "videos/more/clip_7", size=80)
+    make_image(tmp_path / "videos/cover.jpg")
+    flags = ("--data", tmp_path / "videos", "--images", tmp_path / "videos", "--batch", 2)
     step_on(made, tmp_path / "one", "dpvae", *flags, "--long", 60, "--lpips_weight", 0)
     step_on(made, tmp_path / "two", "vae", *flags, "--lpips_weight", 0)
 
@@ -664,7 +665,7 @@ def test_the_dpvae_trains_on_films_at_their_own_resolution(made, tmp_path):
 
 def test_scanning_a_folder_tells_the_usable_from_the_skipped(tmp_path, capsys, monkeypatch, caplog):
     """python data.py FOLDER: counts, reasons, a contact sheet."""
-    caplog.set_level(logging.WARNING, logger="data")                # main() lowers it; put back after the test
+    caplog.set_level(logging.WARNING, logger="data")                # main() raises it; put back afterwards
     make_clip(tmp_path / "good.mp4", 20)
     make_clip(tmp_path / "short.mp4", 5)
     make_image(tmp_path / "a.png")
@@ -682,6 +683,6 @@ def test_the_demo_gives_its_known_answer():
 
 
 def test_what_a_crop_sees_is_drawn(tmp_path):
-    """`python data.py`: the film, three protocols, the order of clips."""
+    """`python data.py`: the video, three protocols, the order of clips."""
     show_data.draw_page(tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").height > 700

@@ -242,7 +242,7 @@ def test_a_recipe_writes_the_captions_of_a_published_layout(tmp_path, name, tabl
 
 # ------------------------------------------------------------------------------------------- what is a video
 
-def test_pictures_in_one_series_are_a_film_and_photographs_are_not():
+def test_images_in_one_series_are_a_video_and_photographs_are_not():
     """SkyTimelapse, Taichi-HD, UCF101 as frames; but for one odd file in ten."""
     sky = [f"v/v_1/v_frames_{n:08}.jpg" for n in range(95, 105)]
     names = sky + ["photos/cat1.jpg", "photos/dog2.jpg", "photos/fox3.jpg", "one/1.png"]
@@ -252,16 +252,16 @@ def test_pictures_in_one_series_are_a_film_and_photographs_are_not():
     assert not folders.series(sky[:5] + ["cover.jpg"])
 
 
-def test_pictures_beside_films_are_covers():
-    """One cover.jpg must not become the data set; nor one stray film among frames hide them."""
-    films, frames_in, pictures, covers = folders.sort_media(
+def test_images_beside_videos_are_covers():
+    """One cover.jpg must not become the data set; nor one stray video among frames hide them."""
+    videos, frames_in, images, covers = folders.sort_media(
         ["a.mp4", "b.mp4", "a.jpg", "cover.jpg", "f/stray.mp4", *(f"f/{n}.jpg" for n in range(9))])
-    assert films == ["a.mp4", "b.mp4", "f/stray.mp4"] and frames_in == ["f"]
-    assert covers == ["a.jpg", "cover.jpg"] and len(pictures) == 9
+    assert videos == ["a.mp4", "b.mp4", "f/stray.mp4"] and frames_in == ["f"]
+    assert covers == ["a.jpg", "cover.jpg"] and len(images) == 9
 
 
 def test_frames_are_ordered_by_number():
-    """2 before 10, per folder; with --frames 1 every picture is a clip."""
+    """2 before 10, per folder; with --frames 1 every image is a clip."""
     names = ["a/10.png", "a/2.png", "b/c/1.png"]
     assert folders.group_frames(names, 16) == [["a/2.png", "a/10.png"], ["b/c/1.png"]]
     assert folders.group_frames(names, 1) == [["a/10.png"], ["a/2.png"], ["b/c/1.png"]]
@@ -313,7 +313,7 @@ def test_a_path_written_elsewhere_is_matched_from_its_end(tmp_path, row):
 
 
 def test_a_row_that_fits_two_files_or_none_is_nobodys_and_that_is_said(tmp_path, caplog):
-    """A caption on the wrong picture is worse than none."""
+    """A caption on the wrong image is worse than none."""
     write(tmp_path, {"x/a.png": "", "y/a.png": "", "metadata.csv": "file,text\na.png,which?\nc.png,gone\n"})
     with caplog.at_level(logging.WARNING, logger="data"):
         said = told(tmp_path, ["x/a.png", "y/a.png"])
@@ -359,13 +359,13 @@ def test_lists_numbers_and_line_separators_in_json_are_read_rightly(tmp_path):
 
 
 def test_webvid_and_journeydb_are_read_as_they_come(tmp_path):
-    """VideoDiT 4.1: WebVid's videoid, page_dir, name; JourneyDB's img_path, prompt. A film twice is a film
+    """VideoDiT 4.1: WebVid's videoid, page_dir, name; JourneyDB's img_path, prompt. A video twice is a video
     with two captions."""
     webvid = ("videoid,contentUrl,duration,page_dir,name\n11,https://x,P,000001_000050,\"Rain, on a roof\"\n"
               "12,https://y,P,000001_000050,A cat\n11,https://x,P,000001_000050,Rain\n")
-    films = ["11.mp4", "videos/000001_000050/12.mp4"]
-    write(tmp_path / "w", {**dict.fromkeys(films, ""), "results_10M_train.csv": webvid})
-    said = folders.Captions(tmp_path / "w", folders.list_files(tmp_path / "w"), films)
+    videos = ["11.mp4", "videos/000001_000050/12.mp4"]
+    write(tmp_path / "w", {**dict.fromkeys(videos, ""), "results_10M_train.csv": webvid})
+    said = folders.Captions(tmp_path / "w", folders.list_files(tmp_path / "w"), videos)
     assert [said.lookup(number)[0] for number in (0, 1)] == [["Rain, on a roof", "Rain"], ["A cat"]]
     write(tmp_path / "j", {"train/imgs/000/a.jpg": "", "train/train_anno.jsonl": json.dumps(
         {"img_path": "./000/a.jpg", "prompt": "a fox", "Task2": {"Caption": "It shows a fox."}})})
@@ -394,10 +394,10 @@ def test_a_caption_that_cannot_be_read_skips_its_clip(tmp_path):
         make_image(tmp_path / name)
     long = b"x" * (folders.CAPTION_BYTES + 1)
     write(tmp_path, {"a.txt": "caf\xe9".encode("latin-1"), "b.txt": long})
-    pictures = images_in(tmp_path, 8)
-    assert pictures.item(1)["caption"] == "c" and sorted(pictures.skipped) == ["a.png", "b.png"]
-    assert "not UTF-8" in pictures.skipped["a.png"] and "too large" in pictures.skipped["b.png"]
-    assert pictures.captions == ["c"] and [pictures.words(index) for index in range(3)] == ["", "", "c"]
+    images = images_in(tmp_path, 8)
+    assert images.item(1)["caption"] == "c" and sorted(images.skipped) == ["a.png", "b.png"]
+    assert "not UTF-8" in images.skipped["a.png"] and "too large" in images.skipped["b.png"]
+    assert images.captions == ["c"] and [images.words(index) for index in range(3)] == ["", "", "c"]
 
 
 # --------------------------------------------------------------------------------------------------- classes
@@ -423,7 +423,7 @@ def test_a_class_is_the_folder_or_ucf101s_own_name(place, name):
 
 
 def test_a_frame_takes_the_class_of_the_folder_above_it():
-    """Latte 3.3.4 with classes: pictures of Archery/clip 7/0001.jpg are Archery."""
+    """Latte 3.3.4 with classes: images of Archery/clip 7/0001.jpg are Archery."""
     classes = folders.list_classes(["YoYo/b", "Archery/a", "Archery/c"])
     assert classes == ("Archery", "YoYo") and folders.class_at("YoYo/clip 7/0001", classes) == 1
     with pytest.raises(UserError, match="photos/a lies in no folder whose name is one of the 2 classes"):

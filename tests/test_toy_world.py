@@ -188,7 +188,7 @@ def test_captions_are_short_as_often_as_asked():
     assert 0.62 < said.count("a red cat jumping in snow") / 4000 < 0.68
 
 
-def test_every_second_picture_catches_a_motion_but_none_that_is_kept_out_of_training():
+def test_every_second_image_catches_a_motion_but_none_that_is_kept_out_of_training():
     """Any of the six; who moves faces where he goes; no caption says a held-out combination, and each says
     what is seen. Only of the kind that training draws."""
     caught = []
@@ -204,13 +204,13 @@ def test_every_second_picture_catches_a_motion_but_none_that_is_kept_out_of_trai
     assert not any(spec.caught for kind in KINDS if kind != "image" for spec in specs(kind))
 
 
-def test_a_picture_of_a_motion_is_a_frame_of_that_motion():
+def test_a_image_of_a_motion_is_a_frame_of_that_motion():
     """A boat caught spinning is turned as a spinning boat is at that moment."""
     for motion in MOTIONS:
         clip = Spec("boat", "red", motion, "on grass", phase=0.2, drift=((0.1, 0.2, 0.3),) * 5)
         for frame in (0, 5, 15):
-            picture = replace(clip, motion="", caught=motion, moment=frame - 7.5)
-            assert pose(picture, 0, 1) == pose(picture, 3, 8) == pose(clip, frame, 16)
+            image = replace(clip, motion="", caught=motion, moment=frame - 7.5)
+            assert pose(image, 0, 1) == pose(image, 3, 8) == pose(clip, frame, 16)
 
 
 def test_every_word_of_a_caption_is_in_the_vocabulary():
@@ -227,7 +227,7 @@ STILL = Spec("ball", "red", "staying still", "in the desert", drift=((0.5, 0.5, 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_movers_move_the_way_the_caption_says(subject):
-    """Measured in the pictures: the subject's centre shifts by 1.1 pixels (of 64) a frame, left or right."""
+    """Measured in the images: the subject's centre shifts by 1.1 pixels (of 64) a frame, left or right."""
     for motion, sign in (("moving left", -1), ("moving right", 1)):
         path = centres(subject_masks(replace(STILL, subject=subject, motion=motion, flip=sign < 0), 9))
         assert 0.7 < sign * (path[-1] - path[0])[0] / (8 * 1.1 / 64) < 1.3
@@ -279,7 +279,7 @@ def test_subjects_stay_in_the_picture():
 
 
 def test_nothing_jumps_between_two_frames():
-    """Real film is nearly still over 1/25 s; a key frame held for 4 frames must be a fair start."""
+    """Real video is nearly still over 1/25 s; a key frame held for 4 frames must be a fair start."""
     for spec in specs("video", 20):
         clip = render(spec, 16, 32).astype(float) / 127.5
         assert np.square(np.diff(clip, axis=0)).mean((1, 2, 3)).max() < 0.12
@@ -292,13 +292,13 @@ def test_longer_clips_extend_the_same_motion_both_ways():
         np.testing.assert_allclose(short, long)
 
 
-# -------------------------------------------------------------------------------------------------- pictures
+# -------------------------------------------------------------------------------------------------- images
 
 def test_every_word_has_its_picture():
     """No subject, colour or scene looks like another one."""
     for name, words in (("subject", SUBJECTS), ("colour", COLOURS), ("scene", SCENES)):
-        pictures = [render(replace(STILL, **{name: word}), 1, 32)[0].astype(float) for word in words]
-        gaps = [np.abs(a - b).mean() for i, a in enumerate(pictures) for b in pictures[:i]]
+        images = [render(replace(STILL, **{name: word}), 1, 32)[0].astype(float) for word in words]
+        gaps = [np.abs(a - b).mean() for i, a in enumerate(images) for b in images[:i]]
         assert min(gaps) > 2.0
     assert set(SHAPES) == set(SUBJECTS) and set(BACKDROPS) == set(SCENES)
 
@@ -398,7 +398,7 @@ def frozen(after):
     pytest.param(noisy, (0.05, 0.1, 0.2, 0.4), marks=pytest.mark.slow), (blurred, (1, 2, 4)),
     pytest.param(frozen, (6, 5, 4, 2), marks=pytest.mark.slow)])
 def test_the_more_damage_the_further_from_the_nearest_clip(damage, amounts):
-    """Monotone: noise, blur, and a film that stands still from some frame on."""
+    """Monotone: noise, blur, and a video that stands still from some frame on."""
     clips = [damage(amount)(as_video(render(HOUSE, 8, 32))) for amount in amounts]
     levels = [whole().db, *(fit.db for fit in nearest(clips, [HOUSE] * len(clips), workers=2))]
     assert all(b < a - 0.2 for a, b in zip(levels, levels[1:]))
@@ -430,7 +430,7 @@ def test_drifting_things_do_not_count():
         shown = [replace(spec, scene=scene) for spec in (here, there)]
         a, b = nearest([as_video(render(spec, 8, 32)) for spec in shown], shown, workers=2)
         assert abs(a.spec.x - b.spec.x) < 0.2 / 64 and min(a.db, b.db) > 30
-    alone = render(replace(HOUSE, x=9.0, scene="in snow"), 4)           # the house is out of the picture
+    alone = render(replace(HOUSE, x=9.0, scene="in snow"), 4)           # the house is out of the image
     assert not PixelCosts(alone.astype(np.float32), "in snow").seen.any()
 
 
@@ -465,7 +465,7 @@ def test_drift_is_what_changes_over_the_clip():
     assert whole().shape_drift < 0.05 < 0.1 < read(HOUSE, change=half).shape_drift
 
 
-def test_pictures_are_read_back_too():
+def test_images_are_read_back_too():
     """T=1: no motion to ask for."""
     fit = read(replace(HOUSE, motion=""), "a red house at night", frames=1)
     assert fit.db > 30 and fit.spec.motion == "" and fit.frames.shape == (1,)

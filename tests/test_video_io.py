@@ -18,7 +18,7 @@ def psnr(a, b):
     return 10 * np.log10(255 ** 2 / np.mean((a.astype(float) - b.astype(float)) ** 2))
 
 
-# ----------------------------------------------------------------------------------------------------- films
+# ----------------------------------------------------------------------------------------------------- videos
 
 @pytest.mark.parametrize("name,codec,pix", [
     ("a.mp4", "libx264", "yuv420p"), ("a.MOV", "mpeg4", "yuv420p"), ("a.avi", "mpeg4", "yuv420p"),
@@ -101,7 +101,7 @@ def test_a_relative_path_may_look_like_a_protocol(tmp_path, monkeypatch):
     (0, 1, -1, 0, (64, 32), (56, 16)), (0, -1, 1, 0, (64, 32), (8, 16)),      # quarter turns
     (-1, 0, 0, -1, (32, 64), (16, 8)), (-1, 0, 0, 1, (32, 64), (16, 8)),      # half a turn; a mirrored selfie
     (1, 0, 0, -1, (32, 64), (16, 56)), (0, 1, 1, 0, (64, 32), (56, 16))])  # upside down; the diagonal
-def test_a_phones_film_is_shown_as_its_matrix_says(tmp_path, a, b, c, d, shape, white):
+def test_a_phones_video_is_shown_as_its_matrix_says(tmp_path, a, b, c, d, shape, white):
     """facts/performance.md 2.2: rotated phone video. x' = ax + cy, y' = bx + dy, in the track's header."""
     pixels = np.zeros((8, 32, 64, 3), np.uint8)
     pixels[:, :, 32:] = 255                                                  # right half white
@@ -119,7 +119,7 @@ def test_a_phones_film_is_shown_as_its_matrix_says(tmp_path, a, b, c, d, shape, 
     assert np.abs(edge.astype(int) - 128).max() < 30
 
 
-def test_a_film_that_begins_below_zero_keeps_its_first_frames(tmp_path):
+def test_a_video_that_begins_below_zero_keeps_its_first_frames(tmp_path):
     """Matroska without avoid_negative_ts: the first packets have no stamp, and seeking never finds them."""
     with av.open(str(tmp_path / "a.mkv"), "w", options={"avoid_negative_ts": "disabled"}) as container:
         stream = container.add_stream("libx264", rate=25, options={"g": "12", "bf": "2"})
@@ -141,13 +141,13 @@ def test_a_film_that_begins_below_zero_keeps_its_first_frames(tmp_path):
     (1920, 1080, 256, 1080, [1080, 608]), (640, 360, 256, 1080, [640, 360]),    # VideoDiT 4.1: the long
     (300, 200, 256, 1080, [384, 256]), (4000, 500, 256, 1080, [2048, 256]),     # the square must fit
     (640, 360, None, None, [640, 360])])
-def test_a_film_is_resized_as_the_papers_say(width, height, short, long, want):
+def test_a_video_is_resized_as_the_papers_say(width, height, short, long, want):
     """VideoDiT 4.1: "their longer edge does not exceed 1080 pixels", then the 256 crop; Latte 4.1."""
     assert video_io.resized(width, height, short, long) == want
 
 
 @pytest.mark.parametrize("matrix,full", [(1, 1), (1, 2), (5, 1), (5, 2)])
-def test_colours_follow_the_films_own_matrix_and_range(tmp_path, matrix, full):
+def test_colours_follow_the_videos_own_matrix_and_range(tmp_path, matrix, full):
     """BT.709 or BT.601, studio or full range, in 10 bits: the same red."""
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         stream = container.add_stream("libx264", rate=10)
@@ -172,10 +172,10 @@ def patches(path, size, codec="libx264", pix="yuv420p", *, trc=2, matrix=2, made
         stream.width, stream.height, stream.pix_fmt = width, height, pix
         stream.codec_context.color_trc, stream.codec_context.colorspace = trc, matrix
         for _ in range(8):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture = picture.reformat(format=pix, dst_colorspace=made_by, dst_color_range=1)
-            picture.colorspace, picture.color_trc = matrix, trc
-            container.mux(stream.encode(picture))
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            image = image.reformat(format=pix, dst_colorspace=made_by, dst_color_range=1)
+            image.colorspace, image.color_trc = matrix, trc
+            container.mux(stream.encode(image))
         container.mux(stream.encode())
     return path
 
@@ -278,13 +278,13 @@ def test_a_whole_video_is_read_at_the_rate_of_a_model(tmp_path, rate):
     assert len(shown) == 26 and np.abs(bars - 56 * np.arange(26) / 25).max() <= 56 / rate / 2 + 1
 
 
-def test_white_stays_white_when_a_film_is_made_smaller(tmp_path):
+def test_white_stays_white_when_a_video_is_made_smaller(tmp_path):
     """FFmpeg's quick scaler would give 253."""
     video_io.save_video(tmp_path / "a.mp4", np.full((2, 64, 64, 3), 255, np.uint8))
     torch.testing.assert_close(clips_in(tmp_path, 2, 24).item(0)["video"], torch.ones(3, 2, 24, 24))
 
 
-def test_the_first_of_several_streams_is_the_film(tmp_path):
+def test_the_first_of_several_streams_is_the_video(tmp_path):
     """data/README: nasa_13013.mp4 holds several streams."""
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         streams = [container.add_stream("libx264", rate=25) for _ in range(2)]
@@ -298,7 +298,7 @@ def test_the_first_of_several_streams_is_the_film(tmp_path):
     assert video_io.read_video(tmp_path / "a.mp4").shape == (8, 32, 32, 3)
 
 
-# -------------------------------------------------------------------------------------------------- pictures
+# -------------------------------------------------------------------------------------------------- images
 
 @pytest.mark.parametrize("mode,colour,name,want", [
     ("L", 77, "a.png", [77] * 3), ("RGBA", (*RED, 255), "a.png", RED),
@@ -306,7 +306,7 @@ def test_the_first_of_several_streams_is_the_film(tmp_path):
     ("P", 0, "a.png", [0] * 3), ("1", 1, "a.png", [255] * 3),
     ("I;16", 257 * 90, "a.png", [90] * 3), ("RGB", RED, "a.WebP", RED), ("RGB", RED, "a.bmp", RED),
     ("CMYK", (0, 255, 255, 0), "a.jpg", (255, 0, 0)), ("L", 77, "a.JPEG", [77] * 3)])
-def test_pictures_of_every_kind_become_rgb(tmp_path, mode, colour, name, want):
+def test_images_of_every_kind_become_rgb(tmp_path, mode, colour, name, want):
     """Must show 7: grey, RGBA, palette, 16-bit, CMYK; transparent is white; odd sizes."""
     make_image(tmp_path / name, colour, (21, 13), mode)
     item = images_in(tmp_path, 8).item(0)
@@ -322,20 +322,20 @@ def test_any_size_is_resized_to_cover_and_cropped(tmp_path, size):
     assert item["video"].shape == (3, 1, 8, 8) and pixel(item) == list(RED)
 
 
-def test_a_thread_of_a_picture_is_refused_before_it_is_enlarged(tmp_path):
+def test_a_thread_of_a_image_is_refused_before_it_is_enlarged(tmp_path):
     """1 x 2000 pixels, cut to 512, would be 512 x 1,024,000: 1.6 GB."""
     make_image(tmp_path / "a.png", size=(1, 2000))
     make_image(tmp_path / "b.png")
-    pictures = images_in(tmp_path, 512)
-    assert "would become 512 x 1024000: too large" in pictures.skipped["a.png"]
+    images = images_in(tmp_path, 512)
+    assert "would become 512 x 1024000: too large" in images.skipped["a.png"]
 
 
 def test_exif_orientation_is_honoured(tmp_path):
     """Orientation 6: the camera was held sideways."""
-    picture, exif = Image.new("RGB", (32, 16), "black"), Image.Exif()
-    picture.paste("white", (0, 0, 16, 16))                                   # left half: the top, once turned
+    image, exif = Image.new("RGB", (32, 16), "black"), Image.Exif()
+    image.paste("white", (0, 0, 16, 16))                                   # left half: the top, once turned
     exif[0x0112] = 6
-    picture.save(tmp_path / "a.png", exif=exif)
+    image.save(tmp_path / "a.png", exif=exif)
     upright = video_io.read_image(tmp_path / "a.png")
     assert upright.shape == (32, 16, 3) and upright[4, 8, 0] == 255 and upright[28, 8, 0] == 0
 
@@ -368,7 +368,7 @@ def test_resizing_does_not_alias(tmp_path):
 # ---------------------------------------------------------------------------------------------------- saving
 
 def smooth(frames, height, width):
-    """A soft moving picture, as film is: codecs keep it well."""
+    """A soft moving image, as video is: codecs keep it well."""
     t, y, x = np.mgrid[:frames, :height, :width]
     waves = [127 + 100 * np.sin((x + shift * y + 2 * t) / 20) for shift in (0.3, 0.6, 0.9)]
     return np.stack(waves, -1).astype(np.uint8)
@@ -419,9 +419,9 @@ def test_floats_and_bytes_are_two_spellings_of_one_clip():
 
 # --------------------------------------------------------------------------------------------------- drawing
 
-def blue(picture):
-    """Where a picture has the first curve's colour: rows, columns."""
-    return np.argwhere(np.abs(np.asarray(picture).astype(int) - (0, 114, 178)).max(2) < 40).T
+def blue(image):
+    """Where an image has the first curve's colour: rows, columns."""
+    return np.argwhere(np.abs(np.asarray(image).astype(int) - (0, 114, 178)).max(2) < 40).T
 
 
 def test_a_plotted_line_climbs_from_corner_to_corner(tmp_path):
@@ -449,7 +449,7 @@ def test_nothing_to_plot_is_an_empty_frame():
 
 
 def test_a_square_plot_keeps_a_circle_round():
-    """As on a map: one unit is as long on both axes, however wide the picture is."""
+    """As on a map: one unit is as long on both axes, however wide the image is."""
     angle = np.linspace(0, 6.3, 100)
     for square, ratio in ((True, 1), (False, (640 - 84) / (400 - 106))):
         rows, columns = blue(drawing.plot(None, {"": (np.cos(angle), np.sin(angle))}, square=square))
@@ -464,8 +464,8 @@ def test_axes_are_marked_at_round_numbers(low, high, by_tens, marks):
     assert drawing.round_numbers(low, high, by_tens) == pytest.approx(marks)
 
 
-def test_heat_darkens_with_the_number_and_a_page_holds_its_pictures(tmp_path):
-    """0 is white; cells are squares; pictures stand in the asked columns, labels above."""
+def test_heat_darkens_with_the_number_and_a_page_holds_its_images(tmp_path):
+    """0 is white; cells are squares; images stand in the asked columns, labels above."""
     cells = drawing.heat([[0, 1], [2, 4]], cell=3)
     assert cells.shape == (6, 6, 3) and cells[0, 0].tolist() == [255] * 3
     levels = cells[::3, ::3].astype(int).sum(2).ravel()
