@@ -352,13 +352,13 @@ def count_endings(endings):
 
 
 def list_source(root, split="train"):
-    """The Source behind a folder, an archive, or one video or image. split: "train", "test", "val", or ""
+    """The Source behind a folder, an archive, or one video, image or shard. split: "train", "test", "val", or ""
     for all of a root that holds several. A Source is one already."""
     if isinstance(root, Source):
         return root
     root = os.path.expanduser(str(root))
     source = Source(root)
-    if root.lower().endswith(VIDEOS + IMAGES) and os.path.isfile(root):
+    if root.lower().endswith(VIDEOS + IMAGES + (".tar",)) and os.path.isfile(root):
         folder, name = os.path.split(root)
         source.root, source.names = folder or ".", [name]
         if os.path.isfile(stem_of(root) + ".txt"):

@@ -68,6 +68,7 @@ def test_shards_give_what_their_files_unpacked_give(tmp_path):
     assert packed.item(5)["place"] == "00001.tar: 000010002"
     one, two = (next(order.batches(packed, 4, workers=workers)) for workers in (0, 2))
     torch.testing.assert_close(one["video"], two["video"], rtol=0, atol=0)
+    assert clips_in(root / "00001.tar", 4, 16).captions == packed.captions[3:6]
     frames = data.open_source(root, data.ClipConfig(1, 16), kind="image")
     assert frames.item(0)["video"].shape == (3, 1, 16, 16)
 
