@@ -352,8 +352,8 @@ def count_endings(endings):
 
 
 def list_source(root, split="train"):
-    """The Source behind a folder, an archive, or one video, image or shard. split: "train", "test", "val", or ""
-    for all of a root that holds several. A Source is one already."""
+    """The Source behind a folder, an archive, or one video, image or shard. split: "train", "test", "val", or
+    "" for all of a root that holds several. A Source is one already."""
     if isinstance(root, Source):
         return root
     root = os.path.expanduser(str(root))
