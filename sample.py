@@ -977,7 +977,10 @@ def main(argv=None):
     number, count = free_number(args.out, args.first), args.n * len(args.prompt)
     blocks = [range(start, min(start + args.batch, count)) for start in range(0, count, args.batch)]
     with torch.no_grad(), tqdm(total=len(blocks) * steps, unit="step", mininterval=0.5) as bar:
-        models.transformer.register_forward_hook(lambda *_: bar.update())
+        def tick(*_):                                       # what a hook returns would be the network's answer
+            bar.update()
+
+        models.transformer.register_forward_hook(tick)
         for block in blocks:
             prompts = [args.prompt[index // args.n] for index in block]
             clips = make(prompts, args.first + block[0])                        # (B,3,T,H,W)

@@ -31,7 +31,7 @@ TREE = Path(__file__).resolve().parents[1]
 
 # -------------------------------------------------------------------------------- what a refactoring may edit
 
-RENAMED = {"judge": "classifier", "Judge": "AttributeClassifier"}   # words in file names, keys and texts of the base's files -> what they are now
+RENAMED = {"judge": "classifier", "Judge": "AttributeClassifier", "cfg": "guidance"}   # words in file names, keys and texts of the base's files -> what they are now
 ALONE = ()                      # patterns of files that one side alone may have, such as "out/*/notes.txt"
 WORDS = ("*.html", "stderr.txt")                                # files that may be worded otherwise
 CLOCKS = {"made", "steps_per_s", "samples_per_s", "tokens_per_s", "wait", "eta_s", "memory_gb", "mfu"}  # keys
