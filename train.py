@@ -182,15 +182,17 @@ def fit(cfg, run, stage):
 # the number of machines it was given (test_trainer.py trains with one and two and compares).
 
 def toy_or_folder(cfg, kind):
-    """The data set behind --data (kind "video") or --images (kind "image"). Latte 3.3.4 takes its pictures
-    from the films themselves, and so does a run without --images (VideoDiT 4.1 has JourneyDB for them)."""
-    name, kind_of = (cfg.images, "image") if kind == "image" and cfg.images else (cfg.data, "video")
+    """The data set behind --data (kind "video") or --images (kind "image"). Latte 3.3.4 takes its images from
+    the videos themselves, and so does a run without --images (VideoDiT 4.1 has JourneyDB for them)."""
+    name, holds = cfg.data, "video"
+    if kind == "image" and cfg.images:
+        name, holds = cfg.images, "image"
     if not name:
-        raise UserError("--data: give a folder of films, or toy")
+        raise UserError("--data: give a folder of videos, or toy")
     how = ClipConfig(frames=cfg.frames if kind == "video" else 1, size=cfg.size, stride=cfg.stride,
                      fps=cfg.fps or None, part=tuple(cfg.part), crop=cfg.crop, short=cfg.short or None,
                      long=cfg.long or None, flip=cfg.flip, seed=cfg.seed)
-    return open_source(name, how, cfg.items or None, kind_of)
+    return open_source(name, how, cfg.items or None, holds)
 
 
 def loader(cfg, run, dataset):
@@ -206,46 +208,48 @@ def loader(cfg, run, dataset):
 
 
 # VideoDiT A.2: "we employ a probability parameter, p, to determine whether the current iteration focuses on"
-# videos or images. A step is all of one kind, because clips and pictures differ in shape. Why pictures at
-# all: they are more, sharper and better described than films, and without them the image model forgets what
-# only pictures show (Fig. 7, Table 6).
+# videos or images. A step is all of one kind, because clips and images differ in shape. Why images at all:
+# they are more, sharper and better described than videos, and without them the image model forgets what only
+# images show (Fig. 7, Table 6).
 def mixed(cfg, videos, images, p):
     """Each step is for videos with probability p, else for images; the same draw on all ranks."""
-    # TRAP: ranks with coins of their own would have pictures and clips in one step, and those with pictures
-    # would wait, idle, for those with clips. And step 1000 is not the videos' thousandth batch: after a
-    # resume each source goes on where IT was, so the earlier tosses are counted again.
+    # TRAP: ranks with coins of their own would have images and clips in one step, and those with images would
+    # wait, idle, for those with clips. And step 1000 is not the videos' thousandth batch: after a resume each
+    # source goes on where IT was, so the earlier tosses are counted again.
     def from_step(start):
-        before = int((toss(cfg.seed, range(start)) < p).sum())
-        sources = {True: videos(before) if p > 0 else None, False: images(start - before) if p < 1 else None}
+        before = int((toss(cfg.seed, range(start)) < p).sum())              # steps that were for videos
+        clips = videos(before) if p > 0 else None
+        stills = images(start - before) if p < 1 else None
         for step in itertools.count(start):
+            source = clips if toss(cfg.seed, [step])[0] < p else stills
             for _ in range(cfg.accumulate):
-                yield {**next(sources[bool(toss(cfg.seed, [step])[0] < p)]), "step": step}
+                yield {**next(source), "step": step}
     return from_step
 
 
-# ---------------------------------------------------------------------------------------------- stages
+# ---------------------------------------------------------------------------------------- what is trained
 
 # No paper's. Whether a clip obeys its prompt is a number only if somebody can name what is in the clip, so
 # the toy world gets a small network that can; its layers also stand in for VGG's in LPIPS, whose weights are
-# not shipped. It comes first, since it judges all that come after. The world draws a clip from a
+# not shipped. It comes first, since all that come after are measured by it. The world draws a clip from a
 # specification, so the right answer to "what is it, of what colour, where, moving how?" comes with each clip
 # (batch["spec"]): plain classification, the one stage here that any textbook has.
 def stage_classifier(cfg, run):                       # the instrument: names what it sees (design: toy world)
     def loss(nets, batch):
         targets = classifier_targets(nets["classifier"], batch["spec"], run.device)
-        right = classifier_right(nets["classifier"], batch["video"], targets)
-        return (classifier_loss(nets["classifier"], batch["video"], targets),
-                {k: v.float().mean() for k, v in right.items()})
+        right = classifier_right(nets["classifier"], batch["video"], targets)               # {word: (B,)}
+        total = classifier_loss(nets["classifier"], batch["video"], targets)
+        return total, {word: answers.float().mean() for word, answers in right.items()}
 
+    clips = ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0)
     player = Player({"classifier": AttributeClassifier(cfg.classifier)}, loss)
-    return Stage({"classifier": player},
-                 loader(cfg, run, ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0)), None)
+    return Stage({"classifier": player}, loader(cfg, run, clips), None)
 
 
 # The papers download this stage, too. A VAE learns by having to give back what it was shown through a latent
 # that is too narrow to hold it as it came: the pixels' error, plus LPIPS, plus a weak pull of the latents
 # towards a normal distribution (vae.py). It has no video in it. Half of the batches are single frames of the
-# clips, half pictures: the VAE has to know both, and what is only a picture (a boat, in the toy world) must
+# clips, half images: the VAE has to know both, and what is in images alone (a boat, in the toy world) must
 # not look to the transformer like noise. Set at the end of the stage are two numbers that no gradient
 # reaches: shift and scale, measured, so that the transformers' data have mean 0 and deviation 1 as their
 # noise does. TRAP: everything later depends on them, so they are measured once and stay: latents by another
@@ -268,16 +272,18 @@ def stage_vae(cfg, run):                                    # pixels <-> latents
     alone = Run(device=run.device)
     source = mixed(cfg, loader(cfg, alone, frames), loader(cfg, alone, images), 0.5)(0)
     held = next(source)["video"][:8]
-    batches_of = mixed(cfg, loader(cfg, run, frames), loader(cfg, run, images), 0.5)
-    return Stage({"vae": Player({"vae": vae}, loss)}, batches_of, show_reconstruction(held, run), finish,
+    both = mixed(cfg, loader(cfg, run, frames), loader(cfg, run, images), 0.5)
+    return Stage({"vae": Player({"vae": vae}, loss)}, both, show_reconstruction(held, run), finish,
                  data=(frames, images))
 
 
 def singles(cfg, kind):
-    """Single frames of the clips, or the pictures."""
-    if kind == "video" and cfg.data == "toy":
+    """Single frames of the clips, or the images."""
+    if kind == "image":
+        return toy_or_folder(cfg, kind)
+    if cfg.data == "toy":
         return ToyFrames(cfg.frames, cfg.size, cfg.seed)
-    return toy_or_folder(dataclasses.replace(cfg, frames=1) if kind == "video" else cfg, kind)
+    return toy_or_folder(dataclasses.replace(cfg, frames=1), kind)
 
 
 class ToyFrames(ToyClips):
@@ -307,12 +313,12 @@ def misread(cfg, batch, dp):
 
 # Two players. The DP-VAE lowers Eq. 4: its clip must look like the clip, its key frames like the key frames
 # through the frozen decoder, its statistics like the image latents', and the adversary must be fooled. The
-# adversary, a network that sees film and reconstruction, learns in the same step to tell them apart. A
-# decoder that is all blur teaches it nothing, and its first opinions are noise: so it begins at half of
-# disc_start, is heard from disc_start on, and at full weight disc_warmup steps later.
+# adversary, a network that sees clip and reconstruction, learns in the same step to tell them apart. A
+# decoder that is all blur teaches it nothing, and its first answers are noise: so it begins at half of
+# disc_start, counts from disc_start on, and has its full weight disc_warmup steps later.
 #
 #     step        0 ...... disc_start/2 ........ disc_start ............ disc_start + disc_warmup ......
-#     adversary     waits           learns, unheard        learns, and is heard
+#     adversary     waits           learns                 learns, and counts
 #     weight          0                    0                rises evenly to          0.01
 #
 # Why an adversary at all: a squared error is least for the mean of all textures that would fit, which is
@@ -320,29 +326,31 @@ def misread(cfg, batch, dp):
 # E_k and D_k do not learn: they are what "distribution preserving" is measured by.
 def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 1-4
     windows = {"window": cfg.frames, "overlap": cfg.frames // 16 * GOP}    # longer clips go through in pieces
-    if class_of(own_file(cfg, "dpvae", "vae") or "") == "DPVAE":        # train an earlier one further
-        dp = load_network(DPVAE, own_file(cfg, "dpvae"))
-        refuse_other_sizes(cfg, "vae", dp.config, own_file(cfg, "dpvae"))
+    file = own_file(cfg, "dpvae", "vae")
+    if class_of(file or "") == "DPVAE":                     # train an earlier one further
+        dp = load_network(DPVAE, file)
+        refuse_other_sizes(cfg, "vae", dp.config, file)
     else:
         dp = DPVAE.from_image(image_vae(cfg, run), key_encoder=cfg.key_encoder, **windows)
     dp = dp.to(memory_format=conv_layout(run.device))
     dp.residual.requires_grad_(not cfg.decoder_only)
     dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
-    perceptual, disc = perceptual_for(cfg, run), PatchGAN3D(cfg.disc).to(run.device)
+    perceptual = perceptual_for(cfg, run)
+    disc = PatchGAN3D(cfg.disc).to(run.device)
 
     def loss(nets, batch):
-        warm = min(max(batch["step"] - cfg.disc_start, 0) / max(cfg.disc_warmup, 1), 1.0)
+        warm = (batch["step"] - cfg.disc_start) / max(cfg.disc_warmup, 1)
         disc.requires_grad_(False)                      # the generator's gradient passes through, not into it
         total, x_hat, log = dp_vae_loss(
-            nets["dpvae"], batch["video"], perceptual, disc if warm else None, recon_weight=cfg.recon_weight,
-            reg_weight=cfg.reg_weight, disc_weight=cfg.disc_weight * warm, lpips_weight=cfg.lpips_weight,
-            noise=misread(cfg, batch, dp))
-        batch["x_hat"] = x_hat                          # what the adversary looks at, whose turn is next
+            nets["dpvae"], batch["video"], perceptual, disc, recon_weight=cfg.recon_weight,
+            reg_weight=cfg.reg_weight, disc_weight=cfg.disc_weight * min(max(warm, 0.0), 1.0),
+            lpips_weight=cfg.lpips_weight, noise=misread(cfg, batch, dp))
         disc.requires_grad_(True)
+        batch["x_hat"] = x_hat                          # for the adversary, whose turn comes next
         return total, log
 
     def adversary(nets, batch):
-        # ASSUMED: it learns from half of disc_start on, so that it has an opinion when it is first heard.
+        # ASSUMED: it learns from half of disc_start on, so that it can tell some apart when it first counts.
         # Until then its loss is zero times its weights: a gradient for each, which DDP waits for, of zero.
         if batch["step"] < cfg.disc_start // 2:
             return 0.0 * sum(p.sum() for p in nets["disc"].parameters()), {}
@@ -358,8 +366,8 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
 
 
 # The papers download this stage: Stable Diffusion 3. The toy has to learn it, with its own text encoder, from
-# captioned pictures. Both learn from one loss here, the transformer's; a published text encoder stays frozen,
-# for it has read more text than any data set of clips has captions. Pictures never show motion, so the words
+# captioned images. Both learn from one loss here, the transformer's; a published text encoder stays frozen,
+# for it has read more text than any data set of clips has captions. Images never show motion, so the words
 # for it would stay empty until a video model needs them; reading_loss asks the encoder what words it has
 # read, those of the videos to come among them. (After this stage the toy's encoder is frozen as well: what
 # words mean must not drift while another network learns to obey them.)
@@ -371,13 +379,16 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
     bring_companions(cfg, run)
     vae = frozen_vae(cfg, run, "vae")
     if file:                                              # train an earlier one, or a VideoDiT's image half
-        dit = (load_network(VideoDiT, file).image if class_of(file) == "VideoDiT"
-               else load_network(MMDiT, file)).train()
+        if class_of(file) == "VideoDiT":
+            dit = load_network(VideoDiT, file).image.train()
+        else:
+            dit = load_network(MMDiT, file).train()
         text = load_network(ToyText, file.with_name("text.safetensors")).train()
         refuse_other_sizes(cfg, "dit", dit.config, file)
         refuse_other_sizes(cfg, "text", text.config, file.with_name("text.safetensors"))
     else:
-        dit, text = MMDiT(cfg.dit), ToyText(dataclasses.replace(cfg.text, words=vocabulary(cfg)))
+        dit = MMDiT(cfg.dit)
+        text = ToyText(dataclasses.replace(cfg.text, words=vocabulary(cfg)))
     check_widths(cfg, dit.config, vae, text)
     dit.checkpointing = cfg.checkpointing
     images = feed(cfg, run, "image", vae)
@@ -387,8 +398,9 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
         total = transformer_loss(cfg, run, nets["dit"], nets["text"], vae, batch)
         if not read:
             return total, {}
-        first, rows = batch["step"] * cfg.batch + batch["first"], len(batch["caption"])
-        words = nets["text"].reading_loss([read[i % len(read)] for i in range(first, first + rows)])
+        first = batch["step"] * cfg.batch + batch["first"]
+        captions = [read[(first + row) % len(read)] for row in range(len(batch["caption"]))]
+        words = nets["text"].reading_loss(captions)
         return total + 0.1 * words, {"words": words.detach()}
 
     player = transformer_player(cfg, {"dit": dit, "text": text}, loss, dit.joint_blocks, dit.final_layer,
@@ -398,17 +410,19 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
                  data=(images,))
 
 
-# The image transformer's attention becomes global: its tokens, until now those of one picture, are those of a
+# The image transformer's attention becomes global: its tokens, until now those of one image, are those of a
 # whole clip. That needs no new weight; a zero-initialised branch tells tokens their time (3D patchify). The
-# loss is the image model's own, Eq. 5, on the DP-VAE's latents, which by construction look like pictures'.
-# So at step 0 this network already makes the image model's pictures, and clips whose frames agree on what is
+# loss is the image model's own, Eq. 5, on the DP-VAE's latents, which by construction look like images'. So
+# at step 0 this network already makes the image model's images, and clips whose frames agree on what is
 # shown (VideoDiT Fig. 2): training has to add motion and nothing else. Compare stage latte, which starts from
 # an image model's blocks but uses every second one along time, where it has never been.
 # ASSUMED: all of the transformer learns, and the text encoders stay frozen: 3.2 says neither, but speaks of
 # frozen weights only for the variant it compares with ("2D+3D").
 def stage_videodit(cfg, run):                              # VideoDiT 3.2: the image transformer, made to move
     bring_companions(cfg, run)
-    dp, text, net = frozen_vae(cfg, run, "dpvae"), reader(cfg, run), start_videodit(cfg)
+    dp = frozen_vae(cfg, run, "dpvae")
+    text = reader(cfg, run)
+    net = start_videodit(cfg)
     check_widths(cfg, net.config, dp, text)
     net.checkpointing = cfg.checkpointing
     clips = feed(cfg, run, "video", dp, text)
@@ -437,14 +451,15 @@ def start_videodit(cfg):
             net.config = dataclasses.replace(net.config, depth=cfg.dit.depth)
         refuse_other_sizes(cfg, "dit", net.config, file)
         return net
-    file = file or ("" if cfg.init else Path(cfg.out) / "dit.safetensors")
+    if not file and not cfg.init:
+        file = Path(cfg.out) / "dit.safetensors"
     image = load_network(MMDiT, file) if file else pretrained.network_at(cfg.init, MMDiT)
     refuse_other_sizes(cfg, "dit", image.config, file or cfg.init)
     return VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
 
 
 # Latte learns noise instead of a velocity, and a variance with it (DDPM, 3.1), on latents of Stable
-# Diffusion's image VAE, frame by frame. 3.3.4: pictures may stand beside each clip, as further frames that
+# Diffusion's image VAE, frame by frame. 3.3.4: images may stand beside each clip, as further frames that
 # attend to nothing in time (or to themselves alone): "randomly selected video frames from the same dataset".
 #
 #     a clip's row       [ f1 f2 ... f16 | p1 ... p8 ]    24 frames of latents, in one forward
@@ -452,35 +467,39 @@ def start_videodit(cfg):
 #     temporal blocks      the first 16 only              learn from 16
 #
 # VideoDiT mixes by whole steps, Latte inside each row. This way every step has both, and the spatial blocks
-# see half as many frames again; the price is that a picture costs what a frame costs.
-# ASSUMED: a clip's pictures are mixed with noise at the clip's time t; 3.3.4 does not say, the published code
-# does. (Labels and captions are each picture's own.)
+# see half as many frames again; the price is that an image costs what a frame costs.
+# ASSUMED: a clip's images are mixed with noise at the clip's time t; 3.3.4 does not say, the published code
+# does. (Labels and captions are each image's own.)
 def stage_latte(cfg, run):                                  # Latte 3: blocks over space, blocks over time
     bring_companions(cfg, run)
-    vae, net, pictures = frozen_vae(cfg, run, cfg.latents), start_latte(cfg), cfg.joint_images
+    vae = frozen_vae(cfg, run, cfg.latents)
+    net = start_latte(cfg)
     net.checkpointing = cfg.checkpointing
-    asks = net.config.condition
+    asks = net.config.condition                             # "none", "class" or "text"
     text = reader(cfg, run, alone=not net.config.pooled_dim) if asks == "text" else None
     check_widths(cfg, net.config, vae, text)
-    clips, images = toy_or_folder(cfg, "video"), toy_or_folder(cfg, "image") if pictures else None
+    clips = toy_or_folder(cfg, "video")
+    images = toy_or_folder(cfg, "image") if cfg.joint_images else None
     classes = class_names(cfg, net, clips, images) if asks == "class" else ()       # before a day of encoding
     clips = feed(cfg, run, "video", vae, text, clips)
-    images = feed(cfg, run, "image", vae, text, images) if pictures else None
+    source = loader(cfg, run, clips)
+    if images:
+        images = feed(cfg, run, "image", vae, text, images)
+        many = dataclasses.replace(cfg, batch=cfg.batch * cfg.joint_images)
+        source = beside(source, loader(many, run, images))
     diffusion = DDPM(variance="learned_range" if net.config.learn_sigma else "fixed_large")
 
     def loss(nets, batch):
-        z, cond = look(batch, vae, text, classes, run.device)                           # (B,C,T'+images,h,w)
-        cond, rows = drop_conditions(cfg, run, batch, cond, net.config.classes), len(z)
-        cond, noise = {"images": pictures, **cond}, draw(cfg, batch, z.shape, run.device)
+        z, cond = latents_and_conditions(batch, vae, text, classes, run.device)         # (B,C,T'+M,h,w)
+        cond = drop_conditions(cfg, run, batch, cond, net.config.classes)
+        cond = {"images": cfg.joint_images, **cond}
+        noise = draw(cfg, batch, z.shape, run.device)
         if cfg.objective == "flow":
-            t = sample_times(draw(cfg, batch, (rows,), run.device, TIME), cfg.shift)
+            t = sample_times(draw(cfg, batch, (len(z),), run.device, TIME), cfg.shift)
             return flow_loss(velocity_of(nets["latte"]), z, cond, t=t, noise=noise), {}
-        t = diffusion.sample_times(draw(cfg, batch, (rows,), run.device, TIME, torch.rand))
+        t = diffusion.sample_times(draw(cfg, batch, (len(z),), run.device, TIME, torch.rand))
         return ddpm_loss(diffusion, nets["latte"], z, cond, t=t, noise=noise), {}
 
-    source = loader(cfg, run, clips)
-    if pictures:
-        source = beside(source, loader(dataclasses.replace(cfg, batch=cfg.batch * pictures), run, images))
     prompts = prompts_for(cfg, clips, asks, classes)
     told = {"objective": cfg.objective, "classes": list(classes), "latents": cfg.latents}
     player = transformer_player(cfg, {"latte": net}, loss, net.blocks, net.final_layer)
@@ -504,10 +523,11 @@ def start_latte(cfg):
 
 
 def class_names(cfg, net, clips, images):
-    """What a label is: the toy's subjects, or the folders' names in alphabetical order. Pictures beside the
+    """What a label is: the toy's subjects, or the folders' names in alphabetical order. Images beside the
     clips have to lie in folders of the same names: found out now, not after a day."""
-    names, places = clips.classes, getattr(images, "places", ())            # of the toy's own, none is wrong
-    for place in {place.rpartition("/")[0]: place for place in places}.values():
+    names = clips.classes
+    one_of_each = {place.rpartition("/")[0]: place for place in getattr(images, "places", ())}
+    for place in one_of_each.values():                      # of the toy's own, none is wrong
         class_at(place, names)
     if len(names) > net.config.classes:
         raise UserError(f"{len(names)} classes in --data, --latte.classes {net.config.classes}: "
@@ -515,44 +535,52 @@ def class_names(cfg, net, clips, images):
     return names
 
 
+BESIDE = "beside."                  # before the name of what is the images' in a batch
+
+
 def beside(clips, images):
-    """Latte 3.3.4: M pictures beside each clip: a batch of B clips carries a batch of B*M pictures, each of
-    its entries by the name of the clips' with "beside." before it."""
+    """Latte 3.3.4: M images beside each clip: a batch of B clips carries a batch of B*M images."""
     def from_step(start):
         for clip, others in zip(clips(start), images(start)):
-            yield {**clip, **{f"beside.{key}": value for key, value in others.items()}}
+            yield {**clip, **{BESIDE + key: value for key, value in others.items()}}
     return from_step
 
 
-def look(batch, vae, text, classes, device):
-    """What a Latte sees of a batch, scaled latents (B,C,T'+M,h,w), and what it is told of it: a row a clip,
-    (B,...), or where M pictures stand beside each clip (B,1+M,...)."""
-    z, cond = latents(batch, vae), conditions(batch, text, classes, device)                 # (B,C,T',h,w)
-    others = {key[7:]: value for key, value in batch.items() if key.startswith("beside.")}
+def latents_and_conditions(batch, vae, text, classes, device):
+    """Scaled latents of a batch, (B,C,T'+M,h,w), and what the network is told of it: a row a clip, (B,...),
+    or where M images stand beside each clip (B,1+M,...)."""
+    z = latents(batch, vae)                                                                 # (B,C,T',h,w)
+    cond = conditions(batch, text, classes, device)                                         # (B,...) each
+    others = {key.removeprefix(BESIDE): value for key, value in batch.items() if key.startswith(BESIDE)}
     if not others:
         return z, cond
-    pictures = latents(others, vae)[:, :, 0].unflatten(0, (len(z), -1))                     # (B,M,C,h,w)
-    more = conditions(others, text, classes, device)
-    return (torch.cat([z, pictures.transpose(1, 2)], 2),                                    # (B,C,T'+M,h,w)
-            {key: torch.cat([told[:, None], more[key].unflatten(0, (len(z), -1))], 1)       # (B,1+M,...)
-             for key, told in cond.items()})
+    images = latents(others, vae)[:, :, 0].unflatten(0, (len(z), -1))                       # (B,M,C,h,w)
+    z = torch.cat([z, images.transpose(1, 2)], 2)                                           # (B,C,T'+M,h,w)
+    more = conditions(others, text, classes, device)                                        # (B*M,...) each
+    for key, told in cond.items():
+        theirs = more[key].unflatten(0, (len(z), -1))                                       # (B,M,...)
+        cond[key] = torch.cat([told[:, None], theirs], 1)                                   # (B,1+M,...)
+    return z, cond
 
 
 def conditions(batch, text, classes, device):
-    """What is said of these clips, or pictures: a class, or what the text encoder (or the cache) makes of the
+    """What is said of these clips, or images: a class, or what the text encoder (or the cache) makes of the
     caption; nothing where the Latte asks for nothing."""
     if classes:
         labels = [class_at(place, classes) for place in batch["place"]]
         return {"labels": torch.tensor(labels, device=device)}                              # (B,)
     if text is None:
         return {}
-    told = {name: batch[name] for name in ("context", "pooled", "mask") if name in batch}
-    told = told or dict(zip(getattr(text, "gives", ("context", "pooled")), text(batch["caption"])))
-    return {name: value.bool() if name == "mask" else value for name, value in told.items()}
+    cond = {name: batch[name] for name in ("context", "pooled", "mask") if name in batch}
+    if not cond:                                            # nothing of it was cached
+        cond = dict(zip(getattr(text, "gives", ("context", "pooled")), text(batch["caption"])))
+    if "mask" in cond:
+        cond["mask"] = cond["mask"].bool()
+    return cond                                                                             # (B,L,D), (B,P)
 
 
 def drop_conditions(cfg, run, batch, cond, null=0):
-    """For guidance: a tenth of the clips hear nothing; of labels each has its own chance, a picture's too.
+    """For guidance: a tenth of the clips are told nothing; of labels each has its own chance, an image's too.
     null: the network's label for no class, which its weights may have brought, whatever cfg says.
     The draws are the clip's and the step's, so that two processes drop what one would."""
     if "labels" in cond:
@@ -562,23 +590,35 @@ def drop_conditions(cfg, run, batch, cond, null=0):
         return cond
     drop = draw(cfg, batch, (len(cond["context"]),), run.device, DROP, torch.rand) < cfg.text_drop      # (B,)
     context, pooled = drop_prompt(cond["context"], cond.get("pooled"), drop)
-    return {**cond, "context": context, **({} if pooled is None else {"pooled": pooled})}
+    cond = {**cond, "context": context}
+    if pooled is not None:
+        cond["pooled"] = pooled
+    return cond
 
 
-def stage_cache(cfg, run):                                  # latents and text of all clips and pictures, once
+def stage_cache(cfg, run):                                  # latents and text of all clips and images, once
     """What --cached does before a transformer's first step, and nothing else: on another machine, say.
     Interrupted, the same command goes on; ranks share the work."""
-    bring_companions(cfg, run)
-    stages, has_pictures = PRESETS[cfg.config]["stages"], cfg.p_video < 1
-    if has_latte := "videodit" not in stages:               # pictures beside clips, if its own row says so
-        has_pictures = cfg.joint_images or "joint_images" not in cfg.given and stages["latte"]["joint_images"]
+    if "cached" in cfg.given and not cfg.cached:
+        raise UserError("--no-cached with --stage cache: nobody would read it; leave out one of the two")
     cfg = dataclasses.replace(cfg, cached=True)
-    vae = frozen_vae(cfg, run, cfg.latents if has_latte else "dpvae")
-    asks_text = not has_latte or cfg.latte.condition == "text"
-    text = reader(cfg, run, alone=has_latte and not cfg.latte.pooled_dim) if asks_text else None
-    for kind, wanted in (("video", True), ("image", has_pictures)):
-        if wanted:
-            feed(cfg, run, kind, vae, text)
+    bring_companions(cfg, run)
+    stages = PRESETS[cfg.config]["stages"]
+    if "videodit" in stages:
+        vae = frozen_vae(cfg, run, "dpvae")
+        text = reader(cfg, run)
+        reads_images = cfg.p_video < 1
+    else:
+        vae = frozen_vae(cfg, run, cfg.latents)
+        text = None
+        if cfg.latte.condition == "text":
+            text = reader(cfg, run, alone=not cfg.latte.pooled_dim)
+        reads_images = cfg.joint_images
+        if "joint_images" not in cfg.given:                 # this is not Latte's row, where its number stands
+            reads_images = stages["latte"]["joint_images"]
+    feed(cfg, run, "video", vae, text)
+    if reads_images:
+        feed(cfg, run, "image", vae, text)
 
 
 RECIPES = {"classifier": stage_classifier, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae,
@@ -589,11 +629,15 @@ RECIPES = {"classifier": stage_classifier, "vae": stage_vae, "dit": stage_dit, "
 
 def vocabulary(cfg):
     """The toy's words; with folders for --data or --images, the 4,096 commonest words of their captions."""
-    folders = [kind for kind, name in (("video", cfg.data), ("image", cfg.images)) if name not in ("toy", "")]
-    captions = [caption for kind in folders for caption in toy_or_folder(cfg, kind).captions]
-    counts = Counter(word for caption in captions for word in WordTokenizer.split(caption))
-    known = cfg.text.words if "toy" in (cfg.data, cfg.images) else ()
-    return tuple(dict.fromkeys((*known, *(word for word, _ in counts.most_common(4096)))))
+    counts = Counter()
+    for kind, name in (("video", cfg.data), ("image", cfg.images)):
+        if name not in ("toy", ""):
+            for caption in toy_or_folder(cfg, kind).captions:
+                counts.update(WordTokenizer.split(caption))
+    words = [word for word, _ in counts.most_common(4096)]
+    if "toy" in (cfg.data, cfg.images):
+        words = [*cfg.text.words, *words]
+    return tuple(dict.fromkeys(words))                      # each once, in this order
 
 
 # What two transformers' stages do alike: turn a batch into latents and conditions, drop some of those, draw
@@ -614,8 +658,8 @@ def latent_noise(cfg, batch, vae, group=1):
 
 
 # VideoDiT Eq. 5, prompts dropped for guidance. Four draws make a step: which clip (data.py's draw), how much
-# noise (t), which noise, and whether the words are heard; the network's error on them is the whole of
-# training. Pictures and clips go through the same lines: a picture is a clip of one latent frame.
+# noise (t), which noise, and whether the prompt is told; the network's error on them is the whole of
+# training. Images and clips go through the same lines: an image is a clip of one latent frame.
 def transformer_loss(cfg, run, net, text, vae, batch):
     z = latents(batch, vae)                                                                 # (B,C,T',h,w)
     t = sample_times(draw(cfg, batch, (len(z),), run.device, TIME), cfg.shift)              # (B,)
@@ -625,14 +669,14 @@ def transformer_loss(cfg, run, net, text, vae, batch):
 
 # ---------------------------------------------------------------------------------------- frozen, in the step
 
-# Between a film and the transformer stand networks that learn nothing: the VAE, and the text encoders. Both
-# papers run them inside the training step, so that every visit to a film shows another window, another
-# square, another of its captions: nothing is ever seen twice. That costs: for a clip of 16 frames Stable
+# Between a video and the transformer stand networks that learn nothing: the VAE, and the text encoders. Both
+# papers run them inside the training step, so that every visit to a video shows another window, another
+# crop, another of its captions: nothing is ever seen twice. That costs: for a clip of 16 frames Stable
 # Diffusion's encoder does 4.4 TFLOP, Latte-XL's forward 3.7; and T5 holds 9.5 GB. --cached pays once, and
 # gives up the variety. So that no peak depends on the batch, clips go through one by one, and their windows
 # one after another, under no_grad, in the step's bf16; what is said of a caption is kept while there is room.
 #
-#     film --window, square--> pixels (B,3,T,H,W) --E_k, E_r--> latents (B,16,T/4,h,w) --+
+#     video --window, crop --> pixels (B,3,T,H,W) --E_k, E_r--> latents (B,16,T/4,h,w) --+
 #                                                                          scaled        +--> transformer
 #     caption ---------------> CLIP-L, CLIP-G, T5 (or the toy's) --> context, pooled ----+
 #                              '---- frozen: here in the step, or once into the cache ---'
@@ -644,13 +688,17 @@ def transformer_loss(cfg, run, net, text, vae, batch):
 def feed(cfg, run, kind, vae, text=None, dataset=None):
     """What the transformers train on: --data or --images as they come, or with --cached what the frozen
     networks made of them, encoded once by these very ones (or found encoded)."""
-    dataset = toy_or_folder(cfg, kind) if dataset is None else dataset
-    return cached(cfg, run, dataset, kind, vae, text) if cfg.cached else dataset
+    if dataset is None:
+        dataset = toy_or_folder(cfg, kind)
+    if cfg.cached:
+        return cached(cfg, run, dataset, kind, vae, text)
+    return dataset
 
 
 def latents(batch, vae):
     """Scaled latents of a batch: the cache's, or made here and now. (B,C,T',h,w)"""
-    return vae.scaled(batch["latent"] if "latent" in batch else encoded(vae, batch["video"]))
+    z = batch["latent"] if "latent" in batch else encoded(vae, batch["video"])
+    return vae.scaled(z)
 
 
 @torch.no_grad()
@@ -697,34 +745,48 @@ def reader(cfg, run, alone=False):
     own, path = Path(cfg.out) / "text.safetensors", cfg.text_weights
     if own.is_file() and not path:
         return load_network(ToyText, own).to(run.device).requires_grad_(False)
-    file = own_file(cfg, cfg.stage, *WITH_COMPANIONS)
-    path = path or (read_config(file).get("text_weights", "") if file else cfg.init)
+    if not path:
+        file = own_file(cfg, cfg.stage, *WITH_COMPANIONS)
+        path = read_config(file).get("text_weights", "") if file else cfg.init
     if not path or not Path(path).expanduser().exists():
         whose = "T5's folder" if alone else "Stable Diffusion 3's file or folder"
-        raise UserError(f"no text encoder: no {own}, and {f'{path} is gone' if path else 'no --init'}; give "
-                        f"--text_weights {whose}, or train stage dit first")
-    encoder = (pretrained.load_t5_text if alone else pretrained.load_sd3_text)(path)
-    return Reader(encoder.to(run.device, keep=True), path, run.device)
+        why = f"{path} is gone" if path else "no --init"
+        raise UserError(f"no text encoder: no {own}, and {why}; give --text_weights {whose}, or train stage "
+                        "dit first")
+    load = pretrained.load_t5_text if alone else pretrained.load_sd3_text
+    return Reader(load(path).to(run.device, keep=True), path, run.device)
 
 
 def cached(cfg, run, dataset, kind, vae, text=None):
     """A data set's latents, and what published encoders say of its captions, on disk."""
     mark = fingerprint(vae)
     folder = Path(cfg.cache or Path(cfg.out) / "cache") / f"{kind}-{cfg.size}-{mark}"
-    store, speaker = (text.store, Path(text.path).name) if isinstance(text, Reader) else (None, "")
+    store, speaker = None, ""
+    if isinstance(text, Reader):
+        store, speaker = text.store, Path(text.path).name
 
     def encode(batch):
         with torch.no_grad(), autocast(cfg, run):
             return {"latent": encoded(vae, batch["video"].to(run.device))}
 
+    windows = cfg.windows if isinstance(dataset, ClipFolder) else 1
+    if run.rank == 0 and not folder.exists():
+        frames = cfg.frames if kind == "video" else 1
+        if isinstance(vae, DPVAE) and frames > 1:
+            frames //= GOP
+        numbers = vae.config.z_channels * frames * (cfg.size // vae.downsampling) ** 2
+        print(f"{cfg.stage}: {windows * len(dataset):,} latents of {kind}s, "
+              f"{2e-9 * numbers * windows * len(dataset):.1f} GB, will be cached in {folder}")
     write_cache(folder, dataset, encode, cfg.encode_batch, mark, shift=vae.config.shift,
-                scale=vae.config.scale, epochs=cfg.windows if isinstance(dataset, ClipFolder) else 1,
+                scale=vae.config.scale, epochs=windows,
                 dtype=torch.bfloat16 if store else torch.float16, workers=cfg.workers, rank=run.rank,
                 world_size=run.world, text=store, speaker=speaker,
                 watch=lambda: stop_if_asked(f"the encoding to {folder}"))
     run.wait()
-    # the toy says other words of a clip in each epoch; those stored hold "a cat" but 30 times
-    return LatentCache(folder, mark, dataset.words if isinstance(dataset, ToyClips) and not store else None)
+    words = None
+    if isinstance(dataset, ToyClips) and not store:         # the toy says other words of a clip in each epoch
+        words = dataset.words
+    return LatentCache(folder, mark, words)
 
 
 # Three flags are about a transformer's blocks. --checkpointing (gradient checkpointing) keeps of each block
@@ -752,7 +814,7 @@ def show_reconstruction(clips, run):
         vae = nets.get("vae", nets.get("dpvae"))
         redone = vae.decode(vae.encode(clips.to(run.device))).clamp(-1, 1).cpu()
         rows = [clip for pair in zip(clips, redone) for clip in pair]
-        if clips.shape[2] == 1:                         # pictures: all side by side, as if they were one clip
+        if clips.shape[2] == 1:                         # images: all side by side, as if they were one clip
             rows = [torch.cat(list(clips), 1), torch.cat(list(redone), 1)]                  # (3,F,H,W) each
         contact_sheet(f"{name}.png", rows)
     return preview
@@ -762,14 +824,14 @@ def show_reconstruction(clips, run):
 
 # A loss of a diffusion model says next to nothing about its samples: most of it is noise that nobody could
 # have predicted, so it moves little between a model that makes fog and one that makes cats. That is why
-# every preview_every steps the averaged weights make the same few clips from the same noise, which side by
+# every preview_every steps the EMA's weights make the same few clips from the same noise, which side by
 # side show what a thousand steps changed. `python train.py report OUT` lays curves and previews of all stages
 # on one page (OUT/report.html). What is worth a look there:
 #
 #     loss falls, previews are fog       normal in the beginning; if it stays: scale and shift, or the clock
 #     loss flat from the first step      lr too small by far, or weights frozen by mistake
-#     loss jumps, norm jumps with it     lr too large, a broken film; steps left out are in the log
-#     clips good, all alike              the prompt is not heard: is the text encoder the one of training?
+#     loss jumps, norm jumps with it     lr too large, a broken video; steps left out are in the log
+#     clips good, all alike              the prompt is ignored: is the text encoder the one of training?
 
 PROMPTS = ("a cat", "a red fish moving left underwater", "a blue car in snow",
            "a yellow star spinning at night")
@@ -777,23 +839,32 @@ PROMPTS = ("a cat", "a red fish moving left underwater", "a blue car in snow",
 
 def prompts_for(cfg, dataset, asks="text", classes=()):
     """What previews show: for the toy always the same, else the first different captions, or the classes."""
-    say = dataset.words or (lambda index, epoch: dataset.captions[index])
-    found = {"none": [""], "class": classes, "text": PROMPTS}[asks]
-    if asks == "text" and cfg.data != "toy":
-        found = list(dict.fromkeys(say(index, 0) for index in range(min(len(dataset), 64))))
+    found = [""]
+    if asks == "class":
+        found = classes
+    elif asks == "text" and cfg.data == "toy":
+        found = PROMPTS
+    elif asks == "text":
+        found = list(dict.fromkeys(caption_of(dataset, index) for index in range(min(len(dataset), 64))))
     return [found[index % len(found)] for index in range(cfg.previews)]
+
+
+def caption_of(dataset, index):
+    return dataset.words(index, 0) if dataset.words else dataset.captions[index]
 
 
 def show_samples(cfg, run, vae, text, frames, prompts, classes=()):
     """The same few prompts each time, from the same noise, one after another: a long clip fills a GPU."""
     def preview(nets, name):
-        net = nets.get("videodit", nets.get("dit", nets.get("latte")))
-        models = Models(vae, nets["text"] if "text" in nets else text, net, cfg.size, frames, cfg.shift,
-                        cfg.objective if "latte" in nets else "flow", tuple(classes))
+        objective = cfg.objective if cfg.stage == "latte" else "flow"
+        models = Models(vae, nets.get("text", text), nets[cfg.stage], cfg.size, frames, cfg.shift, objective,
+                        tuple(classes))
+        clips = []
         with autocast(cfg, run):
-            clips = torch.cat([generate(models, [prompt], frames, steps=20, cfg=cfg.guidance or None,
-                                        first_index=index)
-                               for index, prompt in enumerate(prompts)])                    # (n,3,T,H,W)
+            for index, prompt in enumerate(prompts):
+                clips.append(generate(models, [prompt], frames, steps=20, guidance=cfg.guidance or None,
+                                      first_index=index))
+        clips = torch.cat(clips)                                                            # (n,3,T,H,W)
         contact_sheet(f"{name}.png", clips, prompts)
         if frames > 1:
             save_video(f"{name}.mp4", torch.cat(list(clips), 3))
@@ -803,13 +874,17 @@ def show_samples(cfg, run, vae, text, frames, prompts, classes=()):
 def about(cfg, objective, asks="text", text=None):
     """How the checkpoint wants to be sampled, and what reads its prompts: no tensor says at which guidance,
     with how many steps, or in which language a model was meant to be asked."""
-    # ASSUMED: films run at 25 frames a second, which is VideoDiT 4.1's rate
-    rate = cfg.fps or (0.0 if cfg.data == "toy" else 25 / cfg.stride)
-    own = {"cfg": cfg.guidance} if cfg.guidance else {}
-    told = {"sampling": advice(objective, asks, rate) | own, "text": "toy" if asks == "text" else asks}
+    # ASSUMED: videos run at 25 frames a second, which is VideoDiT 4.1's rate
+    rate = cfg.fps
+    if not rate and cfg.data != "toy":
+        rate = 25 / cfg.stride
+    sampling = advice(objective, asks, rate)
+    if cfg.guidance:
+        sampling["guidance"] = cfg.guidance
+    told = {"sampling": sampling, "text": "toy" if asks == "text" else asks}
     if isinstance(text, Reader):
-        told |= {"text": "t5" if "mask" in text.gives else "sd3",
-                 "text_weights": str(Path(text.path).expanduser().resolve())}
+        told["text"] = "t5" if "mask" in text.gives else "sd3"
+        told["text_weights"] = str(Path(text.path).expanduser().resolve())
     return told
 
 

@@ -307,9 +307,10 @@ def shard(net, blocks, methods):
 
 
 # DDP starts sending a gradient as soon as its bucket of layers is done, while backward still works on the
-# earlier layers: that hides most of the traffic. It has to know which weights take part. A step on
-# pictures leaves the 3D patchify branch out, so it looks for unused ones each time, which costs a walk
-# of the graph. Buffers (tables of positions) are equal everywhere from the start and are never sent.
+# earlier layers: that hides most of the traffic. It waits for a gradient of every trained parameter, in every
+# step, and each of our stages gives it one, whatever its options
+# (test_every_trained_parameter_gets_a_gradient): find_unused_parameters, a walk of the graph in each step, is
+# not needed. Buffers (tables of positions) are equal everywhere from the start and are never sent.
 
 def wrapped(cfg, run, player):
     """A player as its ranks run it; itself where there is one rank."""
@@ -323,7 +324,7 @@ def wrapped(cfg, run, player):
         warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
         # no device_ids: with them DDP hands each player a copy of the batch; a game's share theirs
         return nn.parallel.DistributedDataParallel(player, gradient_as_bucket_view=True,
-                                                   broadcast_buffers=False, find_unused_parameters=True)
+                                                   broadcast_buffers=False)
 
 
 # ---------------------------------------------------------------------------------------------- the optimizer

@@ -1,6 +1,7 @@
 """The stages: what each starts from, what it reads, what it leaves; the papers' recipes on tiny files."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -121,6 +122,40 @@ def test_a_cache_made_differently_is_refused(films, tmp_path, flags, differs):
     train.feed(config(*shared), Run(), "video", vae)
     with pytest.raises(UserError, match=f"was made differently: .*{differs}"):
         train.feed(config(*shared, *flags.split()), Run(), "video", vae)
+
+
+# ------------------------------------------------------------ what DDP relies on
+
+@pytest.mark.parametrize("stage, start, options", [
+    ("classifier", "", ["", "--accumulate 2"]), ("vae", "", ["", "--lpips_weight 0"]),
+    ("dpvae", "", ["", "--z_noise 0.5", "--disc_weight 0 --lpips_weight 0", "--no-key_encoder"]),
+    ("dpvae", "dpvae", ["--decoder_only"]), ("dit", "", ["", "--checkpointing"]),
+    ("videodit", "", ["", "--no-patchify_3d", "--attention 2d+3d", "--checkpointing"]),
+    ("videodit", "videodit", ["", "--dit.depth 4"]),
+    ("latte", "", ["", "--joint_images 0", "--latte.condition class", "--latte.condition none",
+                   "--latte.conditioning all_tokens", "--latte.conditioning adaln_single", "--latte.variant 2",
+                   "--latte.variant 3", "--latte.variant 4", "--latte.patch_embed compression",
+                   "--latte.joint temporal_mask", "--latte.context_dim 0", "--objective flow"])])
+def test_every_trained_parameter_gets_a_gradient(tiny, tmp_path, stage, start, options):
+    """In steps of clips and of images, of an adversary that waits and one that counts: DDP would otherwise
+    have to look for unused ones in each step."""
+    out, init = tiny.fork(tmp_path / "run"), []
+    if start:
+        init = ["--init", tiny.folder / f"{start}.safetensors"]
+    for words in options:
+        cfg = config("--stage", stage, "--out", out, "--no-cached", "--previews", 1, *init, *words.split())
+        made = train.RECIPES[stage](cfg, Run())
+        kinds = set()
+        for batch in itertools.islice(made.batches(0), 8):
+            kind = (batch["video"].shape, batch["step"] < cfg.disc_start // 2, batch["step"] > cfg.disc_start)
+            if kind in kinds:
+                continue
+            kinds.add(kind)
+            for player in made.players.values():
+                player.zero_grad()
+                player(batch)[0].backward()
+                unused = [name for name, p in player.named_parameters() if p.requires_grad and p.grad is None]
+                assert unused == [], words
 
 
 # ------------------------------------------------------------ what is dropped for guidance
