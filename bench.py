@@ -5,7 +5,7 @@ Counts   2 FLOPs a multiply-add, counted on the meta device, the same on any mac
          computes twice counts once: MFU, not HFU. Milliseconds are the median of --steps runs
 Differs  bf16 is train.py's autocast over float32 weights; with --no-backward, as in sample.py, bf16 weights
 Reads    last, after ablate.py; presets.py sizes its networks
-Run me   python bench.py        # CPU, 20 s: FLOPs with a known answer; what grows with a clip, out/bench.png
+Run me   python bench.py        # CPU, 5 s: FLOPs with a known answer, and attention's share of them
          python bench.py latte-S/2 --frames 16 --size 256 --dtype bf16      # a training step; or fp32
          python bench.py dpvae --preset toy --frames 96 --no-backward       # does length cost memory?
          python bench.py videodit --frames 96 --size 512 --dtype bf16 --no-backward    # SD3's: a GPU
@@ -13,7 +13,7 @@ Run me   python bench.py        # CPU, 20 s: FLOPs with a known answer; what gro
          python bench.py fits videodit-512 --gpus 8                     # what card a recipe needs; no GPU
 
 THE PROBLEM. A video model is a budget before it is anything else. The first question to a recipe is not how
-good its films are but whether one can afford it: what card, how many days. And the first question to a slow
+good its videos are but whether one can afford it: what card, how many days. And the first question to a slow
 run is which part of it is slow. Both are commonly answered by feeling, and the feeling is commonly wrong: one
 rewrites attention, and the step was waiting for the disk.
 
@@ -68,7 +68,6 @@ from vae import (DPVAE, GOP, KLVAE, SD14, SD3, DPVAEConfig, PatchGAN3D, discrimi
 from videodit import VideoDiT, VideoDiTConfig
 from support.cli import FlagParser, UserError, polite
 from support.detectors import I3D, LPIPS
-from support.drawing import page, plot
 from support.ops import conv_layout, has_bf16
 from support.order import batches
 from support.trainer import PEAKS, Trainer, peak_memory, setup
@@ -82,7 +81,7 @@ MODELS = [*(f"latte-{size}/2" for size in SIZES), "mmdit", "videodit", "vae", "d
 # nothing is computed and FLOPs are counted, and on the real one. The two cannot come apart, since they are
 # the same lines; a formula for FLOPs on paper, beside the code, goes wrong with the first change of the code.
 #
-# Inputs are random numbers, and that is honest for time: a product takes as long for noise as for a film.
+# Inputs are random numbers, and that is honest for time: a product takes as long for noise as for a video.
 # (It is not for power: a GPU at its limit clocks higher on zeros. So nothing here is measured on zeros.)
 #
 # What the table teaches, before any of it is run. Let N be a clip's tokens and D the width:
@@ -90,7 +89,7 @@ MODELS = [*(f"latte-{size}/2" for size in SIZES), "mmdit", "videodit", "vae", "d
 #     attention     2 N^2 D                          grows with its square: half of all from N = 6 D on
 #     a step       3 forward passes: backward makes two products for each of forward's, one for the gradient
 #                  of the input and one for that of the weight
-# SD3-medium has D = 1536, and a picture of 512 x 512 has 1,024 tokens: attention is a tenth. A clip of 96
+# SD3-medium has D = 1536, and an image of 512 x 512 has 1,024 tokens: attention is a tenth. A clip of 96
 # such frames has 24,576, and attention is three quarters: which is why Latte attends along one axis at a time
 # and why VideoDiT compresses time fourfold before its transformer sees anything.
 
@@ -107,18 +106,17 @@ def bench_latte(args, device):
 
 
 def bench_mmdit(args, device):
-    """SD3's transformer on a picture, or on --frames of them at once (VideoDiT Fig. 2): the square of their
+    """SD3's transformer on an image, or on --frames of them at once (VideoDiT Fig. 2): the square of their
     number in attention. VideoDiT's own row, with a quarter of the frames, is what the DP-VAE buys."""
-    config = MMDiTConfig() if args.preset == "sd3" else PRESETS[args.preset]["dit"]
+    config = mmdit_config(args)
     net = MMDiT(config)
     return prepared(args, net, net.joint_blocks), rectified_flow(args, net, config, args.frames)
 
 
 def bench_videodit(args, device):
     """On the DP-VAE's latents, so a fourth of the frames. Attention over all of them at once, "2d->3d", or in
-    twins beside the picture's own, "2d+3d", the costly way of Table 4: run both, and see what it costs."""
-    config = VideoDiTConfig(**vars(MMDiTConfig() if args.preset == "sd3" else PRESETS[args.preset]["dit"]),
-                            attention=args.attention)
+    trainable copies beside the image's own, "2d+3d", the costly way of Table 4: run both, and compare."""
+    config = VideoDiTConfig(**vars(mmdit_config(args)), attention=args.attention)
     net = VideoDiT(config)
     latent_frames = args.frames if args.frames == 1 else args.frames // GOP
     return prepared(args, net, net.image.joint_blocks), rectified_flow(args, net, config, latent_frames)
@@ -126,7 +124,8 @@ def bench_videodit(args, device):
 
 def rectified_flow(args, net, config, frames):
     """VideoDiT Eq. 5, with as many text tokens as SD3's 77 + 77, or the toy's 12."""
-    tokens, side = 154 if args.preset == "sd3" else PRESETS[args.preset]["text"].length, args.size // 8
+    tokens = 154 if args.preset == "sd3" else PRESETS[args.preset]["text"].length
+    side = args.size // 8
     z, noise = torch.randn(2, args.batch, config.in_channels, frames, side, side)       # (B,C,T',h,w) each
     cond = {"context": torch.randn(args.batch, tokens, config.context_dim),
             "pooled": torch.randn(args.batch, config.pooled_dim)}
@@ -151,7 +150,8 @@ def bench_dpvae(args, device):
     net.residual.checkpointing = net.decoder.checkpointing = args.checkpointing
     x = torch.rand(args.batch, 3, args.frames, args.size, args.size)
     side, window = args.size // 8, net.config.window
-    z, rows = torch.randn(args.batch, net.config.z_channels, args.frames // GOP, side, side), {}
+    z = torch.randn(args.batch, net.config.z_channels, args.frames // GOP, side, side)
+    rows = {}
     if args.frames > window:
         rows[f"decode {window} frames"] = lambda: net.decode(z[:, :, :window // GOP])
     rows |= {f"decode {args.frames} frames": lambda: net.decode(z), "encode": lambda: net.encode(x)}
@@ -178,6 +178,10 @@ BENCHES = {"latte": bench_latte, "mmdit": bench_mmdit, "videodit": bench_videodi
 
 # Which sizes? The published ones, "sd3", unless one asks for the presets that this machine can train. The
 # weights are random: a network that knows nothing computes as long as one that does.
+
+def mmdit_config(args):
+    return MMDiTConfig() if args.preset == "sd3" else PRESETS[args.preset]["dit"]
+
 
 def vae_config(args):
     return SD3 if args.preset == "sd3" else PRESETS[args.preset]["vae"]
@@ -231,10 +235,11 @@ def trained(args, net, forward, loss):
 def build(args, device):
     """A bench on `device`; everything in it, weights and inputs, is made there."""
     name = "latte" if args.model.startswith("latte") else args.model
-    place = contextlib.nullcontext() if name == "data" else torch.device(device)
-    with place:
+    with contextlib.nullcontext() if name == "data" else torch.device(device):
         net, rows = BENCHES[name](args, device)
-    return (net.bfloat16() if args.dtype == "bf16" and not args.backward else net), rows
+    if args.dtype == "bf16" and not args.backward:
+        net = net.bfloat16()
+    return net, rows
 
 
 def once(args, device, net, function, training):
@@ -267,10 +272,13 @@ def flops(args):
 
 def measure(args, device):
     """Parameters, and for each row of the bench {name, ms, clips_per_s, gflop, tflops, peak_gb, new_gb}."""
-    counted, (net, rows), results = flops(args), build(args, device), []
+    counted = flops(args)
+    net, rows = build(args, device)
+    results = []
     for name, function in rows.items():
         reset_peak(device)
-        held, times = peak_memory(device), []           # what was there before: weights, inputs, Python
+        held = peak_memory(device)                      # what was there before: weights, inputs, Python
+        times = []
         for _ in range(args.warmup + args.steps):
             start = clock(device)
             once(args, device, net, function, "backward" in name or "AdamW" in name)
@@ -313,7 +321,7 @@ def peak_tflops(args, device):
 # on torch's meta device a tensor is a shape and a dtype without numbers, a whole training step runs in
 # seconds, and what a GPU would have to hold at its fullest moment can be added up as tensors come and go.
 #
-#     at rest        weights 4 bytes, gradients 4 (DDP's buckets stay), AdamW's two moments 8, average 4
+#     at rest        weights 4 bytes, gradients 4 (DDP's buckets stay), AdamW's two moments 8, EMA 4
 #                    = 20 bytes a trained parameter; frozen networks beside them
 #     in the step    autocast's bf16 copies of the weights (2 bytes a parameter, until the step ends), and
 #                    activations: what the forward pass keeps for the backward pass. They are freed as the
@@ -361,11 +369,14 @@ class Autocast(TorchFunctionMode):
         return value.to(dtype)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        dtype = torch.bfloat16 if func in IN_BF16 else torch.float32 if func in IN_FP32 else None
         # A place that turns autocast off: dit.AdaLN, whose weights then have no copy. The meta device has no
         # switch of its own; nothing here runs on the CPU, so its switch tells this mode what meta cannot.
-        if not torch.is_autocast_enabled("cpu"):
-            dtype = None
+        dtype = None
+        if torch.is_autocast_enabled("cpu"):
+            if func in IN_BF16:
+                dtype = torch.bfloat16
+            elif func in IN_FP32:
+                dtype = torch.float32
         kwargs = kwargs or {}
         if func is torch.Tensor.backward:               # checkpointed blocks run again inside: under us, too
             with self:                                  # (backward() itself would come back to us, for ever)
@@ -393,10 +404,9 @@ class Memory(TorchDispatchMode):
         self.seen = weakref.WeakKeyDictionary()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out, leaves = func(*args, **(kwargs or {})), torch.utils._pytree.tree_leaves
-        given = {value.untyped_storage() for value in leaves((args, kwargs)) if torch.is_tensor(value)}
-        made = {value.untyped_storage() for value in leaves(out) if torch.is_tensor(value)}
-        for storage in made - given:                    # not a view, nor a gradient added into its bucket
+        out = func(*args, **(kwargs or {}))
+        made = storages(out) - storages((args, kwargs))     # no views, no gradients added into their buckets
+        for storage in made:
             if storage not in self.seen:
                 self.seen[storage] = size = storage.nbytes()
                 weakref.finalize(storage, self.free, size)
@@ -406,6 +416,11 @@ class Memory(TorchDispatchMode):
 
     def free(self, size):
         self.now -= size
+
+
+def storages(tree):
+    """Of all tensors in nested tuples, lists and dicts."""
+    return {leaf.untyped_storage() for leaf in torch.utils._pytree.tree_leaves(tree) if torch.is_tensor(leaf)}
 
 
 # Attention would be the whole of it if its scores were kept: 24,576 tokens squared, in 24 heads, are 29 GB
@@ -447,14 +462,15 @@ def pixels(cfg, rows, frames=None):
 
 def step_of_dpvae(cfg, rows):
     """-> trained networks, frozen ones, {moment: function}. In float32, as train.stage_dpvae has them."""
-    dp, disc, vgg = DPVAE(DPVAEConfig(**vars(SD3))), PatchGAN3D(cfg.disc), LPIPS("vgg").requires_grad_(False)
+    dp = DPVAE(DPVAEConfig(**vars(SD3)))
     dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
-    look = lambda a, b: vgg(a, b).mean()
+    disc = PatchGAN3D(cfg.disc)
+    vgg = LPIPS("vgg").requires_grad_(False)
 
     def step():
         x = pixels(cfg, rows)
         disc.requires_grad_(False)
-        loss, x_hat, _ = dp_vae_loss(dp, x, look, disc)
+        loss, x_hat, _ = dp_vae_loss(dp, x, lambda a, b: vgg(a, b).mean(), disc)
         disc.requires_grad_(True)
         loss.backward()
         del loss
@@ -463,44 +479,51 @@ def step_of_dpvae(cfg, rows):
 
 
 def step_of_videodit(cfg, rows):
-    """The text encoders are not here: they answer before the step and keep nothing (speakers, below)."""
+    """The text encoders are not here: they answer before the step and keep nothing (text_bytes, below)."""
     net = VideoDiT(VideoDiTConfig(**vars(cfg.dit), attention=cfg.attention, patchify_3d=cfg.patchify_3d))
-    dp, side = DPVAE(DPVAEConfig(**vars(SD3))).requires_grad_(False), cfg.size // 8
     net.checkpointing = cfg.checkpointing
+    dp = DPVAE(DPVAEConfig(**vars(SD3))).requires_grad_(False)
+    side = cfg.size // 8
     z = torch.empty(rows, cfg.dit.in_channels, cfg.frames // GOP, side, side)               # (B,C,T',h,w)
     cond = {"context": torch.empty(rows, 154, cfg.dit.context_dim),
             "pooled": torch.empty(rows, cfg.dit.pooled_dim)}
-    step = lambda: flow_loss(net, z, cond, t=torch.empty(rows), noise=torch.empty_like(z)).backward()
+
+    def step():
+        flow_loss(net, z, cond, t=torch.empty(rows), noise=torch.empty_like(z)).backward()
     return [net], [dp], {"encoding": lambda: encoded(dp, pixels(cfg, 1)), "a step": step}
 
 
 def step_of_latte(cfg, rows):
-    """With the pictures of joint training as further frames. The loss is a stand-in of the same shape: what
+    """With the images of joint training as further frames. The loss is a stand-in of the same shape: what
     L_vlb keeps is a few latents, little beside what the blocks keep."""
-    net, vae = Latte(cfg.latte), KLVAE(SD14).requires_grad_(False)
+    net = Latte(cfg.latte)
     net.checkpointing = cfg.checkpointing
-    side, pictures, groups = cfg.size // 8, cfg.joint_images, 1 + cfg.joint_images
-    z = torch.empty(rows, 4, cfg.frames + pictures, side, side)                             # (B,C,T+M,h,w)
-    shape = (rows, groups) if pictures else (rows,)
+    vae = KLVAE(SD14).requires_grad_(False)
+    side, images = cfg.size // 8, cfg.joint_images
+    z = torch.empty(rows, 4, cfg.frames + images, side, side)                               # (B,C,T+M,h,w)
+    shape = (rows, 1 + images) if images else (rows,)
     cond = {"class": {"labels": torch.zeros(shape, dtype=torch.long)}, "none": {},
             "text": {"context": torch.empty(*shape, 120, cfg.latte.context_dim)}}[cfg.latte.condition]
     if cfg.latte.condition == "text" and cfg.latte.pooled_dim:
         cond["pooled"] = torch.empty(*shape, cfg.latte.pooled_dim)
-    t, ddpm = torch.zeros(rows, dtype=torch.long), DDPM()
+    t = torch.zeros(rows, dtype=torch.long)
+    ddpm = DDPM()
 
     def step():
-        out = net(z, t, images=pictures, **cond)            # L_simple and L_vlb are a few latents more
+        out = net(z, t, images=images, **cond)              # L_simple and L_vlb are a few latents more
         (out.float().square().mean() + ddpm.beta.sum() * 0).backward()
     return [net], [vae], {"encoding": lambda: encoded(vae, pixels(cfg, rows)), "a step": step}
 
 
-def speakers(cfg):
+def text_bytes(cfg):
     """Bytes of the published text encoders, in half precision: CLIP-L, CLIP-G and T5-XXL; Latte: T5 alone."""
     if cfg.stage == "dpvae" or cfg.stage == "latte" and cfg.latte.condition != "text":
         return 0
-    clips = [] if cfg.stage == "latte" else [CLIPText(CLIPTextConfig()), CLIPText(CLIPTextConfig(
-        width=1280, layers=32, heads=20, mlp_width=5120, act="gelu", projection=1280))]
-    return weight_bytes([*clips, T5Encoder(T5Config())], 2)
+    encoders = [T5Encoder(T5Config())]
+    if cfg.stage != "latte":
+        clip_g = CLIPTextConfig(width=1280, layers=32, heads=20, mlp_width=5120, act="gelu", projection=1280)
+        encoders += [CLIPText(CLIPTextConfig()), CLIPText(clip_g)]
+    return weight_bytes(encoders, 2)
 
 
 STEPS = {"dpvae": step_of_dpvae, "videodit": step_of_videodit, "latte": step_of_latte}
@@ -515,10 +538,11 @@ def need(cfg, gpus):
         trained = sum(p.numel() for net in nets for p in net.parameters() if p.requires_grad)
         for net in nets:
             for parameter in net.parameters():              # DDP's buckets: there before, and after
-                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+                if parameter.requires_grad:
+                    parameter.grad = torch.zeros_like(parameter)
         parts = {"weights": weight_bytes(nets), "gradients": 4 * trained, "AdamW": 8 * trained,
-                 "average": 4 * trained, "frozen networks": weight_bytes(frozen),
-                 "text encoders": speakers(cfg)}
+                 "EMA": 4 * trained, "frozen networks": weight_bytes(frozen),
+                 "text encoders": text_bytes(cfg)}
         peaks = {name: peak_of(moment) for name, moment in moments.items()}
     return parts, peaks
 
@@ -556,11 +580,11 @@ def fits(argv):
 
 # --------------------------------------------------------------------------------- where a step's time goes
 # The rows above time a network. A training step is more: clips are read, frozen networks make latents and
-# text of them, the loss is computed, then its gradient, AdamW moves the weights and the average follows. What
-# to make faster depends on which of these is long, and guesses are mostly wrong. So a stage of train.py runs
-# here with a stopwatch around each part, in trainer.py's own step.
+# text of them, the loss is computed, then its gradient, AdamW moves the weights and the EMA follows. What to
+# make faster depends on which of these is long, and guesses are mostly wrong. So a stage of train.py runs
+# here with a stopwatch around each part, in train.py's own step().
 #
-#     next(batch) --> [ encode ] [ text ] network, loss --> backward --> clip --> AdamW --> average
+#     next(batch) --> [ encode ] [ text ] network, loss --> backward --> clip --> AdamW --> EMA
 #        data           inside the forward pass                          rest
 #
 # Parts lie in one another (encoding is called by the loss), and what an inner one took must not be counted
@@ -572,7 +596,7 @@ def fits(argv):
 
 # How to read it. By FLOPs forward to backward is 1 : 2, as above, and so it is in time where products are all
 # (Latte-S/2 on a CPU in float32, 1 : 2.0; in bf16, where weights are cast, 1 : 1.8; the toy's step, with its
-# small matrices, 1 : 1.2). AdamW and the average touch each weight once, whatever the batch: 7 % of the
+# small matrices, 1 : 1.2). AdamW and the EMA touch each weight once, whatever the batch: 7 % of the
 # toy's step at a batch of 8, 2 % at 48; where they are much, --accumulate. Data over a twentieth of the step:
 # --workers, or --cached, which also takes "encode" away: for a Latte-S nine tenths of the step's FLOPs.
 
@@ -604,7 +628,7 @@ class Stopwatch:
 def watched(watch, trainer):
     """Puts the stopwatch around the parts of a step; what it patches outside of `trainer` ends with it.
 
-    From outside, so that trainer.py and train.py stay free of clocks: nothing is measured there that a reader
+    From outside, so that train.py and trainer.py stay free of clocks: nothing is measured there that a reader
     of the recipe would have to read past. With --checkpointing, blocks run again inside of "backward"."""
     for learner in trainer.learners.values():
         learner.player.forward = watch.around("forward", learner.player.forward)
@@ -619,7 +643,7 @@ def watched(watch, trainer):
 
 def whose_time(cfg, run, steps, warmup=2):
     """{part: seconds a step, the mean of `steps`} of a stage. The mean and not the median, because parts are
-    to add up to the whole, and because steps differ: one is of clips, the next of pictures (A.2)."""
+    to add up to the whole, and because steps differ: one is of clips, the next of images (A.2)."""
     stage = train.RECIPES[cfg.stage](cfg, run)      # encodes what is to be cached: not in the step
     trainer = Trainer(cfg, run, stage)
     watch = Stopwatch(run.device.split(":")[0])
@@ -681,7 +705,7 @@ def parse(argv):
     add("--backward", action=argparse.BooleanOptionalAction, default=True, help="training steps too")
     add("--checkpointing", action="store_true", help="recompute blocks in the backward pass")
     add("--compile", action="store_true", help="torch.compile of each block of a transformer")
-    add("--data", default="toy", help="for `data`: toy, or a folder of films")
+    add("--data", default="toy", help="for `data`: toy, or a folder of videos")
     add("--workers", type=int, default=0, help="for `data`: processes")
     add("--threads", type=int, default=0, help="of the CPU; 0: torch's choice")
     add("--steps", type=int, default=5, help="timed runs, of which the median is printed")
@@ -733,67 +757,32 @@ def report(args):
 
 
 # Who counts the counter? Two things are simple enough to be done by hand: one Linear's training step, which
-# is three products, and all of SD3-medium on one picture, which is long but only multiplication. If both
+# is three products, and all of SD3-medium on one image, which is long but only multiplication. If both
 # agree to the last digit, then so does whatever is made of the same layers.
 
 # Meta tensors again: SD3-medium is 8 GB of weights, and here it is counted in seconds, without them.
 def demo():
-    """{what: (FLOPs counted, FLOPs by hand)}: a Linear's step, and SD3-medium's forward on a picture."""
-    linear, x = nn.Linear(64, 32, device="meta"), torch.randn(8, 64, device="meta", requires_grad=True)
+    """{what: (FLOPs counted, FLOPs by hand)}: a Linear's step, and SD3-medium's forward on an image."""
+    linear = nn.Linear(64, 32, device="meta")
+    x = torch.randn(8, 64, device="meta", requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         linear(x).sum().backward()                      # y = x W, dx = dy W', dW = x' dy: three products
-    picture = flops(parse(["mmdit", "--frames", "1", "--size", "512", "--no-backward"]))["forward"]
+    image = flops(parse(["mmdit", "--frames", "1", "--size", "512", "--no-backward"]))["forward"]
     return {"a Linear's step": (counter.get_total_flops(), 3 * 2 * 8 * 64 * 32),
-            "SD3-medium, 512 x 512": (picture, 2 * sd3_products(1024, 154, 1536, 24))}
+            "SD3-medium, 512 x 512": (image, 2 * sd3_products(1024, 154, 1536, 24))}
 
 
-# out/bench.png. Left, counted: what SD3-medium's forward pass costs by the tokens of a clip, 1 to 24 latent
-# frames of 512 x 512. Both axes go by factors of ten, so a power is a straight line, and its slope is the
-# power: the Linears' is 1, attention's 2. They meet near 6 D = 9,216 tokens: from there on, who wants longer
-# clips pays for pairs of tokens, not for tokens.
-#
-# Right, measured here and now: a training step of the toy's image transformer by the tokens it is given, each
-# part by its own clock. AdamW takes as long for a picture as for a clip, so it is much of a short step and
-# nothing of a long one; and short steps are all alike, whatever is in them, since there each operation's own
-# start, some microseconds of Python and torch, is longer than its arithmetic. A batch that is too small
-# wastes the machine in both ways.
-
-def draw(path):
-    """Returns {kind: [FLOPs]} and {part: [ms]}, both by tokens, as drawn."""
-    tokens, counted = [], {"Linears": [], "attention": []}
-    for frames in (1, 4, 24):
-        args = parse(["mmdit", "--frames", str(frames), "--size", "512", "--no-backward"])
-        net, rows = build(args, "meta")
-        with FlopCounterMode(display=False) as counter:
-            once(args, "cpu", net, rows["forward"], False)
-        by_kind = counter.get_flop_counts()["Global"]
-        pairs = sum(flop for kind, flop in by_kind.items() if re.search("bmm|attention", str(kind)))
-        tokens.append(1024 * frames)
-        counted["attention"].append(pairs)
-        counted["Linears"].append(sum(by_kind.values()) - pairs)
-    sizes = [1, 4, 16, 64, 128]                                 # frames; the toy's have 4 x 4 patches each
-    parts = dict(zip(("forward", "backward", "AdamW"), zip(*map(step_times, sizes))))
-    show = lambda xs, ys, title: plot(None, {name: (xs, values) for name, values in ys.items()}, title,
-                                      "tokens", "", "xy", (520, 380))
-    page(path, [show(tokens, counted, "FLOPs of SD3-medium, a forward pass"),
-                show([16 * frames for frames in sizes], parts, "ms of the toy's step, on this machine")])
-    return counted, parts
-
-
-def step_times(frames, steps=3):
-    """Milliseconds of forward, backward and AdamW in a step of the toy's image transformer; medians."""
-    net, rows = build(parse(["mmdit", "--preset", "toy", "--frames", str(frames), "--no-backward"]), "cpu")
-    optimizer, times = torch.optim.AdamW(net.parameters(), 1e-4, fused=True), []
-    for _ in range(1 + steps):                                  # the first makes AdamW's moments
-        start = clock("cpu")
-        loss = rows["forward"]().square().mean()
-        heard = clock("cpu")
-        loss.backward()
-        learned = clock("cpu")
-        optimizer.step()
-        times.append([1e3 * s for s in (heard - start, learned - heard, clock("cpu") - learned)])
-        optimizer.zero_grad()
-    return [statistics.median(part) for part in zip(*times[1:])]
+# The Linears' FLOPs grow with a clip's tokens, attention's with their square. They meet near 6 D = 9,216
+# tokens: from there on, who wants longer clips pays for pairs of tokens, not for tokens.
+def attention_share(frames):
+    """Of the FLOPs of SD3-medium's forward pass over this many latent frames of 512 x 512."""
+    args = parse(["mmdit", "--frames", str(frames), "--size", "512", "--no-backward"])
+    net, rows = build(args, "meta")
+    with FlopCounterMode(display=False) as counter:
+        once(args, "cpu", net, rows["forward"], False)
+    by_kind = counter.get_flop_counts()["Global"]
+    pairs = sum(flop for kind, flop in by_kind.items() if re.search("bmm|attention", str(kind)))
+    return pairs / sum(by_kind.values())
 
 
 # 4 D^2 of attention are q, k, v and the Linear after it; 8 D^2 of the MLP are D to 4D and back; 6 D^2 are
@@ -813,12 +802,8 @@ def main(argv):
     if not argv:
         for name, (counted, by_hand) in demo().items():
             print(f"{name}: {counted:,} FLOPs counted   (by hand: {by_hand:,})")
-        counted, parts = draw("out/bench.png")
-        share = counted["attention"][-1] / (counted["attention"][-1] + counted["Linears"][-1])
-        adamw = [ms / sum(step) for ms, step in zip(parts["AdamW"], zip(*parts.values()))]
-        print(f"attention at 24 frames of 512 x 512: {share:.0%}   (right: about three quarters). AdamW in a "
-              f"step of the toy's: {adamw[0]:.0%} of a picture's, {adamw[-1]:.0%} of 2,048 tokens'. "
-              "Drawn in out/bench.png")
+        share = attention_share(24)
+        print(f"attention at 24 frames of 512 x 512: {share:.0%}   (right: about three quarters)")
     elif argv[0] == "fits":
         fits(argv[1:])
     elif argv[0] == "step":
