@@ -1,14 +1,12 @@
 """eval_clips.py - which pixels a network is shown before two sets of clips are compared.
-Paper    Latte 4.1: FVD over 2,048 clips of 16 frames; VideoDiT 4.1: FVD on UCF101, zero-shot: no more is said
-Shapes   a clip is uint8 (T,size,size,3)
-Numbers  python eval_clips.py: one field of a protocol moves a distance that should be 0
-Differs  published FVDs are hard to reproduce because protocols go unstated: here every choice is a field, and
-         a flag of eval.py, and is printed. Real sets are drawn with a seed. grep DEVIATES, ASSUMED
-Run me   python eval_clips.py      # CPU, 10 s: the toy world against itself; draws out/protocol.png
 
-    a folder      Side         which videos, which window, every how many frames?
+A clip is uint8 (T,size,size,3). Latte 4.1: FVD over 2,048 clips of 16 frames; VideoDiT 4.1: FVD on UCF101,
+zero-shot; no more is said. Published FVDs are hard to reproduce because protocols go unstated: here every
+choice is a field, and a flag of eval.py, and is printed. grep DEVIATES, ASSUMED
+
+    a folder      Side         which split, which videos, which window, every how many frames?
        |
-    frames of a film           a square, then small? or small, then a square? by which filter?
+    frames of a video          crop, then resize? or resize, then crop? by which filter?
        |        prepare
     JPEG, or not               the published tool writes .jpg files of quality 75
        |
@@ -29,16 +27,16 @@ import numpy as np
 
 from support import toy_world
 from support.cli import UserError
-from support.folders import group_frames, list_files, nothing_of, open_image, sort_media
+from support.folders import group_frames, list_source, open_image
 from support.toy_world import UNSEEN, parse_toy
-from support.video_io import IMAGES, VIDEOS, Unusable, read_some, scan_times
+from support.video_io import VIDEOS, Unusable, read_some, scan_times
 
 
 # ------------------------------------------------------------------------------------------ protocols
 
 # "Our FVD is 34.00." Of what? A distance of two sets says nothing until one knows how the sets were cut: how
-# many clips (fewer are farther), each film's first frames or any, every frame or every third (a film shown
-# three times as fast moves otherwise), the square cut before or after it is made small, by which filter, and
+# many clips (fewer are farther), each video's first frames or any, every frame or every third (a video shown
+# three times as fast moves otherwise), cropped before or after it is made small, by which filter, and
 # whether it has been a JPEG on the way (the network sees its blocks). Latte's own issue tracker is full of
 # people who get 133 for 34, and most had another answer to one of these. The fields below are the questions;
 # the presets, what the published tools answer, read off their code, since no paper says.
@@ -48,11 +46,11 @@ class Protocol:
     """How clips are cut out of videos before a network looks at them. Every field is a flag."""
     clips: int = 2048              # of each side, one a video; fewer real ones are allowed, with a warning
     frames: int = 16
-    real_stride: int = 3           # every 3rd frame of the real videos, as in Latte's training (its published
-                                   # tool takes every 6th of Taichi, which trained with 3, too)
+    split: str = "train"           # of a real root that holds train and test; all: every video
+    real_stride: int = 3           # every 3rd frame of the real videos, as in Latte's training
     fake_stride: int = 1
     window: str = "random"         # of a real video; or first. Of a generated one it is always the first
-    order: str = "crop-resize"     # to a square, then size; or resize-crop: short side to size, then a square
+    order: str = "crop-resize"     # the middle crop, then size; or resize-crop: short side to size, then crop
     filter: str = "lanczos"        # or bicubic, bilinear
     size: int = 256
     jpeg: int = 75                 # quality of a JPEG round trip of each frame that is no .jpg yet; 0: none
@@ -63,13 +61,16 @@ class Protocol:
 # Of the three published ones no two agree: order, stride, JPEG and the divisor of the covariance all differ,
 # and each of them is called FVD.
 PROTOCOLS = {
-    # facts of the published tools: they ask for JPEG quality 95 by a name that Pillow ignores, so it is 75
+    # facts of the published tools: they ask for JPEG quality 95 by a name that Pillow ignores, so it is 75.
+    # The real clips are of the training split; of UCF101 both (--split all). A real_stride of 6 for Taichi is
+    # an author's word, in an answer to a user; the tool itself takes 3 of every set
     # ASSUMED: for FID, too. Latte 4.1 cites clean-fid (Parmar et al. 2022), which is about filters and JPEG,
     # but states no protocol; its code has StyleGAN-V's tool, which looks at all real frames (--full)
     "latte": Protocol(),
     "stylegan-v": Protocol(real_stride=1, order="resize-crop"),
-    # ASSUMED: VideoDiT 4.1 says "zero-shot FVD on UCF101" and nothing more; its clips run at UCF101's 25 fps
-    "videodit": Protocol(real_stride=1, order="resize-crop", filter="bicubic", jpeg=0, ddof=1),
+    # ASSUMED: VideoDiT 4.1 says "zero-shot FVD on UCF101" and nothing more: all of it, since no training saw
+    # any of it; its clips run at UCF101's 25 fps
+    "videodit": Protocol(split="all", real_stride=1, order="resize-crop", filter="bicubic", jpeg=0, ddof=1),
     # for rendered clips, which move a pixel a frame, and the networks trained on them
     "toy": Protocol(real_stride=1, window="first", size=64, jpeg=0),
 }
@@ -81,11 +82,14 @@ FILTERS = {"lanczos": Image.LANCZOS, "bicubic": Image.BICUBIC, "bilinear": Image
 def read_protocol(args):
     """The preset with the flags that were given on top, checked."""
     name = args.protocol or ("toy" if args.features == "toy" else "latte")
-    given = {item.name: getattr(args, item.name, None) for item in dataclasses.fields(Protocol)}
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {}
+    for item in dataclasses.fields(Protocol):
+        value = getattr(args, item.name, None)
+        if value is not None:
+            given[item.name] = value
     one_of({"protocol": name}, protocol=PROTOCOLS)
     one_of(given, filter=FILTERS, window=("random", "first"), order=("crop-resize", "resize-crop"),
-           ddof=(0, 1), jpeg=range(101))
+           split=("train", "test", "val", "all"), ddof=(0, 1), jpeg=range(101))
     at_least(given, clips=2, frames=1, real_stride=1, fake_stride=1, size=8, seed=0)
     changed = "".join(f" --{key} {value}" for key, value in given.items())
     protocol = dataclasses.replace(PROTOCOLS[name], **given)
@@ -93,12 +97,14 @@ def read_protocol(args):
     return protocol
 
 
-# A protocol that cannot be is found before the first film is opened, and the flag is named.
+# A protocol that cannot be is found before the first video is opened, and the flag is named.
 def one_of(values, **choices):
     """One line for a flag that has another value than its choices."""
     for key, allowed in choices.items():
-        if values.get(key, next(iter(allowed))) not in allowed:
-            names = "0 to 100" if isinstance(allowed, range) else ", ".join(map(str, allowed))
+        if key in values and values[key] not in allowed:
+            names = ", ".join(map(str, allowed))
+            if isinstance(allowed, range):
+                names = f"0 to {allowed[-1]}"
             raise UserError(f"--{key} {values[key]}: must be one of {names}")
 
 
@@ -110,119 +116,130 @@ def at_least(values, **bounds):
 
 # ------------------------------------------------------------------------------------------ sets of clips
 
-# A side is a folder as a protocol sees it. The two sides are not treated alike: of a real film any window may
-# be drawn, and a broken one is left out with a warning; what was generated is as long as a clip, starts at
-# its first frame, and has to be complete, since a score over those clips that happened to be readable is a
-# score of something else. Drawing is keyed by (seed, number of the film): the same windows in every run, on
+# A side is a folder as a protocol sees it. The two sides are not treated alike: of a real video any window
+# may be drawn, and a broken one is left out with a warning; what was generated is as long as a clip, starts
+# at its first frame, and has to be complete, since a score over those clips that happened to be readable is a
+# score of something else. Drawing is keyed by (seed, number of the video): the same windows in every run, on
 # any number of threads.
 
-# What people hand over as "the real clips": films at any depth, folders of numbered frames (a folder is a
-# film), or the toy world by name. Covers and thumbnails beside films are no clips, and are not counted.
+# What people hand over as "the real clips": videos at any depth, folders of numbered frames (a folder is a
+# video), or the toy world by name. Covers and thumbnails beside videos are no clips, and are not counted.
 class Side:
     """REAL or FAKE: videos at any depth, folders of frames (one a clip), or "toy", "toy:KIND",
-    "toy:KIND:SEED". With --frames 1 every picture is a clip."""
+    "toy:KIND:SEED". With --frames 1 every image is a clip. whole: all frames of all videos, not a window."""
 
     def __init__(self, root, protocol, fake=False, whole=False):
-        self.root, self.protocol, self.fake, self.skipped, self.small = str(root), protocol, fake, [], 0
-        self.spans = None
+        self.root, self.protocol, self.fake = str(root), protocol, fake
+        self.skipped = []               # why clips could not be used
+        self.small = 0                  # clips that had to be enlarged
+        self.spans = None               # whole: the frames of each clip
         self.stride = protocol.fake_stride if fake else protocol.real_stride
         self.window = "first" if fake else protocol.window
         self.toy = parse_toy(self.root)
         if self.toy:
             self.clips = list(range(protocol.clips))
             return
-        names = list_files(root)
-        films, folders, pictures, covers = sort_media(names)
-        if not films + pictures + covers:
-            nothing_of(root, names, VIDEOS + IMAGES, "videos or frames")
-        if films:                                       # beside them, pictures are covers or films' frames
-            pictures = [name for name in pictures if (name.rpartition("/")[0] or ".") in folders]
-        self.clips = [[name] for name in films] + group_frames(pictures, protocol.frames)
+        source = list_source(root, "" if fake or protocol.split == "all" else protocol.split)
+        source.refuse_empty()
+        images = source.images
+        if source.videos:                               # beside them, images are covers or videos' frames
+            images = [name for name in images if (name.rpartition("/")[0] or ".") in source.folders]
+        self.folder = source.root
+        self.clips = [[name] for name in source.videos] + group_frames(images, protocol.frames)
         if fake and len(self.clips) < protocol.clips:      # now, not after an hour of looking at the others
             check_count(self, len(self.clips))
         if whole:
             self.cut_whole()
 
-    # FID's published form, fid50k_full, looks at every frame of the real films, not at one window of each: a
-    # long film weighs more, and nothing is left to a draw. Faces that look at the camera for a minute are
+    # FID's published form, fid50k_full, looks at every frame of the real videos, not at one window of each: a
+    # long video weighs more, and nothing is left to a draw. Faces that look at the camera for a minute are
     # then a minute of faces.
     def cut_whole(self):
         """Every frame of every video counts, once: videos are cut into clips without gap or overlap, the
         last of each as short as it is (fid50k_full of the published tools)."""
-        found, frames = [], self.protocol.frames
+        frames = self.protocol.frames
+        clips, spans = [], []
         for names in self.clips:
-            is_film = names[0].lower().endswith(VIDEOS)
             try:
-                count = len(scan_times(os.path.join(self.root, names[0]))[1]) if is_film else len(names)
+                count = len(names)
+                if names[0].lower().endswith(VIDEOS):
+                    count = len(scan_times(os.path.join(self.folder, names[0]))[1])
             except Unusable as reason:
                 self.skipped.append(f"{names[0]}: {reason}")
                 continue
-            found += [(names, range(at, min(at + frames, count))) for at in range(0, count, frames)]
-        self.clips, self.spans = [names for names, _ in found], [span for _, span in found]
-        self.protocol = dataclasses.replace(self.protocol, clips=len(found))
+            for at in range(0, count, frames):
+                clips.append(names)
+                spans.append(range(at, min(at + frames, count)))
+        self.clips, self.spans = clips, spans
+        self.protocol = dataclasses.replace(self.protocol, clips=len(clips))
 
-    # A cache of features must not outlive the files: a name, a size and a time of writing say whether they
+# A cache of features must not outlive the files: a name, a size and a time of writing say whether they
     # are the same ones, without reading gigabytes to be sure.
     def contents(self):
         """What the cache knows a set by: names, sizes and times of its files."""
         if self.toy:
             return [self.toy]
-        place = lambda name: (Path(self.root, name) if os.path.isdir(self.root)
-                              else Path(self.root.split("!/")[0]))
-        stats = ((name, place(name).stat()) for name in itertools.chain(*self.clips))
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        found = []
+        for name in itertools.chain(*self.clips):
+            path = Path(self.folder, name)
+            if not os.path.isdir(self.folder):              # a .zip: its own size and time
+                path = Path(self.folder.split("!/")[0])
+            stat = path.stat()
+            found.append((name, stat.st_size, stat.st_mtime_ns))
+        return found
 
     # What cannot be read gives its reason as a text instead of a clip: threads decode ahead of their turn,
-    # and an exception in one of them would end a day's run for a film that might never have been needed.
+    # and an exception in one of them would end a day's run for a video that might never have been needed.
     def read(self, index):
         """uint8 (T,size,size,3), or the reason why not."""
         try:
             rng = np.random.default_rng([self.protocol.seed, index])
-            pictures = self.pictures(self.clips[index], rng, self.spans and self.spans[index])
-            if len({picture.size for picture in pictures}) > 1:
+            images = self.images(self.clips[index], rng, self.spans and self.spans[index])
+            if len({image.size for image in images}) > 1:
                 raise Unusable("frames of different sizes")
-            short = min(pictures[0].size)
+            short = min(images[0].size)
             if self.fake and short < self.protocol.size:
                 raise UserError(f"{self.root} holds clips of {short} pixels, the protocol compares at "
                                 f"{self.protocol.size}: give --size {short}, or sample larger clips")
             self.small += short < self.protocol.size
             is_jpeg = not self.toy and self.clips[index][0].lower().endswith((".jpg", ".jpeg"))
-            return np.stack([prepare(picture, self.protocol, is_jpeg) for picture in pictures])    # (T,H,W,3)
+            return np.stack([prepare(image, self.protocol, is_jpeg) for image in images])   # (T,H,W,3)
         except Unusable as reason:
             return f"{self.clips[index][0]}: {reason}"
 
-    def pictures(self, names, rng, span=None):
+    def images(self, names, rng, span=None):
         """The frames of one clip, as they lie on the disk: those of the protocol, or the numbers in span."""
         frames, stride = self.protocol.frames, self.stride
         if self.toy:
-            spec, span = toy_world.sample_spec(UNSEEN + self.toy[1], names, self.toy[0]), (frames - 1) * stride + 1
-            raw = toy_world.render(spec, span, self.protocol.size, only=range(0, span, stride))
+            spec = toy_world.sample_spec(UNSEEN + self.toy[1], names, self.toy[0])
+            length = (frames - 1) * stride + 1
+            raw = toy_world.render(spec, length, self.protocol.size, only=range(0, length, stride))
         elif names[0].lower().endswith(VIDEOS):
-            path = os.path.join(self.root, names[0])
+            path = os.path.join(self.folder, names[0])
             pts, count = None, None
             if self.window == "random" or span:
                 pts, times = scan_times(path)
                 count = len(times)
             raw = read_some(path, pts, span or self.numbers(count, rng))
         else:
-            raw = [open_image(self.root, names[number])
-                   for number in span or self.numbers(len(names), rng)]
+            numbers = span or self.numbers(len(names), rng)
+            raw = [open_image(self.folder, names[number]) for number in numbers]
         return [Image.fromarray(frame) for frame in raw]
 
-    # Which frames: a stride of 3 looks at 46 frames of a film and sees it move three times as fast. The real
+    # Which frames: a stride of 3 looks at 46 frames of a video and sees it move three times as fast. The real
     # side has the stride of the training (Latte: every third frame), the generated side 1, since the model
     # makes what it has seen.
     def numbers(self, count, rng):
         """Which frames of `count` (None: not known, and not needed, as we start at the first)."""
         frames, stride = self.protocol.frames, self.stride
-        # Latte's tool drops videos of less than 16 * stride frames, although 15 * stride + 1 would do.
+        # as Latte's tool: videos of less than 16 * stride frames are left out; 15 * stride + 1 would do
         if count is not None and count < frames * stride:
             raise Unusable(f"{count} frames, {frames * stride} needed")
         start = 0 if self.window == "first" else rng.integers(count - (frames - 1) * stride)
         return start + stride * np.arange(frames)                                           # (T,)
 
-    # The order is drawn, so the first 2,048 usable films are a sample of all, not the letter A; and it is a
-    # permutation, so no film counts twice.
+    # The order is drawn, so the first 2,048 usable videos are a sample of all, not the letter A; and it is a
+    # permutation, so no video counts twice.
     def stream(self, workers):
         """Usable clips, uint8 (T,H,W,3), in a seeded random order, at most --clips of them. Threads decode
         ahead, so that the network never waits: FFmpeg, Pillow and NumPy let go of Python's lock."""
@@ -244,37 +261,42 @@ class Side:
             pool.shutdown(cancel_futures=True)
 
 
-# Two orders, both in use. Crop first and the square has the film's full height, whatever its shape; resize
+# Two orders, both in use. Crop first and the crop has the video's full height, whatever its shape; resize
 # first and it has, too, but each pixel has been rounded at another place. The filter matters more than one
 # expects: bilinear without care for the pixels in between leaves a staircase on every edge, and Inception
 # sees staircases. And a .jpg that is written again loses again: the published tools store frames as JPEG of
-# quality 75 (they ask for 95, by a name that Pillow does not know), so a film that was .jpg already is
+# quality 75 (they ask for 95, by a name that Pillow does not know), so a video that was .jpg already is
 # damaged once, a generated one once, and not twice.
-def prepare(picture, protocol, is_jpeg=False):
-    """PIL picture -> uint8 (size,size,3) by the protocol's order, filter and JPEG quality."""
+def prepare(image, protocol, is_jpeg=False):
+    """PIL image -> uint8 (size,size,3) by the protocol's order, filter and JPEG quality."""
     size, method = protocol.size, FILTERS[protocol.filter]
-    if picture.size != (size, size):
+    if image.size != (size, size):
         if protocol.order == "resize-crop":
-            scale = size / min(picture.size)
-            picture = picture.resize([max(round(side * scale), size) for side in picture.size], method)
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
-        picture = picture if side == size else picture.resize((size, size), method)
+            scale = size / min(image.size)
+            image = image.resize([max(round(side * scale), size) for side in image.size], method)
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+        if side != size:
+            image = image.resize((size, size), method)
         is_jpeg = False
     if protocol.jpeg and not is_jpeg:
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=protocol.jpeg)
-        picture = Image.open(file)
-    return np.asarray(picture)                                                              # (H,W,3)
+        image.save(file, "JPEG", quality=protocol.jpeg)
+        image = Image.open(file)
+    return np.asarray(image)                                                                # (H,W,3)
 
 
 # FVD of fewer clips is larger, whatever they show. So a real set with holes is used, with a warning that says
 # how many, and a generated one with holes is refused.
 def check_count(side, found):
     """Too few clips to go on, or reasons to doubt the number."""
-    want, reasons = side.protocol.clips, "; ".join(side.skipped[:3]) + " ..." * (len(side.skipped) > 3)
-    lost = f" ({len(side.skipped)} of {len(side.clips)} skipped: {reasons})" if side.skipped else ""
+    want, lost = side.protocol.clips, ""
+    if side.skipped:
+        reasons = "; ".join(side.skipped[:3])
+        if len(side.skipped) > 3:
+            reasons += " ..."
+        lost = f" ({len(side.skipped)} of {len(side.clips)} skipped: {reasons})"
     if found < 2 or (side.fake and found < want):
         raise UserError(f"{side.root} has {found} usable clips, {want} wanted{lost}; "
                         f"sample more, or give --clips {max(found, 2)}")

@@ -1,15 +1,14 @@
-"""metrics.py - what two pictures, or two sets of clips, differ by: formulas alone.
-Paper    VideoDiT 4.1: PSNR, SSIM, LPIPS of reconstructions, FVD and IS of samples; Latte 4.1: FVD, FID, IS.
-         Each formula comes from another paper, named above it with its equation's number
-Shapes   pictures (N,C,H,W); features (N,F): N samples, F features; logits (N,K): K classes
-Numbers  all is computed in float64: a distance is a small difference of large sums
-Differs  nothing here is learned: LPIPS, and the networks that turn clips into features, are in detectors.py;
-         which clips, how many and how cut, on which every published number hangs, is in eval.py
-Run me   python metrics.py         # CPU, 10 s: Frechet's distance, known exactly; draws out/metrics.png
+"""metrics.py - what two images, or two sets of clips, differ by: formulas alone.
+
+VideoDiT 4.1: PSNR, SSIM, LPIPS of reconstructions, FVD and IS of samples; Latte 4.1: FVD, FID, IS. Each
+formula comes from another paper, named above it with its equation's number. Images are (N,C,H,W), features
+(N,F), logits (N,K). All is computed in float64: a distance is a small difference of large sums. Nothing here
+is learned: LPIPS, and the networks that turn clips into features, are in detectors.py; which clips, how many
+and how cropped, on which every published number hangs, is in eval_clips.py.
 
 How good is a video model? There are two questions, and they need two kinds of answer.
 
-    a VAE: was this clip given back?           a generator: do these clips look like film?
+    a VAE: was this clip given back?           a generator: do these clips look real?
     clip ----> VAE ----> clip'                  real clips            generated clips
       |                    |                        |   a network that looks  |
       +------ PSNR --------+                    (N,F) points              (M,F) points
@@ -17,7 +16,7 @@ How good is a video model? There are two questions, and they need two kinds of a
 
 A reconstruction has an original, so the two are compared pixel by pixel. A sample has none: no real clip is
 the one that "a cat jumping" should have become. So a network trained for something else (naming what people
-do in a film) turns each clip into a point, and the question becomes whether two clouds of points, the real
+do in a video) turns each clip into a point, and the question becomes whether two clouds of points, the real
 ones and ours, lie in the same place and have the same shape. Too small a cloud is a model that repeats
 itself, one that lies elsewhere a model whose clips look wrong. One number sees both and cannot say which."""
 
@@ -26,37 +25,37 @@ import torch
 import torch.nn.functional as F
 
 
-# ------------------------------------------------------------------------------------------ pictures in pairs
+# ------------------------------------------------------------------------------------------ images in pairs
 
 # PSNR, "peak signal to noise", asks how large the mean squared error is beside the largest value a pixel can
 # have, in decibels: + 10 dB is a tenth of the squared error.
 #     MSE = 1/(CHW) sum (a - b)^2          PSNR = 10 log10(peak^2 / MSE)
-# Ours runs from -1 to 1, so peak = 2. It is blunt: a picture moved by one pixel scores terribly, a blurred
+# Ours runs from -1 to 1, so peak = 2. It is blunt: a image moved by one pixel scores terribly, a blurred
 # one well, since blur is the mean of all that could be there and the mean is what squared error likes best.
 # So PSNR alone would choose the VAE that blurs; SSIM and LPIPS stand beside it in VideoDiT's Table 1.
 def psnr(a, b, peak=2.0):
     """(N,C,H,W) twice -> (N,) decibels; peak is the range of values.
-    Equal pictures get 100 dB, not infinity: one perfect frame must not make the mean of a film infinite."""
+    Equal images get 100 dB, not infinity: one perfect frame must not make the mean of a clip infinite."""
     error = ((a.double() - b.double()) ** 2).flatten(1).mean(1)                             # (N,)
     return 10 * torch.log10(peak ** 2 / error.clamp(min=peak ** 2 * 1e-10))                 # (N,)
 
 
 # SSIM compares what an eye compares: not pixels but small neighbourhoods, and of those three things, each a
-# ratio that is 1 when both pictures agree:
+# ratio that is 1 when both images agree:
 #     brightness   mu_x against mu_y,  contrast   sigma_x against sigma_y,  structure   their correlation
 # Wang et al. 2004, Eq. 13, is the product of the three:
 #                         (2 mu_x mu_y + C1) (2 sigma_xy + C2)
 #     SSIM(x, y) = -----------------------------------------------------
 #                  (mu_x^2 + mu_y^2 + C1) (sigma_x^2 + sigma_y^2 + C2)
 # mu, sigma^2, sigma_xy: mean, variance, covariance under a Gaussian window around each pixel. The constants
-# C1 = (k1 peak)^2, C2 = (k2 peak)^2 calm the ratios where a picture is black or flat. A picture's score is
+# C1 = (k1 peak)^2, C2 = (k2 peak)^2 calm the ratios where a image is black or flat. A image's score is
 # the mean over all places of the window that lie inside it, each colour by itself, as scikit-image has it
 # (its answers are in tests/golden); libraries that pad the border differ.
 def ssim(a, b, peak=2.0, sigma=1.5, window=11, k1=0.01, k2=0.03):
-    """(N,C,H,W) twice -> (N,). In float64: a variance is mean(x^2) - mean(x)^2, and where a picture is flat
+    """(N,C,H,W) twice -> (N,). In float64: a variance is mean(x^2) - mean(x)^2, and where a image is flat
     the two are nearly equal, so that float32 loses 1e-4."""
     if min(a.shape[-2:]) < window:
-        raise ValueError(f"SSIM needs pictures of {window} pixels; these are {a.shape[-1]}x{a.shape[-2]}")
+        raise ValueError(f"SSIM needs images of {window} pixels; these are {a.shape[-1]}x{a.shape[-2]}")
     offsets = torch.arange(window, dtype=torch.float64, device=a.device) - window // 2
     weights = torch.exp(-offsets ** 2 / (2 * sigma ** 2))
     weights = (weights / weights.sum()).view(1, 1, -1, 1)                                   # (1,1,11,1)
@@ -85,8 +84,8 @@ def ssim(a, b, peak=2.0, sigma=1.5, window=11, k1=0.01, k2=0.03):
 # what people do in 16 frames: its features see motion. Smaller is better; 0 means equal up to the covariance.
 #
 # A distance means nothing beside one of another network, or of clips cut in another way. And it is biased
-# upwards: an estimated mean is a little off in all F directions, and these errors add up. This file's picture
-# shows it: two sets from one source look apart, the more so the fewer they are. Compare sets of equal size.
+# upwards: an estimated mean is a little off in all F directions, and these errors add up. Two sets from one
+# source look apart, the more so the fewer they are. Compare sets of equal size.
 
 def gaussian(features, ddof=0):
     """(N,F) -> mean (F,), covariance (F,F), divided by N - ddof: published tools disagree on it, so it is a
@@ -135,13 +134,19 @@ def kernel_distance(a, b, subset=1000, subsets=100, seed=0):
 # (one can see what it is) and p(y), the mean over all clips, flat (there is some of everything). The
 # divergence between the two is large if both hold. Salimans et al. 2016, section 4:
 #     IS = exp( E_x KL( p(y|x) || p(y) ) ),   KL(p || q) = sum_y p(y) log(p(y) / q(y))
-# From 1 (each clip gets the same answer) to K, the number of classes. It never looks at film: a model that
-# makes one perfect clip of each class, again and again, gets the highest score there is.
-def inception_score(logits, splits=10):
-    """(N,K) -> mean and deviation over `splits` consecutive parts of N // splits; what is left over is left
-    out, as in the published tools."""
+# From 1 (each clip gets the same answer) to K, the number of classes. It never looks at a real clip: a model
+# that makes one perfect clip of each class, again and again, gets the highest score there is.
+#
+# The mean is taken over parts, as published for UCF101: the clips are shuffled with a fixed seed, so that no
+# part's classes depend on the order in which they were made, and cut into ten. A part of 205 clips holds each
+# of 101 classes 2 times, but by chance: a perfect classifier gets about 76, not 101.
+def inception_score(logits, splits=10, seed=42):
+    """(N,K) -> mean and deviation over `splits` parts of the shuffled clips; seed None: as they come."""
     p, scores = logits.double().softmax(1), []                                              # (N,K)
-    for part in p[:len(p) // splits * splits].chunk(splits):                                # (N/splits,K)
+    if seed is not None:
+        p = p[np.random.RandomState(seed).permutation(len(p))]
+    for i in range(splits):
+        part = p[i * len(p) // splits:(i + 1) * len(p) // splits]                           # (N/splits,K)
         divergence = (torch.special.xlogy(part, part) - torch.special.xlogy(part, part.mean(0))).sum(1)
         scores.append(divergence.mean().exp().item())
     return float(np.mean(scores)), float(np.std(scores))

@@ -31,7 +31,8 @@ TREE = Path(__file__).resolve().parents[1]
 
 # -------------------------------------------------------------------------------- what a refactoring may edit
 
-RENAMED = {"judge": "classifier", "Judge": "AttributeClassifier", "cfg": "guidance"}   # words in file names, keys and texts of the base's files -> what they are now
+RENAMED = {"judge": "classifier", "Judge": "AttributeClassifier", "cfg": "guidance",
+           "picture": "image", "picture_alone": "image_alone"}   # words in file names, keys and texts of the base's files -> what they are now
 ALONE = ()                      # patterns of files that one side alone may have, such as "out/*/notes.txt"
 WORDS = ("*.html", "stderr.txt")                                # files that may be worded otherwise
 CLOCKS = {"made", "steps_per_s", "samples_per_s", "tokens_per_s", "wait", "eta_s", "memory_gb", "mfu"}  # keys
@@ -78,7 +79,6 @@ COMMANDS = {
     "eval-is": "eval.py is eval-sample/clips --features toy --clips 6 --splits 2",
     "eval-recon": f"eval.py recon {TOY} toy -n 3 --sheet recon.png --features toy",
     "eval-recon-films": f"eval.py recon {TOY} stand-ins/CLIPS -n 2 --frames 8 --windows 2 --features toy",
-    "eval-similarity": f"eval.py similarity --ckpt {TOY}/latte.safetensors",
 
     "stand-ins": (STAND_INS, None),               # films, and the released files' layouts with random numbers
     "sd3-train": f"train.py --config videodit-256 --init {SD3} --lpips stand-ins/weights/vgg16.pth --long 0 "

@@ -121,7 +121,7 @@ def test_a_mark_is_found_with_its_owner_and_its_sentences(tmp_path):
 
 @pytest.mark.parametrize("choice", (
     "weight decay", "adversary", "flip", "moving average", "1x1", "shared", "VGG16", "null prompt",
-    "all tokens", "a picture sees itself alone", "Gaussian's mean", "EMA warms up", "TF32", "first 50"))
+    "all tokens", "an image attends to itself alone", "Gaussian's mean", "EMA warms up", "TF32", "first 50"))
 def test_a_choice_that_the_papers_leave_open_is_marked(choice):
     """The choices that a reader who rebuilds the papers stumbles over, by a word of each mark."""
     assert choice in Path("docs/differs.md").read_text("utf-8")

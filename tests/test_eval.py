@@ -2,16 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import save_file
 
 import eval
-from support import toy_world
 import presets
 from support import toy_world
 from support.checkpoints import save_network
@@ -26,7 +26,8 @@ from vae import DPVAE, KLVAE
 from support.video_io import to_video
 from videodit import VideoDiT
 
-TOY_FLAGS = ["--features", "toy", "--size", "32", "--frames", "8", "--cache", ""]
+IS_FLAGS = ["--features", "toy", "--size", "32", "--frames", "8"]
+TOY_FLAGS = [*IS_FLAGS, "--cache", ""]
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +76,7 @@ def shuffled(video, level):
 
 
 def frozen(video, level):
-    """The film stands still from its 12th, its 8th, its 4th frame on."""
+    """The clip stands still from its 12th, its 8th, its 4th frame on."""
     stop = video.shape[2] - 4 * level
     return video[:, :, torch.arange(video.shape[2]).clamp(max=stop - 1)]
 
@@ -130,8 +131,8 @@ SIDE_STREAM = Side.stream
 
 def test_fid_and_is_commands_run_on_frames_and_clips(ckpt, shots):
     """toy FID of rendered clips against their .mp4 is small; toy IS lies between 1 and the 12 subjects."""
-    classifier = ["--classifier", str(ckpt / "classifier.safetensors"), *TOY_FLAGS, "--clips", "4"]
-    assert eval.distance("fid", ["toy:video", str(shots), *classifier])["fid"] >= 0
+    classifier = ["--classifier", str(ckpt / "classifier.safetensors"), *IS_FLAGS, "--clips", "4"]
+    assert eval.distance("fid", ["toy:video", str(shots), *classifier, "--cache", ""])["fid"] >= 0
     assert 1 <= eval.score([str(shots), *classifier, "--splits", "2"])["is"] <= 12
 
 
@@ -174,31 +175,47 @@ def test_recon_finds_no_gain_in_an_untrained_dp_vae(ckpt, shots, capsys):
                              "--classifier", str(ckpt / "classifier.safetensors")])
     assert result["clips"] == 4 and result["frames"] == 4
     assert result["gain"] == pytest.approx(0, abs=1e-3) and "toy_lpips" in result
-    assert "better on" in capsys.readouterr().out
+    assert result["key_psnr"] == pytest.approx(result["key_psnr_2d"])          # Eq. 3: at step 0 z = z_k
+    assert result["z_mean"] == pytest.approx(result["z_k_mean"]) and result["z_std"] > 0
+    out = capsys.readouterr().out
+    assert "better on" in out and "deviations differ by 0.0%" in out
+
+
+def test_recon_of_an_image_vae_takes_any_number_of_frames(ckpt, capsys):
+    """Frame by frame: 10 frames are legal, and there is no z_k beside z; a DP-VAE takes fours."""
+    argv = ["toy", "-n", "1", "--frames", "10", "--features", "toy",
+            "--classifier", str(ckpt / "classifier.safetensors")]
+    result = eval.recon([str(ckpt / "vae.safetensors"), *argv])
+    assert result["frames"] == 10 and "key_psnr" not in result
+    with pytest.raises(UserError, match="--frames 10: must be a multiple of 4"):
+        eval.recon([str(ckpt), *argv])
 
 
 def test_toy_command_prints_every_score(ckpt, capsys, tmp_path):
     """The last line is JSON with all rows; images are not asked for motion."""
-    eval.main(["toy", "--ckpt", str(ckpt), "-n", "3", "--batch", "2", "--steps", "1", "--nearest", "1",
+    eval.main(["toy", "--ckpt", str(ckpt), "-n", "3", "--batch", "2", "--steps", "1", "--nearest", "0",
                    "--sheet", str(tmp_path / "given.png")])
     assert (tmp_path / "given.png").is_file()
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    out = capsys.readouterr().out
+    page = Path("docs/toy.md").read_text("utf-8").replace("`", "")
+    for title in eval.TITLES.values():                          # the rows that docs/toy.md explains
+        assert f"\n{title}" in out and title in page, title
+    result = json.loads(out.splitlines()[-1])
     for row in ("classifier", "video_seen", "video_heldout", "video_image_only"):
         assert set(result[row]) == {"subject", "colour", "motion", "scene"}
     for row in ("image_seen", "image_heldout", "image_image_only"):
         assert set(result[row]) == {"subject", "colour", "scene"}
-    for row, frames in (("picture", {"first"}), ("picture_alone", {"first"}), ("onwards", set()),
+    for row, frames in (("image", {"first"}), ("image_alone", {"first"}), ("onwards", set()),
                         ("in_between", {"first", "last"})):     # dB of the given frames, decoded
         assert set(result[row]) == {"subject", "colour", "motion", "scene"} | frames
     assert set(result["dpvae"]) == {"psnr", "ssim", "key_psnr", "key_psnr_2d"}
     assert result["dpvae"]["key_psnr"] == pytest.approx(result["dpvae"]["key_psnr_2d"])    # z = z_k at step 0
-    nearest = result["nearest"]
-    assert nearest["generated"]["db"] < 14 and nearest["rendered"]["db"] > 30      # untrained; a true clip
 
 
+@pytest.mark.slow
 def test_nearest_rows_rank_what_a_model_makes_below_its_ceiling(monkeypatch, capsys):
     """A VAE that gives back what it gets has the true clips' figures; a model that blurs has lower ones."""
-    monkeypatch.setattr(eval, "reconstruct", lambda vae, x: (x, x))
+    monkeypatch.setattr(eval, "reconstruct", lambda vae, x: x)
     clips = eval.render_all(next(eval.unseen("video", 2, 2))[1], 4, 32)
     blurred = torch.nn.functional.avg_pool3d(clips, (1, 3, 3), 1, (0, 1, 1))
     rows = eval.nearest_rows(SimpleNamespace(vae=None), [blurred[:1], blurred[1:]])
@@ -215,7 +232,7 @@ def test_the_shipped_weights_do_what_the_readme_says(model, share, db):
     result = eval.toy(["-n", "16", "--batch", "16", "--model", model, "--bf16", "--nearest", "16"])
     for row in ("classifier", "video_seen", "video_heldout", "image_seen", "image_heldout"):
         assert min(result[row].values()) >= share, (row, result[row])
-    if model == "videodit":                     # known from pictures alone, and asked for with a motion
+    if model == "videodit":                     # known from images alone, and asked for with a motion
         assert result["video_image_only"]["subject"] >= share, result["video_image_only"]
     quality = result["dpvae"]
     assert quality["psnr"] > 29.5 and quality["key_psnr"] > quality["key_psnr_2d"] - 2
@@ -228,15 +245,15 @@ def test_the_prompt_score_of_rendered_clips_is_what_the_classifier_sees():
     """A classifier that reads the answer off the clip is right about all;
     asked about the first clip only, about 1/n."""
     specs = [toy_world.sample_spec(toy_world.UNSEEN, index) for index in range(3)]
-    config = SimpleNamespace(subjects=toy_world.SUBJECTS, colours=list(toy_world.COLOURS), motions=toy_world.MOTIONS,
-                             scenes=toy_world.SCENES)
+    config = SimpleNamespace(subjects=toy_world.SUBJECTS, colours=list(toy_world.COLOURS),
+                             motions=toy_world.MOTIONS, scenes=toy_world.SCENES)
     class Oracle:                                          # the "clip" is its index
         def __call__(self, video):
             answers = classifier_targets(self, [specs[int(i)] for i in video], "cpu")
             return {key: F.one_hot(index, 12) for key, index in answers.items()}
     oracle = Oracle()
     oracle.config = config
-    right = eval.prompt_score(oracle, 3, 2, "video", lambda s, start: torch.arange(start, start + len(s)))
+    right = eval.prompt_score(oracle, [(specs[:2], torch.tensor([0, 1])), (specs[2:], torch.tensor([2]))])
     assert right == {"subject": 1, "colour": 1, "motion": 1, "scene": 1}
 
 
@@ -249,8 +266,8 @@ def test_help_is_help(capsys):
     assert all(f"\n  {name}" in out or f"; {name}:" in out for name in eval.COMMANDS)
 
 
-def test_recon_draws_films_by_seed_not_by_name(ckpt, shots, tmp_path, capsys):
-    """Two of four: another seed, other films; the same seed, the same. --sheet: three rows a film."""
+def test_recon_draws_videos_by_seed_not_by_name(ckpt, shots, tmp_path, capsys):
+    """Two of four: another seed, other videos; the same seed, the same. --sheet: three rows a video."""
     def names(seed):
         eval.recon([str(ckpt), str(shots), "-n", "2", "--seed", str(seed), "--features", "toy",
                         "--classifier", str(ckpt / "classifier.safetensors"),
@@ -271,10 +288,10 @@ def test_sheets_of_samples_and_of_both_sides_are_drawn(ckpt, shots, tmp_path):
 
 
 def test_fid_over_all_real_frames(ckpt, shots, capsys):
-    """4 films of 16 frames: 64 real frames where the protocol's 8 of each would be 32."""
+    """4 videos of 16 frames: 64 real frames where the protocol's 8 of each would be 32."""
     classifier = ["--classifier", str(ckpt / "classifier.safetensors"), *TOY_FLAGS, "--clips", "2"]
     found = eval.distance("fid", [str(shots), str(shots), *classifier, "--full"])
-    assert found["real"] == 4 * 16 and found["fid"] >= 0
+    assert found["real_frames"] == 4 * 16 and found["fake_clips"] == 2 and found["fid"] >= 0
     assert "64 real frames, 2 fake clips" in capsys.readouterr().out
     with pytest.raises(UserError, match="--full: FVD compares clips of one length"):
         eval.distance("fvd", [str(shots), str(shots), *classifier, "--full"])
@@ -298,7 +315,6 @@ class TinyC3D(torch.nn.Module):
                                     "{name}/v_{name}_g01_c01/0001.jpg"])
 def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
     """`eval.py sample CKPT --prompts UCF-101` of a model of classes: by class folders, flat, or as frames."""
-    from test_latte import trained
     for name in ("ApplyEyeMakeup", "Archery"):
         path = tmp_path / "UCF-101" / layout.format(name=name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -321,7 +337,7 @@ def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
 
 @pytest.mark.parametrize("argv, says", [
     (["fvb"], "unknown command fvb; give one of toy, fvd"),
-    (["fvd", "nowhere", "toy", *TOY_FLAGS], "nowhere is neither a folder"),
+    (["fvd", "nowhere", "toy", *TOY_FLAGS], "nowhere is not there"),
     (["fvd", "toy", "toy:cat", *TOY_FLAGS], "toy:cat: write toy:KIND"),
     (["fvd", "toy", "toy", "--features", "vgg"], "--features vgg: must be one of i3d, toy"),
     (["fvd", "toy", "toy", "--protocol", "mine"], "--protocol mine: must be one of latte"),
@@ -329,14 +345,18 @@ def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
     (["fvd", "toy", "toy", "--clips", "1"], "--clips 1: must be at least 2"),
     (["fvd", "toy", "toy", "--weights", "gone.pt"], "gone.pt.*i3d needs .*put it there"),
     (["fvd", "toy", "toy", "--real-stride", "2"], "unknown flag --real-stride; did you mean --real_stride"),
-    (["is", "toy", *TOY_FLAGS, "--splits", "0"], "--splits 0: must be at least 1"),
-    (["is", "toy", *TOY_FLAGS, "--real_stride", "2"], "unknown flag --real_stride"),
+    (["is", "toy", "--cache", "x"], "unknown flag --cache"),
+    (["is", "toy", *IS_FLAGS, "--splits", "0"], "--splits 0: must be at least 1"),
+    (["is", "toy", *IS_FLAGS, "--real_stride", "2"], "unknown flag --real_stride"),
     (["fvd", "toy", "toy", *TOY_FLAGS, "--splits", "2"], "unknown flag --splits"),
     (["fid", "toy:video", "toy", *TOY_FLAGS, "--full"], "--full: clips of toy:video are whole already"),
-    (["recon", "nowhere", "toy", "--part", "0.5", "1"], "--part, --seed: for films"),
+    (["recon", "nowhere", "toy", "--part", "0.5", "1"], "--part, --seed: for videos"),
     (["recon", "nowhere", "toy"], "no checkpoint at nowhere"),
     (["sample", "nowhere", "-o", "x", "--prompts", "gone.txt"], "gone.txt: neither toy:KIND"),
-    (["toy", "--ckpt", "nowhere"], "no folder nowhere")])
+    (["toy", "--ckpt", "nowhere"], "no folder nowhere"),
+    (["fvd", "toy", "toy", "--split", "mine"], "--split mine: must be one of train, test"),
+    (["similarity", "x", "--times", "1000"], "--times 1000: must lie between 0 and 999"),
+    (["reproduce", "mine.pt", "--data", "x"], "--set mine: must be one of ffs, skytimelapse")])
 def test_bad_flags_are_answered_in_one_line(argv, says):
     """design: the file or flag, and the way out."""
     with pytest.raises(UserError, match=says) as error:
@@ -344,9 +364,9 @@ def test_bad_flags_are_answered_in_one_line(argv, says):
     assert "\n" not in str(error.value)
 
 
-def test_pictures_too_small_for_ssim_are_answered_in_one_line(ckpt):
+def test_images_too_small_for_ssim_are_answered_in_one_line(ckpt):
     """A window of 11 pixels does not fit into 8: which flag to turn."""
-    with pytest.raises(UserError, match="SSIM needs pictures of 11 pixels; these are 8x8: give --size"):
+    with pytest.raises(UserError, match="SSIM needs images of 11 pixels; these are 8x8: give --size"):
         eval.main(["recon", str(ckpt), "toy", "-n", "1", "--size", "8"])
 
 
@@ -357,8 +377,8 @@ def test_bad_folders_are_answered_in_one_line(ckpt, shots, tmp_path):
     for name in ("empty", "broken"):
         (tmp_path / name).mkdir()
     for name in ("x.mp4", "y.mp4"):
-        (tmp_path / "broken" / name).write_bytes(b"no film at all")
-    for fake, flags, says in ((tmp_path / "empty", [], "no videos or frames in .*found no file at all"),
+        (tmp_path / "broken" / name).write_bytes(b"no video at all")
+    for fake, flags, says in ((tmp_path / "empty", [], "no videos or images in .*found no file at all"),
                               (tmp_path / "broken", [], "0 usable clips.*[xy].mp4: cannot be opened"),
                               (shots, ["--clips", "9"],
                                "4 usable clips, 9 wanted; sample more, or give --clips 4"),
@@ -369,11 +389,78 @@ def test_bad_folders_are_answered_in_one_line(ckpt, shots, tmp_path):
 
 # ------------------------------------------------------------------------------------------ inside a Latte
 
+def latte_folder(folder, option, condition=""):
+    """A folder as train.py leaves it, with a Latte of two frames of latents and its image VAE."""
+    net = trained(1 if condition else 2, condition or option)
+    config = presets.PRESETS["tiny"]["vae"]
+    vae = KLVAE(eval.dataclasses.replace(config, z_channels=net.config.in_channels))
+    save_network(folder / "vae.safetensors", vae)
+    extra = {"size": net.config.input_size * vae.downsampling, "frames": net.config.frames, "shift": 1.0,
+             "objective": "ddpm", "latents": "vae"}
+    if net.config.condition == "class":
+        extra["classes"] = [f"class {number}" for number in range(net.config.classes)]
+    save_network(folder / "latte.safetensors", net, extra=extra)
+    return folder
+
+
 @pytest.mark.parametrize("option", ["plain", "class", "text"])
-def test_similarity_prints_every_block_and_draws_them(option, tmp_path, capsys):
-    """`python eval.py similarity --ckpt FILE`."""
-    save_network(tmp_path / "latte.safetensors", trained(2, option))
-    eval.main(f"similarity --ckpt {tmp_path}/latte.safetensors --out {tmp_path}/s.png".split())
+def test_similarity_prints_every_block_and_draws_them(option, tmp_path, shots, capsys):
+    """Latte Fig. 6 on clips, at the noise that was asked for: encoded, scaled, with noise on them."""
+    folder = latte_folder(tmp_path / "run", option)
+    eval.main(["similarity", str(folder), "--data", str(shots), "--times", "0", "500", "-n", "2",
+               "--out", str(tmp_path / "s.png")])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[1:5]] == ["space", "space", "time", "time"]
+    assert lines[0].startswith("time 0 ") and lines[5].startswith("time 500 ") and lines[1:5] != lines[6:10]
     assert Image.open(tmp_path / "s.png").size[0] > 300
+
+
+def test_similarity_refuses_what_is_no_clip(tmp_path, capsys):
+    """A shard of cached latents is raw and has no noise on it: clips are asked for instead."""
+    save_file({"z": torch.zeros(1)}, tmp_path / "shard.safetensors")
+    folder = latte_folder(tmp_path / "run", "plain")
+    with pytest.raises(UserError, match="shard.safetensors"):
+        eval.main(["similarity", str(folder), "--data", str(tmp_path / "shard.safetensors")])
+    with pytest.raises(UserError, match="give --vae"):
+        torch.save({"ema": trained(1, "plain").state_dict()}, tmp_path / "ffs.pt")
+        eval.main(["similarity", str(tmp_path / "ffs.pt")])
+
+
+# ------------------------------------------------------------------------------------------ as published
+
+def test_a_latte_of_classes_is_asked_for_random_ones(tmp_path, capsys):
+    """As its published sampler: drawn, keyed by seed and number, so two calls agree and two seeds do not."""
+    classes = eval.random_class(tuple("abcdefgh"), 0)
+    drawn = [classes(index) for index in range(200)]
+    assert drawn == [classes(index) for index in range(200)] and len(set(drawn)) == 8
+    counts = sorted(drawn.count(name) for name in set(drawn))
+    assert counts[0] < counts[-1]                                              # drawn, not dealt in turn
+    assert drawn != [eval.random_class(tuple("abcdefgh"), 1)(index) for index in range(200)]
+    folder = latte_folder(tmp_path / "run", "", "class")
+    eval.main(["sample", str(folder), "-n", "2", "--steps", "1", "--png", "-o", str(tmp_path / "clips")])
+    assert json.loads((tmp_path / "clips" / "sample.json").read_text())["classes"] == "random"
+
+
+def test_a_released_latte_is_reproduced_by_one_command(tmp_path, monkeypatch, capsys):
+    """Sample, FVD, and of UCF101 IS, by the published protocol; each command parses, and what the paper
+    has is printed beside the result."""
+    ran = []
+
+    def stand_in(name):
+        def run(argv):
+            ran.append([name, *argv])
+            return {name: 100.0}
+        return run
+    for name in ("sample", "fvd", "is"):
+        monkeypatch.setitem(eval.COMMANDS, name, stand_in(name))
+    result = eval.reproduce(["ucf101.pt", "--data", "UCF101", "--vae", "sd", "--trust-torchscript"])
+    assert [words[0] for words in ran] == ["sample", "fvd", "is"] and result["fvd"] == 100
+    args, protocol = eval.parse_metric("fvd", ran[1][1:], ("i3d",), ("real", "fake"))
+    assert protocol == eval.dataclasses.replace(eval.PROTOCOLS["latte"], split="all")
+    assert args.real == "UCF101"
+    eval.parse_metric("is", ran[2][1:], ("c3d",), ("fake",))
+    out = capsys.readouterr().out
+    assert "202.23 with" in out and "IS 100.00; the paper 68.53" in out and "168 to 190" in out
+    eval.reproduce(["taichi-hd.pt", "--data", "T", "--vae", "sd"])
+    assert ran[-1][0] == "fvd" and eval.parse_metric("fvd", ran[-1][1:], ("i3d",), ("real", "fake"))[
+        1].real_stride == 6

@@ -1,4 +1,4 @@
-"""Tests of eval_clips.py: the published tools' rules, and which frames of which films they leave."""
+"""Tests of eval_clips.py: the published tools' rules, and which frames of which videos they leave."""
 
 import dataclasses
 
@@ -55,25 +55,25 @@ def test_short_videos_are_dropped_as_latte_drops_them(tmp_path):
 
 
 def test_crop_and_resize_come_in_the_asked_order():
-    """On a 40 x 20 picture both give a square of the middle;
+    """On a 40 x 20 image both give the middle;
     only one of them resizes 20 to 10 before it cuts."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 40, 3), np.uint8))
-    first = prepare(picture, Protocol(size=10, jpeg=0, filter="bilinear"))
-    want = picture.crop((10, 0, 30, 20)).resize((10, 10), Image.BILINEAR)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 40, 3), np.uint8))
+    first = prepare(image, Protocol(size=10, jpeg=0, filter="bilinear"))
+    want = image.crop((10, 0, 30, 20)).resize((10, 10), Image.BILINEAR)
     np.testing.assert_array_equal(first, np.asarray(want))
-    second = prepare(picture, Protocol(size=10, jpeg=0, filter="bilinear", order="resize-crop"))
-    want = picture.resize((20, 10), Image.BILINEAR).crop((5, 0, 15, 10))
+    second = prepare(image, Protocol(size=10, jpeg=0, filter="bilinear", order="resize-crop"))
+    want = image.resize((20, 10), Image.BILINEAR).crop((5, 0, 15, 10))
     np.testing.assert_array_equal(second, np.asarray(want))
 
 
 def test_jpeg_damages_once():
     """Quality 75 changes a lossless frame; a frame that already is a .jpg of the right size is left alone."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
-    assert (prepare(picture, Protocol(size=16)) != np.asarray(picture)).any()
-    np.testing.assert_array_equal(prepare(picture, Protocol(size=16), is_jpeg=True), np.asarray(picture))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
+    assert (prepare(image, Protocol(size=16)) != np.asarray(image)).any()
+    np.testing.assert_array_equal(prepare(image, Protocol(size=16), is_jpeg=True), np.asarray(image))
 
 
-# ---------------------------------------------------------------------------------------------- films
+# ---------------------------------------------------------------------------------------------- videos
 
 def test_a_broken_real_video_is_skipped_and_named(shots, tmp_path, capsys):
     """A folder of real videos may have holes: a warning, with the file's name."""
@@ -84,7 +84,7 @@ def test_a_broken_real_video_is_skipped_and_named(shots, tmp_path, capsys):
     assert "3 usable clips, 4 wanted (1 of 4 skipped: 0.mp4" in capsys.readouterr().err
 
 
-def test_a_clip_of_a_film_is_the_film(shots):
+def test_a_clip_of_a_video_is_the_video(shots):
     """Windows of an .mp4 are its own frames, entered in the middle."""
     side, whole = Side(shots, Protocol(clips=4, frames=5, size=32, jpeg=0)), read_video(shots / "2.mp4")
     clip = side.read(2)
@@ -92,17 +92,17 @@ def test_a_clip_of_a_film_is_the_film(shots):
 
 
 def test_a_whole_side_has_every_frame_once(tmp_path, shots):
-    """fid50k_full: two folders of 20 and 7 frames, cut at 8: 27 frames, none twice, the ends short; a film's
-    16 frames are the film; what cannot be read is named and left out."""
+    """fid50k_full: two folders of 20 and 7 frames, cut at 8: 27 frames, none twice, the ends short; a video's
+    16 frames are the video; what cannot be read is named and left out."""
     numbered(tmp_path / "a", 20)
     numbered(tmp_path / "b", 7)
     side = Side(tmp_path, Protocol(clips=2, frames=8, size=8, jpeg=0), whole=True)
     levels = sorted(int(frame[0, 0, 0]) // 10 for clip in side.stream(2) for frame in clip)
     assert levels == sorted([*range(1, 21), *range(1, 8)])
-    (tmp_path / "films").mkdir()
-    (tmp_path / "films" / "0.mp4").write_bytes((shots / "0.mp4").read_bytes())
-    (tmp_path / "films" / "1.mp4").write_bytes(b"no film")
-    side = Side(tmp_path / "films", Protocol(clips=2, frames=12, size=32, jpeg=0), whole=True)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "0.mp4").write_bytes((shots / "0.mp4").read_bytes())
+    (tmp_path / "videos" / "1.mp4").write_bytes(b"no video")
+    side = Side(tmp_path / "videos", Protocol(clips=2, frames=12, size=32, jpeg=0), whole=True)
     found = sorted(side.stream(2), key=len, reverse=True)
     np.testing.assert_array_equal(np.concatenate(found), read_video(shots / "0.mp4"))
     assert [reason[:5] for reason in side.skipped] == ["1.mp4"]
@@ -112,3 +112,14 @@ def test_a_generated_side_that_is_too_small_is_refused_at_once(shots):
     """Not after an hour of looking at the real ones."""
     with pytest.raises(UserError, match="4 usable clips, 9 wanted"):
         Side(shots, dataclasses.replace(PROTOCOLS["toy"], clips=9), fake=True)
+
+
+def test_a_root_of_train_and_test_is_cut_by_the_protocol(tmp_path):
+    """FaceForensics' layout: the real side is the training split, as published, or the one that is asked for;
+    what was generated has none."""
+    for name in ("sky_train/a", "sky_train/b", "sky_test/c"):
+        numbered(tmp_path / name, 4)
+    clips = {split: len(Side(tmp_path, Protocol(2, 4, split, size=8, jpeg=0)).clips)
+             for split in ("train", "test", "all")}
+    assert clips == {"train": 2, "test": 1, "all": 3}
+    assert len(Side(tmp_path, Protocol(clips=2, frames=4, size=8), fake=True).clips) == 3

@@ -4,12 +4,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 
-from support import metrics
 from support.metrics import frechet, gaussian, inception_score, kernel_distance, psnr, ssim, standard_error
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
@@ -18,7 +17,7 @@ GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 # ---------------------------------------------------------------------------------------------- parity
 
 def test_golden_psnr_and_ssim_equal_scikit_image():
-    """Gaussian window 11x11, sigma 1.5, valid region, float64: to 1e-6, flat pictures included."""
+    """Gaussian window 11x11, sigma 1.5, valid region, float64: to 1e-6, flat images included."""
     with safe_open(GOLDEN / "psnr_ssim.safetensors", "pt") as file:
         config, stored = (json.loads(file.metadata()["config"]),
                           {key: file.get_tensor(key) for key in file.keys()})
@@ -43,9 +42,10 @@ def test_golden_frechet_equals_pytorch_fid():
 
 
 def test_golden_inception_score_equals_its_definition():
-    """Consecutive splits, what is left over left out, population deviation."""
+    """Parts of the clips as they come (seed None), population deviation."""
     for case in json.loads((GOLDEN / "frechet.json").read_text())["inception_score"]:
-        mean, deviation = inception_score(torch.tensor(case["logits"], dtype=torch.float64), case["splits"])
+        logits = torch.tensor(case["logits"], dtype=torch.float64)
+        mean, deviation = inception_score(logits, case["splits"], seed=None)
         assert mean == pytest.approx(case["mean"], abs=1e-6)
         assert deviation == pytest.approx(case["std"], abs=1e-6)
 
@@ -71,11 +71,26 @@ def test_frechet_of_two_gaussians_is_the_closed_form(rank):
     assert got == pytest.approx(want, abs=1e-6)
 
 
-def test_inception_score_of_a_perfect_classifier_is_the_number_of_classes():
-    """Salimans et al. 2016: sure of every clip, and every class equally often."""
-    logits = 1000 * torch.eye(7).repeat(20, 1)
-    assert inception_score(logits, 10) == (pytest.approx(7), pytest.approx(0, abs=1e-9))
+def test_inception_score_of_a_perfect_classifier():
+    """Salimans et al. 2016: sure of every clip, and every class equally often: the number of classes. As
+    published for UCF101 (2,048 clips of random classes, shuffled, ten parts) chance leaves 76 of 101."""
+    dealt = 1000 * torch.eye(101)[torch.arange(2020) % 101]                                 # (2020,101)
+    assert inception_score(dealt, 10, seed=None) == (pytest.approx(101), pytest.approx(0, abs=1e-9))
     assert inception_score(torch.zeros(40, 7), 4)[0] == pytest.approx(1)
+    drawn = torch.randint(101, (2048,), generator=torch.Generator().manual_seed(0))
+    assert inception_score(1000 * torch.eye(101)[drawn])[0] == pytest.approx(75.7, abs=1)
+
+
+def test_inception_score_shuffles_as_published():
+    """RandomState(42).shuffle of the probabilities, part i from i n // 10 on: no clip is left out."""
+    logits = torch.randn(47, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    probabilities = logits.softmax(1).numpy()
+    np.random.RandomState(42).shuffle(probabilities)
+    scores = []
+    for i in range(10):
+        part = probabilities[i * 47 // 10:(i + 1) * 47 // 10]
+        scores.append(np.exp((part * (np.log(part) - np.log(part.mean(0)))).sum(1).mean()))
+    assert inception_score(logits) == (pytest.approx(np.mean(scores)), pytest.approx(np.std(scores)))
 
 
 def test_kernel_distance_is_the_formula_written_longhand():
@@ -94,11 +109,8 @@ def test_standard_error_of_a_mean_is_the_textbook_one():
     assert error == pytest.approx(1 / 400 ** 0.5, rel=0.2)
 
 
-def test_equal_pictures_have_100_db_and_ssim_1():
+def test_equal_images_have_100_db_and_ssim_1():
     """A finite number, so that a mean over frames stays one."""
-    picture = torch.rand(1, 3, 16, 16)
-    assert psnr(picture, picture).item() == pytest.approx(100)
-    assert ssim(picture, picture).item() == pytest.approx(1)
-
-
-# ---------------------------------------------------------------------------------------------- the picture
+    image = torch.rand(1, 3, 16, 16)
+    assert psnr(image, image).item() == pytest.approx(100)
+    assert ssim(image, image).item() == pytest.approx(1)
