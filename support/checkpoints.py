@@ -1,13 +1,10 @@
-"""checkpoints.py - the ground: weights on disk, written whole or not at all, read strictly; errors for people.
+"""checkpoints.py - weights on disk, written whole or not at all, read strictly; locks; the log.
 Paper    none; this is the engineering that every stage stands on
 Shapes   a network is one .safetensors file: {name: tensor}, its config as JSON in the file's metadata
 Safety   pickles are read with weights_only=True and never otherwise; nothing in a checkpoint is executed
 Differs  DCP, Lightning and friends solve sharded states; one file a network is enough for 2 B parameters
-Run me   python checkpoints.py      # CPU, 3 s: writes, tears and re-reads a file, prints what it says; draws
-                                   # which bytes of the toy's files are which tensors, out/checkpoint.png
-         python -m support.checkpoints halve runs/toy checkpoints/toy     # float16 copies of a folder's networks
-         python -m support.checkpoints between A B 0.6 C                  # C: six tenths of the way from file A to B
-         python -m support.marks > docs/differs.md            # where we and the papers part"""
+Run me   python -m support.checkpoints halve runs/toy checkpoints/toy     # copies in float16
+         python -m support.checkpoints between A B 0.6 C         # C: six tenths of the way from A to B"""
 
 import contextlib
 import dataclasses
@@ -158,8 +155,10 @@ def alive(process):
 def append_line(path, record):
     """One more line of a .jsonl: strict JSON, so nan and infinity are written as null; and in one write, so
     that a kill leaves whole lines."""
-    record = {key: value if not isinstance(value, float) or math.isfinite(value) else None
-              for key, value in record.items()}
+    record = dict(record)
+    for key, value in record.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            record[key] = None
     line = json.dumps(record, allow_nan=False) + "\n"
     try:
         with open(path, "ab", buffering=0) as file:
@@ -173,19 +172,16 @@ def append_line(path, record):
 # sampled stand in its header. Without that, weights are numbers for which one has to find the right code,
 # with the right settings, of the right day.
 
-def save_network(path, net, dtype=None, extra=None):
-    """Write net's weights and its config to one .safetensors file.
-
-    dtype casts floating tensors (checkpoints/toy ships float16); extra is a dict of JSON-able values."""
-    state = {name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
-             for name, tensor in net.state_dict().items()}
-    save_state(path, state, type(net).__name__, dataclasses.asdict(net.config), extra)
+def save_network(path, net, extra=None):
+    """Write net's weights and its config to one .safetensors file; extra is a dict of JSON-able values."""
+    save_state(path, net.state_dict(), type(net).__name__, dataclasses.asdict(net.config), extra)
 
 
 def save_state(path, state, name, config, extra=None):
-    """The same for a bare {name: tensor} dict, for example an EMA's copy."""
+    """The same for a bare {name: tensor} dict."""
     metadata = {"class": name, "config": json.dumps(config)}
-    metadata.update({key: json.dumps(value) for key, value in (extra or {}).items()})
+    for key, value in (extra or {}).items():
+        metadata[key] = json.dumps(value)
     save_tensors(path, state, metadata)
 
 
@@ -204,10 +200,12 @@ def save_tensors(path, state, metadata):
 
     Written by hand because the library orders the header's metadata by a hash that differs in each process:
     here equal weights are equal files, which cmp, rsync and a checksum can tell."""
-    names, header, end = sorted(state, key=lambda name: (-state[name].element_size(), name)), {}, 0
-    header["__metadata__"] = dict(sorted(metadata.items()))
-    for name in names:                                      # wide numbers first: each tensor lies aligned
-        start, end = end, end + state[name].numel() * state[name].element_size()
+    names = sorted(state, key=lambda name: (-state[name].element_size(), name))     # wide first: all aligned
+    header = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in names:
+        start = end
+        end = start + state[name].numel() * state[name].element_size()
         header[name] = {"dtype": DTYPES[state[name].dtype], "shape": list(state[name].shape),
                         "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -227,7 +225,7 @@ def save_tensors(path, state, metadata):
 # A file comes from a download that broke off, from another version, from a stranger. Each reader below
 # answers one question strictly (is it whole? is it of this class? has it these very tensors? are they
 # numbers?) and says no in a line that names the file. What is never done is to load what fits and leave the
-# rest at random: such a network runs, and its pictures are a little worse for reasons that nobody finds.
+# rest at random: such a network runs, and its images are a little worse for reasons that nobody finds.
 #
 # A pickle is a program: torch.load without weights_only runs whatever its author wrote into it. With it, a
 # file is refused that names any class but tensors'. But the authors' training scripts save more than weights:
@@ -320,8 +318,8 @@ def check_header(header, path):
 
 
 def check_config(cls, config, state, path):
-    """Each field of a network's config is of its type, with no more layers than the file has tensors. Then the
-    network is built without memory (on the meta device), and has to have the file's shapes."""
+    """Each field of a network's config is of its type, with no more layers than the file has tensors. Then
+    the network is built without memory (on the meta device), and has to have the file's shapes."""
     for item in dataclasses.fields(cls.Config):
         kind = getattr(item.type, "__origin__", item.type)
         value = config.get(item.name, item.default)
@@ -371,16 +369,20 @@ def must_fit(net, state, source):
     """Every difference between a network and a file is named at once: names, shapes, numbers for truths."""
     want = net.state_dict()
     have = {name: value for name, value in state.items() if torch.is_tensor(value)}
-    both = sorted(want.keys() & have.keys())
-    differences = {
-        "missing": sorted(want.keys() - have.keys()),
-        "unexpected": sorted(map(str, state.keys() - want.keys())),
-        "wrongly shaped": [f"{name} {tuple(have[name].shape)} instead of {tuple(want[name].shape)}"
-                           for name in both if have[name].shape != want[name].shape],
-        "no fractions": [f"{name} {have[name].dtype}" for name in both
-                         if have[name].is_floating_point() != want[name].is_floating_point()]}
-    parts = [f"{len(names)} {kind}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-             for kind, names in differences.items() if names]
+    differences = {"missing": sorted(want.keys() - have.keys()),
+                   "unexpected": sorted(map(str, state.keys() - want.keys())),
+                   "wrongly shaped": [], "no fractions": []}
+    for name in sorted(want.keys() & have.keys()):
+        there, here = have[name], want[name]
+        if there.shape != here.shape:
+            shapes = f"{tuple(there.shape)} instead of {tuple(here.shape)}"
+            differences["wrongly shaped"].append(f"{name} {shapes}")
+        if there.is_floating_point() != here.is_floating_point():
+            differences["no fractions"].append(f"{name} {there.dtype}")
+    parts = []
+    for kind, names in differences.items():
+        if names:
+            parts.append(f"{len(names)} {kind}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
     if parts:
         raise UserError(f"{source} does not fit {type(net).__name__}; " + "; ".join(parts))
 
@@ -400,7 +402,7 @@ def load_strict(net, state, source, assign=False):
 
 
 # Training wants float32: a step changes a weight by a ten-thousandth, which float16 would round away. A
-# trained network does not: 11 bits of mantissa are more than the pictures show, and the file is half the
+# trained network does not: 11 bits of mantissa are more than the images show, and the file is half the
 # size.
 
 def halve(source, target):
@@ -421,17 +423,18 @@ def halve(source, target):
 def between(first, second, share, target):
     """A network on the straight line from one file's weights (share 0) to another's of its config (1)."""
     try:
-        share, asked = float(share), share
+        far = float(share)
     except ValueError:
-        share, asked = math.nan, share
-    if not math.isfinite(share):
-        raise UserError(f"{asked}: the third argument is how far to go, a number such as 0.6")
+        far = math.nan
+    if not math.isfinite(far):
+        raise UserError(f"{share}: the third argument is how far to go, a number such as 0.6")
     known, about = read_config(first), read_config(second)
     if (known["class"], known["config"]) != (about["class"], about["config"]):
         raise UserError(f"{first} and {second} are not the same network: another class or config")
-    start, end = read_state(first), read_state(second)
-    state = {name: t if not t.is_floating_point() else
-             torch.lerp(start[name].float(), t.float(), share).to(t.dtype) for name, t in end.items()}
+    start, state = read_state(first), dict(read_state(second))
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            state[name] = torch.lerp(start[name].float(), tensor.float(), far).to(tensor.dtype)
     save_state(Path(target), state, about.pop("class"), about.pop("config"), about)
 
 

@@ -167,9 +167,10 @@ def test_a_network_comes_back_with_its_config_and_its_tuples(tmp_path):
 
 
 def test_a_half_precision_file_is_half_the_size_and_loads_in_float32(tmp_path):
-    """dtype casts floating tensors only; a counter stays an integer."""
+    """Floating tensors alone are cast; a counter stays an integer."""
     net = Tiny(TinyConfig())
-    save_network(tmp_path / "net.safetensors", net, dtype=torch.float16)
+    save_network(tmp_path / "whole" / "net.safetensors", net)
+    checkpoints.halve(tmp_path / "whole", tmp_path)
     stored = read_state(tmp_path / "net.safetensors")
     assert stored["layer.weight"].dtype == torch.float16 and stored["counts"].dtype == torch.int64
     back = load_network(Tiny, tmp_path / "net.safetensors")
