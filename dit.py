@@ -1,52 +1,43 @@
-"""dit.py - the image transformers that denoise: their parts, DiT, PixArt, and SD3's MMDiT.
+"""dit.py - the image transformers that denoise: their parts, SD3's MMDiT, DiT, PixArt.
 Paper    MMDiT: Esser et al. 2024 (SD3); DiT: Peebles & Xie 2023; PixArt-alpha: Chen et al. 2024
 Shapes   z (B,C,T,H,W) scaled latents, an image has T=1; x (B,T*N,D) tokens, N = h*w patches in a frame;
          context (B,L,D) text tokens, pooled (B,P), c (B,D) what modulates every block: time and pooled text
 Time     MMDiT: t in [0,1], 0 noise, 1 data (Eq. 5); DiT, PixArt: DDPM's integer steps, 999 noise
 Differs  module names are the released checkpoints', so that their weights load (pretrained.py)
 Reads    after text.py, before videodit.py and latte.py
-Run me   python dit.py      # CPU, 10 s: untrained they answer 0; what a patch looks at, in out/dit.png
+Run me   python dit.py      # CPU, 10 s: untrained they answer 0; what a patch attends to, in out/dit.png
 
 THE PROBLEM. flow.py left one thing open: the network. It gets a noisy latent z, the time t, and a prompt, and
-answers with an array of z's shape (which way the clip lies, or what the noise was). It has to be good at
-three things at once: to look FAR (if the left ear is a cat's, so is the right one), to LISTEN (to the prompt,
-and to t: at t=0 all is fog and only the prompt says what will be, at t=1 only hairs are missing), and to be
-TRAINED deep and long without falling apart. Attention is for the first, adaLN for the second, its zeros for
-the third.
+answers with an array of z's shape (which way the clip lies, or what the noise was). It has to look FAR (if
+the left ear is a cat's, so is the right one); to follow the PROMPT, and t (at t=0 all is fog and only the
+prompt says what will be, at t=1 only hairs are missing); and to be TRAINED deep and long without falling
+apart. Attention is for the first, adaLN for the second, its zeros for the third.
 
-THE IDEA is to make of a picture what transformers are good at, a set of tokens:
+THE IDEA is to make of an image what transformers are good at, a set of tokens:
 
     z (B,C,T,H,W)                                                                          v (B,C,T,H,W)
         | cut into p x p patches, one Linear                          Linear, put the patches back |
         v                                                                                          |
-    tokens (B,N,D)  +  where each one is (N,D)  --> [ block ] --> [ block ] --> ... --> norm ------+
+    tokens (B,N,D)  +  position embedding (N,D) --> [ block ] --> [ block ] --> ... --> norm ------+
                                                        ^            ^                    ^
     t      (B,)   --> waves --> MLP --+                |            |                    |
                                       +--> c (B,D) ----+------------+--------------------+  adaLN
     pooled (B,P)  ------------> MLP --+                |            |
     context (B,L,text's width) --> Linear --> text tokens (B,L,D) --+   attention (SD3, PixArt; not DiT)
 
-A block is two steps, and each ADDS to its input what it found, so that 28 blocks are 28 corrections of one
-stream and a gradient reaches the first as directly as the last ("residual"):
+A block is attention and an MLP, and each ADDS to its input what it found: 28 blocks are 28 corrections of one
+stream, and a gradient reaches the first as directly as the last ("residual").
 
-    attention   each token asks all others a question (q), is answered by those whose label fits (k) with what
-                they have to say (v):  softmax(q k^T / sqrt(d)) v.  The only place where tokens meet. Its cost
-                grows with N^2, and its weights do not know N: that is what videodit.py will live from
-    MLP         each token by itself digests what it has heard
-
-HOW DOES A BLOCK LISTEN? Peebles & Xie tried four ways (DiT 3.2, Fig. 5): t and the label as two more tokens;
-cross-attention, where the picture's tokens ask and these two answer; adaLN, where they set scale and shift of
-each norm; and adaLN-Zero, the same with a gate on what each step adds, closed at the start. The last one won
-by far (its FID, a distance from real pictures, was about half of the first's), and takes hardly any work
-beside attention. Everybody uses it for t. A prompt is too rich for one vector: PixArt adds cross-attention to
-its tokens, SD3 lets them join in.
+HOW DOES A BLOCK LEARN OF t AND THE PROMPT? Peebles & Xie tried four ways (DiT 3.2, Fig. 5): t and the label
+as two more tokens; cross-attention, with queries from the image and keys and values from these two; adaLN,
+where they set scale and shift of each norm; and adaLN-Zero, the same with a gate on what each step adds, zero
+at the start. The last one won by far (its FID, a distance from real images, was about half of the first's),
+and takes hardly any work beside attention. Everybody uses it for t. A prompt is too rich for one vector:
+PixArt adds cross-attention to its tokens, SD3 lets them join the image's.
 
 Before this, the network was a U-Net of convolutions (Stable Diffusion 1): it sees near things first, has
 shortcuts between sizes, and needs layers of another kind for time. DiT showed that none of this is needed,
-and that quality follows compute, whether spent on depth, width or smaller patches (DiT 5).
-
-THE FILE, in the order of reading: the parts; where and when; DiT, the plain one; SD3's MMDiT, which VideoDiT
-is made of; PixArt, which Latte's text-to-video model is made of."""
+and that quality follows compute, whether spent on depth, width or smaller patches (DiT 5)."""
 
 import copy
 import math
@@ -55,64 +46,46 @@ from dataclasses import dataclass, replace
 
 from einops import rearrange
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from support.cli import UserError
-from support.ops import attend, run_block
+from support.ops import attend, gated, gelu, modulated_norm, run_block, without_autocast
 
 
-# ----------------------------------------------------------------------------------------- the smallest parts
+# ---------------------------------------------------------------------------------------------------- a block
 # ADALN. A LayerNorm brings each token to mean 0 and deviation 1 and then stretches and moves its D channels
 # by a weight and a bias, the same for every input. adaLN ("adaptive", after FiLM, Perez et al. 2018) lets the
 # condition choose them:
 #
-#     h = LN(x) (1 + scale(c)) + shift(c)           (scale, shift) = Linear(SiLU(c))            (DiT 3.2)
-#     x (B,N,D) tokens; c (B,D) time and prompt; scale, shift (B,D): the same for all N tokens of a clip
+#     modulated_norm(x, shift, scale) = LN(x) (1 + scale(c)) + shift(c)                         (DiT 3.2)
+#     gated(x, gate, found)           = x + gate(c) found          found: what attention or MLP made of it
+#     x (B,N,D) tokens; c (B,D) time and prompt; shift, scale, gate (B,1,D): the same for all tokens of a clip
 #
 # Why is that enough to tell a network the time? A scale near -1 mutes a channel, a large one makes it loud,
 # a shift decides which of its values pass the next nonlinearity: c picks, out of one network, a somewhat
 # different one for each t. "1 +", so that a Linear that says 0 leaves an ordinary LayerNorm. out/dit.png
-# shows what the toy's blocks made of it: some channels speak early, some late.
-
-def norm(x):
-    """LayerNorm without weights of its own: scale and shift come from the modulation. eps as released."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
-
-
-def modulated_norm(x, shift, scale):
-    """norm(x) (1 + scale) + shift. One row for all tokens is LayerNorm's own weight and bias: one pass in
-    place of two, nearly twice as fast for a batch of one, forward and backward. addcmul: both at once."""
-    if scale.numel() == x.shape[-1]:
-        weight, bias = (row.flatten().to(x.dtype) for row in (1 + scale, shift))        # (D,) each
-        return F.layer_norm(x, x.shape[-1:], weight, bias, 1e-6)
-    return torch.addcmul(shift, norm(x), 1 + scale)                         # (B,N,D), as x
-
-
+# shows what the toy's blocks made of it: some channels matter early, some late.
 class AdaLN(nn.Sequential):
-    """c (B,D) -> (B,parts*D): `parts` of shift, scale and gate, for the caller to cut. In float32, also under
-    autocast: a row of c or two meet a third of the network's weights here, and to copy those to bf16, and
-    their gradients back, takes longer than to use them."""
+    """c (B,D) -> (B,parts*D): `parts` of shift, scale and gate, for the caller to cut."""
 
     def __init__(self, width, parts):
         super().__init__(nn.SiLU(), nn.Linear(width, parts * width))
 
     def forward(self, c):
-        with torch.autocast("cuda" if c.is_cuda else "cpu", enabled=False):
-            return super().forward(c.to(self[1].weight.dtype)).to(c.dtype)
+        return without_autocast(super().forward, c, self[1].weight.dtype)
 
 
-def gated(x, gate, found):
-    """x + gate * found: what a branch found joins the stream. addcmul is one pass, but with its backward pass
-    it takes a tenth longer, under autocast a third."""
-    return x + gate * found if torch.is_grad_enabled() else torch.addcmul(x, gate, found)
-
-
-# ATTENTION with several heads: the D channels are cut into `heads` groups of d, and each group has its own
-# questions and answers, so a token can look at its neighbours, at its mirror image and at the word "red" at
-# the same time. 1/sqrt(d) (in checkpoint.attend) keeps the softmax soft: q k is a sum of d products.
+# ATTENTION is the only place where tokens meet. Each token makes a query q, a key k and a value v; it gets
+# the mean of all tokens' values, weighted by how well their keys fit its query:
+#
+#     softmax(q k^T / sqrt(d)) v          (ops.attend)
+#
+# Its cost grows with N^2, and its weights do not know N: that is what videodit.py will live from. The D
+# channels are cut into `heads` groups of d, each with its own queries, so a token can attend to its
+# neighbours, to its mirror image and to the word "red" at the same time. 1/sqrt(d) keeps the softmax soft,
+# since q k is a sum of d products.
 class Attention(nn.Module):
-    """Self-attention in three steps, ask, answer, proj: a joint block joins two streams in the second."""
+    """Self-attention. A joint block takes it in two steps, and joins two streams between them."""
 
     def __init__(self, width, heads, qk_norm="", proj=True):
         super().__init__()
@@ -124,40 +97,23 @@ class Attention(nn.Module):
             self.ln_q = nn.RMSNorm(width // heads, eps=1e-6)
             self.ln_k = nn.RMSNorm(width // heads, eps=1e-6)
 
-    def ask(self, x):
-        """x (B,N,D) -> q, k and v, (B,N,3,heads,d)."""
+    def queries_keys_values(self, x):
+        """x (B,N,D) -> (3,B,heads,N,d)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))                # (B,N,3,heads,d)
         if self.qk_norm:
             q, k, v = qkv.unbind(2)                                         # (B,N,heads,d) each
-            q, k = [ln(s.to(ln.weight.dtype)).to(v.dtype) for ln, s in ((self.ln_q, q), (self.ln_k, k))]
+            q = self.ln_q(q.to(self.ln_q.weight.dtype)).to(v.dtype)
+            k = self.ln_k(k.to(self.ln_k.weight.dtype)).to(v.dtype)
             qkv = torch.stack([q, k, v], dim=2)                             # (B,N,3,heads,d)
-        return qkv
+        return rearrange(qkv, "b n z h d -> z b h n d")
 
-    def forward(self, x, mask=None):
-        return self.proj(answer(self.ask(x), mask=mask))                    # (B,N,D)
-
-
-def answer(*streams, mask=None):
-    """q, k and v (B,N,3,heads,d) of one stream or more -> what each token hears of all, (B,sum of N,D).
-
-    Streams are joined head by head, so that what one head reads lies together: the kernel takes a tenth less
-    than for tokens whose heads lie side by side."""
-    q, k, v = [[part.transpose(1, 2) for part in parts]                     # (B,heads,N,d) of each stream
-               for parts in zip(*(qkv.unbind(2) for qkv in streams))]
-    q, k, v = [parts[0] if len(parts) == 1 else torch.cat(parts, dim=2) for parts in (q, k, v)]
-    return attend(q, k, v, mask).transpose(1, 2).flatten(2)                 # (B,N,D)
-
-
-# DEVIATES: the released networks have GELU's tanh form. In bf16 a CPU takes three times as long for it as for
-# the exact one, which is then about as right: either is off by 0.001 on average, which is bf16's rounding
-# (test_in_bf16_the_exact_gelu_is_as_near_as_the_tanh_form).
-def gelu(x):
-    exact = x.device.type == "cpu" and x.dtype == torch.bfloat16
-    return F.gelu(x, approximate="none" if exact else "tanh")
+    def forward(self, x):
+        q, k, v = self.queries_keys_values(x)                               # (B,heads,N,d) each
+        return self.proj(rearrange(attend(q, k, v), "b h n d -> b n (h d)"))            # (B,N,D)
 
 
 class MLP(nn.Module):
-    """Four times as wide inside, then back: the largest part of a block's parameters."""
+    """Each token by itself, four times as wide inside, then back: most of a block's parameters."""
 
     def __init__(self, inside, hidden, width):
         super().__init__()
@@ -168,8 +124,126 @@ class MLP(nn.Module):
         return self.fc2(gelu(self.fc1(x)))                                  # (B,N,D)
 
 
+# TWO STREAMS. A class is one vector; a prompt is a sentence, and its words concern different places. SD3
+# (Esser et al. 2024, 4) puts text tokens and image tokens into ONE attention, so that all attend to all: a
+# patch to the word that names its colour, and the word "ball" to what has become of it. But words and patches
+# are different things, so each kind has weights of its own for all else. That is a joint block:
+#
+#     text     (B,L,D) --> adaLN --> q k v --+                   +--> proj, gate, + --> MLP --> (B,L,D)
+#                           ^ own weights    |  one attention    |    own weights
+#                           c                +--> over L + N ----+
+#                           v own weights    |  tokens           |    own weights
+#     image    (B,N,D) --> adaLN --> q k v --+                   +--> proj, gate, + --> MLP --> (B,N,D)
+#
+# "MM" is multi-modal. Tried by SD3 beside it (5.2.2): one set of weights for both kinds, cross-attention, a
+# U-ViT (blocks with a U-Net's shortcuts), three sets (CLIP's apart from T5's). Two learned fastest.
+# Cross-attention, PixArt's choice below, is a one-way street: patches read words that never change. The text
+# has no positions here (its encoder has written them in), and no mask: padding is read like words.
+class JointBlock(nn.Module):
+    """Text and image keep their own weights and meet in one attention over both."""
+
+    def __init__(self, config, dual=False, last=False):
+        super().__init__()
+        self.last = last
+        self.context_block = StreamBlock(config, pre_only=last)     # nothing reads the last block's text
+        self.x_block = StreamBlock(config, dual=dual)
+
+    def forward(self, context, x, c):
+        """context (B,L,D), x (B,N,D), c (B,D) -> context (None after the last block), x."""
+        text, text_modulation = self.context_block.pre_attention(context, c)            # (3,B,heads,L,d)
+        image, image_modulation = self.x_block.pre_attention(x, c)                      # (3,B,heads,N,d)
+        q, k, v = torch.cat([text, image], dim=3)                           # (B,heads,L+N,d): all see all
+        found = rearrange(attend(q, k, v), "b h n d -> b n (h d)")          # (B,L+N,D)
+        for_text, for_image = found.split([context.shape[1], x.shape[1]], dim=1)        # (B,L,D) (B,N,D)
+        x = self.x_block.post_attention(x, for_image, image_modulation)
+        if self.last:
+            return None, x
+        return self.context_block.post_attention(context, for_text, text_modulation), x
+
+
+class StreamBlock(nn.Module):
+    """One stream of a joint block: what it does before the attention and, if not pre_only, after it."""
+
+    def __init__(self, config, dual=False, pre_only=False):
+        super().__init__()
+        width = config.heads * config.head_dim
+        self.dual = dual
+        self.chunks = 6                             # shift, scale, gate of the attention, then of the MLP
+        if dual:
+            self.chunks = 9                         # and of the second attention
+        if pre_only:
+            self.chunks = 2                         # shift and scale
+        self.adaLN_modulation = AdaLN(width, self.chunks)
+        self.attn = Attention(width, config.heads, config.qk_norm, proj=not pre_only)
+        if dual:
+            self.attn2 = Attention(width, config.heads, config.qk_norm)
+        if not pre_only:
+            self.mlp = MLP(width, int(width * config.mlp_ratio), width)
+
+    def pre_attention(self, x, c):
+        """-> q, k and v, (3,B,heads,N,d), and the modulations that post_attention needs."""
+        modulation = self.adaLN_modulation(c).unsqueeze(1)                  # (B,1,chunks*D)
+        shift, scale, *others = modulation.chunk(self.chunks, dim=-1)       # (B,1,D) each
+        return self.attn.queries_keys_values(modulated_norm(x, shift, scale)), others
+
+    def post_attention(self, x, found, modulation):
+        """What attention found joins the stream, then what the MLP finds, each through its gate."""
+        gate, shift2, scale2, gate2 = modulation[:4]
+        joined = gated(x, gate, self.attn.proj(found))                      # (B,N,D)
+        if self.dual:                   # SD3.5: reads the same stream as the joint attention, not its result
+            shift3, scale3, gate3 = modulation[4:]
+            joined = gated(joined, gate3, self.attn2(modulated_norm(x, shift3, scale3)))
+        return gated(joined, gate2, self.mlp(modulated_norm(joined, shift2, scale2)))
+
+
+# --------------------------------------------------------------------------------------- tokens in, tokens out
+# PATCHIFY. One token for each latent pixel would be best and costs most: attention grows with the square of
+# their number, so p=2 is 16 times cheaper than p=1 (N = HW / p^2). A convolution whose stride is its kernel
+# cuts into patches and applies one Linear to each. On the way back the Linear is the model's last layer.
+# TRAP: the convolution reads a patch as (channel, row, column), the last Linear writes (row, column,
+# channel): the released weights do, so one helper for both directions would scramble every patch
+# (test_patches_are_put_back_where_they_were_cut, test_the_patch_convolution_reads_the_same_patches).
+class PatchEmbed(nn.Module):
+    """2D patchify: each p x p patch of each frame becomes one token."""
+
+    def __init__(self, channels, width, patch):
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+
+    def forward(self, z):
+        p = self.proj.stride[0]
+        H, W = z.shape[-2:]
+        if H % p or W % p:
+            raise UserError(f"a latent of {H} x {W} does not divide into patches of {p}; choose a height and "
+                            f"width that are multiples of {p} latent pixels ({8 * p} pixels with an 8x VAE)")
+        x = self.proj(rearrange(z, "b c t h w -> (b t) c h w"))             # (B*T,D,h,w)
+        # contiguous: else the channels stay far apart in memory, and every norm of every block copies x first
+        return rearrange(x, "(b t) d h w -> b t h w d", b=len(z)).contiguous()          # (B,T,h,w,D)
+
+
+def unpatchify(x, z, patch):
+    """x (B,T*N,p*p*C) -> (B,C,T,H,W) like z. Channels vary fastest here, but slowest in the convolution."""
+    T, h, w = z.shape[2], z.shape[3] // patch, z.shape[4] // patch
+    return rearrange(x, "b (t h w) (p q c) -> b c t (h p) (w q)", t=T, h=h, w=w, p=patch, q=patch)
+
+
+class FinalLayer(nn.Module):
+    """The head: adaLN once more (no gate: nothing is added to), then each token becomes its patch."""
+
+    def __init__(self, width, outputs):
+        super().__init__()
+        self.adaLN_modulation = AdaLN(width, 2)
+        self.linear = nn.Linear(width, outputs)
+
+    def forward(self, x, c):
+        """x (B*k,N,D), c (B,D) -> (B*k,N,outputs); each row of c serves k consecutive rows of x."""
+        shift, scale = self.adaLN_modulation(c).unsqueeze(1).chunk(2, dim=-1)           # (B,1,D)
+        h = modulated_norm(x.reshape(len(c), -1, x.shape[-1]), shift, scale)            # (B,k*N,D)
+        return self.linear(h).view(*x.shape[:2], -1)                                    # (B*k,N,outputs)
+
+
 class VectorEmbedder(nn.Module):
-    """The pooled text, or a sinusoid of the time, as a vector of the model's width."""
+    """The pooled text as a vector of the model's width."""
 
     def __init__(self, inside, width):
         super().__init__()
@@ -205,59 +279,15 @@ class LabelEmbedder(nn.Module):
         return self.embedding_table(labels)                                 # (B,D)
 
 
-# PATCHIFY. One token for each latent pixel would be best and costs most: attention grows with the square of
-# their number, so p=2 is 16 times cheaper than p=1 (N = HW / p^2). A convolution whose stride is its kernel
-# cuts into squares and applies one Linear to each. On the way back the Linear is the model's last layer.
-# TRAP: the convolution reads a square as (channel, row, column), the last Linear writes (row, column,
-# channel): the released weights do, so one helper for both directions would scramble every patch
-# (test_patches_are_put_back_where_they_were_cut, test_the_patch_convolution_reads_the_same_squares).
-class PatchEmbed(nn.Module):
-    """2D patchify: each p x p square of each frame becomes one token."""
-
-    def __init__(self, channels, width, patch):
-        super().__init__()
-        self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
-
-    def forward(self, z):
-        p, (H, W) = self.proj.stride[0], z.shape[-2:]
-        if H % p or W % p:
-            raise UserError(f"a latent of {H} x {W} does not divide into patches of {p}; choose a height and "
-                            f"width that are multiples of {p} latent pixels ({8 * p} pixels with an 8x VAE)")
-        x = self.proj(rearrange(z, "b c t h w -> (b t) c h w"))             # (B*T,D,h,w)
-        # contiguous: else the channels stay far apart in memory, and every norm of every block copies x first
-        return rearrange(x, "(b t) d h w -> b t h w d", b=len(z)).contiguous()          # (B,T,h,w,D)
-
-
-def unpatchify(x, z, patch):
-    """x (B,T*N,p*p*C) -> (B,C,T,H,W) like z. Channels vary fastest here, but slowest in the convolution."""
-    T, h, w = z.shape[2], z.shape[3] // patch, z.shape[4] // patch
-    return rearrange(x, "b (t h w) (p q c) -> b c t (h p) (w q)", t=T, h=h, w=w, p=patch, q=patch)
-
-
-class FinalLayer(nn.Module):
-    """The head: adaLN once more (no gate: nothing is added to), then each token becomes its patch."""
-
-    def __init__(self, width, outputs):
-        super().__init__()
-        self.adaLN_modulation = AdaLN(width, 2)
-        self.linear = nn.Linear(width, outputs)
-
-    def forward(self, x, c):
-        """x (B*k,N,D), c (B,D) -> (B*k,N,outputs); each row of c serves k consecutive rows of x."""
-        shift, scale = self.adaLN_modulation(c).unsqueeze(1).chunk(2, dim=-1)           # (B,1,D)
-        h = modulated_norm(x.reshape(len(c), -1, x.shape[-1]), shift, scale)            # (B,k*N,D)
-        return self.linear(h).view(*x.shape[:2], -1)                                    # (B*k,N,outputs)
-
-
-# ADALN-ZERO (DiT 3.2): x <- x + gate(c) F(h), where F is attention or MLP, and the Linear that makes scale,
-# shift AND gate starts at zero. So each block starts as the identity, however deep the network: nothing
-# explodes, and each block joins in as soon as its gate has learned that this helps. The head starts at zero,
-# too: the first answer is 0, the best guess of somebody who knows nothing
-# (test_a_new_network_predicts_zero_and_its_blocks_change_nothing).
+# ADALN-ZERO (DiT 3.2): the Linear that makes shift, scale AND gate starts at zero. So each block starts as
+# the identity, however deep the network: nothing explodes, and each block joins in as soon as its gate has
+# learned that this helps. The head starts at zero, too: the first answer is 0, the best guess of somebody who
+# knows nothing (test_a_new_network_predicts_zero_and_its_blocks_change_nothing).
 #
 # Is a network of zeros not stuck? A weight of 0 that multiplies something has that something for a gradient.
-# So the first step of training moves the head alone; the second also the gates, which multiply F's output,
-# and the patch embedding; and from the third on everything learns (test_zeros_open_one_after_the_other).
+# So the first step of training moves the head alone; the second also the gates, which multiply what attention
+# and MLP found, and the patch embedding; and from the third on everything learns
+# (test_zeros_open_one_after_the_other).
 def initialise(net):
     """How every transformer here starts when it is not loaded; the last line of its constructor."""
     for name, module in net.named_modules():
@@ -272,18 +302,18 @@ def initialise(net):
             nn.init.normal_(module.weight, std=0.02)
 
 
-# --------------------------------------------------------------------------------- where a token is, and when
-# Attention treats its tokens as a set: shuffle them, and each gets the same answer as before. So where a
-# token is must be written into it, and is added to it once, before the first block. A number is written as
-# waves, as the hands of a clock write the time: the fast hand tells neighbours apart, the slow ones say which
-# hour it is, and "three places further" turns each hand by a fixed angle, wherever one starts.
+# ---------------------------------------------------------------------------------------- position embeddings
+# Attention treats its tokens as a set: shuffle them, and each gets the same result as before. So a position
+# embedding is added to each token once, before the first block. A number is written as waves, as the hands of
+# a clock write the time: the fast hand tells neighbours apart, the slow ones say which hour it is, and "three
+# patches further" turns each hand by a fixed angle, wherever one starts.
 #
 #     PE(p) = [sin(p w_0) .. sin(p w_K-1), cos(p w_0) .. cos(p w_K-1)],   w_k = 10000^(-k/K),   K = width / 2
 #     (Vaswani et al. 2017, 3.5, there with sin and cos in turn)
 #
-# A place in a picture has two coordinates, so half of the channels write the column, half the row. Tried by
-# others: a learned row for each place (Vision Transformer) knows no other size; rotary positions turn q and k
-# in every block instead (latte.rotate; most video models since) and would change these trained models.
+# A patch of an image has two coordinates, so half of the channels write the column, half the row. Tried by
+# others: a learned table (Vision Transformer) knows no other size; rotary embeddings turn q and k in every
+# block instead (latte.rotate; most video models since) and would change these trained models.
 # TRAPS, both as released: the COLUMN comes first; positions are [sin|cos], times are [cos|sin]
 # (test_golden_sincos_table_of_mmdit, test_golden_conditions_and_positions_of_mmdit).
 
@@ -305,7 +335,7 @@ def sincos_2d(width, rows, columns):
 def centred(count, grid, base, device=None):
     """(count,) coordinates of the `count` central ones of `grid` patches, `base` of which span 0..16.
 
-    SD3: (p - 64) / 4 in its grid of 192. A larger picture shows more of the plane and no token of it moves,
+    SD3: (p - 64) / 4 in its grid of 192. A larger image shows more of the plane and no token of it moves,
     which is why a model trained at 320 x 320 can go on at 512 x 512."""
     p = torch.arange(count, device=device) + (grid - count) // 2
     return (p - (grid - base) / 2) * 16 / base
@@ -319,9 +349,121 @@ def timestep_embedding(t, width=256):
     return torch.cat([angles.cos(), angles.sin()], dim=-1)                  # (B,width)
 
 
+# --------------------------------------------------------------------------------- MMDiT (Esser et al. 2024)
+
+@dataclass
+class MMDiTConfig:                  # the defaults are SD3-medium
+    in_channels: int = 16           # of the latent
+    patch: int = 2                  # latent pixels on a side of a token
+    depth: int = 24                 # joint blocks; SD3 scales by depth alone (heads = depth), toys need not
+                                    # (more than the VideoDiT of --init has: zero-gated copies, see deepen)
+    heads: int = 24                 # of attention
+    head_dim: int = 64              # width = heads * head_dim
+    mlp_ratio: float = 4.0          # hidden width of the MLPs, in widths
+    context_dim: int = 4096         # width of the text tokens (T5)
+    pooled_dim: int = 2048          # width of the pooled text (CLIP-L and CLIP-G)
+    pos_grid: int = 192             # patches on a side of the largest image
+    base_size: int = 64             # patches on a side that span the coordinates 0..16
+    qk_norm: str = ""               # "rms" in SD3.5
+    dual_attention: int = 0         # SD3.5-medium: the first 13 blocks attend a second time, the image alone
+
+
+class MMDiT(nn.Module):
+    """SD3's transformer. It attends over all T*h*w tokens: T=1 is the image model, and a longer clip is the
+    paper's Fig. 2, an image model asked for a video: the subject holds still, the details break up.
+
+    Nothing here tells one frame from another. Each gets the same position embedding, attention is blind to
+    order, so a clip fed backwards comes out backwards and is otherwise the same: the demo measures it, and
+    curing it is what videodit.py adds."""
+
+    Config = MMDiTConfig
+
+    def __init__(self, config):
+        super().__init__()
+        width = config.heads * config.head_dim
+        self.config = config
+        self.checkpointing = False                  # gradient checkpointing: see run_block
+        grid = centred(config.pos_grid, config.pos_grid, config.base_size)
+        self.register_buffer("pos_embed", sincos_2d(width, grid, grid).view(1, -1, width))
+        self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
+        self.t_embedder = TimestepEmbedder(width)
+        self.y_embedder = VectorEmbedder(config.pooled_dim, width)
+        self.context_embedder = nn.Linear(config.context_dim, width)
+        self.joint_blocks = nn.ModuleList(
+            JointBlock(config, dual=i < config.dual_attention, last=i == config.depth - 1)
+            for i in range(config.depth))
+        self.final_layer = FinalLayer(width, config.patch ** 2 * config.in_channels)
+        initialise(self)
+
+    def forward(self, z, t, context, pooled):
+        """v (B,C,T,H,W) at time t (B,), 0 noise, 1 data."""
+        return in_our_time(self.forward_sd3, z, t, context, pooled)
+
+    def forward_sd3(self, z, timestep, context, pooled):
+        """The network as released: timestep (B,) 0 data, 1000 noise; output noise - data."""
+        x, c = self.embed(z), self.condition(timestep, pooled)
+        context = self.context_embedder(context)                            # (B,L,D)
+        for block in self.joint_blocks:
+            context, x = run_block(block, self.checkpointing, context, x, c)
+        return unpatchify(self.final_layer(x, c), z, self.config.patch)     # (B,C,T,H,W)
+
+    def embed(self, z):
+        """z (B,C,T,H,W) -> (B,T*N,D): every frame gets the position embedding of an image."""
+        x = self.x_embedder(z)                                              # (B,T,h,w,D)
+        return (x + self.positions(*x.shape[2:4])).flatten(1, 3)            # (B,T*N,D)
+
+    def positions(self, h, w):
+        """(h,w,D), the centre of the table. TRAP: the checkpoint's table. It looks like a formula's, but
+        Diffusers' own formula for it gives others, and nothing fails but the images."""
+        grid = self.config.pos_grid
+        if max(h, w) > grid:
+            raise UserError(f"{h} x {w} patches do not fit this model's table of {grid} x {grid} positions; "
+                            "choose a smaller height and width")
+        top, left = (grid - h) // 2, (grid - w) // 2
+        return self.pos_embed.view(grid, grid, -1)[top:top + h, left:left + w]          # (h,w,D)
+
+    def condition(self, timestep, pooled):
+        """c: how noisy it is, and what it should become, in one vector."""
+        return self.t_embedder(timestep) + self.y_embedder(pooled)          # (B,D)
+
+
+# VideoDiT Eq. 5: X_t = (1-t) X_0 + t X_1, v = X_1 - X_0, with X_0 noise, X_1 data. SD3 counts the other way:
+# sigma = 1 - t, the network is fed 1000 sigma and predicts noise - data = -v. This is where the two meet
+# (test_golden_time_runs_the_other_way_in_sd3).
+def in_our_time(sd3_network, z, t, context, pooled):
+    return -sd3_network(z, 1000 * (1 - t.float().expand(len(z))), context, pooled)
+
+
+# A DEEPER ONE OF A TRAINED ONE. adaLN-Zero's gate lets a network grow, too: a copy of a block whose gates are
+# zero changes nothing, so a network of 6 blocks is, to the last bit, one of 10, and training goes on from
+# what the 6 knew (test_a_deepened_network_answers_as_before). A copy rather than new weights: as soon as its
+# gate opens a crack, it says something sensible. Neither paper does this; `train.py --stage videodit --init
+# FOLDER --dit.depth 10` does. TRAP: the last block is of another kind, nobody reads its text; it stays the
+# last.
+def deepen(image, depth):
+    """An MMDiT, in place: zero-gated copies behind its blocks, spread evenly, until it has `depth`."""
+    old = len(image.joint_blocks)
+    copies = Counter(i * (old - 1) // (depth - old) for i in range(depth - old))        # behind which block
+    blocks = []
+    for i, block in enumerate(image.joint_blocks):
+        blocks.append(block)
+        for _ in range(copies[i]):
+            blocks.append(zero_gated(copy.deepcopy(block)))
+    image.joint_blocks = nn.ModuleList(blocks)
+    image.config = replace(image.config, depth=depth)
+
+
+@torch.no_grad()
+def zero_gated(block):
+    for stream in (block.context_block, block.x_block):
+        for part in stream.adaLN_modulation[1].parameters():                # (chunks*D,D), (chunks*D,)
+            part.unflatten(0, (stream.chunks, -1))[2::3] = 0                # each third is a gate
+    return block
+
+
 # ----------------------------------------------------------------------------------- DiT (Peebles & Xie 2023)
-# The plain one, made for 1000 classes of ImageNet: c is the time plus the class, and there is no text. A
-# block is all that was said so far (DiT Fig. 3); Latte's blocks are these, along other axes:
+# The plain one, made for 1000 classes of ImageNet: c is the time plus the class, and there is no text. Its
+# block is one stream (DiT Fig. 3); Latte's blocks are these, along other axes:
 #
 #     c --> SiLU, Linear --> shift_1 scale_1 gate_1  shift_2 scale_2 gate_2    (B,6D), which starts at 0
 #
@@ -352,28 +494,25 @@ class DiTBlock(nn.Module):
         self.mlp = MLP(width, int(width * mlp_ratio), width)
         self.adaLN_modulation = AdaLN(width, 6)
 
-    def forward(self, x, c, mask=None):
-        """x (B*k,N,D), c (B,D): each row of c serves k consecutive rows of x. A video transformer attends in
-        many short rows per clip; modulating per clip, not per row, makes this Linear 50 times cheaper."""
-        rows, N, D = x.shape
-        m = self.adaLN_modulation(c).unsqueeze(1).chunk(6, dim=-1)                      # each (B,1,D)
-        x = x.reshape(len(c), -1, D)                                                    # (B,k*N,D)
-        h = modulated_norm(x, m[0], m[1]).view(rows, N, D)                              # (B*k,N,D)
-        x = gated(x, m[2], self.attn(h, mask).view(x.shape))                            # (B,k*N,D)
-        x = gated(x, m[5], self.mlp(modulated_norm(x, m[3], m[4])))                     # (B,k*N,D)
-        return x.view(rows, N, D)                                                       # (B*k,N,D)
+    def forward(self, x, c):
+        """x (B,N,D), c (B,D) -> (B,N,D)."""
+        six = self.adaLN_modulation(c).unsqueeze(1)                                     # (B,1,6D)
+        shift, scale, gate, shift2, scale2, gate2 = six.chunk(6, dim=-1)                # (B,1,D) each
+        x = gated(x, gate, self.attn(modulated_norm(x, shift, scale)))
+        return gated(x, gate2, self.mlp(modulated_norm(x, shift2, scale2)))
 
 
 class DiT(nn.Module):
-    """Pictures of one size, of a class. Its table of positions has an entry for each token and no more."""
+    """Images of one size, of a class. Its table of positions has an entry for each token and no more."""
 
     Config = DiTConfig
 
     def __init__(self, config):
         super().__init__()
-        self.config, width, side = config, config.width, config.input_size // config.patch
-        self.checkpointing = False      # True: a block's inside is computed again in backward, not kept
-        grid = torch.arange(side)
+        width = config.width
+        self.config = config
+        self.checkpointing = False
+        grid = torch.arange(config.input_size // config.patch)
         self.register_buffer("pos_embed", sincos_2d(width, grid, grid).view(1, -1, width))
         self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
         self.t_embedder = TimestepEmbedder(width)
@@ -385,13 +524,10 @@ class DiT(nn.Module):
         initialise(self)
 
     def forward(self, z, t, labels):
-        """z (B,C,H,W) or (B,C,1,H,W), t (B,) integer steps, labels (B,), last = "no class" -> like z,
-        2C channels if learn_sigma."""
-        if z.dim() == 4:
-            return self.forward(z.unsqueeze(2), t, labels).squeeze(2)
+        """z (B,C,1,H,W), t (B,) integer steps, labels (B,), last = "no class" -> (B,2C,1,H,W), or C."""
         size = self.config.input_size
         if z.shape[2:] != (1, size, size):
-            raise UserError(f"this DiT makes one picture of {size} x {size} latent pixels, "
+            raise UserError(f"this DiT makes one image of {size} x {size} latent pixels, "
                             f"not (frames, height, width) {tuple(z.shape[2:])}; choose that size")
         x = self.x_embedder(z).flatten(1, 3) + self.pos_embed               # (B,N,D)
         c = self.t_embedder(t) + self.y_embedder(labels)                    # (B,D)
@@ -399,190 +535,12 @@ class DiT(nn.Module):
             x = run_block(block, self.checkpointing, x, c)
         return unpatchify(self.final_layer(x, c), z, self.config.patch)     # (B,2C,1,H,W)
 
-    def forward_with_cfg(self, z, t, labels, scale, channels=3):
-        """Guidance ("cfg", classifier-free) as released: the batch is [with label; without], the first half's
-        z serves both, and only 3 of 4 channels are guided, as their published numbers depend on it."""
-        half = len(z) // 2
-        out = self(torch.cat([z[:half], z[:half]]), t, labels)              # (2B,2C,H,W)
-        labelled, free = out[:, :channels].chunk(2)                         # (B,channels,H,W) each
-        guided = free + scale * (labelled - free)
-        return torch.cat([torch.cat([guided, guided]), out[:, channels:]], dim=1)
-
-
-# ------------------------------------------------------------------------------------------------ MMDiT (SD3)
-# TWO STREAMS. A class is one vector; a prompt is a sentence, and its words concern different places. SD3
-# (Esser et al. 2024, 4) puts text tokens and picture tokens into ONE attention, so that everyone may ask
-# everyone: a patch asks for its colour, and the word "ball" looks at what has become of it. But words and
-# patches are different things, so each kind has weights of its own for all else. That is a joint block:
-#
-#     text     (B,L,D) --> adaLN --> q k v --+                   +--> proj, gate, + --> MLP --> (B,L,D)
-#                           ^ own weights    |  one attention    |    own weights
-#                           c                +--> over L + N ----+
-#                           v own weights    |  tokens           |    own weights
-#     picture  (B,N,D) --> adaLN --> q k v --+                   +--> proj, gate, + --> MLP --> (B,N,D)
-#
-# "MM" is multi-modal. Tried by SD3 beside it (5.2.2): one set of weights for both kinds, cross-attention, a
-# U-ViT (blocks with a U-Net's shortcuts), three sets (CLIP's apart from T5's). Two learned fastest.
-# Cross-attention, PixArt's choice below, is a one-way street: patches read words that never change. The text
-# has no positions here (its encoder has written them in), and no mask: padding is read like words.
-
-@dataclass
-class MMDiTConfig:                  # the defaults are SD3-medium
-    in_channels: int = 16           # of the latent
-    patch: int = 2                  # latent pixels on a side of a token
-    depth: int = 24                 # joint blocks; SD3 scales by depth alone (heads = depth), toys need not
-                                    # (more than the VideoDiT of --init has: added shut, see deepen)
-    heads: int = 24                 # of attention
-    head_dim: int = 64              # width = heads * head_dim
-    mlp_ratio: float = 4.0          # hidden width of the MLPs, in widths
-    context_dim: int = 4096         # width of the text tokens (T5)
-    pooled_dim: int = 2048          # width of the pooled text (CLIP-L and CLIP-G)
-    pos_grid: int = 192             # patches on a side of the largest picture
-    base_size: int = 64             # patches on a side that span the coordinates 0..16
-    qk_norm: str = ""               # "rms" in SD3.5
-    dual_attention: int = 0         # SD3.5-medium: the first 13 blocks attend a second time, the image alone
-
-
-class StreamBlock(nn.Module):
-    """One stream of a joint block: its weights, what it does before they attend and (not pre_only) after."""
-
-    def __init__(self, config, dual=False, pre_only=False):
-        super().__init__()
-        width, self.dual, self.pre_only = config.heads * config.head_dim, dual, pre_only
-        self.chunks = 2 if pre_only else 9 if dual else 6   # 3 a step: shift, scale, gate; pre_only: no gate
-        self.adaLN_modulation = AdaLN(width, self.chunks)
-        self.attn = Attention(width, config.heads, config.qk_norm, proj=not pre_only)
-        if dual:
-            self.attn2 = Attention(width, config.heads, config.qk_norm)
-        if not pre_only:
-            self.mlp = MLP(width, int(width * config.mlp_ratio), width)
-
-    def before(self, x, c):
-        """-> q, k and v in one, (B,N,3,heads,d), and the modulations that `after` needs."""
-        # m: shift, scale, gate of the attention, of the MLP, and, if dual, of the second attention
-        m = self.adaLN_modulation(c).unsqueeze(1).chunk(self.chunks, dim=-1)            # each (B,1,D)
-        return self.attn.ask(modulated_norm(x, m[0], m[1])), m
-
-    def after(self, x, heard, m):
-        """What was heard joins the stream, then the MLP, each through its gate."""
-        found = gated(x, m[2], self.attn.proj(heard))                                   # (B,N,D)
-        if self.dual:                   # reads the same stream as the joint attention, not its result
-            found = gated(found, m[8], self.attn2(modulated_norm(x, m[6], m[7])))       # (B,N,D)
-        return gated(found, m[5], self.mlp(modulated_norm(found, m[3], m[4])))          # (B,N,D)
-
-
-class JointBlock(nn.Module):
-    """Text and picture keep their own weights and meet in one attention over both."""
-
-    def __init__(self, config, dual=False, last=False):
-        super().__init__()
-        self.context_block = StreamBlock(config, pre_only=last)     # nothing reads the last block's text
-        self.x_block = StreamBlock(config, dual=dual)
-
-    def forward(self, context, x, c):
-        """context (B,L,D), x (B,N,D), c (B,D) -> context (None after the last block), x."""
-        text, text_state = self.context_block.before(context, c)
-        image, image_state = self.x_block.before(x, c)
-        heard = answer(text, image)                                         # (B,L+N,D)
-        by_text, by_image = heard.split([context.shape[1], x.shape[1]], dim=1)          # (B,L,D) (B,N,D)
-        x = self.x_block.after(x, by_image, image_state)
-        if self.context_block.pre_only:
-            return None, x
-        return self.context_block.after(context, by_text, text_state), x
-
-
-# VideoDiT Eq. 5: X_t = (1-t) X_0 + t X_1, v = X_1 - X_0, with X_0 noise, X_1 data. SD3 counts the other way:
-# sigma = 1 - t, the network is fed 1000 sigma and predicts noise - data = -v. This is where the two meet
-# (test_golden_time_runs_the_other_way_in_sd3).
-def in_our_time(sd3_network, z, t, context, pooled):
-    return -sd3_network(z, 1000 * (1 - t.float().expand(len(z))), context, pooled)
-
-
-class MMDiT(nn.Module):
-    """SD3's transformer. It attends over all T*h*w tokens: T=1 is the image model, and a longer clip is the
-    paper's Fig. 2, an image model asked for a video: the subject holds still, the details break up.
-
-    Nothing here tells one frame from another. Each gets a picture's positions, attention is blind to order,
-    so a clip fed backwards comes out backwards and is otherwise the same: the demo measures it, and curing it
-    is what videodit.py adds."""
-
-    Config = MMDiTConfig
-
-    def __init__(self, config):
-        super().__init__()
-        self.config, width = config, config.heads * config.head_dim
-        self.checkpointing = False                  # see run_block
-        grid = centred(config.pos_grid, config.pos_grid, config.base_size)
-        self.register_buffer("pos_embed", sincos_2d(width, grid, grid).view(1, -1, width))
-        self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
-        self.t_embedder = TimestepEmbedder(width)
-        self.y_embedder = VectorEmbedder(config.pooled_dim, width)
-        self.context_embedder = nn.Linear(config.context_dim, width)
-        self.joint_blocks = nn.ModuleList(
-            JointBlock(config, dual=i < config.dual_attention, last=i == config.depth - 1)
-            for i in range(config.depth))
-        self.final_layer = FinalLayer(width, config.patch ** 2 * config.in_channels)
-        initialise(self)
-
-    def forward(self, z, t, context, pooled):
-        """v (B,C,T,H,W) at time t (B,), 0 noise, 1 data."""
-        return in_our_time(self.forward_sd3, z, t, context, pooled)
-
-    def forward_sd3(self, z, timestep, context, pooled):
-        """The network as released: timestep (B,) 0 data, 1000 noise; output noise - data; z may be 4-D."""
-        if z.dim() == 4:
-            return self.forward_sd3(z.unsqueeze(2), timestep, context, pooled).squeeze(2)
-        x, c = self.embed(z), self.condition(timestep, pooled)
-        context = self.context_embedder(context)                            # (B,L,D)
-        for block in self.joint_blocks:
-            context, x = run_block(block, self.checkpointing, context, x, c)
-        return unpatchify(self.final_layer(x, c), z, self.config.patch)     # (B,C,T,H,W)
-
-    def embed(self, z):
-        """z (B,C,T,H,W) -> (B,T*N,D): every frame gets the same positions, those of a picture."""
-        x = self.x_embedder(z)                                              # (B,T,h,w,D)
-        return (x + self.positions(*x.shape[2:4])).flatten(1, 3)            # (B,T*N,D)
-
-    def positions(self, h, w):
-        """(h,w,D), the centre of the table. TRAP: the checkpoint's table. It looks like a formula's, but
-        Diffusers' own formula for it gives others, and nothing fails but the pictures."""
-        grid = self.config.pos_grid
-        if max(h, w) > grid:
-            raise UserError(f"{h} x {w} patches do not fit this model's table of {grid} x {grid} positions; "
-                            "choose a smaller height and width")
-        top, left = (grid - h) // 2, (grid - w) // 2
-        return self.pos_embed.view(grid, grid, -1)[top:top + h, left:left + w]          # (h,w,D)
-
-    def condition(self, timestep, pooled):
-        """c: how noisy it is, and what it should become, in one vector."""
-        return self.t_embedder(timestep) + self.y_embedder(pooled)          # (B,D)
-
-
-# A DEEPER ONE OF A TRAINED ONE. adaLN-Zero's gate is a door for grown networks, too: a copy of a block whose
-# gates are shut changes nothing, so a network of 6 blocks is, to the last bit, one of 10, and training goes
-# on from what the 6 knew (test_a_deepened_network_answers_as_before). A copy rather than new weights: as soon
-# as its gate opens a crack, it says something sensible. Neither paper does this; `train.py --stage videodit
-# --init FOLDER --dit.depth 10` does. TRAP: the last block is of another kind, nobody reads its text; it stays
-# the last.
-def deepen(image, depth):
-    """An MMDiT, in place: shut copies behind its blocks, spread evenly, until it has `depth` of them."""
-    old = len(image.joint_blocks)
-    more = Counter(i * (old - 1) // (depth - old) for i in range(depth - old))
-    blocks = []
-    for i, block in enumerate(image.joint_blocks):
-        blocks.append(block)
-        for _ in range(more[i]):
-            blocks.append(copy.deepcopy(block))
-            for stream in (blocks[-1].context_block, blocks[-1].x_block):
-                for part in stream.adaLN_modulation[1].parameters():        # (chunks*D,D), (chunks*D,)
-                    part.data.unflatten(0, (stream.chunks, -1))[2::3] = 0   # the gates
-    image.joint_blocks, image.config = nn.ModuleList(blocks), replace(image.config, depth=depth)
-
 
 # ---------------------------------------------------------------------------- PixArt-alpha (Chen et al. 2024)
 # DiT that reads. Two changes, and Latte's text-to-video model inherits both:
-#   * cross-attention between self-attention and MLP: patches ask (q), words answer (k, v). Its last Linear
-#     starts at zero, so a trained DiT goes on as if it were not there. No norm and no gate, as released.
+#   * cross-attention between self-attention and MLP: queries from patches, keys and values from words. Its
+#     last Linear starts at zero, so a trained DiT goes on as if it were not there. No norm and no gate, as
+#     released.
 #   * adaLN-single. A third of DiT's parameters (6 D^2 of 18 D^2 a block) are the Linears that turn c into
 #     shifts, scales and gates; but c is now the time alone, and all blocks need much the same of it. So one
 #     Linear serves the network, and each block adds a small table of its own:
@@ -604,7 +562,7 @@ class PixArtConfig:                 # the defaults are PixArt-XL/2 at 512 x 512
 
 
 class CrossAttention(nn.Module):
-    """Tokens ask, the text answers."""
+    """Tokens attend to the text."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -618,33 +576,29 @@ class CrossAttention(nn.Module):
         q = rearrange(self.q_linear(x), "b n (h d) -> b h n d", h=self.heads)           # (B,heads,N,d)
         kv = rearrange(self.kv_linear(context), "b l (two h d) -> two b h l d", two=2, h=self.heads)
         k, v = kv                                                                       # (B,heads,L,d) each
-        mask = None if mask is None else mask.bool()[:, None, None]                     # (B,1,1,L)
+        if mask is not None:
+            mask = mask.bool()[:, None, None]                                           # (B,1,1,L)
         return self.proj(rearrange(attend(q, k, v, mask), "b h n d -> b n (h d)"))      # (B,N,D)
 
 
 class PixArtBlock(nn.Module):
     """A DiT block whose modulation is one Linear for the whole network and a small table for each block
-    (adaLN-single: a quarter fewer parameters), and, with cross, an ungated cross-attention to the text."""
+    (adaLN-single: a quarter fewer parameters), with an ungated cross-attention to the text."""
 
-    def __init__(self, width, heads, mlp_ratio=4.0, cross=True):
+    def __init__(self, width, heads, mlp_ratio=4.0):
         super().__init__()
         self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width ** 0.5)
         self.attn = Attention(width, heads)
-        self.cross_attn = CrossAttention(width, heads) if cross else None
+        self.cross_attn = CrossAttention(width, heads)
         self.mlp = MLP(width, int(width * mlp_ratio), width)
 
-    def forward(self, x, c6, context=None, mask=None):
-        """x (B*k,N,D), c6 (B,6D), context (B,L,D), mask (B,L): as in DiTBlock, B clips of k rows. Only
-        self-attention cares for rows; each token asks the text for itself, so the text is never repeated."""
-        rows, N, D = x.shape
-        m = (c6.view(len(c6), 6, D) + self.scale_shift_table).chunk(6, dim=1)           # each (B,1,D)
-        x = x.reshape(len(c6), -1, D)                                                   # (B,k*N,D)
-        h = modulated_norm(x, m[0], m[1]).view(rows, N, D)                              # (B*k,N,D)
-        x = gated(x, m[2], self.attn(h).view(x.shape))                                  # (B,k*N,D)
-        if self.cross_attn is not None:
-            x = x + self.cross_attn(x, context, mask)                                   # (B,k*N,D)
-        x = gated(x, m[5], self.mlp(modulated_norm(x, m[3], m[4])))                     # (B,k*N,D)
-        return x.view(rows, N, D)                                                       # (B*k,N,D)
+    def forward(self, x, c6, context, mask=None):
+        """x (B,N,D), c6 (B,6D), context (B,L,D), mask (B,L) -> (B,N,D)."""
+        six = c6.unflatten(-1, (6, -1)) + self.scale_shift_table                        # (B,6,D)
+        shift, scale, gate, shift2, scale2, gate2 = six.chunk(6, dim=1)                 # (B,1,D) each
+        x = gated(x, gate, self.attn(modulated_norm(x, shift, scale)))
+        x = x + self.cross_attn(x, context, mask)
+        return gated(x, gate2, self.mlp(modulated_norm(x, shift2, scale2)))
 
 
 class SingleFinalLayer(nn.Module):
@@ -663,13 +617,14 @@ class SingleFinalLayer(nn.Module):
 
 
 class PixArt(nn.Module):
-    """Pictures of any shape, of a prompt that T5 has read. It pads to one length: mask hides the padding."""
+    """Images of any shape, of a prompt that T5 has read. It pads to one length: mask hides the padding."""
 
     Config = PixArtConfig
 
     def __init__(self, config):
         super().__init__()
-        self.config, width = config, config.width
+        width = config.width
+        self.config = config
         self.checkpointing = False
         self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
         self.t_embedder = TimestepEmbedder(width)
@@ -684,27 +639,26 @@ class PixArt(nn.Module):
         initialise(self)
 
     def forward(self, z, t, context, mask=None, resolution=None, aspect_ratio=None):
-        """z (B,C,H,W) or (B,C,1,H,W), t (B,) integer steps, context (B,L,caption_channels), mask (B,L) ->
-        like z. micro_conditions: resolution (B,2), height and width in pixels, and aspect_ratio (B,1)."""
-        if z.dim() == 4:
-            return self.forward(z.unsqueeze(2), t, context, mask, resolution, aspect_ratio).squeeze(2)
+        """z (B,C,1,H,W), t (B,) integer steps, context (B,L,caption_channels), mask (B,L) -> (B,2C,1,H,W).
+        micro_conditions: resolution (B,2), height and width in pixels, and aspect_ratio (B,1)."""
         x = self.x_embedder(z)                                              # (B,1,h,w,D)
         x = (x + self.positions(*x.shape[2:4], z.device).to(x.dtype)).flatten(1, 3)     # (B,N,D)
         c = self.condition(t, resolution, aspect_ratio)                     # (B,D)
-        c6, context = self.t_block(c), self.y_embedder["y_proj"](context)   # (B,6D) (B,L,D)
+        c6 = self.t_block(c)                                                # (B,6D)
+        context = self.y_embedder["y_proj"](context)                        # (B,L,D)
         for block in self.blocks:
             x = run_block(block, self.checkpointing, x, c6, context, mask)
         return unpatchify(self.final_layer(x, c), z, self.config.patch)     # (B,2C,1,H,W)
 
     def positions(self, h, w, device=None):
-        """(h,w,D): every picture, of whatever shape, spans the same coordinates: the opposite of SD3's choice
+        """(h,w,D): every image, of whatever shape, spans the same coordinates: the opposite of SD3's choice
         (`centred`), so at another size each token lies elsewhere. Not in the checkpoint."""
         span = self.config.sample_size / self.config.patch / self.config.interpolation
         rows, columns = (torch.arange(n, device=device) * span / n for n in (h, w))
         return sincos_2d(self.config.width, rows, columns)
 
     def condition(self, t, resolution, aspect_ratio):
-        """c is the time; the 1024 model is also told a picture's size, so that small ones did not have to be
+        """c is the time; the 1024 model is also told an image's size, so that small ones did not have to be
         thrown out of its training data (Stable Diffusion XL's idea)."""
         c = self.t_embedder(t)                                              # (B,D)
         if not self.config.micro_conditions:
@@ -714,13 +668,6 @@ class PixArt(nn.Module):
         size = self.csize_embedder(resolution.flatten()).view(len(t), -1)   # (B,2D/3)
         return c + torch.cat([size, self.ar_embedder(aspect_ratio.flatten())], dim=1)   # (B,D)
 
-
-def scrambled(net, std=0.05, seed=0):
-    """net with random weights everywhere: a stand-in for a trained network, nothing zero by design."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in net.parameters():
-        parameter.data.normal_(std=std, generator=generator)
-    return net
 
 if __name__ == "__main__":
     from demos.show_dit import main

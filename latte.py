@@ -51,9 +51,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from dit import (MLP, AdaLN, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, SingleFinalLayer,
-                 TimestepEmbedder, gated, initialise, modulated_norm, sincos, sincos_2d, unpatchify)
+                 TimestepEmbedder, initialise, sincos, sincos_2d, unpatchify)
 from support.cli import UserError
-from support.ops import attend, run_block
+from support.ops import attend, gated, modulated_norm, run_block
 
 
 # -------------------------------------------------------------------------------------------- Variant 1, whole

@@ -148,7 +148,7 @@ class GlobalTwin(nn.Module):
         super().__init__()
         self.block = copy.deepcopy(block).requires_grad_(True)
         self.zero_x = zero_linear(width)
-        self.zero_context = None if block.context_block.pre_only else zero_linear(width)
+        self.zero_context = None if block.last else zero_linear(width)
 
     def forward(self, context, x, c):
         """-> what to add to the context (None after the last block) and to x."""

@@ -6,7 +6,8 @@ from dataclasses import fields
 from PIL import Image, ImageDraw
 import torch
 
-from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, centred, scrambled, sincos
+from demos import scrambled
+from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, centred, sincos
 from text import ToyText
 from vae import DPVAE
 from support import toy_world
@@ -43,8 +44,8 @@ def demo():
     z, context, pooled = torch.randn(2, 4, 5, 8, 8), torch.randn(2, 7, 24), torch.randn(2, 12)
     t, steps, labels, found = torch.tensor([0.2, 0.7]), torch.tensor([3, 900]), torch.tensor([7, 1000]), {}
     with torch.no_grad():
-        for name, out in (("DiT", dit(z[:, :, 0], steps, labels)), ("MMDiT", mmdit(z, t, context, pooled)),
-                          ("PixArt", pixart(z[:, :, 0], steps, context))):
+        for name, out in (("DiT", dit(z[:, :, :1], steps, labels)), ("MMDiT", mmdit(z, t, context, pooled)),
+                          ("PixArt", pixart(z[:, :, :1], steps, context))):
             found[f"untrained {name}: answer"] = out.abs().max().item()
         scrambled(mmdit)
         backwards = mmdit(z.flip(2), t, context, pooled).flip(2)
@@ -78,20 +79,29 @@ def toy_image(path=TOY / "videodit.safetensors"):
 def watch_attention(net, run):
     """The weights softmax(q k^T / sqrt(d)) of each joint block while run() runs, mean over heads:
     (depth,L+N,L+N), row i is whom token i listens to. The text's tokens come first."""
-    asked = []
-    keep = lambda ask: lambda x: asked.append(ask(x)) or asked[-1]
+    seen = []
+
+    def watch(attention):
+        compute = attention.queries_keys_values
+
+        def compute_and_keep(x):
+            seen.append(compute(x))                                         # (3,B,heads,L or N,d)
+            return seen[-1]
+        attention.queries_keys_values = compute_and_keep
+
+    attentions = []
     for block in net.joint_blocks:
-        for stream in (block.context_block, block.x_block):
-            stream.attn.ask = keep(stream.attn.ask)
+        attentions += [block.context_block.attn, block.x_block.attn]
+    for attention in attentions:
+        watch(attention)
     try:
         run()
     finally:
-        for block in net.joint_blocks:
-            for stream in (block.context_block, block.x_block):
-                del stream.attn.ask                                         # the class's own again
+        for attention in attentions:
+            del attention.queries_keys_values                               # the class's own again
     weights = []
-    for text, image in zip(asked[::2], asked[1::2]):
-        q, k = torch.cat([text, image], dim=1)[0, :, :2].permute(1, 2, 0, 3)            # (heads,L+N,d) each
+    for text, image in zip(seen[::2], seen[1::2]):
+        q, k, _ = torch.cat([text, image], dim=3)[:, 0]                     # (heads,L+N,d) each
         weights.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(0)) # (L+N,L+N)
     return torch.stack(weights)                                             # (depth,L+N,L+N)
 

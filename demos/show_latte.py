@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from dit import scrambled
+from demos import scrambled
 from latte import CHOICES, Clip, Latte, LatteConfig, frame_similarity, paper_count, summary, temporal_mask
 from text import ToyText
 from vae import DPVAE

@@ -5,8 +5,9 @@ import copy
 from einops import rearrange
 import torch
 
+from demos import scrambled
 from demos.show_dit import watch_attention
-from dit import MMDiT, MMDiTConfig, scrambled
+from dit import MMDiT, MMDiTConfig
 from text import ToyText
 from vae import DPVAE
 from videodit import VideoDiT

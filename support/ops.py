@@ -138,3 +138,43 @@ def unfold_with_ends(x, frames):
     x = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames))                                    # (B,T,H,W,C)
     x = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)                                          # (B,T+2,H,W,C)
     return x.permute(0, 4, 1, 2, 3)                                                         # (B,C,T+2,H,W)
+
+
+# ------------------------------------------------------------------------------------ a transformer's layers
+
+def modulated_norm(x, shift, scale):
+    """LayerNorm(x) (1 + scale) + shift for x (B,N,D); shift, scale (B,1,D), or (D,). eps as released.
+
+    One row for all tokens is LayerNorm's own weight and bias: one pass in place of two, nearly twice as fast
+    for a batch of one, forward and backward. addcmul: multiplied and added at once."""
+    if scale.numel() == x.shape[-1]:
+        weight = (1 + scale).flatten().to(x.dtype)                          # (D,)
+        bias = shift.flatten().to(x.dtype)                                  # (D,)
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps=1e-6)
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)         # (B,N,D)
+
+
+def gated(x, gate, found):
+    """x + gate * found: what a branch found joins the stream. addcmul is one pass, but with its backward pass
+    it takes a tenth longer, under autocast a third."""
+    if torch.is_grad_enabled():
+        return x + gate * found
+    return torch.addcmul(x, gate, found)
+
+
+# DEVIATES: the released networks have GELU's tanh form. In bf16 a CPU takes three times as long for it as for
+# the exact one, which is then about as right: either is off by 0.001 on average, which is bf16's rounding
+# (test_in_bf16_the_exact_gelu_is_as_near_as_the_tanh_form).
+def gelu(x):
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+        return F.gelu(x)
+    return F.gelu(x, approximate="tanh")
+
+
+def without_autocast(layers, c, dtype):
+    """layers(c) in dtype, that of their weights, also in mixed precision; the result has c's dtype.
+
+    For adaLN: a row of c or two meet a third of the network's weights there. To copy those to bf16, and their
+    gradients back, takes longer than to use them."""
+    with torch.autocast("cuda" if c.is_cuda else "cpu", enabled=False):
+        return layers(c.to(dtype)).to(c.dtype)

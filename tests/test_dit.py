@@ -8,11 +8,13 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import dit
-from demos import show_dit
+from demos import scrambled, show_dit
 import pretrained
 from support.checkpoints import load_network
 from conftest import close, golden
-from dit import AdaLN, DiT, DiTBlock, DiTConfig, MMDiT, MMDiTConfig, PatchEmbed, PixArtBlock, gelu, scrambled
+from dit import AdaLN, DiT, DiTConfig, FinalLayer, MMDiT, MMDiTConfig, PatchEmbed, SingleFinalLayer
+from flow import guided
+from support.ops import gelu
 
 SMALL = MMDiTConfig(in_channels=4, depth=3, heads=4, head_dim=12, context_dim=20, pooled_dim=10, pos_grid=12,
                     base_size=8)
@@ -27,6 +29,11 @@ def golden_pixart(name):
                            config.get("interpolation_scale"))
     sizes = {key: given[key] for key in ("resolution", "aspect_ratio") if key in given}
     return net, given, expected, sizes
+
+
+def still(z):
+    """(B,C,H,W) of the published image models: ours is a video of one frame."""
+    return z.unsqueeze(2)
 
 
 def outputs_of(blocks, run):
@@ -59,14 +66,14 @@ def test_golden_mmdit_equals_the_published_network(name):
     """SD3, SD3.5-large and SD3.5-medium, original and Diffusers layout: every block and the output."""
     weights, given, expected, config = golden(name)
     net = pretrained.mmdit(weights, head_dim=config["head_dim"])
-    seen, out = outputs_of(net.joint_blocks,
-                           lambda: net.forward_sd3(given["x"], given["t"], given["context"], given["y"]))
+    z, t, cond = still(given["x"]), given["t"], (given["context"], given["y"])
+    seen, out = outputs_of(net.joint_blocks, lambda: net.forward_sd3(z, t, *cond))
     for i, (context, x) in enumerate(seen):
         close(x, expected[f"block{i}.x"])
         if f"block{i}.context" in expected:
             close(context, expected[f"block{i}.context"])
     assert context is None
-    close(out, expected["model_output"])
+    close(out, still(expected["model_output"]))
 
 
 @pytest.mark.parametrize("name", ["sd3_mmdit", "sd35_mmditx", "sd35m_mmditx"])
@@ -92,7 +99,7 @@ def test_golden_time_runs_the_other_way_in_sd3():
     """VideoDiT Eq. 5 against SD3: t = 1 - sigma, v = -v_SD3, and one Euler step lands on the same point."""
     weights, given, _, config = golden("sd3_mmdit")
     net = pretrained.mmdit(weights, head_dim=config["head_dim"])
-    z, cond = given["x"].unsqueeze(2), (given["context"], given["y"])
+    z, cond = still(given["x"]), (given["context"], given["y"])
     sigma = given["t"] / 1000
     v, v_sd3 = net(z, 1 - sigma, *cond), net.forward_sd3(z, given["t"], *cond)
     close(v, -v_sd3)
@@ -106,20 +113,28 @@ def test_golden_dit_equals_the_published_network():
     """DiT (Peebles & Xie): time embedding, every block, output."""
     weights, given, expected, config = golden("dit")
     net = pretrained.dit(weights, head_dim=config["hidden_size"] // config["num_heads"])
-    seen, out = outputs_of(net.blocks, lambda: net(given["x"], given["t"], given["y"]))
+    seen, out = outputs_of(net.blocks, lambda: net(still(given["x"]), given["t"], given["y"]))
     for i, x in enumerate(seen):
         close(x, expected[f"block{i}"])
     close(net.t_embedder(given["t"]), expected["t_embed"])
-    close(out, expected["model_output"])
+    close(out, still(expected["model_output"]))
 
 
 def test_golden_dit_guides_three_of_four_channels():
-    """DiT's forward_with_cfg, quirk included."""
+    """DiT's forward_with_cfg, quirk included, by flow.guided: each half of its batch is one model, and the
+    halves' unguided channels are their own."""
     weights, given, expected, config = golden("dit")
     net = pretrained.dit(weights, head_dim=config["hidden_size"] // config["num_heads"])
+    half = len(given["cfg_x"]) // 2
+    x, t = still(given["cfg_x"][:half]), given["cfg_t"][:half]
+    labelled, free = given["cfg_y"].chunk(2)
+    want = still(expected["cfg_output"])
     with torch.no_grad():
-        out = net.forward_with_cfg(given["cfg_x"], given["cfg_t"], given["cfg_y"], given["cfg_scale"].item())
-    close(out, expected["cfg_output"], atol=4e-5)
+        predict = guided(net, {"labels": labelled}, given["cfg_scale"].item(), {"labels": free}, channels=3)
+        out = predict(x, t)
+        close(out, want[:half], atol=4e-5)
+        close(out[:, :3], want[half:, :3], atol=4e-5)
+        close(net(x, t, free)[:, 3:], want[half:, 3:], atol=4e-5)
 
 
 @pytest.mark.parametrize("name", PIXART_FILES)
@@ -127,12 +142,13 @@ def test_golden_pixart_equals_the_published_network(name):
     """PixArt-alpha with text mask, without, and with micro-conditions: every block and the output."""
     net, given, expected, sizes = golden_pixart(name)
     text, mask = given["text"], given["text_mask"]
-    seen, out = outputs_of(net.blocks, lambda: net(given["x"], given["t"], text, mask, **sizes))
+    z = still(given["x"])
+    seen, out = outputs_of(net.blocks, lambda: net(z, given["t"], text, mask, **sizes))
     for i, x in enumerate(seen):
         close(x, expected[f"block{i}"])
-    close(out, expected["model_output"])
+    close(out, still(expected["model_output"]))
     with torch.no_grad():
-        close(net(given["x"], given["t"], text, **sizes), expected["model_output_nomask"])
+        close(net(z, given["t"], text, **sizes), still(expected["model_output_nomask"]))
 
 
 @pytest.mark.parametrize("name", PIXART_FILES)
@@ -150,7 +166,7 @@ def test_golden_pixart_hidden_text_is_not_read(name):
     padded = given["text"] + 3 * (1 - given["text_mask"]).unsqueeze(-1)
     real = given["text"] + 3 * given["text_mask"].unsqueeze(-1)
     with torch.no_grad():
-        out, same, other = (net(given["x"], given["t"], text, given["text_mask"], **sizes)
+        out, same, other = (net(still(given["x"]), given["t"], text, given["text_mask"], **sizes)
                             for text in (given["text"], padded, real))
     close(out, same)
     assert not torch.allclose(out, other, atol=1e-3)
@@ -171,14 +187,14 @@ def test_a_new_network_predicts_zero_and_its_blocks_change_nothing():
 
 
 def test_a_deepened_network_answers_as_before():
-    """Copies whose gates are shut, between blocks that stay; both streams, SD3.5's second attention, too."""
+    """Zero-gated copies between blocks that stay; both streams, SD3.5's second attention, too."""
     for config in (SMALL, dataclasses.replace(SMALL, qk_norm="rms", dual_attention=1)):
         net = scrambled(MMDiT(config))
         z, t, cond = draw(frames=2)
         before, parameters = net(z, t, **cond), sum(p.numel() for p in net.parameters())
         dit.deepen(net, config.depth + 3)
         assert net.config.depth == len(net.joint_blocks) == config.depth + 3
-        assert [block.context_block.pre_only for block in net.joint_blocks[-2:]] == [False, True]
+        assert [block.last for block in net.joint_blocks[-2:]] == [False, True]
         assert sum(p.numel() for p in net.parameters()) > parameters
         assert_close(net(z, t, **cond), before, atol=0, rtol=0)
 
@@ -186,7 +202,7 @@ def test_a_deepened_network_answers_as_before():
 def test_zeros_open_one_after_the_other():
     """adaLN-Zero learns from zeros: the head alone, then gates and patch embedding, then everything."""
     net = DiT(DiTConfig(input_size=4, depth=2, width=16, heads=2, classes=3))
-    z, noise, t = torch.randn(2, 4, 4, 4), torch.randn(2, 8, 4, 4), torch.tensor([5, 900])
+    z, noise, t = torch.randn(2, 4, 1, 4, 4), torch.randn(2, 8, 1, 4, 4), torch.tensor([5, 900])
     labels = torch.arange(2)
     optimizer, learning = torch.optim.SGD(net.parameters(), lr=1.0), []
     for _ in range(3):
@@ -207,8 +223,8 @@ def test_patches_are_put_back_where_they_were_cut():
     assert_close(dit.unpatchify(patches.reshape(2, 4 * 3 * 4, 12), z, 2), z)
 
 
-def test_the_patch_convolution_reads_the_same_squares():
-    """SD3: tokens are row-major; a one-hot kernel picks one pixel of each square."""
+def test_the_patch_convolution_reads_the_same_patches():
+    """SD3: tokens are row-major; a one-hot kernel picks one pixel of each patch."""
     z, embed = torch.randn(2, 3, 4, 6, 8), dit.PatchEmbed(3, 1, 2)
     torch.nn.init.zeros_(embed.proj.weight)
     torch.nn.init.zeros_(embed.proj.bias)
@@ -216,7 +232,7 @@ def test_the_patch_convolution_reads_the_same_squares():
     assert_close(embed(z)[..., 0], z[:, 2, :, 1::2, 0::2])
 
 
-def test_a_larger_picture_moves_no_token():
+def test_a_larger_image_moves_no_token():
     """Coordinates are centred, so 320 -> 512 keeps the meaning of every position; SD3: (p - 64) / 4."""
     assert_close(dit.centred(20, 192, 64), (torch.arange(86, 106) - 64) / 4)
     assert_close(dit.centred(32, 192, 64)[6:26], dit.centred(20, 192, 64))
@@ -224,21 +240,12 @@ def test_a_larger_picture_moves_no_token():
     assert_close(net.positions(8, 10)[2:6, 1:9], net.positions(4, 8))
 
 
-@pytest.mark.parametrize("block", [DiTBlock(12, 2), PixArtBlock(12, 2, cross=False)])
-def test_one_condition_for_many_rows_is_that_condition_repeated(block):
+@pytest.mark.parametrize("head", [FinalLayer(12, 8), SingleFinalLayer(12, 8)])
+def test_one_condition_for_many_rows_is_that_condition_repeated(head):
     """Modulating once per clip must not change the result."""
-    scrambled(block, std=0.3)
-    x, c = torch.randn(6, 5, 12), torch.randn(2, 12 if isinstance(block, DiTBlock) else 72)
-    assert_close(block(x, c), block(x, c.repeat_interleave(3, dim=0)))
-
-
-def test_text_is_shared_by_the_rows_of_a_clip():
-    """Cross-attention is per token, so the frames of a clip read one text without copies of it."""
-    block = scrambled(PixArtBlock(12, 2), std=0.3)
-    x, c6, text = torch.randn(6, 5, 12), torch.randn(2, 72), torch.randn(2, 4, 12)
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    repeated = [tensor.repeat_interleave(3, dim=0) for tensor in (c6, text, mask)]
-    assert_close(block(x, c6, text, mask), block(x, *repeated))
+    scrambled(head, std=0.3)
+    x, c = torch.randn(6, 5, 12), torch.randn(2, 12)
+    assert_close(head(x, c), head(x, c.repeat_interleave(3, dim=0)))
 
 
 def test_a_label_is_never_dropped_behind_the_trainers_back():
@@ -272,10 +279,10 @@ def test_attention_that_is_watched_is_the_attention_that_was_used():
         weights = show_dit.watch_attention(net, lambda: assert_close(net(z, t, **cond), before))
     assert weights.shape == (3, 5 + 24, 5 + 24)
     assert_close(weights.sum(-1), torch.ones(3, 29))
-    assert not any("split" in vars(block.x_block.attn) for block in net.joint_blocks)
+    assert not any("queries_keys_values" in vars(block.x_block.attn) for block in net.joint_blocks)
 
 
-def test_a_patch_of_the_toy_hears_the_words_that_concern_it():
+def test_a_patch_of_the_toy_attends_to_the_words_that_concern_it():
     """What out/dit.png shows: attention finds the words, and gates are wider open in noise (DiT 3.2)."""
     words, wider = show_dit.draw_toy(None)
     assert {"red", "cat"} <= set(words[:5]) and wider > 1

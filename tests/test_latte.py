@@ -10,13 +10,13 @@ from torch.testing import assert_close
 
 import conftest
 import latte
-from demos import show_latte
+from demos import scrambled, show_latte
 import pretrained
 from support.checkpoints import load_network, save_network
 from support.cli import UserError
 from support.ops import attend
 from conftest import golden
-from dit import DiT, DiTConfig, PixArt, PixArtConfig, scrambled
+from dit import DiT, DiTConfig, PixArt, PixArtConfig
 from flow import DDPM, ddpm_loss, flow_loss, guided, velocity_of
 from latte import (SIZES, Latte, LatteConfig, LatteV1, frame_similarity, init_from_image, paper_count,
                    temporal_mask)

@@ -15,7 +15,8 @@ import pretrained
 from support.checkpoints import read_state
 from support.cli import UserError
 from conftest import GOLDEN, golden, released
-from dit import DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, scrambled
+from demos import scrambled
+from dit import DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig
 from latte import Latte, LatteConfig
 from test_detectors import golden as refilled
 from test_text import fixture, tiny_sd3

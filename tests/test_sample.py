@@ -18,7 +18,8 @@ from support import order, video_io
 from support.checkpoints import read_state, save_network
 from support.cli import UserError, polite
 from conftest import GOLDEN, golden, script
-from dit import DiT, DiTConfig, PixArt, PixArtConfig, scrambled
+from demos import scrambled
+from dit import DiT, DiTConfig, PixArt, PixArtConfig
 from latte import Latte, LatteConfig
 from sample import (Models, file_name, generate, given_frames, go_on, how_of, load_models,
                     released_models, sample_latents, windows_of)

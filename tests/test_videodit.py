@@ -10,11 +10,11 @@ from torch.testing import assert_close
 
 import dit
 import videodit
-from demos import show_videodit
+from demos import scrambled, show_videodit
 from support.checkpoints import load_network, save_network
 from support.cli import UserError
 from conftest import close
-from dit import MMDiT, MMDiTConfig, scrambled
+from dit import MMDiT, MMDiTConfig
 from test_dit import SMALL, count, draw
 from videodit import VideoDiT, VideoDiTConfig
 
