@@ -55,7 +55,7 @@ def test_recomputed_blocks_count_once():
 
 
 @pytest.mark.parametrize("model", SMALL)
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_every_model_is_measured(model, dtype, capsys):
     """The last line is JSON; each row's time, speed and memory are positive, and its FLOPs, but of data."""
     bench.report(bench.parse([model, *SMALL[model], *QUICK, "--dtype", dtype]))
@@ -171,8 +171,9 @@ def test_checkpointing_and_micro_batches_save_memory():
     assert step(accumulate=8) < 0.7 * step()
 
 
-@pytest.mark.parametrize("preset, stage", [("videodit-256", "videodit"), ("videodit-512", "videodit"),
-                                           ("latte-ucf101-img", "latte")])
+@pytest.mark.parametrize("preset, stage", [
+    pytest.param("videodit-256", "videodit", marks=pytest.mark.slow),
+    pytest.param("videodit-512", "videodit", marks=pytest.mark.slow), ("latte-ucf101-img", "latte")])
 def test_the_printed_recipes_fit_a_card_of_80_gb(preset, stage, capsys):
     """README's commands, 8 GPUs, text encoders and VAE in the step. (All of them: `bench.py fits`.)"""
     assert bench.fits([preset, "--stage", stage])[stage] < 78

@@ -19,17 +19,17 @@ from torch.testing import assert_close
 
 from support import checkpoints, cli, pages, trainer
 import train
-import vae
 from support.checkpoints import load_network, read_state, save_state
 from support.cli import UserError
 from support.ops import has_bf16
-from conftest import script
+from conftest import clips_in, script
 from dit import MMDiT
 from support.trainer import Player, Run, Stage, Trainer
 from train import learning_rate
 from presets import Config, apply, parse
 
 STAGES = ("classifier", "dit", "dpvae", "videodit", "latte")
+slow = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,8 @@ def differs(state, other):
 # ------------------------------------------------------------ one run, however cut
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["dpvae", "videodit", *(pytest.param(stage, marks=slow)
+                                                          for stage in ("classifier", "dit", "latte"))])
 def test_ten_steps_are_five_and_resume_and_five(tiny, tmp_path, stage):
     """Bit for bit: weights, averages, optimizers, the random state, and with them the order of the data."""
     whole, halves = tiny.fork(tmp_path / "whole"), tiny.fork(tmp_path / "halves")
@@ -117,6 +118,7 @@ def torchrun(*words, ranks=2, nodes=()):
 THREAD = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
 
 
+@slow
 def test_two_processes_reach_the_weights_of_one(tiny, tmp_path):
     """Gloo, the same global batch: a game of two players, pictures mixed with clips, whole networks and
     sharded ones. Weights, averages and the logged loss; to 1e-4, sharded to 1e-5."""
@@ -128,7 +130,8 @@ def test_two_processes_reach_the_weights_of_one(tiny, tmp_path):
     for stage in ("videodit", "dpvae", "dit"):              # in this order both read the same cached latents
         alone, together = run(one, stage, *flags), read_state(two / stage / "state.pt")
         assert_close(felt(together["players"]), felt(alone["players"]), atol=1e-4, rtol=0)
-        logs = [[line[stage] for line in checkpoints.read_log(out / stage / "log.jsonl")] for out in (one, two)]
+        logs = [[line[stage] for line in checkpoints.read_log(out / stage / "log.jsonl")]
+                for out in (one, two)]
         assert logs[0] == pytest.approx(logs[1], abs=1e-4) and len(logs[0]) == 4
     sharded = read_state(cut / "dit" / "state.pt")
     assert_close(felt(sharded["players"]), felt(together["players"]), atol=1e-5, rtol=0)
@@ -184,7 +187,7 @@ def test_all_stages_on_two_processes_end_where_one_ends(tmp_path, repeat):
         assert_close(felt(two["players"]), felt(one["players"]), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("stage", ["dpvae", "videodit"])
+@pytest.mark.parametrize("stage", [pytest.param("dpvae", marks=slow), "videodit"])
 def test_two_micro_batches_are_one_batch(tiny, tmp_path, stage):
     """Accumulated gradients: same clips, same noise, same mean; the weights agree to 1e-5 after 2 steps."""
     flags = "--steps", 2, "--warmup", 0, "--disc_start", 0, "--disc_warmup", 0
@@ -193,7 +196,8 @@ def test_two_micro_batches_are_one_batch(tiny, tmp_path, stage):
     assert_close(felt(parts["players"]), felt(whole["players"]), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=slow),
+                                    pytest.param(signal.SIGUSR1, marks=slow)])
 def test_a_signal_saves_and_the_same_command_goes_on(tiny, tmp_path, monkeypatch, number):
     """In step 3 of 6: that step is finished and kept, and the end is that of a run left alone."""
     whole = run(tiny.fork(tmp_path / "whole"), "dit", "--steps", 6) if number == signal.SIGTERM else None
@@ -217,15 +221,15 @@ def test_a_signal_saves_and_the_same_command_goes_on(tiny, tmp_path, monkeypatch
 
 # ------------------------------------------------------------ states
 
-def test_resume_can_be_refused_or_sent_elsewhere(tiny, tmp_path, capsys):
+def test_resume_can_be_refused_or_sent_elsewhere(tmp_path, capsys):
     """none starts again; a folder OUT/STAGE is taken up in another --out; a finished run says so."""
-    here, there = tiny.fork(tmp_path / "here"), tiny.fork(tmp_path / "there")
-    first = run(here, "dit", "--steps", 2)
-    run(here, "dit", "--steps", 2)
+    here, there = tmp_path / "here", tmp_path / "there"
+    first = fit(here, 2)
+    fit(here, 2)
     assert "already at step 2 of 2; --resume none starts again" in capsys.readouterr().out
-    assert differs(first, run(here, "dit", "--steps", 2, "--resume", "none")) == []
-    moved = run(there, "dit", "--steps", 4, "--resume", here / "dit")
-    assert differs(run(here, "dit", "--steps", 4), moved) == []
+    assert differs(first, fit(here, 2, resume="none")) == []
+    moved = fit(there, 4, resume=str(here / "line"))
+    assert differs(fit(here, 4), moved) == []
 
 
 def test_a_state_that_cannot_be_resumed_is_explained(tiny, tmp_path):
@@ -336,17 +340,16 @@ def test_a_longer_schedule_is_said(tmp_path, capsys):
     assert "learning rate" not in capsys.readouterr().out
 
 
-def test_data_that_changed_are_another_run(tiny, films, tmp_path):
+def test_data_that_changed_are_another_run(films, tmp_path):
     """Findings: of three videos two were deleted, and the resume went on without a word."""
-    mine = shutil.copytree(films, tmp_path / "mine")
-    flags = "--data", mine, "--frames", 8, "--no-cached", "--previews", 1, "--lpips_weight", 0
-    out = tiny.fork(tmp_path / "run")
-    run(out, "dpvae", *flags, "--steps", 1)
+    mine = Path(shutil.copytree(films, tmp_path / "mine"))
+    fit(tmp_path, 1, data_sets=(clips_in(mine, 8, 32),))
     for path in [*mine.glob("1.*"), *mine.glob("2.*")]:
         path.unlink()
+    fewer = (clips_in(mine, 8, 32),)
     with pytest.raises(UserError, match="the data were clips mine, 6 files, .*; now clips mine, 2 files"):
-        run(out, "dpvae", *flags, "--steps", 2)
-    assert run(out, "dpvae", *flags, "--steps", 2, "--resume", "anyway")["step"] == 2
+        fit(tmp_path, 2, data_sets=fewer)
+    assert fit(tmp_path, 2, data_sets=fewer, resume="anyway")["step"] == 2
 
 
 def swap_names(state):
@@ -537,11 +540,11 @@ def line_stage(bad=()):
     return Stage({"line": Player({"line": Line()}, loss)}, endless, None)
 
 
-def fit(out, steps, bad=(), **flags):
+def fit(out, steps, bad=(), data_sets=(), **flags):
     """The loop alone, on the line: what it leaves for resuming."""
     cfg = apply(Config(), {"out": str(out), "stage": "line", "steps": steps, "bf16": False, "warmup": 0,
                            "log_every": 1, "lr": 0.1, **flags})
-    train.fit(cfg, Run(), line_stage(bad))
+    train.fit(cfg, Run(), dataclasses.replace(line_stage(bad), data=data_sets))
     return read_state(out / "line" / "state.pt")
 
 
@@ -619,16 +622,17 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path):
         load_network(Line, tmp_path / "bad.safetensors")
 
 
-def test_in_a_game_a_step_counts_once(tiny, tmp_path, monkeypatch):
-    """A discriminator that is well does not hide that the DP-VAE is not; two sick ones are one bad step."""
-    honest = vae.dp_vae_loss
+def test_in_a_game_a_step_counts_once(tmp_path):
+    """A player that is well does not hide that the other is not; two sick ones are one bad step."""
+    def sick(nets, batch):
+        return nets["other"].layer(batch["x"]).sum() * math.nan, {}
 
-    def loss(*words, **how):
-        total, x_hat, log = honest(*words, **how)
-        return total * math.nan, x_hat, log
-    monkeypatch.setattr(train, "dp_vae_loss", loss)
-    with pytest.raises(UserError, match="not finite 10 times in a row at step 10"):
-        run(tiny.fork(tmp_path / "run"), "dpvae", "--steps", 30, "--disc_start", 1000)
+    for name, bad in (("one", ()), ("both", range(100))):
+        stage = line_stage(bad)
+        stage.players["other"] = Player({"other": Line()}, sick)
+        cfg = apply(Config(), {"out": str(tmp_path / name), "stage": "line", "steps": 30, "bf16": False})
+        with pytest.raises(UserError, match="not finite 10 times in a row at step 10"):
+            train.fit(cfg, Run(), stage)
 
 
 # ------------------------------------------------------------ what is shown
