@@ -65,13 +65,13 @@ from text import ToyText
 from vae import DPVAE, GOP, KLVAE
 from videodit import VideoDiT
 from support.checkpoints import TOY, class_of, load_network, read_config, sweep
-from support.cli import FlagParser, UserError, polite
+from support.cli import FlagParser, UserError, check_writable, polite, printable
 from support.drawing import contact_sheet
 from support.folders import label_of
 from support.ops import has_bf16
 from support.order import SAMPLING, keyed_noise
 from support.pages import write_page
-from support.video_io import (IMAGES, Unusable, read_all, read_image, save_image, save_video, to_frames,
+from support.video_io import (IMAGES, Unusable, read_at_rate, read_image, save_image, save_video, to_frames,
                               to_video)
 
 
@@ -516,9 +516,10 @@ def windows_of(models, have, frames):
 
 
 # A model makes squares. Of what a person brings the middle is taken, and neither stretched nor padded: a
-# stretched cat is an input that no training has shown, and padding would be drawn into the clip.
-def read_cropped(path, size, flag):
-    """(1,3,T,size,size): the middle of an image (T=1) or of all frames of a clip."""
+# stretched cat is an input that no training has shown, and padding would be drawn into the clip. And it knows
+# motion at the rate of its training's videos: all 60 frames of a phone's second would be slow motion to it.
+def read_cropped(path, size, flag, fps):
+    """(1,3,T,size,size): the middle of an image (T=1), or of a clip's frames, `fps` a second of them."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"--{flag} {path}: no such file")
@@ -526,7 +527,7 @@ def read_cropped(path, size, flag):
         if path.suffix.lower() in IMAGES:
             frames = read_image(path, size)[None]                               # (1,H,W,3)
         else:
-            frames = read_all(path, size)[1]                                    # (T,H,W,3)
+            frames = read_at_rate(path, fps, size)                              # (T,H,W,3)
     except (Unusable, OSError, ValueError) as reason:
         raise UserError(f"--{flag} {path} cannot be read ({str(reason)[:100]}); give another file")
     top, left = ((side - size) // 2 for side in frames.shape[1:3])
@@ -554,15 +555,16 @@ def load_models(folder, device="cpu", weights=(), model="", vae=""):
         folder = folder.parent
     if not folder.exists():
         raise UserError(f"no folder {folder}; give --ckpt a folder that train.py wrote")
-    parts = [folder / f"{part}.safetensors" for part in (*KINDS, "vae", "dpvae", "text")]
-    if folder.is_file() or not any(path.is_file() for path in parts):
+    # a link to nothing counts as there: to be told of it is better than to get another model
+    parts = [part for part in (*KINDS, "vae", "dpvae", "text")
+             if os.path.lexists(folder / f"{part}.safetensors")]
+    if folder.is_file() or not parts:
         found = pretrained.open_released(folder, *weights, vae=vae)
         if not found.states:
             raise UserError(f"{folder} holds no model, neither one of train.py's nor a released one")
         return released_models(found, device)
     if not model:
-        there = [name for name in KINDS if (folder / f"{name}.safetensors").is_file()]
-        model = there[0] if there else "videodit"
+        model = parts[0] if parts[0] in KINDS else "videodit"
     return own_models(folder, model, device, weights)
 
 
@@ -779,7 +781,7 @@ def parse(argv):
     add("--vae", metavar="PATH", default="", help="the VAE of --weights, where it is not in them")
     add("--zero-shot-video", action="store_true",
         help="with SD3's --weights: VideoDiT Fig. 2, the untrained image model attending over --frames "
-             "images at once (activations grow with --frames)")
+             "images at once (activations grow with --frames); --vae may be a DP-VAE of ours: Fig. 5")
     add("--image", action="store_true", help="images (.png) instead of clips")
     add("--start", metavar="IMAGE", default="", help="the clip begins with it")
     add("--end", metavar="IMAGE", default="", help="the clip ends with it; with --start: in between")
@@ -804,6 +806,8 @@ def parse(argv):
     args.prompt += words[end + 1:]
     if args.prompts:
         args.prompt += read_prompts(args.prompts)
+    # what is no UTF-8 on the command line comes as lone surrogates, which no file can hold
+    args.prompt = [prompt.encode(errors="replace").decode() for prompt in args.prompt]
     args.out = Path(args.out).expanduser()
     check_flags(args)
     return args
@@ -829,28 +833,32 @@ def check_flags(args):
             raise UserError(f"{flag} {value}: must be at least {least}")
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength {args.strength}: must be above 0 and at most 1")
-    if args.zero_shot_video and (args.ckpt or not args.weights):
-        raise UserError("--zero-shot-video shows an untrained Stable Diffusion 3: "
-                        "give --weights, and no --ckpt")
+    released = args.weights and not args.ckpt
+    own_image_model = args.model == "dit" and not args.weights
+    if args.zero_shot_video and not (released or own_image_model):
+        raise UserError("--zero-shot-video shows an untrained Stable Diffusion 3: give --weights; or the "
+                        "image model of one of ours: --ckpt FOLDER --model dit")
     given = [f"--{name}" for name in ("extend", "video", "image") if getattr(args, name)]
     if args.start or args.end:
         given.append("--start/--end")
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} are different wishes; give one of them")
-    if args.vae and not args.weights:
+    if args.vae and not args.weights and not args.zero_shot_video:
         raise UserError("--vae belongs to --weights; our own checkpoints carry theirs")
-    if args.out.is_file():
-        raise UserError(f"--out {args.out}: is a file; give a folder")
+    check_writable("--out", args.out)
 
 
 def models_of(args, device):
     """The models that --ckpt, --model, --weights and --vae name."""
+    own_vae = args.zero_shot_video and args.vae and class_of(args.vae) == "DPVAE"     # VideoDiT Fig. 5
     if args.weights and not args.ckpt:
-        found = pretrained.open_released(*args.weights, vae=args.vae)
+        found = pretrained.open_released(*args.weights, vae="" if own_vae else args.vae)
         silent = bool(args.prompt) and not any([*args.prompt, args.negative])
         models = released_models(found, device, silent)
     else:
         models = load_models(args.ckpt or TOY, device, args.weights, args.model)
+    if own_vae:
+        models.vae = load_network(DPVAE, args.vae).to(device)
     if device == "cuda" and has_bf16(device):
         models.bf16 = True
     return models
@@ -871,6 +879,9 @@ def settle(args, models):
         raise UserError(f"--size {args.size}: must be a multiple of {unit}")
     if isinstance(models.transformer, DiT) and args.size not in (0, models.size):
         raise UserError(f"--size {args.size}: this DiT makes images of {models.size} and no others")
+    if args.size not in (0, models.size):
+        own = f"{models.size} x {models.size}"
+        print(f"--size {args.size}: this model was trained at {own}", file=sys.stderr)
     args.size = args.size or models.size
     args.fps = args.fps or models.sampling.get("fps", 12.0)
     own = 8 if args.zero_shot_video else models.frames
@@ -906,6 +917,11 @@ def settle_prompts(args, models):
     if models.asks == "class":
         for prompt in args.prompt:
             label_of(prompt, models.classes)                # refuses what is none
+    if isinstance(models.text, ToyText):
+        for prompt in filter(str.strip, args.prompt):       # the toy's, which knows some hundred words
+            if not models.text.tokenizer.understand(prompt)[0]:
+                raise UserError(f'"{prompt}": this model knows no word of it; a prompt is such as "a red cat '
+                                'jumping", and one with blanks in it stands in quotes')
     if models.asks == "none" and any(args.prompt):
         print("this model reads no prompts: yours is the clip's name and nothing else", file=sys.stderr)
 
@@ -917,18 +933,19 @@ def recipe(args, models, how):
     (--video), or windows one after the other (--extend)."""
     if args.extend:
         return extension(args, models, how)
-    given = Given()
+    given, rate = Given(), models.sampling.get("fps", 12.0)
     if args.start or args.end:
         images = {}
         for flag in ("start", "end"):
             if getattr(args, flag):
-                images[flag] = read_cropped(getattr(args, flag), args.size, flag)[:, :, :1]     # (1,3,1,H,W)
+                image = read_cropped(getattr(args, flag), args.size, flag, rate)
+                images[flag] = image[:, :, :1]                                  # (1,3,1,H,W)
         given = given_ends(models, args.size, how, args.frames, **images)
     elif args.video:
-        clip = read_cropped(args.video, args.size, "video")                     # (1,3,T,H,W)
+        clip = read_cropped(args.video, args.size, "video", rate)               # (1,3,T,H,W)
         if clip.shape[2] < args.frames:
-            raise UserError(f"--video {args.video}: {clip.shape[2]} frames; give --frames "
-                            f"{clip.shape[2] // models.group * models.group} or less")
+            raise UserError(f"--video {args.video}: {clip.shape[2]} frames at the model's {rate:g} a second; "
+                            f"--frames {args.frames} needs a longer clip, or give fewer")
         given = Given(encode(models, clip[:, :, :args.frames]), args.strength)
 
     def make(prompts, first_index):
@@ -943,11 +960,13 @@ def recipe(args, models, how):
 
 def extension(args, models, how):
     """recipe for --extend."""
-    clip = read_cropped(args.extend, args.size, "extend")                       # (1,3,T,H,W)
+    rate = models.sampling.get("fps", 12.0)
+    clip = read_cropped(args.extend, args.size, "extend", rate)                 # (1,3,T,H,W)
     have = clip.shape[2] // models.group * models.group
     if not 0 < have < args.frames:
-        raise UserError(f"--extend {args.extend}: {have} frames of it can be used; --frames "
-                        f"{args.frames} must be more, and the clip at least {models.group} long")
+        raise UserError(f"--extend {args.extend}: {have} frames of it, at the model's {rate:g} a second, can "
+                        f"be used; --frames {args.frames} must be more, and the clip at least {models.group} "
+                        "long")
     clip = clip[:, :, :have]
     z = encode(models, clip)                                                    # (1,C,T',h,w)
 
@@ -987,7 +1006,7 @@ def main(argv=None):
             for index, prompt, clip in zip(block, prompts, clips):
                 about = about_clip(args, how, prompt, args.first + index, clip)
                 where = store(args.out, number + index, clip, about, args.gif)
-                tqdm.write(f'"{prompt}" -> {where}' if prompt else where)
+                tqdm.write(printable(f'"{prompt}" -> {where}' if prompt else where))
     write_page(args.out)
     print(f"{count} in {time.perf_counter() - begun:.1f} s; all of the folder, with their settings: "
           f"{args.out / 'index.html'}")

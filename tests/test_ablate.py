@@ -13,12 +13,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import ablate
+import eval
 import pretrained
 import presets
+import sample
 from support import toy_world
 from support.cli import UserError
-from vae import KLVAE, KLVAEConfig
-from support.video_io import save_video
+from support.checkpoints import save_network
+from support.video_io import read_video, save_video
+from vae import DPVAE, KLVAE, KLVAEConfig
 
 VIDEODIT = ["videodit-1", "videodit-2", "videodit-3", "videodit-4", "videodit-5", "videodit-6"]
 LATTE = ["latte-3", *(f"latte-5{part}" for part in "abcdef"), "latte-7", "latte-mask"]
@@ -29,6 +32,34 @@ def dry(capsys, *words):
     ablate.main([*words, "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
     return [shlex.split(line[line.index("python "):])[1:] for line in lines if "python " in line]
+
+
+# what a person has to give for a table at the paper's size
+FLAGS = {"videodit": "--init sd3.safetensors --data VIDEOS --lpips vgg16.pth",
+         "images": "--init sd3.safetensors --data VIDEOS --lpips vgg16.pth --images JOURNEYDB",
+         "latte": "--data FFS --vae_weights sd-v1-4.ckpt"}
+PAPER = [("videodit-1", "videodit-256", "videodit"), ("videodit-2", "videodit-512", "images"),
+         ("videodit-3", "videodit-256", "videodit"), ("videodit-4", "videodit-256", "videodit"),
+         ("videodit-5", "videodit-256", "videodit"), ("videodit-6", "videodit-256", "images"),
+         *((f"latte-5{part}", "latte-ffs", "latte") for part in "abcdef"), ("latte-7", "latte-ffs", "latte"),
+         *(("latte-3", f"latte-{name}", "latte") for name in ("ffs", "sky", "taichi", "ucf101")),
+         ("latte-mask", "latte-t2v", "latte")]
+
+
+def understood(command):
+    """An evaluation command's flags, as its own parser reads them; nothing is opened."""
+    name, words = command[1], command[2:]
+    with pytest.MonkeyPatch.context() as patch:
+        class Read(Exception):
+            pass
+
+        def stop(parser, argv=None):
+            raise Read(original(parser, argv))
+        original = eval.FlagParser.parse_args
+        patch.setattr(eval.FlagParser, "parse_args", stop)
+        with pytest.raises(Read) as read:
+            eval.COMMANDS[name](words)
+    return read.value.args[0]
 
 
 def trained(command):
@@ -42,7 +73,7 @@ def trained(command):
 
 @pytest.fixture
 def ran(monkeypatch):
-    """Commands are written down instead of run; training leaves a file, judging a number: the seed's."""
+    """Commands are written down instead of run; training leaves a file, measuring a number: the seed's."""
     commands = []
 
     def run(args, command):
@@ -50,7 +81,7 @@ def ran(monkeypatch):
         if command[0] == "train.py":
             trained(command)
         if command[1] in ("fvd", "fid"):
-            seed = int(re.search(r"/(\d)/(?:samples|pictures)", " ".join(command))[1])
+            seed = int(re.search(r"/(\d)/(?:samples|images)", " ".join(command))[1])
             return {"metric": f"toy {command[1]}", command[1]: 3.0 + seed, "standard_error": 0.5}
         return {}
     monkeypatch.setattr(ablate, "run", run)
@@ -69,24 +100,96 @@ def test_the_tables_of_both_papers_are_there():
     assert ablate.listed() == {key: len(table.rows) for key, table in ablate.TABLES.items()}
 
 
-@pytest.mark.parametrize("config", ["tiny", "small", "toy", "videodit-256", "videodit-512", "latte-ffs",
-                                    "latte-ucf101", "latte-t2v"])
+@pytest.mark.parametrize("config", ["tiny", "small", "toy"])
 def test_a_dry_run_prints_commands_that_exist(config, capsys):
-    """Every flag of every row is one of train.py's, and every judgement one of eval.py's commands."""
-    init = "--init FILE" * config.startswith("videodit")
-    commands = dry(capsys, "all", "--config", config, "--train", init)
+    """Every flag of every row is one of train.py's, every measurement one of eval.py's commands with its
+    flags; in the toy world latents are cached once, for all rows of a seed."""
+    commands = dry(capsys, "all", "--config", config)
     for script, *words in commands:
         if script == "train.py":
-            assert len(presets.parse(words)) == 1
-        else:
-            assert words[0] in ("toy", "fvd", "fid", "is", "recon", "sample")
+            stage = presets.parse(words)[0]
+            assert stage.cached and words[words.index("--cache") + 1].endswith("base/cache")
+        elif script == "eval.py":
+            understood([script, *words])
+    assert {command[0] for command in commands} == {"train.py", "eval.py", "sample.py"}
+
+
+@pytest.mark.parametrize("key, config, needs", PAPER)
+def test_a_table_at_the_papers_size_trains_what_the_paper_trained(key, config, needs, capsys):
+    """With the flags that a person has: all four terms of Eq. 4, images where the paper has them, nothing
+    cached that nobody asked for, the papers' steps; and every printed command is understood."""
+    commands = dry(capsys, key, "--config", config, "--real", "UCF101", "--train", FLAGS[needs])
     assert commands
+    for command in commands:
+        if command[0] == "eval.py":
+            understood(command)
+        elif command[0] == "sample.py":
+            sample.parse(command[1:])
+        else:
+            cfg = presets.parse(command[1:])[0]
+            assert cfg.stage != "cache" and not cfg.cached and "--cache" not in command
+            if cfg.stage == "dpvae":
+                assert cfg.lpips == "vgg16.pth" and cfg.steps == 600_000
+                assert (cfg.recon_weight, cfg.disc_weight, cfg.lpips_weight) == (1, 0.01, 0.1)
+            if cfg.stage == "videodit":
+                assert cfg.steps == (200_000 if config == "videodit-512" else 60_000)
+                assert cfg.p_video == 1 or cfg.images == "JOURNEYDB"
+            if cfg.stage == "latte":
+                assert cfg.steps == (150_000 if ablate.TABLES[key].steps else 1_000_000)
+                assert cfg.batch == (32 if cfg.joint_images else 40)
+                assert not ablate.TABLES[key].steps or (cfg.save_every, cfg.keep) == (10_000, 15)
+
+
+def test_asking_for_a_cache_or_for_none_is_obeyed(capsys):
+    """--cached at the paper's size is one folder for all rows; --no-cached in the toy world is none."""
+    words = ["videodit-5", "--config", "videodit-256", "--real", "U", "--train"]
+    folders = {command[command.index("--cache") + 1] for command in dry(capsys, *words, "--cached")
+               if command[0] == "train.py"}
+    assert folders == {"runs/ablate/videodit-256/base/cache"}
+    assert not any("--cache" in command for command in dry(capsys, "videodit-5", "--train", "--no-cached")
+                   if command[0] == "train.py")
+
+
+def test_the_default_latte_is_trained_once_for_all_figures(capsys):
+    """Figs. 5 and 7 show one configuration under six names: uniform, S-AdaLN, absolute, every 3rd frame,
+    Variant 1, XL."""
+    default = set()
+    for key, name in (("latte-5a", "uniform"), ("latte-5b", "S-AdaLN"), ("latte-5c", "absolute"),
+                      ("latte-5d", "random"), ("latte-5e", "3"), ("latte-5f", "Variant 1"),
+                      ("latte-7", "Latte-XL")):
+        args = ablate.parse([key, "--config", "latte-ffs", "--train", FLAGS["latte"]])
+        row = next(row for row in ablate.TABLES[key].rows if row.name == name)
+        job = ablate.row_job(args, key, row)
+        default.add((job.folder, shlex.join(job.training[-1])))
+    assert len(default) == 1
+
+
+def test_the_cost_is_said_before_anything_starts(capsys):
+    """Hours are presets.GUIDE's, by steps: 60 K of videodit-256 are 8 h, its DP-VAE 53; 2D+3D says what it
+    needs on cards of 80 GB; a curve says its disk."""
+    for preset, (_, guide) in presets.GUIDE.items():
+        for hours in ablate.HOURS.get(preset, {}).values():
+            assert f"{hours[0]} h" in guide
+    ablate.main(["videodit-4", "--config", "videodit-256", "--real", "U", "--dry-run", "--train",
+                 FLAGS["videodit"]])
+    out = capsys.readouterr().out
+    assert "videodit-4: about 69 h of 8 H100 for 3 trainings" in out and "--accumulate 2" in out
+    ablate.main(["latte-5a", "--config", "latte-ffs", "--dry-run", "--train", FLAGS["latte"]])
+    assert "15 states of each stay on disk" in capsys.readouterr().out
+
+
+def test_latte_3_prints_the_numbers_of_its_set(capsys):
+    """Table 3 is four sets; at latte-ucf101 the paper's FVD is UCF101's, and its IS."""
+    row = ablate.TABLES["latte-3"].rows[1]
+    of = lambda config: ablate.paper_of(ablate.parse(["latte-3", "--config", config]), row)
+    assert of("latte-ucf101") == {"FVD": 202.23, "IS": 73.31} and of("latte-taichi-img") == {"FVD": 97.09}
+    assert of("latte-ffs") == {"FVD": 27.08, "FID": 3.87} and of("small")["FVD sky"] == 42.67
 
 
 def test_real_clips_have_the_stride_of_the_training(capsys):
     """Latte Fig. 5e compares intervals of sampling: each row beside real clips that move as fast as its own.
     FID looks at every real frame, as its published form does."""
-    words = "--config latte-ffs --dry-run --train".split() + ["--data /tmp --vae_weights /tmp"]
+    words = "--config latte-ffs --curve 4 --train".split() + ["--data /tmp --vae_weights /tmp"]
     trained, real = [], []
     for script, *command in dry(capsys, "latte-5e", *words):
         if script == "train.py":
@@ -101,11 +204,11 @@ def test_real_clips_have_the_stride_of_the_training(capsys):
 def test_all_is_what_the_preset_and_its_data_can_show():
     """Findings: `all` died at Fig. 5d, hours in, since the toy has no DiT to start from."""
     asked = lambda *words: ablate.tables(ablate.parse(["all", *words]))
-    toy, films = asked(), asked("--config", "latte-ffs", "--train", "--data /tmp")
+    toy, real = asked(), asked("--config", "latte-ffs", "--train", "--data /tmp")
     assert not {"latte-5d", "latte-5e"} & {*toy} and {"latte-5f", "latte-mask", "videodit-2"} <= {*toy}
-    assert {"latte-5d", "latte-5e"} <= {*films} and "latte-mask" not in films
+    assert {"latte-5d", "latte-5e"} <= {*real} and "latte-mask" not in real
     assert "videodit-2" not in asked("--config", "videodit-256")
-    with pytest.raises(UserError, match="latte-mask, or no pictures beside its clips; give tiny or small"):
+    with pytest.raises(UserError, match="latte-mask, or no images beside its clips; give tiny or small"):
         ablate.parse(["latte-mask", "--config", "latte-ffs"])
 
 
@@ -242,14 +345,6 @@ def test_how_often_alike_rows_are_told_apart(seeds, share):
     assert seeds == 1 or np.mean(apart) == pytest.approx(share)
 
 
-def test_made_up_tables_deceive_as_often_as_counted(tmp_path):
-    """The demo's known answer; and a larger difference is seen more often."""
-    found = ablate.draw_demo(tmp_path / "ablate.png")
-    for measured, exact, shares in found.values():
-        assert measured == pytest.approx(exact, abs=0.015) and shares[-1] > 0.8 > shares[0]
-    assert Image.open(tmp_path / "ablate.png").size[0] > 900
-
-
 def results(*seeds):
     """What run_table would return for one row with these toy FVDs."""
     return [{"params": 1_500_000, "steps": 8, "cpu_s": 1.0, "commands": [], "ours": {
@@ -295,16 +390,33 @@ def test_lattes_figures_are_curves(ran, tmp_path):
     assert early[1].endswith("/0/latte/0000005")
 
 
-def test_the_rows_pictures_are_laid_out(tmp_path, capsys):
+def test_what_the_rows_drew_is_laid_out(tmp_path, capsys):
     """VideoDiT Figs. 3, 5, 7: one above the other, by their names."""
-    args = ablate.parse(["videodit-6", "--config", "tiny", "--out", str(tmp_path)])
-    for row in ablate.TABLES["videodit-6"].rows:
-        folder = ablate.row_job(args, "videodit-6", row).folder
-        folder.mkdir(parents=True)
-        Image.new("RGB", (40, 30)).save(folder / "pictures.png")
-    ablate.draw_pictures(args, "videodit-6")
-    assert Image.open(tmp_path / "tiny" / "videodit-6-pictures.png").size[1] > 60
+    args = ablate.parse(["videodit-3", "--config", "tiny", "--out", str(tmp_path)])
+    for row in ablate.TABLES["videodit-3"].rows:
+        folder = ablate.row_job(args, "videodit-3", row).folder
+        (folder / "untrained").mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(folder / "images.png")
+        Image.new("RGB", (40, 30)).save(folder / "untrained" / "0000-a-cat.png")
+    ablate.draw_rows(args, "videodit-3")
+    for kind in ("images", "untrained"):
+        assert Image.open(tmp_path / "tiny" / f"videodit-3-{kind}.png").size[1] > 120
     assert "recon" not in capsys.readouterr().out
+
+
+def test_rows_that_are_equal_have_no_chart(tmp_path):
+    """Nothing differs in what was measured: the table says so, and no drawing fails for it."""
+    args = ablate.parse(["videodit-5", "--config", "tiny", "--out", str(tmp_path)])
+    alike = [{**results(1.0)[0], "ours": {"recon": {"psnr": 30.0}}}]
+    ablate.show(args, "videodit-5", [alike, alike])
+    assert "2D patchify = 3D patchify" in (tmp_path / "tiny" / "videodit-5.md").read_text()
+
+
+def test_positions_are_no_parameters(tmp_path):
+    """Table 4's 2.03 B and 4.15 B, Latte's 673.68 M: fixed tables lie in the files, and are not counted."""
+    save_file({"image.pos_embed": torch.zeros(1, 9, 4), "temp_embed": torch.zeros(1, 3, 4),
+               "image.weight": torch.zeros(4, 4)}, tmp_path / "net.safetensors")
+    assert ablate.count_parameters(tmp_path / "net.safetensors") == 16
 
 
 # ------------------------------------------------------------ what cannot work
@@ -321,6 +433,9 @@ def test_a_wrong_flag_is_named(words, hint):
         ablate.parse(words)
 
 
+VIDEOS = "--data . --lpips_weight 0"
+
+
 @pytest.mark.parametrize("words, hint", [
     (["latte-5e"], "toy world"), (["videodit-5", "--train", "--stepps 5"], "--steps"),
     (["latte-5d", "--config", "latte-ffs", "--train", "--data ."], "--image_model DiT-XL-2-256x256.pt"),
@@ -329,12 +444,14 @@ def test_a_wrong_flag_is_named(words, hint):
     (["latte-5a", "--config", "latte-ffs", "--train", "--data . --vae_weights gone"], "--vae_weights gone"),
     (["latte-5a", "--config", "latte-ffs", "--train", "--data . --accumulate 3"], "multiple of --accumul"),
     (["latte-5a", "--config", "latte-ffs", "--train", "--data ."], "i3d_torchscript.pt"),
-    (["videodit-4", "--config", "videodit-256", "--train", "--data ."], "--real UCF101"),
-    (["videodit-4", "--config", "videodit-256", "--train", "--data .", "--real", "gone"], "--real gone"),
-    (["videodit-1", "--config", "videodit-256", "--train", "--data .", "--films", "gone"], "--films gone"),
-    (["videodit-1", "--config", "videodit-256", "--train", "--data ."], "alexnet")])
+    (["videodit-1", "--config", "videodit-256", "--train", "--data ."], "--lpips FILE.*--lpips_weight 0"),
+    (["videodit-6", "--config", "videodit-256", "--train", "--data ."], "JourneyDB.*--images FOLDER"),
+    (["videodit-4", "--config", "videodit-256", "--train", VIDEOS], "--real UCF101"),
+    (["videodit-4", "--config", "videodit-256", "--train", VIDEOS, "--real", "gone"], "--real gone"),
+    (["videodit-1", "--config", "videodit-256", "--train", VIDEOS, "--videos", "gone"], "--videos gone"),
+    (["videodit-1", "--config", "videodit-256", "--train", VIDEOS], "alexnet")])
 def test_what_cannot_work_is_said_before_anything_runs(ran, words, hint, monkeypatch, tmp_path):
-    """Not after the first row has trained for a day: flags, data, weights, the networks that judge."""
+    """Not after the first row has trained for a day: flags, data, weights, the networks that look."""
     monkeypatch.setattr(ablate, "DETECTORS", tmp_path)
     with pytest.raises(UserError, match=hint):
         ablate.run_table(ablate.parse(words), words[0])
@@ -354,8 +471,22 @@ def test_a_torchscript_is_trusted_before_training_or_not_at_all(ran, tmp_path):
     assert ran == []
     args = ablate.parse([*words, "--trust-torchscript"])
     job = ablate.row_job(args, "latte-5a", ablate.TABLES["latte-5a"].rows[0])
-    fvd = dict(job.judging)["fvd"]
+    fvd = dict(job.measuring)["fvd"]
     assert fvd[-3:] == ["--weights", str(tmp_path / "i3d_torchscript.pt"), "--trust-torchscript"]
+
+
+def test_fig_5_the_image_models_latents_are_decoded_by_a_row_of_table_3(sd3, tmp_path):
+    """Before any training of VideoDiT: the released image model attends over all frames, our D decodes."""
+    vae = pretrained.vae_at(sd3[0])
+    save_network(tmp_path / "dpvae.safetensors", DPVAE.from_image(vae))
+    args = ablate.parse(["videodit-3", "--config", "videodit-256", "--train", f"--init {sd3[0]}"])
+    config = ablate.config_of(args, "videodit", ["--size", "32", "--frames", "8", "--data", "X"])
+    command = ablate.untrained_command(tmp_path, config)
+    sample.main(["", *command[2:], "--steps", "1"])
+    clip, = (tmp_path / "untrained").glob("*.mp4")
+    assert len(read_video(clip)) == 8
+    with pytest.raises(UserError, match="--ckpt FOLDER --model dit"):
+        sample.parse(["a cat", "--zero-shot-video", "--ckpt", "x"])
 
 
 def test_a_command_that_fails_ends_the_table(tmp_path, capsys):
@@ -367,13 +498,13 @@ def test_a_command_that_fails_ends_the_table(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["videodit-5", "latte-5a"])
 def test_a_table_runs_end_to_end(key, tmp_path, capsys):
-    """At tiny size with two seeds: every stage, every judgement, a table; again, nothing is left to do."""
+    """At tiny size with two seeds: every stage, every measurement, a table; again, nothing is left to do."""
     words = [key, "--config", "tiny", "--out", str(tmp_path), "-n", "4", "--seeds", "2", "--nearest", "0",
              "--curve", "2" if key == "latte-5a" else "0", "--train", "--steps 2 --items 16"]
     ablate.main(words)
     out = capsys.readouterr().out
     assert "our toy FVD" in out and "our toy FID" in out and "our toy motion %" in out
-    assert key == "latte-5a" or ("our toy LPIPS" in out and "our toy FID pictures" in out and "756.25" in out)
+    assert key == "latte-5a" or ("our toy LPIPS" in out and "our toy FID images" in out and "756.25" in out)
     results = [json.loads(path.read_text())["ours"] for path in tmp_path.glob("tiny/*/*/result.json")]
     assert len(results) == 4 and all(result["fvd"]["fvd"] > 0 for result in results)
     assert key == "videodit-5" or all(result["fvd@1"]["fvd"] > 0 for result in results)
@@ -383,7 +514,7 @@ def test_a_table_runs_end_to_end(key, tmp_path, capsys):
 
 
 class Looker(torch.nn.Module):
-    """Stands for every published network: six numbers of a clip or picture, a distance of two pictures."""
+    """Stands for every published network: six numbers of a clip or image, a distance of two images."""
 
     def forward(self, images, other=None, bias=True):
         if other is not None:
@@ -396,14 +527,15 @@ class Looker(torch.nn.Module):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch, capsys):
-    """(root, words that all tables need): films, UCF101's tree, and commands that run inside this process,
-    where stand-ins take the place of the networks that judge."""
+    """(root, words that all tables need): videos, UCF101's tree, and commands that run inside this process,
+    where stand-ins take the place of the networks that look."""
     import eval
     import train
     for number in range(4):
-        for folder in ("films", "UCF101/Archery", "UCF101/YoYo"):
+        for folder in ("clips", "UCF101/Archery", "UCF101/YoYo"):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-            save_video(tmp_path / folder / f"v_{number}.mp4", toy_world.render(toy_world.sample_spec(7, number), 26, 48))
+            clip = toy_world.render(toy_world.sample_spec(7, number), 26, 48)
+            save_video(tmp_path / folder / f"v_{number}.mp4", clip)
     (tmp_path / "one").mkdir()
     save_video(tmp_path / "one" / "a.mp4", toy_world.render(toy_world.sample_spec(1, 0), 8, 48))
     looker = lambda *args: Looker()
@@ -414,11 +546,12 @@ def published(tmp_path, monkeypatch, capsys):
         (tmp_path / "detectors" / name).write_bytes(b"a network")
 
     def run(args, command):
-        (train if command[0] == "train.py" else eval).main(command[1:])
+        scripts = {"train.py": train, "eval.py": eval, "sample.py": sample}
+        scripts[command[0]].main(command[1:])
         last = (capsys.readouterr().out.strip().splitlines() or [""])[-1]
         return json.loads(last) if last.startswith("{") else {}
     monkeypatch.setattr(ablate, "run", run)
-    return tmp_path, ["-n", "4", "--out", str(tmp_path / "out"), "--films", str(tmp_path / "one"),
+    return tmp_path, ["-n", "4", "--out", str(tmp_path / "out"), "--videos", str(tmp_path / "one"),
                       "--batch", "2", "--detectors", str(tmp_path / "detectors"), "--trust-torchscript"]
 
 
@@ -428,26 +561,26 @@ SMALL = ("--size 32 --frames 8 --steps 2 --batch 2 --warmup 1 --no-compile --no-
 
 @pytest.mark.slow
 def test_a_table_of_videodit_runs_in_the_published_layout(published, sd3, capsys):
-    """From Stable Diffusion 3's file and films to FVD and IS by UCF101, pictures, and the printed table."""
+    """From Stable Diffusion 3's file and videos to FVD and IS by UCF101, images, and the printed table."""
     root, words = published
-    flags = f"{SMALL} --init {sd3[0]} --data {root / 'films'} --disc.width 8 --disc.layers 1 --long 0"
+    flags = f"{SMALL} --init {sd3[0]} --data {root / 'clips'} --disc.width 8 --disc.layers 1 --long 0"
     ablate.main(["videodit-5", "--config", "videodit-256", *words, "--real", str(root / "UCF101"),
                  "--train", flags])
     out = capsys.readouterr().out
     assert re.search(r"2D patchify +\| 756.25 +\| 27.85 +\| [0-9.]+ +\| [0-9.]+", out)
     assert all(f"our {name}" in out for name in ("FVD", "IS", "PSNR", "LPIPS"))
-    for kind in ("recon", "samples", "pictures"):
+    for kind in ("recon", "samples", "images"):
         assert (root / "out" / "videodit-256" / f"videodit-5-{kind}.png").is_file()
 
 
 @pytest.mark.slow
 def test_a_table_of_latte_runs_in_the_published_layout(published, capsys):
-    """From Stable Diffusion 1's VAE and films to FVD over iterations, FID, and the printed table."""
+    """From Stable Diffusion 1's VAE and videos to FVD over iterations, FID, and the printed table."""
     root, words = published
     vae = KLVAE(KLVAEConfig(4, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, quant_conv=True))
     (root / "vae").mkdir()
     save_file(vae.state_dict(), root / "vae" / "diffusion_pytorch_model.safetensors")
-    flags = (f"{SMALL} --data {root / 'films'} --vae_weights {root / 'vae'} --stride 1 --latte.depth 2 "
+    flags = (f"{SMALL} --data {root / 'clips'} --vae_weights {root / 'vae'} --stride 1 --latte.depth 2 "
              "--latte.width 32 --latte.heads 2 --latte.frames 8 --latte.input_size 4")
     ablate.main(["latte-5a", "--config", "latte-ffs", *words, "--curve", "2", "--train", flags])
     out = capsys.readouterr().out
