@@ -266,6 +266,8 @@ PRESETS = {
     #     videodit-256    1 million videos drawn at random from WebVid-10M, no images (4.3)
     #     videodit-320    the same 1 million; images from JourneyDB in a fifth of the steps (4.1)
     #     videodit-512    300 thousand videos from Pexels, self-collected; images from JourneyDB (4.1)
+    # DEVIATES VideoDiT 4.1: without --images, a step of images takes single frames of the videos; ablate.py asks
+    # for --images where a row trains on them.
     # --lpips is VGG16's file, for Eq. 4; a dpvae stage without it stops (pretrained.perceptual_for).
     # What 4.1 leaves open:
     # ASSUMED: shift 3, with which Stable Diffusion 3 is released: its weights know that density of levels.
@@ -306,6 +308,12 @@ for _name, _size, _stages in (("videodit-320", 320, {"dpvae": _dpvae, "videodit"
 # the published way.
 # Latte 4.1: flips are the only augmentation, so the crop is the middle one.
 # DEVIATES Latte 4.1: SkyTimelapse is not flipped, as in the published configuration; --flip as in the paper.
+# DEVIATES from the published code: the EMA warms up (Config.ema), where its first copy counts from step 0.
+# DEVIATES from the published loaders: a video of fewer than 46 frames is left out, where theirs of faces and
+# UCF101 takes it at a smaller interval; every interval is 3, where theirs of 48 frames has two of 4.
+# DEVIATES from the published loaders: bicubic with care for the pixels in between (video_io.py), where theirs
+# is bilinear without; and images beside clips are resized and flipped as clips are, where those of faces and
+# UCF101 have to be 256 x 256 and stay as they are.
 _latte = dict(size=256, frames=16, stride=3, crop="center", data="", lr=1e-4, warmup=1, betas=(0.9, 0.999),
               clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000, previews=2,
               workers=8)
@@ -555,6 +563,9 @@ def check_together(config):
         raise UserError(f"--out {config.out}: is a file; give a folder")
     if config.muon and config.shard:
         raise UserError("--muon with --shard: Muon needs whole matrices; give one of the two")
+    if config.stage == "latte" and "latte.joint" in config.given and not config.joint_images:
+        raise UserError("--latte.joint says what images do beside clips, and there are none; give "
+                        "--joint_images 8, or leave it out")
     if config.short and config.long:
         raise UserError(f"--short {config.short} and --long {config.long}: give one, and 0 for the other")
 

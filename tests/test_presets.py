@@ -225,3 +225,10 @@ def test_files_that_do_not_fit_the_flags_are_named():
         check_widths(cfg, cfg.dit, vae, text)
     with pytest.raises(UserError, match="--dit.context_dim 8: the text encoder's vectors have 32"):
         check_widths(cfg, dataclasses.replace(cfg.dit, context_dim=8), KLVAE(cfg.vae), text)
+
+
+def test_what_images_do_is_refused_where_there_are_none():
+    """Latte 3.3.4: --latte.joint is about images beside clips."""
+    with pytest.raises(UserError, match="--latte.joint .*--joint_images 8"):
+        parse(["--config", "latte-ffs", "--latte.joint", "temporal_mask"])
+    assert parse(["--config", "latte-ffs-img", "--latte.joint", "temporal_mask"])[0].joint_images == 8
