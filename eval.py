@@ -543,7 +543,7 @@ def reproduce(argv):
     flags = FlagParser(prog="eval.py reproduce")
     flags.add_argument("weights", help="a released file: ffs.pt, skytimelapse.pt, taichi-hd.pt, ucf101.pt")
     flags.add_argument("--data", required=True, help="the real videos: what it was trained on")
-    flags.add_argument("--vae", default="", help="Stable Diffusion 1.4's VAE, if it is not beside the file")
+    flags.add_argument("--vae", default="", help="Stable Diffusion 1.4's VAE, file or folder")
     flags.add_argument("--set", default="", help=f"which of {', '.join(RELEASED)}; default: the file's name")
     flags.add_argument("-n", type=int, default=2048, help="clips; as published 2048")
     flags.add_argument("-o", "--out", default="", help="folder of the clips; default: out/reproduce/SET")

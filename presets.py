@@ -266,8 +266,8 @@ PRESETS = {
     #     videodit-256    1 million videos drawn at random from WebVid-10M, no images (4.3)
     #     videodit-320    the same 1 million; images from JourneyDB in a fifth of the steps (4.1)
     #     videodit-512    300 thousand videos from Pexels, self-collected; images from JourneyDB (4.1)
-    # DEVIATES VideoDiT 4.1: without --images, a step of images takes single frames of the videos; ablate.py asks
-    # for --images where a row trains on them.
+    # DEVIATES VideoDiT 4.1: without --images, a step of images takes single frames of the videos; ablate.py
+    # asks for --images where a row trains on them.
     # --lpips is VGG16's file, for Eq. 4; a dpvae stage without it stops (pretrained.perceptual_for).
     # What 4.1 leaves open:
     # ASSUMED: shift 3, with which Stable Diffusion 3 is released: its weights know that density of levels.
