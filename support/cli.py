@@ -4,17 +4,19 @@ Also here: what a signal means (finish the step, save, end), and an unknown flag
 
 import argparse
 import difflib
+import errno
 import os
 import re
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 
 # ---------------------------------------------------------------------------------------------- errors
 
-# A stack trace is for the person who mends the code. The person who mistyped a flag or has a broken film
+# A stack trace is for the person who mends the code. The person who mistyped a flag or has a broken video
 # needs one line: what is wrong, where, and what to do. So everything that a person can mend is a UserError,
 # and everything else stays what it was: a bug, with its trace.
 
@@ -23,12 +25,58 @@ class UserError(Exception):
 
 
 def polite(main):
-    """Run a script's main(); a UserError becomes one line on stderr and exit code 2, not a stack trace."""
+    """Run a script's main(). What a person can mend, or did, becomes one line on stderr and an exit code: 2,
+    Ctrl-C 130, an output that nobody reads 141. Only a bug ends in a stack trace."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")       # a terminal that knows ASCII alone
     try:
         main()
+        sys.stdout.flush()                                  # a full disk is found here, not while Python ends
     except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.exit(2)
+        end(str(error), 2)
+    except KeyboardInterrupt:
+        end("stopped by Ctrl-C; what is finished stays", 128 + signal.SIGINT)
+    except BrokenPipeError:                                 # `python sample.py ... | head -1`
+        discard_output()
+        end("stopped: nobody reads the output any more", 141)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        discard_output()
+        end("cannot write the output: no space left", 2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":      # torch's, which is not imported for its name
+            raise
+        end(f"{first_line(error)}; make less at once: a smaller --batch or --size, fewer --frames", 2)
+
+
+def end(message, code):
+    print(f"{Path(sys.argv[0]).name}: {printable(message)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def discard_output():
+    """What is still waiting to be printed goes nowhere: else Python tries once more, and complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def printable(text):
+    """text without what a terminal obeys instead of showing it: escape codes become \\x1b, as in Python."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+def check_writable(flag, folder):
+    """A folder that is to be written into, or the nearest one above it that is there, takes a file: asked
+    before hours of work, not after them. Nothing is left behind."""
+    above = Path(folder)
+    try:
+        while not (above.exists() or above.is_symlink()):       # a link to nothing is no folder
+            above = above.parent
+        tempfile.TemporaryFile(dir=above).close()
+    except NotADirectoryError:
+        raise UserError(f"{flag} {folder}: {above} is a file; give a folder")
+    except OSError as error:
+        raise UserError(f"{flag} {folder}: cannot be written ({error.strerror}); give another folder")
 
 
 # argparse guesses: --st is taken for --steps as long as no other flag begins so, and a flag that is added
@@ -46,8 +94,8 @@ class FlagParser(argparse.ArgumentParser):
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1, 0.4)
-            raise UserError(f"unknown flag {unknown[0]}"
-                            + (f"; did you mean {near[0]}?" if near else "; see --help"))
+            hint = f"did you mean {near[0]}?" if near else "see --help"
+            raise UserError(f"unknown flag {unknown[0]}; {hint}")
         return known
 
     def error(self, message):

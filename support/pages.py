@@ -1,123 +1,251 @@
-"""pages.py - what a person opens in a browser: OUT/report.html of a training, out/index.html of clips."""
+"""pages.py - what a person opens in a browser: OUT/report.html of a training, out/index.html of clips.
+
+Both are one file without a script and without a network: it opens from a disk, a mail, and in ten years, too.
+In light and dark, as the person's browser asks for; on a phone as on a screen."""
 
 import base64
 import html
 import json
 import math
 from pathlib import Path
+from urllib.parse import quote
 
 from support.checkpoints import read_log, write_atomic
 from support.cli import UserError
 
 
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2329; --soft: #5a6570; --page: #f6f7f8; --card: #fff;
+        --edge: #dfe3e7; --line: #0072b2; --pale: #9cc6e0 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e8eb; --soft: #9aa6b1; --page: #14181c; --card: #1d2329; --edge: #353e47;
+          --line: #56b4e9; --pale: #2c5a78 } }
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 1.5rem clamp(.8rem, 3vw, 2rem); max-width: 1200px; color: var(--ink);
+       background: var(--page); font: 15px/1.5 system-ui, sans-serif }
+h1 { margin: 0 0 .8rem; font-size: 1.6rem } h2 { margin: 0 0 .6rem; font-size: 1.25rem }
+.soft, figcaption small, summary, th { color: var(--soft) } h2 .soft { font-size: .9rem; font-weight: normal }
+section, .clips figure { margin: 1.2rem 0; padding: 1rem; background: var(--card); border-radius: 8px;
+       border: 1px solid var(--edge) }
+figure { margin: 0; min-width: 0 } figcaption { overflow-wrap: anywhere }
+img, video { display: block; max-width: 100%; border-radius: 4px; image-rendering: pixelated }
+.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)); gap: 1.2rem }
+.clips figure { margin: 0; padding: .7rem } .clips img, .clips video { width: 100% }
+.clips figcaption { margin-top: .5rem }
+.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 220px), 1fr)); gap: 1rem }
+.previews { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); gap: 1rem;
+       margin-top: 1rem }
+.plot { display: flex; gap: .4rem; font-size: 12px; color: var(--soft); line-height: 1 }
+.plot div { display: flex; flex-direction: column; justify-content: space-between; text-align: right }
+.plot svg { flex: 1; min-width: 0; height: 80px; border: 1px solid var(--edge); border-radius: 4px }
+.loss .plot svg { height: 240px } .loss { margin-bottom: 1rem }
+.curves figure { display: flex; flex-direction: column } .curves figcaption { flex: 1 }
+.curves small { display: block } .steps { display: flex; justify-content: space-between; font-size: 12px;
+       color: var(--soft) }
+polyline { fill: none; stroke: var(--line); stroke-width: 1.6; vector-effect: non-scaling-stroke }
+polyline.each { stroke: var(--pale); stroke-width: 1 }
+table { border-collapse: collapse; margin-top: .8rem } th { font-weight: normal; text-align: left }
+td, th { padding: .15rem .9rem .15rem 0; vertical-align: top; overflow-wrap: anywhere }
+td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
+details { margin-top: .8rem } pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px }
+"""
+
+
+def write_html(path, title, body):
+    text = (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style>\n'
+            f"<h1>{html.escape(title)}</h1>\n" + "\n".join(body) + "\n</html>\n")
+    write_atomic(path, lambda to: to.write_bytes(text.encode("utf-8", "replace")))
+
+
+def short(value):
+    """A number as a person reads it: three digits, and no minus before a zero."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return str(value)
+    if 1e5 <= abs(value) < 1e6:
+        return f"{value / 1e3:.0f}k"
+    if 1e6 <= abs(value) < 1e9:
+        return f"{value / 1e6:.3g}M"
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e5 else f"{value:.3g}"
+    return "0" if text.strip("-0.") == "" else text
+
+
 # ---------------------------------------------------------------------------------------------- the report
 
-# A curve says whether a run learns, a row of previews says what. The page needs no library: an SVG polyline
-# is a list of points, a picture is its bytes in base64, and a browser has drawn both for twenty years.
+# A curve says whether a run learns, a row of previews says what. What a look at the page tells: a loss that
+# falls while previews stay grey: the sampler or the VAE. Norms that grow while the loss is flat: the learning
+# rate is too high, divergence is near. A dit loss of 1.0 and no less: the network answers with the mean, its
+# condition does not reach it. Waits that rise in steps: a slow disk. A loss that jumps back at each resume:
+# the resumed run is not the same run, which here would be a bug.
 
-# What a look at the page tells. A loss that falls while previews stay grey: the sampler or the VAE. Norms
-# that grow while the loss is flat: the rate is too high, divergence is near. A dit loss of 1.0 and no less:
-# the network answers with the mean, its condition does not reach it. Waits that rise in steps: a slow disk.
-# A loss that jumps back at each resume: the resumed run is not the same run, which here would be a bug.
+# What the columns of log.jsonl are. The first that is no bookkeeping is the stage's loss.
+MEANING = {
+    "lr": "learning rate", "norm": "gradient norm, before it is clipped", "skipped": "steps left out so far",
+    "steps_per_s": "steps a second", "samples_per_s": "clips or images a second",
+    "tokens_per_s": "tokens of the transformer a second", "wait": "share of the time spent waiting for data",
+    "eta_s": "seconds to the end", "memory_gb": "GB, the peak", "mfu": "share of the card's arithmetic",
+    "mse": "squared error of the pixels", "kl": "KL divergence of the latents from N(0,1)",
+    "lpips": "perceptual distance", "gan": "the discriminator's verdict, as a loss",
+    "disc": "the discriminator's own loss", "key": "squared error of the key frames by D_k",
+    "stat": "VideoDiT Eq. 3: z's statistics against z_k's", "vb": "L_vlb, in bits",
+    "words": "which words are in the prompt, asked of the text encoder"}
+BOOKKEEPING = ("step", "lr", "norm", "skipped", "steps_per_s", "samples_per_s", "tokens_per_s", "wait",
+               "eta_s", "memory_gb", "mfu")
+DRAWN = ("lr", "norm", "wait")                              # of the bookkeeping; the others are one number
+
 
 def report(out):
-    """OUT/report.html: of each stage its curves, previews, last numbers and settings, and what eval.py found.
-    One file with all its pictures in it, without a script: it opens from a mail, in ten years, too."""
+    """OUT/report.html: of each stage its curves, last numbers, previews and settings, and what eval.py
+    found."""
     out = Path(out)
     stages = sorted((path.parent for path in out.glob("*/log.jsonl")), key=lambda path: path.stat().st_mtime)
     if not stages:
         raise UserError(f"{out}: no stage's log.jsonl in it; give the --out of a training")
-    name = html.escape(out.name)
-    parts = [f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{STYLE}</style><h1>{name}</h1>"]
-    for folder in stages:
-        lines = read_log(folder / "log.jsonl")
-        parts.append(f"<h2>{html.escape(folder.name)}</h2>")
-        if lines:
-            last = {key: value for key, value in lines[-1].items() if isinstance(value, (int, float))}
-            parts.append(table([last.keys(), [f"{value:.6g}" for value in last.values()]]))
-            parts += [curve(key, [(line["step"], line.get(key)) for line in lines]) for key in lines[-1]
-                      if key not in ("step", "eta_s", "skipped", "steps_per_s", "memory_gb")]
-        shown = sorted(path for path in folder.glob("*.png") if path.stem.isdigit())
-        for path in shown[::-1][::max(len(shown) // 12, 1)][::-1]:      # a dozen, the last among them
-            picture = base64.b64encode(path.read_bytes()).decode()
-            parts.append(f"<figure><img src='data:image/png;base64,{picture}'>"
-                         f"<figcaption>step {int(path.stem)}</figcaption></figure>")
-        if (folder / "settings.json").is_file():
-            parts.append("<details><summary>settings</summary><pre>"
-                         f"{html.escape((folder / 'settings.json').read_text('utf-8'))}</pre></details>")
+    links = [f'<a href="#{quote(stage.name)}">{html.escape(stage.name)}</a>' for stage in stages]
+    body = [f'<p class="soft">In the order of training: {", ".join(links)}. Of a curve, pale is what each '
+            "line of the log says, dark the mean of its neighbours; the number is where that ends.</p>"]
+    for stage in stages:
+        body += [f'<section id="{quote(stage.name)}">', *stage_report(stage), "</section>"]
     for path in sorted([*out.glob("*.json"), *out.glob("*/*.json")]):
-        if path.name != "settings.json":
-            parts.append(f"<h2>{html.escape(str(path.relative_to(out)))}</h2><pre>"
-                         f"{html.escape(path.read_text('utf-8', errors='replace')[:4000])}</pre>")
-    write_atomic(out / "report.html", lambda to: to.write_text("\n".join(parts), "utf-8"))
+        if path.name != "settings.json" and path.is_file():
+            text = path.read_text("utf-8", errors="replace")[:4000]
+            body.append(f"<section><h2>{html.escape(str(path.relative_to(out)))}</h2>"
+                        f"<pre>{html.escape(text)}</pre></section>")
+    write_html(out / "report.html", out.resolve().name, body)
     print(f"{out / 'report.html'}: {len(stages)} stages")
 
 
-# Wide enough for a curve with its numbers, three in a row on a laptop; previews as large as they were drawn.
-STYLE = ("body{font:14px sans-serif;margin:2em;max-width:80em}td{padding:.1em .7em;text-align:right}"
-         "figure,svg{display:inline-block;margin:.5em;vertical-align:top}img{max-width:38em}"
-         "polyline{fill:none;stroke:#1f5fa8;stroke-width:1.3}text{font-size:11px;fill:#555}")
+def stage_report(folder):
+    """The parts of a stage, as HTML."""
+    lines = read_log(folder / "log.jsonl")
+    name = html.escape(folder.name)
+    if not lines:
+        return [f"<h2>{name}</h2><p>nothing logged yet</p>"]
+    last = lines[-1]
+    parts = [f'<h2>{name} <span class="soft">step {short(last["step"])}</span></h2>']
+
+    def points(key):
+        return [(line["step"], line.get(key)) for line in lines]
+
+    losses = [key for key in last if key not in BOOKKEEPING]
+    if losses:
+        parts.append(f'<div class="loss">{curve("loss", points(losses[0]))}</div>')
+    drawn = losses[1:] + [key for key in DRAWN if key in last]
+    parts.append('<div class="curves">' + "".join(curve(key, points(key)) for key in drawn) + "</div>")
+    parts += previews(folder)
+    rows = []
+    for key, value in last.items():
+        if isinstance(value, (int, float)) and key != "step":
+            meaning = "the loss that is trained on" if [key] == losses[:1] else MEANING.get(key, "")
+            rows.append(f'<tr><td>{html.escape(key)}<td class="number">{short(value)}'
+                        f'<td class="soft">{meaning}')
+    parts.append("<details open><summary>the last line of the log</summary><table>" + "".join(rows)
+                 + "</table></details>")
+    if (folder / "settings.json").is_file():
+        settings = html.escape((folder / "settings.json").read_text("utf-8", errors="replace"))
+        parts.append(f"<details><summary>settings</summary><pre>{settings}</pre></details>")
+    return parts
 
 
-def table(rows):
-    return "<table>" + "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}" for cell in row)
-                               for row in rows) + "</table>"
+def previews(folder):
+    """A dozen at most, the last one among them: an image is its bytes in base64."""
+    shown = sorted(path for path in folder.glob("*.png") if path.stem.isdigit())
+    every = max(len(shown) // 12, 1)
+    figures = []
+    for path in shown[::-1][::every][::-1]:
+        data = base64.b64encode(path.read_bytes()).decode()
+        figures.append(f'<figure><img src="data:image/png;base64,{data}" alt="">'
+                       f"<figcaption><small>step {int(path.stem):,}</small></figcaption></figure>")
+    return ['<div class="previews">', *figures, "</div>"] if figures else []
 
 
-# The line is thinned to 600 points, which is more than the picture has pixels across.
+# A curve is an SVG polyline: a list of points. What it says in words stands beside it, outside the drawing,
+# which may then be stretched to any width. Losses of diffusion are noisy, most of them is noise that nobody
+# could predict: so each point is drawn pale, and over it the mean of its neighbours, which sets the frame.
 
-def curve(name, points, wide=340, high=170):
-    """An inline SVG of (step, value or None), without the points that were not finite.
-
-    Its corners say the smallest and largest value and the first and last step: enough to read a curve by."""
+def curve(name, points, wide=600, high=200):
+    """A figure of (step, value or None), without the values that were not finite."""
     real = [(x, y) for x, y in points if isinstance(y, (int, float)) and math.isfinite(y)]
     if not real:
         return ""
-    thin = real[::max(len(real) // 600, 1)]
-    (left, right), (low, top) = ((min(values), max(values)) for values in zip(*real))
-    place = lambda x, y: (f"{40 + (x - left) / ((right - left) or 1) * (wide - 50):.1f},"
-                          f"{high - 25 - (y - low) / ((top - low) or 1) * (high - 50):.1f}")
-    return (f"<svg width={wide} height={high}><text x=40 y=14>{html.escape(name)}</text>"
-            f"<text x=0 y={high - 25}>{low:.3g}</text><text x=0 y=30>{top:.3g}</text>"
-            f"<text x=40 y={high - 8}>step {left}</text><text x={wide - 70} y={high - 8}>{right}</text>"
-            f"<polyline points='{' '.join(place(x, y) for x, y in thin)}'/></svg>")
+    real = real[::max(len(real) // wide, 1)]
+    around = len(real) // 40
+    means = []
+    for i, (x, _) in enumerate(real):
+        near = [y for _, y in real[max(i - around, 0):i + around + 1]]
+        means.append((x, sum(near) / len(near)))
+    low, top = min(y for _, y in means), max(y for _, y in means)
+    first, last = real[0][0], real[-1][0]
+
+    def line(points, kind):
+        places = []
+        for x, y in points:
+            right = (x - first) / ((last - first) or 1) * wide
+            down = (top - y) / ((top - low) or 1) * (high - 10) + 5
+            places.append(f"{right:.1f},{down:.1f}")
+        return f'<polyline class="{kind}" points="{" ".join(places)}"/>'
+
+    lines = line(means, "mean")
+    if around:
+        lines = line(real, "each") + lines
+    meaning = f" <small>{MEANING[name]}</small>" if name in MEANING else ""
+    return (f"<figure><figcaption><b>{html.escape(name)}</b> {short(means[-1][1])}{meaning}</figcaption>"
+            f'<div class="plot"><div><span>{short(top)}</span><span>{short(low)}</span></div>'
+            f'<svg viewBox="0 0 {wide} {high}" preserveAspectRatio="none">{lines}</svg></div>'
+            f'<div class="steps"><span>step {short(first)}</span><span>{short(last)}</span></div></figure>')
 
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width">
-<style>body{{font:15px/1.45 system-ui,sans-serif;margin:1.5rem;background:#fafafa;color:#222}}
-main{{display:grid;grid-template-columns:repeat(auto-fill,minmax(260px,1fr));gap:1.2rem}}
-figure{{margin:0}}video,img{{width:100%;border-radius:6px;background:#ddd;image-rendering:pixelated}}
-small{{color:#666;word-break:break-word}}</style>
-<h1>{title}</h1><main>
-{cards}
-</main></html>
-"""
-
+# ------------------------------------------------------------------------------------------- a folder's clips
 
 # The page is made anew from the .json files each time, so there is no second list that could disagree with
-# the folder; a clip that was deleted by hand is gone from it, and one copied in from elsewhere is there.
+# the folder; a clip that was deleted by hand is gone from it, and one copied in from elsewhere is there. What
+# else lies in the folder, whatever it is, is passed over: another program's .json must not end all pages.
 def write_page(out):
-    """out/index.html: every clip of the folder, newest first, from the files beside it; no script and no
-    network, so that it plays from a disk, and is mailed by mailing the folder."""
+    """out/index.html: every clip of the folder, newest first, from the files beside it: who mails the folder
+    mails the page."""
     cards = []
     for path in out.glob("*.json"):
-        try:
-            about = json.loads(path.read_text("utf-8"))
-            made, prompt = about["made"], about["prompt"]
-        except (ValueError, KeyError, TypeError, OSError):
-            continue                                        # not one of ours
-        film, picture = path.with_suffix(".mp4"), path.with_suffix(".png")
-        if film.is_file():
-            shown = f'<video src="{film.name}" autoplay loop muted playsinline controls></video>'
-        elif picture.is_file():
-            shown = f'<img src="{picture.name}" alt="{html.escape(prompt)}" loading="lazy">'
-        else:
+        about = settings_of(path)
+        if about and (shown := player(path, about["prompt"])):
+            cards.append((about["made"], path.name, card(path, about, shown)))
+    cards = [card for _, _, card in sorted(cards)[::-1]]
+    write_html(out / "index.html", f"{len(cards)} clips", ['<main class="clips">', *cards, "</main>"])
+
+
+def settings_of(path):
+    """What sample.py wrote of a clip; None if the file is something else."""
+    try:
+        if not path.is_file() or path.stat().st_size > 1 << 20:
+            return None
+        about = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError, OSError):
+        return None
+    if isinstance(about, dict) and all(isinstance(about.get(key), str) for key in ("prompt", "made")):
+        return about
+    return None
+
+
+def player(path, prompt):
+    """The clip or image that lies beside its settings, as HTML; "" if there is none."""
+    clip, image = path.with_suffix(".mp4"), path.with_suffix(".png")
+    if clip.is_file():
+        source = quote(clip.name, errors="replace")
+        return f'<video src="{source}" autoplay loop muted playsinline controls></video>'
+    if image.is_file():
+        source = quote(image.name, errors="replace")
+        return f'<img src="{source}" alt="{html.escape(prompt)}" loading="lazy">'
+    return ""
+
+
+def card(path, about, shown):
+    """A clip with its prompt, what one compares clips by, and the rest for who opens it."""
+    first, rest = [], []
+    for key, value in about.items():
+        if key in ("prompt", "torch") or value in ("", None, []):
             continue
-        settings = ", ".join(f"{key} {value}" for key, value in about.items()
-                             if key not in ("prompt", "torch", "index") and value not in ("", None, []))
-        cards.append((made, path.name, f"<figure>{shown}<figcaption><b>{html.escape(prompt or path.stem)}</b>"
-                                       f"<br><small>{html.escape(path.stem)}: {html.escape(settings)}</small>"
-                                       "</figcaption></figure>"))
-    text = PAGE.format(title=f"{len(cards)} clips", cards="\n".join(card for *_, card in sorted(cards)[::-1]))
-    write_atomic(out / "index.html", lambda temporary: temporary.write_text(text, "utf-8"))
+        text = html.escape(f"{key} {short(value)[:200]}")
+        (first if key in ("seed", "steps", "guidance", "cfg", "sampler", "negative") else rest).append(text)
+    return (f"<figure>{shown}<figcaption><b>{html.escape(about['prompt'] or path.stem)}</b>"
+            f"<br><small>{', '.join(first)}</small>"
+            f"<details><summary>{html.escape(path.stem)}</summary><small>{', '.join(rest)}</small></details>"
+            "</figcaption></figure>")
