@@ -647,4 +647,4 @@ if __name__ == "__main__":
     else:
         from demos.show_data import main as show
 
-        show()
+        polite(show)

@@ -48,7 +48,7 @@ from einops import rearrange
 import torch
 from torch import nn
 
-from support.cli import UserError
+from support.cli import UserError, polite
 from support.ops import attend, gated, gelu, modulated_norm, run_block, without_autocast
 
 
@@ -672,4 +672,4 @@ class PixArt(nn.Module):
 if __name__ == "__main__":
     from demos.show_dit import main
 
-    main()
+    polite(main)

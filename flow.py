@@ -40,7 +40,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from support.cli import UserError
+from support.cli import UserError, polite
 
 
 def along(values, x):
@@ -559,4 +559,4 @@ def decoder_nll(x, mean, log_std):
 if __name__ == "__main__":
     from demos.show_flow import main
 
-    main()
+    polite(main)

@@ -52,7 +52,7 @@ from torch import nn
 
 from dit import (MLP, AdaLN, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, SingleFinalLayer,
                  TimestepEmbedder, initialise, sincos, sincos_2d, unpatchify)
-from support.cli import UserError
+from support.cli import UserError, polite
 from support.ops import attend, gated, modulated_norm, run_block
 
 
@@ -794,4 +794,4 @@ def unconditional(net, batch):
 if __name__ == "__main__":
     from demos.show_latte import main
 
-    main()
+    polite(main)

@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from support.cli import UserError
+from support.cli import UserError, polite
 from support.tokenizers import CLIPTokenizer, WordTokenizer, tell
 
 
@@ -460,4 +460,4 @@ class T5Text(Encoders):
 if __name__ == "__main__":
     from demos.show_text import main
 
-    main()
+    polite(main)

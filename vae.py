@@ -61,7 +61,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from support.cli import UserError
+from support.cli import UserError, polite
 from support.ops import (attend, conv_layout, conv_of_doubled, group_norm, run_block, silu,
                          unfold_with_ends)
 
@@ -781,4 +781,4 @@ class PatchGAN3D(nn.Module):
 if __name__ == "__main__":
     from demos.show_vae import main
 
-    main()
+    polite(main)
