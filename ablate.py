@@ -630,8 +630,8 @@ def run(args, command):
 
 
 # The row's folder gets copies of what base trained, so that it is whole: eval.py and sample.py take it like
-# any --out, and it can be kept when base is deleted. What the row trained itself (Table 3's DP-VAE) is never
-# covered by base's.
+# any --out, and it can be kept when base is deleted. What the row trains itself (Table 3's DP-VAE) is not
+# among them: train.py would not write over it.
 def run_row(args, job, shared):
     """{"ours": {name: what eval.py says of the row}, "params", "cpu_s"}, made or found."""
     path = job.folder / "result.json"
@@ -642,9 +642,10 @@ def run_row(args, job, shared):
         if found["commands"] != commands:
             raise UserError(f"{path} is of other commands; delete {job.folder}, or give another --out")
         return found
+    own = {presets.parse(command[1:])[0].stage for command in job.training}
     for name in ("classifier", "vae", "dit", "text", "dpvae"):
         theirs, ours = (folder / f"{name}.safetensors" for folder in (shared.folder, job.folder))
-        if theirs.exists() and not ours.exists():
+        if name not in own and theirs.exists() and not ours.exists():
             write_atomic(ours, lambda temporary: shutil.copy(theirs, temporary))
     before = children_seconds()
     for command in job.training:

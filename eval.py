@@ -25,7 +25,6 @@ import itertools
 import json
 import os
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -46,8 +45,8 @@ from vae import DPVAE, GOP, KLVAE, fold
 from support import nearest, toy_world
 from support.checkpoints import class_of, load_network, read_config, read_state, sweep, write_atomic
 from support.cli import FlagParser, UserError, polite
-from support.detectors import (ATTRIBUTES, C3D, I3D, AttributeClassifier, Inception, classifier_file,
-                               classifier_right, classifier_targets, perceptual_distance)
+from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_right,
+                               classifier_targets, perceptual_distance)
 from support.drawing import contact_sheet, heat, page
 from support.eval_clips import PROTOCOLS, Protocol, Side, at_least, check_count, one_of, read_protocol, warn
 from support.latent_cache import fingerprint
@@ -397,8 +396,8 @@ def make(models, prompts, frames, args, first_index):
 
 # Prompts are a part of the protocol, too. VideoDiT 4.2 is zero-shot on UCF101: the names of its classes are
 # the prompts, dealt round and round, "ApplyEyeMakeup" as "apply eye makeup".
-# ASSUMED: VideoDiT does not say how it prompts: dealt in turn. A Latte's classes are drawn at random, as in its
-# published sampler.
+# ASSUMED: VideoDiT does not say how it prompts: dealt in turn. A Latte's classes are drawn at random, as in
+# its published sampler.
 def random_class(names, seed):
     """index -> a class drawn at random, keyed by seed and index, as in Latte's published sampler."""
     return lambda index: names[np.random.default_rng([seed, index]).integers(len(names))]
@@ -594,8 +593,8 @@ def published_commands(args, name):
 # block. Blocks over space, each frame attending to itself, make frames less alike; blocks over time bring
 # them together again: two jobs shared. A block whose frames are as alike after it as before does nothing
 # about time. The clips are real ones with noise on them, since that is what the network meets.
-# ASSUMED: Figs. 6 and 8 name neither their clips nor how noisy they are: --times 100 of 1000, where a clip can
-# still be seen.
+# ASSUMED: Figs. 6 and 8 name neither their clips nor how noisy they are: --times 100 of 1000, where a clip
+# can still be seen.
 
 # A column of this table is one of the figure's panels: the mean of how alike two frames are, how much that
 # varies, and how many frames are more like a distant one than like their neighbour ("inverted"), which in a
@@ -965,7 +964,6 @@ def parse_toy_flags(argv):
 # needs them.
 CLASSIFIER = TOY / "classifier.safetensors"
 DETECTORS = TOY.parent / "detectors"          # where the networks' files are looked for without --weights
-UNTRAINED = {"i3d": I3D, "inception": Inception, "c3d": C3D}
 
 
 # A network that looks is somebody's file, and which one decides the number: the I3D of StyleGAN-V's FVD and
@@ -981,12 +979,7 @@ def open_detector(kind, args, purpose):
                 "is": lambda video: classifier(video)["subject"][:, None]}[purpose]         # (B,1,12)
         return look, f"{purpose} {fingerprint(classifier)}"
     path = Path(args.weights or DETECTORS / FILES[kind])
-    if args.time and not path.is_file():                # how fast it is does not depend on what it knows
-        warn(f"no weights at {path}: random ones, to measure the time; the distance means nothing")
-        net, path = UNTRAINED[kind]().eval().to(device()), Path(__file__)
-        args.cache = ""                                     # what they see is nobody's features
-    else:
-        net = load_detector(path, kind, args.trust_torchscript).to(device())
+    net = load_detector(path, kind, args.trust_torchscript).to(device())
 
     def look(video):
         if kind != "inception":
@@ -1007,14 +1000,13 @@ def device():
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
-# The network is the slow part, so nothing else may be: threads decode the next clips while it works, and
-# --time tells whether they keep up (a share far below 100 % asks for more --workers). Features leave the GPU
-# at once, a clip's 400 numbers in float32: 2,048 clips would not fit anywhere, their features fit into 3 MB.
+# The network is the slow part, so nothing else may be: threads decode the next clips while it works (bench.py
+# says how fast I3D is alone; where this is much slower, more --workers). Features leave the GPU at once, a
+# clip's 400 numbers in float32: 2,048 clips would not fit anywhere, their features fit into 3 MB.
 @torch.no_grad()
 def extract(side, look, args):
-    """Features (N,R,F) of every usable clip of a side. --time: at what share of the network's own speed."""
+    """Features (N,R,F) of every usable clip of a side."""
     clips, found = side.stream(args.workers), []
-    started = time.perf_counter()
     with tqdm(total=min(side.protocol.clips, len(side.clips)), desc=Path(side.root).name, unit="clip") as bar:
         while pack := list(itertools.islice(clips, args.batch)):
             for frames in sorted({len(clip) for clip in pack}):    # of one length, but for the ends of videos
@@ -1022,16 +1014,7 @@ def extract(side, look, args):
                 video = video.to(device())                                                  # (B,3,T,H,W)
                 found.append(look(video).float().cpu())                                     # (B,R,F)
             bar.update(len(pack))
-    count = sum(map(len, found))
-    speed = count / (time.perf_counter() - started)
-    check_count(side, count)
-    if args.time:
-        started = time.perf_counter()
-        for _ in range(3):
-            look(video).cpu()
-        alone = 3 * len(video) / (time.perf_counter() - started)
-        print(f"{side.root}: {speed:.2f} clips/s, "
-              f"{speed / alone:.0%} of the {alone:.2f} of the network alone")
+    check_count(side, sum(map(len, found)))
     if side.spans:
         found = [part.flatten(0, 1)[:, None] for part in found]                             # (B*R,1,F)
     return torch.cat(found)                                                                 # (N,R,F)
@@ -1070,7 +1053,6 @@ def parse_metric(name, argv, kinds, sides):
     flags.add_argument("--classifier", default=str(CLASSIFIER), help="the network of --features toy")
     flags.add_argument("--batch", type=int, default=8, help="clips that the network sees at once")
     flags.add_argument("--workers", type=int, default=2, help="threads that decode")
-    flags.add_argument("--time", action="store_true", help="also time the network alone, weights or not")
     if name == "is":
         flags.add_argument("--splits", type=int, default=10, help="the mean over this many parts")
     if "real" in sides:

@@ -256,10 +256,16 @@ def test_what_rows_share_is_trained_once(ran, tmp_path):
         assert made_by(weights) == made_by(tmp_path / "tiny" / "base" / "dpvae.safetensors")
 
 
-def test_a_row_keeps_the_dpvae_that_it_trained(ran, tmp_path):
+def test_a_row_keeps_the_dpvae_that_it_trained(ran, tmp_path, monkeypatch):
     """Table 3's rows have a DP-VAE of their own: the shared one must not take its place on a restart."""
     args = ablate.parse(["videodit-3", "--config", "tiny", "--out", str(tmp_path)])
+    begun = []                                  # is there a DP-VAE in the folder when its training starts?
+    run = ablate.run
+    monkeypatch.setattr(ablate, "run", lambda args, command: begun.append(
+        "dpvae" in command and Path(command[command.index("--out") + 1], "dpvae.safetensors").exists())
+        or run(args, command))
     ablate.run_table(args, "videodit-3")
+    assert not any(begun)                               # train.py refuses to write over another's weights
     own = tmp_path / "tiny" / "videodit-p_video-1-reg_weight-0" / "0"
     (own / "result.json").unlink()
     ablate.run_table(args, "videodit-3")

@@ -297,20 +297,6 @@ def test_fid_over_all_real_frames(ckpt, shots, capsys):
         eval.distance("fvd", [str(shots), str(shots), *classifier, "--full"])
 
 
-def test_time_is_measured_without_weights(shots, capsys, monkeypatch):
-    """How fast a network is does not depend on what it knows; that the number means nothing is said."""
-    monkeypatch.setitem(eval.UNTRAINED, "c3d", TinyC3D)
-    eval.main(["is", str(shots), "--time", "--clips", "4", "--size", "32", "--frames", "8", "--jpeg", "0",
-                   "--splits", "2", "--weights", "nowhere.pt"])
-    out = capsys.readouterr()
-    assert "clips/s" in out.out and "the distance means nothing" in out.err
-
-
-class TinyC3D(torch.nn.Module):
-    def forward(self, video):
-        return video.mean((2, 3, 4))                                                        # (B,3)
-
-
 @pytest.mark.parametrize("layout", ["{name}/v_{name}_g01_c01.avi", "v_{name}_g01_c01.mp4",
                                     "{name}/v_{name}_g01_c01/0001.jpg"])
 def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
