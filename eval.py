@@ -433,7 +433,7 @@ def sample_set(argv):
         prompt = random_class(models.classes, args.seed)
         about["classes"] = "random"
     elif prompt is None:
-        prompt = prompt_at("toy:video") if models.asks == "text" else lambda index: ""
+        prompt = prompt_at("toy:video") if models.condition == "text" else lambda index: ""
     check_made(Path(args.out), args, about)
     return fill_folder(models, prompt, about["frames"], args)
 

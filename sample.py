@@ -291,7 +291,7 @@ class Models:
         return GOP if isinstance(self.vae, DPVAE) else 1
 
     @property
-    def asks(self):
+    def condition(self):
         """What it is told: "text", "class" or "none"."""
         return "class" if self.classes else getattr(self.transformer.config, "condition", "text")
 
@@ -313,12 +313,12 @@ class Models:
 # ASSUMED: VideoDiT prints neither steps nor guidance: 28 steps with Stable Diffusion 3's levels, guidance 4.
 # Latte: 250 ancestral steps; 7.0 for classes and none without a condition in the published configurations,
 # 7.5 for text (its pipeline).
-def advice(objective, asks, fps=0.0):
+def advice(objective, condition, fps=0.0):
     """How a model is sampled if nothing else is said; train.py writes it into the checkpoint."""
     if objective == "flow":
-        guidance = {"none": 1.0, "class": 4.0, "text": 4.0}[asks]
+        guidance = {"none": 1.0, "class": 4.0, "text": 4.0}[condition]
         return {"sampler": "euler", "steps": 28, "guidance": guidance, "fps": fps or 12.0}
-    guidance = {"none": 1.0, "class": 7.0, "text": 7.5}[asks]
+    guidance = {"none": 1.0, "class": 7.0, "text": 7.5}[condition]
     return {"sampler": "ddpm", "steps": 250, "guidance": guidance, "fps": fps or 8.0}
 
 
@@ -334,7 +334,7 @@ class How:
 
 def how_of(models, sampler="", steps=None, guidance=None, seed=0, negative=""):
     """The model's own settings, and those that were asked for in their place."""
-    own = advice(models.objective, models.asks) | models.sampling
+    own = advice(models.objective, models.condition) | models.sampling
     how = How(sampler or own["sampler"], own["steps"], own["guidance"], seed, negative)
     if steps is not None:
         how.steps = steps
@@ -347,7 +347,7 @@ def how_of(models, sampler="", steps=None, guidance=None, seed=0, negative=""):
                         "ddim")
     if how.sampler != "euler" and how.steps > 1000:
         raise UserError(f"--steps {how.steps}: DDPM was trained on 1000 steps; ask for 1 to 1000")
-    if how.negative and models.asks == "none":
+    if how.negative and models.condition == "none":
         raise UserError("--negative: this model reads no prompts, so there is nothing to lead it away from")
     return how
 
@@ -580,8 +580,8 @@ def own_models(folder, model, device, weights):
     own = made.get("sampling", {})
     if "cfg" in own:                                        # what checkpoints called guidance once
         own = {**own, "guidance": own["cfg"]}
-    models.sampling = advice(models.objective, models.asks) | own
-    if models.asks == "text":
+    models.sampling = advice(models.objective, models.condition) | own
+    if models.condition == "text":
         trained_with = made.get("text_weights", "")         # where its published encoders lay in training
         if not weights and trained_with and Path(trained_with).exists():
             weights = [trained_with]
@@ -650,7 +650,7 @@ def released_models(found, device="cpu", silent=False):
         if has_bf16(device):
             models.dtype, models.bf16 = torch.bfloat16, True
     models.size = side * vae.downsampling
-    models.sampling = RELEASED.get(kind, advice("ddpm", models.asks))
+    models.sampling = RELEASED.get(kind, advice("ddpm", models.condition))
     if text:
         models.text = text.to(device)
     elif sd3:
@@ -909,12 +909,12 @@ def settle(args, models):
 def settle_prompts(args, models):
     """The prompts are such as the model reads: texts, classes, or none."""
     if not args.prompt:
-        if models.asks == "text":
+        if models.condition == "text":
             raise UserError('give a prompt, such as "a cat", or a file of them with --prompts')
-        if models.asks == "class":
+        if models.condition == "class":
             raise UserError(f"give a class, such as {models.classes[0]}")
         args.prompt = [""]
-    if models.asks == "class":
+    if models.condition == "class":
         for prompt in args.prompt:
             label_of(prompt, models.classes)                # refuses what is none
     if isinstance(models.text, ToyText):
@@ -922,7 +922,7 @@ def settle_prompts(args, models):
             if not models.text.tokenizer.understand(prompt)[0]:
                 raise UserError(f'"{prompt}": this model knows no word of it; a prompt is such as "a red cat '
                                 'jumping", and one with blanks in it stands in quotes')
-    if models.asks == "none" and any(args.prompt):
+    if models.condition == "none" and any(args.prompt):
         print("this model reads no prompts: yours is the clip's name and nothing else", file=sys.stderr)
 
 

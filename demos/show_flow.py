@@ -84,14 +84,14 @@ def miss(samples, data):
     return distance.mean().item(), (nearest.bincount(minlength=len(data)).min() / len(samples)).item()
 
 
-def demo(picture=None, steps=1200, seed=0):
+def demo(path=None, steps=1200, seed=0):
     """Train a flow on the ring: (the oracle's miss, its own miss, share at its least visited point)."""
     torch.manual_seed(seed)
     data = circle()
     net, noise = train_toy(data, steps), torch.randn(1000, 2)                  # (1000,2)
     exact = miss(euler(oracle(data), noise, sigmas(50, shift=1.0)), data)[0]
-    if picture:
-        plot_all(picture, net, data, noise)
+    if path:
+        plot_all(path, net, data, noise)
     return exact, *miss(euler(net, noise, sigmas(50, shift=1.0)), data)
 
 

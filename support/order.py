@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from support.cli import UserError
 
+log = logging.getLogger("data")
 
 NOISE, TIME, DROP, SAMPLING = range(4)    # streams of keyed_noise: same step and clip, four unrelated draws
 
@@ -35,15 +36,13 @@ def keyed_noise(shape, seed, step, first_index=0, device="cpu", dtype=torch.floa
     """Row i is clip first_index + i of the global batch; draw=torch.rand gives uniform numbers. On the CPU,
     in float32, because a GPU's generator gives other numbers for the same seed."""
     keys = [keyed_generator(seed, step, first_index + i, stream) for i in range(shape[0])]
-    return torch.stack([draw(shape[1:], generator=key) for key in keys]).to(device, dtype)  # (B,...)
-
-log = logging.getLogger("data")
+    return torch.stack([draw(shape[1:], generator=key) for key in keys]).to(device, dtype)      # (B,...)
 
 
 # --------------------------------------------------------------------------------------------------- batches
 
 # An epoch is a shuffled deck: each clip once, in an order that nobody chose. The usual way is to shuffle a
-# list of all numbers, which for ten million films is 80 MB and a second, an epoch, in each of 64 processes,
+# list of all numbers, which for ten million videos is 80 MB and a second, an epoch, in each of 64 processes,
 # and again when a run is resumed. But nobody needs the deck. What is needed is one card: which clip is the
 # 7,000,123rd of epoch 3? A cipher answers that. It maps every number below N to another number below N, no
 # two to the same, and looks like chance; and it needs no list, only a key.
@@ -56,8 +55,8 @@ log = logging.getLogger("data")
 #             |             |               |
 #     right --+-------------+----- + hash(left') --> ...    right' = right + hash(left') mod b
 #
-# a * b is a little more than N, so now and then the answer is no clip: then it is enciphered once more, and
-# as that walk runs along a cycle of the permutation, it comes back below N, and no clip is met twice.
+# a * b is a little more than N, so now and then the answer is no clip: then it is enciphered once more. Again
+# and again runs along a cycle of the permutation, so it comes back below N, and no clip is met twice.
 
 # The hash has to be good, or order shows: the finish of splitmix64 is, in which every bit of the input flips
 # half of the output's. It is three multiplications, on whole arrays at once: dealing a batch of 64 takes a
@@ -68,7 +67,8 @@ def mix(*numbers):
     added in turn)."""
     state = np.zeros(1, np.uint64)                       # arrays wrap around; a lone number would complain
     for number in numbers:
-        number = number if isinstance(number, np.ndarray) else np.uint64(int(number) % 2 ** 64)
+        if not isinstance(number, np.ndarray):
+            number = np.uint64(int(number) % 2 ** 64)
         state = (state ^ number) + np.uint64(0x9E3779B97F4A7C15)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
@@ -76,7 +76,7 @@ def mix(*numbers):
     return state
 
 
-# A toss is a coin for a step: VideoDiT A.2 takes clips on a step with probability p, pictures otherwise, and
+# A toss is a coin for a step: VideoDiT A.2 takes clips on a step with probability p, images otherwise, and
 # all ranks must throw alike, or they wait for each other. As tosses are a function of the step, how many of
 # the first 200,000 fell on clips is counted in 16 ms, and a resumed run knows where both sources stand.
 def toss(seed, steps):
@@ -87,8 +87,8 @@ def toss(seed, steps):
 def deal(positions, count, seed):
     """Positions of the run -> (indices, epochs): card p mod count of deck p // count, without a deck."""
     epochs, cards = np.divmod(np.asarray(positions, np.uint64), np.uint64(count))        # (n,)
-    a = math.isqrt(count - 1) + 1
-    a, b = np.uint64(a), np.uint64(-(-count // a))
+    rows = math.isqrt(count - 1) + 1
+    a, b = np.uint64(rows), np.uint64(-(-count // rows))
 
     def encipher(cards):
         left, right = np.divmod(cards, b)
@@ -135,8 +135,11 @@ class Rows:
 # Clips of a batch have one shape, so their tensors can be stacked; captions cannot, and stay a list.
 def collate(items):
     """Tensors are stacked, everything else is listed: {"video": (B,3,T,H,W), "caption": [B strings], ...}."""
-    return {key: torch.stack([item[key] for item in items]) if torch.is_tensor(items[0][key])
-            else [item[key] for item in items] for key in items[0]}
+    batch = {}
+    for key in items[0]:
+        values = [item[key] for item in items]
+        batch[key] = torch.stack(values) if torch.is_tensor(values[0]) else values
+    return batch
 
 
 def load(dataset, rows, workers=0):
