@@ -66,7 +66,7 @@ COMMANDS = {
     "tiny-ddpm": "sample.py 'a cat' --ckpt tiny/out --model latte --sampler ddpm --steps 20 --out out",
     "tiny-ddim": "sample.py 'a cat' --ckpt tiny/out --model latte --sampler ddim --steps 20 --out out",
     "muon": f"{TINY} all --muon 20 --accumulate 2 --steps 6 --log_every 1",
-    "films": f"{TINY} all --steps 4 --log_every 1 --data stand-ins/CLIPS --images stand-ins/PICTURES",
+    "films": f"{TINY} all --steps 4 --log_every 1 --data stand-ins/CLIPS --images stand-ins/IMAGES",
     "two-ranks": f"{RANKS} {TINY} all --steps 3 --log_every 1",
     "two-shards": f"{RANKS} {TINY} dit --init tiny/out --shard --steps 3 --log_every 1",
     "half": (f"{TINY} all --steps 6", None),

@@ -1,4 +1,4 @@
-"""Small stand-ins for what README's commands name: CLIPS, PICTURES, FFS ... and weights/ in the exact layouts
+"""Small stand-ins for what README's commands name: CLIPS, IMAGES, FFS ... and weights/ in the exact layouts
 of the released files, with random numbers in small networks. test_readme.py runs README on them."""
 
 import shutil
@@ -26,12 +26,12 @@ def frames_of(folder, seed, count=60):
 
 def data(root):
     """Films in a row and pictures in another; Latte's four data sets in the trees that they come in."""
-    for folder in ("CLIPS", "PICTURES", "FFS", "UCF101/Archery", "UCF101/JumpRope"):
+    for folder in ("CLIPS", "IMAGES", "FFS", "UCF101/Archery", "UCF101/JumpRope"):
         (root / folder).mkdir(parents=True)
     for number, name in enumerate(("cockatoo", "newtonscradle", "a slow train")):
         film = toy_world.render(toy_world.sample_spec(7, number), 96, 64)
         save_video(root / "CLIPS" / f"{name}.mp4", film, 25)
-        Image.fromarray(film[0]).save(root / "PICTURES" / f"{name}.png")
+        Image.fromarray(film[0]).save(root / "IMAGES" / f"{name}.png")
     for number in range(2):
         save_video(root / "FFS" / f"{number}.mp4", toy_world.render(toy_world.sample_spec(8, number), 60, 48), 25)
         for name in ("Archery", "JumpRope"):

@@ -21,7 +21,7 @@ from stand_ins import stand_ins
 OVERRIDES = {
     "train.py": "--steps 2 --save_every 1 --log_every 1 --preview_every 2 --no-compile --no-bf16 --warmup 1",
     "--config toy": "--items 16 --batch 2",
-    "train.py --stage vae": "--items 16 --batch 2",
+    "--config small": "--items 16 --batch 2",
     "--config videodit": "--frames 4 --size 32 --batch 2 --accumulate 1 --disc_start 1 --disc_warmup 1 "
                          "--disc.width 8 --disc.layers 1 --long 0",
     "--config latte": "--frames 4 --size 32 --batch 2 --stride 1 --latte.depth 2 --latte.width 48 "
@@ -30,10 +30,7 @@ OVERRIDES = {
     "--config latte-t2v": "--latte.width 72 --latte.heads 1 --latte.context_dim 24 --joint_images 1",
     "sample.py": "--steps 2",
     "--weights weights/sd3": "--size 64",
-    "eval.py sample": "-n 4 --steps 2",
-    "eval.py fvd": "--clips 4",
     "eval.py recon": "--windows 1",
-    "bench.py step": "--steps 1 --batch 2",
     "eval.py toy": "-n 2 --nearest 1 --given 1 --steps 2",
 }
 
@@ -112,7 +109,7 @@ def test_every_override_serves_a_command_of_the_readme():
 @pytest.mark.slow
 def test_every_command_of_the_readme_runs_in_order_in_a_clean_folder(tmp_path):
     work, log = clean_copy(tmp_path / "clone"), tmp_path / "commands.log"
-    stand_ins(work)                                         # weights/, CLIPS, PICTURES, ...: README's names
+    stand_ins(work)                                         # weights/, CLIPS, IMAGES, ...: README's names
     bin_folder = shims(tmp_path / "bin", log)
     lines = ["set -e"]
     for number, block in enumerate(blocks(Path("README.md").read_text("utf-8"))):
