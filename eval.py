@@ -250,6 +250,7 @@ def recon(argv):
     flags.add_argument("--sheet", default="", help="a .png to be drawn: video, reconstruction, error")
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, stride=1, windows=1, frames=0, size=0, seed=0)
+    one_of(vars(args), split=("train", "test", "val", "all"))
     if parse_toy(args.data) and (args.stride, args.windows, *args.part, args.seed) != (1, 1, 0, 1, 0):
         raise UserError("--stride, --windows, --part, --seed: for videos; other clips of the toy are "
                         "toy:video:1")

@@ -495,8 +495,10 @@ def test_fig_5_the_image_models_latents_are_decoded_by_a_row_of_table_3(sd3, tmp
         sample.parse(["a cat", "--zero-shot-video", "--ckpt", "x"])
 
 
-def test_a_command_that_fails_ends_the_table(tmp_path, capsys):
+def test_a_command_that_fails_ends_the_table(tmp_path, monkeypatch):
     """The command is named; what it said is on the screen."""
+    (tmp_path / "eval.py").write_text("raise SystemExit(2)")
+    monkeypatch.setattr(ablate, "HERE", tmp_path)
     with pytest.raises(UserError, match="eval.py nothing"):
         ablate.run(ablate.parse(["videodit-5"]), ["eval.py", "nothing"])
 
