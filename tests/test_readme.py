@@ -29,7 +29,8 @@ OVERRIDES = {
     "--config latte-ucf101-img": "--joint_images 1",
     "--config latte-t2v": "--latte.width 72 --latte.heads 1 --latte.context_dim 24 --joint_images 1",
     "sample.py": "--steps 2",
-    "--weights weights/sd3": "--size 64",
+    "a panda taking a selfie": "--size 64",
+    "--zero-shot-video": "--size 64",
     "eval.py recon": "--windows 1",
     "eval.py toy": "-n 2 --nearest 1 --given 1 --steps 2",
 }
