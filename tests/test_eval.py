@@ -17,12 +17,13 @@ from support import toy_world
 from support.checkpoints import save_network
 from support.cli import UserError
 from dit import MMDiT
+from latte import Latte, LatteConfig
 from support.detectors import I3D, FrozenNorm, AttributeClassifier, classifier_targets
 from support.metrics import frechet, gaussian
 from support.eval_clips import Side
 from test_latte import trained
 from text import ToyText
-from vae import DPVAE, KLVAE
+from vae import DPVAE, KLVAE, KLVAEConfig
 from support.video_io import to_video
 from videodit import VideoDiT
 
@@ -450,3 +451,37 @@ def test_a_released_latte_is_reproduced_by_one_command(tmp_path, monkeypatch, ca
     eval.reproduce(["taichi-hd.pt", "--data", "T", "--vae", "sd"])
     assert ran[-1][0] == "fvd" and eval.parse_metric("fvd", ran[-1][1:], ("i3d",), ("real", "fake"))[
         1].real_stride == 6
+
+
+class Looker(torch.nn.Module):
+    """Stands for I3D and C3D: a few numbers of a clip."""
+
+    def forward(self, video):
+        return video.unflatten(-1, (2, -1)).mean((2, 3, 5)).flatten(1)                      # (B,6)
+
+
+@pytest.mark.slow
+def test_a_released_file_goes_to_fvd_and_is(tmp_path, shots, monkeypatch, capsys):
+    """From a .pt in the released layout and Stable Diffusion 1's VAE to the numbers, 250 steps a clip; given
+    again, nothing is sampled."""
+    monkeypatch.setattr(eval, "load_detector", lambda *args: Looker())
+    monkeypatch.setitem(eval.PROTOCOLS, "latte", eval.Protocol(frames=4, size=32, real_stride=3))
+    (tmp_path / "detectors").mkdir()
+    for kind in ("i3d", "c3d"):
+        (tmp_path / "detectors" / eval.FILES[kind]).write_bytes(b"a network")
+    net = Latte(LatteConfig(depth=2, width=64, heads=1, frames=4, input_size=4, condition="class",
+                            classes=101))
+    torch.save({"ema": net.state_dict()}, tmp_path / "ucf101.pt")
+    vae = KLVAE(KLVAEConfig(4, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, quant_conv=True))
+    save_file(vae.state_dict(), tmp_path / "vae.safetensors")
+    argv = ["reproduce", str(tmp_path / "ucf101.pt"), "--data", str(shots), "--vae",
+            str(tmp_path / "vae.safetensors"), "-n", "12", "-o", str(tmp_path / "clips"), "--detectors",
+            str(tmp_path / "detectors")]
+    monkeypatch.chdir(tmp_path)                                                 # cache/features lies there
+    for made in (12, 0):
+        eval.main(argv)
+        out = capsys.readouterr().out
+        assert f"{made} clips made" in out and "the paper 477.97 without joint images" in out
+    found = json.loads(out.splitlines()[-1])
+    assert found["set"] == "ucf101" and found["fvd"] >= 0 and found["is"] >= 1
+    assert "of 2048 clips" in out
