@@ -14,18 +14,18 @@ from torch.testing import assert_close
 import pretrained
 import sample
 import train
-from support import checkpoints, latent_cache
+from support import checkpoints
 from support import toy_world
 from support.checkpoints import load_network, read_config, read_state
 from support.cli import UserError
 from conftest import script, together
 from data import ClipFolder
-from support.latent_cache import LatentCache
+from support.latent_cache import LatentCache, fingerprint
 from dit import DiT, DiTConfig, PixArt, PixArtConfig
 from support.detectors import LPIPS
 from latte import Latte
 from support.trainer import Run
-from presets import Config, parse
+from presets import parse
 from test_trainer import felt, run, signals, torchrun  # noqa: F401  signals works by being here
 from test_sample import random_state, t5_files
 from vae import DPVAE, KLVAE, DPVAEConfig, KLVAEConfig
@@ -133,8 +133,9 @@ def test_a_cache_made_differently_is_refused(films, tmp_path, flags, differs):
     ("videodit", "", ["", "--no-patchify_3d", "--attention 2d+3d", "--checkpointing"]),
     ("videodit", "videodit", ["", "--dit.depth 4"]),
     ("latte", "", ["", "--joint_images 0", "--latte.condition class", "--latte.condition none",
-                   "--latte.conditioning all_tokens", "--latte.conditioning adaln_single", "--latte.variant 2",
-                   "--latte.variant 3", "--latte.variant 4", "--latte.patch_embed compression",
+                   "--latte.conditioning all_tokens", "--latte.conditioning adaln_single",
+                   "--latte.variant 2", "--latte.variant 3", "--latte.variant 4",
+                   "--latte.patch_embed compression",
                    "--latte.joint temporal_mask", "--latte.context_dim 0", "--objective flow"])])
 def test_every_trained_parameter_gets_a_gradient(tiny, tmp_path, stage, start, options):
     """In steps of clips and of images, of an adversary that waits and one that counts: DDP would otherwise
@@ -177,6 +178,7 @@ def test_two_processes_drop_what_one_drops(cond):
     assert not torch.equal(whole[name], rows(0, 8, step=4)[name])
 
 
+@pytest.mark.slow
 def test_two_processes_reach_the_weights_of_one_with_labels_dropped(tiny, tmp_path):
     """Classes, pictures beside each clip, latents made in the step: to 1e-5 (it was 0.13 apart)."""
     flags = ("train.py --config tiny --stage latte --latte.condition class --no-cached --joint_images 1 "
@@ -200,7 +202,7 @@ def test_a_tenth_of_the_labels_become_no_class():
     assert train.drop_conditions(cfg, Run(), {"step": 0, "first": 0}, {}) == {}
 
 
-@pytest.mark.parametrize("classes", [12, 150])
+@pytest.mark.parametrize("classes", [12, pytest.param(150, marks=pytest.mark.slow)])
 def test_no_class_is_the_networks_own_row_whatever_the_preset_has(tiny, tmp_path, classes):
     """Weights bring their classes. Findings: the preset's 101 was an IndexError for 12, and for 150 the 102nd
     class learned to be none, in silence."""
@@ -304,8 +306,8 @@ def test_the_320_phase_takes_a_dpvae_that_is_there_already(sd3, from_sd3, films,
     """--vae_weights, with Stable Diffusion 3 as a Diffusers folder; pictures are frames of the films."""
     train.main(["--config", "videodit-320", "--stage", "videodit", "--init", str(sd3[1]), "--vae_weights",
                 str(from_sd3 / "dpvae.safetensors"), *small(films, tmp_path, "--steps", 1, "--p_video", 0)])
-    assert latent_cache.fingerprint(load_network(DPVAE, tmp_path / "dpvae.safetensors")) == latent_cache.fingerprint(
-        load_network(DPVAE, from_sd3 / "dpvae.safetensors"))
+    there, here = (load_network(DPVAE, folder / "dpvae.safetensors") for folder in (from_sd3, tmp_path))
+    assert fingerprint(there) == fingerprint(here)
 
 
 def test_stage_cache_stores_latents_and_prompts(sd3, from_sd3, films, tmp_path):
@@ -343,8 +345,9 @@ def test_text_encoders_that_are_nowhere_are_asked_for(from_sd3, films, tmp_path)
     moved.mkdir()
     for name in ("dpvae", "videodit"):
         shutil.copy(from_sd3 / f"{name}.safetensors", moved)
-    checkpoints.save_network(moved / "videodit.safetensors", load_network(VideoDiT, moved / "videodit.safetensors"),
-                       extra={"text_weights": "/gone/sd3.safetensors"})
+    net = load_network(VideoDiT, moved / "videodit.safetensors")
+    checkpoints.save_network(moved / "videodit.safetensors", net,
+                             extra={"text_weights": "/gone/sd3.safetensors"})
     with pytest.raises(UserError, match="/gone/sd3.safetensors is gone; give --text_weights Stable"):
         train.main(["--config", "videodit-512", "--init", str(moved), *small(films, tmp_path / "out")])
 
@@ -400,16 +403,19 @@ def test_a_folder_without_the_network_says_what_it_holds(tiny, tmp_path):
         run(tmp_path / "out", "latte", "--init", tmp_path)
 
 
-def test_compile_reaches_every_block_and_the_twins():
-    """--compile: block by block."""
-    class Block:
-        compiled = 0
-
-        def compile(self):
-            self.compiled += 1
-    blocks, twins, net = [Block(), Block()], [Block()], type("Net", (), {})()
-    train.prepare_blocks(dataclasses.replace(Config(), compile=True, checkpointing=True), net, blocks, twins)
-    assert [block.compiled for block in (*blocks, *twins)] == [1, 1, 1] and net.checkpointing
+def test_every_block_is_compiled_and_its_matrices_are_muons(tmp_path, monkeypatch, tiny):
+    """--compile: block by block; --muon: all Linears of the blocks but adaLN's. 2D+3D's copies are blocks."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    out = tiny.fork(tmp_path / "run")
+    cfg = config("--stage", "videodit", "--out", out, "--attention", "2d+3d", "--compile")
+    player = train.RECIPES["videodit"](cfg, Run()).players["videodit"]
+    net = player.nets["videodit"]
+    blocks = [*net.image.joint_blocks, *net.twins]
+    assert compiled == blocks == player.blocks and player.last_layers == [net.image.final_layer]
+    muons = {id(p) for p in player.matrices}
+    inside = [(name, p) for block in blocks for name, p in block.named_parameters() if p.ndim == 2]
+    assert len(inside) > 20 and all((id(p) in muons) == ("adaLN" not in name) for name, p in inside)
 
 
 # ------------------------------------------------------------ Latte's recipes
@@ -459,7 +465,7 @@ def test_the_vae_is_not_changed_under_a_runs_feet(sd1, sd3, tmp_path):
     """The same file again is nothing; another one would make noise of what was learned."""
     cfg = config("--stage", "latte", "--vae_weights", sd1, "--out", tmp_path)
     first = pretrained.frozen_vae(cfg, Run(), "vae")
-    assert latent_cache.fingerprint(pretrained.frozen_vae(cfg, Run(), "vae")) == latent_cache.fingerprint(first)
+    assert fingerprint(pretrained.frozen_vae(cfg, Run(), "vae")) == fingerprint(first)
     with pytest.raises(UserError, match="is another VAE, whose latents this run has learned; leave"):
         pretrained.frozen_vae(dataclasses.replace(cfg, vae_weights=str(sd3[0])), Run(), "vae")
     with pytest.raises(UserError, match="train --stage vae first, or give --vae_weights Stable"):
@@ -525,8 +531,9 @@ def test_lpips_is_vggs_where_its_file_is_given(tmp_path):
     assert distance(a, a) == 0 and distance(a, b) > 0
 
 
-@pytest.mark.parametrize("stage, start", [("vae", "vae"), ("dit", "dit"), ("dit", "videodit"),
-                                          ("dpvae", "dpvae"), ("videodit", "videodit"), ("latte", "latte")])
+@pytest.mark.parametrize("stage, start", [
+    ("dit", "videodit"), ("dpvae", "dpvae"), *(pytest.param(name, name, marks=pytest.mark.slow)
+                                               for name in ("vae", "dit", "videodit", "latte"))])
 def test_every_stage_goes_on_from_weights_of_its_own_kind(tiny, tmp_path, stage, start):
     """--init with our own file: one step at a rate of nothing leaves the network what it was."""
     start_from = tiny.folder / f"{start}.safetensors"
