@@ -98,14 +98,14 @@ class Attention(nn.Module):
             self.ln_k = nn.RMSNorm(width // heads, eps=1e-6)
 
     def queries_keys_values(self, x):
-        """x (B,N,D) -> (3,B,heads,N,d)."""
+        """x (B,N,D) -> q, k, v, each (B,heads,N,d)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))                # (B,N,3,heads,d)
         if self.qk_norm:
             q, k, v = qkv.unbind(2)                                         # (B,N,heads,d) each
             q = self.ln_q(q.to(self.ln_q.weight.dtype)).to(v.dtype)
             k = self.ln_k(k.to(self.ln_k.weight.dtype)).to(v.dtype)
             qkv = torch.stack([q, k, v], dim=2)                             # (B,N,3,heads,d)
-        return rearrange(qkv, "b n z h d -> z b h n d")
+        return [part.transpose(1, 2) for part in qkv.unbind(2)]
 
     def forward(self, x):
         q, k, v = self.queries_keys_values(x)                               # (B,heads,N,d) each
@@ -150,9 +150,9 @@ class JointBlock(nn.Module):
 
     def forward(self, context, x, c):
         """context (B,L,D), x (B,N,D), c (B,D) -> context (None after the last block), x."""
-        text, text_modulation = self.context_block.pre_attention(context, c)            # (3,B,heads,L,d)
-        image, image_modulation = self.x_block.pre_attention(x, c)                      # (3,B,heads,N,d)
-        q, k, v = torch.cat([text, image], dim=3)                           # (B,heads,L+N,d): all see all
+        text, text_modulation = self.context_block.pre_attention(context, c)
+        image, image_modulation = self.x_block.pre_attention(x, c)
+        q, k, v = [torch.cat(pair, dim=2) for pair in zip(text, image)]     # (B,heads,L+N,d) each
         found = rearrange(attend(q, k, v), "b h n d -> b n (h d)")          # (B,L+N,D)
         for_text, for_image = found.split([context.shape[1], x.shape[1]], dim=1)        # (B,L,D) (B,N,D)
         x = self.x_block.post_attention(x, for_image, image_modulation)
@@ -181,7 +181,7 @@ class StreamBlock(nn.Module):
             self.mlp = MLP(width, int(width * config.mlp_ratio), width)
 
     def pre_attention(self, x, c):
-        """-> q, k and v, (3,B,heads,N,d), and the modulations that post_attention needs."""
+        """-> q, k and v, (B,heads,N,d) each, and the modulations that post_attention needs."""
         modulation = self.adaLN_modulation(c).unsqueeze(1)                  # (B,1,chunks*D)
         shift, scale, *others = modulation.chunk(self.chunks, dim=-1)       # (B,1,D) each
         return self.attn.queries_keys_values(modulated_norm(x, shift, scale)), others
@@ -196,7 +196,7 @@ class StreamBlock(nn.Module):
         return gated(joined, gate2, self.mlp(modulated_norm(joined, shift2, scale2)))
 
 
-# --------------------------------------------------------------------------------------- tokens in, tokens out
+# ------------------------------------------------------------------------------------- tokens in, tokens out
 # PATCHIFY. One token for each latent pixel would be best and costs most: attention grows with the square of
 # their number, so p=2 is 16 times cheaper than p=1 (N = HW / p^2). A convolution whose stride is its kernel
 # cuts into patches and applies one Linear to each. On the way back the Linear is the model's last layer.

@@ -6,39 +6,32 @@ Time     t in [0,1], 0 noise, 1 data (Eq. 5); SD3's own direction inside: dit.in
 Differs  grep ASSUMED: 3D positions, the branch's own patchify, the text streams of "2D+3D"
 Reads    after dit.py, before latte.py
 Run me   python videodit.py      # CPU, 15 s: an image model becomes a video model and nothing changes yet;
-                                 # who listens to whom, before and after, in out/videodit.png
+                                 # who attends to whom, before and after, in out/videodit.png
 
-THE PROBLEM. An image model has learned from billions of pictures what a cat looks like. There are far fewer
-films, and they show the same cats. So a video model should start from an image model; but asked for T frames,
-that one makes T pictures of T different cats. Frames must hear of each other. How, without spoiling what the
-model knows?
+THE PROBLEM. An image model has learned from billions of images what a cat looks like. There are far fewer
+videos, and they show the same cats. So a video model should start from an image model; but asked for T
+frames, that one makes T images of T different cats. Frames must attend to each other. How, without spoiling
+what the model knows?
 
 * Put layers for time between its layers. (AnimateDiff, Video LDM, Lavie; Latte's text-to-video model.) They
   start from noise, add up to half of the parameters again, and let a patch see its own place in the other
   frames only: where the cat walks out of a patch, its thread breaks.
-* Build a video model from nothing. (W.A.L.T, Sora.) It costs the billions of pictures once more.
+* Build a video model from nothing. (W.A.L.T, Sora.) It costs the billions of images once more.
 
-THE IDEA of VideoDiT (3.2, Fig. 2): change nothing. Attention is a question to a set, and its weights do not
-know how large the set is; the MLP sees one token at a time. So take the patches of ALL frames as one set:
+THE IDEA of VideoDiT (3.2, Fig. 2): change nothing. Attention's weights do not know over how many tokens it
+goes, and the MLP sees one token at a time. So take the patches of ALL frames as one set of tokens:
 
-    2D   z (B,C,T,h,w) --> (B*T, h*w, D)   T sets of N = h*w     a patch asks the patches of its own frame
-    3D   z (B,C,T,h,w) --> (B, T*h*w, D)   one set of T*N        a patch asks every patch of every frame
+    2D   z (B,C,T,h,w) --> (B*T, h*w, D)   T sets of N = h*w     a patch attends to those of its own frame
+    3D   z (B,C,T,h,w) --> (B, T*h*w, D)   one set of T*N        a patch attends to every patch of every frame
 
     frame      0     1     2             0     1     2
              +-----+-----+-----+       +-----+-----+-----+
-         0   |#####|     |     |       |#####|#####|#####|       who (row) may ask whom (column);
+         0   |#####|     |     |       |#####|#####|#####|       queries in rows, keys in columns;
              +-----+-----+-----+       +-----+-----+-----+       the text's L tokens are in every set
          1   |     |#####|     |  -->  |#####|#####|#####|
              +-----+-----+-----+       +-----+-----+-----+       the weights are the same left and right:
          2   |     |     |#####|       |#####|#####|#####|       2.028 B numbers, and no new one
-             +-----+-----+-----+       +-----+-----+-----+
-
-WHY IT WORKS at once: the image model has learned to ask "where is the rest of my cat?", and what fits that
-question in the next frame is the same cat again. So already untrained, a "video" comes out in which one
-subject stands still and only details break up into blocks: a far better start than noise. What it costs is
-compute: attention grows with (T*N)^2, and 96 frames of 512 x 512 are 24,576 tokens even after DP-VAE has
-made 24 latent frames of them (vae.py). Latte pays T*N^2 + N*T^2 instead and gives the straight line of sight
-up (latte.py). One thing is missing, the time: see Patchify3D."""
+             +-----+-----+-----+       +-----+-----+-----+"""
 
 import copy
 from dataclasses import asdict, dataclass, fields
@@ -48,65 +41,118 @@ import torch
 from torch import nn
 
 from dit import MMDiT, MMDiTConfig, centred, in_our_time, sincos, unpatchify
-from support.cli import UserError
+from support.cli import UserError, polite
 from support.ops import run_block
 
 
 @dataclass
 class VideoDiTConfig(MMDiTConfig):
     attention: str = "2d->3d"       # Table 4: attention becomes global; "2d+3d" keeps the old and adds new
-    patchify_3d: bool = True        # Table 5: False leaves tokens undated: FVD 756, not 556 (less is better)
+    patchify_3d: bool = True        # Table 5: False, and tokens do not know their frame: FVD 756, not 556
 
 
-# --------------------------------------------------------------------------------------- joining in silently
-# Whatever is added to a trained network must not disturb it on the first day: a wrong signal would be
-# unlearned by spoiling the old weights. So new parts speak through a Linear of zeros ("zero convolution",
-# ControlNet, Zhang et al. 2023). That is no dead end:
+# ------------------------------------------------------------------------------------------- global attention
+# Why does it work at once? The image model's queries already look for the rest of the cat, and the keys that
+# fit in the next frame are the same cat's. So a "video" of the untrained model has one subject, which stands
+# still, and only details break up into blocks: a far better start than noise. Its price is compute: attention
+# grows with (T*N)^2, and 96 frames of 512 x 512 are 24,576 tokens even after DP-VAE has made 24 latent frames
+# of them (vae.py). Latte pays T*N^2 + N*T^2 instead, and gives the straight line of sight up (latte.py).
 #
-#     y = x + W f(x),  W = 0        dL/dW = (dL/dy) f(x)^T, not 0: W moves in the first step;
-#                                   f gets W^T dL/dy = 0 in the first step, and learns from the second on
-#     (test_in_2d_to_3d_every_old_weight_learns_and_the_branch_after_its_projection)
+# What is left to write is short, and that is the paper's point: embed all frames, say when each is, the image
+# model's own blocks over all tokens, its own head. At step 0 and for one frame it IS the image model, to the
+# last bit (test_one_frame_video_is_an_image); for a clip it is the image model over all tokens.
 
-def zero_linear(width):
-    """A projection that starts silent: what lies behind it joins in as far as training finds it useful."""
-    layer = nn.Linear(width, width)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
+class VideoDiT(nn.Module):
+    """An image model and what makes it a video model. Before training, with T=1, it is the image model."""
+
+    Config = VideoDiTConfig
+
+    def __init__(self, config, image=None):
+        """image: a trained MMDiT; it becomes a part of this network, not copied. None starts from noise."""
+        super().__init__()
+        if config.attention not in ("2d->3d", "2d+3d"):
+            raise UserError(f'attention="{config.attention}" is not known; choose "2d->3d" or "2d+3d"')
+        self.config = config
+        self.checkpointing = False
+        if image is None:
+            image = MMDiT(MMDiTConfig(*(getattr(config, field.name) for field in fields(MMDiTConfig))))
+        self.image = image              # kept whole under its own names: it can be taken out again
+        self.patchify_3d = None
+        if config.patchify_3d:
+            self.patchify_3d = Patchify3D(image.x_embedder, config)
+        self.twins = None               # trainable copies: called so in the files of checkpoints
+        if config.attention == "2d+3d":
+            width = config.heads * config.head_dim
+            self.twins = nn.ModuleList(TrainableCopy(block, width) for block in image.joint_blocks)
+            # Frozen, embedders and head too: "only the newly added global attention weights are updated"
+            # (4.3). ASSUMED: 3D patchify, new as well, is trained beside them; the paper does not name it.
+            image.requires_grad_(False)
+        self.to(image.x_embedder.proj.weight)           # new layers take the image model's device and dtype
+
+    @classmethod
+    def from_image(cls, image, attention="2d->3d", patchify_3d=True):
+        config = VideoDiTConfig(**asdict(image.config), attention=attention, patchify_3d=patchify_3d)
+        return cls(config, image)
+
+    def forward(self, z, t, context, pooled):
+        """v (B,C,T,H,W) at time t (B,), 0 noise, 1 data."""
+        return in_our_time(self.forward_sd3, z, t, context, pooled)
+
+    def forward_sd3(self, z, timestep, context, pooled):
+        """The same in SD3's time and sign."""
+        x = self.image.embed(z)                                             # (B,T*N,D)  all frames, one set
+        if self.patchify_3d is not None:
+            x = x + self.patchify_3d(z)                                     # now a token knows its time
+        c = self.image.condition(timestep, pooled)                          # (B,D)
+        context = self.image.context_embedder(context)                      # (B,L,D)
+        if self.twins is None:
+            for block in self.image.joint_blocks:                           # over T*N tokens, no new weight
+                context, x = run_block(block, self.checkpointing, context, x, c)
+        else:
+            x = self.frames_then_clip(context, x, c, frames=z.shape[2])     # Table 4's other way, below
+        return unpatchify(self.image.final_layer(x, c), z, self.config.patch)       # (B,C,T,H,W)
+
+    # ASSUMED: paper silent on how text passes between a block that sees one frame and one that sees the clip.
+    # Each frame keeps a text stream of its own, as if it were alone, so at step 0 a clip is T images of the
+    # image model; a copy reads the mean over the frames, and what it adds is added to every frame's stream.
+    # ASSUMED: the last block has no text output, so its copy reads the text that the block itself read.
+    def frames_then_clip(self, context, x, c, frames):
+        context = context.repeat_interleave(frames, dim=0)                  # (B*T,L,D)
+        c_frames = c.repeat_interleave(frames, dim=0)                       # (B*T,D)
+        for block, trainable in zip(self.image.joint_blocks, self.twins):
+            x = rearrange(x, "b (t n) d -> (b t) n d", t=frames)            # (B*T,N,D)  one frame
+            new_context, x = run_block(block, self.checkpointing, context, x, c_frames)
+            if new_context is not None:
+                context = new_context
+            x = rearrange(x, "(b t) n d -> b (t n) d", t=frames)            # (B,T*N,D)  the clip
+            shared = reduce(context, "(b t) l d -> b l d", "mean", t=frames)            # (B,L,D)
+            to_context, to_x = run_block(trainable, self.checkpointing, shared, x, c)
+            x = x + to_x                                                    # (B,T*N,D)
+            if to_context is not None:
+                context = context + to_context.repeat_interleave(frames, dim=0)         # (B*T,L,D)
+        return x
 
 
-# ------------------------------------------------------------------------------------------ 3D patchify: when
-# ASSUMED: VideoDiT A.2 says "3D positional embeddings" and no more. We take fixed sin-cos: a learned table
-# would not stretch to another length, and rotary positions would change the image model at step 0.
-# ASSUMED: paper silent on the split. A third of the channels each to t, h, w; spare pairs go to t, then h.
-def sincos_3d(width, times, rows, columns):
-    """times (T,), rows (h,), columns (w,) -> (T,h,w,width), for any even width."""
-    T, h, w = len(times), len(rows), len(columns)
-    for_t, for_h, for_w = [2 * ((width // 2 + 2 - axis) // 3) for axis in range(3)]     # they add to width
-    return torch.cat([sincos(times, for_t)[:, None, None].expand(T, h, w, -1),
-                      sincos(rows, for_h)[None, :, None].expand(T, h, w, -1),
-                      sincos(columns, for_w)[None, None].expand(T, h, w, -1)], dim=-1)          # (T,h,w,D)
-
-
-# VideoDiT 3.2 and Fig. 8. Global attention lets frames look at each other but not know which came first: the
-# image model gives each frame the same positions, and attention is blind to order. Played backwards, the clip
-# gets the same answer backwards; "moving left" and "moving right" are one prompt. So a branch tells each
-# token its time:
+# ----------------------------------------------------------------------------------------------- 3D patchify
+# VideoDiT 3.2 and Fig. 8. Global attention lets frames attend to each other but not know which came first:
+# the image model gives each frame the same position embedding, and attention is blind to order. Played
+# backwards, the clip gets the same answer backwards; "moving left" and "moving right" are one prompt. So a
+# branch tells each token its time:
 #
 #     z (B,C,T,H,W) --+--> 2D patchify, + 2D positions ----------------------------------> + --> tokens
 #                     +--> its copy,    + 3D positions (t, h, w) --> zero Linear (B,T*N,D) +     (B,T*N,D)
 #
 # Why not add the 3D positions themselves? The blocks have never met them and would be disturbed. Why patchify
-# again? So that what is said may depend on what is in the patch: time matters where something moves. Without
+# again? So that what is added may depend on what is in the patch: time matters where something moves. Without
 # the branch FVD is 756.25, with it 556.42 (Table 5), and results show blocks (Fig. 6).
-# (test_the_3d_patchify_branch_is_silent_at_step_0,
+# (test_the_3d_patchify_branch_adds_nothing_at_step_0,
 #  test_the_image_model_cannot_tell_the_order_of_frames_and_the_3d_patchify_can)
 #
-# JOINT TRAINING (3.2, A.2): steps on pictures and on clips take turns, by the probability p (train.py), and
-# no input says which it is: a picture is a clip of one frame, at time 0. It keeps the image model alive and
+# JOINT TRAINING (3.2, A.2): steps on images and on clips take turns, by the probability p (train.py), and
+# no input says which it is: an image is a clip of one frame, at time 0. It keeps the image model alive and
 # makes clips better, too: FVD 543.18 for 556.42 (Table 6).
 class Patchify3D(nn.Module):
-    """What 2D patchify does not say: the same patch once more, dated, through a projection of zeros."""
+    """What 2D patchify does not say: the patch once more, with its time, through a projection of zeros."""
 
     def __init__(self, patch_embed, config):
         super().__init__()
@@ -127,21 +173,50 @@ class Patchify3D(nn.Module):
         return self.zero(x.flatten(1, 3))                                   # (B,T*N,D)
 
 
-# ------------------------------------------------------------------------------------- the road not taken
-# VideoDiT 4.3, A.2 and Fig. 9, "2D+3D": is it wise to train the image model's own weights on films? The
-# careful way freezes them, keeps attention within each frame, and puts after each block a twin, its trainable
-# copy, that looks at the whole clip and speaks through zeros:
+# ASSUMED: VideoDiT A.2 says "3D positional embeddings" and no more. We take fixed sin-cos: a learned table
+# would not stretch to another length, and rotary positions would change the image model at step 0.
+# ASSUMED: paper silent on the split. A third of the channels each to t, h, w; spare pairs go to t, then h.
+def sincos_3d(width, times, rows, columns):
+    """times (T,), rows (h,), columns (w,) -> (T,h,w,width), for any even width."""
+    T, h, w = len(times), len(rows), len(columns)
+    for_t, for_h, for_w = [2 * ((width // 2 + 2 - axis) // 3) for axis in range(3)]     # they add to width
+    return torch.cat([sincos(times, for_t)[:, None, None].expand(T, h, w, -1),
+                      sincos(rows, for_h)[None, :, None].expand(T, h, w, -1),
+                      sincos(columns, for_w)[None, None].expand(T, h, w, -1)], dim=-1)          # (T,h,w,D)
+
+
+# Whatever is added to a trained network must not disturb it on the first day: a wrong signal would be
+# unlearned by spoiling the old weights. So new parts end in a Linear of zeros ("zero convolution",
+# ControlNet, Zhang et al. 2023). That is no dead end:
+#
+#     y = x + W f(x),  W = 0        dL/dW = (dL/dy) f(x)^T, not 0: W moves in the first step;
+#                                   f gets W^T dL/dy = 0 in the first step, and learns from the second on
+#     (test_in_2d_to_3d_every_old_weight_learns_and_the_branch_after_its_projection)
+def zero_linear(width):
+    """A zero-initialised projection: what lies behind it joins in as far as training finds it useful."""
+    layer = nn.Linear(width, width)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+# --------------------------------------------------------------------------------- 2D+3D: the road not taken
+# VideoDiT 4.3, A.2 and Fig. 9: is it wise to train the image model's own weights on videos? The careful way
+# freezes them, keeps attention within each frame, and puts after each block its trainable copy, which attends
+# over the whole clip, behind zeros (VideoDiT.frames_then_clip):
 #
 #     (B*T,N,D) --> block, frozen, a frame at a time --> x (B,T*N,D) --+--------------------------> + --> x
-#                                                                      +--> twin, the clip --> zero +
+#                                                                      +--> copy, the clip --> zero +
 #
 # Twice the parameters (4.15 B for 2.03 B) and nothing gained: FVD 563.24 against 556.42 (Table 4). It is here
-# because the paper measures it, and shows how frames are folded into the batch and out again.
-# (test_2d_and_3d_attention_starts_as_separate_pictures,
-#  test_in_2d_and_3d_only_zero_projections_learn_at_step_0_then_the_twins)
+# because the paper measures it, and shows how frames are folded into the batch and out again. On cards of
+# 80 GB it needs --accumulate 2 where 2D -> 3D needs nothing: it takes 16 GB more (8 clips a card, 256 x 256;
+# computed by `python bench.py fits videodit-256 --stage videodit --attention 2d+3d`).
+# (test_2d_and_3d_attention_starts_as_separate_images,
+#  test_in_2d_and_3d_only_zero_projections_learn_at_step_0_then_the_copies)
 # ASSUMED: "attention block" is a whole joint block, MLP and both streams, with a zero projection on each
 # stream: 4.15B parameters as in Table 4, where attention alone gives 2.5B and one projection a block 4.09B.
-class GlobalTwin(nn.Module):
+class TrainableCopy(nn.Module):
     """A trainable copy of a joint block, over all tokens of the clip, behind zero projections."""
 
     def __init__(self, block, width):
@@ -153,79 +228,12 @@ class GlobalTwin(nn.Module):
     def forward(self, context, x, c):
         """-> what to add to the context (None after the last block) and to x."""
         context, x = self.block(context, x, c)
-        return None if context is None else self.zero_context(context), self.zero_x(x)
+        if context is not None:
+            context = self.zero_context(context)
+        return context, self.zero_x(x)
 
-
-# ------------------------------------------------------------------------------------------------- the model
-# What is left to write is short, and that is the paper's point: embed, date, the image model's own blocks
-# over all tokens, its own head. At step 0 and for one frame it IS the image model, to the last bit
-# (test_one_frame_video_is_an_image); for a clip it is the image model over all tokens.
-
-class VideoDiT(nn.Module):
-    """An image model and what makes it a video model. Before training, with T=1, it is the image model."""
-
-    Config = VideoDiTConfig
-
-    def __init__(self, config, image=None):
-        """image: a trained MMDiT; it becomes a part of this network, not copied. None starts from noise."""
-        super().__init__()
-        if config.attention not in ("2d->3d", "2d+3d"):
-            raise UserError(f'attention="{config.attention}" is not known; choose "2d->3d" or "2d+3d"')
-        self.config, width = config, config.heads * config.head_dim
-        self.checkpointing = False
-        if image is None:
-            image = MMDiT(MMDiTConfig(*(getattr(config, field.name) for field in fields(MMDiTConfig))))
-        self.image = image              # kept whole under its own names: it can be taken out again
-        self.patchify_3d = Patchify3D(self.image.x_embedder, config) if config.patchify_3d else None
-        self.twins = None
-        if config.attention == "2d+3d":
-            self.twins = nn.ModuleList(GlobalTwin(block, width) for block in self.image.joint_blocks)
-            # ASSUMED: "original spatial attention weights remain frozen" covers embedders and head too.
-            self.image.requires_grad_(False)
-        self.to(self.image.x_embedder.proj.weight)      # new layers take the image model's device and dtype
-
-    @classmethod
-    def from_image(cls, image, attention="2d->3d", patchify_3d=True):
-        config = VideoDiTConfig(**asdict(image.config), attention=attention, patchify_3d=patchify_3d)
-        return cls(config, image)
-
-    def forward(self, z, t, context, pooled):
-        """v (B,C,T,H,W) at time t (B,), 0 noise, 1 data."""
-        return in_our_time(self.forward_sd3, z, t, context, pooled)
-
-    def forward_sd3(self, z, timestep, context, pooled):
-        """The same in SD3's time and sign."""
-        x, c = self.image.embed(z), self.image.condition(timestep, pooled)
-        context = self.image.context_embedder(context)                      # (B,L,D)
-        if self.patchify_3d is not None:                                    # now a token knows its time
-            x = x + self.patchify_3d(z)                                     # (B,T*N,D)
-        if self.twins is not None:                                          # Table 4's other road
-            x = self.frames_then_clip(context, x, c, frames=z.shape[2])
-        else:
-            for block in self.image.joint_blocks:                           # over T*h*w, no new weight
-                context, x = run_block(block, self.checkpointing, context, x, c)
-        return unpatchify(self.image.final_layer(x, c), z, self.config.patch)       # (B,C,T,H,W)
-
-    # ASSUMED: paper silent on how text passes between a block that sees one frame and one that sees the clip.
-    # Each frame keeps a text stream of its own, as if it were alone, so at step 0 a clip is T pictures of the
-    # image model; a twin reads the mean over the frames, and what it says is added to every frame's stream.
-    # ASSUMED: the last block has no text output, so its twin reads the text that the block itself read.
-    def frames_then_clip(self, context, x, c, frames):
-        context = context.repeat_interleave(frames, dim=0)                  # (B*T,L,D)
-        c_frames = c.repeat_interleave(frames, dim=0)                       # (B*T,D)
-        for block, twin in zip(self.image.joint_blocks, self.twins):
-            x = rearrange(x, "b (t n) d -> (b t) n d", t=frames)            # (B*T,N,D)  one frame
-            after, x = run_block(block, self.checkpointing, context, x, c_frames)
-            x = rearrange(x, "(b t) n d -> b (t n) d", t=frames)            # (B,T*N,D)  the clip
-            context = context if after is None else after
-            shared = reduce(context, "(b t) l d -> b l d", "mean", t=frames)            # (B,L,D)
-            to_context, to_x = run_block(twin, self.checkpointing, shared, x, c)
-            x = x + to_x                                                    # (B,T*N,D)
-            if to_context is not None:
-                context = context + to_context.repeat_interleave(frames, dim=0)         # (B*T,L,D)
-        return x
 
 if __name__ == "__main__":
     from demos.show_videodit import main
 
-    main()
+    polite(main)

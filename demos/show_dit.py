@@ -17,21 +17,21 @@ from support.video_io import to_video
 
 
 # ------------------------------------------------------------------------------------------------------- demo
-# out/dit.png is drawn with the shipped toy: 10 joint blocks of 160 channels, pictures of 64 x 64 pixels,
-# which are 4 x 4 tokens. Above, who answers one patch of a noisy picture, block by block: other patches, and
-# words. The patch lies on a cat: it hears "red", "cat" and EOS, whose vector has read the whole prompt, and
-# hardly "grass"; blocks 0 and 1 look everywhere, later ones at the rest of the cat (the picture that is shown
-# is the clean one; the network sees it under noise, t = 0.7).
+# out/dit.png is drawn with the shipped toy: 10 joint blocks of 160 channels, images of 64 x 64 pixels, which
+# are 4 x 4 tokens. Above, what one patch of a noisy image attends to, block by block: other patches, and
+# words. The patch lies on a cat: it attends to "red", "cat" and EOS, whose vector has read the whole prompt,
+# and hardly to "grass"; blocks 0 and 1 look everywhere, later ones at the rest of the cat (the image that is
+# shown is the clean one; the network sees it under noise, t = 0.7).
 #
 # Below, what adaLN made of the time. Left: the gates of attention stand wider open in the fog, where patches
 # have to agree on what will be there, than near the end, where each has its own hairs to clean. Right: what
 # each channel is multiplied by, for those that care most. Nobody told the network to do either.
 #
-# The model that is shipped is VideoDiT, whose branch for time speaks to single frames, too; toy_image adds it
-# to the image model, as far as one frame hears it
+# The model that is shipped is VideoDiT, whose branch for time adds to single frames, too; toy_image puts that
+# into the image model
 # (test_the_toys_image_model_is_its_video_model_at_one_frame).
 
-SHOWN = 208                         # pixels on a side of a picture in out/dit.png
+SHOWN = 208                         # pixels on a side of an image in out/dit.png
 
 
 def demo():
@@ -39,13 +39,15 @@ def demo():
     torch.manual_seed(0)
     mmdit = MMDiT(MMDiTConfig(in_channels=4, depth=3, heads=4, head_dim=16, context_dim=24, pooled_dim=12,
                               pos_grid=16, base_size=8))
-    dit, pixart = DiT(DiTConfig(input_size=8, depth=2, width=32, heads=2)), PixArt(
-        PixArtConfig(depth=2, width=32, heads=2, caption_channels=24, sample_size=8))
+    dit = DiT(DiTConfig(input_size=8, depth=2, width=32, heads=2))
+    pixart = PixArt(PixArtConfig(depth=2, width=32, heads=2, caption_channels=24, sample_size=8))
     z, context, pooled = torch.randn(2, 4, 5, 8, 8), torch.randn(2, 7, 24), torch.randn(2, 12)
-    t, steps, labels, found = torch.tensor([0.2, 0.7]), torch.tensor([3, 900]), torch.tensor([7, 1000]), {}
+    t, steps, labels = torch.tensor([0.2, 0.7]), torch.tensor([3, 900]), torch.tensor([7, 1000])
+    found = {}
     with torch.no_grad():
-        for name, out in (("DiT", dit(z[:, :, :1], steps, labels)), ("MMDiT", mmdit(z, t, context, pooled)),
-                          ("PixArt", pixart(z[:, :, :1], steps, context))):
+        outputs = {"DiT": dit(z[:, :, :1], steps, labels), "MMDiT": mmdit(z, t, context, pooled),
+                   "PixArt": pixart(z[:, :, :1], steps, context)}
+        for name, out in outputs.items():
             found[f"untrained {name}: answer"] = out.abs().max().item()
         scrambled(mmdit)
         backwards = mmdit(z.flip(2), t, context, pooled).flip(2)
@@ -78,14 +80,14 @@ def toy_image(path=TOY / "videodit.safetensors"):
 
 def watch_attention(net, run):
     """The weights softmax(q k^T / sqrt(d)) of each joint block while run() runs, mean over heads:
-    (depth,L+N,L+N), row i is whom token i listens to. The text's tokens come first."""
+    (depth,L+N,L+N), row i is what token i attends to. The text's tokens come first."""
     seen = []
 
     def watch(attention):
         compute = attention.queries_keys_values
 
         def compute_and_keep(x):
-            seen.append(compute(x))                                         # (3,B,heads,L or N,d)
+            seen.append(compute(x))                                         # q, k, v (B,heads,L or N,d)
             return seen[-1]
         attention.queries_keys_values = compute_and_keep
 
@@ -101,13 +103,13 @@ def watch_attention(net, run):
             del attention.queries_keys_values                               # the class's own again
     weights = []
     for text, image in zip(seen[::2], seen[1::2]):
-        q, k, _ = torch.cat([text, image], dim=3)[:, 0]                     # (heads,L+N,d) each
+        q, k, _ = [torch.cat(pair, dim=2)[0] for pair in zip(text, image)]  # (heads,L+N,d) each
         weights.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(0)) # (L+N,L+N)
     return torch.stack(weights)                                             # (depth,L+N,L+N)
 
 
 def modulation(net, pooled, steps=41):
-    """times (n,), and the six parts of adaLN of each picture's block over time: (depth,6,n,D)."""
+    """times (n,), and the six parts of adaLN of each block's image stream over time: (depth,6,n,D)."""
     times = torch.linspace(0, 1, steps)
     c = net.condition(1000 * (1 - times), pooled.expand(steps, -1))         # (n,D)
     parts = [block.x_block.adaLN_modulation(c).unflatten(1, (6, -1)).transpose(0, 1)    # (6,n,D)
@@ -117,10 +119,11 @@ def modulation(net, pooled, steps=41):
 
 @torch.no_grad()
 def draw_toy(path, seed=3, t=0.7):
-    """out/dit.png. Returns the prompt's words by how much the marked patch hears them, most first, and how
-    much wider attention's gates are at t = 0.1 than at t = 0.9."""
-    net, vae, text = toy_image(), load_network(DPVAE, TOY / "dpvae.safetensors"), load_network(
-        ToyText, TOY / "text.safetensors").eval()
+    """out/dit.png. Returns the prompt's words by how much the marked patch attends to them, most first, and
+    how much wider attention's gates are at t = 0.1 than at t = 0.9."""
+    net = toy_image()
+    vae = load_network(DPVAE, TOY / "dpvae.safetensors")
+    text = load_network(ToyText, TOY / "text.safetensors").eval()
     drift = ((0.2, 0.5, 0.5), (0.8, 0.2, 0.5))
     spec = toy_world.Spec("cat", "red", "", "on grass", 0.0, 0.0, 1.1, False, 0.3, drift)
     frame = toy_world.render(spec, size=64, only=(0,))                          # (1,64,64,3)
@@ -132,53 +135,57 @@ def draw_toy(path, seed=3, t=0.7):
     token = side // 2 * side + side // 2 - 1            # row 2, column 1 of 4 x 4: the cat's belly
     words = ["BOS", *toy_world.caption(spec).split(), "EOS"]
     words += ["pad"] * (L - len(words))
-    pictures = [marked(frame[0], token, side), *(spread(frame[0], row[token + L, L:]) for row in weights)]
-    labels = ["asks: the marked patch", *(f"block {i}" for i in range(len(weights)))]
-    sheet = page(None, pictures + [listing(words, weights[:, L + token, :L])], labels + ["words it hears"], 4)
+    images, labels = [marked(frame[0], token, side)], ["query: the marked patch"]
+    for i, row in enumerate(weights):
+        images.append(lit(frame[0], row[L + token, L:]))
+        labels.append(f"block {i}")
+    images.append(listing(words, weights[:, L + token, :L]))
+    sheet = page(None, images, labels + ["words it attends to"], 4)
     if path:
         page(path, [sheet, page(None, curves_of_time(net, pooled), None, 2)], None, 1)
-    heard = weights[:, L + token, :L].sum(0).argsort(descending=True)       # (L,)
+    order = weights[:, L + token, :L].sum(0).argsort(descending=True)       # (L,)
     gates = modulation(net, pooled, steps=11)[1][:, 2].square().mean((0, 2)).sqrt()     # (11,)
-    return [words[i] for i in heard], (gates[1] / gates[9]).item()
+    return [words[i] for i in order], (gates[1] / gates[9]).item()
 
 
 def marked(frame, token, side):
-    """The picture, the patch that asks framed."""
-    picture, p = Image.fromarray(frame).resize((SHOWN, SHOWN), Image.NEAREST), SHOWN // side
+    """The image, the patch whose query it is framed."""
+    image = Image.fromarray(frame).resize((SHOWN, SHOWN), Image.NEAREST)
+    p = SHOWN // side
     row, column = divmod(token, side)
-    ImageDraw.Draw(picture).rectangle([column * p, row * p, column * p + p, row * p + p],
-                                      outline="white", width=4)
-    return picture
+    ImageDraw.Draw(image).rectangle([column * p, row * p, column * p + p, row * p + p], outline="white",
+                                    width=4)
+    return image
 
 
-def spread(frame, weights):
-    """The picture, each patch as bright as it is listened to."""
+def lit(frame, weights):
+    """The image, each patch as bright as it is attended to."""
     side = math.isqrt(len(weights))
     light = (weights / weights.max()).view(side, side).numpy()              # (h,w)
     light = Image.fromarray((255 * light).astype("uint8")).resize((SHOWN, SHOWN), Image.NEAREST)
-    picture = Image.fromarray(frame).resize((SHOWN, SHOWN), Image.NEAREST)
-    return Image.composite(picture, Image.new("RGB", picture.size), light)
+    image = Image.fromarray(frame).resize((SHOWN, SHOWN), Image.NEAREST)
+    return Image.composite(image, Image.new("RGB", image.size), light)
 
 
 def listing(words, weights):
     """A row a word, a column a block: the darker, the more of the patch's attention that word gets."""
     height = SHOWN // len(words)
-    picture = Image.new("RGB", (SHOWN, SHOWN), "white")
+    table = Image.new("RGB", (SHOWN, SHOWN), "white")
     shades = Image.fromarray(heat(weights.T.numpy(), cell=height))
-    picture.paste(shades, (SHOWN - shades.width, 0))
+    table.paste(shades, (SHOWN - shades.width, 0))
     for i, word in enumerate(words):
-        ImageDraw.Draw(picture).text((2, i * height + 2), word, fill="#222222")
-    return picture
+        ImageDraw.Draw(table).text((2, i * height + 2), word, fill="#222222")
+    return table
 
 
 def curves_of_time(net, pooled):
-    """How loud each block's attention is by t, and a few channels of one block's scale."""
+    """The gates of each block's attention by t, and a few channels of one block's scale."""
     times, parts = modulation(net, pooled)
     gates = {f"block {i}": (times, parts[i, 2].square().mean(-1).sqrt()) for i in range(0, len(parts), 2)}
     scale = parts[2, 1]                                                     # (n,D)
     most = (scale.amax(0) - scale.amin(0)).topk(12).indices
-    name = lambda k: "channels of block 2" if k == 0 else f"_{k}"
-    channels = {name(k): (times, 1 + scale[:, i], "~") for k, i in enumerate(most)}
+    names = ["channels of block 2", *(f"_{k}" for k in range(1, len(most)))]
+    channels = {name: (times, 1 + scale[:, i], "~") for name, i in zip(names, most)}
     return [plot(None, gates, "gate of attention: its size by time", "t: 0 noise, 1 data", size=(440, 320)),
             plot(None, channels, "1 + scale(c), the 12 liveliest channels", "t: 0 noise, 1 data",
                  size=(440, 320))]
@@ -189,6 +196,7 @@ def main():
         print(f"{claim:40s} {difference:.1e}")
     print("(right ones answer 0, and differ by rounding below 1e-5)")
     words, wider = draw_toy("out/dit.png")
-    print(f"a patch on a red cat hears, most first: {', '.join(words[:5])}   (right: red and cat among them)")
+    print(f"a patch on a red cat attends to, most first: {', '.join(words[:5])}   (right: red and cat "
+          "among them)")
     print(f"attention's gates are {wider:.2f} times as wide open in noise as near data (above 1). "
           "Drawn in out/dit.png")

@@ -19,14 +19,14 @@ from support.video_io import to_video
 
 # ------------------------------------------------------------------------------------------------------- demo
 # out/videodit.png, with the shipped toy: clips of 16 frames are 4 latent frames of 4 x 4 tokens. Above, who
-# (row) listens to whom (column) among the 64, mean over blocks:
-#   2D       each frame for itself: four squares
-#   undated  the same weights over the whole clip, 3D patchify held shut: four times the same square in a row,
-#            and each frame gets its quarter, because nothing tells one frame from another
-#   trained  stripes: a patch listens to the patches beside, above and below it, most in its own frame, and
-#            less, the further a frame lies from its own
-# Below, 3D patchify is opened by degrees: what a clip played backwards changes starts at nothing, and the
-# error of the answer falls. (The blocks were trained with the branch open: shut, it is no image model.)
+# (row) attends to whom (column) among the 64, mean over blocks:
+#   2D        each frame for itself: four squares
+#   no times  the same weights over the whole clip, 3D patchify's projection at zero: four times the same
+#             square in a row, and each frame gets its quarter, because nothing tells one frame from another
+#   trained   stripes: a patch attends to the patches beside, above and below it, most in its own frame, and
+#             less, the further a frame lies from its own
+# Below, the projection goes from zero to what was learned: what a clip played backwards changes starts at
+# nothing, and the error of the answer falls. (The blocks were trained with it: at zero it is no image model.)
 
 def demo():
     """{claim: largest difference} for a small image model turned into both video models, before training."""
@@ -35,15 +35,16 @@ def demo():
     generator = torch.Generator().manual_seed(0)
     clip, context, pooled = (torch.randn(2, *shape, generator=generator)
                              for shape in ((4, 5, 8, 12), (7, 24), (12,)))
-    t, cond, found = torch.tensor([0.2, 0.7]), {"context": context, "pooled": pooled}, {}
+    t, cond = torch.tensor([0.2, 0.7]), {"context": context, "pooled": pooled}
+    found = {}
     with torch.no_grad():
         for attention in ("2d->3d", "2d+3d"):
             image = scrambled(MMDiT(config))
-            pictures = [image(clip[:, :, i:i + 1], t, **cond) for i in range(5)]        # each (B,C,1,H,W)
+            images = [image(clip[:, :, i:i + 1], t, **cond) for i in range(5)]          # each (B,C,1,H,W)
             video = VideoDiT.from_image(image, attention)
-            differs = video(clip[:, :, :1], t, **cond) - pictures[0]
+            differs = video(clip[:, :, :1], t, **cond) - images[0]
             found[f"{attention}: one frame, against the image model"] = differs.abs().max().item()
-            before, what = torch.cat(pictures, dim=2), "five pictures"
+            before, what = torch.cat(images, dim=2), "five images"
             if attention == "2d->3d":
                 before, what = image(clip, t, **cond), "the image model on all tokens"
             differs = video(clip, t, **cond) - before
@@ -52,43 +53,46 @@ def demo():
 
 
 def opened(video, share):
-    """A copy of the model whose branch for time speaks with `share` of its voice: 0 as at step 0, 1 as is."""
+    """The model with `share` of its branch for time: 0 as at step 0, 1 as trained."""
     video = copy.deepcopy(video)
     for parameter in video.patchify_3d.zero.parameters():
         parameter.data *= share
     return video
 
 
-def who_hears_whom(video, z, t, cond):
-    """Attention among the picture's tokens in 2D, 3D without dates, 3D: three (T*N,T*N), mean over blocks."""
+def who_attends_to_whom(video, z, t, cond):
+    """Attention among image tokens in 2D, 3D without times, 3D: three (T*N,T*N), mean over blocks."""
     T, L = z.shape[2], cond["context"].shape[1]
-    watch = lambda net, clip: watch_attention(net.image, lambda: net(clip, t, **cond)).mean(0)[L:, L:]
-    shut = opened(video, 0)
-    alone = torch.block_diag(*(watch(shut, z[:, :, i:i + 1]) for i in range(T)))        # (T*N,T*N)
-    return alone, watch(shut, z), watch(video, z)
+
+    def watch(net, clip):
+        return watch_attention(net.image, lambda: net(clip, t, **cond)).mean(0)[L:, L:]
+
+    no_times = opened(video, 0)
+    alone = torch.block_diag(*(watch(no_times, z[:, :, i:i + 1]) for i in range(T)))    # (T*N,T*N)
+    return alone, watch(no_times, z), watch(video, z)
 
 
 def between_frames(weights, frames):
-    """(T*N,T*N) -> the share of a picture token's attention to the picture that goes to other frames."""
+    """(T*N,T*N) -> the share of an image token's attention to images that goes to other frames."""
     blocks = rearrange(weights, "(t n) (s m) -> t s (n m)", t=frames, s=frames).sum(-1)         # (T,T)
     return (1 - blocks.trace() / blocks.sum()).item()
 
 
 @torch.no_grad()
 def draw_toy(path, clips=4, t=0.5):
-    """out/videodit.png. Returns the shares of attention to other frames (2D, 3D shut, 3D), and for the branch
-    shut and open: what playing the clip backwards changes, and the mean squared error."""
+    """out/videodit.png. Returns the shares of attention to other frames (2D, 3D without times, 3D), and
+    without and with the branch: what playing the clip backwards changes, and the mean squared error."""
     video = load_network(VideoDiT, TOY / "videodit.safetensors")
     vae = load_network(DPVAE, TOY / "dpvae.safetensors")
     text = load_network(ToyText, TOY / "text.safetensors")
     specs = [toy_world.sample_spec(0, i, "video") for i in range(clips)]
-    film = torch.stack([to_video(toy_world.render(spec)) for spec in specs])                # (B,3,16,64,64)
-    z = vae.scaled(vae.encode(film))                                                    # (B,C,4,8,8)
+    pixels = torch.stack([to_video(toy_world.render(spec)) for spec in specs])              # (B,3,16,64,64)
+    z = vae.scaled(vae.encode(pixels))                                                  # (B,C,4,8,8)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))            # (B,C,4,8,8)
     mixed, times = (1 - t) * noise + t * z, torch.full((clips,), t)                     # Eq. 5
     context, pooled = text([toy_world.caption(spec) for spec in specs])                     # (B,L,D) (B,P)
     cond, shares = {"context": context, "pooled": pooled}, torch.linspace(0, 1, 9)
-    maps = who_hears_whom(video, mixed[:1], times[:1], {name: c[:1] for name, c in cond.items()})
+    maps = who_attends_to_whom(video, mixed[:1], times[:1], {name: c[:1] for name, c in cond.items()})
     errors, backwards = [], []
     for share in shares:
         net = opened(video, share)
@@ -103,7 +107,7 @@ def draw_toy(path, clips=4, t=0.5):
 
 
 def draw_page(path, maps, others, shares, errors, backwards):
-    names = ("2D: each frame alone", "2D->3D, not dated", "2D->3D, trained")
+    names = ("2D: each frame alone", "2D->3D, no times", "2D->3D, trained")
     top = maps[1].max().item() * 1.5                    # one scale for the three
     side = 384 // len(maps[0])
     above = page(None, [heat(weights.numpy(), side, top) for weights in maps],
@@ -121,8 +125,8 @@ def main():
         print(f"{claim:60s} {difference:.1e}")
     print("(a right conversion changes nothing at step 0: zero, or rounding below 1e-5)")
     others, backwards, errors = draw_toy("out/videodit.png")
-    print("of a patch's attention, other frames get {:.2f} in 2D, {:.2f} in 3D without dates (right: 0, "
+    print("of a patch's attention, other frames get {:.2f} in 2D, {:.2f} in 3D without times (right: 0, "
           "and near 3 of 4 frames), {:.2f} trained".format(*others))
-    print("3D patchify shut and open: a clip backwards changes the answer by {:.0e} and {:.2f} (right: "
-          "rounding, and more than 0.1);".format(*backwards))
+    print("3D patchify at zero and as trained: a clip backwards changes the answer by {:.0e} and {:.2f} "
+          "(right: rounding, and more than 0.1);".format(*backwards))
     print("its error {:.2f} and {:.2f} (right: it falls). Drawn in out/videodit.png".format(*errors))

@@ -20,7 +20,8 @@ from videodit import VideoDiT, VideoDiTConfig
 
 
 def test_parameter_counts_are_the_papers():
-    """Table 4: 2.03B, and "2Dand3D" 4.15B, here with 24 + 23 zero projections; SD3-medium 2,028,328,000."""
+    """Table 4, position tables not counted: 2.03B, and "2Dand3D" 4.15B, here with 24 + 23 zero projections;
+    SD3-medium 2,028,328,000."""
     with torch.device("meta"):
         assert count(MMDiT(MMDiTConfig())) == 2_028_328_000
         assert count(VideoDiT(VideoDiTConfig())) == 2_030_788_672
@@ -43,7 +44,7 @@ def test_one_frame_video_is_an_image(attention, variant):
     assert_close(video(z, t, **cond), image(z, t, **cond), atol=0, rtol=0)
 
 
-def test_the_3d_patchify_branch_is_silent_at_step_0():
+def test_the_3d_patchify_branch_adds_nothing_at_step_0():
     """A.2, Fig. 8: the zero projection; the converted model is the image model over all tokens (Fig. 2)."""
     image = scrambled(MMDiT(SMALL))
     z, t, cond = draw(frames=3)
@@ -61,20 +62,20 @@ def test_the_image_model_cannot_tell_the_order_of_frames_and_the_3d_patchify_can
     assert (backwards() - video(z, t, **cond)).abs().max() > 1e-2
 
 
-def test_2d_and_3d_attention_starts_as_separate_pictures():
-    """A.2, Fig. 9: the frozen blocks see one frame each, the twins are silent."""
+def test_2d_and_3d_attention_starts_as_separate_images():
+    """A.2, Fig. 9: the frozen blocks see one frame each, the copies add nothing yet."""
     image = scrambled(MMDiT(SMALL))
     z, t, cond = draw(frames=3)
-    pictures = torch.cat([image(z[:, :, i:i + 1], t, **cond) for i in range(3)], dim=2)
-    close(VideoDiT.from_image(image, "2d+3d")(z, t, **cond), pictures)
+    images = torch.cat([image(z[:, :, i:i + 1], t, **cond) for i in range(3)], dim=2)
+    close(VideoDiT.from_image(image, "2d+3d")(z, t, **cond), images)
 
 
-def test_2d_and_3d_twins_start_as_copies_and_share_nothing():
-    """A.2: "weights initialized by copying"; training a twin must leave the original alone."""
+def test_2d_and_3d_copies_start_equal_and_share_nothing():
+    """A.2: "weights initialized by copying"; training a copy must leave the original alone."""
     video = VideoDiT.from_image(scrambled(MMDiT(SMALL)), "2d+3d")
-    for original, twin in zip(video.image.joint_blocks, video.twins):
-        assert_close(twin.block.state_dict(), original.state_dict())
-        assert twin.block.x_block.attn.qkv.weight.data_ptr() != original.x_block.attn.qkv.weight.data_ptr()
+    for original, copied in zip(video.image.joint_blocks, video.twins):
+        assert_close(copied.block.state_dict(), original.state_dict())
+        assert copied.block.x_block.attn.qkv.weight.data_ptr() != original.x_block.attn.qkv.weight.data_ptr()
     assert video.twins[-1].zero_context is None and video.twins[0].zero_context is not None
 
 
@@ -86,8 +87,9 @@ def gradients(video, frames=2):
             for name, p in video.named_parameters()}
 
 
-def test_in_2d_and_3d_only_zero_projections_learn_at_step_0_then_the_twins():
-    """A.2: originals frozen; a twin's own weights are reached through its zero projection, once moved."""
+def test_in_2d_and_3d_only_zero_projections_learn_at_step_0_then_the_copies():
+    """4.3, A.2: originals frozen, embedders and head too; a copy's own weights are reached through its zero
+    projection, once moved."""
     video = VideoDiT.from_image(scrambled(MMDiT(SMALL)), "2d+3d")
     first = gradients(video)
     assert all(size is None for name, size in first.items() if name.startswith("image."))
@@ -177,7 +179,7 @@ def test_a_video_of_a_half_precision_image_model_is_all_half_precision():
 
 
 def test_wrong_requests_are_explained():
-    """An unknown attention, a size that does not divide, a picture larger than the table."""
+    """An unknown attention, a size that does not divide, an image larger than the table."""
     video = VideoDiT(VideoDiTConfig(**asdict(SMALL)))
     with pytest.raises(UserError, match="4d"):
         VideoDiT(VideoDiTConfig(**{**asdict(SMALL), "attention": "4d"}))
@@ -233,9 +235,9 @@ def test_demo_changes_nothing_at_step_0():
     assert len(found) == 4 and max(found.values()) < 1e-5
 
 
-def test_in_2d_a_frame_is_alone_and_in_3d_undated_all_frames_are_alike():
+def test_in_2d_a_frame_is_alone_and_in_3d_without_times_all_frames_are_alike():
     """What out/videodit.png shows of the toy: Fig. 2's sets, and Table 5's reason for 3D patchify."""
-    (alone, undated, trained), backwards, errors = show_videodit.draw_toy(None, clips=2)
+    (alone, timeless, trained), backwards, errors = show_videodit.draw_toy(None, clips=2)
     assert abs(alone) < 1e-6                                        # 1 - the sum of a softmax, which rounds
-    assert abs(undated - 0.75) < 0.03 and 0.1 < trained < 0.75
+    assert abs(timeless - 0.75) < 0.03 and 0.1 < trained < 0.75
     assert backwards[0] < 1e-5 and backwards[1] > 0.1 and errors[1] < errors[0]
