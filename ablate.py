@@ -218,6 +218,7 @@ class Job(NamedTuple):
     training: list
     measuring: list        # (name, command)
     model: str = ""
+    drawing: tuple = ()    # (what it leaves in the folder, command): of this table alone, and no result
 
 
 def base(args):
@@ -284,7 +285,8 @@ def row_job(args, key, row, seed=0):
         states = points(args, key) if stage == model else 0
         training.append(train_command(args, stage, folder, flags, seed, states))
     config = presets.parse(train_command(args, model, folder, flags, seed)[1:])[0]
-    return Job(folder, training, measure_commands(args, key, folder, config, seed), model)
+    return Job(folder, training, measure_commands(args, key, folder, config, seed), model,
+               drawings(key, folder, config))
 
 
 # A cache of latents is the other reason why rows are cheap in the toy world: clips go through the VAE once,
@@ -343,14 +345,7 @@ def measure_commands(args, key, folder, config, seed):
         words = ["--ckpt", str(folder), "--model", model, "--seed", str(seed), "-n", str(max(args.n // 2, 1)),
                  "--nearest", str(args.nearest), "--no-ceiling", "--given", "0", "--bf16"]
         commands.append(("toy", ["eval.py", "toy", *words]))
-    if key == "videodit-3":
-        commands.append(("untrained", untrained_command(folder, config)))
     commands += clip_commands(args, key, folder, config, seed, folder)
-    if key == "latte-5f":
-        words = [str(folder), "--data", config.data, "--out", str(folder / "similarity.png")]
-        if not toy:
-            words += ["--stride", str(config.stride)]
-        commands.append(("similarity", ["eval.py", "similarity", *words]))
     if points(args, key):
         between = every(config, points(args, key))
         for step in range(between, config.steps, between):
@@ -359,8 +354,20 @@ def measure_commands(args, key, folder, config, seed):
     return commands
 
 
-# Fig. 5: before anything of VideoDiT is trained, the image model attends over all frames at once, and each
-# row's D decodes what it makes. Where D's latents are distributed as an image's, something can be seen.
+# Some figures are drawn of a table's rows and measure nothing. VideoDiT Fig. 5: before anything is trained,
+# the image model attends over all frames at once, and each row's D decodes what it makes. Where D's latents
+# are distributed as an image's, something can be seen. Latte Figs. 6 and 8: how alike frames are inside.
+def drawings(key, folder, config):
+    if key == "videodit-3":
+        return (DRAWN["untrained"], untrained_command(folder, config)),
+    if key == "latte-5f":
+        words = [str(folder), "--data", config.data, "--out", str(folder / DRAWN["similarity"])]
+        if config.data != "toy":
+            words += ["--stride", str(config.stride)]
+        return (DRAWN["similarity"], ["eval.py", "similarity", *words]),
+    return ()
+
+
 def untrained_command(folder, config):
     words = ["sample.py", "a cat jumping", "--ckpt", str(folder), "--model", "dit"]
     if config.data != "toy":
@@ -633,7 +640,15 @@ def run(args, command):
 # any --out, and it can be kept when base is deleted. What the row trains itself (Table 3's DP-VAE) is not
 # among them: train.py would not write over it.
 def run_row(args, job, shared):
-    """{"ours": {name: what eval.py says of the row}, "params", "cpu_s"}, made or found."""
+    """{"ours": {name: what eval.py says of the row}, "params", "cpu_s"}, made or found; and its drawings."""
+    found = result_of(args, job, shared)
+    for pattern, command in job.drawing:
+        if not any(job.folder.glob(pattern)):
+            run(args, command)
+    return found
+
+
+def result_of(args, job, shared):
     path = job.folder / "result.json"
     commands = [shown(command) for command in (*shared.training, *job.training)]
     commands += [shown(command) for _, command in job.measuring]
@@ -949,7 +964,7 @@ def dry_run(args, key):
         for seed in range(args.seeds):
             job = row_job(args, key, row, seed)
             jobs.append(job)
-            for command in [*job.training, *(command for _, command in job.measuring)]:
+            for command in [*job.training, *(command for _, command in (*job.measuring, *job.drawing))]:
                 print(f"  {row.name:16}{shown(command)}")
     print_cost(args, key, [shared_job(args), *jobs])
 

@@ -80,6 +80,11 @@ def ran(monkeypatch):
         commands.append(command)
         if command[0] == "train.py":
             trained(command)
+        if "similarity" in command or command[0] == "sample.py":
+            drawn = Path(command[command.index("--out") + 1])
+            drawn = drawn / "0000-a-cat.png" if command[0] == "sample.py" else drawn
+            drawn.parent.mkdir(exist_ok=True)
+            drawn.touch()
         if command[1] in ("fvd", "fid"):
             seed = int(re.search(r"/(\d)/(?:samples|images)", " ".join(command))[1])
             return {"metric": f"toy {command[1]}", command[1]: 3.0 + seed, "standard_error": 0.5}
@@ -254,6 +259,19 @@ def test_what_rows_share_is_trained_once(ran, tmp_path):
     for seed in "01":
         weights = tmp_path / "tiny" / "videodit-p_video-1" / seed / "dpvae.safetensors"
         assert made_by(weights) == made_by(tmp_path / "tiny" / "base" / "dpvae.safetensors")
+
+
+def test_a_table_draws_its_figure_of_a_row_that_another_table_trained(ran, tmp_path):
+    """Table 5's 3D patchify is Table 3's "both", Fig. 5a's uniform is Variant 1: the result is kept, and only
+    the drawing that the second table has beside it is made."""
+    for first, second, folder, drawn in (
+            ("videodit-5", "videodit-3", "videodit-p_video-1", "sample.py"),
+            ("latte-5a", "latte-5f", "latte-joint_images-0", "similarity")):
+        ablate.run_table(ablate.parse([first, "--config", "tiny", "--out", str(tmp_path)]), first)
+        ran.clear()
+        ablate.run_table(ablate.parse([second, "--config", "tiny", "--out", str(tmp_path)]), second)
+        own = [command for command in ran if f"{tmp_path}/tiny/{folder}/0" in command]
+        assert len(own) == 1 and drawn in own[0]
 
 
 def test_a_row_keeps_the_dpvae_that_it_trained(ran, tmp_path, monkeypatch):
