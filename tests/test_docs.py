@@ -169,16 +169,9 @@ def test_a_drawing_is_well_formed_and_readable_on_dark_and_light(name):
     assert inks and all(light(ink) < 110 for ink in inks), inks
 
 
-def test_readmes_short_map_points_at_what_exists():
-    """Its rows name methods without their class, and flags beside their file."""
+def test_readmes_table_names_every_lesson():
+    """The files at the top, no other and none forgotten."""
     text = Path("README.md").read_text("utf-8")
-    table = re.search(r"^\| paper \| code \|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.M)
-    for line in table[1].splitlines():
-        file = ""
-        for word in re.findall(r"`([^`]+)`", line.split(" | ")[-1]):
-            named, _, flag = word.partition(" ")
-            if named.endswith(".py"):
-                file = named
-                assert is_there(file, flag), line
-            else:
-                assert any(word in (name, name.split(".")[-1]) for name in names_in(file)), (word, line)
+    table = re.search(r"^\| open \| for \|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.M)[1]
+    named = {name for line in table.splitlines() for name in re.findall(r"\w+\.py", line.split("|")[1])}
+    assert named == {path.name for path in Path(".").glob("*.py")}
