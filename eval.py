@@ -206,26 +206,17 @@ def per_frame(measure, x, y):
         raise UserError(f"{error}: give --size")
 
 
-class Statistics:
-    """Mean and standard deviation of all z, and of all z_k (VideoDiT Eq. 3)."""
-
-    def __init__(self):
-        self.z, self.z_k = [], []
-
-    def add(self, z, z_k):
-        self.z.append(z.cpu().flatten())
-        self.z_k.append(z_k.cpu().flatten())
-
-    def report(self):
-        """Printed, and returned as numbers."""
-        z, z_k = torch.cat(self.z), torch.cat(self.z_k)
-        found = {"z_mean": z.mean().item(), "z_std": z.std().item(),
-                 "z_k_mean": z_k.mean().item(), "z_k_std": z_k.std().item()}
-        ratio = abs(found["z_std"] / found["z_k_std"] - 1)
-        shift = abs(found["z_mean"] - found["z_k_mean"]) / found["z_k_std"]
-        print("latents: z {z_mean:.4f} +- {z_std:.4f}, z_k {z_k_mean:.4f} +- {z_k_std:.4f}; ".format(**found)
-              + f"deviations differ by {ratio:.1%}, means by {shift:.1%} of z_k's deviation")
-        return found
+def latent_statistics(latents):
+    """[(z, z_k)] -> mean and standard deviation of all z and of all z_k, printed as well."""
+    z = torch.cat([z.flatten() for z, _ in latents])
+    z_k = torch.cat([z_k.flatten() for _, z_k in latents])
+    found = {"z_mean": z.mean().item(), "z_std": z.std().item(),
+             "z_k_mean": z_k.mean().item(), "z_k_std": z_k.std().item()}
+    ratio = abs(found["z_std"] / found["z_k_std"] - 1)
+    shift = abs(found["z_mean"] - found["z_k_mean"]) / found["z_k_std"]
+    print("latents: z {z_mean:.4f} +- {z_std:.4f}, z_k {z_k_mean:.4f} +- {z_k_std:.4f}; ".format(**found)
+          + f"deviations differ by {ratio:.1%}, means by {shift:.1%} of z_k's deviation")
+    return found
 
 
 # VideoDiT Table 1 is this command with -n 50 --frames 64 --size 512; Table 3's first columns, too. --sheet
@@ -263,29 +254,28 @@ def recon(argv):
     if args.frames % group:
         raise UserError(f"--frames {args.frames}: must be a multiple of {GOP}")
     label, lpips = image_distance(args)
-    rows, shown, statistics = measure_videos(vae, video_windows(args, group), label, lpips)
+    rows, shown, latents = measure_videos(vae, video_windows(args, group), label, lpips)
     if args.sheet and shown:
         contact_sheet(args.sheet, shown.values(), [*shown])
-    return report_recon(rows, statistics)
+    return report_recon(rows, latents)
 
 
 # A video at a time: 64 frames of 512 x 512 with their reconstruction are 400 MB in float32.
 def measure_videos(vae, windows, label="", lpips=None):
     """{video: a row a window}; clips to look at: the first four videos, what became of them, the error; and
-    of a DP-VAE the statistics of its latents."""
-    rows, shown = {}, {}
-    statistics = Statistics() if isinstance(vae, DPVAE) else None
+    of a DP-VAE [(z, z_k)]."""
+    rows, shown, latents = {}, {}, []
     for name, clip in windows:
         x = clip[None].to(device())                                                         # (1,3,T,H,W)
         row, x_hat, z, z_k = measure(vae, x, label, lpips)
-        if statistics:
-            statistics.add(z, z_k)
+        if isinstance(vae, DPVAE):
+            latents.append((z.cpu(), z_k.cpu()))
         rows.setdefault(name, []).append(row)
         if len(rows) <= 4:
             error = (2 * (x_hat - x)).clamp(-1, 1)                          # twice as large, and grey is none
             for what, video in (("video", x), ("reconstruction", x_hat), ("error x 2", error)):
                 shown[f"{name[-30:]}: {what}"] = video[0].cpu()
-    return rows, shown, statistics
+    return rows, shown, latents
 
 
 def mean_of(rows):
@@ -294,7 +284,7 @@ def mean_of(rows):
 
 # A video counts once however many windows it gave: the mean is over videos. Wins and losses stand beside the
 # mean gain, because a mean can be one video's.
-def report_recon(rows, statistics=None):
+def report_recon(rows, latents):
     """A line a video (its windows averaged), the mean of the videos, the comparison with held key frames."""
     if not rows:
         raise UserError("no video could be reconstructed; see the warnings above")
@@ -310,9 +300,9 @@ def report_recon(rows, statistics=None):
     print(f"against each key frame decoded and held for {GOP} frames: {mean['gain']:+.2f} dB on the mean of "
           f"{len(videos)} clips, better on {wins}, worse on {losses}")
     result = {**mean, "clips": len(videos), "wins": wins, "losses": losses}
-    if statistics:
+    if latents:
         print("key frames by D_k(z) {key_psnr:.2f} dB, by D_k(z_k) {key_psnr_2d:.2f} dB".format(**mean))
-        result |= statistics.report()
+        result |= latent_statistics(latents)
     return finish(result)
 
 
@@ -746,16 +736,16 @@ def remembered(batches, kept, most):
 
 
 def score_dpvae(dp, models, args, bar):
-    """PSNR and SSIM on clips that no training saw, Eq. 3's key frames, and the statistics of the latents."""
-    sums, statistics = Counter(), Statistics()
+    """PSNR and SSIM on clips that no training saw, Eq. 3's key frames, and [(z, z_k)]."""
+    sums, latents = Counter(), []
     for _, specs in unseen("video", args.n, args.batch):
         x = render_all(specs, models.frames, models.size).to(device())                      # (B,3,T,H,W)
         row, _, z, z_k = measure(dp, x)
         for key in ("psnr", "ssim", "key_psnr", "key_psnr_2d"):
             sums[key] += row[key] * len(x)
-        statistics.add(z, z_k)
+        latents.append((z.cpu(), z_k.cpu()))
         bar.update(len(x))
-    return {key: total / args.n for key, total in sums.items()}, statistics
+    return {key: total / args.n for key, total in sums.items()}, latents
 
 
 # What nobody trained it for: a clip from an image, on from a clip, between two images (see sample.py). Each
@@ -912,7 +902,7 @@ def toy(argv):
     with tqdm(total=total, unit="clip", mininterval=1) as bar:
         result["classifier"] = prompt_score(classifier, rendered_batches(models, args, bar))
         if has_dpvae:
-            quality, statistics = score_dpvae(models.vae, models, args, bar)
+            quality, latents = score_dpvae(models.vae, models, args, bar)
         for row, kind in rows.items():
             bar.set_description(row)
             batches = generated_batches(models, kind, args, bar)
@@ -933,7 +923,7 @@ def toy(argv):
         result["dpvae"] = quality
         print("DP-VAE: {psnr:.2f} dB, SSIM {ssim:.4f}; key frames by D_k(z) {key_psnr:.2f} dB, by D_k(z_k) "
               "{key_psnr_2d:.2f} dB".format(**quality))
-        statistics.report()
+        latent_statistics(latents)
     if fitted:
         result["nearest"] = nearest_rows(models, fitted, args.ceiling)
     return finish(result)
