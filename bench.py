@@ -65,7 +65,7 @@ from text import CLIPText, CLIPTextConfig, T5Config, T5Encoder
 from train import encoded
 from vae import (DPVAE, GOP, KLVAE, SD14, SD3, DPVAEConfig, PatchGAN3D, discriminator_loss, dp_vae_loss,
                  kl_vae_loss)
-from videodit import VideoDiT, VideoDiTConfig
+from videodit import VideoDiT, VideoDiTConfig, add_lora
 from support.cli import FlagParser, UserError, polite
 from support.detectors import I3D, LPIPS
 from support.ops import conv_layout, has_bf16
@@ -482,6 +482,8 @@ def step_of_videodit(cfg, rows):
     """The text encoders are not here: they answer before the step and keep nothing (text_bytes, below)."""
     net = VideoDiT(VideoDiTConfig(**vars(cfg.dit), attention=cfg.attention, patchify_3d=cfg.patchify_3d))
     net.checkpointing = cfg.checkpointing
+    if cfg.lora:
+        add_lora(net, cfg.lora, torch.bfloat16)
     dp = DPVAE(DPVAEConfig(**vars(SD3))).requires_grad_(False)
     side = cfg.size // 8
     z = torch.empty(rows, cfg.dit.in_channels, cfg.frames // GOP, side, side)               # (B,C,T',h,w)
@@ -540,7 +542,8 @@ def need(cfg, gpus):
             for parameter in net.parameters():              # DDP's buckets: there before, and after
                 if parameter.requires_grad:
                     parameter.grad = torch.zeros_like(parameter)
-        parts = {"weights": weight_bytes(nets), "gradients": 4 * trained, "AdamW": 8 * trained,
+        weights = sum(p.numel() * p.element_size() for net in nets for p in net.parameters())
+        parts = {"weights": weights, "gradients": 4 * trained, "AdamW": 8 * trained,
                  "EMA": 4 * trained, "frozen networks": weight_bytes(frozen),
                  "text encoders": text_bytes(cfg)}
         peaks = {name: peak_of(moment) for name, moment in moments.items()}

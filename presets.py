@@ -141,6 +141,7 @@ class Config:
     p_video: float = 0.8           # VideoDiT 4.1: probability that a step trains on videos
     attention: str = "2d->3d"      # "2d->3d": it becomes global; "2d+3d": trainable copies, VideoDiT Table 4
     patchify_3d: bool = True       # --no-patchify_3d: tokens do not know their time, VideoDiT Table 5
+    lora: int = 0                  # stage videodit: rank of adapters that learn instead of the image model
     objective: str = "ddpm"        # stage latte: ddpm (Latte 3.1), or flow, which the paper does not have
     latents: str = "vae"           # stage latte: of the image VAE, frame by frame, or of the dpvae, 4x fewer
     joint_images: int = 0          # stage latte: images beside each clip (Latte 3.3.4; as published: 8)
@@ -563,6 +564,8 @@ def check_together(config):
         raise UserError(f"--out {config.out}: is a file; give a folder")
     if config.muon and config.shard:
         raise UserError("--muon with --shard: Muon needs whole matrices; give one of the two")
+    if config.muon and config.lora:
+        raise UserError("--muon with --lora: Muon is for whole matrices; give one of the two")
     if config.stage == "latte" and "latte.joint" in config.given and not config.joint_images:
         raise UserError("--latte.joint says what images do beside clips, and there are none; give "
                         "--joint_images 8, or leave it out")

@@ -47,7 +47,7 @@ from pretrained import (WITH_COMPANIONS, bring_companions, check_widths, frozen_
 from sample import Models, advice, generate
 from text import ToyText
 from vae import DPVAE, GOP, KLVAE, PatchGAN3D, discriminator_loss, dp_vae_loss, kl_vae_loss, measure_latents
-from videodit import VideoDiT
+from videodit import VideoDiT, add_lora
 from support import toy_world
 from support.checkpoints import class_of, hold, load_network, read_config
 from support.cli import STOP, UserError, catch_signals, polite, stop_if_asked
@@ -55,7 +55,7 @@ from support.detectors import AttributeClassifier, classifier_loss, classifier_r
 from support.drawing import contact_sheet
 from support.folders import class_at
 from support.latent_cache import LatentCache, fingerprint, write_cache
-from support.ops import conv_layout
+from support.ops import conv_layout, has_bf16
 from support.order import DROP, NOISE, TIME, batches, keyed_noise, toss
 from support.pages import report
 from support.tokenizers import WordTokenizer
@@ -425,6 +425,9 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
     net = start_videodit(cfg)
     check_widths(cfg, net.config, dp, text)
     net.checkpointing = cfg.checkpointing
+    if cfg.lora:
+        half = cfg.bf16 and has_bf16(run.device)
+        add_lora(net, cfg.lora, torch.bfloat16 if half else torch.float32)
     clips = feed(cfg, run, "video", dp, text)
     images = feed(cfg, run, "image", dp, text) if cfg.p_video < 1 else None
 
@@ -446,7 +449,8 @@ def start_videodit(cfg):
     file = own_file(cfg, "videodit", "dit")
     if class_of(file or "") == "VideoDiT":
         net = load_network(VideoDiT, file).train()
-        if "dit.depth" in cfg.given and cfg.dit.depth > net.config.depth and net.twins is None:
+        deeper = "dit.depth" in cfg.given and cfg.dit.depth > net.config.depth
+        if deeper and net.twins is None and not cfg.lora:   # frozen, the new blocks' gates would stay zero
             deepen(net.image, cfg.dit.depth)                # the same function, with room to learn
             net.config = dataclasses.replace(net.config, depth=cfg.dit.depth)
         refuse_other_sizes(cfg, "dit", net.config, file)
@@ -487,7 +491,7 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
         images = feed(cfg, run, "image", vae, text, images)
         many = dataclasses.replace(cfg, batch=cfg.batch * cfg.joint_images)
         source = beside(source, loader(many, run, images))
-    diffusion = DDPM(variance="learned_range" if net.config.learn_sigma else "fixed_large")
+    diffusion = DDPM(variance="learned_range" if net.config.learn_sigma else "fixed_large").to(run.device)
 
     def loss(nets, batch):
         z, cond = latents_and_conditions(batch, vae, text, classes, run.device)         # (B,C,T'+M,h,w)
@@ -714,9 +718,9 @@ def encoded(vae, x, most=8):
 
 class Reader:
     """Published text encoders inside the step. Each caption is read by itself, so that what is said of it is
-    the same in every batch, on any rank; the last few hundred are remembered (SD3: 2.5 MB each)."""
+    the same in every batch, on any rank; the last few are remembered where they are (SD3: 2.5 MB each)."""
 
-    def __init__(self, encoder, path, device, most=256):
+    def __init__(self, encoder, path, device, most=64):
         self.encoder, self.path, self.device, self.most = encoder, str(path), device, most
         self.gives, self.known = getattr(encoder, "gives", ("context", "pooled")), OrderedDict()
 
@@ -725,11 +729,11 @@ class Reader:
         answers = [self.read_one(caption) for caption in captions]
         while len(self.known) > self.most:
             self.known.popitem(last=False)
-        return tuple(torch.stack(parts).to(self.device) for parts in zip(*answers))         # (B,L,D), (B,P)
+        return tuple(torch.stack(parts) for parts in zip(*answers))                         # (B,L,D), (B,P)
 
     def read_one(self, caption):
         if caption not in self.known:
-            self.known[caption] = [part[0].cpu() for part in self.store([caption]).values()]    # (L,D), (P)
+            self.known[caption] = [part[0] for part in self.store([caption]).values()]          # (L,D), (P)
         self.known.move_to_end(caption)
         return self.known[caption]
 

@@ -695,6 +695,8 @@ class Trainer:
             for name, net in nets.items():
                 weights = {key: whole(tensor) for key, tensor in net.state_dict().items()}
                 if self.run.rank == 0:
+                    if hasattr(net, "export"):              # what is saved may be less than what learns
+                        weights = net.export(weights)
                     if not all(tensor.isfinite().all() for tensor in weights.values()):
                         raise UserError(f"{name} has diverged: weights that are not finite at step "
                                         f"{self.step}; not saved. {self.whereabouts()}; lower --lr")

@@ -11,11 +11,12 @@ from torch.testing import assert_close
 import dit
 import videodit
 from demos import scrambled, show_videodit
-from support.checkpoints import load_network, save_network
+from support.checkpoints import load_network, read_state, save_network
 from support.cli import UserError
-from conftest import close
+from conftest import close, script
 from dit import MMDiT, MMDiTConfig
 from test_dit import SMALL, count, draw
+from test_trainer import THREAD, differs, run, same, torchrun
 from videodit import VideoDiT, VideoDiTConfig
 
 
@@ -241,3 +242,83 @@ def test_in_2d_a_frame_is_alone_and_in_3d_without_times_all_frames_are_alike():
     assert abs(alone) < 1e-6                                        # 1 - the sum of a softmax, which rounds
     assert abs(timeless - 0.75) < 0.03 and 0.1 < trained < 0.75
     assert backwards[0] < 1e-5 and backwards[1] > 0.1 and errors[1] < errors[0]
+
+
+# ------------------------------------------------------------------------------------------------------ LoRA
+
+def with_lora(rank=2, moved=True, dtype=torch.float32):
+    """A VideoDiT whose adapters and 3D patchify have learned something, or not."""
+    video = scrambled(VideoDiT.from_image(MMDiT(SMALL)), std=0.1)
+    videodit.add_lora(video, rank, dtype)
+    if moved:
+        for name, parameter in video.named_parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
+    return video
+
+
+def test_lora_changes_nothing_at_first_and_merged_answers_as_it_did():
+    """Hu et al. 2021, 4.1: U is zero at first, and W + U D serves without a branch; the file is a VideoDiT's."""
+    plain = scrambled(VideoDiT.from_image(MMDiT(SMALL)), std=0.1)
+    z, t, cond = draw(frames=3)
+    assert_close(with_lora(moved=False)(z, t, **cond), plain(z, t, **cond), atol=0, rtol=0)
+    learned = with_lora()
+    kept = learned.image.joint_blocks[0].x_block.mlp.fc1.weight.clone()
+    plain.load_state_dict(learned.export(learned.state_dict()))                 # strict: no adapter is left
+    answer = learned(z, t, **cond)
+    assert (answer - with_lora(moved=False)(z, t, **cond)).abs().max() > 0.1
+    assert_close(plain(z, t, **cond), answer, atol=1e-4, rtol=1e-4)
+    assert_close(learned.image.joint_blocks[0].x_block.mlp.fc1.weight, kept, atol=0, rtol=0)
+
+
+def test_with_lora_adapters_and_3d_patchify_learn_and_nothing_else():
+    """The image model is frozen, its blocks in bf16; every trained parameter gets a gradient."""
+    video = with_lora(dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        sizes = gradients(video)
+    learns = {name for name, size in sizes.items() if size is not None}
+    assert learns == {name for name in sizes if name.endswith((".up", ".down")) or "patchify_3d" in name}
+    assert {p.dtype for p in video.image.joint_blocks.parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in video.parameters() if p.requires_grad)
+    assert all(tensor.dtype == torch.float32 for tensor in video.export(video.state_dict()).values())
+
+
+def test_lora_of_rank_16_trains_a_hundredth_of_stable_diffusion_3():
+    """18.6 M adapters for 2.03 B, and the 3D patchify, 2.5 M."""
+    with torch.device("meta"):
+        video = VideoDiT(VideoDiTConfig())
+        videodit.add_lora(video, 16, torch.bfloat16)
+    learns = {name: p.numel() for name, p in video.named_parameters() if p.requires_grad}
+    branch = sum(size for name, size in learns.items() if name.startswith("patchify_3d"))
+    assert (branch, sum(learns.values()) - branch) == (2_460_672, 18_579_456)
+    with pytest.raises(UserError, match="--lora"):
+        videodit.add_lora(VideoDiT(VideoDiTConfig(**asdict(SMALL), attention="2d+3d")), 2, torch.float32)
+
+
+def test_lora_trains_resumes_and_leaves_a_plain_videodit(tiny, tmp_path):
+    """Adapters are in state.pt, to be gone on with to the bit; they are not in videodit.safetensors."""
+    whole, halves = tiny.fork(tmp_path / "whole"), tiny.fork(tmp_path / "halves")
+    once = run(whole, "videodit", "--lora", 2, "--steps", 4, "--warmup", 0)
+    run(halves, "videodit", "--lora", 2, "--steps", 2, "--warmup", 0)
+    assert differs(once, run(halves, "videodit", "--lora", 2, "--steps", 4, "--warmup", 0)) == []
+    saved, image = read_state(whole / "videodit.safetensors"), read_state(whole / "dit.safetensors")
+    assert same(saved, read_state(halves / "videodit.safetensors"))
+    load_network(VideoDiT, whole / "videodit.safetensors")
+    moved = {name for name in image if not torch.equal(image[name], saved[f"image.{name}"])}
+    assert moved and all(name.endswith(".weight") and (".attn." in name or ".mlp." in name) for name in moved)
+    assert any(name.endswith(".up") for name in once["players"]["videodit"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--shard",)])
+def test_lora_on_two_ranks_is_lora_on_one(tiny, tmp_path, flags):
+    """Whole networks and sharded ones: to 1e-5 after 4 steps."""
+    one, two = tiny.fork(tmp_path / "one"), tiny.fork(tmp_path / "two")
+    words = "--lora", 2, "--steps", 4, "--warmup", 0
+    alone = run(one, "videodit", *words)
+    done = script(*torchrun("train.py", "--config", "tiny", "--stage", "videodit", "--out", two, *words, *flags),
+                  extra=THREAD)
+    assert done.code == 0, done.err[-4000:]
+    assert_close(read_state(two / "videodit/state.pt")["players"], alone["players"], atol=1e-5, rtol=0)
+    assert_close(read_state(two / "videodit.safetensors"), read_state(one / "videodit.safetensors"), atol=1e-5,
+                 rtol=0)
