@@ -710,6 +710,7 @@ def test_golden_video(golden):
 
 # ------------------------------------------------------------------------------------------------------ demo
 
+@pytest.mark.slow
 def test_the_demo_finds_the_eight_points(tmp_path):
     """A flow learned in seconds ends on the data, the exact velocity exactly so; no point is missed."""
     exact, trained, rarest = show_flow.demo(tmp_path / "flow.png")

@@ -209,6 +209,7 @@ def test_a_wrong_flag_gets_one_line_and_exit_code_2(tiny, tmp_path, capsys, word
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_itself_exits_with_2(tmp_path):
     """From the shell, once: no stack trace."""
     done = script("sample.py", "a cat", "--frames", 13, "--out", tmp_path / "out")
@@ -591,6 +592,7 @@ def official_sd35(sd3, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_sd35_as_its_publisher_lays_it_out(sd3, make, tmp_path):
     """The file, the folder, or the parts one by one: the encoders are found beside it, T5 too, and heard."""
     folder = official_sd35(sd3, tmp_path)
@@ -606,6 +608,7 @@ def test_sd35_as_its_publisher_lays_it_out(sd3, make, tmp_path):
     assert Image.open(without / "0000-a-cat.png").tobytes() != with_t5
 
 
+@pytest.mark.slow
 def test_a_transformer_without_its_prefix_among_the_other_parts(sd3, make, tmp_path):
     """As other people's tools save a fine-tuned one: bare names, the other parts with theirs."""
     state = {name.removeprefix("model.diffusion_model."): value for name, value in read_state(sd3[0]).items()}
