@@ -258,7 +258,7 @@ def with_lora(rank=2, moved=True, dtype=torch.float32):
 
 
 def test_lora_changes_nothing_at_first_and_merged_answers_as_it_did():
-    """Hu et al. 2021, 4.1: U is zero at first, and W + U D serves without a branch; the file is a VideoDiT's."""
+    """Hu et al. 2021, 4.1: U is zero at first, W + U D needs no branch, and the file is a VideoDiT's."""
     plain = scrambled(VideoDiT.from_image(MMDiT(SMALL)), std=0.1)
     z, t, cond = draw(frames=3)
     assert_close(with_lora(moved=False)(z, t, **cond), plain(z, t, **cond), atol=0, rtol=0)
@@ -316,9 +316,9 @@ def test_lora_on_two_ranks_is_lora_on_one(tiny, tmp_path, flags):
     one, two = tiny.fork(tmp_path / "one"), tiny.fork(tmp_path / "two")
     words = "--lora", 2, "--steps", 4, "--warmup", 0
     alone = run(one, "videodit", *words)
-    done = script(*torchrun("train.py", "--config", "tiny", "--stage", "videodit", "--out", two, *words, *flags),
-                  extra=THREAD)
+    command = torchrun("train.py", "--config", "tiny", "--stage", "videodit", "--out", two, *words, *flags)
+    done = script(*command, extra=THREAD)
     assert done.code == 0, done.err[-4000:]
     assert_close(read_state(two / "videodit/state.pt")["players"], alone["players"], atol=1e-5, rtol=0)
-    assert_close(read_state(two / "videodit.safetensors"), read_state(one / "videodit.safetensors"), atol=1e-5,
-                 rtol=0)
+    saved = [read_state(out / "videodit.safetensors") for out in (two, one)]
+    assert_close(*saved, atol=1e-5, rtol=0)
