@@ -148,7 +148,7 @@ def shift_sigma(sigma, shift):
 def sigmas(steps, shift=3.0):
     """SD3's noise levels from 1 down to 0 (steps+1,): euler calls the model `steps` times."""
     # TRAP: SD3's own code shifts twice, the smallest level and then the whole list again. It looks like an
-    # accident, but the released weights are sampled so: the last level is 0.0089, not 0.003
+    # accident, but the released weights are sampled so: the last level before 0 is 0.0089, not 0.003
     # (test_the_schedule_is_sd3s_table)
     smallest = shift_sigma(0.001, shift)
     levels = shift_sigma(torch.linspace(1, smallest, steps, dtype=torch.float64), shift)           # (steps,)
@@ -172,8 +172,9 @@ def velocity_of(network):
 
 # -------------------------------------------------------------------------------------------------- guidance
 # A model trained on prompts makes clips that half ignore them: a caption is a weak hint beside all that the
-# clip itself shows. Classifier-free guidance (Ho and Salimans 2021) asks twice in each step, with the prompt
-# and without, and goes PAST the prompt's answer, away from the other, by the guidance scale s:
+# clip itself shows. Classifier-free guidance (Ho and Salimans 2021) asks twice in each step (as one batch),
+# with the prompt and without, and goes PAST the prompt's answer, away from the other, by the guidance scale
+# s:
 #
 #     v = v_null + s (v_cond - v_null)           s = 1: the plain model; s = 4 to 7: what everybody looks at
 #
@@ -279,7 +280,7 @@ def held(model, known, noisy):
 # log p(z | x_t). Take the last for a Gaussian around where x heads for, of the variance that Eq. 5 leaves of
 # data of variance 1, (1-t)^2 / (t^2 + (1-t)^2) (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et
 # al. 2023). With noise N(0,1) Eq. 5 makes v = (x_t + (1-t) grad log p(x_t)) / t, so a change g of the
-# gradient changes v by g (1-t)/t; the factor below is the one over the other.
+# gradient changes v by g (1-t)/t; the factor below is this (1-t)/t over that variance.
 
 def pulled(velocity, known, weight=1.0):
     """velocity, turned so that the data it heads for agrees with what is known."""
@@ -339,6 +340,13 @@ class DDPM:
         self.first_variance = self.posterior_variance[:2][-1:].clamp(min=1e-20)                    # (1,)
         lent = torch.cat([self.first_variance, self.posterior_variance[1:]])   # (steps,)
         self.posterior_log_variance = lent.log()
+
+    def to(self, device):
+        """Move the tables: each time that one is read on another device is a copy, and a step reads many."""
+        for name, table in vars(self).items():
+            if torch.is_tensor(table):
+                setattr(self, name, table.to(device))
+        return self
 
     def at(self, table, t, x):
         """table[t] in float32, shaped to multiply x."""
@@ -465,7 +473,7 @@ class DDPM:
 @torch.no_grad()
 def ddpm_sample(ddpm, predict, x, times, new_noise):
     """Ho Algorithm 2: noise x (B,C,...) -> data, by predict(x, original t), a guided network.
-    times: ddpm.times(), or the last of them. new_noise(n): the noise of the n-th step.
+    times: ddpm.times(), or its tail, to start part way. new_noise(n): the noise of the n-th step.
     Latte's numbers: DDPM().respace("250"), learned variance."""
     x = x.float()
     for n, step in enumerate(times):

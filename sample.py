@@ -164,7 +164,7 @@ def sample_ddpm(models, how, cond, null_cond, new_noise, given):
     # TRAP: DiT's released code guides three of four channels, and its published numbers depend on it
     channels = 3 if isinstance(network, DiT) else None
     model = guided(network, cond, how.guidance, null_cond, channels)
-    ddpm = diffusion_of(network, how)
+    ddpm = diffusion_of(network, how).to(noise.device)
 
     def noisy(clip, t):
         return ddpm.q_sample(clip, ddpm.index(t), noise)                        # (B,C,T',h,w)
