@@ -1130,7 +1130,7 @@ def perceptual_for(cfg, run):
     file = classifier_file(cfg.out)
     if not file.is_file():
         raise UserError(f"stage {cfg.stage}: no --lpips FILE, VGG16's weights for the LPIPS term of Eq. 4: "
-                        f"{DETECTORS['lpips_vgg'][1]}; in the toy world --stage classifier, trained first, stands "
-                        "in for it; --lpips_weight 0 leaves the term out")
+                        f"{DETECTORS['lpips_vgg'][1]}; --lpips_weight 0 leaves it out; "
+                        "in the toy world a --stage classifier trained before stands in for it")
     classifier = load_network(AttributeClassifier, file).to(run.device).requires_grad_(False)
     return lambda a, b: perceptual_distance(classifier.pyramid, a, b).mean()

@@ -115,9 +115,10 @@ def learning_rate(cfg, step):
 
 
 # The order of what follows a step matters: check before log, so that a person reads of a step that was left
-# out before its null loss; check before save, so that nothing is saved while steps are being left out (the
-# weights may be sick already, though still finite: that is how a run diverges, and why --keep keeps older
-# states); save before preview, so that a preview that fails costs an image.
+# out before the `null` that stands in the log for its loss; check before save, so that nothing is saved
+# while steps are being left out (the weights may be sick already, though still finite: that is how a run
+# diverges, and why --keep keeps older states); save before preview, so that a preview that fails costs an
+# image.
 #
 # Exercise: take `and not trainer.failed` out of fit() and run test_trainer.py. Which test falls, and what
 # would a person have lost?
@@ -234,7 +235,7 @@ def mixed(cfg, videos, images, p):
 # not shipped. It comes first, since all that come after are measured by it. The world draws a clip from a
 # specification, so the right answer to "what is it, of what colour, where, moving how?" comes with each clip
 # (batch["spec"]): plain classification, the one stage here that any textbook has.
-def stage_classifier(cfg, run):                       # the instrument: names what it sees (design: toy world)
+def stage_classifier(cfg, run):                       # the instrument: names what it sees
     def loss(nets, batch):
         targets = classifier_targets(nets["classifier"], batch["spec"], run.device)
         right = classifier_right(nets["classifier"], batch["video"], targets)               # {word: (B,)}
@@ -246,14 +247,14 @@ def stage_classifier(cfg, run):                       # the instrument: names wh
     return Stage({"classifier": player}, loader(cfg, run, clips), None)
 
 
-# The papers download this stage, too. A VAE learns by having to give back what it was shown through a latent
-# that is too narrow to hold it as it came: the pixels' error, plus LPIPS, plus a weak pull of the latents
-# towards a normal distribution (vae.py). It has no video in it. Half of the batches are single frames of the
-# clips, half images: the VAE has to know both, and what is in images alone (a boat, in the toy world) must
-# not look to the transformer like noise. Set at the end of the stage are two numbers that no gradient
-# reaches: shift and scale, measured, so that the transformers' data have mean 0 and deviation 1 as their
-# noise does. TRAP: everything later depends on them, so they are measured once and stay: latents by another
-# scale are, to a transformer, latents at another noise level.
+# The papers download this stage, and dit below. A VAE learns by having to give back what it was shown
+# through a latent that is too narrow to hold it as it came: the pixels' error, plus LPIPS, plus a weak pull
+# of the latents towards a normal distribution (vae.py). It has no video in it. Half of the batches are
+# single frames of the clips, half images: the VAE has to know both, and what is in images alone (a boat, in
+# the toy world) must not look to the transformer like noise. Set at the end of the stage are two numbers
+# that no gradient reaches: shift and scale, measured, so that the transformers' data have mean 0 and
+# deviation 1 as their noise does. TRAP: everything later depends on them, so they are measured once and
+# stay: latents by another scale are, to a transformer, latents at another noise level.
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
     vae = image_vae(cfg, run) if cfg.init else KLVAE(dataclasses.replace(cfg.vae))
     vae = vae.to(memory_format=conv_layout(run.device))
@@ -468,7 +469,7 @@ def start_videodit(cfg):
 #
 #     a clip's row       [ f1 f2 ... f16 | p1 ... p8 ]    24 frames of latents, in one forward
 #     spatial blocks       every frame by itself          learn from 24
-#     temporal blocks      the first 16 only              learn from 16
+#     temporal blocks      the first 16 only              learn from 16 (Temporal Mask: 24)
 #
 # VideoDiT mixes by whole steps, Latte inside each row. This way every step has both, and the spatial blocks
 # see half as many frames again; the price is that an image costs what a frame costs.
@@ -584,7 +585,7 @@ def conditions(batch, text, classes, device):
 
 
 def drop_conditions(cfg, run, batch, cond, null=0):
-    """For guidance: a tenth of the clips are told nothing; of labels each has its own chance, an image's too.
+    """For guidance: a clip's text goes together with that of its images; of labels each has its own chance.
     null: the network's label for no class, which its weights may have brought, whatever cfg says.
     The draws are the clip's and the step's, so that two processes drop what one would."""
     if "labels" in cond:

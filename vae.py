@@ -3,7 +3,7 @@ Paper    VideoDiT 3.1, Eq. 1-4, 4.1, A.1; the KL-VAE is Rombach et al. 2022 as i
          (4 channels) and SD3 (16)
 Shapes   video x (B,3,T,H,W) in [-1,1]; an image is T=1; latent z (B,C,T',h,w) with h=H/8, w=W/8 and T'=T/4
          (DP-VAE) or T'=T (KL-VAE, frame by frame)          B clips, T frames, C channels, H W sizes, F = B*T
-Time     frame 4i is the key frame of group i; frame counts are 1 or multiples of 4, never 4k+1
+Time     frame 4i is the key frame of group i; frame counts are 1 (an image) or multiples of 4
 Scale    latents are raw in this file; at the transformer's border they are scaled(): (z - shift) * scale
 Differs  grep ASSUMED: the paper leaves open most of what lies between its four equations
 Reads    after flow.py, before text.py; pretrained.py fills it with released weights. In here: Eq. 1-4, the
@@ -116,8 +116,9 @@ class DPVAE(nn.Module):
     #     x_k   the key frames, each by itself          z_k = E_k(x_k)   what the image transformer knows
     #     x     all frames, the key frames again too    z_r = E_r(x)     what z_k does not say, "residual"
     # One latent frame a group. E_r sees the key frame as well, or it would not know what z_k left out.
-    # ASSUMED: z is no draw from a Gaussian (Eq. 4 has no KL term) but E_k's mean plus E_r's output. E_r
-    # keeps the copy's 2C outputs and its second half is unused, as the parameter count of Table 1 wants it.
+    # ASSUMED: z is no draw from a Gaussian (Eq. 4 has no KL term) but E_k's mean plus E_r's output. E_r, a
+    # copy of the image encoder, keeps its 2C outputs (mean and log variance); the second C are unused. With
+    # them the parameter count of Table 1 comes out.
     def encode_window(self, x):
         """x (B,3,T,H,W), T a multiple of 4 -> z and z_k, both (B,C,T/4,h,w). Gradients reach E_r."""
         z_r, _ = self.residual(fold(x), x.shape[2]).chunk(2, dim=1)                         # (F/4,C,h,w)
@@ -187,7 +188,7 @@ def dp_vae_loss(dp, x, perceptual=None, discriminator=None, *, recon_weight=1.0,
     # DEVIATES: with --z_noise (by default 0, the paper's) D learns to read z with noise on it: what it will
     # decode are a transformer's latents, a little wrong everywhere. The other terms see z itself. The toy's
     # clips came 0.5 dB nearer to what can be drawn, last frames 0.8, and reconstructions lost 0.7 dB. Shipped
-    # are weights 0.6 of the way there: 0.4, 0.6 and 0.3 dB.
+    # are weights 0.6 of the way there: clips 0.4 dB nearer, last frames 0.6, reconstructions 0.3 dB worse.
     x_hat = dp.decode_window(z if noise is None else z + noise)                             # (B,3,T,H,W)
     log = {"mse": mse(x, x_hat)}                                                            # Eq. 2
     # D_k is frozen but not out of the way: Eq. 3's first gradient reaches z, and so E_r, through it. Under
@@ -665,10 +666,10 @@ def set_layer(layer, weight):
 
 # ------------------------------------------------------------------------------------------ long clips
 
-# Training sees 32 frames, videos are longer. E_r and D attend over time, and each frame of the result depends
-# on frames up to 64 away, so a length that training never saw is asking for luck; and memory would grow
-# with it: 30 GB for 96 frames of 512 x 512. So a long clip goes through in windows of what training saw.
-# How should two windows meet?
+# Training sees 32 frames, videos are longer. E_r and D attend over all frames they are given (their
+# convolutions alone reach some 60), so a length that training never saw is asking for luck; and memory would
+# grow with it: 30 GB for 96 frames of 512 x 512. So a long clip goes through in windows of what training
+# saw. How should two windows meet?
 #
 #   end to end        [--------][--------]    The last frames of a window are its worst: no key frame
 #                                             follows, so D has to guess where things go. At the seam the
@@ -707,8 +708,8 @@ def by_windows(code, x, taken, given, config):
 def cuts(groups, size, shared):
     """Windows of `size` groups over a clip: [(start, end, first kept, last kept + 1)].
 
-    Neighbours share `shared` groups and are cut in the middle of them; an odd one goes to the later window,
-    whose key frame it is. The last window is full, too, and so shares more.
+    Neighbours share `shared` groups and are cut in the middle of them; an odd one goes to the later window.
+    The last window is full, too, and so shares more.
     cuts(10, 4, 2) = [(0, 4, 0, 3), (2, 6, 3, 5), (4, 8, 5, 7), (6, 10, 7, 10)]"""
     step = size - shared
     size = min(size, groups)
