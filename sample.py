@@ -3,7 +3,7 @@ Paper    VideoDiT A.2: "denoising sampled noise from a standard Gaussian, then d
          corresponding decoder"; Latte 3.1 and its published configurations: ancestral sampling, 250 steps
 Shapes   noise (B,C,T',h,w) -> scaled latents, same shape -> clips (B,3,T,H,W); T' = T/4 with DP-VAE, else T;
          an image is T=1, decoded by D_k
-Time     flow: t=0 noise, t=1 data, SD3's schedule of noise levels (flow.sigmas); Latte: DDPM's steps
+Time     flow: t=0 noise, t=1 data, SD3's schedule of noise levels (flow.sigmas); or DDPM's steps
 Differs  --start, --end, --extend are in neither paper; steps, guidance and null prompt: grep ASSUMED
 Reads    after pretrained.py; train.py previews and eval.py scores call generate() from here
 Run me   python sample.py "a cat"      # CPU, a few seconds: writes out/0000-a-cat.mp4, look at out/index.html
@@ -204,9 +204,10 @@ def finite(x, what, hint):
 
 
 # Guidance compares two answers, with the prompt and without, and goes further in the direction in which they
-# differ. "Without" must be something the model has been trained on. For our models and SD3 that is zeros, for
-# classes one more label than there are classes, for T5's models the encoded empty prompt, as in their
-# pipelines. A negative prompt takes that place: then guidance leads away from something, not from nothing.
+# differ. "Without" must be something the model has been trained on. For our models and SD3 that is zeros,
+# for classes the label after the last one, for the released PixArt and Latte the encoded empty prompt, as in
+# their pipelines. A negative prompt takes that place: then guidance leads away from something, not from
+# nothing.
 def conditions(models, prompts, negative=""):
     """(what the transformer is told, what guidance leads away from): {name: tensor} both."""
     network = models.transformer
@@ -385,9 +386,9 @@ HELD = 4.0                          # noise over signal: the flow's level 0.8
 # ASSUMED: all of this section; no paper says it.
 
 
-# The pull costs a backward pass, three times a step; starting part way saves a third of the steps. Pulling is
-# for the steps in which the guess already shows something: at noise level 0.9, where the guess at the known
-# frame is a blur, its gradient is a push in no direction, and 95 % became 60.
+# The pull costs a backward pass: such a step takes three times as long; starting part way saves a third of
+# the steps. Pulling is for the steps in which the guess already shows something: at noise level 0.9, where
+# the guess at the known frame is a blur, its gradient is a push in no direction, and 95 % became 60.
 #
 # What stays hard: a motion that must go on where no clip of training went. On from the end of a clip a
 # subject that moves right stands at the frame's edge; the model has never seen one leave, and lets it spin or
