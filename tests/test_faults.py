@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -51,7 +52,7 @@ def sick(tmp_path, what, steps=12):
 def of_ours(text):
     """What our own processes said before the launcher began: a line each, or a stack."""
     told = text.replace("\r", "\n").split('Traceback (most recent call last):\n  File "<frozen')[0]
-    return [line for line in told.splitlines() if line.startswith(("sick.py:", "Traceback"))]
+    return re.findall(r"(?:sick\.py:|Traceback).*", told)          # perhaps behind the bar of another rank
 
 
 # ------------------------------------------------------------ ranks
