@@ -324,7 +324,7 @@ def kl_vae_loss(vae, x, noise, kl_weight=1e-6, perceptual=None, lpips_weight=0.1
 def fold(x):
     """Frames into the batch, for the 2D layers."""
     x = rearrange(x, "b c t h w -> (b t) c h w")                                            # (F,C,H,W)
-    return x.to(memory_format=conv_layout(x.device))
+    return x.contiguous(memory_format=conv_layout(x.device))
 
 
 def unfold(x, clips):
