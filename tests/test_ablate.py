@@ -20,6 +20,7 @@ import sample
 from support import toy_world
 from support.cli import UserError
 from support.checkpoints import save_network
+from support.detectors import LPIPS
 from support.video_io import read_video, save_video
 from vae import DPVAE, KLVAE, KLVAEConfig
 
@@ -581,7 +582,7 @@ def published(tmp_path, monkeypatch, capsys):
                       "--batch", "2", "--detectors", str(tmp_path / "detectors"), "--trust-torchscript"]
 
 
-SMALL = ("--size 32 --frames 8 --steps 2 --batch 2 --warmup 1 --no-compile --no-checkpointing --no-bf16 "
+SMALL = ("--size 32 --frames 8 --steps 2 --batch 2 --warmup 1 --workers 0 --no-compile --no-checkpointing --no-bf16 "
          "--log_every 1 --preview_every 9 --windows 2 ")
 
 
@@ -589,7 +590,10 @@ SMALL = ("--size 32 --frames 8 --steps 2 --batch 2 --warmup 1 --no-compile --no-
 def test_a_table_of_videodit_runs_in_the_published_layout(published, sd3, capsys):
     """From Stable Diffusion 3's file and videos to FVD and IS by UCF101, images, and the printed table."""
     root, words = published
-    flags = f"{SMALL} --init {sd3[0]} --data {root / 'clips'} --disc.width 8 --disc.layers 1 --long 0"
+    vgg = {name: tensor for name, tensor in LPIPS("vgg").state_dict().items() if name.startswith("features.")}
+    torch.save(vgg, root / "vgg16.pth")
+    flags = (f"{SMALL} --init {sd3[0]} --data {root / 'clips'} --disc.width 8 --disc.layers 1 --long 0 "
+             f"--lpips {root / 'vgg16.pth'}")
     ablate.main(["videodit-5", "--config", "videodit-256", *words, "--real", str(root / "UCF101"),
                  "--train", flags])
     out = capsys.readouterr().out
