@@ -114,9 +114,9 @@ def draw_page(path, maps, others, shares, errors, backwards):
                  [f"{name}: {other:.0%} goes to other frames" for name, other in zip(names, others)], 3)
     size = dict(size=(580, 320))
     below = [plot(None, {"backwards": (shares, backwards)}, "the clip backwards: how much the answer changes",
-                  "how far 3D patchify is open", **size),
+                  "share of 3D patchify", **size),
              plot(None, {"error": (shares, errors)}, "mean squared error of v",
-                  "how far 3D patchify is open", **size)]
+                  "share of 3D patchify", **size)]
     page(path, [above, page(None, below, None, 2)], None, 1)
 
 

@@ -80,3 +80,28 @@ def test_on_a_gpu_a_norm_of_bfloat16_stays_in_it_where_no_gradient_is_asked():
         assert group_norm(x, 2, weight, bias, 1e-6).dtype == torch.bfloat16
     given = [value.dtype for value in norm.call_args.args if torch.is_tensor(value)]
     assert given == [torch.bfloat16] * 3
+
+
+# ------------------------------------------------------------------------------------ a transformer's layers
+
+def test_in_bf16_the_exact_gelu_is_as_near_as_the_tanh_form():
+    """A CPU computes GELU without tanh in bf16: against the tanh form in float64, rounding errs as much."""
+    x = 2 * torch.randn(100_000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    right = F.gelu(x.double(), approximate="tanh")
+    exact = (ops.gelu(x).double() - right).abs().mean()
+    tanh = (F.gelu(x, approximate="tanh").double() - right).abs().mean()
+    assert exact < 1.15 * tanh < 0.002
+    assert torch.equal(ops.gelu(x.float()), F.gelu(x.float(), approximate="tanh"))         # float32: as released
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_modulation_and_gate_are_the_formulas_however_they_are_computed(rows):
+    """DiT 3.2: LN(x) (1 + scale) + shift, by one row or by several; x + gate f, with and without gradient."""
+    torch.manual_seed(0)
+    x, found = torch.randn(2, rows, 5, 8)
+    shift, scale, gate = torch.randn(3, rows, 1, 8)
+    normal = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + 1e-6).sqrt()
+    assert_close(ops.modulated_norm(x, shift, scale), normal * (1 + scale) + shift)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            assert_close(ops.gated(x, gate, found), x + gate * found)
