@@ -582,8 +582,8 @@ def published(tmp_path, monkeypatch, capsys):
                       "--batch", "2", "--detectors", str(tmp_path / "detectors"), "--trust-torchscript"]
 
 
-SMALL = ("--size 32 --frames 8 --steps 2 --batch 2 --warmup 1 --workers 0 --no-compile --no-checkpointing --no-bf16 "
-         "--log_every 1 --preview_every 9 --windows 2 ")
+SMALL = ("--size 32 --frames 8 --steps 2 --batch 2 --warmup 1 --workers 0 --no-compile --no-checkpointing "
+         "--no-bf16 --log_every 1 --preview_every 9 --windows 2 ")
 
 
 @pytest.mark.slow
