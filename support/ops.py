@@ -85,7 +85,7 @@ def run_block(block, save_memory, *inputs):
 
 def conv_layout(device):
     """The memory format of images and of networks of convolutions, for tensor.to or network.to."""
-    return torch.channels_last if torch.device(device).type == "cpu" else torch.preserve_format
+    return torch.channels_last if torch.device(device).type == "cpu" else torch.contiguous_format
 
 
 def group_norm(x, groups, weight, bias, eps):
