@@ -31,7 +31,6 @@ OVERRIDES = {
     "a panda taking a selfie": "--size 64",
     "--zero-shot-video": "--size 64",
     "eval.py recon": "--windows 1",
-    "eval.py toy": "-n 2 --nearest 1 --given 1 --steps 2",
 }
 
 
