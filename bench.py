@@ -10,7 +10,7 @@ Run me   python bench.py        # CPU, 5 s: FLOPs with a known answer, and atten
          python bench.py dpvae --preset toy --frames 96 --no-backward       # does length cost memory?
          python bench.py videodit --frames 96 --size 512 --dtype bf16 --no-backward    # SD3's: a GPU
          python bench.py step --config toy --stage videodit --init checkpoints/toy --items 64    # whose time?
-         python bench.py fits videodit-512 --gpus 8                     # what card a recipe needs; no GPU
+         python bench.py fits videodit-512 --gpus 8             # what card, for how many hours; no GPU
 
 THE PROBLEM. A video model is a budget before it is anything else. The first question to a recipe is not how
 good its videos are but whether one can afford it: what card, how many days. And the first question to a slow
@@ -61,13 +61,13 @@ from dit import MMDiT, MMDiTConfig
 from flow import DDPM, ddpm_loss, flow_loss
 from latte import SIZES, Latte, LatteConfig
 from presets import PRESETS, parse as parse_recipe
-from text import CLIPText, CLIPTextConfig, T5Config, T5Encoder
+from text import CLIPText, CLIPTextConfig, T5Config, T5Encoder, ToyText
 from train import encoded
 from vae import (DPVAE, GOP, KLVAE, SD14, SD3, DPVAEConfig, PatchGAN3D, discriminator_loss, dp_vae_loss,
                  kl_vae_loss)
 from videodit import VideoDiT, VideoDiTConfig, add_lora
 from support.cli import FlagParser, UserError, polite
-from support.detectors import I3D, LPIPS
+from support.detectors import I3D, LPIPS, AttributeClassifier
 from support.ops import conv_layout, has_bf16
 from support.order import batches
 from support.trainer import PEAKS, Trainer, peak_memory, setup
@@ -336,9 +336,6 @@ def peak_tflops(args, device):
 #
 # The meta device has no autocast, so CUDA's rules are applied to it by hand: products in bf16, norms,
 # softmax and losses in float32, and attention as the fused kernel that never holds its N x N scores.
-# Two things are left out, because no network decides them: what a GPU's convolutions take as workspace, and
-# holes between allocations. They are why a figure that comes out a GB below a card's size does not fit it.
-# ASSUMED: 2 GB for the driver, NCCL and kernels, and a tenth more for what the allocator cannot use.
 
 GB = 2 ** 30                # what a card's maker calls a GB
 CARDS = {"24 GB (RTX 4090)": 23.5, "40 GB (A100)": 39.0, "48 GB (L40S, A6000)": 44.0,
@@ -429,7 +426,8 @@ def storages(tree):
 
 def flash(q, k, v, attn_mask=None):
     """The fused kernels a GPU takes: softmax's sums are kept for the backward pass, the scores are not."""
-    q, k, v = (part.bfloat16() for part in (q, k, v))
+    if torch.is_autocast_enabled("cpu"):
+        q, k, v = (part.bfloat16() for part in (q, k, v))
     if attn_mask is None:
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
     bias = torch.zeros(attn_mask.shape, dtype=q.dtype, device=q.device)
@@ -437,117 +435,307 @@ def flash(q, k, v, attn_mask=None):
     return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, True)[0]
 
 
-def peak_of(function):
+def peak_of(function, bf16=True):
     """Bytes that function() needs at its fullest, beside what stood there before."""
     with (mock.patch.object(F, "scaled_dot_product_attention", flash), Memory() as memory, Autocast(),
-          torch.autocast("cpu", torch.bfloat16)):       # the switch that Autocast looks at
+          torch.autocast("cpu", torch.bfloat16, enabled=bf16)):     # the switch that Autocast looks at
         function()
     return memory.peak
 
 
 # A stage's step as train.py has it, on tensors without numbers: which networks learn (20 bytes a parameter),
-# which are frozen beside them (4), and the moments when memory may be fullest. Encoding is a moment of its
-# own: under no_grad it keeps nothing, but one clip at full resolution in a VAE is large, and a recipe whose
-# step fits may fail there. The larger of the two is what a card must have.
-# Not counted is --shard: here more cards change nothing but the rows that each of them gets.
+# which are frozen beside them (4), and the moments of a run. Each moment is asked two things: what it needs
+# at its fullest, and how many FLOPs it is. Encoding is a moment of its own: under no_grad it keeps nothing,
+# but one clip at full resolution in a VAE is large, and a recipe whose step fits may fail there; so is the
+# clip that a preview decodes. The fullest of them is what a card must have.
 
-def weight_bytes(nets, bytes_each=4):
-    return bytes_each * sum(p.numel() for net in nets for p in net.parameters())
-
-
-def pixels(cfg, rows, frames=None):
-    """A clip as the loader hands it over, in float32: for 96 x 512 x 512 already 0.3 GB."""
-    return torch.empty(rows, 3, frames or cfg.frames, cfg.size, cfg.size)                   # (B,3,T,H,W)
+def weight_bytes(nets):
+    return sum(p.numel() * p.element_size() for net in nets for p in net.parameters())
 
 
-def step_of_dpvae(cfg, rows):
-    """-> trained networks, frozen ones, {moment: function}. In float32, as train.stage_dpvae has them."""
-    dp = DPVAE(DPVAEConfig(**vars(SD3)))
-    dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
-    disc = PatchGAN3D(cfg.disc)
-    vgg = LPIPS("vgg").requires_grad_(False)
+def pixels(cfg, clips, frames=None):
+    """Clips as the loader hands them over, in float32: one of 96 x 512 x 512 is 0.3 GB."""
+    return torch.empty(clips, 3, frames or cfg.frames, cfg.size, cfg.size)                  # (B,3,T,H,W)
+
+
+def trains(cfg, stage):
+    """Whether the preset trains this network itself, or begins with a published one."""
+    return stage in PRESETS[cfg.config]["stages"]
+
+
+def vae_of(cfg):
+    published = SD14 if cfg.stage == "latte" and cfg.latents == "vae" else SD3
+    return cfg.vae if trains(cfg, "vae") else published
+
+
+def video_vae(cfg):
+    return DPVAE(DPVAEConfig(**vars(vae_of(cfg)))).requires_grad_(False)
+
+
+def text_encoders(cfg):
+    """What reads the captions: the toy's own; or CLIP-L, CLIP-G and T5-XXL, in half precision; Latte: T5."""
+    reads = cfg.stage == "videodit" or cfg.stage == "latte" and cfg.latte.condition == "text"
+    if not reads:
+        return []
+    if trains(cfg, "dit"):
+        return [ToyText(cfg.text).clip]
+    encoders = [T5Encoder(T5Config())]
+    if cfg.stage == "videodit":
+        clip_g = CLIPTextConfig(width=1280, layers=32, heads=20, mlp_width=5120, act="gelu", projection=1280)
+        encoders += [CLIPText(CLIPTextConfig()), CLIPText(clip_g)]
+    return [encoder.bfloat16() for encoder in encoders]
+
+
+def caption_tokens(cfg):
+    """SD3's 77 + 77; 120 of T5; the toy's."""
+    if trains(cfg, "dit"):
+        return cfg.text.length
+    return 154 if cfg.stage == "videodit" else 120
+
+
+# Each function below gives the trained networks, the frozen ones, and {moment: function}, of one micro-batch
+# of `rows` clips. What a moment is given lies outside of it and is a row of its own, "clips of a step".
+
+def moments_of_classifier(cfg, rows):
+    net, x = AttributeClassifier(cfg.classifier), pixels(cfg, rows)
 
     def step():
-        x = pixels(cfg, rows)
-        disc.requires_grad_(False)
-        loss, x_hat, _ = dp_vae_loss(dp, x, lambda a, b: vgg(a, b).mean(), disc)
-        disc.requires_grad_(True)
+        sum(logits.float().mean() for logits in net(x).values()).backward()
+    return [net], [], {"a step": step}
+
+
+def moments_of_vae(cfg, rows):
+    net, x = KLVAE(cfg.vae), pixels(cfg, rows, 1)
+    noise = torch.empty_like(net.encode(x).detach())            # (B,C,1,h,w)
+    return [net], [], {"a step": lambda: kl_vae_loss(net, x, noise)[0].backward()}
+
+
+def moments_of_dit(cfg, rows):
+    net, text, vae = MMDiT(cfg.dit), ToyText(cfg.text), KLVAE(vae_of(cfg)).requires_grad_(False)
+    net.checkpointing = cfg.checkpointing
+    steps = {"a step": flow_step(cfg, net, rows, 1), "encoding": encoding(vae, pixels(cfg, rows, 1))}
+    return [net, text], [vae], steps
+
+
+def moments_of_dpvae(cfg, rows):
+    """A game of two, in one moment. The preview encodes and decodes four clips at once, in float32."""
+    dp = DPVAE(DPVAEConfig(**vars(vae_of(cfg))))
+    dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
+    disc = PatchGAN3D(cfg.disc) if cfg.disc_weight else None
+    vgg = LPIPS("vgg").requires_grad_(False) if cfg.lpips_weight else None
+    x = pixels(cfg, rows)
+    shown = pixels(cfg, min(4, rows))
+
+    def perceptual(a, b):
+        return vgg(a, b).mean()
+
+    def step():
+        if disc:
+            disc.requires_grad_(False)
+        loss, x_hat, _ = dp_vae_loss(dp, x, perceptual if vgg else None, disc)
         loss.backward()
         del loss
-        discriminator_loss(disc, x, x_hat).backward()
-    return [dp, disc], [vgg], {"a step": step}
+        if disc:
+            disc.requires_grad_(True)
+            discriminator_loss(disc, x, x_hat).backward()
+
+    def preview():
+        with torch.autocast("cpu", enabled=False):
+            dp.decode(dp.encode(shown))
+    networks = [dp, disc] if disc else [dp]
+    return networks, [vgg] if vgg else [], {"a step": step, "a preview": preview}
 
 
-def step_of_videodit(cfg, rows):
-    """The text encoders are not here: they answer before the step and keep nothing (text_bytes, below)."""
+def moments_of_videodit(cfg, rows):
+    """Steps of images stand beside those of clips (VideoDiT A.2)."""
     net = VideoDiT(VideoDiTConfig(**vars(cfg.dit), attention=cfg.attention, patchify_3d=cfg.patchify_3d))
     net.checkpointing = cfg.checkpointing
     if cfg.lora:
         add_lora(net, cfg.lora, torch.bfloat16)
-    dp = DPVAE(DPVAEConfig(**vars(SD3))).requires_grad_(False)
-    side = cfg.size // 8
-    z = torch.empty(rows, cfg.dit.in_channels, cfg.frames // GOP, side, side)               # (B,C,T',h,w)
-    cond = {"context": torch.empty(rows, 154, cfg.dit.context_dim),
-            "pooled": torch.empty(rows, cfg.dit.pooled_dim)}
-
-    def step():
-        flow_loss(net, z, cond, t=torch.empty(rows), noise=torch.empty_like(z)).backward()
-    return [net], [dp], {"encoding": lambda: encoded(dp, pixels(cfg, 1)), "a step": step}
+    dp = video_vae(cfg)
+    moments = {"a step": flow_step(cfg, net, rows, cfg.frames // GOP),
+               "encoding": encoding(dp, pixels(cfg, rows)), "a preview": preview(cfg, dp, cfg.frames // GOP)}
+    if cfg.p_video < 1:
+        moments |= {"a step of images": flow_step(cfg, net, rows, 1),
+                    "encoding images": encoding(dp, pixels(cfg, rows, 1))}
+    return [net], [dp], moments
 
 
-def step_of_latte(cfg, rows):
+def moments_of_latte(cfg, rows):
     """With the images of joint training as further frames. The loss is a stand-in of the same shape: what
     L_vlb keeps is a few latents, little beside what the blocks keep."""
     net = Latte(cfg.latte)
     net.checkpointing = cfg.checkpointing
-    vae = KLVAE(SD14).requires_grad_(False)
-    side, images = cfg.size // 8, cfg.joint_images
-    z = torch.empty(rows, 4, cfg.frames + images, side, side)                               # (B,C,T+M,h,w)
+    vae = KLVAE(vae_of(cfg)).requires_grad_(False) if cfg.latents == "vae" else video_vae(cfg)
+    frames = cfg.frames if cfg.latents == "vae" else cfg.frames // GOP
+    side, images = cfg.size // vae.downsampling, cfg.joint_images
+    z = torch.empty(rows, cfg.latte.in_channels, frames + images, side, side)               # (B,C,T'+M,h,w)
     shape = (rows, 1 + images) if images else (rows,)
-    cond = {"class": {"labels": torch.zeros(shape, dtype=torch.long)}, "none": {},
-            "text": {"context": torch.empty(*shape, 120, cfg.latte.context_dim)}}[cfg.latte.condition]
-    if cfg.latte.condition == "text" and cfg.latte.pooled_dim:
-        cond["pooled"] = torch.empty(*shape, cfg.latte.pooled_dim)
+    cond = {}
+    if cfg.latte.condition == "class":
+        cond["labels"] = torch.zeros(shape, dtype=torch.long)
+    elif cfg.latte.condition == "text":
+        cond["context"] = torch.empty(*shape, caption_tokens(cfg), cfg.latte.context_dim)
+        if cfg.latte.pooled_dim:
+            cond["pooled"] = torch.empty(*shape, cfg.latte.pooled_dim)
     t = torch.zeros(rows, dtype=torch.long)
-    ddpm = DDPM()
 
     def step():
-        out = net(z, t, images=images, **cond)              # L_simple and L_vlb are a few latents more
-        (out.float().square().mean() + ddpm.beta.sum() * 0).backward()
-    return [net], [vae], {"encoding": lambda: encoded(vae, pixels(cfg, rows)), "a step": step}
+        net(z, t, images=images, **cond).float().square().mean().backward()
+    moments = {"a step": step, "encoding": encoding(vae, pixels(cfg, rows)),
+               "a preview": preview(cfg, vae, frames)}
+    if images:
+        moments["encoding images"] = encoding(vae, pixels(cfg, rows * images, 1))
+    return [net], [vae], moments
 
 
-def text_bytes(cfg):
-    """Bytes of the published text encoders, in half precision: CLIP-L, CLIP-G and T5-XXL; Latte: T5 alone."""
-    if cfg.stage == "dpvae" or cfg.stage == "latte" and cfg.latte.condition != "text":
-        return 0
-    encoders = [T5Encoder(T5Config())]
-    if cfg.stage != "latte":
-        clip_g = CLIPTextConfig(width=1280, layers=32, heads=20, mlp_width=5120, act="gelu", projection=1280)
-        encoders += [CLIPText(CLIPTextConfig()), CLIPText(clip_g)]
-    return weight_bytes(encoders, 2)
+def flow_step(cfg, net, rows, frames):
+    """VideoDiT Eq. 5, forward and backward. The text encoders answer before it, and keep nothing."""
+    side = cfg.size // 2 ** (len(vae_of(cfg).ch_mult) - 1)
+    z = torch.empty(rows, cfg.dit.in_channels, frames, side, side)                          # (B,C,T',h,w)
+    cond = {"context": torch.empty(rows, caption_tokens(cfg), cfg.dit.context_dim),
+            "pooled": torch.empty(rows, cfg.dit.pooled_dim)}
+    return lambda: flow_loss(net, z, cond, t=torch.empty(rows), noise=torch.empty_like(z)).backward()
 
 
-STEPS = {"dpvae": step_of_dpvae, "videodit": step_of_videodit, "latte": step_of_latte}
+def encoding(vae, x):
+    return lambda: encoded(vae, x)
 
 
-def need(cfg, gpus):
-    """{part: bytes} of one GPU in this stage of a recipe."""
+def preview(cfg, vae, frames):
+    """sample.decode has one clip at a time."""
+    side = cfg.size // vae.downsampling
+    z = torch.empty(1, vae.config.z_channels, frames, side, side)                           # (1,C,T',h,w)
+
+    def decode():
+        with torch.no_grad():
+            vae.decode(z).float()
+    return decode
+
+
+MOMENTS = {"classifier": moments_of_classifier, "vae": moments_of_vae, "dit": moments_of_dit,
+           "dpvae": moments_of_dpvae, "videodit": moments_of_videodit, "latte": moments_of_latte}
+
+
+def rows_of(cfg, gpus):
+    """Clips of a micro-batch on one GPU."""
     if cfg.batch % (gpus * cfg.accumulate):
         raise UserError(f"--batch {cfg.batch}: must divide by {gpus} GPUs x {cfg.accumulate} micro-batches")
+    return cfg.batch // (gpus * cfg.accumulate)
+
+
+class Work:
+    """What a stage is made of, on one of so many GPUs.
+
+    rows        clips of a micro-batch
+    nets        what is trained; frozen: what is not; readers: what reads the captions in the step
+    moments     {name: function}
+    trained     numbers that learn"""
+
+    def __init__(self, cfg, gpus):
+        self.cfg, self.gpus, self.rows = cfg, gpus, rows_of(cfg, gpus)
+        with torch.device("meta"):
+            self.nets, self.frozen, self.moments = MOMENTS[cfg.stage](cfg, self.rows)
+            self.readers = text_encoders(cfg)
+        if cfg.cached:
+            self.moments = {name: moment for name, moment in self.moments.items() if "encoding" not in name}
+        self.trained = sum(p.numel() for net in self.nets for p in net.parameters() if p.requires_grad)
+
+
+# Memory. ASSUMED: 1 GB for the CUDA context and its kernels, 1 GB for NCCL's buffers, and a tenth of
+# everything for holes between allocations and the workspace of convolutions. Nobody has measured them here.
+
+def memory(work):
+    """{row: bytes of one GPU}, which add up to what it must have, and {moment: bytes}, of which the fullest
+    is one of the rows."""
+    cfg, gpus, trained, readers = work.cfg, work.gpus, work.trained, work.readers
     with torch.device("meta"):
-        nets, frozen, moments = STEPS[cfg.stage](cfg, cfg.batch // (gpus * cfg.accumulate))
-        trained = sum(p.numel() for net in nets for p in net.parameters() if p.requires_grad)
-        for net in nets:
+        for net in work.nets:
             for parameter in net.parameters():              # DDP's buckets: there before, and after
                 if parameter.requires_grad:
                     parameter.grad = torch.zeros_like(parameter)
-        weights = sum(p.numel() * p.element_size() for net in nets for p in net.parameters())
-        parts = {"weights": weights, "gradients": 4 * trained, "AdamW": 8 * trained,
-                 "EMA": 4 * trained, "frozen networks": weight_bytes(frozen),
-                 "text encoders": text_bytes(cfg)}
-        peaks = {name: peak_of(moment) for name, moment in moments.items()}
-    return parts, peaks
+        peaks = {name: peak_of(moment, cfg.bf16) for name, moment in work.moments.items()}
+    if cfg.cached and readers:                              # they come for a preview, one by one
+        peaks["a preview's prompts"] = max(weight_bytes([reader]) for reader in readers)
+        readers = []
+    ranks = gpus if cfg.shard else 1
+    parts = {"weights": weight_bytes(work.nets) / ranks, "gradients": 4 * trained / ranks,
+             "AdamW's moments": 8 * trained / ranks, "EMA": 4 * trained / ranks,
+             "frozen VAE, LPIPS": weight_bytes(work.frozen), "text encoders": weight_bytes(readers),
+             "clips of a step": clip_bytes(work)}
+    if ranks > 1:
+        parts["gathered weights"] = gathered_bytes(work.nets)
+        if cfg.accumulate > 1:                              # summed where they are, sent after the last
+            parts["gradients"] = 4 * trained
+        peaks["a save"] = 16 * trained                      # all is whole, on every rank
+    fullest = max(peaks, key=peaks.get)
+    parts[f"{fullest} needs"] = peaks[fullest]
+    parts["holes, a tenth"] = 0.1 * sum(parts.values())
+    parts["CUDA and kernels"] = GB
+    if gpus > 1:
+        parts["NCCL's buffers"] = GB
+    return {name: size for name, size in parts.items() if size}, peaks
+
+
+def clip_bytes(work):
+    """All micro-batches of a step lie on the GPU: clips, and images beside them; or their latents."""
+    cfg = work.cfg
+    frames = 1 if cfg.stage in ("vae", "dit") else cfg.frames
+    numbers = 3 * (frames + cfg.joint_images) * cfg.size ** 2
+    if cfg.cached and cfg.stage in ("dit", "videodit", "latte"):
+        numbers = 0                                         # a thousandth of that
+    return 4 * numbers * work.rows * cfg.accumulate
+
+
+def gathered_bytes(nets):
+    """--shard, in a step: two blocks and all that is outside of blocks are whole, in float32."""
+    net = nets[0]
+    blocks = getattr(getattr(net, "image", net), "joint_blocks", getattr(net, "blocks", None))
+    if blocks is None:
+        raise UserError("--shard: is for transformers; give --stage videodit, or --stage latte")
+    inside = weight_bytes(blocks)
+    return weight_bytes(nets) - inside + 2 * inside / len(blocks)
+
+
+# Hours. FLOPs of a step over what a GPU does of them in a second. ASSUMED: 40 % of the card's peak in
+# transformers, which is very good, and 25 % in the convolutions of a VAE; public trainings have less rather
+# than more. What --checkpointing computes twice counts twice here: it takes its time. (So 40 % is the
+# hardware's share, "HFU"; MFU is then 30 %.)
+SHARE = {"network": 0.40, "VAE": 0.25, "encoding": 0.25, "captions": 0.40}
+
+
+def step_flops(work):
+    """{part: FLOPs of one GPU in a step}, the mean of those of clips and of images (VideoDiT A.2)."""
+    cfg = work.cfg
+    with torch.device("meta"):
+        counts = {name: flops_of(moment) for name, moment in work.moments.items()}
+        ids = torch.zeros(1, 77, dtype=torch.long)
+        caption = sum(flops_of(lambda: reader(ids)) for reader in work.readers if not trains(cfg, "dit"))
+    clips, images = 1.0, 1.0                                # Latte's images are in each step
+    if cfg.stage == "videodit":
+        clips, images = cfg.p_video, 1 - cfg.p_video
+    parts = {"network": clips * counts["a step"] + images * counts.get("a step of images", 0)}
+    if cfg.stage in ("vae", "dpvae"):
+        parts = {"VAE": counts["a step"]}
+    if not cfg.cached:
+        parts["encoding"] = clips * counts.get("encoding", 0) + images * counts.get("encoding images", 0)
+        parts["captions"] = caption * work.rows * (1 + cfg.joint_images)
+    return {name: cfg.accumulate * count for name, count in parts.items() if count}
+
+
+def flops_of(function):
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def hours(work, card="H100"):
+    """{part: hours of the whole stage}."""
+    cfg = work.cfg
+    peak = 1e12 * PEAKS[card]
+    if not cfg.bf16:
+        peak /= 2
+    return {part: cfg.steps * flops / (SHARE[part] * peak) / 3600 for part, flops in step_flops(work).items()}
 
 
 # A recipe is printed with the number of cards its authors had. With fewer, --accumulate keeps the batch, and
@@ -555,30 +743,46 @@ def need(cfg, gpus):
 # smallest card for a number of them, and where there is none, the two flags that make the step smaller.
 
 def fits(argv):
-    """What each stage of a recipe needs of a GPU, and the smallest card that has it."""
-    flags = FlagParser(prog="bench.py fits", description="which card a recipe needs; computed, no GPU asked")
+    """What each stage of a recipe needs of a GPU, the smallest card that has it, and its hours."""
+    flags = FlagParser(prog="bench.py fits", description="which card a recipe needs, and for how long; "
+                       "computed, no GPU asked")
     flags.add_argument("preset", help="of train.py, such as videodit-512; further flags are train.py's")
     flags.add_argument("--gpus", type=int, default=8)
     args, more = flags.parse_known_args(argv)
-    results = {}
-    for cfg in parse_recipe(["--config", args.preset, *more]):
-        if cfg.stage not in STEPS:
-            continue
-        parts, peaks = need(cfg, args.gpus)
-        total = 2 * GB + 1.1 * (sum(parts.values()) + max(peaks.values()))
-        card = next((card for card, usable in CARDS.items() if total <= usable * GB), None)
-        rows = cfg.batch // (args.gpus * cfg.accumulate)
-        print(f"{args.preset}, stage {cfg.stage}: {args.gpus} GPUs x {rows} clips x {cfg.accumulate} "
-              f"micro-batches, {cfg.frames} frames of {cfg.size} x {cfg.size}"
-              f"{', checkpointing' if cfg.checkpointing else ''}")
-        for name, size in Counter(parts).items():
-            print(f"  {name:18s}{size / GB:8.1f} GB")
-        for name, size in peaks.items():
-            print(f"  {name + ' needs more':18s}{size / GB:8.1f} GB")
-        advice = f"fits a card of {card}" if card else "fits no card: --accumulate, --checkpointing"
-        print(f"  in all, with reserve {total / GB:.0f} GB: {advice}")
-        results[cfg.stage] = total / GB
-    return results
+    if args.gpus < 1:
+        raise UserError(f"--gpus {args.gpus}: must be at least 1")
+    cfgs = [cfg for cfg in parse_recipe(["--config", args.preset, *more]) if cfg.stage in MOMENTS]
+    if not cfgs:
+        raise UserError(f"--stage: give one that trains: {', '.join(MOMENTS)}")
+    return {cfg.stage: told(Work(cfg, args.gpus)) for cfg in cfgs}
+
+
+def told(work):
+    """Print a page about a stage; returns {"GB": in all, "hours": in all}."""
+    cfg, gpus = work.cfg, work.gpus
+    how = [name for name in ("cached", "shard", "checkpointing") if getattr(cfg, name)]
+    if cfg.lora:
+        how.append(f"lora {cfg.lora}")
+    print(f"{cfg.config}, stage {cfg.stage}: {gpus} GPUs x {work.rows} clips x {cfg.accumulate} "
+          f"micro-batches, {cfg.frames} frames of {cfg.size} x {cfg.size}", *(f"--{name}" for name in how))
+    parts, peaks = memory(work)
+    total = sum(parts.values())
+    for name, size in parts.items():
+        print(f"  {name:26s}{size / GB:8.2f} GB")
+    card = next((card for card, usable in CARDS.items() if total <= usable * GB), None)
+    advice = f"fits a card of {card}" if card else "fits no card: --accumulate, --checkpointing"
+    print(f"  {'in all':26s}{total / GB:8.2f} GB: {advice}")
+    print("  the moments: " + ", ".join(f"{name} {size / GB:.2f} GB" for name, size in peaks.items()))
+    spent = hours(work)
+    for name, time_of in spent.items():
+        print(f"  {name:26s}{time_of:8.2f} h at {SHARE[name]:.0%} of an H100's peak (assumed)")
+    whole = sum(spent.values())
+    print(f"  {'in all':26s}{whole:8.2f} h: {cfg.steps:,} steps of {3600 * whole / cfg.steps:.2g} s, in each "
+          f"of which a GPU is given {cfg.batch // gpus} clips")
+    saved = 2 * weight_bytes(work.nets) + 12 * work.trained         # state.pt, and the EMA by itself
+    kept = (1 + cfg.keep) * saved
+    print(f"  a save writes {saved / 1e9:.3g} GB; --keep {cfg.keep} has {kept / 1e9:.3g} GB on disk\n")
+    return {"GB": total / GB, "hours": whole}
 
 
 # --------------------------------------------------------------------------------- where a step's time goes
@@ -695,7 +899,9 @@ def step_of(argv):
 # -------------------------------------------------------------------------------------------- command line
 
 def parse(argv):
-    flags = FlagParser(prog="bench.py", description="what a step costs; without a model: checks FLOPs")
+    flags = FlagParser(prog="bench.py", description="what a step costs; without a model: checks FLOPs",
+                       epilog="further: bench.py fits PRESET, memory, card and hours of a recipe; bench.py "
+                       "step --config PRESET --stage STAGE, where a step's time goes; --help of each")
     add = flags.add_argument
     add("model", choices=MODELS)
     add("--preset", default="sd3", choices=["tiny", "toy", "sd3"], help="of everything but Latte")
