@@ -769,6 +769,7 @@ def cached(cfg, run, dataset, kind, vae, text=None):
     store, speaker = None, ""
     if isinstance(text, Reader):
         store, speaker = text.store, Path(text.path).name
+        text.encoder.to(text.device, keep=True)             # millions of captions follow one another
 
     def encode(batch):
         with torch.no_grad(), autocast(cfg, run):
@@ -788,6 +789,8 @@ def cached(cfg, run, dataset, kind, vae, text=None):
                 world_size=run.world, text=store, speaker=speaker,
                 watch=lambda: stop_if_asked(f"the encoding to {folder}"))
     run.wait()
+    if store:
+        text.encoder.to(text.device)            # T5's 9.5 GB leave; the prompts of previews call it back
     words = None
     if isinstance(dataset, ToyClips) and not store:         # the toy says other words of a clip in each epoch
         words = dataset.words
