@@ -253,7 +253,9 @@ class TrainableCopy(nn.Module):
 # ASSUMED: VideoDiT trains everything; LoRA is in neither paper. Adapters go to attention and MLP, 3D patchify
 # is trained whole, Hu's alpha is the rank. What it gives up: each matrix moves in `rank` directions of
 # hundreds; adaLN, embedders and head stay an image model's; frozen blocks are rounded to bf16. And little
-# time is won: gradients still go through every W, only those of W itself need not be computed.
+# time is won: gradients still go through every W, only those of W itself need not be computed. Measured once
+# (preset small, width 96, one image model and 400 steps of the same batches, lr 1e-3, a DP-VAE of 300 steps):
+# training loss of the last 100 steps 0.577 whole, 0.650 at rank 16, 0.722 at rank 4.
 class LoRA(nn.Module):
     """A frozen Linear with a trained correction of low rank. The Linear keeps its names."""
 
