@@ -139,7 +139,7 @@ def fit(cfg, run, stage):
         if saving or trainer.due(cfg.log_every) or run.device == "cpu":
             trainer.check()                                 # ten steps left out in a row end the run
         if trainer.due(cfg.log_every):
-            trainer.watch.log(shown, micros)
+            trainer.watch.log(shown)
         if saving and not trainer.failed:                   # never over a good one
             trainer.save()
         if stage.preview and trainer.due(cfg.preview_every):

@@ -16,7 +16,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -917,7 +917,9 @@ class Watch:
                         mininterval=1)
         self.first, self.started = trainer.step, time.perf_counter()
         self.waited = 0.0                                   # seconds, for data
-        self.tokens, self.flops = 0, 0.0
+        self.tokens = 0
+        self.peak = self.peak_flops()
+        self.steps_of, self.flops_of = Counter(), {}        # by kind of step: of clips, of images
         for learner in trainer.learners.values():
             for layer in learner.player.last_layers:
                 layer.register_forward_pre_hook(self.count_tokens)
@@ -948,9 +950,14 @@ class Watch:
                         micro[key] = value.pin_memory().to(self.run.device, non_blocking=True)
             micros.append(micro)
         self.waited += time.perf_counter() - before
+        if self.peak:
+            kind = micros[0].get("latent", micros[0].get("video")).shape
+            self.steps_of[kind] += 1
+            if kind not in self.flops_of:
+                self.flops_of[kind] = self.count_flops(micros)
         return micros
 
-    def log(self, shown, micros):
+    def log(self, shown):
         """The numbers of a step on the bar, and as a line of log.jsonl: what a curve is drawn from later.
 
         Losses are the whole batch's: the mean over micro-batches (Learner.numbers) and over ranks (here)."""
@@ -971,28 +978,32 @@ class Watch:
                 "memory_gb": peak_memory(self.run.device) / 1e9}
         if self.tokens:
             line["tokens_per_s"] = self.tokens * self.run.world / took
-        mfu = self.mfu(took / done, micros)
-        if mfu:
-            line["mfu"] = mfu
+        if self.peak:
+            line["mfu"] = self.mfu(took)
         self.bar.set_postfix({key: f"{value:.4g}" for key, value in line.items()
                               if key in numbers or key in ("samples_per_s", "wait", "mfu")})
         append_line(self.trainer.folder / "log.jsonl", line)
 
-    @torch.no_grad()
-    def mfu(self, seconds, micros):
-        """Model FLOPs utilisation: the arithmetic that the trained networks need (forward, and twice that
-        backward; what is computed again to save memory is not counted) over what the card could do."""
-        alone = not self.cfg.shard                          # to count, rank 0 runs a forward pass by itself
-        if self.run.device == "cpu" or not self.tokens or not alone:
+    def peak_flops(self):
+        """What the card could do in a second; 0 where there is no MFU: on a processor or an unknown card, for
+        networks without tokens, and with --shard, since rank 0 counts by a forward pass of its own."""
+        counts = any(learner.player.last_layers for learner in self.trainer.learners.values())
+        if self.run.device == "cpu" or self.run.rank or self.cfg.shard or not counts:
             return 0.0
         card = torch.cuda.get_device_name()
         peak = next((peak for known, peak in PEAKS.items() if known in card), 0)
-        if not peak:
-            return 0.0
-        if not self.flops:
-            self.flops = self.count_flops(micros)
-        return self.flops / seconds / (peak if self.cfg.bf16 else peak / 2) / 1e12
+        if not self.cfg.bf16:
+            peak /= 2
+        return 1e12 * peak
 
+    def mfu(self, seconds):
+        """Model FLOPs utilisation: the arithmetic that the trained networks need (forward, and twice that
+        backward; what is computed again to save memory is not counted) over what the card could do. A step of
+        images is a small part of one of clips, so each kind is counted by itself (VideoDiT A.2)."""
+        done = sum(steps * self.flops_of[kind] for kind, steps in self.steps_of.items())
+        return done / seconds / self.peak
+
+    @torch.no_grad()
     def count_flops(self, micros):
         """Of a step: three times the forward pass of what is trained. Counted by module, so that a frozen VAE
         or text encoder in the step, which has no backward, is not tripled."""
