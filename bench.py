@@ -617,6 +617,9 @@ MOMENTS = {"classifier": moments_of_classifier, "vae": moments_of_vae, "dit": mo
            "dpvae": moments_of_dpvae, "videodit": moments_of_videodit, "latte": moments_of_latte}
 
 
+READ_LATENTS = ("dit", "videodit", "latte")                    # of the cache, with --cached
+
+
 def rows_of(cfg, gpus):
     """Clips of a micro-batch on one GPU."""
     if cfg.batch % (gpus * cfg.accumulate):
@@ -682,7 +685,7 @@ def clip_bytes(work):
     cfg = work.cfg
     frames = 1 if cfg.stage in ("vae", "dit") else cfg.frames
     numbers = 3 * (frames + cfg.joint_images) * cfg.size ** 2
-    if cfg.cached and cfg.stage in ("dit", "videodit", "latte"):
+    if cfg.cached and cfg.stage in READ_LATENTS:
         numbers = 0                                         # a thousandth of that
     return 4 * numbers * work.rows * cfg.accumulate
 
@@ -709,7 +712,8 @@ def step_flops(work):
     cfg = work.cfg
     with torch.device("meta"):
         counts = {name: flops_of(moment) for name, moment in work.moments.items()}
-        ids = torch.zeros(1, 77, dtype=torch.long)
+        length = 77 if cfg.stage == "videodit" else caption_tokens(cfg)
+        ids = torch.zeros(1, length, dtype=torch.long)                                      # (1,L)
         caption = sum(flops_of(lambda: reader(ids)) for reader in work.readers if not trains(cfg, "dit"))
     clips, images = 1.0, 1.0                                # Latte's images are in each step
     if cfg.stage == "videodit":
@@ -760,7 +764,9 @@ def fits(argv):
 def told(work):
     """Print a page about a stage; returns {"GB": in all, "hours": in all}."""
     cfg, gpus = work.cfg, work.gpus
-    how = [name for name in ("cached", "shard", "checkpointing") if getattr(cfg, name)]
+    how = [name for name in ("shard", "checkpointing") if getattr(cfg, name)]
+    if cfg.cached and cfg.stage in READ_LATENTS:
+        how.append("cached")
     if cfg.lora:
         how.append(f"lora {cfg.lora}")
     print(f"{cfg.config}, stage {cfg.stage}: {gpus} GPUs x {work.rows} clips x {cfg.accumulate} "
@@ -779,7 +785,8 @@ def told(work):
     whole = sum(spent.values())
     print(f"  {'in all':26s}{whole:8.2f} h: {cfg.steps:,} steps of {3600 * whole / cfg.steps:.2g} s, in each "
           f"of which a GPU is given {cfg.batch // gpus} clips")
-    saved = 2 * weight_bytes(work.nets) + 12 * work.trained         # state.pt, and the EMA by itself
+    state = weight_bytes(work.nets) + 12 * work.trained                 # weights, moments, EMA: state.pt
+    saved = state + 4 * sum(p.numel() for net in work.nets for p in net.parameters())       # NAME.safetensors
     kept = (1 + cfg.keep) * saved
     print(f"  a save writes {saved / 1e9:.3g} GB; --keep {cfg.keep} has {kept / 1e9:.3g} GB on disk\n")
     return {"GB": total / GB, "hours": whole}

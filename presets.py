@@ -579,30 +579,30 @@ def check_together(config):
 # 6 operations a parameter and token, forward and backward together, and attention adds to that with the
 # square of the tokens: 2 % for Latte's 4,096 in groups, most of the work for VideoDiT's 24,576 in one.
 #
-# {preset: (what its command needs beside --config, how long it takes)}. The papers' hours are computed: the
-# operations of a step (bench.py counts them) on 8 H100 at 40 % of their peak, the DP-VAE's at 25 %.
+# {preset: (what its command needs beside --config, how long it takes)}; the papers' hours are computed, and
+# where they are computed they are said.
 GUIDE = {
     "tiny": ("", "seconds on a CPU; only to see that everything runs"),
     "small": ("", "half an hour on one CPU core; what ablate.py's rows are runs of"),
     "toy": ("", "5 hours on two cores with AMX, about 15 with AVX2; the shipped one's road but its last 7"),
-    "videodit-256": ("--init SD3 --data VIDEOS --lpips VGG16", "dpvae 53 h, videodit 8 h (--cached: 5 h)"),
-    "videodit-320": ("--init SD3 --data VIDEOS --images IMAGES --lpips VGG16",
-                     "dpvae 53 h, videodit 146 h (98 h)"),
-    "videodit-512": ("--init runs/videodit-320 --data VIDEOS --images IMAGES", "570 h (446 h)"),
-    **{f"latte-{name}{suffix}": (f"--vae_weights SD1 --data {name.upper()}", hours)
-       for name in ("ffs", "sky", "taichi", "ucf101")
-       for suffix, hours in (("", "55 h (39 h)"), ("-img", "58 h (39 h)"))},
-    "latte-t2v": ("--init PIXART --data VIDEOS", "655 h (580 h)")}
+    "videodit-256": ("--init SD3 --data VIDEOS --lpips VGG16", ""),
+    "videodit-320": ("--init SD3 --data VIDEOS --images IMAGES --lpips VGG16", ""),
+    "videodit-512": ("--init runs/videodit-320 --data VIDEOS --images IMAGES", ""),
+    **{f"latte-{name}{suffix}": (f"--vae_weights SD1 --data {name.upper()}", "")
+       for name in ("ffs", "sky", "taichi", "ucf101") for suffix in ("", "-img")},
+    "latte-t2v": ("--init PIXART --data VIDEOS", "")}
 
 
 def overview():
     """What `python train.py` prints."""
-    lines = ["What can be trained, and how long it takes: in hours on 8 H100, computed, not measured; in",
-             "brackets with --cached. Several GPUs: torchrun --nproc-per-node 8 train.py ... A command that",
-             "was stopped goes on if given again. One stage: --stage NAME. All flags: --help", ""]
+    lines = ["What can be trained, and how long it takes (of the papers' recipes what card they need, and how",
+             "many hours of it, is computed by the command named). Several GPUs: torchrun --nproc-per-node 8",
+             "train.py ... A command that was stopped goes on if given again. One stage: --stage NAME. All",
+             "flags: --help", ""]
     for name, (flags, time) in GUIDE.items():
+        stages = ", ".join(PRESETS[name]["stages"])
         lines += [f"  python train.py --config {name} {flags}".rstrip(),
-                  f"        {', '.join(PRESETS[name]['stages'])}: {time}"]
+                  f"        {stages}: {time or 'python bench.py fits ' + name}"]
     return "\n".join([
         *lines, "", "The stages:", *(f"  {name:10}{what}" for name, what in STAGES.items()), "",
         "SD3: Stable Diffusion 3's file or Diffusers folder. SD1: Stable Diffusion 1.4's VAE. PIXART: the",
