@@ -595,10 +595,9 @@ GUIDE = {
 
 def overview():
     """What `python train.py` prints."""
-    lines = ["What can be trained, and how long it takes (of the papers' recipes what card they need, and how",
-             "many hours of it, is computed by the command named). Several GPUs: torchrun --nproc-per-node 8",
-             "train.py ... A command that was stopped goes on if given again. One stage: --stage NAME. All",
-             "flags: --help", ""]
+    lines = ["What can be trained, and how long it takes; of the papers' recipes the command named computes",
+             "hours and card. Several GPUs: torchrun --nproc-per-node 8 train.py ... A command that was",
+             "stopped goes on if given again. One stage: --stage NAME. All flags: --help", ""]
     for name, (flags, time) in GUIDE.items():
         stages = ", ".join(PRESETS[name]["stages"])
         lines += [f"  python train.py --config {name} {flags}".rstrip(),
