@@ -180,6 +180,7 @@ def row(name, *words):
     return memory("--batch", "16", *words).get(name, 0) / bench.GB
 
 
+@pytest.mark.slow
 def test_checkpointing_and_micro_batches_save_memory():
     whole = row("a step", "--cached", "--no-checkpointing")
     assert row("a step", "--cached") < 0.6 * whole

@@ -360,6 +360,7 @@ def encode(batch):
     return {"latent": batch["video"][..., ::8, ::8], "tokens": batch["index"][:, None]}
 
 
+@pytest.mark.slow
 def test_the_toy_says_other_words_of_a_cached_clip_in_another_epoch(tmp_path):
     """With the toy's captions the latents stay and the words change; without, the stored ones speak."""
     toy = data.ToyClips(frames=1, size=16, count=4, drop=1.0)

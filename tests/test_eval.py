@@ -141,6 +141,7 @@ def pixels(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
 
 
+@pytest.mark.slow
 def test_two_ranks_sample_what_one_samples_and_restart_does_nothing_twice(ckpt, tmp_path, monkeypatch):
     """Clip i is a function of i alone: no duplicates over ranks, and what is there stays."""
     flags = ["-n", "4", "--batch", "2", "--steps", "1", "--png", "-o"]

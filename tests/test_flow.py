@@ -335,6 +335,7 @@ def test_the_unknown_frame_follows_the_known_one(sampler):
     assert 0.75 < (second < 0).float().mean() < 0.95
 
 
+@pytest.mark.slow
 def test_holding_alone_goes_half_the_way_and_repeating_steps_the_rest():
     """Two frames N(0,1) that correlate by 0.9, the first is 1.5: the second is N(1.35, 0.44^2), exactly."""
     found = show_flow.second_frames()

@@ -374,7 +374,8 @@ def test_a_flag_that_the_weights_contradict_is_refused(tiny, tmp_path, stage, fl
         run(tmp_path / "out", stage, "--init", tiny.folder, *flags.split())
 
 
-def test_more_depth_than_the_weights_have_is_added_shut(tiny, tmp_path):
+@pytest.mark.slow
+def test_more_depth_than_the_weights_have_is_added_zero_initialised(tiny, tmp_path):
     """--init and a larger --dit.depth: the same function, deeper, which then learns."""
     run(tmp_path, "videodit", "--init", tiny.folder, "--dit.depth", 4, "--steps", 3)
     grown = load_network(VideoDiT, tmp_path / "videodit.safetensors")
