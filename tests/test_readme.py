@@ -35,10 +35,12 @@ OVERRIDES = {
 
 
 def blocks(text):
-    """The command blocks of a Markdown file: every run of lines indented by four spaces, outside lists."""
-    found, block = [], []
+    """The command blocks of a Markdown file: every run of lines indented by four spaces, outside of fences."""
+    found, block, fenced = [], [], False
     for line in [*text.splitlines(), "end"]:
-        if line.startswith("    "):
+        if line.startswith("```"):
+            fenced = not fenced
+        if line.startswith("    ") and not fenced:
             block.append(line[4:])
         elif block and line.strip():
             found.append("\n".join(block).rstrip())
