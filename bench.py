@@ -667,10 +667,7 @@ def memory(work):
              "frozen VAE, LPIPS": weight_bytes(work.frozen), "text encoders": weight_bytes(readers),
              "clips of a step": clip_bytes(work)}
     if ranks > 1:
-        parts["gathered weights"] = gathered_bytes(work.nets)
-        if cfg.accumulate > 1:                              # summed where they are, sent after the last
-            parts["gradients"] = 4 * trained
-        peaks["a save"] = 16 * trained                      # all is whole, on every rank
+        parts["gathered blocks"] = gathered_bytes(work.nets)
     fullest = max(peaks, key=peaks.get)
     parts[f"{fullest} needs"] = peaks[fullest]
     parts["holes, a tenth"] = 0.1 * sum(parts.values())
@@ -691,13 +688,14 @@ def clip_bytes(work):
 
 
 def gathered_bytes(nets):
-    """--shard, in a step: two blocks and all that is outside of blocks are whole, in float32."""
+    """--shard, in a step: two blocks and all that is outside of blocks are whole, in float32, and so may be
+    their gradients."""
     net = nets[0]
     blocks = getattr(getattr(net, "image", net), "joint_blocks", getattr(net, "blocks", None))
     if blocks is None:
         raise UserError("--shard: is for transformers; give --stage videodit, or --stage latte")
     inside = weight_bytes(blocks)
-    return weight_bytes(nets) - inside + 2 * inside / len(blocks)
+    return 2 * (weight_bytes(nets) - inside + 2 * inside / len(blocks))
 
 
 # Hours. FLOPs of a step over what a GPU does of them in a second. ASSUMED: 40 % of the card's peak in

@@ -277,6 +277,15 @@ def whole(tensor):
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def gathered(run, tensor):
+    """The full tensor behind the ranks' parts, on rank 0's processor; None on the others, which only lend
+    theirs. So a save needs room for one tensor: all of a network's states, whole on each GPU, are 32 GB."""
+    if not hasattr(tensor, "full_tensor"):
+        return tensor
+    full = tensor.full_tensor()
+    return full.cpu() if run.rank == 0 else None
+
+
 def local(tensor):
     """A rank's own part of a tensor, for arithmetic that needs no other."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
@@ -430,12 +439,8 @@ class Learner:
     def accumulating(self, last):
         """Gradient accumulation: micro-batches before the last add to the gradient, and tell no other rank of
         it; the sum is sent once. --accumulate 4 so computes a batch of 64 in the memory of 16, at the traffic
-        of one."""
-        if self.cfg.shard and self.run.world > 1:
-            for net in self.player.nets.values():
-                net.set_requires_gradient_sync(last)
-            yield
-        elif last or self.run.world == 1:
+        of one. With --shard each is sent: a sum of whole gradients would be 8 GB for 2 B parameters."""
+        if last or self.run.world == 1 or self.cfg.shard:
             yield
         else:
             with self.wrapped.no_sync():
@@ -476,12 +481,12 @@ class Learner:
     # kernel writes.
 
     def state(self):
-        """{part: what the next step depends on}, in whole tensors."""
+        """{part: what the next step depends on}, in whole tensors, which rank 0 has."""
         optimizer = self.optimizer.state_dict()
-        optimizer["state"] = {index: {key: whole(value) for key, value in values.items()}
+        optimizer["state"] = {index: {key: gathered(self.run, value) for key, value in values.items()}
                               for index, values in optimizer["state"].items()}
-        return {"players": {key: whole(tensor) for key, tensor in self.player.state_dict().items()},
-                "ema": [whole(average) for average in self.ema.values()],
+        weights = {key: gathered(self.run, value) for key, value in self.player.state_dict().items()}
+        return {"players": weights, "ema": [gathered(self.run, average) for average in self.ema.values()],
                 "optimizers": optimizer, "names": self.names_by_place()}
 
     def names_by_place(self):
@@ -693,7 +698,7 @@ class Trainer:
             about = {"size": cfg.size, "frames": cfg.frames, "shift": cfg.shift, "step": self.step,
                      **self.stage.about}
             for name, net in nets.items():
-                weights = {key: whole(tensor) for key, tensor in net.state_dict().items()}
+                weights = {key: gathered(self.run, tensor) for key, tensor in net.state_dict().items()}
                 if self.run.rank == 0:
                     if hasattr(net, "export"):              # what is saved may be less than what learns
                         weights = net.export(weights)

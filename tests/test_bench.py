@@ -191,7 +191,7 @@ def test_shard_divides_what_is_at_rest_and_cached_takes_encoding_away():
     """FSDP2 on 8 ranks: an eighth of weights, gradients and optimizer state. With cached latents the text
     encoders come for a preview alone."""
     whole = row("AdamW's moments")
-    assert row("AdamW's moments", "--shard") == whole / 8 and row("gathered weights", "--shard") > 0
+    assert row("AdamW's moments", "--shard") == whole / 8 and row("gathered blocks", "--shard") > 0
     assert row("encoding") > 0 == row("encoding", "--cached")
     assert row("text encoders") > 10 and row("text encoders", "--cached") == 0
     assert row("a preview's prompts", "--cached") == pytest.approx(8.9, abs=0.1)        # T5-XXL in bf16

@@ -140,12 +140,14 @@ def test_two_processes_reach_the_weights_of_one(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_one_rank_then_two_then_one_is_one_run(tiny, tmp_path):
-    """A run moves between machines: 2 + 2 + 2 steps on 1, 2 (sharded) and 1 processes, against 6 on one."""
+    """A run moves between machines: 2 + 2 + 2 steps on 1, 2 (sharded, in micro-batches) and 1 processes,
+    against 6 on one."""
     whole, moved = tiny.fork(tmp_path / "whole"), tiny.fork(tmp_path / "moved")
     flags = "--warmup", "0", "--save_every", "1"
     once = run(whole, "videodit", "--steps", 6, *flags)
     run(moved, "videodit", "--steps", 2, *flags)
-    words = "--config", "tiny", "--stage", "videodit", "--out", moved, "--steps", 4, "--shard", *flags
+    words = "--config", "tiny", "--stage", "videodit", "--out", moved, "--steps", 4, "--shard", \
+        "--accumulate", 2, *flags
     done = script(*torchrun("train.py", *words), extra=THREAD)
     assert done.code == 0, done.err[-4000:]
     assert_close(felt(run(moved, "videodit", "--steps", 6, *flags)["players"]), felt(once["players"]),
