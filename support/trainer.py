@@ -656,13 +656,18 @@ class Trainer:
     # one to the next is then the network alone, and a row of them in the report shows it learn.
 
     def preview(self):
-        """By the EMA. A sharded network needs all ranks to run: all but one draw for nobody."""
+        """By the EMA. A sharded network needs all ranks to run: all but one draw for nobody. Compiled blocks
+        are left aside: a preview has other shapes, and compiling for them takes longer than it does."""
         name = f"{self.step:07d}"
         if self.run.rank and not self.cfg.shard:
             return
         with self.averaged() as nets, tempfile.TemporaryDirectory() as nowhere:
             folder = Path(nowhere) if self.run.rank else self.folder
-            self.stage.preview(nets, folder / name)
+            stance = contextlib.nullcontext()
+            if self.cfg.compile:
+                stance = torch.compiler.set_stance("force_eager")
+            with stance:
+                self.stage.preview(nets, folder / name)
 
     def end(self, stopped):
         """Say how it ended."""

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -113,8 +114,6 @@ def empty(*shape):
     return torch.empty(*shape, device=GPU)
 
 
-# --------------------------------------------------------------------------- what stages and samplers read
-
 def image_vae(cfg):
     return KLVAE(cfg.vae).to(GPU).requires_grad_(False)
 
@@ -148,22 +147,16 @@ def sd3_text():
     return SD3Text(clips() | t5(), Pieces(), width=32)
 
 
-def encoders():
-    return {"CLIP, CLIP": SD3Text(clips(), width=32), "SD3": sd3_text(), "T5": T5Text(t5(), Pieces())}
-
-
-# ------------------------------------------------------------------------------------------------ encoders
-
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_text_encoders_answer_where_they_are(gpu, dtype):
     """Token ids go to the GPU (T5's mask, too); what is read of them stays there, float32."""
-    for name, encoder in encoders().items():
+    for encoder in (SD3Text(clips(), width=32), sd3_text(), T5Text(t5(), Pieces())):
         encoder.to(GPU, dtype, keep=True)
         encoder(["a cat"])                                  # builds the encoders, and moves them there
         with Copies() as copies:
             answers = encoder(["a cat", "a dog"])
-        assert all(answer.is_cuda and answer.dtype == torch.float32 for answer in answers), name
-        assert copies.found.keys() <= {"run_frozen.<locals>.<genexpr>", "T5Text.__call__"}, name
+        assert all(answer.is_cuda and answer.dtype == torch.float32 for answer in answers)
+        assert copies.found.keys() <= {"run_frozen.<locals>.<genexpr>", "T5Text.__call__"}
 
 
 def test_an_image_vae_stays_on_the_gpu(gpu):
@@ -184,8 +177,6 @@ def test_a_dp_vae_and_i3d_stay_on_the_gpu(gpu):
         features = net(empty(1, 3, 16, 224, 224))
     assert x.is_cuda and x.shape == (1, 3, 12, 32, 32) and features.is_cuda and not copies.found
 
-
-# ------------------------------------------------------------------------------------------ training steps
 
 STAGES = [("vae", ()), ("videodit", ()), ("latte", ()),
           *(pytest.param(*stage, marks=pytest.mark.slow) for stage in (
@@ -250,7 +241,25 @@ def batch_of(cfg):
     return batch
 
 
-# ------------------------------------------------------------------------------------------------ sampling
+# A graph is a minute of compiling, and after eight for one function dynamo leaves it as it was.
+@pytest.mark.slow
+@pytest.mark.parametrize("attention, graphs", [("2d->3d", 4), ("2d+3d", 10)])
+def test_blocks_are_compiled_once_for_each_kind_of_step(attention, graphs):
+    """--compile, VideoDiT A.2: clips and images, times the kinds of block (the last one has less text). No
+    graph breaks; a preview (Trainer.preview) adds none."""
+    torch._dynamo.reset()
+    counters.clear()
+    cfg, = parse(["--config", "tiny", "--stage", "videodit", "--dit.depth", "4"])
+    net = VideoDiT.from_image(MMDiT(cfg.dit), attention=attention)
+    for block in (*net.image.joint_blocks, *(net.twins or ())):
+        block.compile(backend="eager")
+    context, pooled = torch.randn(2, 12, 32), torch.randn(2, 32)
+    for frames in (6, 1, 6):
+        net(torch.randn(2, 4, frames, 4, 4), torch.rand(2), context, pooled).sum().backward()
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        net(torch.randn(1, 4, 6, 4, 4), torch.rand(1), context[:1], pooled[:1])
+    assert counters["stats"]["unique_graphs"] == graphs and not counters["graph_break"]
+
 
 def models(kind):
     """What sample.generate is given, with networks of the preset `tiny`."""
