@@ -464,8 +464,9 @@ def trains(cfg, stage):
 
 
 def vae_of(cfg):
-    published = SD14 if cfg.stage == "latte" and cfg.latents == "vae" else SD3
-    return cfg.vae if trains(cfg, "vae") else published
+    if trains(cfg, "vae"):
+        return cfg.vae
+    return SD14 if cfg.stage == "latte" and cfg.latents == "vae" else SD3
 
 
 def video_vae(cfg):
@@ -521,8 +522,10 @@ def moments_of_dpvae(cfg, rows):
     """A game of two, in one moment. The preview encodes and decodes four clips at once, in float32."""
     dp = DPVAE(DPVAEConfig(**vars(vae_of(cfg))))
     dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
-    disc = PatchGAN3D(cfg.disc) if cfg.disc_weight else None
-    vgg = LPIPS("vgg").requires_grad_(False) if cfg.lpips_weight else None
+    disc, vgg = PatchGAN3D(cfg.disc), LPIPS("vgg").requires_grad_(False)
+    lpips_weight = cfg.lpips_weight
+    if trains(cfg, "classifier"):                               # which then is in VGG's place, and small
+        lpips_weight = 0.0
     x = pixels(cfg, rows)
     shown = pixels(cfg, min(4, rows))
 
@@ -530,20 +533,24 @@ def moments_of_dpvae(cfg, rows):
         return vgg(a, b).mean()
 
     def step():
-        if disc:
-            disc.requires_grad_(False)
-        loss, x_hat, _ = dp_vae_loss(dp, x, perceptual if vgg else None, disc)
+        disc.requires_grad_(False)
+        loss, x_hat, _ = dp_vae_loss(dp, x, perceptual, disc, disc_weight=cfg.disc_weight,
+                                     lpips_weight=lpips_weight)
         loss.backward()
         del loss
-        if disc:
-            disc.requires_grad_(True)
+        disc.requires_grad_(True)
+        if cfg.disc_weight:
             discriminator_loss(disc, x, x_hat).backward()
 
     def preview():
         with torch.autocast("cpu", enabled=False):
             dp.decode(dp.encode(shown))
-    networks = [dp, disc] if disc else [dp]
-    return networks, [vgg] if vgg else [], {"a step": step, "a preview": preview}
+    nets, frozen = [dp], []
+    if cfg.disc_weight:
+        nets.append(disc)
+    if lpips_weight:
+        frozen.append(vgg)
+    return nets, frozen, {"a step": step, "a preview": preview}
 
 
 def moments_of_videodit(cfg, rows):
@@ -566,11 +573,14 @@ def moments_of_latte(cfg, rows):
     L_vlb keeps is a few latents, little beside what the blocks keep."""
     net = Latte(cfg.latte)
     net.checkpointing = cfg.checkpointing
-    vae = KLVAE(vae_of(cfg)).requires_grad_(False) if cfg.latents == "vae" else video_vae(cfg)
-    frames = cfg.frames if cfg.latents == "vae" else cfg.frames // GOP
+    vae, frames = KLVAE(vae_of(cfg)).requires_grad_(False), cfg.frames
+    if cfg.latents == "dpvae":
+        vae, frames = video_vae(cfg), cfg.frames // GOP
     side, images = cfg.size // vae.downsampling, cfg.joint_images
     z = torch.empty(rows, cfg.latte.in_channels, frames + images, side, side)               # (B,C,T'+M,h,w)
-    shape = (rows, 1 + images) if images else (rows,)
+    shape = (rows,)                                             # what is told of a clip, and of its images
+    if images:
+        shape = (rows, 1 + images)
     cond = {}
     if cfg.latte.condition == "class":
         cond["labels"] = torch.zeros(shape, dtype=torch.long)
@@ -691,8 +701,11 @@ def gathered_bytes(nets):
     """--shard, in a step: two blocks and all that is outside of blocks are whole, in float32, and so may be
     their gradients."""
     net = nets[0]
-    blocks = getattr(getattr(net, "image", net), "joint_blocks", getattr(net, "blocks", None))
-    if blocks is None:
+    if isinstance(net, VideoDiT):
+        blocks = [*net.image.joint_blocks, *(net.twins or ())]
+    elif isinstance(net, (MMDiT, Latte)):
+        blocks = net.joint_blocks if isinstance(net, MMDiT) else net.blocks
+    else:
         raise UserError("--shard: is for transformers; give --stage videodit, or --stage latte")
     inside = weight_bytes(blocks)
     return 2 * (weight_bytes(nets) - inside + 2 * inside / len(blocks))
@@ -781,8 +794,11 @@ def told(work):
     for name, time_of in spent.items():
         print(f"  {name:26s}{time_of:8.2f} h at {SHARE[name]:.0%} of an H100's peak (assumed)")
     whole = sum(spent.values())
-    print(f"  {'in all':26s}{whole:8.2f} h: {cfg.steps:,} steps of {3600 * whole / cfg.steps:.2g} s, in each "
-          f"of which a GPU is given {cfg.batch // gpus} clips")
+    seconds = 3600 * whole / cfg.steps
+    print(f"  {'in all':26s}{whole:8.2f} h: {cfg.steps:,} steps of {seconds:.2g} s, in each of which a GPU is "
+          f"given {cfg.batch // gpus} clips")
+    if seconds < 0.01:
+        print("  so short a step waits for Python, not for products: the hours are a floor")
     state = weight_bytes(work.nets) + 12 * work.trained                 # weights, moments, EMA: state.pt
     saved = state + 4 * sum(p.numel() for net in work.nets for p in net.parameters())       # NAME.safetensors
     kept = (1 + cfg.keep) * saved
