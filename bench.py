@@ -795,8 +795,8 @@ def told(work):
         print(f"  {name:26s}{time_of:8.2f} h at {SHARE[name]:.0%} of an H100's peak (assumed)")
     whole = sum(spent.values())
     seconds = 3600 * whole / cfg.steps
-    print(f"  {'in all':26s}{whole:8.2f} h: {cfg.steps:,} steps of {seconds:.2g} s, in each of which a GPU is "
-          f"given {cfg.batch // gpus} clips")
+    print(f"  {'in all':26s}{whole:8.2f} h: {cfg.steps:,} steps of {seconds:.2g} s, in each of which a GPU "
+          f"is given {cfg.batch // gpus} clips")
     if seconds < 0.01:
         print("  so short a step waits for Python, not for products: the hours are a floor")
     state = weight_bytes(work.nets) + 12 * work.trained                 # weights, moments, EMA: state.pt
