@@ -520,17 +520,17 @@ def test_a_command_that_fails_ends_the_table(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", ["videodit-5", "latte-5a"])
-def test_a_table_runs_end_to_end(key, tmp_path, capsys):
-    """At tiny size with two seeds: every stage, every measurement, a table; again, nothing is left to do."""
-    words = [key, "--config", "tiny", "--out", str(tmp_path), "-n", "4", "--seeds", "2", "--nearest", "0",
+@pytest.mark.parametrize("key, seeds", [("videodit-5", 2), ("latte-5a", 1)])
+def test_a_table_runs_end_to_end(key, seeds, tmp_path, capsys):
+    """At tiny size: every stage, every measurement, a table; again, nothing is left to do."""
+    words = [key, "--config", "tiny", "--out", str(tmp_path), "-n", "4", "--seeds", str(seeds), "--nearest", "0",
              "--curve", "2" if key == "latte-5a" else "0", "--train", "--steps 2 --items 16"]
     ablate.main(words)
     out = capsys.readouterr().out
     assert "our toy FVD" in out and "our toy FID" in out and "our toy motion %" in out
     assert key == "latte-5a" or ("our toy LPIPS" in out and "our toy FID images" in out and "756.25" in out)
     results = [json.loads(path.read_text())["ours"] for path in tmp_path.glob("tiny/*/*/result.json")]
-    assert len(results) == 4 and all(result["fvd"]["fvd"] > 0 for result in results)
+    assert len(results) == 2 * seeds and all(result["fvd"]["fvd"] > 0 for result in results)
     assert key == "videodit-5" or all(result["fvd@1"]["fvd"] > 0 for result in results)
     assert (tmp_path / "tiny" / f"{key}-samples.png").is_file()
     ablate.main(words)
