@@ -150,7 +150,7 @@ def test_the_check_of_an_exercise_fails_before_it_is_done(number):
     done = subprocess.run([sys.executable, "-c", checks()[number]], capture_output=True, text=True)
     said = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and said.startswith(("AssertionError", "ImportError", "KeyError", "UserError",
-                                                     "checkpoint.UserError")), said
+                                                     "support.cli.UserError")), said
 
 
 # ------------------------------------------------------------------------------------------------ drawings
