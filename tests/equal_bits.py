@@ -36,6 +36,7 @@ RENAMED = {                     # words in file names, keys and texts of the bas
     "picture": "image", "picture_alone": "image_alone", "real": "real_clips", "fake": "fake_clips",
 }
 ALONE = (                       # patterns of files, and of keys in them, that one side alone may have
+    "* lora",                   # a new flag, 0 by default
     "* recon_weight",           # a new flag; its default changes nothing
     "*state.pt names *", "*state.pt data*",                    # of what, and from what, a state is
     "stdout.txt * key_psnr*", "stdout.txt * z_*",               # eval.py recon tells more
