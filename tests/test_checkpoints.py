@@ -445,6 +445,7 @@ def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == stays
 
 
+@pytest.mark.slow
 def test_equal_weights_are_equal_files(tmp_path):
     """In any process, from any order of names: cmp and a checksum tell two networks apart."""
     script = ("import sys, torch; from support.checkpoints import save_state\n"

@@ -126,6 +126,7 @@ def test_a_cache_made_differently_is_refused(films, tmp_path, flags, differs):
 
 # ------------------------------------------------------------ what DDP relies on
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage, start, options", [
     ("classifier", "", ["", "--accumulate 2"]), ("vae", "", ["", "--lpips_weight 0"]),
     ("dpvae", "", ["", "--z_noise 0.5", "--disc_weight 0 --lpips_weight 0", "--no-key_encoder"]),

@@ -453,6 +453,7 @@ def test_each_frame_by_itself_forgives_the_path_and_not_the_shape():
     assert blur.alone < blur.db + 2 and np.isnan(read(still).alone)
 
 
+@pytest.mark.slow
 def test_drift_is_what_changes_over_the_clip():
     """Darker in every frame is wrong but steady; ever darker drifts. A house that loses its roof does too."""
     fade = np.linspace(0, 0.5, 8)[None, :, None, None]
