@@ -875,15 +875,15 @@ def tokens_of(models, frames, size):
 def settle(args, models):
     """Fill in what the model knows better, and refuse what it cannot do, before anything is computed."""
     settle_prompts(args, models)
+    args.size = args.size or models.size
     unit = models.vae.downsampling * models.transformer.config.patch
     if args.size % unit:
         raise UserError(f"--size {args.size}: must be a multiple of {unit}")
-    if isinstance(models.transformer, DiT) and args.size not in (0, models.size):
+    if isinstance(models.transformer, DiT) and args.size != models.size:
         raise UserError(f"--size {args.size}: this DiT makes images of {models.size} and no others")
-    if args.size not in (0, models.size):
+    if args.size != models.size:
         own = f"{models.size} x {models.size}"
         print(f"--size {args.size}: this model was trained at {own}", file=sys.stderr)
-    args.size = args.size or models.size
     args.fps = args.fps or models.sampling.get("fps", 12.0)
     own = 8 if args.zero_shot_video else models.frames
     if args.image:

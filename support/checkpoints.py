@@ -294,7 +294,10 @@ def read_config(path):
 # are built, another by what each latent is divided. JSON knows no bounds, and Python's reads Infinity.
 
 KINDS = {"config": dict, "sampling": dict, "classes": list, "size": int, "frames": int, "step": int,
-         "shift": float, "objective": str, "latents": str, "text": str, "text_weights": str}
+         "shift": float, "objective": str, "latents": str, "text": str, "text_weights": str,
+         "sampler": str, "steps": int, "guidance": float, "cfg": float, "fps": float}
+WORDS = {"latents": ("vae", "dpvae"), "objective": ("flow", "ddpm")}
+LEAST = {"size": 1, "frames": 1, "steps": 1, "shift": 1e-3, "fps": 0.1}
 MOST = 10 ** 7              # of any number: steps are the largest there are
 
 
@@ -307,10 +310,16 @@ def is_a(value, kind):
 
 def check_header(header, path):
     """What a header says is of its kind, finite and not beyond all bounds."""
-    for name, kind in KINDS.items():
-        if name in header and not is_a(header[name], kind):
-            raise UserError(f"{path}: its {name} is {str(header[name])[:40]!r} and no {kind.__name__}; "
-                            "the file is damaged, copy it again")
+    for part in (header, header.get("sampling", {})):
+        for name, value in part.items():
+            if name in KINDS and not is_a(value, KINDS[name]):
+                raise UserError(f"{path}: its {name} is {str(value)[:40]!r} and no {KINDS[name].__name__}; "
+                                "the file is damaged, copy it again")
+            if value not in WORDS.get(name, [value]) or name in LEAST and value < LEAST[name]:
+                raise UserError(f"{path}: its {name} is {str(value)[:40]!r}, which cannot be; "
+                                "copy the file again")
+    if not all(isinstance(name, str) for name in header.get("classes", ())):
+        raise UserError(f"{path}: its classes are not all names; the file is damaged, copy it again")
     for name, value in {**header, **header["config"], **header.get("sampling", {})}.items():
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, (int, float)) and not abs(number) <= MOST:        # nan fails, too
@@ -335,7 +344,8 @@ def check_config(cls, config, state, path):
     except TypeError as error:
         raise UserError(f"{path} was written by another version of {cls.__name__} ({first_line(error)}); "
                         "train it again")
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, UserError,
+            ValueError) as error:
         raise UserError(f"{path}: no {cls.__name__} has its config ({first_line(error)}); copy it again")
     must_fit(net, state, path)
 

@@ -51,7 +51,8 @@ def polite(main):
 
 
 def end(message, code):
-    print(f"{Path(sys.argv[0]).name}: {printable(message)}", file=sys.stderr)
+    line = printable(message).replace("\n", "\\n")          # a file's name may hold one
+    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
     sys.exit(code)
 
 

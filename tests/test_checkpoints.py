@@ -264,7 +264,11 @@ def test_a_message_has_no_escape_codes(tmp_path):
     ({"width": 3, "depth": 40}, {}, "depth is 40, with 3 tensors in the file"),
     ({}, {"shift": float("nan")}, "shift is nan, which cannot be"),
     ({}, {"frames": 2.5}, "frames is '2.5' and no int"),
-    ({}, {"sampling": {"cfg": float("inf")}}, "cfg is inf, which cannot be")])
+    ({}, {"sampling": {"cfg": float("inf")}}, "cfg is inf, which cannot be"),
+    ({}, {"sampling": {"fps": "8"}}, "fps is '8' and no float"),
+    ({}, {"size": 0}, "size is '0', which cannot be"),
+    ({}, {"latents": "sd"}, "latents is 'sd', which cannot be"),
+    ({}, {"classes": [1, 2]}, "classes are not all names")])
 def test_a_header_is_not_believed(tmp_path, config, extra, message):
     """Types, bounds and what is finite are asked before anything is built: depth 10**9 took 7 GB."""
     @dataclass

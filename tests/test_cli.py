@@ -71,8 +71,8 @@ def test_escape_codes_are_shown_and_not_obeyed(capsys):
     """A file's name or a prompt may hold them: a terminal's colour, title or clipboard."""
     shown = printable("a \x1b[31mred\x07 K\u00e4tzchen \udcff\n")
     assert shown == "a \\x1b[31mred\\x07 K\u00e4tzchen \\udcff\n"
-    code, (line,) = ended(capsys, UserError("no file \x1b]0;title\x07; check it"))
-    assert code == 2 and "\x1b" not in line and "\\x1b]0;title" in line
+    code, (line,) = ended(capsys, UserError("no file \x1b]0;title\x07\n; check it"))
+    assert code == 2 and "\x1b" not in line and "\\x1b]0;title\\x07\\n; check" in line
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_work(tmp_path):
