@@ -80,7 +80,7 @@ def unwrap(state, prefix=""):
     for key in ("ema", "model", "state_dict"):
         if isinstance(state.get(key), dict):
             state = state[key]
-    state = {re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor for name, tensor in state.items()}
+    state = {re.sub(r"^(module\.|_orig_mod\.)+", "", str(name)): tensor for name, tensor in state.items()}
     if prefix and any(name.startswith(prefix) for name in state):
         return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
     return state
@@ -137,6 +137,8 @@ def reading(what, source):
     """Around code that reads a network off its tensors: what goes wrong there is wrong with the file."""
     try:
         yield
+    except UserError as error:                              # which a builder, who knows no path, has raised
+        raise error if str(source) in str(error) else UserError(f"{source}: {error}")
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{source} has not the shapes of {what} ({first_line(error)}); download it again")
 
@@ -733,7 +735,7 @@ def networks_in(folder):
     chosen = []
     for stem, files in found.items():
         shards = [path for path in files if "-of-" in path.name]
-        index = sorted(folder.glob(f"{glob.escape(stem)}*.index*.json"), key=plainness)
+        index = sorted(filter(Path.is_file, folder.glob(f"{glob.escape(stem)}*.index*.json")), key=plainness)
         if not shards:
             chosen.append(files[:1])
         elif not index:

@@ -829,9 +829,9 @@ def check_flags(args):
     """What can be said before any weights are read."""
     for name, least in LEAST.items():
         value = getattr(args, name)
-        if value is not None and not least <= value < math.inf:    # nan is not, either
+        if value is not None and not least <= value <= 10 ** 7:    # nan is not, either
             flag = "-n" if name == "n" else f"--{name}"
-            raise UserError(f"{flag} {value}: must be at least {least}")
+            raise UserError(f"{flag} {value}: must be at least {least} and at most ten million")
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength {args.strength}: must be above 0 and at most 1")
     released = args.weights and not args.ckpt

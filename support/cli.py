@@ -40,6 +40,8 @@ def polite(main):
         discard_output()
         end("stopped: nobody reads the output any more", 141)
     except OSError as error:
+        if error.filename is not None:                      # a name of 300 letters, a folder of another user
+            end(f"{error.filename}: {error.strerror}; give another path, or the rights to this one", 2)
         if error.errno != errno.ENOSPC:
             raise
         discard_output()

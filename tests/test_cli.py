@@ -1,5 +1,6 @@
 """How a command ends: one line for a person, an exit code for a script."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -65,6 +66,12 @@ def test_a_terminal_of_ascii_shows_what_it_can():
     code, error = run("print('\\u732b \\udcff')", env={**os.environ, "PYTHONIOENCODING": "ascii"},
                       stdout=subprocess.PIPE)
     assert (code, error) == (0, "")
+
+
+def test_a_path_that_the_system_refuses_is_one_line(capsys):
+    """Wherever it is looked at: Path.is_file() raises for a name of 300 letters, not only open()."""
+    code, (line,) = ended(capsys, OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300))
+    assert code == 2 and "x" * 300 + ": File name too long; give another path" in line
 
 
 def test_escape_codes_are_shown_and_not_obeyed(capsys):
