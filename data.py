@@ -34,11 +34,11 @@ crash could not be undone.
                                 as it is, every visit another window (what the papers do)
                                 or through the VAE once, and kept: latent_cache.py"""
 
-import argparse
 import dataclasses
 import functools
 import itertools
 import logging
+import math
 import os
 import sys
 import textwrap
@@ -50,7 +50,7 @@ import torch
 from tqdm import tqdm
 
 from support import toy_world
-from support.cli import UserError, polite
+from support.cli import FlagParser, UserError, polite
 from support.drawing import contact_sheet
 from support.folders import (Captions, all_captions, choose_caption, class_name, count_endings, describe,
                              is_hidden, is_text, list_classes, list_source, nothing_of, open_image, series,
@@ -629,7 +629,7 @@ def print_report(what, root, open_it):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="what of a folder can be trained on", allow_abbrev=False)
+    parser = FlagParser(description="what of a folder can be trained on")
     parser.add_argument("folder", help="videos, folders of frames and images at any depth, or a .zip of "
                         "images, or one video or image")
     parser.add_argument("--frames", type=int, default=16)
@@ -637,6 +637,10 @@ def main():
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--fps", type=float, default=None)
     flags = parser.parse_args()
+    for name, least in (("frames", 1), ("size", 1), ("stride", 1), ("fps", 0.1)):
+        value = getattr(flags, name)
+        if value is not None and not least <= value < math.inf:             # nan is not, either
+            raise UserError(f"--{name} {value}: must be at least {least}")
     log.setLevel(logging.ERROR)                                       # the report says it all
     scan(flags.folder, ClipConfig(flags.frames, flags.size, flags.stride, flags.fps))
 

@@ -564,6 +564,8 @@ def load_models(folder, device="cpu", weights=(), model="", vae=""):
         if not found.states:
             raise UserError(f"{folder} holds no model, neither one of train.py's nor a released one")
         return released_models(found, device)
+    if model and model not in KINDS:
+        raise UserError(f"--model {model}: give one of {', '.join(KINDS)}")
     if not model:
         model = parts[0] if parts[0] in KINDS else "videodit"
     return own_models(folder, model, device, weights)

@@ -454,8 +454,8 @@ def between(first, second, share, target):
 def read_log(path):
     """The lines of a log.jsonl, without one that a kill or a full disk cut."""
     lines = []
-    for text in path.read_text("utf-8").splitlines() if path.is_file() else ():
-        with contextlib.suppress(ValueError):
+    for text in path.read_text("utf-8", "replace").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError, RecursionError):
             lines.append(json.loads(text))
     return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
 
@@ -466,6 +466,8 @@ def cut_log(path, step):
     if path.is_file():
         text = "".join(json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step)
         write_atomic(path, lambda to: to.write_text(text, "utf-8"))
+    elif path.exists():                                     # a pipe would wait for ever for a reader
+        raise UserError(f"{path} is not a file; move it away, and the same command goes on")
 
 
 if __name__ == "__main__":

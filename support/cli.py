@@ -46,8 +46,8 @@ def polite(main):
             raise
         discard_output()
         end("cannot write the output: no space left", 2)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":      # torch's, which is not imported for its name
+    except (RuntimeError, MemoryError) as error:            # by torch's words: it is not imported for a name
+        if not re.search("out of memory|can't allocate memory", str(error)):
             raise
         end(f"{first_line(error)}; make less at once: a smaller --batch or --size, fewer --frames", 2)
 

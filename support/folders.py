@@ -114,14 +114,14 @@ def walk(root, left_out):
                 continue
             if not is_text(name):
                 left_out[ascii(name)] = "its name is not UTF-8"
+            elif entry.is_symlink() and not os.path.exists(entry.path):         # or to itself
+                left_out[name] = "a link to nothing"
             elif entry.is_dir() and entry.is_symlink():
                 todo.append(name)
             elif entry.is_dir():
                 todo.appendleft(name)
             elif entry.is_file():
                 names.append(name)
-            elif entry.is_symlink() and not os.path.exists(entry.path):
-                left_out[name] = "a link to nothing"
             else:
                 left_out[name] = "not a regular file"
     return names

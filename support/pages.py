@@ -149,7 +149,7 @@ def stage_report(folder):
 
 def previews(folder):
     """A dozen at most, the last one among them: an image is its bytes in base64."""
-    shown = sorted(path for path in folder.glob("*.png") if path.stem.isdigit())
+    shown = sorted(path for path in folder.glob("*.png") if path.stem.isdigit() and path.is_file())
     every = max(len(shown) // 12, 1)
     figures = []
     for path in shown[::-1][::every][::-1]:

@@ -425,6 +425,8 @@ def save_video(path, video, fps=12, crf=14, side=16):
 
     H.264 in 4:2:0 with the index in front is what every browser plays. It wants even sides, so an odd one
     gets its last row or column twice. Clips smaller than `side` are enlarged whole times."""
+    if not 0 < fps < math.inf:                              # nan is not, either
+        raise UserError(f"--fps {fps}: a video has a number of frames a second; give one, such as 12")
     frames, path = to_frames(video), Path(path)
     zoom = math.ceil(side / min(frames.shape[1:3]))
     frames = frames.repeat(zoom, axis=1).repeat(zoom, axis=2)                            # (T,zoom*H,zoom*W,3)

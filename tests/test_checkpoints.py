@@ -485,6 +485,17 @@ def test_the_second_signal_ends_the_process_but_not_an_echo():
     assert echo.err == second.err == "\nSIGTERM: stopping at the next good place\n"
 
 
+def test_a_log_is_believed_in_nothing(tmp_path):
+    """Bytes that are no UTF-8, brackets without end: passed over. A pipe in its place is refused."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"step": 2}\n')
+    assert [line["step"] for line in checkpoints.read_log(path)] == [1, 2]
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="log.jsonl is not a file; move it away"):
+        checkpoints.cut_log(path, 1)
+
+
 def test_a_line_of_a_log_is_strict_json_or_an_error(tmp_path):
     """NaN and Infinity are no JSON; /dev/full is a disk without a byte."""
     checkpoints.append_line(tmp_path / "log.jsonl", {"a": float("nan"), "b": float("inf"), "c": 1.5, "d": "x"})

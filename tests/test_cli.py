@@ -38,8 +38,12 @@ def test_ctrl_c_is_one_line_and_130(capsys):
     assert code == 128 + signal.SIGINT and len(lines) == 1 and "Ctrl-C" in lines[0]
 
 
-def test_too_small_a_gpu_is_one_line(capsys):
-    """torch's message of a page ends after its first line; the way out follows."""
+def test_too_small_a_memory_is_one_line(capsys):
+    """A GPU's or a CPU's. torch's message of a page ends after its first line; the way out follows."""
+    with pytest.raises(RuntimeError) as told:
+        torch.empty(1 << 55)
+    code, (line,) = ended(capsys, told.value)
+    assert code == 2 and "can't allocate memory" in line and "--batch" in line
     code, (line,) = ended(capsys, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore"))
     assert code == 2 and "Tried to allocate 9 GiB" in line and "--batch" in line
     with pytest.raises(RuntimeError):

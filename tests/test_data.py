@@ -678,6 +678,16 @@ def test_scanning_a_folder_tells_the_usable_from_the_skipped(tmp_path, capsys, m
     assert (tmp_path / "out/data.png").exists()
 
 
+@pytest.mark.parametrize("flag, value, answer", [
+    ("--frames", "0", "--frames 0: must be at least 1"), ("--stride", "-2", "--stride -2: must be"),
+    ("--fps", "nan", "--fps nan: must be"), ("--frame", "8", "unknown flag --frame; did you mean --frames")])
+def test_a_window_that_cannot_be_is_refused(tmp_path, monkeypatch, flag, value, answer):
+    make_clip(tmp_path / "good.mp4", 20)
+    monkeypatch.setattr(sys, "argv", ["data.py", str(tmp_path), flag, value])
+    with pytest.raises(UserError, match=answer):
+        data.main()
+
+
 def test_the_demo_gives_its_known_answer():
     """Each clip once."""
     assert show_data.demo() == (1, 1)

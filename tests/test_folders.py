@@ -39,12 +39,13 @@ def test_links_that_lead_in_circles_end_and_pipes_are_left_out(tmp_path):
     for name in ("here", "a/up", "b/up"):
         os.symlink(tmp_path, tmp_path / name)
     os.symlink(tmp_path / "gone.txt", tmp_path / "x.txt")
+    os.symlink("x.mp4", tmp_path / "x.mp4")
     os.mkfifo(tmp_path / "pipe.mp4")
     why = {}
     assert folders.list_files(tmp_path, why) == ["a/x.mp4", "b/y.mp4"]
     again = "a link to a folder that is read already"
     assert why == {"here": again, "a/up": again, "b/up": again, "x.txt": "a link to nothing",
-                   "pipe.mp4": "not a regular file"}
+                   "x.mp4": "a link to nothing", "pipe.mp4": "not a regular file"}
 
 
 def test_a_link_to_a_folder_elsewhere_is_followed_once(tmp_path):

@@ -278,6 +278,13 @@ def test_a_whole_video_is_read_at_the_rate_of_a_model(tmp_path, rate):
     assert len(shown) == 26 and np.abs(bars - 56 * np.arange(26) / 25).max() <= 56 / rate / 2 + 1
 
 
+@pytest.mark.parametrize("rate", [math.nan, math.inf, 0, -8])
+def test_a_rate_that_no_video_has_is_refused(tmp_path, rate):
+    with pytest.raises(UserError, match=f"--fps {rate}: "):
+        video_io.save_video(tmp_path / "a.mp4", np.zeros((2, 8, 8, 3), np.uint8), fps=rate)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_white_stays_white_when_a_video_is_made_smaller(tmp_path):
     """FFmpeg's quick scaler would give 253."""
     video_io.save_video(tmp_path / "a.mp4", np.full((2, 64, 64, 3), 255, np.uint8))
