@@ -3,6 +3,7 @@
 Also here: what a signal means (finish the step, save, end), and an unknown flag's nearest known one."""
 
 import argparse
+import contextlib
 import difflib
 import errno
 import os
@@ -27,6 +28,9 @@ class UserError(Exception):
 def polite(main):
     """Run a script's main(). What a person can mend, or did, becomes one line on stderr and an exit code: 2,
     Ctrl-C 130, an output that nobody reads 141. Only a bug ends in a stack trace."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:                      # `>&-`, `2>&-`: the shell has closed it
+            setattr(sys, name, open(os.devnull, "w"))
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")       # a terminal that knows ASCII alone
     try:
@@ -54,7 +58,8 @@ def polite(main):
 
 def end(message, code):
     line = printable(message).replace("\n", "\\n")          # a file's name may hold one
-    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError):                      # where not even this can be written
+        print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -65,6 +65,16 @@ def test_a_full_disk_behind_the_output_is_no_trace():
     assert code == 2 and error.count("\n") == 1 and "no space" in error
 
 
+@pytest.mark.parametrize("shell, expected", [(">&-", 0), ("2>&-", 0), ("2>/dev/full", 2)])
+def test_an_output_that_is_closed_or_full_is_no_bug(shell, expected):
+    """Of a daemon, say. Of a stderr that is full nothing can be told but the exit code."""
+    program = ("import sys; from support.cli import polite\ndef main(): print(1, file=sys.stderr); print(2)\n"
+               "polite(main)")
+    done = subprocess.run(["sh", "-c", f'"$@" {shell}', "sh", sys.executable, "-c", program], cwd=ROOT,
+                          capture_output=True)
+    assert done.returncode == expected and b"Traceback" not in done.stderr
+
+
 def test_a_terminal_of_ascii_shows_what_it_can():
     """A prompt of another script, and what was no UTF-8 on the command line."""
     code, error = run("print('\\u732b \\udcff')", env={**os.environ, "PYTHONIOENCODING": "ascii"},
