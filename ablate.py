@@ -38,6 +38,7 @@ from pretrained import FILES, load_detector
 from support.checkpoints import write_atomic
 from support.cli import FlagParser, UserError, polite
 from support.drawing import page, plot
+from support.toy_world import WORLDS
 
 
 HERE = Path(__file__).parent
@@ -330,10 +331,10 @@ def every(config, points):
 # nothing else.
 def measure_commands(args, key, folder, config, seed):
     """eval.py: reconstruction where there is a DP-VAE, and clips where there is a transformer."""
-    model, toy, commands = TABLES[key].model, config.data == "toy", []
+    model, toy, commands = TABLES[key].model, config.data in WORLDS, []
     classifier = ["--features", "toy", "--classifier", str(folder / "classifier.safetensors")]
     if model != "latte":                                        # VideoDiT 4.1: 50 videos of 64 frames
-        videos = ["toy", "-n", str(args.n), *classifier]
+        videos = [config.data, "-n", str(args.n), *classifier]
         if not toy:
             videos = [args.videos or config.data, "--frames", "64", "--size", "512",
                       *weights(args, "lpips_alex")]
@@ -362,7 +363,7 @@ def drawings(key, folder, config):
         return (DRAWN["untrained"], untrained_command(folder, config)),
     if key == "latte-5f":
         words = [str(folder), "--data", config.data, "--out", str(folder / DRAWN["similarity"])]
-        if config.data != "toy":
+        if config.data not in WORLDS:
             words += ["--stride", str(config.stride)]
         return (DRAWN["similarity"], ["eval.py", "similarity", *words]),
     return ()
@@ -370,7 +371,7 @@ def drawings(key, folder, config):
 
 def untrained_command(folder, config):
     words = ["sample.py", "a cat jumping", "--ckpt", str(folder), "--model", "dit"]
-    if config.data != "toy":
+    if config.data not in WORLDS:
         words = ["sample.py", "A cat sleeping on a windowsill.", "--weights", config.init,
                  "--size", str(config.size)]
     return [*words, "--zero-shot-video", "--vae", str(folder / "dpvae.safetensors"), "--frames",
@@ -384,14 +385,14 @@ def untrained_command(folder, config):
 def clip_commands(args, key, folder, config, seed, source, when=""):
     """Clips by the weights in `source`, and how far they are from real ones. when: "", or "@STEP", where the
     distance of a curve's point is enough."""
-    model, toy = TABLES[key].model, config.data == "toy"
+    model, toy = TABLES[key].model, config.data in WORLDS
     n, clips = str(args.n), str(folder / f"samples{when}")
     sample = ["eval.py", "sample", str(source), "-n", n, "-o", clips, "--model", model, "--seed", str(seed),
               "--batch", str(args.batch)]
     if not when:
         sample += ["--sheet", f"{clips}.png"]
     if toy:
-        sample += ["--png", "--bf16"]
+        sample += ["--prompts", f"{config.data}:video", "--png", "--bf16"]
     elif asks_text(model, config):
         sample += ["--prompts", args.real]
     commands = [(f"sample{when}", sample)]
@@ -407,13 +408,13 @@ def clip_commands(args, key, folder, config, seed, source, when=""):
 
 
 def real_clips(args, config):
-    return "toy:video" if config.data == "toy" else args.real or config.data
+    return f"{config.data}:video" if config.data in WORLDS else args.real or config.data
 
 
 def protocol(args, model, folder, config, kind):
     """eval.py's flags for how clips are cut and looked at."""
     look = ["--clips", str(args.n)]
-    if config.data == "toy":
+    if config.data in WORLDS:
         look += ["--features", "toy", "--classifier", str(folder / "classifier.safetensors"),
                  "--frames", str(config.frames), "--size", str(config.size)]
     else:
@@ -446,10 +447,10 @@ def image_commands(args, folder, config, seed):
     out = str(folder / "images")
     sample = ["eval.py", "sample", str(folder), "-o", out, "--frames", "1", "--model", "videodit", "--seed",
               str(seed), "--batch", str(args.batch), "--sheet", f"{out}.png"]
-    if config.data != "toy":
+    if config.data not in WORLDS:
         return [("sample images", [*sample, "-n", "16", "--prompts", str(PROMPTS)])]
-    sample += ["-n", str(args.n), "--prompts", "toy:image", "--bf16"]
-    look = ["eval.py", "fid", "toy:image", out, "--features", "toy", "--classifier",
+    sample += ["-n", str(args.n), "--prompts", f"{config.data}:image", "--bf16"]
+    look = ["eval.py", "fid", f"{config.data}:image", out, "--features", "toy", "--classifier",
             str(folder / "classifier.safetensors"), "--clips", str(args.n), "--frames", "1",
             "--size", str(config.size), "--cache", str(base(args) / "features")]
     return [("sample images", sample), ("fid images", look)]
@@ -462,7 +463,7 @@ def asks_text(model, config):
 def distances(model, config):
     """(eval.py's command, its network), as the papers have them: IS where clips have UCF101's classes, FID in
     Latte's tables of faces and of text-to-video."""
-    if config.data == "toy":
+    if config.data in WORLDS:
         return [("fvd", ""), ("fid", "")]
     has_classes = model == "videodit" or config.latte.condition == "class"
     return [("fvd", "i3d"), ("is", "c3d") if has_classes else ("fid", "inception")]
@@ -472,7 +473,7 @@ def distances(model, config):
 # program, so it runs only where --trust-torchscript says that its maker is trusted.
 def weights(args, network, config=None):
     """The flags for a published network that looks; the toy's attribute classifier needs none."""
-    if config and config.data == "toy":
+    if config and config.data in WORLDS:
         return []
     words = []
     if args.detectors:
@@ -528,7 +529,7 @@ def look_for(args, key, jobs, shared):
     """Raise for the first thing that is missing, or that would make two rows the same."""
     refuse_rows_flags(args, key)
     configs = [presets.parse(command[1:])[0] for job in (shared, *jobs) for command in job.training]
-    toy = configs[-1].data == "toy"
+    toy = configs[-1].data in WORLDS
     look_for_data(args, key, configs, toy)
     look_for_files(args, key, configs)
     if not toy:
@@ -582,7 +583,7 @@ def look_for_files(args, key, configs):
         for name in ("init", "data", "images", "vae_weights", "text_weights", "lpips"):
             places[f"--{name}"] = getattr(config, name)
         for flag, place in places.items():
-            if place in ("", "toy") or Path(place).expanduser().exists():
+            if not place or place in WORLDS or Path(place).expanduser().exists():
                 continue
             if place == args.image_model:
                 flag = "--image_model"
@@ -1046,7 +1047,7 @@ def tables(args):
     """The tables that were asked for; of all, those that the preset and its data can show."""
     if args.table != "all":
         return [args.table]
-    toy = presets.parse(["--config", args.config, *shlex.split(args.train)])[-1].data == "toy"
+    toy = presets.parse(["--config", args.config, *shlex.split(args.train)])[-1].data in WORLDS
     return [key for key in TABLES if fits(args.config, key) and not (toy and TABLES[key].needs == "data")]
 
 

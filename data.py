@@ -396,13 +396,14 @@ class ImageFolder:
 # One question decides what a folder is: does the caller want videos or images? Videos for --data, also where
 # a stage asks for single frames (the VAE's), and then a random frame of each; images for --images.
 def open_source(name, config, count=None, kind=None):
-    """What --data (kind "video") and --images (kind "image") mean: "toy", a folder, or, for images, a .zip.
+    """What --data (kind "video") and --images (kind "image") mean: "toy" or "toy-small", a folder, or, for
+    images, a .zip.
 
     One frame of --data is a frame of a video, as long as there are videos; --images are images, as long as
     there are more of them than videos: one cover.jpg beside a thousand videos is not a data set."""
-    if name == "toy":
+    if name in toy_world.WORLDS:
         return ToyClips("video" if config.frames > 1 else "image", config.frames, config.size, count,
-                        config.seed)
+                        config.seed, vocabulary=toy_world.WORLDS[name])
     if config.frames > 1:
         return ClipFolder(name, config)
     source = list_source(name, config.split)
@@ -423,7 +424,7 @@ def open_source(name, config, count=None, kind=None):
 # A wrong path is told before anything is trained, by the flag that holds it.
 def check_source(flag, name, split="train"):
     """UserError if nothing to train on lies there."""
-    if name == "toy":
+    if name in toy_world.WORLDS:
         return
     try:
         list_source(name, split).refuse_empty()

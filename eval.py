@@ -326,8 +326,9 @@ def video_windows(args, group=GOP):
     """(name, clip (3,T,H,W)) for each window of each video. One that is too short for --frames gives as many
     as it has, in whole groups."""
     if toy := parse_toy(args.data):
+        kind, seed, vocabulary = toy
         for index in range(args.n):
-            spec = toy_world.sample_spec(UNSEEN + toy[1], index, toy[0])
+            spec = toy_world.sample_spec(UNSEEN + seed, index, kind, vocabulary)
             yield f"{args.data} {index}", to_video(toy_world.render(spec, args.frames, args.size))
         return
     split = "" if args.split == "all" else args.split
@@ -699,11 +700,20 @@ def prompt_score(classifier, batches):
 
 # Clips that nobody trained on: their seed is one that train.py never draws from. Specs are numbers, so "the
 # same clip, true and generated" is a pair that exists here and nowhere else.
-def unseen(kind, n, batch):
+def unseen(kind, n, batch, vocabulary):
     """(index of the first, Specs) of n clips that no training drew, a batch at a time."""
     for start in range(0, n, batch):
         block = range(start, min(start + batch, n))
-        yield start, [toy_world.sample_spec(UNSEEN, index, kind) for index in block]
+        yield start, [toy_world.sample_spec(UNSEEN, index, kind, vocabulary) for index in block]
+
+
+def world_of(classifier):
+    """The vocabulary whose words this classifier names: a checkpoint of the narrow world is asked for those."""
+    for name, world in toy_world.VOCABULARIES.items():
+        if (tuple(classifier.config.subjects), tuple(classifier.config.motions)) == (world.subjects, world.motions):
+            return name
+    raise UserError("eval.py toy: the classifier names other words than the toy worlds have; "
+                    "give --classifier a classifier.safetensors of train.py --stage classifier")
 
 
 # True clips, for the classifier's own check, the VAE's, and the frames that are given away.
@@ -714,7 +724,7 @@ def render_all(specs, frames, size):
 def rendered_batches(models, args, bar):
     """True clips of every kind, for the classifier's own check."""
     frames = models.frames if models.frames > 1 else 16
-    for _, specs in unseen("any", args.n, args.batch):
+    for _, specs in unseen("any", args.n, args.batch, args.vocabulary):
         yield specs, render_all(specs, frames, models.size)
         bar.update(len(specs))
 
@@ -722,7 +732,7 @@ def rendered_batches(models, args, bar):
 def generated_batches(models, kind, args, bar):
     """What the model makes of these prompts."""
     frames = 1 if kind.startswith("image") else models.frames
-    for first, specs in unseen(kind, args.n, args.batch):
+    for first, specs in unseen(kind, args.n, args.batch, args.vocabulary):
         yield specs, make(models, [toy_world.caption(spec) for spec in specs], frames, args, first)
         bar.update(len(specs))
 
@@ -739,7 +749,7 @@ def remembered(batches, kept, most):
 def score_dpvae(dp, models, args, bar):
     """PSNR and SSIM on clips that no training saw, Eq. 3's key frames, and [(z, z_k)]."""
     sums, latents = Counter(), []
-    for _, specs in unseen("video", args.n, args.batch):
+    for _, specs in unseen("video", args.n, args.batch, args.vocabulary):
         x = render_all(specs, models.frames, models.size).to(device())                      # (B,3,T,H,W)
         row, _, z, z_k = measure(dp, x)
         for key in ("psnr", "ssim", "key_psnr", "key_psnr_2d"):
@@ -810,7 +820,7 @@ def given_score(classifier, models, row, how, args, bar):
     squares, shown = Counter(), []
 
     def batches():
-        for first, specs in unseen("video_heldout", args.given, args.batch):
+        for first, specs in unseen("video_heldout", args.given, args.batch, args.vocabulary):
             made = CONTINUED[row](models, how, specs, first)
             for name, (place, frame) in made.given.items():
                 squares[name] += per_frame(psnr, made.clips[:, :, place:place + 1], frame) * len(specs)
@@ -827,12 +837,12 @@ def given_score(classifier, models, row, how, args, bar):
 # (support/nearest.py) goes on counting: two heads, a tail that melts, legs out of step all cost. No model can
 # be nearer than its VAE's reconstructions of true clips, so they are fitted in the same way: the ceiling. And
 # so are true clips, where only the search errs. Of both the true Spec is known, and what it would score.
-def nearest_rows(models, clips, ceiling=True):
+def nearest_rows(models, clips, ceiling=True, vocabulary="full"):
     """{"generated": nearest.summary(...), and, for the ceiling, "reconstructed" and "rendered"}. clips: parts
     of the first row."""
     clips = torch.cat(clips)                                                                # (B,3,T,H,W)
     kind = "video" if clips.shape[2] > 1 else "image"
-    specs = next(unseen(kind, len(clips), len(clips)))[1]
+    specs = next(unseen(kind, len(clips), len(clips), vocabulary))[1]
     captions = [toy_world.caption(spec) for spec in specs]
     sets = {"generated": clips}
     if ceiling:
@@ -842,7 +852,8 @@ def nearest_rows(models, clips, ceiling=True):
     rows = {}
     for row, videos in sets.items():
         videos = videos.float().cpu().numpy()
-        rows[row] = nearest.summary(nearest.nearest(videos, captions, alone=True, workers=os.cpu_count()))
+        fits = nearest.nearest(videos, captions, alone=True, workers=os.cpu_count(), vocabulary=vocabulary)
+        rows[row] = nearest.summary(fits)
         if row != "generated":
             rows[row]["truth"] = float(np.mean([nearest.beside(*pair).db for pair in zip(videos, specs)]))
     print_nearest(rows, len(clips))
@@ -891,6 +902,7 @@ def toy(argv):
     own = classifier_file(args.ckpt)
     file = args.classifier or (own if own.is_file() else CLASSIFIER)
     classifier = load_network(AttributeClassifier, file).to(device())
+    args.vocabulary = world_of(classifier)
 
     moves = models.frames > 1
     has_dpvae = isinstance(models.vae, DPVAE)
@@ -926,7 +938,7 @@ def toy(argv):
               "{key_psnr_2d:.2f} dB".format(**quality))
         latent_statistics(latents)
     if fitted:
-        result["nearest"] = nearest_rows(models, fitted, args.ceiling)
+        result["nearest"] = nearest_rows(models, fitted, args.ceiling, args.vocabulary)
     return finish(result)
 
 

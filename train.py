@@ -242,7 +242,8 @@ def stage_classifier(cfg, run):                       # the instrument: names wh
         total = classifier_loss(nets["classifier"], batch["video"], targets)
         return total, {word: answers.float().mean() for word, answers in right.items()}
 
-    clips = ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0)
+    clips = ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0,
+                     vocabulary=toy_world.WORLDS.get(cfg.data, "full"))
     player = Player({"classifier": AttributeClassifier(cfg.classifier)}, loss)
     return Stage({"classifier": player}, loader(cfg, run, clips), None)
 
@@ -282,19 +283,19 @@ def singles(cfg, kind):
     """Single frames of the clips, or the images."""
     if kind == "image":
         return toy_or_folder(cfg, kind)
-    if cfg.data == "toy":
-        return ToyFrames(cfg.frames, cfg.size, cfg.seed)
+    if cfg.data in toy_world.WORLDS:
+        return ToyFrames(cfg.frames, cfg.size, cfg.seed, toy_world.WORLDS[cfg.data])
     return toy_or_folder(dataclasses.replace(cfg, frames=1), kind)
 
 
 class ToyFrames(ToyClips):
     """One frame, at random, of each toy clip."""
 
-    def __init__(self, frames, size, seed):
-        super().__init__("video", frames, size, None, seed)
+    def __init__(self, frames, size, seed, vocabulary):
+        super().__init__("video", frames, size, None, seed, vocabulary=vocabulary)
 
     def item(self, index, epoch=0):
-        spec = toy_world.sample_spec(self.seed, index, "video")
+        spec = toy_world.sample_spec(self.seed, index, "video", self.vocabulary)
         frame = torch.from_numpy(toy_world.render(spec, self.frames, self.size, only=[index % self.frames]))
         return {"video": frame.permute(3, 0, 1, 2).float() / 127.5 - 1,                     # (3,1,H,W)
                 "caption": toy_world.caption(spec)}
@@ -636,11 +637,11 @@ def vocabulary(cfg):
     """The toy's words; with folders for --data or --images, the 4,096 commonest words of their captions."""
     counts = Counter()
     for kind, name in (("video", cfg.data), ("image", cfg.images)):
-        if name not in ("toy", ""):
+        if name and name not in toy_world.WORLDS:
             for caption in toy_or_folder(cfg, kind).captions:
                 counts.update(WordTokenizer.split(caption))
     words = [word for word, _ in counts.most_common(4096)]
-    if "toy" in (cfg.data, cfg.images):
+    if toy_world.WORLDS.keys() & {cfg.data, cfg.images}:
         words = [*cfg.text.words, *words]
     return tuple(dict.fromkeys(words))                      # each once, in this order
 
@@ -841,8 +842,10 @@ def show_reconstruction(clips, run):
 #     loss jumps, norm jumps with it     lr too large, a broken video; steps left out are in the log
 #     clips good, all alike              the prompt is ignored: is the text encoder the one of training?
 
-PROMPTS = ("a cat", "a red fish moving left underwater", "a blue car in snow",
-           "a yellow star spinning at night")
+PROMPTS = {"toy": ("a cat", "a red fish moving left underwater", "a blue car in snow",
+                   "a yellow star spinning at night"),
+           "toy-small": ("a cat", "a red fish moving left at night", "a blue car growing on grass",
+                         "a yellow boat shrinking at night")}
 
 
 def prompts_for(cfg, dataset, asks="text", classes=()):
@@ -850,8 +853,8 @@ def prompts_for(cfg, dataset, asks="text", classes=()):
     found = [""]
     if asks == "class":
         found = classes
-    elif asks == "text" and cfg.data == "toy":
-        found = PROMPTS
+    elif asks == "text" and cfg.data in toy_world.WORLDS:
+        found = PROMPTS[cfg.data]
     elif asks == "text":
         found = list(dict.fromkeys(caption_of(dataset, index) for index in range(min(len(dataset), 64))))
     return [found[index % len(found)] for index in range(cfg.previews)]
@@ -884,7 +887,7 @@ def about(cfg, objective, asks="text", text=None):
     with how many steps, or in which language a model was meant to be asked."""
     # ASSUMED: videos run at 25 frames a second, which is VideoDiT 4.1's rate
     rate = cfg.fps
-    if not rate and cfg.data != "toy":
+    if not rate and cfg.data not in toy_world.WORLDS:
         rate = 25 / cfg.stride
     sampling = advice(objective, asks, rate)
     if cfg.guidance:

@@ -211,7 +211,8 @@ class Side:
         """The frames of one clip, as they lie on the disk: those of the protocol, or the numbers in span."""
         frames, stride = self.protocol.frames, self.stride
         if self.toy:
-            spec = toy_world.sample_spec(UNSEEN + self.toy[1], names, self.toy[0])
+            kind, seed, vocabulary = self.toy
+            spec = toy_world.sample_spec(UNSEEN + seed, names, kind, vocabulary)
             length = (frames - 1) * stride + 1
             raw = toy_world.render(spec, length, self.protocol.size, only=range(0, length, stride))
         elif names[0].lower().endswith(VIDEOS):

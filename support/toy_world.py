@@ -109,6 +109,7 @@ VOCABULARIES = {"full": Vocabulary(), "small": Vocabulary(
              ("fish", "yellow", "growing", "on grass"), ("fish", "blue", "shrinking", "at night"),
              ("cat", "blue", "", "at night"), ("car", "red", "", "on grass"),
              ("fish", "yellow", "", "at night")))}
+WORLDS = {"toy": "full", "toy-small": "small"}      # what --data calls them
 WORDS = VOCABULARIES["full"].words
 VERSION = 2        # of what sample_spec() draws; counted up with it, lest older latents be taken for it
 KINDS = ("video", "image", "video_heldout", "image_heldout", "video_image_only", "image_image_only", "any")
@@ -498,15 +499,15 @@ UNSEEN = 20_250_101    # the seed of every toy clip that is measured: no trainin
 # Its kinds are the instrument: of the same world, what is never trained on (held-out combinations), and what
 # is seen in images only. "toy:video_heldout:1" names a kind and a seed, wherever a folder may stand, too.
 def parse_toy(name):
-    """(kind, seed) of "toy", "toy:video_heldout" or "toy:video:1", None for a path."""
+    """(kind, seed, vocabulary) of "toy", "toy:video_heldout", "toy-small:video:1"; None for a path."""
     word, _, rest = name.partition(":")
-    if word != "toy":
+    if word not in WORLDS:
         return None
     kind, _, seed = rest.partition(":")
     if (kind or "video") not in KINDS or not (seed or "0").isdecimal():
         raise UserError(f"{name}: write toy:KIND or toy:KIND:SEED, "
                         f"where KIND is one of {', '.join(KINDS)}")
-    return kind or "video", int(seed or 0)
+    return kind or "video", int(seed or 0), WORLDS[word]
 
 
 # Prompts for a test set come from the same three places as data. UCF101's folders are VideoDiT's benchmark
@@ -516,7 +517,8 @@ def prompt_at(source):
     """index -> prompt, from "toy:KIND", a text file (a prompt a line), or a folder of classes such as
     UCF101's, whose names become prompts: VideoDiT 4.2, zero-shot. They are dealt round and round."""
     if toy := parse_toy(source):
-        return lambda index: caption(sample_spec(UNSEEN + toy[1], index, toy[0]))
+        kind, seed, vocabulary = toy
+        return lambda index: caption(sample_spec(UNSEEN + seed, index, kind, vocabulary))
     path = Path(source).expanduser()
     if path.is_dir():
         videos, folders, images, _ = sort_media(list_files(path))
