@@ -6,7 +6,7 @@ Numbers  the paper's, as printed, beside ours. The toy world's come from its att
          the order of the rows may be compared with the paper's, the numbers may not
 Differs  the papers run each row once; here --seeds 3 runs it three times and shows the range. What rows
          have in common is trained once, and so is a run that several tables show, as most show the default
-Reads    after eval.py, before bench.py
+Reads    after eval.py and presets.py, before bench.py
 Run me   python ablate.py                        # the tables
          python ablate.py videodit-5 --config tiny --seeds 2       # CPU, minutes: without 3D patchify, with
          python ablate.py videodit-5 --seeds 3                     # CPU, hours: in an order that can be seen

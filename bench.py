@@ -4,7 +4,7 @@ Shapes   clips (B,3,T,H,W), latents (B,C,T',h,w) of random numbers: what they co
 Counts   2 FLOPs a multiply-add, counted on the meta device, the same on any machine; what --checkpointing
          computes twice counts once: MFU, not HFU. Milliseconds are the median of --steps runs
 Differs  bf16 is train.py's autocast over float32 weights; with --no-backward, as in sample.py, bf16 weights
-Reads    last, after ablate.py; presets.py sizes its networks
+Reads    after ablate.py; presets.py sizes its networks
 Run me   python bench.py        # CPU, 5 s: FLOPs with a known answer, and attention's share of them
          python bench.py latte-S/2 --frames 16 --size 256 --dtype bf16      # a training step; or fp32
          python bench.py dpvae --preset toy --frames 96 --no-backward       # does length cost memory?

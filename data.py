@@ -8,7 +8,7 @@ Time     item(index, epoch) is a pure function of (seed, epoch, index) and of th
          state to save, so any step can be resumed, on any number of ranks
 Differs  Latte reads whole files, dies on a short one and calls 0,3,..,21,25,28 a stride of 3; here a broken
          or short file is skipped, counted and named, and a stride is a stride
-Reads    after flow.py, before vae.py
+Reads    after latte.py, before train.py
 Run me   python data.py              # CPU, 5 s: two ranks share an epoch; out/data.png shows what a crop sees
          python data.py FOLDER       # what of a folder can be trained on, what cannot, and why
 

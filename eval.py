@@ -6,7 +6,7 @@ Shapes   video (B,3,T,H,W) in [-1,1]; features (N,R,F): N clips, R rows a clip
 Numbers  distances are computed in float64; each is printed with its whole protocol and a standard error
 Differs  papers print a distance and nothing else; and no clip counts twice on several GPUs, as it does in
          published samplers. grep DEVIATES, ASSUMED
-Reads    after support/eval_clips.py and train.py, before ablate.py
+Reads    after sample.py, before presets.py; which pixels are compared: support/eval_clips.py
 Run me   python eval.py toy                     # prompt score of checkpoints/toy, and its VAE's PSNR
          python eval.py fvd REAL FAKE     # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR
          python eval.py similarity CKPT         # how alike a Latte's frames are, block by block

@@ -5,7 +5,7 @@ Shapes   x (B,C,...): any trailing dimensions, so (B,C,T,H,W), (B,C,H,W) and (B,
 Time     flow: t in [0,1], t=0 noise, t=1 data in the whole repo; sigma = 1-t: how SD3 (below) counts
          DDPM: an integer that counts the other way, 0 nearly clean, 999 noise; networks see that integer
 Differs  first-order samplers only; VideoDiT prints neither training times nor steps (grep ASSUMED, DEVIATES)
-Reads    after data.py, before vae.py; knows neither: everything here is tensors in, tensors out
+Reads    first, before vae.py; everything here is tensors in, tensors out
 Run me   python flow.py      # CPU, 10 s: noise flows to eight points on a ring, drawn in out/flow.png
 
 THE PROBLEM. We own a million clips and want one that nobody has filmed. "Train a network that turns a prompt

@@ -4,7 +4,7 @@ Shapes   none: a preset is a table of numbers, its last column a table of the st
 Flags    one for each field of Config, a network's among them (--dit.depth): a flag beats the stage's row,
          the row beats its preset, the preset beats Config
 Differs  grep ASSUMED and DEVIATES: both papers name fewer numbers than a run needs
-Reads    after sample.py, before train.py, whose stages read these fields
+Reads    beside train.py, whose stages read these fields; before ablate.py
 Run me   python presets.py                   # CPU, 3 s: each preset's stages, steps, batch, size
          python presets.py videodit-512      # every field of its stages
 
@@ -175,7 +175,7 @@ class Config:
     text: ToyTextConfig = field(default_factory=lambda: ToyTextConfig(words=toy_world.WORDS))
     dit: MMDiTConfig = field(default_factory=MMDiTConfig)
     latte: LatteConfig = field(default_factory=LatteConfig)
-    given: tuple = field(default=(), compare=False)     # no flag: those a person typed (pretrained.obey)
+    given: tuple = field(default=(), compare=False)     # no flag: those a person typed (--dit.depth 12)
 
     def settings(self):
         """What a run is, as a dict for its files. Who set it is no part of it."""
@@ -351,7 +351,7 @@ PRESETS["latte-t2v"] = {
 #
 # That only typed flags are in the first dict is what makes the order of precedence work: argparse's usual
 # defaults would beat every preset. And it is remembered (config.given): who types --dit.depth 12 beside
-# weights of depth 6 has to be told, who says nothing means the weights' own (pretrained.obey).
+# weights of depth 6 has to be told, who says nothing means their own (pretrained.refuse_other_sizes).
 
 def parse(argv):
     """argv -> one Config per stage, in order. Flags beat the stage's row, which beats the preset."""
@@ -509,8 +509,7 @@ def check_multiples(config):
 
 # Networks read each other: a transformer's tokens are cut out of the VAE's channels, and its words are the
 # text encoder's vectors. Two numbers then have to be one, though each is a flag of its own network. Only what
-# the preset trains itself is compared; published weights bring their sizes, and pretrained.obey has them
-# obeyed.
+# the preset trains itself is compared; published weights bring their sizes (pretrained.refuse_other_sizes).
 def check_borders(config):
     """What a transformer reads is as wide as what this preset's VAE and text encoder write."""
     if config.stage not in ("dit", "latte") or config.init:

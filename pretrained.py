@@ -6,7 +6,7 @@ Layouts  the original single file, several networks under prefixes; Diffusers' f
 Safety   loading is strict: a missing, unexpected or wrongly shaped tensor is an error that names it
 Also     what a stage of train.py starts from: the files that --init, --vae_weights, --lpips and --out mean
 Differs  nothing is downloaded; tensors are taken over as they are, in their dtype, not copied
-Reads    after detectors.py, before metrics.py; no network needs it
+Reads    last, or when a file is to be read: no network needs it
 
 THE PROBLEM. VideoDiT starts from SD3's transformer and VAE, Latte from DiT or PixArt and SD 1.4's VAE; both
 read text with encoders that others trained, and are measured by networks that others trained. None of these

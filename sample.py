@@ -5,7 +5,7 @@ Shapes   noise (B,C,T',h,w) -> scaled latents, same shape -> clips (B,3,T,H,W); 
          an image is T=1, decoded by D_k
 Time     flow: t=0 noise, t=1 data, SD3's schedule of noise levels (flow.sigmas); or DDPM's steps
 Differs  --start, --end, --extend are in neither paper; steps, guidance and null prompt: grep ASSUMED
-Reads    after pretrained.py; train.py previews and eval.py scores call generate() from here
+Reads    after train.py, whose previews call generate() from here, as do eval.py's scores; before eval.py
 Run me   python sample.py "a cat"      # CPU, a few seconds: writes out/0000-a-cat.mp4, look at out/index.html
          python sample.py "a cat jumping" --start cat.png
          python sample.py 207 --weights DiT-XL-2-256x256.pt --vae stable-diffusion-v1-4/vae

@@ -4,7 +4,7 @@ Shapes   batches of clips (B,3,T,H,W) or of cached latents (B,C,T',h,w)
 Time     t=0 noise, t=1 data; noise and times depend on (seed, step, clip), not on ranks, and so a resumed run
          is the same run and two processes are one
 Differs  grep DEVIATES; the papers' stages start from Stable Diffusion 3, the toy's from nothing
-Reads    after presets.py, whose fields (cfg) its stages read; before eval.py
+Reads    after data.py, beside presets.py, whose fields (cfg) its stages read; before sample.py
 Run me   python train.py --config tiny --stage all          # CPU, under 90 s: every stage, then a sample
          python train.py --config toy --stage all           # CPU, hours: the shipped checkpoint
          torchrun --nproc-per-node 8 train.py --config videodit-256 --init sd3.safetensors --data CLIPS

@@ -10,6 +10,7 @@ over it       checkpoints    our files: safetensors, state.pt, atomic writes, lo
               toy_world      captioned clips drawn from a seed
               video_io       videos and images on disk, read and written
               folders        people's folders: which files are videos, captions, classes
+              shards         WebDataset shards, read in place
               detectors      networks that look: LPIPS, I3D, Inception, C3D, the toy's classifier
               nearest        a clip read back as the toy world's nearest rendering
               drawing        contact sheets, curves, pages

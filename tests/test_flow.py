@@ -270,12 +270,12 @@ def two_frames(values):
 
 
 def gaussian_velocity(covariance):
-    """flow.gaussian_oracle for clips of two frames."""
+    """show_flow.gaussian_oracle for clips of two frames."""
     return lambda x, t: two_frames(show_flow.gaussian_oracle(covariance)(x.flatten(1), t))
 
 
 def points_velocity(points):
-    """flow.oracle for clips of two frames."""
+    """show_flow.oracle for clips of two frames."""
     return lambda x, t: two_frames(show_flow.oracle(points)(x.flatten(1), t))
 
 
