@@ -3,7 +3,7 @@ Paper    VideoDiT 3.2 keeps SD3's frozen encoders: CLIP-L, CLIP-G and T5-XXL giv
 Shapes   ids (B,L)  context (B,L,D)  pooled (B,P)        B prompts, L text tokens, D width, P pooled width
 Sizes    toy L=16 D=P=128; SD3 L=77+77 D=4096 P=768+1280; Latte's text-to-video T5 alone, L<=120
 Differs  only what SD3 and Latte use: no decoder of T5, no image half of CLIP
-Reads    after vae.py, before dit.py; support/tokenizers.py makes its ids, pretrained.py reads released weights
+Reads    after vae.py, before dit.py; pretrained.py fills the encoders with released weights
 Run me   python text.py      # CPU, 3 s: which words the toy's encoder finds near, drawn in out/text.png
 
 THE PROBLEM. A tokenizer made numbers of a prompt. Number 2368 says nothing: it is a row in a table. What
