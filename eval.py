@@ -25,7 +25,7 @@ import itertools
 import json
 import os
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded: see sample.py
@@ -45,8 +45,8 @@ from vae import DPVAE, GOP, KLVAE, fold
 from support import nearest, toy_world
 from support.checkpoints import class_of, load_network, read_config, read_state, sweep, write_atomic
 from support.cli import FlagParser, UserError, polite
-from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_right,
-                               classifier_targets, perceptual_distance)
+from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_targets,
+                               perceptual_distance)
 from support.drawing import contact_sheet, heat, page
 from support.eval_clips import PROTOCOLS, Protocol, Side, at_least, check_count, one_of, read_protocol, warn
 from support.latent_cache import fingerprint
@@ -684,18 +684,56 @@ TITLES = {"classifier": "the classifier itself, on unseen rendered clips",
           "in_between": "--start and --end", "onwards": "--extend half a clip, the rest of it"}
 
 
-# Accuracy, attribute by attribute: a model that draws the right animal in the wrong colour is told apart from
-# one that does the opposite.
-def prompt_score(classifier, batches):
-    """{attribute: share of clips whose name the classifier gets right}. batches: Specs, clips (B,3,T,H,W)."""
-    right, count = Counter(), 0
+# Each clip is asked each question, and the answers are kept clip by clip: two models that were given the same
+# prompts and the same noise can then be compared clip by clip, which needs far fewer clips than comparing two
+# shares (ablate.py does). A model that draws the right animal in the wrong colour is told apart from one that
+# does the opposite.
+def word_scores(classifier, specs, clips):
+    """({word: is it named right? (B,) bool}, the motions that are named). clips (B,3,T,H,W)."""
+    targets = classifier_targets(classifier, specs, device())
+    with torch.no_grad():
+        named = {key: logits.argmax(1) for key, logits in classifier(clips.to(device())).items()}
+    right = {key: named[key] == targets[key] for key in ATTRIBUTES if key != "motion" or clips.shape[2] > 1}
+    return right, [classifier.config.motions[number] for number in named["motion"].tolist()]
+
+
+# A motion that is not named right is wrong in one of three ways: nothing moves, which is what a model makes
+# that does not know one frame from another; or it runs backwards, which needs the order of frames, and no
+# single frame shows it; or it is another. How much a clip moves is how far a frame is from the next, on the
+# mean. Still is a clip that moves less than half of what the true one of its Spec does: true clips whose
+# subject is held, while clouds drift and legs swing, move 0.1 to 0.5 times as much, a quarter on the mean.
+REVERSE = {"moving left": "moving right", "moving right": "moving left", "growing": "shrinking",
+           "shrinking": "growing"}
+
+
+def motion_scores(specs, clips, motions):
+    """{"still", "reversed": (B,) bool}. clips (B,3,T,H,W), and the motions that the classifier names."""
+    true = render_all(specs, clips.shape[2], clips.shape[-1])                               # (B,3,T,H,W)
+    moves = torch.tensor([spec.motion != "staying still" for spec in specs])                # (B,)
+    backwards = [REVERSE.get(spec.motion) == motion for spec, motion in zip(specs, motions)]
+    return {"still": moves & (movement(clips.cpu()) < movement(true) / 2), "reversed": torch.tensor(backwards)}
+
+
+def movement(clips):
+    """(B,3,T,H,W) -> (B,): how far a frame is from the next."""
+    return clips.float().diff(dim=2).abs().mean((1, 2, 3, 4))                               # (B,)
+
+
+def clip_scores(classifier, batches, motion=False):
+    """{question: 1 or 0 for each clip}: words named right, with `motion` also how it goes wrong.
+    batches: Specs, clips (B,3,T,H,W)."""
+    scores = defaultdict(list)
     for specs, clips in batches:
-        targets = classifier_targets(classifier, specs, device())
-        answers = classifier_right(classifier, clips.to(device()), targets)
-        for key in ATTRIBUTES:
-            right[key] += int(answers[key].sum())
-        count += len(specs)
-    return {key: right[key] / count for key in ATTRIBUTES}
+        answers, motions = word_scores(classifier, specs, clips)
+        if motion:
+            answers |= motion_scores(specs, clips, motions)
+        for key, answer in answers.items():
+            scores[key] += answer.int().tolist()
+    return dict(scores)
+
+
+def shares(scores):
+    return {key: sum(answers) / len(answers) for key, answers in scores.items()}
 
 
 # Clips that nobody trained on: their seed is one that train.py never draws from. Specs are numbers, so "the
@@ -816,7 +854,7 @@ CONTINUED = {"image": from_image, "image_alone": from_image_alone, "onwards": on
 
 # A model may obey the prompt and ignore the image: so the PSNR of the given frames stands beside the shares.
 def given_score(classifier, models, row, how, args, bar):
-    """(shares as prompt_score's and the PSNR of given frames, three clips with their captions to look at)."""
+    """(shares, as of clip_scores, and the PSNR of given frames, three clips with their captions to look at)."""
     squares, shown = Counter(), []
 
     def batches():
@@ -829,8 +867,8 @@ def given_score(classifier, models, row, how, args, bar):
             yield specs, made.clips[:, :, made.begin:]
             bar.update(len(specs))
 
-    shares = prompt_score(classifier, batches())
-    return shares | {key: value / args.given for key, value in squares.items()}, shown
+    found = shares(clip_scores(classifier, batches()))
+    return found | {key: value / args.given for key, value in squares.items()}, shown
 
 
 # A classifier is content once it can name a clip. How near it comes to one that the world could have drawn
@@ -853,7 +891,7 @@ def nearest_rows(models, clips, ceiling=True, vocabulary="full"):
     for row, videos in sets.items():
         videos = videos.float().cpu().numpy()
         fits = nearest.nearest(videos, captions, alone=True, workers=os.cpu_count(), vocabulary=vocabulary)
-        rows[row] = nearest.summary(fits)
+        rows[row] = nearest.summary(fits) | {"each": [round(fit.db, 3) for fit in fits]}
         if row != "generated":
             rows[row]["truth"] = float(np.mean([nearest.beside(*pair).db for pair in zip(videos, specs)]))
     print_nearest(rows, len(clips))
@@ -875,17 +913,17 @@ def print_nearest(rows, count):
     print("by subject: " + ", ".join(subjects))
 
 
-# Shares of so many clips are coarse: of 128, one is 0.8 %, and two rows that differ by three clips do not
-# differ. Rows that were given an image say how well they kept it, too.
+# Shares of so many clips are coarse: of 128, one is 0.8 %. Rows that were given an image say how well they kept it, too.
 def print_shares(result):
-    """A line a row of prompt_score and given_score: the shares, then the decibels of given frames."""
-    print(f"share that the classifier names as asked\n{'':50}" + "".join(f"{key:>9}" for key in ATTRIBUTES))
-    for row, shares in result.items():
+    """A line a row: the shares, then the decibels of given frames."""
+    questions = (*ATTRIBUTES, "still", "reversed")
+    print(f"share that the classifier names as asked\n{'':50}" + "".join(f"{key:>9}" for key in questions))
+    for row, found in result.items():
         line = f"{TITLES[row]:50}"
-        for key in ATTRIBUTES:
-            line += f"{shares[key]:9.1%}" if key in shares else f"{'-':>9}"
-        for key, value in shares.items():
-            if key not in ATTRIBUTES:
+        for key in questions:
+            line += f"{found[key]:9.1%}" if key in found else f"{'-':>9}"
+        for key, value in found.items():
+            if key not in questions:
                 line += f"  {key} frame {value:.1f} dB"
         print(line)
 
@@ -911,9 +949,9 @@ def toy(argv):
     total = args.n * (1 + len(rows)) + args.given * len(continued)
     if has_dpvae:
         total += args.n
-    result, fitted, shown = {}, [], []
+    result, each, fitted, shown = {}, {}, [], []
     with tqdm(total=total, unit="clip", mininterval=1) as bar:
-        result["classifier"] = prompt_score(classifier, rendered_batches(models, args, bar))
+        result["classifier"] = shares(clip_scores(classifier, rendered_batches(models, args, bar)))
         if has_dpvae:
             quality, latents = score_dpvae(models.vae, models, args, bar)
         for row, kind in rows.items():
@@ -921,9 +959,9 @@ def toy(argv):
             batches = generated_batches(models, kind, args, bar)
             if row == next(iter(rows)):
                 batches = remembered(batches, fitted, args.nearest)
-            result[row] = prompt_score(classifier, batches)
-            if kind.startswith("image"):
-                del result[row]["motion"]                   # an image has none
+            scores = clip_scores(classifier, batches, motion=not kind.startswith("image"))
+            result[row] = shares(scores)
+            each[row] = {key: "".join(map(str, answers)) for key, answers in scores.items()}
         for row in continued:
             bar.set_description(row)
             result[row], clips = given_score(classifier, models, row, how, args, bar)
@@ -939,6 +977,7 @@ def toy(argv):
         latent_statistics(latents)
     if fitted:
         result["nearest"] = nearest_rows(models, fitted, args.ceiling, args.vocabulary)
+    result["each"] = each                                   # a digit a clip
     return finish(result)
 
 
@@ -1004,8 +1043,8 @@ def device():
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
-# The network is the slow part, so nothing else may be: threads decode the next clips while it works (bench.py
-# says how fast I3D is alone; where this is much slower, more --workers). Features leave the GPU at once, a
+# The network is the slow part, so nothing else may be: threads decode the next clips while it works (where it
+# waits for them, more --workers). Features leave the GPU at once, a
 # clip's 400 numbers in float32: 2,048 clips would not fit anywhere, their features fit into 3 MB.
 @torch.no_grad()
 def extract(side, look, args):

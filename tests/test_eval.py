@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -203,10 +204,14 @@ def test_toy_command_prints_every_score(ckpt, capsys, tmp_path):
     for title in eval.TITLES.values():                          # the rows that docs/toy.md explains
         assert f"\n{title}" in out and title in page, title
     result = json.loads(out.splitlines()[-1])
-    for row in ("classifier", "video_seen", "video_heldout", "video_image_only"):
-        assert set(result[row]) == {"subject", "colour", "motion", "scene"}
+    assert set(result["classifier"]) == {"subject", "colour", "motion", "scene"}
+    for row in ("video_seen", "video_heldout", "video_image_only"):
+        assert set(result[row]) == {"subject", "colour", "motion", "scene", "still", "reversed"}
     for row in ("image_seen", "image_heldout", "image_image_only"):
         assert set(result[row]) == {"subject", "colour", "scene"}
+    for row, scores in result["each"].items():                  # a digit a clip, and the share is their mean
+        for question, answers in scores.items():
+            assert len(answers) == 3 and answers.count("1") / 3 == result[row][question]
     for row, frames in (("image", {"first"}), ("image_alone", {"first"}), ("onwards", set()),
                         ("in_between", {"first", "last"})):     # dB of the given frames, decoded
         assert set(result[row]) == {"subject", "colour", "motion", "scene"} | frames
@@ -243,20 +248,40 @@ def test_the_shipped_weights_do_what_the_readme_says(model, share, db):
     assert again["db"] > again["truth"] - 1                      # the search's own error on what no Spec is
 
 
-def test_the_prompt_score_of_rendered_clips_is_what_the_classifier_sees():
-    """A classifier that reads the answer off the clip is right about all;
-    asked about the first clip only, about 1/n."""
-    specs = [toy_world.sample_spec(toy_world.UNSEEN, index) for index in range(3)]
+class Oracle:
+    """A classifier that is told the answers: those of these Specs, whatever the clips show."""
     config = SimpleNamespace(subjects=toy_world.SUBJECTS, colours=list(toy_world.COLOURS),
                              motions=toy_world.MOTIONS, scenes=toy_world.SCENES)
-    class Oracle:                                          # the "clip" is its index
-        def __call__(self, video):
-            answers = classifier_targets(self, [specs[int(i)] for i in video], "cpu")
-            return {key: F.one_hot(index, 12) for key, index in answers.items()}
-    oracle = Oracle()
-    oracle.config = config
-    right = eval.prompt_score(oracle, [(specs[:2], torch.tensor([0, 1])), (specs[2:], torch.tensor([2]))])
-    assert right == {"subject": 1, "colour": 1, "motion": 1, "scene": 1}
+
+    def __init__(self, specs):
+        self.answers = classifier_targets(self, specs, "cpu")
+
+    def __call__(self, video):
+        return {key: F.one_hot(numbers, 12) for key, numbers in self.answers.items()}
+
+
+def test_every_clip_is_scored_by_itself():
+    """Words named right, one by one; a clip that stands still or is shown backwards is found, the right
+    one is neither."""
+    spec = toy_world.Spec("cat", "red", "moving left", "at night")
+    said = [spec, replace(spec, colour="blue"), replace(spec, motion="moving right"), spec]
+    clips = eval.render_all([spec] * 4, 16, 32)                                             # (4,3,16,32,32)
+    clips[3] = clips[3, :, :1]
+    scores = eval.clip_scores(Oracle(said), [([spec] * 4, clips)], motion=True)
+    assert scores == {"subject": [1, 1, 1, 1], "colour": [1, 0, 1, 1], "motion": [1, 1, 0, 1],
+                      "scene": [1, 1, 1, 1], "still": [0, 0, 0, 1], "reversed": [0, 0, 1, 0]}
+    assert eval.shares(scores)["colour"] == 0.75
+
+
+@pytest.mark.parametrize("vocabulary, motion", [("small", motion) for motion in eval.REVERSE] + [
+    ("full", "jumping"), ("full", "spinning")])
+def test_a_clip_is_still_where_only_legs_and_clouds_move(vocabulary, motion):
+    """The held subject of 20 true clips of each motion is called still, the moving one never is."""
+    specs = [replace(toy_world.sample_spec(5, index, "any", vocabulary), motion=motion) for index in range(20)]
+    held = eval.render_all([replace(spec, motion="") for spec in specs], 16, 32)
+    found = eval.motion_scores(specs, held, [motion] * 20)
+    assert found["still"].float().mean() >= 0.95 and not found["reversed"].any()
+    assert not eval.motion_scores(specs, eval.render_all(specs, 16, 32), [motion] * 20)["still"].any()
 
 
 # ---------------------------------------------------------------------------------------------- what is drawn
