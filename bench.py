@@ -1,4 +1,4 @@
-"""bench.py - what a step costs: time, FLOPs, MFU, memory of every network; clips a second of data and I3D.
+"""bench.py - what a step costs: time, FLOPs, MFU, memory of every network; what card a recipe needs.
 Paper    Latte Tables 1, 2 and VideoDiT 4.1 say how large the networks are, neither what they cost to run
 Shapes   clips (B,3,T,H,W), latents (B,C,T',h,w) of random numbers: what they cost does not depend on them
 Counts   2 FLOPs a multiply-add, counted on the meta device, the same on any machine; what --checkpointing
@@ -56,7 +56,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from data import ClipConfig, open_source
 from dit import MMDiT, MMDiTConfig
 from flow import DDPM, ddpm_loss, flow_loss
 from latte import SIZES, Latte, LatteConfig
@@ -66,14 +65,13 @@ from train import encoded
 from vae import (DPVAE, GOP, KLVAE, SD14, SD3, DPVAEConfig, PatchGAN3D, discriminator_loss, dp_vae_loss,
                  kl_vae_loss)
 from videodit import VideoDiT, VideoDiTConfig, add_lora
-from support.cli import FlagParser, UserError, polite
-from support.detectors import I3D, LPIPS, AttributeClassifier
+from support.cli import FlagParser, UserError, finite, polite
+from support.detectors import LPIPS, AttributeClassifier
 from support.ops import conv_layout, has_bf16
-from support.order import batches
 from support.trainer import PEAKS, Trainer, peak_memory, setup
 
 
-MODELS = [*(f"latte-{size}/2" for size in SIZES), "mmdit", "videodit", "vae", "dpvae", "data", "i3d"]
+MODELS = [*(f"latte-{size}/2" for size in SIZES), "mmdit", "videodit", "vae", "dpvae"]
 
 
 # ---------------------------------------------------------------------------------------- what is measured
@@ -159,21 +157,8 @@ def bench_dpvae(args, device):
     return net, rows | trained(args, net, None, lambda: dp_vae_loss(net, clip)[0])
 
 
-def bench_i3d(args, device):
-    """The network alone: what `eval.py fvd` cannot be faster than."""
-    net, x = I3D(), torch.rand(args.batch, 3, args.frames, args.size, args.size)
-    return net, {"logits": lambda: net(x)}
-
-
-def bench_data(args, device):
-    """Clips as training gets them: rendered or decoded, cut, collated."""
-    clips = open_source(args.data, ClipConfig(args.frames, args.size))
-    source = batches(clips, args.batch, workers=args.workers)
-    return nn.Module(), {"batch": lambda: next(source)}
-
-
 BENCHES = {"latte": bench_latte, "mmdit": bench_mmdit, "videodit": bench_videodit, "vae": bench_vae,
-           "dpvae": bench_dpvae, "i3d": bench_i3d, "data": bench_data}
+           "dpvae": bench_dpvae}
 
 
 # Which sizes? The published ones, "sd3", unless one asks for the presets that this machine can train. The
@@ -235,7 +220,7 @@ def trained(args, net, forward, loss):
 def build(args, device):
     """A bench on `device`; everything in it, weights and inputs, is made there."""
     name = "latte" if args.model.startswith("latte") else args.model
-    with contextlib.nullcontext() if name == "data" else torch.device(device):
+    with torch.device(device):
         net, rows = BENCHES[name](args, device)
     if args.dtype == "bf16" and not args.backward:
         net = net.bfloat16()
@@ -255,8 +240,6 @@ def flops(args):
     """{row: FLOPs of one run}. On the meta device attention is products that can be counted; a CPU's fused
     kernel is not in torch's list, and would count as nothing. What is not a product (norms, GELU, softmax)
     counts as nothing anyway: it is below a hundredth of the arithmetic, though not of the time."""
-    if args.model == "data":
-        return {"batch": 0}
     plain = argparse.Namespace(**{**vars(args), "compile": False, "checkpointing": False, "dtype": "fp32"})
     net, rows = build(plain, "meta")
     counts = {}
@@ -305,15 +288,12 @@ def reset_peak(device):
 
 
 def peak_tflops(args, device):
-    """What MFU is measured against: --peak, or what this GPU's maker states; None where nobody says."""
-    name = torch.cuda.get_device_name() if device == "cuda" else ""
-    known = args.peak.upper() or next((known for known in PEAKS if known in name), "")
-    if known in PEAKS:
-        return PEAKS[known] / (1 if args.dtype == "bf16" else 2)
-    try:
-        return float(known) if known else None
-    except ValueError:
-        raise UserError(f"--peak {known}: give TFLOP/s, or one of {', '.join(PEAKS)}")
+    """What MFU is measured against: --peak, or what this GPU's maker states; 0 where nobody says."""
+    if args.peak or device != "cuda":
+        return args.peak
+    name = torch.cuda.get_device_name()
+    peak = next((peak for known, peak in PEAKS.items() if known in name), 0.0)
+    return peak if args.dtype == "bf16" else peak / 2
 
 
 # ------------------------------------------------------------------------------------------- does it fit?
@@ -519,7 +499,7 @@ def moments_of_dit(cfg, rows):
 
 
 def moments_of_dpvae(cfg, rows):
-    """A game of two, in one moment. The preview encodes and decodes four clips at once, in float32."""
+    """A game of two, in one moment. (The preview keeps no gradient: it is far below that.)"""
     dp = DPVAE(DPVAEConfig(**vars(vae_of(cfg))))
     dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
     disc, vgg = PatchGAN3D(cfg.disc), LPIPS("vgg").requires_grad_(False)
@@ -527,7 +507,6 @@ def moments_of_dpvae(cfg, rows):
     if trains(cfg, "classifier"):                               # which then is in VGG's place, and small
         lpips_weight = 0.0
     x = pixels(cfg, rows)
-    shown = pixels(cfg, min(4, rows))
 
     def perceptual(a, b):
         return vgg(a, b).mean()
@@ -541,16 +520,12 @@ def moments_of_dpvae(cfg, rows):
         disc.requires_grad_(True)
         if cfg.disc_weight:
             discriminator_loss(disc, x, x_hat).backward()
-
-    def preview():
-        with torch.autocast("cpu", enabled=False):
-            dp.decode(dp.encode(shown))
     nets, frozen = [dp], []
     if cfg.disc_weight:
         nets.append(disc)
     if lpips_weight:
         frozen.append(vgg)
-    return nets, frozen, {"a step": step, "a preview": preview}
+    return nets, frozen, {"a step": step}
 
 
 def moments_of_videodit(cfg, rows):
@@ -894,12 +869,9 @@ def step_of(argv):
     """Run a few steps of a stage in a folder that is thrown away; print and return {part: ms}."""
     flags = FlagParser(prog="bench.py step", description="where a training step's time goes")
     flags.add_argument("--steps", type=int, default=10, help="of which the mean is printed")
-    flags.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's choice")
     args, more = flags.parse_known_args(argv)
-    if args.steps < 1 or args.threads < 0:
-        raise UserError("--steps, --threads: --steps must be at least 1, --threads at least 0")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if args.steps < 1:
+        raise UserError(f"--steps {args.steps}: must be at least 1")
     cfgs = parse_recipe(more)
     if len(cfgs) != 1 or cfgs[0].stage == "cache":
         raise UserError(f"--stage: give one that trains: {', '.join(STAGED)}")
@@ -926,8 +898,8 @@ def parse(argv):
     add = flags.add_argument
     add("model", choices=MODELS)
     add("--preset", default="sd3", choices=["tiny", "toy", "sd3"], help="of everything but Latte")
-    add("--frames", type=int, default=0, help="0: 1 (mmdit, vae), 16 (Latte, i3d, data), or the preset's")
-    add("--size", type=int, default=0, help="pixels, 8 to one of a latent; 0: 64 (data), 256, or preset's")
+    add("--frames", type=int, default=0, help="0: 1 (mmdit, vae), 16 (Latte), or the preset's")
+    add("--size", type=int, default=0, help="pixels, 8 to one of a latent; 0: 256 (Latte), or the preset's")
     add("--batch", type=int, default=1, help="clips")
     add("--dtype", default="fp32", choices=["fp32", "bf16"], help="bf16: see the top of this file")
     add("--variant", type=int, default=1, choices=[1, 2, 3, 4], help="of Latte (Fig. 2)")
@@ -935,20 +907,16 @@ def parse(argv):
     add("--backward", action=argparse.BooleanOptionalAction, default=True, help="training steps too")
     add("--checkpointing", action="store_true", help="recompute blocks in the backward pass")
     add("--compile", action="store_true", help="torch.compile of each block of a transformer")
-    add("--data", default="toy", help="for `data`: toy, or a folder of videos")
-    add("--workers", type=int, default=0, help="for `data`: processes")
-    add("--threads", type=int, default=0, help="of the CPU; 0: torch's choice")
     add("--steps", type=int, default=5, help="timed runs, of which the median is printed")
     add("--warmup", type=int, default=2, help="runs before those")
-    add("--peak", default="", help="TFLOP/s for MFU, or " + ", ".join(PEAKS))
+    add("--peak", type=finite, default=0.0, help="TFLOP/s for MFU; 0: what the GPU's maker states")
     args = flags.parse_args(argv)
     preset = PRESETS.get(args.preset, {"frames": 32, "size": 256})
     frames = {"mmdit": 1, "vae": 1, "dpvae": preset["frames"], "videodit": preset["frames"]}
-    sizes = {"data": 64, "mmdit": preset["size"], "vae": preset["size"], "dpvae": preset["size"],
-             "videodit": preset["size"]}
     args.frames = args.frames or frames.get(args.model, 16)
-    args.size = args.size or sizes.get(args.model, 256)
-    for name, least in {"batch": 1, "steps": 1, "warmup": 0, "workers": 0, "threads": 0, "frames": 1}.items():
+    if not args.size:
+        args.size = preset["size"] if args.model in frames else 256
+    for name, least in {"batch": 1, "steps": 1, "warmup": 0, "frames": 1}.items():
         if getattr(args, name) < least:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
     if args.size < 16 or args.size % 16:
@@ -963,8 +931,6 @@ def parse(argv):
 
 def report(args):
     """Measure, print a table, and last a line of JSON; returns what is in that line."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
     device = setup().device.split(":")[0]                       # with TF32 on, as in training
     peak = peak_tflops(args, device)
     params, rows = measure(args, device)

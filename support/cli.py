@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import errno
+import math
 import os
 import re
 import signal
@@ -108,6 +109,14 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UserError(message)
+
+
+def finite(text):
+    """A flag's type: a number. Python's float also reads nan and inf, which no flag means."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text} is no finite number")
+    return number
 
 
 # ---------------------------------------------------------------------------------------------- signals

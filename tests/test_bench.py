@@ -19,7 +19,6 @@ TOY = Path(__file__).parents[1] / "checkpoints" / "toy"
 QUICK = ["--steps", "1", "--warmup", "0", "--preset", "tiny"]
 SMALL = {"mmdit": ["--size", "32"], "videodit": ["--frames", "8", "--size", "32"], "vae": ["--size", "32"],
          "dpvae": ["--frames", "40", "--size", "16"],
-         "data": ["--frames", "4", "--size", "32", "--batch", "2"],
          "latte-S/2": ["--frames", "2", "--size", "16"]}
 
 
@@ -58,13 +57,12 @@ def test_recomputed_blocks_count_once():
 @pytest.mark.parametrize("model", SMALL)
 @pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_every_model_is_measured(model, dtype, capsys):
-    """The last line is JSON; each row's time, speed and memory are positive, and its FLOPs, but of data."""
+    """The last line is JSON; each row's time, speed, memory and FLOPs are positive."""
     bench.report(bench.parse([model, *SMALL[model], *QUICK, "--dtype", dtype]))
     found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert found["model"] == model and found["rows"]
     for row in found["rows"]:
-        assert min(row["ms"], row["clips_per_s"], row["peak_gb"]) > 0
-        assert (row["gflop"] > 0 and row["tflops"] > 0) or model == "data"
+        assert min(row["ms"], row["clips_per_s"], row["peak_gb"], row["gflop"], row["tflops"]) > 0
 
 
 def test_without_backward_the_weights_are_bf16():
@@ -75,20 +73,10 @@ def test_without_backward_the_weights_are_bf16():
     assert list(rows) == ["forward"]
 
 
-def test_i3d_is_measured_on_meta():
-    """I3D at 224 x 224: 9 frames of it are a second of work, so only its count is looked at here."""
-    assert bench.flops(bench.parse(["i3d", "--frames", "16"]))["logits"] > 50e9
-
-
-def test_mfu_is_the_share_of_the_peak():
-    """MFU = FLOPs / time / peak; H100's dense bf16 is 989 TFLOP/s, its TF32 half of that."""
-    row = rows_of("mmdit", "--size", "32", "--peak", "H100")["forward"]
-    assert_close(row["mfu"], row["gflop"] * 1e9 / (row["ms"] / 1e3) / (989e12 / 2))
-    assert bench.peak_tflops(bench.parse(["i3d", "--peak", "12.5"]), "cpu") == 12.5
-
-
-def test_a_cpu_has_no_peak_unless_told(capsys):
-    """No number is made up where the maker states none."""
+def test_mfu_is_the_share_of_the_peak(capsys):
+    """MFU = FLOPs / time / peak. No number is made up where nobody states a peak."""
+    row = rows_of("mmdit", "--size", "32", "--peak", "12.5")["forward"]
+    assert_close(row["mfu"], row["gflop"] * 1e9 / (row["ms"] / 1e3) / 12.5e12)
     assert rows_of("mmdit", "--size", "32")["forward"]["mfu"] is None
     assert "give --peak" in capsys.readouterr().out
 
@@ -114,16 +102,12 @@ def test_a_long_clip_is_decoded_in_the_memory_of_a_window():
 @pytest.mark.parametrize("words, hint", [
     (["latte-S/2", "--step", "3"], "--steps"), (["latte-M/2"], "latte-XL/2"),
     (["dpvae", "--frames", "13"], "multiple of 4"), (["vae", "--size", "100"], "multiple of 16"),
-    (["vae", "--batch", "0"], "at least 1"), (["vae", "--dtype", "fp8"], "bf16")])
+    (["vae", "--batch", "0"], "at least 1"), (["vae", "--dtype", "fp8"], "bf16"),
+    (["vae", "--peak", "nan"], "--peak: nan is no finite number"), (["vae", "--peak", "fast"], "--peak")])
 def test_a_wrong_flag_is_named(words, hint):
     """one line with the flag and the way out."""
     with pytest.raises(UserError, match=hint):
         bench.parse(words)
-
-
-def test_an_unknown_peak_is_named():
-    with pytest.raises(UserError, match="H100"):
-        bench.peak_tflops(bench.parse(["vae", "--peak", "fast"]), "cpu")
 
 
 # ------------------------------------------------------------------------------------------ does it fit?
