@@ -663,13 +663,17 @@ def memory(work):
 
 
 def clip_bytes(work):
-    """All micro-batches of a step lie on the GPU: clips, and images beside them; or their latents."""
+    """All micro-batches of a step lie on the GPU: clips, and images beside them, in float32."""
+    return 4 * 3 * loaded_pixels(work) * work.rows * work.cfg.accumulate
+
+
+def loaded_pixels(work):
+    """Of one clip and the images beside it; of latents that are cached: a thousandth of that, so none."""
     cfg = work.cfg
-    frames = 1 if cfg.stage in ("vae", "dit") else cfg.frames
-    numbers = 3 * (frames + cfg.joint_images) * cfg.size ** 2
     if cfg.cached and cfg.stage in READ_LATENTS:
-        numbers = 0                                         # a thousandth of that
-    return 4 * numbers * work.rows * cfg.accumulate
+        return 0
+    frames = 1 if cfg.stage in ("vae", "dit") else cfg.frames
+    return (frames + cfg.joint_images) * cfg.size ** 2
 
 
 def gathered_bytes(nets):
@@ -678,10 +682,10 @@ def gathered_bytes(nets):
     net = nets[0]
     if isinstance(net, VideoDiT):
         blocks = [*net.image.joint_blocks, *(net.twins or ())]
-    elif isinstance(net, (MMDiT, Latte)):
-        blocks = net.joint_blocks if isinstance(net, MMDiT) else net.blocks
+    elif isinstance(net, MMDiT):
+        blocks = net.joint_blocks
     else:
-        raise UserError("--shard: is for transformers; give --stage videodit, or --stage latte")
+        blocks = net.blocks
     inside = weight_bytes(blocks)
     return 2 * (weight_bytes(nets) - inside + 2 * inside / len(blocks))
 
@@ -719,13 +723,43 @@ def flops_of(function):
     return counter.get_total_flops()
 
 
-def hours(work, card="H100"):
-    """{part: hours of the whole stage}."""
-    cfg = work.cfg
-    peak = 1e12 * PEAKS[card]
-    if not cfg.bf16:
-        peak /= 2
-    return {part: cfg.steps * flops / (SHARE[part] * peak) / 3600 for part, flops in step_flops(work).items()}
+def hours(work, flops):
+    """{part: hours of the whole stage}, of the FLOPs of its steps."""
+    steps = work.cfg.steps
+    return {part: steps * count / (SHARE[part] * peak_of_card(work.cfg)) / 3600 for part, count in flops.items()}
+
+
+def peak_of_card(cfg):
+    """FLOP/s of an H100, in bf16 or TF32."""
+    peak = 1e12 * PEAKS["H100"]
+    return peak if cfg.bf16 else peak / 2
+
+
+# The floor of a step: what stays if nothing is lost. Products at the card's peak. Then what has to pass
+# through its memory once: AdamW, the EMA and the clipping of gradients read and write 12 numbers a trained
+# parameter; each micro-batch reads a weight in float32, writes its bf16 copy and reads that twice, and reads
+# what is frozen. Data is loaded meanwhile, by --workers (without any, by the process that trains).
+# ASSUMED: a core takes 40 ns a pixel to decode, resize and crop, 1 s for 96 frames of 512 x 512; videos that
+# are easy to decode take half (22 ns: 1280 x 720 at 25 a second, soft, one core of a Xeon).
+BANDWIDTH = 3.35e12         # bytes a second, of an H100's memory
+PER_PIXEL = 40e-9           # seconds of a core
+
+
+def floor(work, flops):
+    """{part: seconds}, whose sum no step is shorter than on an H100."""
+    cfg, nets = work.cfg, work.nets
+    ranks = work.gpus if cfg.shard else 1
+    weights = sum(p.numel() for net in nets for p in net.parameters())
+    frozen = 0 if cfg.cached else weight_bytes([*work.frozen, *work.readers])
+    moved = 4 * 12 * work.trained / ranks + cfg.accumulate * (10 * weights + frozen)
+    parts = {"products at the peak": sum(flops.values()) / peak_of_card(cfg),
+             "weights and states moved": moved / BANDWIDTH}
+    loading = PER_PIXEL * loaded_pixels(work) * work.rows * cfg.accumulate
+    if cfg.stage == "videodit":
+        loading *= cfg.p_video                              # a step of images loads next to nothing
+    if cfg.workers:
+        loading = max(0.0, loading / cfg.workers - sum(parts.values()))
+    return parts | {"waiting for data": loading}
 
 
 # A recipe is printed with the number of cards its authors had. With fewer, --accumulate keeps the batch, and
@@ -744,41 +778,50 @@ def fits(argv):
     cfgs = [cfg for cfg in parse_recipe(["--config", args.preset, *more]) if cfg.stage in MOMENTS]
     if not cfgs:
         raise UserError(f"--stage: give one that trains: {', '.join(MOMENTS)}")
+    for cfg in cfgs:
+        if cfg.shard and cfg.stage not in READ_LATENTS:
+            raise UserError("--shard: is for transformers; give --stage videodit, or --stage latte")
     return {cfg.stage: told(Work(cfg, args.gpus)) for cfg in cfgs}
 
 
 def told(work):
-    """Print a page about a stage; returns {"GB": in all, "hours": in all}."""
+    """Print a page about a stage; returns {"GB": in all, "hours": in all, "floor": seconds a step}."""
     cfg, gpus = work.cfg, work.gpus
-    how = [name for name in ("shard", "checkpointing") if getattr(cfg, name)]
-    if cfg.cached and cfg.stage in READ_LATENTS:
-        how.append("cached")
-    if cfg.lora:
-        how.append(f"lora {cfg.lora}")
+    how = [name for name in ("shard", "checkpointing", "cached", "lora") if getattr(cfg, name)]
     print(f"{cfg.config}, stage {cfg.stage}: {gpus} GPUs x {work.rows} clips x {cfg.accumulate} "
           f"micro-batches, {cfg.frames} frames of {cfg.size} x {cfg.size}", *(f"--{name}" for name in how))
+
     parts, peaks = memory(work)
-    total = sum(parts.values())
     for name, size in parts.items():
         print(f"  {name:26s}{size / GB:8.2f} GB")
+    total = sum(parts.values())
     card = next((card for card, usable in CARDS.items() if total <= usable * GB), None)
     advice = f"fits a card of {card}" if card else "fits no card: --accumulate, --checkpointing"
     print(f"  {'in all':26s}{total / GB:8.2f} GB: {advice}")
     print("  the moments: " + ", ".join(f"{name} {size / GB:.2f} GB" for name, size in peaks.items()))
-    spent = hours(work)
+
+    flops = step_flops(work)
+    spent = hours(work, flops)
     for name, time_of in spent.items():
-        print(f"  {name:26s}{time_of:8.2f} h at {SHARE[name]:.0%} of an H100's peak (assumed)")
+        print(f"  {name:26s}{time_of:8.2f} h: {flops[name] / 1e12:.4g} TFLOP a step, at {SHARE[name]:.0%} "
+              "of an H100's peak (assumed)")
     whole = sum(spent.values())
     seconds = 3600 * whole / cfg.steps
     print(f"  {'in all':26s}{whole:8.2f} h: {cfg.steps:,} steps of {seconds:.2g} s, in each of which a GPU "
           f"is given {cfg.batch // gpus} clips")
     if seconds < 0.01:
-        print("  so short a step waits for Python, not for products: the hours are a floor")
+        print("  so short a step waits for Python, not for products: the hours are too few")
+
+    least = floor(work, flops)
+    for name, time_of in least.items():
+        print(f"  {name:26s}{time_of:8.3f} s")
+    print(f"  {'a step, at least':26s}{sum(least.values()):8.3f} s")
+
     state = weight_bytes(work.nets) + 12 * work.trained                 # weights, moments, EMA: state.pt
     saved = state + 4 * sum(p.numel() for net in work.nets for p in net.parameters())       # NAME.safetensors
     kept = (1 + cfg.keep) * saved
     print(f"  a save writes {saved / 1e9:.3g} GB; --keep {cfg.keep} has {kept / 1e9:.3g} GB on disk\n")
-    return {"GB": total / GB, "hours": whole}
+    return {"GB": total / GB, "hours": whole, "floor": sum(least.values())}
 
 
 # --------------------------------------------------------------------------------- where a step's time goes

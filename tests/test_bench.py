@@ -183,23 +183,39 @@ def test_shard_divides_what_is_at_rest_and_cached_takes_encoding_away():
 
 def test_hours_are_flops_over_a_share_of_the_peak():
     """Latte Table 2's FLOPs of XL/2, three times for a step, its batch and steps, on 8 H100 at 40 %."""
-    spent = bench.hours(work("latte-ffs"))
+    faces = work("latte-ffs")
+    spent = bench.hours(faces, bench.step_flops(faces))
     forward = 2 * latte.paper_count(latte.LatteConfig(**latte.SIZES["XL"]))["clip"]
     by_hand = 1_000_000 * 3 * forward * 5 / (0.4 * 989e12) / 3600
     assert 0.97 * by_hand < spent["network"] < by_hand
     assert spent.keys() == {"network", "encoding"}
-    assert bench.hours(work("latte-ffs", "--cached")) == {"network": spent["network"]}
+    assert bench.step_flops(work("latte-ffs", "--cached")).keys() == {"network"}
+
+
+def test_the_floor_of_a_step_by_hand():
+    """673 M trained numbers are moved 12 times by AdamW and EMA, 10 bytes a micro-batch; 5 clips of 16 frames
+    of 256 x 256 are loaded by 8 workers meanwhile, or by the training process itself."""
+    faces = work("latte-ffs", "--cached")
+    parts = bench.floor(faces, {"network": 989e12})
+    moved = 48 * faces.trained + 10 * sum(p.numel() for p in faces.nets[0].parameters())
+    assert parts == {"products at the peak": 1.0, "weights and states moved": moved / 3.35e12,
+                     "waiting for data": 0}
+    loading = 40e-9 * 5 * 16 * 256 ** 2
+    assert bench.floor(work("latte-ffs", "--workers", "0"), {})["waiting for data"] == pytest.approx(loading)
+    few = bench.floor(work("latte-ffs", "--workers", "1"), {})
+    assert sum(few.values()) == pytest.approx(loading)
 
 
 def test_a_page_adds_up_and_says_what_a_save_writes(capsys):
-    """The rows of memory are the total's, those of hours too; 16 bytes a trained parameter and the EMA."""
+    """The rows of memory are the total's, those of hours and of a step's floor too; 16 bytes a trained
+    parameter and the EMA."""
     found = bench.fits(["latte-ffs"])["latte"]
     lines = capsys.readouterr().out.splitlines()
     rows = [(float(line[28:36]), line[37:]) for line in lines if line[28:36].strip()[:1].isdigit()]
-    memory = [size for size, unit in rows if unit.startswith("GB")]
-    hours = [size for size, unit in rows if unit.startswith("h")]
-    assert sum(memory[:-1]) == pytest.approx(memory[-1], abs=0.06) and memory[-1] == round(found["GB"], 2)
-    assert sum(hours[:-1]) == pytest.approx(hours[-1], abs=0.02) and hours[-1] == round(found["hours"], 2)
+    for unit, total in (("GB", found["GB"]), ("h", found["hours"]), ("s", found["floor"])):
+        sizes = [size for size, text in rows if text.split(":")[0].split()[0] == unit]
+        assert sum(sizes[:-1]) == pytest.approx(sizes[-1], abs=0.06)
+        assert sizes[-1] == pytest.approx(total, abs=0.006)
     assert "a save writes 13.5 GB; --keep 2 has 40.4 GB on disk" in lines[-2]
 
 
