@@ -291,9 +291,13 @@ def test_sampling_comes_back_once_at_the_end(gpu, monkeypatch, kind, sampler):
     with contextlib.redirect_stderr(None):
         models_of_kind = models(kind)
         generate(models_of_kind, prompts, steps=2, sampler=sampler)
+        vae, seen = models_of_kind.vae, set()
+        for conv in (layer for layer in vae.modules() if isinstance(layer, torch.nn.Conv2d)):
+            conv.register_forward_hook(lambda layer, given, out: seen.add(out.dtype))
         with Copies() as copies:
             x = generate(models_of_kind, prompts, steps=2, sampler=sampler)
     assert x.device.type == "cpu" and x.shape == (2, 3, models_of_kind.frames, 32, 32)
+    assert seen == {torch.bfloat16 if models_of_kind.bf16 else torch.float32}
     back = {name: ways for name, ways in copies.found.items() if ("cuda", "cpu") in ways}
     assert back == {"decode": [("cuda", "cpu")] * len(prompts)}
     assert copies.found.keys() - back.keys() <= TO_GPU | {"DDPM.to", "sample_ddpm"}, copies.found
