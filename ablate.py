@@ -28,6 +28,7 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 from safetensors import safe_open
 
@@ -201,6 +202,56 @@ TABLES = {
 }
 
 
+# ------------------------------------------------------------------------------------------------ claims
+
+# What each table claims, and by what it is decided in the toy world: written down before its runs, the first
+# of a table is its primary one. A measure that is chosen after the numbers are there is one that agrees. The
+# papers have FVD for everything; where the truth is known, a question can be asked that is the table's own
+# (does a token know its time? then motions are named right). `margin` is the difference below which two rows
+# are called equal, in the measure's unit; `alike` claims that they are.
+class Claim(NamedTuple):
+    better: str            # the row that the paper has ahead; of two alike ones, the one that it keeps
+    worse: str
+    measure: str           # of PER_CLIP or ONCE
+    margin: float
+    alike: bool = False
+
+
+CLAIMS = {
+    # regularization keeps clips' latents where the image model's are: they stay predictable. The 2D VAE
+    # keeps the key frames
+    "videodit-3": (Claim("both", "2D VAE", "loss share", 0.01), Claim("both", "regularization", "PSNR", 0.5),
+                   Claim("both", "neither", "D_k(z) dB", 0.5), Claim("both", "neither", "toy motion %", 5)),
+    # at the same steps; what the trainable copy costs in parameters and time is printed beside it
+    "videodit-4": (Claim("2D to 3D, 2.03B", "2D and 3D, 4.15B", "toy motion %", 5, alike=True),),
+    "videodit-5": (Claim("3D patchify", "2D patchify", "toy motion %", 5),),
+    "videodit-6": (Claim("with", "without", "toy images %", 5),
+                   Claim("with", "without", "toy image-only moving %", 5)),
+    "latte-5a": (Claim("uniform", "compression", "toy frames %", 5),
+                 Claim("uniform", "compression", "nearest dB", 0.5)),
+    "latte-5b": (Claim("S-AdaLN", "all tokens", "toy words %", 5),),
+    "latte-5c": (Claim("absolute", "RoPE", "toy words %", 5, alike=True),),
+    "latte-5f": (Claim("Variant 1", "Variant 4", "toy motion %", 5),
+                 Claim("Variant 1", "Variant 4, counted", "toy motion %", 5),
+                 Claim("Variant 1", "Variant 2", "toy motion %", 5),
+                 Claim("Variant 1", "Variant 3", "toy motion %", 5)),
+    "latte-7": (Claim("Latte-XL", "Latte-S", "toy motion %", 5),),
+    "latte-3": (Claim("Latte+IMG", "Latte", "toy words %", 5),),
+    "latte-mask": (Claim("Temporal Mask", "Only Video", "toy motion %", 5),),
+}
+
+# Measured clip by clip: of which of eval.py toy's prompts, and which answers have to be yes in each. Half of
+# the motions' prompts are combinations that training has seen, half are held out.
+CLIPS = ("video_seen", "video_heldout")
+IMAGES = ("image_seen", "image_heldout", "image_image_only")
+PER_CLIP = {"toy motion %": (CLIPS, ("motion",)), "toy still %": (CLIPS, ("still",)),
+            "toy reversed %": (CLIPS, ("reversed",)), "toy frames %": (CLIPS, ("subject", "colour", "scene")),
+            "toy words %": (CLIPS, ("subject", "colour", "motion", "scene")),
+            "toy images %": (IMAGES, ("subject", "colour", "scene")),
+            "toy image-only moving %": (("video_image_only",), ("subject", "motion"))}
+LOWER = ("loss share", "training loss", "LPIPS", "toy LPIPS", "FVD", "toy FVD", "FID", "toy FID")   # is better
+
+
 # ------------------------------------------------------------------------------------------------ commands
 
 # A table becomes folders and commands, nothing else; what is printed by --dry-run is what is run:
@@ -342,8 +393,8 @@ def measure_commands(args, key, folder, config, seed):
         commands.append(("recon", ["eval.py", "recon", str(folder), *videos, *sheet]))
     if model == "dpvae":
         return commands
-    if toy:                                                     # six rows of -n clips: half do
-        words = ["--ckpt", str(folder), "--model", model, "--seed", str(seed), "-n", str(max(args.n // 2, 1)),
+    if toy:
+        words = ["--ckpt", str(folder), "--model", model, "--seed", str(seed), "-n", str(args.n),
                  "--nearest", str(args.nearest), "--no-ceiling", "--given", "0", "--bf16"]
         commands.append(("toy", ["eval.py", "toy", *words]))
     commands += clip_commands(args, key, folder, config, seed, folder)
@@ -641,7 +692,7 @@ def run(args, command):
 # any --out, and it can be kept when base is deleted. What the row trains itself (Table 3's DP-VAE) is not
 # among them: train.py would not write over it.
 def run_row(args, job, shared):
-    """{"ours": {name: what eval.py says of the row}, "params", "cpu_s"}, made or found; and its drawings."""
+    """{"ours": {name: what eval.py says of the row}, "params", "cpu_s" of training}; and its drawings."""
     found = result_of(args, job, shared)
     for pattern, command in job.drawing:
         if not any(job.folder.glob(pattern)):
@@ -649,32 +700,46 @@ def run_row(args, job, shared):
     return found
 
 
+# What was trained and what was measured are remembered apart: a row that is to be measured otherwise is not
+# trained again. The time is added up over all attempts, the interrupted ones too.
 def result_of(args, job, shared):
     path = job.folder / "result.json"
-    commands = [shown(command) for command in (*shared.training, *job.training)]
-    commands += [shown(command) for _, command in job.measuring]
+    training = [shown(command) for command in (*shared.training, *job.training)]
+    measuring = [shown(command) for _, command in job.measuring]
+    found = {"training": training, "cpu_s": 0.0}
     if path.is_file():
         found = json.loads(path.read_text("utf-8"))
-        if found["commands"] != commands:
-            raise UserError(f"{path} is of other commands; delete {job.folder}, or give another --out")
+    trained = found.get("training") or [line for line in found["commands"] if line.startswith("python train")]
+    if trained != training:
+        raise UserError(f"{path} is of other commands; delete {job.folder}, or give another --out")
+    if found.get("measuring") == measuring:
         return found
     own = {presets.parse(command[1:])[0].stage for command in job.training}
     for name in ("classifier", "vae", "dit", "text", "dpvae"):
         theirs, ours = (folder / f"{name}.safetensors" for folder in (shared.folder, job.folder))
         if name not in own and theirs.exists() and not ours.exists():
             write_atomic(ours, lambda temporary: shutil.copy(theirs, temporary))
-    before = children_seconds()
-    for command in job.training:
-        run(args, command)
-    measured = {}
+    if "ours" not in found:
+        before = children_seconds()
+        try:
+            for command in job.training:
+                run(args, command)
+        finally:
+            found["cpu_s"] = round(found["cpu_s"] + children_seconds() - before, 1)
+            write_result(path, found)
+    found["ours"] = {}
     for name, command in job.measuring:
-        if found := run(args, command):
-            measured[name] = found
-    steps = presets.parse(job.training[-1][1:])[0].steps if job.training else 0
-    result = {"commands": commands, "ours": measured, "cpu_s": round(children_seconds() - before, 1),
-              "params": count_parameters(job.folder / f"{job.model}.safetensors"), "steps": steps}
-    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(result, indent=1), "utf-8"))
-    return result
+        if measured := run(args, command):
+            found["ours"][name] = measured
+    found["steps"] = presets.parse(job.training[-1][1:])[0].steps if job.training else 0
+    found["params"] = count_parameters(job.folder / f"{job.model}.safetensors")
+    found["measuring"] = measuring
+    write_result(path, found)
+    return found
+
+
+def write_result(path, found):
+    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(found, indent=1), "utf-8"))
 
 
 # Hours on a machine that does other things say little. CPU time is what the work itself took, and it is what
@@ -721,25 +786,73 @@ def print_cost(args, key, jobs):
 
 # ------------------------------------------------------------------------------------------- what came out
 
-# Two rows, three seeds each. When may one be called better? The usual answer (a significance test) needs to
-# know how numbers are spread, and three say little of that. This one does not: were the rows alike, the six
-# numbers would be six draws of one kind, and each of the 20 ways to deal three of them to a row as likely as
-# any other. In two of the 20 all of one row lie below all of the other. So "told apart" means: every seed of
-# one beyond every seed of the other; and it deceives, where nothing differs, in 2 of 20 tables, 10 %. With
-# two seeds it would be 2 of 6, with one always: a table of one seed shows an order and no evidence.
-# Several measures and many pairs are so many chances to be deceived: one in ten is what is wrong. And it
-# misses: rows two standard deviations of a seed apart are seen by three seeds in 63 % of tables.
+# Two rows, three seeds each. When may one be called better? Rows of one seed were asked for the same prompts
+# and began from the same noise, so they are compared clip by clip: most of what makes one clip harder than
+# another cancels, and what is left, the difference, is drawn again and again with replacement from the clips
+# of each seed (the bootstrap). The middle 95 % of those means are an interval for clips that were not asked
+# for. It knows nothing of trainings that were not done: so the seeds have to agree as well.
+#
+#     shown                     the interval lies beyond 0 on the paper's side, and so does every seed's mean
+#     refuted                   the same on the other side
+#     equal within the margin   the interval lies within +- margin
+#     not told apart            none of these: too few clips, or too small an effect
+#
+# Of rows that the paper calls alike the margin is asked first: "equal" agrees with the paper, and "refuted"
+# is an interval beyond the margin. One seed shows nothing. Several measures are several chances to be
+# deceived: that is why each table has one primary claim (CLAIMS), written before its runs.
+def verdict(claim, differences):
+    """(one of the four words, mean, (low, high)). differences: of each seed an array, above 0 on the paper's
+    side: a number for each clip, or one for what is measured once a run."""
+    means = [float(np.mean(seed)) for seed in differences]
+    low, high = interval(differences)
+    equal = -claim.margin <= low and high <= claim.margin
+    beyond = claim.margin if claim.alike else 0
+    if len(means) == 1:
+        word = "not told apart"
+    elif claim.alike and equal:
+        word = "equal within the margin"
+    elif low > beyond and min(means) > 0:
+        word = "refuted" if claim.alike else "shown"
+    elif high < -beyond and max(means) < 0:
+        word = "refuted"
+    elif equal:
+        word = "equal within the margin"
+    else:
+        word = "not told apart"
+    return word, mean(means), (low, high)
 
-# Ties count against: two equal numbers at the border are not beyond each other.
-def told_apart(a, b):
-    """Every number of one beyond every number of the other. One number each tells nothing."""
-    return min(len(a), len(b)) > 1 and (max(a) < min(b) or max(b) < min(a))
+
+# Student's t for 95 %, by degrees of freedom from 1 up; where there are more, the last is too wide by little.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
-# Independent of the measure and of how it is spread, which is why so crude a rule is used.
-def deceived(seeds):
-    """How often two rows that do not differ are told apart: 2 of the ways to deal 2n numbers to two rows."""
-    return 2 / math.comb(2 * seeds, seeds) if seeds > 1 else 0.0
+def interval(differences, draws=4000):
+    """95 % interval of the mean over seeds: by bootstrap over each seed's clips; of one number a seed by t,
+    which needs two seeds."""
+    seeds = len(differences)
+    if len(differences[0]) > 1:
+        rng = np.random.default_rng(0)
+        drawn = [rng.choice(seed, (draws, len(seed))).mean(1) for seed in differences]      # (draws,) each
+        low, high = np.percentile(np.mean(drawn, 0), [2.5, 97.5])
+        return float(low), float(high)
+    values = np.concatenate(differences)                                                    # (seeds,)
+    half = STUDENT[min(seeds - 2, len(STUDENT) - 1)] * values.std(ddof=1) / seeds ** 0.5
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def clip_scores(ours, measure):
+    """(N,) of a run: what PER_CLIP asks of its clips, in percent, or dB; empty if it is measured once a run."""
+    scored = ours.get("toy", {})
+    if measure == "nearest dB" and "nearest" in scored:
+        return np.array(scored["nearest"]["generated"]["each"])
+    if measure not in PER_CLIP or "each" not in scored:
+        return np.array([])
+    scores = []
+    rows, questions = PER_CLIP[measure]
+    for row in rows:
+        answers = [[*map(int, scored["each"][row][question])] for question in questions]    # (Q,N)
+        scores.append(100.0 * np.min(answers, 0))
+    return np.concatenate(scores)
 
 
 # Two kinds of doubt, printed apart. "+-" is eval.py's: how far another set of clips of the SAME weights would
@@ -748,7 +861,8 @@ def deceived(seeds):
 def summary(ours):
     """{eval.py's command: its JSON} -> {column: (number, its standard error or None)}."""
     recon, line = ours.get("recon", {}), {}
-    for key, name in (("psnr", "PSNR"), ("ssim", "SSIM"), ("lpips", "LPIPS"), ("toy_lpips", "toy LPIPS")):
+    for key, name in (("psnr", "PSNR"), ("ssim", "SSIM"), ("lpips", "LPIPS"), ("toy_lpips", "toy LPIPS"),
+                      ("key_psnr", "D_k(z) dB")):
         if key in recon:
             line[name] = recon[key], None
     for key, found in ours.items():                     # metric: "fvd", or of the classifier "toy fvd"
@@ -756,28 +870,31 @@ def summary(ours):
         if kind in ("fvd", "fid", "is"):
             name = f'{found["metric"].replace(kind, kind.upper())} {what}'.strip()
             line[name] = found[kind], found["standard_error"]
-    scored = ours.get("toy", {})
-    for name, row in (("clips", "video_seen"), ("new clips", "video_heldout"), ("images", "image_seen")):
-        if row in scored:
-            line[f"toy {name} %"] = 100 * mean(scored[row].values()), None
-    if scored:
-        line["toy motion %"] = 100 * scored["video_seen"]["motion"], None
-    if "nearest" in scored:
-        near = scored["nearest"]["generated"]
-        line["nearest dB"] = near["db"], near["error"]
+    for name in (*PER_CLIP, "nearest dB"):
+        scores = clip_scores(ours, name)
+        if len(scores):
+            line[name] = float(scores.mean()), float(scores.std() / len(scores) ** 0.5)
     return line
 
 
 # A loss compares rows that learn from the same clips under the same noise, and nothing else: with another
-# VAE, or with images among the steps, it is a loss of something else.
-def last_loss(job):
-    """{"training loss": (its mean over the last fifth of the steps, None)}, {} where nothing was trained."""
+# VAE, or with images among the steps, it is a loss of something else. So beside it stands its share of what
+# the best constant would lose, a velocity's variance: 1 for noise, and for latents their own, which the image
+# VAE's scale makes 1 for images. It says how predictable latents are, whatever their variance.
+def losses(job, ours):
+    """{"training loss": (its mean over the last fifth of the steps, None), "loss share"}, where trained."""
     path = job.folder / job.model / "log.jsonl"
     if not path.is_file():
         return {}
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     late = [line[job.model] for line in lines if line["step"] > 0.8 * lines[-1]["step"]]
-    return {"training loss": (mean(late), None)} if late else {}
+    if not late:
+        return {}
+    found = {"training loss": (mean(late), None)}
+    if "z_std" in ours.get("recon", {}):
+        variance = (ours["recon"]["z_std"] / ours["recon"]["z_k_std"]) ** 2
+        found["loss share"] = mean(late) / (1 + variance), None
+    return found
 
 
 def paper_of(args, row):
@@ -801,7 +918,7 @@ def collect(args, key, results):
     """A table as JSON: the paper's numbers, ours of every seed, what made them."""
     table, rows = TABLES[key], []
     for row, runs in zip(table.rows, results):
-        lines = [summary(found["ours"]) | last_loss(row_job(args, key, row, seed))
+        lines = [summary(found["ours"]) | losses(row_job(args, key, row, seed), found["ours"])
                  for seed, found in enumerate(runs)]
         curve, ours = {}, {}
         for name in runs[0]["ours"]:
@@ -821,29 +938,46 @@ def collect(args, key, results):
     if key == "latte-3" and args.config not in SMALL:
         at = args.config                                # each set has its own numbers
     return {"table": key, "title": table.title, "config": args.config, "paper_at": at,
-            "command": shown(command), "seeds": args.seeds, "clips": args.n, "machine": machine, "rows": rows}
+            "command": shown(command), "seeds": args.seeds, "clips": args.n, "machine": machine, "rows": rows,
+            "claims": decided(key, rows, results)}
 
 
-# The claim of a table is an order. So it is printed as one, a line a measure. "~" between neighbours means
-# that these runs cannot tell them apart, which is not that they are equal: with three seeds a difference of
-# two deviations is seen in two tables of three, of one deviation in one of four.
-def order(found):
-    """{column: "a < b ~ c"}: rows from the lowest mean up; "<" where all seeds are apart, else "~"; "=" where
-    nothing of what is measured differs (rows that share a DP-VAE share its PSNR)."""
-    told = {}
-    for name in found["rows"][0]["ours"]:
-        rows = [(row["ours"][name]["seeds"], row["name"]) for row in found["rows"] if name in row["ours"]]
-        rows.sort(key=lambda pair: mean(pair[0]))
-        text = rows[0][1]
-        for (before, _), (after, label) in zip(rows, rows[1:]):
-            sign = "~"
-            if before == after:
-                sign = "="
-            elif told_apart(before, after):
-                sign = "<"
-            text += f" {sign} {label}"
-        told[name] = text
-    return told
+def decided(key, rows, results):
+    """What became of the table's claims, as far as they were measured."""
+    numbers = {row["name"]: number for number, row in enumerate(rows)}
+    claims = []
+    for claim in CLAIMS.get(key, ()):
+        better, worse = numbers[claim.better], numbers[claim.worse]
+        scores = []
+        for number in (better, worse):
+            runs = [clip_scores(found["ours"], claim.measure) for found in results[number]]
+            if not len(runs[0]) and claim.measure in rows[number]["ours"]:
+                runs = [np.array([value]) for value in rows[number]["ours"][claim.measure]["seeds"]]
+            scores.append(runs)
+        counts = {len(scores[0][0]), len(scores[1][0])}
+        if 0 in counts or counts == {1} and len(results[better]) == 1:          # not measured, or once
+            continue
+        sign = -1 if claim.measure in LOWER else 1
+        word, difference, between = verdict(claim, [sign * (a - b) for a, b in zip(*scores)])
+        claims.append(claim._asdict() | {"difference": difference, "interval": between, "verdict": word,
+                                         "means": [mean(map(np.mean, runs)) for runs in scores],
+                                         "params": rows[better]["params"] / rows[worse]["params"],
+                                         "cpu": mean(rows[better]["cpu_s"]) / mean(rows[worse]["cpu_s"])})
+    return claims
+
+
+# The verdicts in words. A difference is printed as the paper's side has it: above 0 is better, of a loss, too.
+def claim_line(found, claim):
+    paper = {row["name"]: row["paper"] for row in found["rows"]}
+    sides = [f"{name} {value:.4g}" for name, value in zip((claim["better"], claim["worse"]), claim["means"])]
+    printed = [f"{name} {paper[claim['better']][name]}, {paper[claim['worse']].get(name, '-')}"
+               for name in paper[claim["better"]] if name != "params (M)" and name != "FLOPs (G)"]
+    low, high = claim["interval"]
+    alike = " (alike in the paper)" if claim["alike"] else ""
+    return (f"{claim['verdict']}: {claim['measure']}, {sides[0]} against {sides[1]}{alike}: "
+            f"{claim['difference']:+.3g} (95 %: {low:+.3g} to {high:+.3g}; margin {claim['margin']}); "
+            f"{claim['params']:.0%} of the parameters, {claim['cpu']:.0%} of the time. "
+            f"The paper: {'; '.join(printed)}")
 
 
 # Four digits: more would be noise, as the brackets beside them show.
@@ -875,14 +1009,16 @@ def markdown(found):
     lines += [[str(column.get(name, "-")) for name in names] for column in columns]
     widths = [max(len(line[number]) for line in lines) for number in range(len(names))]
     text = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
-    seeds, said = found["seeds"], "One seed: an order, no evidence. Lowest first:"
-    if seeds > 1:
-        said = (f"{seeds} seeds: mean (least to most) +- eval.py's own standard error. Lowest first, < where "
-                f"every seed is apart; alike rows would be told apart in {deceived(seeds):.0%} of tables:")
     if found["config"] != found["paper_at"]:
         text.append(f"\nThe paper's numbers are of {found['paper_at']}, ours of {found['config']}: only the "
                     "order of the rows compares.")
-    return "\n".join([*text, "", said, "", *(f"- {name}: {line}" for name, line in order(found).items())])
+    said = "One seed: no evidence."
+    if found["seeds"] > 1:
+        said = f"{found['seeds']} seeds: mean (least to most) +- standard error over clips."
+    text += ["", said]
+    if found["claims"]:
+        text += ["", *(f"- {claim_line(found, claim)}" for claim in found["claims"])]
+    return "\n".join(text)
 
 
 def show(args, key, results):
@@ -898,7 +1034,7 @@ def show(args, key, results):
 
 # A dot a seed and no bars: a bar's length asks to be compared from 0, which no FVD means, and hides how few
 # runs it is.
-CHARTS = ("PSNR", "toy FVD", "FVD", "nearest dB", "toy images %", "IS", "toy FID", "FID")
+CHARTS = ("PSNR", "toy FVD", "FVD", "nearest dB", "IS", "toy FID", "FID")
 
 
 def draw_table(path, found, most=4):
@@ -907,7 +1043,7 @@ def draw_table(path, found, most=4):
     rows, charts = found["rows"], []
     if rows[0]["curve"]:
         charts.append(draw_curves(found))
-    for name in CHARTS:
+    for name in dict.fromkeys([*(claim["measure"] for claim in found["claims"]), *CHARTS]):
         first = rows[0]["ours"].get(name)
         if first is None or len(charts) == most:
             continue
@@ -995,7 +1131,7 @@ def parse(argv):
     add("--trust-torchscript", action="store_true", help="run the program that a TorchScript file is")
     add("--image_model", default="DiT-XL-2-256x256.pt", help="latte-5d: the image model's file")
     add("-n", type=int, default=0, help="clips to look at; 0: tiny 16, small 128, toy 256, else 2048")
-    add("--nearest", type=int, default=-1, help="of the toy's clips, how many to fit; default: a 16th")
+    add("--nearest", type=int, default=-1, help="of the toy's clips, how many to fit; default: an 8th")
     add("--batch", type=int, default=32, help="clips that are sampled at once, at most")
     add("--dry-run", action="store_true", help="print the commands of every row, run none")
     argv = list(argv)
@@ -1020,7 +1156,7 @@ def check(args):
     if args.n == 0:
         args.n = {"tiny": 16, "small": 128, "toy": 256}.get(args.config, 2048)
     if args.nearest < 0:
-        args.nearest = args.n // 16
+        args.nearest = args.n // 8
     for name, least in (("n", 2), ("seeds", 1), ("batch", 1)):
         if getattr(args, name) < least:
             flag = "-n" if name == "n" else f"--{name}"
