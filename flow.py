@@ -342,7 +342,10 @@ class DDPM:
         self.posterior_log_variance = lent.log()
 
     def to(self, device):
-        """Move the tables: each time that one is read on another device is a copy, and a step reads many."""
+        """Move the tables: each time that one is read on another device is a copy, and a step reads many.
+        Apple's GPU has no float64: for it they stay, and are copied."""
+        if torch.device(device).type == "mps":
+            return self
         for name, table in vars(self).items():
             if torch.is_tensor(table):
                 setattr(self, name, table.to(device))

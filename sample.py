@@ -68,7 +68,7 @@ from support.checkpoints import TOY, class_of, load_network, read_config, sweep
 from support.cli import FlagParser, UserError, check_writable, polite, printable
 from support.drawing import contact_sheet
 from support.folders import label_of
-from support.ops import has_bf16
+from support.ops import best_device, has_bf16
 from support.order import SAMPLING, keyed_noise
 from support.pages import write_page
 from support.video_io import (IMAGES, Unusable, read_at_rate, read_image, save_image, save_video, to_frames,
@@ -988,7 +988,7 @@ def extension(args, models, how):
 def main(argv=None):
     begun = time.perf_counter()
     args = parse(argv)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
     models = models_of(args, device)
     how = settle(args, models)
     wanted = list(dict.fromkeys([*args.prompt, args.negative]))

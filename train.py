@@ -31,6 +31,8 @@ from collections import Counter, OrderedDict
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded: see sample.py
+# Steps of clips and of images ask for memory in other pieces: pieces that can grow leave fewer holes on a GPU
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 from einops import rearrange
 import torch

@@ -2,8 +2,23 @@
 
 Each choice stands beside the figure that made it. The lessons call these names and show the arithmetic."""
 
+import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
+
+
+# ------------------------------------------------------------------------------------------ which device
+
+def best_device():
+    """The kind of device to compute on: CUDA's, Apple's (mps), or the CPU.
+
+    Apple's is untried: nobody has run this code on one. It has no float64, so the tables of DDPM stay on the
+    CPU (DDPM.to), and computes in float32 here; eval.py, whose distances are float64, stays on the CPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
 
 
 # ---------------------------------------------------------------- mixed precision, attention, checkpointing
@@ -16,10 +31,11 @@ import torch.utils.checkpoint
 
 def has_bf16(device):
     """Whether this device multiplies in bfloat16; where not, float32 is faster."""
-    if torch.device(device).type == "cuda":
+    kind = torch.device(device).type
+    if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if torch.device(device).type != "cpu":
-        return True
+    if kind != "cpu":
+        return kind != "mps"                                # untried there
     able = torch.cpu.get_capabilities()
     return torch.backends.mkldnn.is_available() and any(
         able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))     # x86, x86, ARM, ARM

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from support.checkpoints import (HOST, append_line, cut_log, load_strict, read_state, save_state, sweep,
                                  write_atomic)
 from support.cli import STOP, UserError, first_line
-from support.ops import has_bf16
+from support.ops import best_device, has_bf16
 
 
 # A network learns by one small correction after another, and that is a page (train.py's step and fit). All of
@@ -75,6 +75,10 @@ class Run:
     store: object = None               # a small table that all ranks read and write; kept by the launcher
     stop: int = None                   # the step after which all stop, once that is agreed
 
+    @property
+    def on_cuda(self):
+        return self.device.startswith("cuda")
+
     # What a rank may do alone: draw, print, write a file. What all must do together, in the same order:
     # forward and backward, all_ranks, wait, and with --shard what needs a whole tensor (save, show).
 
@@ -119,15 +123,18 @@ def setup():
     TF32 is switched on here and nowhere else: on a GPU, float32 matrices are then multiplied with 10 bits of
     mantissa, eight times as fast. --bf16 (autocast) decides about everything else, in autocast() below."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    if device != "cpu":
+    device = best_device()
+    if device == "mps" and world_size > 1:                  # it has no way to send gradients
+        device = "cpu"
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     store = None
     if world_size > 1 and not dist.is_initialized():
         store, _, _ = next(dist.rendezvous("env://"))
         # two hours: a rank may wait while another encodes its last shard. A dead one is noticed at once
-        dist.init_process_group("nccl" if device != "cpu" else "gloo", store=store, rank=rank,
+        dist.init_process_group("gloo" if device == "cpu" else "nccl", store=store, rank=rank,
                                 world_size=world_size, timeout=datetime.timedelta(hours=2))
     return Run(rank, world_size, device, store)
 
@@ -595,7 +602,7 @@ class Trainer:
         self.skipped = self.skipped + bad
         self.step += 1
         self.recent.append((self.step, [clip for micro in micros for clip in clips_of(micro)], bad))
-        if self.run.device != "cpu":                        # at most two steps are under way; see stops_after
+        if self.run.on_cuda:                                # at most two steps are under way; see stops_after
             self.under_way.append(torch.cuda.Event())
             self.under_way[-1].record()
             if len(self.under_way) > 1:
@@ -727,7 +734,7 @@ class Trainer:
         state = {part: {name: parts[part] for name, parts in learned.items()} for part in PARTS}
         state |= {"step": self.step, "skipped": int(self.skipped), "rng": torch.get_rng_state(),
                   "config": json.dumps(self.cfg.settings()), "data": self.data}
-        if self.run.device != "cpu":
+        if self.run.on_cuda:
             state["rng_cuda"] = torch.cuda.get_rng_state()
         return state
 
@@ -806,7 +813,7 @@ class Trainer:
         self.step = self.saved = int(state["step"])
         self.skipped = self.skipped + int(state["skipped"])
         torch.set_rng_state(state["rng"])
-        if self.run.device != "cpu" and "rng_cuda" in state:
+        if self.run.on_cuda and "rng_cuda" in state:
             torch.cuda.set_rng_state(state["rng_cuda"])
 
 
@@ -957,7 +964,8 @@ class Watch:
             if self.run.device != "cpu":
                 for key, value in micro.items():
                     if torch.is_tensor(value) and key != "index":
-                        micro[key] = value.pin_memory().to(self.run.device, non_blocking=True)
+                        pinned = value.pin_memory() if self.run.on_cuda else value
+                        micro[key] = pinned.to(self.run.device, non_blocking=True)
             micros.append(micro)
         self.waited += time.perf_counter() - before
         if self.peak:
@@ -998,7 +1006,7 @@ class Watch:
         """What the card could do in a second; 0 where there is no MFU: on a processor or an unknown card, for
         networks without tokens, and with --shard, since rank 0 counts by a forward pass of its own."""
         counts = any(learner.player.last_layers for learner in self.trainer.learners.values())
-        if self.run.device == "cpu" or self.run.rank or self.cfg.shard or not counts:
+        if not self.run.on_cuda or self.run.rank or self.cfg.shard or not counts:
             return 0.0
         card = torch.cuda.get_device_name()
         peak = next((peak for known, peak in PEAKS.items() if known in card), 0)
@@ -1033,7 +1041,7 @@ class Watch:
 
 def peak_memory(device):
     """Bytes: allocated on the GPU, or resident in memory, Python and torch included."""
-    if device != "cpu":
+    if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     if status.exists():
