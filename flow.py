@@ -67,9 +67,14 @@ def interpolate(x0, x1, t):
 def flow_loss(model, x1, cond, *, t, noise):
     """Mean squared velocity error. t (B,) and noise are arguments, so that a step can be replayed."""
     # ASSUMED: no weight by time, as in SD3; VideoDiT names none.
+    return flow_errors(model, x1, cond, t=t, noise=noise).mean()
+
+
+def flow_errors(model, x1, cond, *, t, noise):
+    """Squared velocity errors (B,C,...), before the mean: train.py logs them by the time, too."""
     x0, x1 = noise.float(), x1.float()
     v = model(interpolate(x0, x1, t), t, **cond).float()                       # (B,C,...)
-    return (v - (x1 - x0)).square().mean()
+    return (v - (x1 - x0)).square()                                            # (B,C,...)
 
 
 # Many lines, from other noise to other clips, run through the same X_t, and each wants another answer. What a

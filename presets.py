@@ -164,6 +164,7 @@ class Config:
     # back to; a preview costs a clip's sampling and is the only thing that shows what a loss does not.
     save_every: int = 500          # steps between two states on disk
     preview_every: int = 500       # steps between two previews: clips or reconstructions to look at
+    valid_every: int = 500         # steps between two held-out losses: on 16 clips that no step sees; 0: none
     previews: int = 4              # how many clips are made for a preview
     log_every: int = 20            # steps between two lines of OUT/STAGE/log.jsonl
     keep: int = 2                  # older states that stay, in OUT/STAGE/STEP/, beside the newest; 0: none
@@ -284,7 +285,7 @@ PRESETS = {
     "videodit-256": dict(
         size=256, frames=32, data="", flip=True, shift=3.0,
         lr=5e-5, warmup=1000, betas=(0.9, 0.95), ema=0.9999, checkpointing=True, compile=True,
-        save_every=5000, preview_every=5000, previews=1, p_video=1.0, workers=8,
+        save_every=5000, preview_every=5000, valid_every=5000, previews=1, p_video=1.0, workers=8,
         # VideoDiT 4.1: "longer edge does not exceed 1080 pixels", then cropped to 256: its own texture
         stages={"dpvae": dict(steps=600_000, batch=8, long=1080, disc_start=100_000, disc_warmup=10_000),
                 "videodit": dict(steps=60_000, batch=64)}),                                     # VideoDiT 4.3
@@ -319,8 +320,8 @@ for _name, _size, _stages in (("videodit-320", 320, {"dpvae": _dpvae, "videodit"
 # is bilinear without; and images beside clips are resized and flipped as clips are, where those of faces and
 # UCF101 have to be 256 x 256 and stay as they are.
 _latte = dict(size=256, frames=16, stride=3, crop="center", data="", lr=1e-4, warmup=1, betas=(0.9, 0.999),
-              clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000, previews=2,
-              workers=8)
+              clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000,
+              valid_every=10_000, previews=2, workers=8)
 for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), ("taichi", True, "none"),
                                  ("ucf101", True, "class")):
     for _suffix, _batch, _images in (("", 40, 0), ("-img", 32, 8)):

@@ -24,7 +24,9 @@ and transformer (REPA-E, 2025, needs a third network that tells what latents sho
 
 import contextlib
 import dataclasses
+import functools
 import itertools
+import math
 import os
 import sys
 from collections import Counter, OrderedDict
@@ -41,7 +43,7 @@ from torch import nn
 import pretrained
 from data import ClipConfig, ClipFolder, ToyClips, check_source, open_source
 from dit import AdaLN, DiT, MMDiT, PixArt, deepen
-from flow import DDPM, along, ddpm_loss, drop_labels, drop_prompt, flow_loss, sample_times, velocity_of
+from flow import DDPM, along, ddpm_terms, drop_labels, drop_prompt, flow_errors, sample_times, velocity_of
 from latte import Latte, init_from_image
 from presets import PRESETS, overview, parse
 from pretrained import (WITH_COMPANIONS, bring_companions, check_widths, frozen_vae, image_vae, own_file,
@@ -58,7 +60,7 @@ from support.drawing import contact_sheet
 from support.folders import class_at
 from support.latent_cache import LatentCache, fingerprint, write_cache
 from support.ops import conv_layout, has_bf16
-from support.order import DROP, NOISE, TIME, batches, keyed_noise, toss
+from support.order import DROP, NOISE, TIME, batches, collate, keyed_noise, toss
 from support.pages import report
 from support.tokenizers import WordTokenizer
 from support.trainer import (Player, Run, Stage, Trainer, all_ranks, autocast, refuse_different_flags,
@@ -136,11 +138,16 @@ def fit(cfg, run, stage):
     while trainer.step < cfg.steps and not stopped:
         micros = trainer.watch.fetch(source)
         shown = step(trainer, micros)
+        trainer.watch.collect(shown)
         stopped = stops_after(run, trainer.step)            # a signal, to any rank
         saving = stopped or trainer.due(cfg.save_every)
-        if saving or trainer.due(cfg.log_every) or run.device == "cpu":
+        validating = stage.valid and trainer.due(cfg.valid_every)
+        logging = validating or trainer.due(cfg.log_every)
+        if saving or logging or run.device == "cpu":
             trainer.check()                                 # ten steps left out in a row end the run
-        if trainer.due(cfg.log_every):
+        if validating:
+            shown |= trainer.validate()                     # held-out loss
+        if logging:
             trainer.watch.log(shown)
         if saving and not trainer.failed:                   # never over a good one
             trainer.save()
@@ -226,7 +233,7 @@ def mixed(cfg, videos, images, p):
         for step in itertools.count(start):
             source = clips if toss(cfg.seed, [step])[0] < p else stills
             for _ in range(cfg.accumulate):
-                yield {**next(source), "step": step}
+                yield {**next(source), "step": step, "still": source is stills}
     return from_step
 
 
@@ -399,19 +406,19 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
     read = toy_or_folder(cfg, "video").captions if cfg.data else ()     # words of the videos to come
 
     def loss(nets, batch):
-        total = transformer_loss(cfg, run, nets["dit"], nets["text"], vae, batch)
+        total, log = transformer_loss(cfg, run, nets["dit"], nets["text"], vae, batch)
         if not read:
-            return total, {}
+            return total, log
         first = batch["step"] * cfg.batch + batch["first"]
         captions = [read[(first + row) % len(read)] for row in range(len(batch["caption"]))]
         words = nets["text"].reading_loss(captions)
-        return total + 0.1 * words, {"words": words.detach()}
+        return total + 0.1 * words, {"words": words.detach(), **log}
 
     player = transformer_player(cfg, {"dit": dit, "text": text}, loss, dit.joint_blocks, dit.final_layer,
                                 methods=["reading_loss"])
     return Stage({"dit": player}, loader(cfg, run, images),
-                 show_samples(cfg, run, vae, None, 1, prompts_for(cfg, images)), about=about(cfg, "flow"),
-                 data=(images,))
+                 show_samples(cfg, run, vae, None, 1, prompts_for(cfg, images)),
+                 valid=held_out(cfg, run, "image", vae, flow_errors), about=about(cfg, "flow"), data=(images,))
 
 
 # The image transformer's attention becomes global: its tokens, until now those of one image, are those of a
@@ -436,7 +443,10 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
     images = feed(cfg, run, "image", dp, text) if cfg.p_video < 1 else None
 
     def loss(nets, batch):
-        return transformer_loss(cfg, run, nets["videodit"], text, dp, batch), {}
+        total, log = transformer_loss(cfg, run, nets["videodit"], text, dp, batch)
+        if batch["still"]:                                  # by the time, only clips: as the held-out loss
+            log = {}
+        return total, log
 
     video_batches = loader(cfg, run, clips)
     image_batches = loader(cfg, run, images) if cfg.p_video < 1 else None
@@ -444,6 +454,7 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
     player = transformer_player(cfg, {"videodit": net}, loss, blocks, net.image.final_layer)
     return Stage({"videodit": player}, mixed(cfg, video_batches, image_batches, cfg.p_video),
                  show_samples(cfg, run, dp, text, cfg.frames, prompts_for(cfg, clips)),
+                 valid=held_out(cfg, run, "video", dp, flow_errors, text),
                  about=about(cfg, "flow", "text", text), data=(clips, images))
 
 
@@ -497,6 +508,11 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
         source = beside(source, loader(many, run, images))
     diffusion = DDPM(variance="learned_range" if net.config.learn_sigma else "fixed_large").to(run.device)
 
+    def errors(net, z, cond, t, noise):
+        if cfg.objective == "flow":
+            return flow_errors(velocity_of(net), z, cond, t=t, noise=noise)             # (B,C,T'+M,h,w)
+        return ddpm_terms(diffusion, net, z.float(), cond, t=t, noise=noise)["loss"]    # (B,)
+
     def loss(nets, batch):
         z, cond = latents_and_conditions(batch, vae, text, classes, run.device)         # (B,C,T'+M,h,w)
         cond = drop_conditions(cfg, run, batch, cond, net.config.classes)
@@ -504,15 +520,17 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
         noise = draw(cfg, batch, z.shape, run.device)
         if cfg.objective == "flow":
             t = sample_times(draw(cfg, batch, (len(z),), run.device, TIME), cfg.shift)
-            return flow_loss(velocity_of(nets["latte"]), z, cond, t=t, noise=noise), {}
-        t = diffusion.sample_times(draw(cfg, batch, (len(z),), run.device, TIME, torch.rand))
-        return ddpm_loss(diffusion, nets["latte"], z, cond, t=t, noise=noise), {}
+        else:
+            t = diffusion.sample_times(draw(cfg, batch, (len(z),), run.device, TIME, torch.rand))
+        found = errors(nets["latte"], z, cond, t, noise)
+        return found.mean(), by_time(found, t, cfg.objective)
 
     prompts = prompts_for(cfg, clips, asks, classes)
     told = {"objective": cfg.objective, "classes": list(classes), "latents": cfg.latents}
     player = transformer_player(cfg, {"latte": net}, loss, net.blocks, net.final_layer)
     return Stage({"latte": player}, source,
                  show_samples(cfg, run, vae, text, cfg.frames, prompts, classes),
+                 valid=held_out(cfg, run, "video", vae, errors, text, classes, cfg.objective),
                  about={**told, **about(cfg, cfg.objective, asks, text)}, data=(clips, images))
 
 
@@ -672,7 +690,91 @@ def transformer_loss(cfg, run, net, text, vae, batch):
     z = latents(batch, vae)                                                                 # (B,C,T',h,w)
     t = sample_times(draw(cfg, batch, (len(z),), run.device, TIME), cfg.shift)              # (B,)
     cond = drop_conditions(cfg, run, batch, conditions(batch, text, (), run.device))
-    return flow_loss(net, z, cond, t=t, noise=draw(cfg, batch, z.shape, run.device))
+    errors = flow_errors(net, z, cond, t=t, noise=draw(cfg, batch, z.shape, run.device))   # (B,C,T',h,w)
+    return errors.mean(), by_time(errors, t)
+
+
+# ---------------------------------------------------------------------------------------------- by the time
+
+# A diffusion loss is a mean over noise levels that have little in common: near t=0 it asks what clips look
+# like at all, near t=1 for the last of the noise, and a gain in one hides a loss in the other. So the log has
+# eight times apart, twice: of the training loss the clips that fell into each eighth of the path ("train_t"),
+# and on clips that no step sees the middle of each eighth ("valid_t"). Where the first falls and the second
+# rises, clips are learned by heart. The second is comparable, between steps, runs and machines: 16 clips,
+# noise that is fixed for ever, no prompt dropped, the EMA.
+
+def times_of(objective="flow"):
+    """The middles of the eighths (8,): t of Eq. 5, or DDPM's whole steps, of which there are 1000."""
+    middles = (torch.arange(8) + 0.5) / 8
+    if objective == "ddpm":
+        return (1000 * middles).long()
+    return middles
+
+
+def by_time(errors, t, objective="flow"):
+    """{"train_t0.06": (sum of the clips' losses, how many), ...} of errors (B,...) at times t (B,)."""
+    losses = errors.detach().reshape(len(t), -1).mean(1)                                    # (B,)
+    share = t / 1000 if objective == "ddpm" else t
+    eighth = (8 * share).long().clamp(max=7)                                                # (B,)
+    told = {}
+    for number, time in enumerate(times_of(objective).tolist()):
+        here = eighth == number                                                             # (B,)
+        told[f"train_t{round(time, 2)}"] = torch.stack([losses.where(here, 0).sum(), here.sum()])
+    return told
+
+
+def unseen(cfg, kind):
+    """Clips, or images, that no step sees: of a toy world the combinations that are held out, of videos what
+    --part leaves out."""
+    name = cfg.data
+    if kind == "image" and cfg.images:
+        name = cfg.images
+    if name in toy_world.WORLDS:
+        frames = cfg.frames if kind == "video" else 1
+        return ToyClips(f"{kind}_heldout", frames, cfg.size, 16, toy_world.UNSEEN, drop=0.0,
+                        vocabulary=toy_world.WORLDS[name])
+    first, last = cfg.part
+    rest = (last, 1.0)
+    if first > 1 - last:
+        rest = (0.0, first)
+    if rest[0] < rest[1]:
+        clips = toy_or_folder(dataclasses.replace(cfg, part=rest, seed=0, flip=False), kind)
+        if isinstance(clips, ClipFolder):                   # images have no parts
+            return clips
+    raise UserError(f"{name} is trained on whole; of videos, --part 0 0.9 leaves out the last tenth of each")
+
+
+def held_out(cfg, run, kind, vae, errors, text=None, classes=(), objective="flow"):
+    """nets -> {"valid_t0.06": loss, ...}, or None. errors is the stage's: (net, z, cond, t, noise) -> (B,...)"""
+    if not cfg.valid_every:
+        return None
+    try:
+        clips = unseen(cfg, kind)
+    except UserError as error:
+        if run.rank == 0:
+            print(f"{cfg.stage}: no held-out loss: {error}")
+        return None
+    times = times_of(objective)                                                             # (8,)
+    places = range(0, len(clips), math.ceil(len(clips) / 16))           # 16 at most
+
+    @functools.cache
+    def at(place):
+        batch = collate([clips.item(place)])
+        z = latents({"video": batch["video"].to(run.device)}, vae)                          # (1,C,T',h,w)
+        return z, keyed_noise(z.shape, 0, 0, place, run.device), batch
+
+    def valid(nets):
+        total = torch.zeros(8, device=run.device)
+        for place in places:
+            z, noise, batch = at(place)
+            cond = conditions(batch, nets.get("text", text), classes, run.device)           # (1,...) each
+            eight = {name: value.expand(8, *value.shape[1:]) for name, value in cond.items()}
+            found = errors(nets[cfg.stage], z.repeat(8, 1, 1, 1, 1), eight, t=times.to(run.device),
+                           noise=noise.repeat(8, 1, 1, 1, 1))
+            total += found.reshape(8, -1).mean(1)                                           # (8,)
+        means = (total / len(places)).tolist()
+        return {f"valid_t{round(time, 2)}": mean for time, mean in zip(times.tolist(), means)}
+    return valid
 
 
 # ---------------------------------------------------------------------------------------- frozen, in the step

@@ -43,7 +43,7 @@ img, video { display: block; max-width: 100%; border-radius: 4px; image-renderin
 .curves small { display: block } .steps { display: flex; justify-content: space-between; font-size: 12px;
        color: var(--soft) }
 polyline { fill: none; stroke: var(--line); stroke-width: 1.6; vector-effect: non-scaling-stroke }
-polyline.each { stroke: var(--pale); stroke-width: 1 }
+polyline.each { stroke: var(--pale); stroke-width: 1 } polyline.beside { stroke-dasharray: 6 3 }
 table { border-collapse: collapse; margin-top: .8rem } th { font-weight: normal; text-align: left }
 td, th { padding: .15rem .9rem .15rem 0; vertical-align: top; overflow-wrap: anywhere }
 td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
@@ -91,6 +91,7 @@ MEANING = {
     "words": "which words are in the prompt, asked of the text encoder"}
 BOOKKEEPING = ("step", "lr", "norm", "skipped", "steps_per_s", "samples_per_s", "tokens_per_s", "wait",
                "eta_s", "memory_gb", "mfu")
+BY_TIME = ("train_t", "valid_t")                            # train.py: the loss in eighths of the path
 DRAWN = ("lr", "norm", "wait")                              # of the bookkeeping; the others are one number
 
 
@@ -127,11 +128,18 @@ def stage_report(folder):
     def points(key):
         return [(line["step"], line.get(key)) for line in lines]
 
-    losses = [key for key in last if key not in BOOKKEEPING]
+    losses = [key for key in last if key not in BOOKKEEPING and not key.startswith(BY_TIME)]
     if losses:
         parts.append(f'<div class="loss">{curve("loss", points(losses[0]))}</div>')
     drawn = losses[1:] + [key for key in DRAWN if key in last]
     parts.append('<div class="curves">' + "".join(curve(key, points(key)) for key in drawn) + "</div>")
+    times = {key.partition("_t")[2] for line in lines for key in line if key.startswith(BY_TIME)}
+    if times:
+        parts.append("<p>The loss by the time t, of training and, dashed, on clips that no step sees:</p>"
+                     '<div class="curves">')
+        parts += [curve(f"t = {time}", points(f"train_t{time}"), points(f"valid_t{time}"))
+                  for time in sorted(times, key=float)]
+        parts.append("</div>")
     parts += previews(folder)
     rows = []
     for key, value in last.items():
@@ -163,9 +171,14 @@ def previews(folder):
 # which may then be stretched to any width. Losses of diffusion are noisy, most of them is noise that nobody
 # could predict: so each point is drawn pale, and over it the mean of its neighbours, which sets the frame.
 
-def curve(name, points, wide=600, high=200):
-    """A figure of (step, value or None), without the values that were not finite."""
-    real = [(x, y) for x, y in points if isinstance(y, (int, float)) and math.isfinite(y)]
+def finite(points):
+    return [(x, y) for x, y in points if isinstance(y, (int, float)) and math.isfinite(y)]
+
+
+def curve(name, points, beside=(), wide=600, high=200):
+    """A figure of (step, value or None), without the values that were not finite; beside it, dashed, another
+    curve in the same frame."""
+    real, beside = finite(points), finite(beside)
     if not real:
         return ""
     real = real[::max(len(real) // wide, 1)]
@@ -174,7 +187,8 @@ def curve(name, points, wide=600, high=200):
     for i, (x, _) in enumerate(real):
         near = [y for _, y in real[max(i - around, 0):i + around + 1]]
         means.append((x, sum(near) / len(near)))
-    low, top = min(y for _, y in means), max(y for _, y in means)
+    heights = [y for _, y in means + beside]
+    low, top = min(heights), max(heights)
     first, last = real[0][0], real[-1][0]
 
     def line(points, kind):
@@ -188,7 +202,10 @@ def curve(name, points, wide=600, high=200):
     lines = line(means, "mean")
     if around:
         lines = line(real, "each") + lines
+    lines += line(beside, "beside")
     meaning = f" <small>{MEANING[name]}</small>" if name in MEANING else ""
+    if beside:
+        meaning = f" <small>held out {short(beside[-1][1])}</small>"
     return (f"<figure><figcaption><b>{html.escape(name)}</b> {short(means[-1][1])}{meaning}</figcaption>"
             f'<div class="plot"><div><span>{short(top)}</span><span>{short(low)}</span></div>'
             f'<svg viewBox="0 0 {wide} {high}" preserveAspectRatio="none">{lines}</svg></div>'

@@ -7,6 +7,7 @@ Differs  Lightning, Accelerate and Trainer hide the loop behind hooks; here it i
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import re
@@ -259,6 +260,7 @@ class Stage:
     batches: object                    # start_step -> endless iterator of batches
     preview: object                    # (nets, folder/name) -> files a person can open
     finish: object = None              # nets -> None, before the last save
+    valid: object = None               # nets -> {name: loss on clips that no step sees}
     about: dict = field(default_factory=dict)       # more for the checkpoint to say
     data: tuple = ()                   # its data sets, or None: are they still the same after a resume?
 
@@ -591,8 +593,8 @@ class Trainer:
             print(f"{self.cfg.stage}: {text}")
 
     def due(self, every):
-        """Whether what is done every so many steps, and after the last, is done now."""
-        return self.step % every == 0 or self.step == self.cfg.steps
+        """Whether what is done every so many steps (0: never), and after the last, is done now."""
+        return every > 0 and (self.step % every == 0 or self.step == self.cfg.steps)
 
     def count_step(self, micros, finite):
         """A step more. finite: for each player, whether its gradient was. In a game one that was not is
@@ -670,11 +672,20 @@ class Trainer:
             return
         with self.averaged() as nets, tempfile.TemporaryDirectory() as nowhere:
             folder = Path(nowhere) if self.run.rank else self.folder
-            stance = contextlib.nullcontext()
-            if self.cfg.compile:
-                stance = torch.compiler.set_stance("force_eager")
-            with stance:
+            with self.eager():
                 self.stage.preview(nets, folder / name)
+
+    def validate(self):
+        """{name: held-out loss} by the EMA, in the same way: on rank 0 alone unless the network is sharded."""
+        if self.run.rank and not self.cfg.shard:
+            return {}
+        with self.averaged() as nets, self.eager(), torch.no_grad(), autocast(self.cfg, self.run):
+            return self.stage.valid(nets)
+
+    def eager(self):
+        if self.cfg.compile:
+            return torch.compiler.set_stance("force_eager")
+        return contextlib.nullcontext()
 
     def end(self, stopped):
         """Say how it ended."""
@@ -847,7 +858,7 @@ def refuse_to_overwrite(cfg):
 # once too often is the cheaper mistake. A network's fields are compared where the stage trains it.
 MAY_CHANGE = {"config", "stage", "out", "resume", "steps", "lr", "warmup", "decay", "clip", "ema", "workers",
               "accumulate", "bf16", "compile", "checkpointing", "shard", "cache", "cached", "encode_batch",
-              "save_every", "preview_every", "previews", "log_every", "keep", "init", "vae_weights",
+              "save_every", "preview_every", "valid_every", "previews", "log_every", "keep", "init", "vae_weights",
               "text_weights", "lpips"}
 
 
@@ -935,6 +946,7 @@ class Watch:
         self.first, self.started = trainer.step, time.perf_counter()
         self.waited = 0.0                                   # seconds, for data
         self.tokens = 0
+        self.pairs = {}                                     # what is logged as a (sum, count) over steps
         self.peak = self.peak_flops()
         self.steps_of, self.flops_of = Counter(), {}        # by kind of step: of clips, of images
         for learner in trainer.learners.values():
@@ -975,16 +987,27 @@ class Watch:
                 self.flops_of[kind] = self.count_flops(micros)
         return micros
 
+    def collect(self, shown):
+        """Pairs (sum, count), such as a loss by its time, add up from one line of the log to the next."""
+        for key, value in shown.items():
+            if torch.is_tensor(value) and value.ndim == 1:
+                self.pairs[key] = self.pairs.get(key, 0) + value                            # (2,)
+
     def log(self, shown):
         """The numbers of a step on the bar, and as a line of log.jsonl: what a curve is drawn from later.
 
         Losses are the whole batch's: the mean over micro-batches (Learner.numbers) and over ranks (here)."""
-        means = {key: value for key, value in shown.items() if torch.is_tensor(value)}
-        values = torch.stack([value.float().reshape(()) for value in means.values()])
+        means = {key: value for key, value in shown.items() if torch.is_tensor(value) and value.ndim == 0}
+        values = torch.stack([*means.values(), *itertools.chain(*self.pairs.values())])
         if self.run.world > 1:
             dist.all_reduce(values)
             values /= self.run.world
         numbers = dict(zip(means, values.tolist()))
+        by_time = {key: value for key, value in shown.items() if key.startswith("valid_")}
+        for key, (total, count) in zip(self.pairs, values[len(means):].view(-1, 2).tolist()):
+            if count:
+                by_time[key] = total / count
+        self.pairs = {}
         if self.run.rank:
             return
         step = self.trainer.step
@@ -998,6 +1021,7 @@ class Watch:
             line["tokens_per_s"] = self.tokens * self.run.world / took
         if self.peak:
             line["mfu"] = self.mfu(took)
+        line |= by_time
         self.bar.set_postfix({key: f"{value:.4g}" for key, value in line.items()
                               if key in numbers or key in ("samples_per_s", "wait", "mfu")})
         append_line(self.trainer.folder / "log.jsonl", line)

@@ -9,13 +9,16 @@ import torch
 
 import presets
 import train
-from support.checkpoints import load_network, read_config, read_state
+from support.checkpoints import load_network, read_config, read_log, read_state
 from support.cli import polite
+from support.toy_world import is_heldout
+from support.trainer import Run
 from conftest import script
 from support.order import batches
 from presets import Config, apply, parse
-from test_trainer import run, signals  # noqa: F401  signals works by being here
-from train import mixed, singles
+from test_stages import config
+from test_trainer import differs, run, signals  # noqa: F401  signals works by being here
+from train import by_time, held_out, mixed, singles, unseen
 from vae import KLVAE
 
 
@@ -127,3 +130,63 @@ def test_2d_plus_3d_keeps_the_image_model(tiny, tmp_path):
     assert any(video[name].abs().max() > 0 for name in video if "zero_x.weight" in name)
     made = read_config(out / "videodit.safetensors")["config"]
     assert made["attention"] == "2d+3d" and not made["patchify_3d"]
+
+
+# ------------------------------------------------------------ the held-out loss
+
+def held_out_losses(out, stage):
+    lines = read_log(out / stage / "log.jsonl")
+    return [{key: value for key, value in line.items() if key.startswith("valid_t")} for line in lines]
+
+
+@pytest.mark.parametrize("stage", ["videodit", *(pytest.param(stage, marks=pytest.mark.slow)
+                                                 for stage in ("dit", "latte"))])
+def test_a_held_out_loss_changes_nothing_and_no_resume_changes_it(tiny, tmp_path, stage):
+    """Weights with and without it, bit for bit; its own values after every step, in one run and in two."""
+    without, whole, halves = (tiny.fork(tmp_path / name) for name in ("without", "whole", "halves"))
+    state = run(without, stage, "--steps", 4, "--valid_every", 0)
+    once = run(whole, stage, "--steps", 4, "--valid_every", 1, "--log_every", 3)
+    run(halves, stage, "--steps", 2, "--valid_every", 1)
+    run(halves, stage, "--steps", 4, "--valid_every", 1)
+    assert differs(state, once) == [] and held_out_losses(without, stage)[-1] == {}
+    values = held_out_losses(whole, stage)
+    assert values == held_out_losses(halves, stage) and [len(line) for line in values] == [8] * 4
+    assert values[0] != values[3] and all(math.isfinite(value) for value in values[3].values())
+
+
+@pytest.mark.parametrize("objective", ["flow", "ddpm"])
+def test_the_held_out_loss_is_told_by_the_time(objective):
+    """A network whose error is its time: each of eight is named by it. Clips are the world's held-out ones,
+    the same for every seed."""
+    cfg = config("--stage", "latte")
+    vae = KLVAE(cfg.vae)
+    def errors(net, z, cond, t, noise):
+        assert z.shape == noise.shape == (8, 4, 8, 4, 4)
+        return t.float().view(8, 1, 1, 1, 1).expand(z.shape)
+    values = held_out(cfg, Run(), "video", vae, errors, objective=objective)({"latte": None})
+    assert len(values) == 8 and all(float(name.removeprefix("valid_t")) == pytest.approx(value, abs=0.01)
+                                    for name, value in values.items())
+    clips = unseen(cfg, "video")
+    assert len(clips) == 16 and all(is_heldout(clips.describe(place)[0]) for place in range(16))
+    other = unseen(config("--stage", "latte", "--seed", 5), "video")
+    assert torch.equal(clips.item(3)["video"], other.item(3)["video"])
+
+
+def test_the_training_loss_is_told_by_the_time():
+    """Sums and counts of the clips in each eighth of the path; t = 1, too."""
+    told = by_time(torch.tensor([[1.0, 3.0], [5.0, 5.0], [7.0, 9.0]]), torch.tensor([0.0, 0.12, 1.0]))
+    pairs = {name: pair.tolist() for name, pair in told.items() if pair[1] > 0}
+    assert pairs == {"train_t0.06": [7, 2], "train_t0.94": [8, 1]} and len(told) == 8
+    told = by_time(torch.tensor([2.0, 4.0]), torch.tensor([124, 999]), "ddpm")
+    assert told["train_t62"].tolist() == [2, 1] and told["train_t937"].tolist() == [4, 1]
+
+
+def test_of_videos_the_held_out_part_is_what_part_leaves(films, capsys):
+    """The longer rest; where nothing is left, a line says so and names --part."""
+    def clips(*flags):
+        return unseen(config("--stage", "videodit", "--data", films, *flags), "video")
+    assert clips("--part", "0", "0.6").config.part == (0.6, 1.0)
+    assert clips("--part", "0.6", "0.9").config.part == (0.0, 0.6)
+    cfg = config("--stage", "videodit", "--data", films)
+    assert held_out(cfg, Run(), "video", None, None) is None
+    assert "videodit: no held-out loss: " in (told := capsys.readouterr().out) and "--part 0 0.9" in told

@@ -123,7 +123,8 @@ def test_two_processes_reach_the_weights_of_one(tiny, tmp_path):
     """Gloo, the same global batch: a game of two players, pictures mixed with clips, whole networks and
     sharded ones. Weights, averages and the logged loss; to 1e-4, sharded to 1e-5."""
     one, two, cut = (tiny.fork(tmp_path / name) for name in ("one", "two", "two-shard"))
-    flags = "--steps", "4", "--warmup", "0", "--disc_start", "2", "--disc_warmup", "0", "--log_every", "1"
+    flags = "--steps", "4", "--warmup", "0", "--disc_start", "2", "--disc_warmup", "0", "--log_every", "1", \
+        "--valid_every", "2"
     (tmp_path / "ranks.py").write_text(RANKS)
     done = script(*torchrun(tmp_path / "ranks.py", two, *flags), extra=THREAD)
     assert done.code == 0, done.err[-4000:]
@@ -133,6 +134,10 @@ def test_two_processes_reach_the_weights_of_one(tiny, tmp_path):
         logs = [[line[stage] for line in checkpoints.read_log(out / stage / "log.jsonl")]
                 for out in (one, two)]
         assert logs[0] == pytest.approx(logs[1], abs=1e-4) and len(logs[0]) == 4
+        by_time = [{key: value for line in checkpoints.read_log(out / stage / "log.jsonl")
+                    for key, value in line.items() if key.startswith(("train_t", "valid_t"))}
+                   for out in (one, two)]
+        assert by_time[0] == pytest.approx(by_time[1], abs=1e-4) and (stage == "dpvae" or len(by_time[0]) > 8)
     sharded = read_state(cut / "dit" / "state.pt")
     assert_close(felt(sharded["players"]), felt(together["players"]), atol=1e-5, rtol=0)
     assert_close(sharded["ema"], together["ema"], atol=1e-5, rtol=0)
@@ -507,15 +512,6 @@ def test_muon_wants_whole_matrices():
 
 
 # ------------------------------------------------------------ losses that are no number
-
-
-def poison(monkeypatch, steps):
-    """transformer_loss, but nan in these steps."""
-    honest = train.transformer_loss
-
-    def loss(cfg, run, net, text, vae, batch, *more):
-        return honest(cfg, run, net, text, vae, batch, *more) * (math.nan if batch["step"] in steps else 1)
-    monkeypatch.setattr(train, "transformer_loss", loss)
 
 
 class Line(torch.nn.Module):
