@@ -1,6 +1,11 @@
 """What docs/ says of the code is true: targets exist, no number of either paper is missing, lists are new."""
 
 import ast
+import base64
+import contextlib
+import io
+import json
+import os
 import re
 import subprocess
 import sys
@@ -153,6 +158,47 @@ def test_the_check_of_an_exercise_fails_before_it_is_done(number):
                                                      "support.cli.UserError")), said
 
 
+# ------------------------------------------------------------------------------------------------ the tour
+
+TOUR = Path("docs/tour.ipynb").resolve()
+
+
+def run_tour(notebook):
+    """Runs a notebook's code cells in one namespace, as Jupyter would; their outputs: print, then the last
+    expression, an image as its .png. To store them anew: PYTHONPATH=. python tests/test_docs.py FOLDER"""
+    names, all_outputs = {}, []
+    for number, cell in enumerate(cell for cell in notebook["cells"] if cell["cell_type"] == "code"):
+        *body, last = ast.parse("".join(cell["source"])).body
+        printed, outputs = io.StringIO(), []
+        with contextlib.redirect_stdout(printed):
+            exec(compile(ast.Module(body, []), f"cell {number}", "exec"), names)
+            if isinstance(last, ast.Expr):
+                value = eval(compile(ast.Expression(last.value), f"cell {number}", "eval"), names)
+            else:
+                value = exec(compile(ast.Module([last], []), f"cell {number}", "exec"), names)
+        if printed.getvalue():
+            outputs.append({"output_type": "stream", "name": "stdout", "text": printed.getvalue().splitlines(True)})
+        if value is not None:
+            png = base64.b64encode(value._repr_png_()).decode()
+            outputs.append({"output_type": "execute_result", "execution_count": number + 1, "metadata": {},
+                            "data": {"image/png": png, "text/plain": [f"<{value.width} x {value.height} image>"]}})
+        all_outputs.append(outputs)
+    return all_outputs
+
+
+@pytest.mark.slow
+def test_the_tours_cells_run_in_order_and_print_and_draw_what_is_stored(tmp_path, monkeypatch):
+    """Sizes of images and the lines before a colon or a number: seconds differ, and the last digits."""
+    notebook = json.loads(TOUR.read_text("utf-8"))
+    monkeypatch.chdir(tmp_path)
+    for cell, outputs in zip((c for c in notebook["cells"] if c["cell_type"] == "code"), run_tour(notebook)):
+        for stored, new in zip(cell["outputs"], outputs, strict=True):
+            if "text" in stored:
+                assert re.split(r"[\d:]", new["text"][0])[0] == re.split(r"[\d:]", stored["text"][0])[0]
+            else:
+                assert new["data"]["text/plain"] == stored["data"]["text/plain"]
+
+
 # ------------------------------------------------------------------------------------------------ drawings
 
 @pytest.mark.parametrize("name", ("videodit", "latte"))
@@ -175,3 +221,12 @@ def test_readmes_table_names_every_lesson():
     table = re.search(r"^\| open \| for \|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.M)[1]
     named = {name for line in table.splitlines() for name in re.findall(r"\w+\.py", line.split("|")[1])}
     assert named == {path.name for path in Path(".").glob("*.py")}
+
+
+if __name__ == "__main__":
+    tour = json.loads(TOUR.read_text("utf-8"))
+    os.chdir(sys.argv[1])                                   # a folder for what the cells write
+    cells = [cell for cell in tour["cells"] if cell["cell_type"] == "code"]
+    for count, (cell, outputs) in enumerate(zip(cells, run_tour(tour)), 1):
+        cell.update(execution_count=count, outputs=outputs)
+    TOUR.write_text(json.dumps(tour, indent=1, ensure_ascii=False) + "\n", "utf-8")
