@@ -55,7 +55,8 @@ from videodit import VideoDiT, add_lora
 from support import toy_world
 from support.checkpoints import class_of, hold, load_network, read_config
 from support.cli import STOP, UserError, catch_signals, polite, stop_if_asked
-from support.detectors import AttributeClassifier, classifier_loss, classifier_right, classifier_targets
+from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_loss, classifier_right,
+                               classifier_targets)
 from support.drawing import contact_sheet
 from support.folders import class_at
 from support.latent_cache import LatentCache, fingerprint, write_cache
@@ -135,25 +136,25 @@ def fit(cfg, run, stage):
         return
     source = stage.batches(trainer.step)                    # the very batches that an uncut run would meet
     stopped = False
-    while trainer.step < cfg.steps and not stopped:
-        micros = trainer.watch.fetch(source)
-        shown = step(trainer, micros)
-        trainer.watch.collect(shown)
-        stopped = stops_after(run, trainer.step)            # a signal, to any rank
-        saving = stopped or trainer.due(cfg.save_every)
-        validating = stage.valid and trainer.due(cfg.valid_every)
-        logging = validating or trainer.due(cfg.log_every)
-        if saving or logging or run.device == "cpu":
-            trainer.check()                                 # ten steps left out in a row end the run
-        if validating:
-            shown |= trainer.validate()                     # held-out loss
-        if logging:
-            trainer.watch.log(shown)
-        if saving and not trainer.failed:                   # never over a good one
-            trainer.save()
-        if stage.preview and trainer.due(cfg.preview_every):
-            trainer.preview()
-        trainer.watch.bar.update()
+    with trainer.watch.bar:
+        while trainer.step < cfg.steps and not stopped:
+            micros = trainer.watch.fetch(source)
+            shown = step(trainer, micros)
+            trainer.watch.count(shown)
+            stopped = stops_after(run, trainer.step)        # a signal, to any rank
+            saving = stopped or trainer.due(cfg.save_every)
+            validating = stage.valid and trainer.due(cfg.valid_every)
+            logging = validating or trainer.due(cfg.log_every)
+            if saving or logging or run.device == "cpu":
+                trainer.check()                             # ten steps left out in a row end the run
+            if validating:
+                shown |= trainer.validate()                 # held-out loss
+            if logging:
+                trainer.watch.log(shown)
+            if saving and not trainer.failed:               # never over a good one
+                trainer.save()
+            if stage.preview and trainer.due(cfg.preview_every):
+                trainer.preview()
     trainer.end(stopped)
 
 
@@ -251,8 +252,12 @@ def stage_classifier(cfg, run):                       # the instrument: names wh
         total = classifier_loss(nets["classifier"], batch["video"], targets)
         return total, {word: answers.float().mean() for word, answers in right.items()}
 
-    clips = ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0,
-                     vocabulary=toy_world.WORLDS.get(cfg.data, "full"))
+    world = toy_world.WORLDS.get(cfg.data, "full")
+    for words in ATTRIBUTES.values():
+        missing = set(getattr(toy_world.VOCABULARIES[world], words)) - set(getattr(cfg.classifier, words))
+        if missing:
+            raise UserError(f"--classifier.{words}: lacks {', '.join(sorted(missing))}, which clips show")
+    clips = ToyClips("any", cfg.frames, cfg.size, None, cfg.seed, 0.0, vocabulary=world)
     player = Player({"classifier": AttributeClassifier(cfg.classifier)}, loss)
     return Stage({"classifier": player}, loader(cfg, run, clips), None)
 

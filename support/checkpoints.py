@@ -456,8 +456,13 @@ def read_log(path):
     lines = []
     for text in path.read_text("utf-8", "replace").splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError, RecursionError):
-            lines.append(json.loads(text))
+            lines.append(json.loads(text, parse_int=whole_number))
     return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+def whole_number(digits):
+    """JSON bounds no number: one of 400 digits is infinite here, as 1e400 is."""
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def cut_log(path, step):

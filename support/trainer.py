@@ -15,7 +15,6 @@ import shutil
 import sys
 import tempfile
 import time
-import traceback
 import warnings
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -111,7 +110,9 @@ def differences(some, others):
         return {"stage": tuple(stages)}
     found = {}
     for here, there in zip(map(flat, some), map(flat, others)):
-        found |= {name: (here[name], there[name]) for name in here if here[name] != there[name]}
+        for name, value in here.items():
+            if value != there[name]:
+                found[name] = (value, there[name])
     return found
 
 
@@ -170,16 +171,15 @@ def stops_after(run, step):
 @contextlib.contextmanager
 def told_once(run=None):
     """However many ranks fail, the person reads one reason: that of the first to fail. The others fail of it,
-    by a broken connection or by the same mistake in the flags, and end in silence."""
+    by a broken connection or by the same mistake in the flags, and end in silence. (torchrun prints a page of
+    its own below, which no flag turns off.)"""
     try:
         yield
     except Exception as error:
         if run and run.world > 1 and isinstance(error, RuntimeError) and "onnection" in str(error):
             error = UserError("another rank is gone (killed, or its machine): the same command goes on from "
                               "the last save")
-        first = fails_first(run)
-        tell_launcher(run, error, first)
-        if first:
+        if fails_first(run):
             raise error
         sys.exit(2 if isinstance(error, UserError) else 1)
     if run and dist.is_initialized():                       # not after an error: a dead peer would be awaited
@@ -189,33 +189,11 @@ def told_once(run=None):
 def fails_first(run):
     """Whether no other rank has failed before. Where there is no store yet, rank 0 speaks."""
     if not run or not run.store:
-        return own_rank(run) == 0
+        return os.environ.get("RANK", "0") == "0"
     try:
         return run.store.add("failed", 1) == 1
     except Exception:                                       # the store is gone, and with it who was first
         return True
-
-
-def own_rank(run):
-    return run.rank if run else int(os.environ.get("RANK", 0))
-
-
-def tell_launcher(run, error, first):
-    """torchrun adds a page of its own below (it prints its own stack for any exit code but 0, and no flag
-    turns that off). The files it reads its "root cause" from, the earliest, are written here, so that the
-    line stands there, too."""
-    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not file:
-        return
-    reason = traceback.format_exc()
-    now = int(time.time())
-    if isinstance(error, UserError):
-        reason = f"rank {own_rank(run)}: {error}"
-    if not first:
-        reason = f"rank {own_rank(run)}: ended because another rank failed"
-        now += 60
-    about = {"py_callstack": reason, "timestamp": str(now)}
-    Path(file).write_text(json.dumps({"message": {"message": reason, "extraInfo": about}}), "utf-8")
 
 
 # ---------------------------------------------------------------------------------------------- a stage
@@ -527,17 +505,18 @@ class Learner:
             raise UserError(f"{file} is of a run that trained other parameters ({', '.join(odd[:4])}); "
                             "--resume none starts again")
         for group in self.optimizer.param_groups:
-            kinds = {"momentum", "step"} if "times" in group else {"exp_avg", "exp_avg_sq", "step"}
-            for parameter in group["params"]:
-                name = self.names[parameter]
+            kinds = {"exp_avg", "exp_avg_sq", "step"}
+            if "times" in group:                            # Muon's
+                kinds = {"momentum", "step"}
+            for name in [self.names[parameter] for parameter in group["params"]]:
                 if moments[name] and moments[name].keys() != kinds:
                     raise UserError(f"{file}: {name} was trained by another optimizer (--muon); "
                                     "--resume none starts again")
-                wanted = {"EMA": parameter.shape, **dict.fromkeys(kinds, parameter.shape), "step": ()}
                 for key, tensor in {"EMA": ema[name], **moments[name]}.items():
-                    if tensor.shape != wanted[key]:
+                    shape = () if key == "step" else self.trained[name].shape
+                    if tensor.shape != shape:
                         raise UserError(f"{file}: {key} of {name} has the shape {tuple(tensor.shape)}, "
-                                        f"not {tuple(wanted[key])}; --resume none starts again")
+                                        f"not {tuple(shape)}; --resume none starts again")
 
 
 class Trainer:
@@ -616,17 +595,18 @@ class Trainer:
 
         One such step in a week is a broken video or a rare overflow, and costs nothing. Ten in a row are a
         run that is over: the weights do not move any more, so the loss will not heal by itself."""
-        skipped = [(step, clips) for step, clips, bad in self.recent if bad]
+        recent = list(self.recent)
         self.recent.clear()
-        for step, clips in skipped:
+        for step, clips, left_out in recent:
+            if not left_out:
+                continue
             if self.run.world > 1:
                 shares = [None] * self.run.world
                 dist.all_gather_object(shares, clips)
                 clips = [clip for share in shares for clip in share]
             if self.run.rank == 0:
-                some = ", ".join(clips[:8]) + (" ..." if len(clips) > 8 else "")
-                tqdm.write(f"step {step} was left out: loss or gradient not finite; its clips: {some}",
-                           file=sys.stderr)
+                tqdm.write(f"step {step} was left out: loss or gradient not finite; its clips: "
+                           f"{', '.join(clips[:8])}", file=sys.stderr)
         if self.failed >= 10:
             raise UserError(f"{self.cfg.stage}: the loss was not finite {int(self.failed)} times in a row at "
                             f"step {self.step}; {self.whereabouts()}. Lower --lr, or try --no-bf16")
@@ -637,8 +617,8 @@ class Trainer:
         there = [step for step, _ in kept(self.folder)]
         if not there:
             return "nothing was saved yet"
-        steps = ("steps " if len(there) > 1 else "step ") + ", ".join(map(str, there))
-        return f"states of {steps} are kept: --resume {self.folder}/{there[0]:07d} goes back"
+        return (f"states of steps {', '.join(map(str, there))} are kept: "
+                f"--resume {self.folder}/{there[0]:07d} goes back")
 
     @contextlib.contextmanager
     def averaged(self):
@@ -689,7 +669,6 @@ class Trainer:
 
     def end(self, stopped):
         """Say how it ended."""
-        self.watch.bar.close()
         if stopped and self.step < self.cfg.steps:
             raise UserError(f"stopped by a signal at step {self.step}, saved; the same command goes on from "
                             "there")
@@ -706,9 +685,9 @@ class Trainer:
     #
     # Two things are written: NAME.safetensors, the EMA, which sampling loads and people share; and
     # STAGE/state.pt with all that the next step depends on: weights, EMA, optimizer states, the step.
-    # No position in the data and no generator's state belongs to it, for both are functions of the step. (The
-    # generators are saved all the same, for what a reader may add.) Between the two files a kill may fall:
-    # then resuming redoes the steps since the older state, to the same weights, and writes both again.
+    # No position in the data and no generator's state belongs to it, for both are functions of the step.
+    # Between the two files a kill may fall: then resuming redoes the steps since the older state, to the same
+    # weights, and writes both again.
     # test_faults.py shoots runs at random moments and compares the ends byte by byte.
 
     def save(self):
@@ -743,37 +722,30 @@ class Trainer:
         test_trainer.py moves a run from 1 process to 2 sharded ones and back; the weights agree to 1e-5."""
         learned = {name: learner.state() for name, learner in self.learners.items()}
         state = {part: {name: parts[part] for name, parts in learned.items()} for part in PARTS}
-        state |= {"step": self.step, "skipped": int(self.skipped), "rng": torch.get_rng_state(),
-                  "config": json.dumps(self.cfg.settings()), "data": self.data}
-        if self.run.on_cuda:
-            state["rng_cuda"] = torch.cuda.get_rng_state()
-        return state
+        return state | {"step": self.step, "skipped": int(self.skipped), "data": self.data,
+                        "config": json.dumps(self.cfg.settings())}
 
     def resume(self):
         """Take up the run in --out (auto) or in the folder that --resume names.
 
-        The check has three parts, from cheap to dear: is it a state of this stage, is it of this run, does
-        each tensor fit. A file that fails the first may be anything (a list, another project's checkpoint),
-        so what it lacks is found by trying, and said in a line."""
-        asked = self.cfg.resume
-        if asked == "none":
-            return
-        named = asked not in ("auto", "anyway")
-        file = (Path(asked) if named else self.folder) / "state.pt"
-        if not file.is_file():
-            if named:
-                raise UserError(f"--resume {asked}: no state.pt there; "
-                                "give auto, none, or a folder OUT/STAGE or OUT/STAGE/STEP")
+        The file may be anything (a list, another project's checkpoint), so what it lacks is found by trying,
+        and said in a line."""
+        asked, folder = self.cfg.resume, self.folder
+        named = asked not in ("auto", "anyway", "none")
+        if named:
+            folder = Path(asked)
+        file = folder / "state.pt"
+        if named and not file.is_file():
+            raise UserError(f"--resume {asked}: no state.pt there; "
+                            "give auto, none, or a folder OUT/STAGE or OUT/STAGE/STEP")
+        if asked == "none" or not file.is_file():
             return
         state = read_state(file)
-        if not isinstance(state, dict) or not isinstance(state.get("players"), dict):
-            raise UserError(f"{file} is no state of a run; --resume none starts again")
-        if state["players"].keys() != self.learners.keys():
-            raise UserError(f"{file} is not of stage {self.cfg.stage} with these flags "
-                            f"(it holds {', '.join(state['players']) or 'no networks'}); "
-                            "--resume none starts again")
         try:
-            self.compare(file, state, consent=named or asked == "anyway")
+            if state["players"].keys() != self.learners.keys():
+                raise UserError(f"{file} is not of stage {self.cfg.stage} with these flags (it holds "
+                                f"{', '.join(state['players'])}); --resume none starts again")
+            self.compare(file, state, consent=asked != "auto")
             self.load(state, file)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise UserError(f"{file} is no whole state of this stage ({type(error).__name__}: "
@@ -792,10 +764,7 @@ class Trainer:
     def compare(self, file, state, consent):
         """A run is its seed, its data and its shapes: with others, steps 1 to 500 and 501 to 1000 belong to
         different runs, and no number at the end is what it seems. It is said, and wants --resume anyway."""
-        try:
-            before = flat(json.loads(state.get("config")))
-        except (TypeError, ValueError):
-            raise UserError(f"{file} does not say how it was made; --resume none starts again")
+        before = flat(json.loads(state["config"]))
         now = flat(json.loads(json.dumps(self.cfg.settings())))
         differs = []
         for name, value in now.items():
@@ -823,9 +792,6 @@ class Trainer:
             learner.load({part: state[part][name] for part in PARTS}, file)
         self.step = self.saved = int(state["step"])
         self.skipped = self.skipped + int(state["skipped"])
-        torch.set_rng_state(state["rng"])
-        if self.run.on_cuda and "rng_cuda" in state:
-            torch.cuda.set_rng_state(state["rng_cuda"])
 
 
 # A run that finds no state begins at step 0, and its first save writes over the weights that are there. That
@@ -872,14 +838,12 @@ def flat(config, prefix=""):
 
 def clips_of(batch):
     """How a person finds the clips of a batch again: their numbers and their captions."""
-    indices, captions = batch.get("index", ()), batch.get("caption", ())
-    captions = [*captions, *[""] * (len(indices) - len(captions))]
-    return [f"{int(index)} {caption[:40]!r}" if caption else f"{int(index)}"
-            for index, caption in zip(indices, captions)]
+    pairs = zip(batch.get("index", ()), batch.get("caption", ()))
+    return [f"{int(index)} {caption[:40]!r}" for index, caption in pairs]
 
 
 def kept(folder):
-    """[(step, its folder)] of a stage, oldest first. Pictures have such names, too, but are no folders."""
+    """[(step, its folder)] of a stage, oldest first."""
     found = [path for path in folder.glob("[0-9]" * 7 + "*") if path.is_dir() and path.name.isdigit()]
     return sorted((int(path.name), path) for path in found)
 
@@ -901,21 +865,18 @@ def keep(out, stage, step, older):
     try:
         temporary.mkdir(exist_ok=True)
         for path in [*out.glob("[!.]*.safetensors"), out / stage / "state.pt"]:
-            try:
-                os.link(path, temporary / path.name)
-            except OSError:                                 # exFAT has no second names
-                shutil.copy(path, temporary / path.name)
+            os.link(path, temporary / path.name)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {first_line(error)}; free some space, or --keep 0")
+        raise UserError(f"cannot write {folder}: {first_line(error)}; --keep 0, or a disk with hard links")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    there = [path for at, path in kept(out / stage) if at <= step]
-    # those after it are of a run that was given up, when an older state was resumed
-    unwanted = there[:max(len(there) - 1 - older, 0)] + [path for at, path in kept(out / stage) if at > step]
-    for path in unwanted:
-        shutil.rmtree(path, ignore_errors=True)
+    there = kept(out / stage)
+    newest = [at for at, _ in there if at <= step][-1 - older:]
+    for at, path in there:
+        if at not in newest:            # those after it are of a run that was given up, for an older state
+            shutil.rmtree(path, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------------------------------- looking
@@ -941,8 +902,6 @@ class Watch:
     def __init__(self, trainer):
         cfg = trainer.cfg
         self.cfg, self.run, self.trainer = cfg, trainer.run, trainer
-        self.bar = tqdm(total=cfg.steps, initial=trainer.step, desc=cfg.stage, disable=self.run.rank > 0,
-                        mininterval=1)
         self.first, self.started = trainer.step, time.perf_counter()
         self.waited = 0.0                                   # seconds, for data
         self.tokens = 0
@@ -958,6 +917,8 @@ class Watch:
             if trainer.saved is None:
                 (trainer.folder / BEGUN).touch()
             cut_log(trainer.folder / "log.jsonl", trainer.step)
+        self.bar = tqdm(total=cfg.steps, initial=trainer.step, desc=cfg.stage, disable=self.run.rank > 0,
+                        mininterval=1)
 
     def count_tokens(self, module, given):
         if torch.is_grad_enabled():
@@ -987,8 +948,9 @@ class Watch:
                 self.flops_of[kind] = self.count_flops(micros)
         return micros
 
-    def collect(self, shown):
-        """Pairs (sum, count), such as a loss by its time, add up from one line of the log to the next."""
+    def count(self, shown):
+        """A step more. Pairs (sum, count), such as a loss by its time, add up until a line is logged."""
+        self.bar.update()
         for key, value in shown.items():
             if torch.is_tensor(value) and value.ndim == 1:
                 self.pairs[key] = self.pairs.get(key, 0) + value                            # (2,)
@@ -1060,19 +1022,13 @@ class Watch:
 
 
 # A GPU's allocator knows its own peak to the byte. A processor's memory belongs to the process as a whole:
-# the peak has Python, torch and every library in it (half a GB before anything happens). The peak in /proc
-# can be set back, as bench.py does; getrusage's is that of the whole process so far.
+# the peak has Python, torch and every library in it (half a GB before anything happens).
 
 def peak_memory(device):
-    """Bytes: allocated on the GPU, or resident in memory, Python and torch included."""
+    """Bytes: allocated on the GPU, or resident in memory, Python and torch included; 0 where no /proc is."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
-    try:
-        import resource                                     # Windows has none
-    except ImportError:
+    if not status.exists():
         return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])

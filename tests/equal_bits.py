@@ -39,6 +39,7 @@ ALONE = (                       # patterns of files, and of keys in them, that o
     "* lora",                   # a new flag, 0 by default
     "* recon_weight", "* valid_every",                          # new flags; their defaults change nothing
     "*log.jsonl * valid_t*", "*log.jsonl * train_t*",           # the loss by its time
+    "*state.pt rng",            # of a generator that no step draws from
     "*state.pt names *", "*state.pt data*",                    # of what, and from what, a state is
     "stdout.txt * key_psnr*", "stdout.txt * z_*",               # eval.py recon tells more
     "stdout.txt * each *", "stdout.txt * each", "stdout.txt * still", "stdout.txt * reversed",  # eval.py toy, too

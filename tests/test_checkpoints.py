@@ -486,10 +486,11 @@ def test_the_second_signal_ends_the_process_but_not_an_echo():
 
 
 def test_a_log_is_believed_in_nothing(tmp_path):
-    """Bytes that are no UTF-8, brackets without end: passed over. A pipe in its place is refused."""
+    """Bytes that are no UTF-8, brackets without end, a step of 400 digits: passed over. A pipe in its place is refused."""
     path = tmp_path / "log.jsonl"
-    path.write_bytes(b'{"step": 1}\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"step": 2}\n')
-    assert [line["step"] for line in checkpoints.read_log(path)] == [1, 2]
+    path.write_bytes(b'{"step": 1}\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"step": 2, "loss": '
+                     + b"9" * 400 + b"}\n" + b'{"step": ' + b"9" * 400 + b"}\n")
+    assert checkpoints.read_log(path) == [{"step": 1}, {"step": 2, "loss": float("inf")}]
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(UserError, match="log.jsonl is not a file; move it away"):

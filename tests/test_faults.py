@@ -66,8 +66,6 @@ def test_a_rank_that_fails_ends_all_with_one_reason(tmp_path, what, reason):
     done = sick(tmp_path, what)
     said, = of_ours(done.err)
     assert done.code != 0 and said.startswith(f"sick.py: {reason}")
-    if what == "error":                                     # and the launcher's root cause is that very line
-        assert f"traceback : rank 1: {reason}" in done.err.split("Root Cause")[1]
 
 
 @pytest.mark.slow
