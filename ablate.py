@@ -39,7 +39,9 @@ from pretrained import FILES, load_detector
 from support.checkpoints import write_atomic
 from support.cli import FlagParser, UserError, polite
 from support.drawing import page, plot
+from support.folders import list_source
 from support.toy_world import WORLDS
+from vae import GOP
 
 
 HERE = Path(__file__).parent
@@ -249,7 +251,7 @@ PER_CLIP = {"toy motion %": (CLIPS, ("motion",)), "toy still %": (CLIPS, ("still
             "toy words %": (CLIPS, ("subject", "colour", "motion", "scene")),
             "toy images %": (IMAGES, ("subject", "colour", "scene")),
             "toy image-only moving %": (("video_image_only",), ("subject", "motion"))}
-LOWER = ("loss share", "training loss", "LPIPS", "toy LPIPS", "FVD", "toy FVD", "FID", "toy FID")   # is better
+LOWER = ("loss share",)                                                                     # is better
 
 
 # ------------------------------------------------------------------------------------------------ commands
@@ -566,7 +568,29 @@ def cost(args, key, jobs):
             "the preset's own)")
     if points(args, key):
         text += f"; {points(args, key)} states of each stay on disk, each 13 GB of a Latte-XL (--curve)"
+    if latents := cached_bytes(jobs):
+        text += f"; --cached writes {latents / 1e9:,.1f} GB of latents first, and the text of the captions"
     return text
+
+
+# Each seed has its cache, and a row that trains its own DP-VAE has latents of its own in it.
+def cached_bytes(jobs):
+    """Of the latents of all videos, in 16 bits; 0 where nothing is cached, or the videos are not there."""
+    caches = {}
+    for job in jobs:
+        stages = [presets.parse(command[1:])[0] for command in job.training]
+        if not stages or stages[-1].stage not in ("videodit", "latte"):
+            continue
+        config = stages[-1]
+        if not config.cached or not Path(config.data).expanduser().exists():
+            continue
+        channels, frames = config.latte.in_channels, config.frames
+        if config.stage != "latte":
+            channels, frames = config.dit.in_channels, config.frames // GOP
+        windows = config.windows * len(list_source(config.data).videos)
+        vae = job.folder if len(stages) > 1 else ""
+        caches[config.cache, vae] = 2 * windows * channels * frames * (config.size // 8) ** 2
+    return sum(caches.values())
 
 
 # --------------------------------------------------------------------------------- looked for before anything
@@ -877,23 +901,25 @@ def summary(ours):
     return line
 
 
-# A loss compares rows that learn from the same clips under the same noise, and nothing else: with another
-# VAE, or with images among the steps, it is a loss of something else. So beside it stands its share of what
-# the best constant would lose, a velocity's variance: 1 for noise, and for latents their own, which the image
-# VAE's scale makes 1 for images. It says how predictable latents are, whatever their variance.
+# The training loss compares rows that learn from the same clips under the same noise, and nothing else. The
+# held-out loss (train.py --valid_every: clips that no step sees, the EMA, fixed noise, eight times) compares
+# more; but with another VAE it is a loss of something else. So beside it stands its share of what the best
+# constant would lose: the variance of a velocity, which is 1 for the noise and the latents' own, in units of
+# images' latents. That says how predictable latents are, whatever their variance.
 def losses(job, ours):
-    """{"training loss": (its mean over the last fifth of the steps, None), "loss share"}, where trained."""
+    """{column: (number, None)} of what the training's log says at its end."""
     path = job.folder / job.model / "log.jsonl"
     if not path.is_file():
         return {}
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     late = [line[job.model] for line in lines if line["step"] > 0.8 * lines[-1]["step"]]
-    if not late:
-        return {}
-    found = {"training loss": (mean(late), None)}
-    if "z_std" in ours.get("recon", {}):
+    found = {"training loss": (mean(late), None)} if late else {}
+    held_out = [value for name, value in lines[-1].items() if name.startswith("valid_")]
+    if held_out:
+        found["held-out loss"] = mean(held_out), None
+    if held_out and "z_std" in ours.get("recon", {}):
         variance = (ours["recon"]["z_std"] / ours["recon"]["z_k_std"]) ** 2
-        found["loss share"] = mean(late) / (1 + variance), None
+        found["loss share"] = mean(held_out) / (1 + variance), None
     return found
 
 
@@ -1143,6 +1169,11 @@ def parse(argv):
 
 def check(args):
     """Defaults that depend on others; one line for what cannot be."""
+    for name in ("train", "launch"):
+        try:
+            shlex.split(getattr(args, name))
+        except ValueError as error:                             # "No closing quotation"
+            raise UserError(f"--{name} {getattr(args, name)}: {error}; close the quote")
     if args.config not in PRESETS:
         raise UserError(f"--config {args.config}: must be one of {', '.join(PRESETS)}")
     if args.table == "videodit-2" and not fits(args.config, args.table):

@@ -44,7 +44,7 @@ from sample import (TOKENS, TOY, decode, encode, generate, given_ends, go_on, ho
 from vae import DPVAE, GOP, KLVAE, fold
 from support import nearest, toy_world
 from support.checkpoints import class_of, load_network, read_config, read_state, sweep, write_atomic
-from support.cli import FlagParser, UserError, polite
+from support.cli import FlagParser, UserError, check_writable, finite, polite
 from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_targets,
                                perceptual_distance)
 from support.drawing import contact_sheet, heat, page
@@ -231,14 +231,14 @@ def recon(argv):
     flags.add_argument("--frames", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 64")
     flags.add_argument("--size", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 512")
     flags.add_argument("--stride", type=int, default=1)
-    flags.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), help="of each video: 0.75 1")
+    flags.add_argument("--part", type=finite, nargs=2, default=(0.0, 1.0), help="of each video: 0.75 1")
     flags.add_argument("--split", default="test", help="of a root that holds train and test; all: every one")
     flags.add_argument("--windows", type=int, default=1, help="random windows of each video")
     flags.add_argument("--features", default="alex", help="network of LPIPS: alex, vgg, or toy")
     flags.add_argument("--weights", default="", help="its file; default: in checkpoints/detectors")
     flags.add_argument("--classifier", default=str(CLASSIFIER), help="the network of --features toy")
     flags.add_argument("--seed", type=int, default=0, help="of which videos, and of their windows")
-    flags.add_argument("--sheet", default="", help="a .png to be drawn: video, reconstruction, error")
+    flags.add_argument("--sheet", type=drawing, default="", help="a .png to be drawn: video, reconstruction, error")
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, stride=1, windows=1, frames=0, size=0, seed=0)
     one_of(vars(args), split=("train", "test", "val", "all"))
@@ -405,9 +405,9 @@ def sample_set(argv):
     flags.add_argument("--prompts", default="", help="toy:KIND, a text file, a folder of classes; default: "
                        "toy:video, or of a model of classes random ones")
     flags.add_argument("--frames", type=int, default=0, help="0: what the model was trained on; 1: images")
-    flags.add_argument("--fps", type=float, default=8.0, help="of the .mp4; Latte's tool writes 8")
+    flags.add_argument("--fps", type=finite, default=8.0, help="of the .mp4; Latte's tool writes 8")
     flags.add_argument("--png", action="store_true", help="folders of frames without loss, instead of .mp4")
-    flags.add_argument("--sheet", default="", help="a .png to be drawn: the first eight clips")
+    flags.add_argument("--sheet", type=drawing, default="", help="a .png to be drawn: the first eight clips")
     flags.add_argument("--weights", default=[], action="append", help="as in sample.py: text encoders")
     flags.add_argument("--vae", default="", help="as in sample.py: the VAE of a released model")
     generation_flags(flags)
@@ -481,7 +481,7 @@ def check_made(out, args, about):
 def generation_flags(flags):
     flags.add_argument("--model", default="", help="videodit, dit or latte; default: what the folder has")
     flags.add_argument("--steps", type=int, help="calls of the transformer; default: the model's own")
-    flags.add_argument("--guidance", type=float, help="guidance scale; 1 is none; default: the model's own")
+    flags.add_argument("--guidance", type=finite, help="guidance scale; 1 is none; default: the model's own")
     flags.add_argument("--sampler", default="", help="euler, ddpm or ddim; default: the model's own")
     flags.add_argument("--seed", type=int, default=0, help="of the noise, and of random classes")
     flags.add_argument("--batch", type=int, default=32, help="clips made at once, at most")
@@ -602,7 +602,7 @@ def similarity(argv):
     flags.add_argument("--times", type=int, nargs="+", default=[100], help="of 1000: how much noise; 0: none")
     flags.add_argument("--vae", default="", help="of a released Latte: Stable Diffusion 1.4's")
     flags.add_argument("--seed", type=int, default=0, help="of the videos and the noise")
-    flags.add_argument("--out", default="out/similarity.png", help="the drawing")
+    flags.add_argument("--out", type=drawing, default="out/similarity.png", help="the drawing")
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, stride=1, seed=0)
     for time_step in args.times:
@@ -992,7 +992,7 @@ def parse_toy_flags(argv):
                        help="fit reconstructions and true clips as well, which no model can beat")
     flags.add_argument("--given", type=int, default=-1,
                        help="clips of each row that begins with an image or a clip; 0: none; -1: as -n")
-    flags.add_argument("--sheet", default="", help="a .png to be drawn: clips from an image, on, in between")
+    flags.add_argument("--sheet", type=drawing, default="", help="a .png to be drawn: clips from an image, on, in between")
     generation_flags(flags)
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, steps=1, batch=1, nearest=0, given=-1)
@@ -1101,7 +1101,7 @@ def parse_metric(name, argv, kinds, sides):
     if "real" in sides:
         flags.add_argument("--cache", default="cache/features", help='keeps features of REAL; "": nowhere')
         flags.add_argument("--full", action="store_true", help="all frames of REAL, as fid50k_full, for fid")
-        flags.add_argument("--sheet", default="", help="a .png to be drawn: four clips of each side")
+        flags.add_argument("--sheet", type=drawing, default="", help="a .png to be drawn: four clips of each side")
     flags.add_argument("--protocol", default="", help=f"{', '.join(PROTOCOLS)}; default latte; toy's is toy")
     for item in dataclasses.fields(Protocol):
         if "real" in sides or item.name not in OF_THE_REAL_SIDE:
@@ -1133,6 +1133,15 @@ def finish(result):
     """The result again as the last line, for programs; JSON has no NaN."""
     print(json.dumps({key: None if value != value else value for key, value in result.items()}))
     return result
+
+
+def drawing(path):
+    """A flag's type: a .png that can be written, which is asked before hours of sampling."""
+    if path and not path.endswith(".png"):
+        raise UserError(f"{path}: a drawing is a .png; give --sheet (or --out) NAME.png")
+    if path:
+        check_writable("a drawing in", Path(path).parent)
+    return path
 
 
 # A table instead of subparsers: each command parses its own flags, so that a reader finds them where they are

@@ -181,6 +181,18 @@ def test_the_cost_is_said_before_anything_starts(capsys):
     assert "15 states of each stay on disk" in capsys.readouterr().out
 
 
+def test_the_bytes_of_a_cache_are_said_before_anything_starts(shots, capsys):
+    """4 videos x 8 windows x 16 x 8 x 32 x 32 numbers of two bytes are 8.4 MB, for each of two seeds."""
+    words = ["videodit-5", "--config", "videodit-256", "--real", "U", "--dry-run", "--train"]
+    ablate.main([*words, f"--data {shots}"])
+    assert "--cached writes" not in capsys.readouterr().out
+    args = ablate.parse([*words, f"--data {shots} --cached", "--seeds", "2"])
+    jobs = [ablate.row_job(args, "videodit-5", row, seed) for row in ablate.TABLES["videodit-5"].rows
+            for seed in (0, 1)]
+    assert ablate.cached_bytes(jobs) == 2 * 4 * 8 * (16 * 8 * 32 * 32) * 2
+    assert "--cached writes 0.0 GB of latents first" in ablate.cost(args, "videodit-5", jobs)
+
+
 def test_latte_3_prints_the_numbers_of_its_set(capsys):
     """Table 3 is four sets; at latte-ucf101 the paper's FVD is UCF101's, and its IS."""
     row = ablate.TABLES["latte-3"].rows[1]
@@ -473,6 +485,7 @@ def test_positions_are_no_parameters(tmp_path):
     (["videodit-7"], "videodit-6"), (["videodit-3", "--config", "latte-ffs"], "videodit-256"),
     (["videodit-3", "--config", "videodit-512"], "videodit-320"),
     (["latte-7", "--dry"], "--dry-run"), (["latte-7", "--config", "tyni"], "tiny"),
+    (["latte-7", "--train", "--steps '5"], "--train --steps '5: No closing quotation"),
     (["latte-7", "-n", "1"], "at least 2"), (["latte-7", "--seeds", "0"], "--seeds 0: must be at least 1"),
     (["videodit-2", "--config", "videodit-256"], "--config videodit-512.*videodit-6")])
 def test_a_wrong_flag_is_named(words, hint):

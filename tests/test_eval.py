@@ -368,6 +368,9 @@ def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
     (["sample", "nowhere", "-o", "x", "--prompts", "gone.txt"], "gone.txt: neither toy:KIND"),
     (["toy", "--ckpt", "nowhere"], "no folder nowhere"),
     (["fvd", "toy", "toy", "--split", "mine"], "--split mine: must be one of train, test"),
+    (["toy", "--sheet", "README.md/x.png"], "a drawing in README.md: .*give"),
+    (["toy", "--sheet", "x.pgn"], "x.pgn: a drawing is a .png"),
+    (["sample", "x", "-o", "y", "--guidance", "nan"], "--guidance: nan is no finite number"),
     (["similarity", "x", "--times", "1000"], "--times 1000: must lie between 0 and 999"),
     (["reproduce", "mine.pt", "--data", "x"], "--set mine: must be one of ffs, skytimelapse")])
 def test_bad_flags_are_answered_in_one_line(argv, says):
