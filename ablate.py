@@ -582,7 +582,7 @@ def cached_bytes(jobs):
         if not stages or stages[-1].stage not in ("videodit", "latte"):
             continue
         config = stages[-1]
-        if not config.cached or not Path(config.data).expanduser().exists():
+        if not (config.cached and config.data and Path(config.data).expanduser().exists()):
             continue
         channels, frames = config.latte.in_channels, config.frames
         if config.stage != "latte":
