@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
 import ablate
 import bench
 import latte
 from support.cli import UserError
-from dit import AdaLN
+from dit import AdaLN, MMDiT
 from presets import parse
+from videodit import VideoDiT
 
 TOY = Path(__file__).parents[1] / "checkpoints" / "toy"
 QUICK = ["--steps", "1", "--warmup", "0", "--preset", "tiny"]
@@ -249,6 +251,26 @@ def test_the_printed_recipes_fit_a_card_of_80_gb(preset, stage, capsys):
 def test_a_recipe_that_cannot_run_is_an_error(words, hint):
     with pytest.raises(UserError, match=hint):
         bench.fits(["videodit-256", *words])
+
+
+# A graph is a minute of compiling, and after eight for one function dynamo leaves it as it was.
+@pytest.mark.slow
+@pytest.mark.parametrize("attention, graphs", [("2d->3d", 4), ("2d+3d", 10)])
+def test_blocks_are_compiled_once_for_each_kind_of_step(attention, graphs):
+    """--compile, VideoDiT A.2: clips and images, times the kinds of block (the last one has less text). No
+    graph breaks; a preview (Trainer.preview) adds none."""
+    torch._dynamo.reset()
+    counters.clear()
+    cfg, = parse(["--config", "tiny", "--stage", "videodit", "--dit.depth", "4"])
+    net = VideoDiT.from_image(MMDiT(cfg.dit), attention=attention)
+    for block in (*net.image.joint_blocks, *(net.twins or ())):
+        block.compile(backend="eager")
+    context, pooled = torch.randn(2, 12, 32), torch.randn(2, 32)
+    for frames in (6, 1, 6):
+        net(torch.randn(2, 4, frames, 4, 4), torch.rand(2), context, pooled).sum().backward()
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        net(torch.randn(1, 4, 6, 4, 4), torch.rand(1), context[:1], pooled[:1])
+    assert counters["stats"]["unique_graphs"] == graphs and not counters["graph_break"]
 
 
 # --------------------------------------------------------------------------------- where a step's time goes
