@@ -191,8 +191,8 @@ def test_a_training_step_asks_the_gpu_nothing(gpu, monkeypatch, tmp_path, name, 
             "loader": lambda cfg, run, dataset: lambda start: itertools.repeat(batch),
             "frozen_vae": lambda cfg, run, kind: {"vae": image_vae, "dpvae": video_vae}[kind](cfg),
             "image_vae": lambda cfg, run: KLVAE(cfg.vae), "reader": lambda cfg, run, alone=False: text,
-            "perceptual_for": lambda cfg, run: None,
-            "class_names": lambda cfg, net, clips, images: ("cat", "dog", "fish"),
+            "perceptual_for": lambda *_: None,
+            "class_names": lambda *_: ("cat", "dog", "fish"),
             "start_videodit": lambda cfg: VideoDiT.from_image(MMDiT(cfg.dit), attention=cfg.attention)}.items():
         monkeypatch.setattr(train, place, stand_in)
     stage = train.RECIPES[name](cfg, run)
