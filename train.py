@@ -29,7 +29,7 @@ import itertools
 import math
 import os
 import sys
-from collections import Counter, OrderedDict
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded: see sample.py
@@ -114,9 +114,11 @@ def learning_rate(cfg, step):
     The papers train at a constant rate and sample from the EMA. A toy that has ten thousand steps gains by
     the decay what the papers gain by ten times as many: the last steps' noise goes. (Stage vae of the toy:
     3 dB.) Warm-up lets Adam's second moment fill before whole steps are made."""
-    rising = min(1.0, (step + 1) / max(cfg.warmup, 1))
-    falling = (cfg.steps - step) / (cfg.decay * cfg.steps) if cfg.decay else 1.0
-    return cfg.lr * min(rising, falling)
+    rising = (step + 1) / max(cfg.warmup, 1)
+    falling = 1.0
+    if cfg.decay:
+        falling = (cfg.steps - step) / (cfg.decay * cfg.steps)
+    return cfg.lr * min(1.0, rising, falling)
 
 
 # The order of what follows a step matters: check before log, so that a person reads of a step that was left
@@ -195,15 +197,22 @@ def fit(cfg, run, stage):
 def toy_or_folder(cfg, kind):
     """The data set behind --data (kind "video") or --images (kind "image"). Latte 3.3.4 takes its images from
     the videos themselves, and so does a run without --images (VideoDiT 4.1 has JourneyDB for them)."""
-    name, holds = cfg.data, "video"
-    if kind == "image" and cfg.images:
-        name, holds = cfg.images, "image"
+    name, frames, holds = source_of(cfg, kind)
     if not name:
         raise UserError("--data: give a folder of videos, or toy")
-    how = ClipConfig(frames=cfg.frames if kind == "video" else 1, size=cfg.size, stride=cfg.stride,
-                     fps=cfg.fps or None, part=tuple(cfg.part), crop=cfg.crop, short=cfg.short or None,
-                     long=cfg.long or None, flip=cfg.flip, seed=cfg.seed)
+    how = ClipConfig(frames=frames, size=cfg.size, stride=cfg.stride, fps=cfg.fps or None,
+                     part=tuple(cfg.part), crop=cfg.crop, short=cfg.short or None, long=cfg.long or None,
+                     flip=cfg.flip, seed=cfg.seed)
     return open_source(name, how, cfg.items or None, holds)
+
+
+def source_of(cfg, kind):
+    """(name, frames of an item, what the source holds)."""
+    if kind == "video":
+        return cfg.data, cfg.frames, "video"
+    if cfg.images:
+        return cfg.images, 1, "image"
+    return cfg.data, 1, "video"
 
 
 def loader(cfg, run, dataset):
@@ -229,10 +238,12 @@ def mixed(cfg, videos, images, p):
     # source goes on where IT was, so the earlier tosses are counted again.
     def from_step(start):
         before = int((toss(cfg.seed, range(start)) < p).sum())              # steps that were for videos
-        clips = videos(before) if p > 0 else None
-        stills = images(start - before) if p < 1 else None
+        clips = videos(before)
+        stills = images(start - before)
         for step in itertools.count(start):
-            source = clips if toss(cfg.seed, [step])[0] < p else stills
+            source = stills
+            if toss(cfg.seed, [step])[0] < p:
+                source = clips
             for _ in range(cfg.accumulate):
                 yield {**next(source), "step": step, "still": source is stills}
     return from_step
@@ -271,7 +282,10 @@ def stage_classifier(cfg, run):                       # the instrument: names wh
 # deviation 1 as their noise does. TRAP: everything later depends on them, so they are measured once and
 # stay: latents by another scale are, to a transformer, latents at another noise level.
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
-    vae = image_vae(cfg, run) if cfg.init else KLVAE(dataclasses.replace(cfg.vae))
+    if cfg.init:
+        vae = image_vae(cfg, run)
+    else:
+        vae = KLVAE(dataclasses.replace(cfg.vae))
     vae = vae.to(memory_format=conv_layout(run.device))
     perceptual = perceptual_for(cfg, run)
     frames, images = singles(cfg, "video"), singles(cfg, "image")
@@ -408,7 +422,9 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
     check_widths(cfg, dit.config, vae, text)
     dit.checkpointing = cfg.checkpointing
     images = feed(cfg, run, "image", vae)
-    read = toy_or_folder(cfg, "video").captions if cfg.data else ()     # words of the videos to come
+    read = ()                                               # words of the videos to come
+    if cfg.data:
+        read = toy_or_folder(cfg, "video").captions
 
     def loss(nets, batch):
         total, log = transformer_loss(cfg, run, nets["dit"], nets["text"], vae, batch)
@@ -442,10 +458,13 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
     check_widths(cfg, net.config, dp, text)
     net.checkpointing = cfg.checkpointing
     if cfg.lora:
-        half = cfg.bf16 and has_bf16(run.device)
-        add_lora(net, cfg.lora, torch.bfloat16 if half else torch.float32)
-    clips = feed(cfg, run, "video", dp, text)
-    images = feed(cfg, run, "image", dp, text) if cfg.p_video < 1 else None
+        frozen_in = torch.float32
+        if cfg.bf16 and has_bf16(run.device):
+            frozen_in = torch.bfloat16
+        add_lora(net, cfg.lora, frozen_in)
+    clips, images = feed(cfg, run, "video", dp, text), None
+    if cfg.p_video < 1:
+        images = feed(cfg, run, "image", dp, text)
 
     def loss(nets, batch):
         total, log = transformer_loss(cfg, run, nets["videodit"], text, dp, batch)
@@ -453,11 +472,10 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
             log = {}
         return total, log
 
-    video_batches = loader(cfg, run, clips)
-    image_batches = loader(cfg, run, images) if cfg.p_video < 1 else None
+    source = mixed(cfg, loader(cfg, run, clips), loader(cfg, run, images), cfg.p_video)
     blocks = [*net.image.joint_blocks, *(net.twins or ())]
     player = transformer_player(cfg, {"videodit": net}, loss, blocks, net.image.final_layer)
-    return Stage({"videodit": player}, mixed(cfg, video_batches, image_batches, cfg.p_video),
+    return Stage({"videodit": player}, source,
                  show_samples(cfg, run, dp, text, cfg.frames, prompts_for(cfg, clips)),
                  valid=held_out(cfg, run, "video", dp, flow_errors, text),
                  about=about(cfg, "flow", "text", text), data=(clips, images))
@@ -477,7 +495,10 @@ def start_videodit(cfg):
         return net
     if not file and not cfg.init:
         file = Path(cfg.out) / "dit.safetensors"
-    image = load_network(MMDiT, file) if file else pretrained.network_at(cfg.init, MMDiT)
+    if file:
+        image = load_network(MMDiT, file)
+    else:
+        image = pretrained.network_at(cfg.init, MMDiT)
     refuse_other_sizes(cfg, "dit", image.config, file or cfg.init)
     return VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
 
@@ -500,18 +521,23 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
     net = start_latte(cfg)
     net.checkpointing = cfg.checkpointing
     asks = net.config.condition                             # "none", "class" or "text"
-    text = reader(cfg, run, alone=not net.config.pooled_dim) if asks == "text" else None
+    text, classes, images = None, (), None
+    if asks == "text":
+        text = reader(cfg, run, alone=not net.config.pooled_dim)
     check_widths(cfg, net.config, vae, text)
-    clips = toy_or_folder(cfg, "video")
-    images = toy_or_folder(cfg, "image") if cfg.joint_images else None
-    classes = class_names(cfg, net, clips, images) if asks == "class" else ()       # before a day of encoding
-    clips = feed(cfg, run, "video", vae, text, clips)
+    if asks == "class":                                     # before a day of encoding
+        classes = class_names(cfg, net)
+    clips = feed(cfg, run, "video", vae, text)
     source = loader(cfg, run, clips)
-    if images:
-        images = feed(cfg, run, "image", vae, text, images)
+    if cfg.joint_images:
+        images = feed(cfg, run, "image", vae, text)
         many = dataclasses.replace(cfg, batch=cfg.batch * cfg.joint_images)
         source = beside(source, loader(many, run, images))
-    diffusion = DDPM(variance="learned_range" if net.config.learn_sigma else "fixed_large").to(run.device)
+    variance = "learned_range" if net.config.learn_sigma else "fixed_large"
+    diffusion = DDPM(variance=variance).to(run.device)
+    times = TIMES
+    if cfg.objective == "ddpm":
+        times = (1000 * TIMES).long()                       # whole steps
 
     def errors(net, z, cond, t, noise):
         if cfg.objective == "flow":
@@ -528,14 +554,14 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
         else:
             t = diffusion.sample_times(draw(cfg, batch, (len(z),), run.device, TIME, torch.rand))
         found = errors(nets["latte"], z, cond, t, noise)
-        return found.mean(), by_time(found, t, cfg.objective)
+        return found.mean(), by_time(found, t, times)
 
     prompts = prompts_for(cfg, clips, asks, classes)
     told = {"objective": cfg.objective, "classes": list(classes), "latents": cfg.latents}
     player = transformer_player(cfg, {"latte": net}, loss, net.blocks, net.final_layer)
     return Stage({"latte": player}, source,
                  show_samples(cfg, run, vae, text, cfg.frames, prompts, classes),
-                 valid=held_out(cfg, run, "video", vae, errors, text, classes, cfg.objective),
+                 valid=held_out(cfg, run, "video", vae, errors, text, classes, times),
                  about={**told, **about(cfg, cfg.objective, asks, text)}, data=(clips, images))
 
 
@@ -543,23 +569,26 @@ def start_latte(cfg):
     """An earlier Latte, ours or as its authors released it; an image model made into one (3.3.4: DiT; 4.5:
     PixArt-alpha); or nothing."""
     file = own_file(cfg, "latte")
-    net = load_network(Latte, file) if file else None
-    if cfg.init and not file:
+    if file:
+        net = load_network(Latte, file)
+    elif cfg.init:
         net = pretrained.network_at(cfg.init, DiT, PixArt, Latte)
+    else:
+        return Latte(cfg.latte)
     if isinstance(net, Latte):
         refuse_other_sizes(cfg, "latte", net.config, file or cfg.init)
         return net.train()
-    fresh = Latte(cfg.latte)
-    return init_from_image(fresh, net, cfg.image_start) if net else fresh
+    return init_from_image(Latte(cfg.latte), net, cfg.image_start)
 
 
-def class_names(cfg, net, clips, images):
+def class_names(cfg, net):
     """What a label is: the toy's subjects, or the folders' names in alphabetical order. Images beside the
     clips have to lie in folders of the same names: found out now, not after a day."""
-    names = clips.classes
-    one_of_each = {place.rpartition("/")[0]: place for place in getattr(images, "places", ())}
-    for place in one_of_each.values():                      # of the toy's own, none is wrong
-        class_at(place, names)
+    names = toy_or_folder(cfg, "video").classes
+    if cfg.joint_images:
+        images = toy_or_folder(cfg, "image")
+        for place in getattr(images, "places", ()):         # of the toy's own, none is wrong
+            class_at(place, names)
     if len(names) > net.config.classes:
         raise UserError(f"{len(names)} classes in --data, --latte.classes {net.config.classes}: "
                         "give at least as many")
@@ -708,22 +737,16 @@ def transformer_loss(cfg, run, net, text, vae, batch):
 # rises, clips are learned by heart. The second is comparable, between steps, runs and machines: 16 clips,
 # noise that is fixed for ever, no prompt dropped, the EMA.
 
-def times_of(objective="flow"):
-    """The middles of the eighths (8,): t of Eq. 5, or DDPM's whole steps, of which there are 1000."""
-    middles = (torch.arange(8) + 0.5) / 8
-    if objective == "ddpm":
-        return (1000 * middles).long()
-    return middles
+TIMES = (torch.arange(8) + 0.5) / 8                         # the middles of the eighths (8,)
 
 
-def by_time(errors, t, objective="flow"):
+def by_time(errors, t, times=TIMES):
     """{"train_t0.06": (sum of the clips' losses, how many), ...} of errors (B,...) at times t (B,)."""
     losses = errors.detach().reshape(len(t), -1).mean(1)                                    # (B,)
-    share = t / 1000 if objective == "ddpm" else t
-    eighth = (8 * share).long().clamp(max=7)                                                # (B,)
+    nearest = (t[:, None] - times.to(t.device)).abs().argmin(1)                             # (B,)
     told = {}
-    for number, time in enumerate(times_of(objective).tolist()):
-        here = eighth == number                                                             # (B,)
+    for number, time in enumerate(times.tolist()):
+        here = nearest == number                                                            # (B,)
         told[f"train_t{round(time, 2)}"] = torch.stack([losses.where(here, 0).sum(), here.sum()])
     return told
 
@@ -731,11 +754,8 @@ def by_time(errors, t, objective="flow"):
 def unseen(cfg, kind):
     """Clips, or images, that no step sees: of a toy world the combinations that are held out, of videos what
     --part leaves out."""
-    name = cfg.data
-    if kind == "image" and cfg.images:
-        name = cfg.images
+    name, frames, _ = source_of(cfg, kind)
     if name in toy_world.WORLDS:
-        frames = cfg.frames if kind == "video" else 1
         return ToyClips(f"{kind}_heldout", frames, cfg.size, 16, toy_world.UNSEEN, drop=0.0,
                         vocabulary=toy_world.WORLDS[name])
     first, last = cfg.part
@@ -749,7 +769,7 @@ def unseen(cfg, kind):
     raise UserError(f"{name} is trained on whole; of videos, --part 0 0.9 leaves out the last tenth of each")
 
 
-def held_out(cfg, run, kind, vae, errors, text=None, classes=(), objective="flow"):
+def held_out(cfg, run, kind, vae, errors, text=None, classes=(), times=TIMES):
     """nets -> {"valid_t0.06": loss, ...}, or None. errors is the stage's: (net, z, cond, t, noise) -> (B,...)"""
     if not cfg.valid_every:
         return None
@@ -759,7 +779,6 @@ def held_out(cfg, run, kind, vae, errors, text=None, classes=(), objective="flow
         if run.rank == 0:
             print(f"{cfg.stage}: no held-out loss: {error}")
         return None
-    times = times_of(objective)                                                             # (8,)
     places = range(0, len(clips), math.ceil(len(clips) / 16))           # 16 at most
 
     @functools.cache
@@ -773,9 +792,9 @@ def held_out(cfg, run, kind, vae, errors, text=None, classes=(), objective="flow
         for place in places:
             z, noise, batch = at(place)
             cond = conditions(batch, nets.get("text", text), classes, run.device)           # (1,...) each
-            eight = {name: value.expand(8, *value.shape[1:]) for name, value in cond.items()}
-            found = errors(nets[cfg.stage], z.repeat(8, 1, 1, 1, 1), eight, t=times.to(run.device),
-                           noise=noise.repeat(8, 1, 1, 1, 1))
+            cond = {name: value.repeat_interleave(8, 0) for name, value in cond.items()}    # (8,...) each
+            found = errors(nets[cfg.stage], z.repeat_interleave(8, 0), cond, t=times.to(run.device),
+                           noise=noise.repeat_interleave(8, 0))                             # (8,...)
             total += found.reshape(8, -1).mean(1)                                           # (8,)
         means = (total / len(places)).tolist()
         return {f"valid_t{round(time, 2)}": mean for time, mean in zip(times.tolist(), means)}
@@ -800,20 +819,11 @@ def held_out(cfg, run, kind, vae, errors, text=None, classes=(), objective="flow
 # language, and a transformer on the old cache learns what its decoder cannot read. So the cache's folder
 # carries the VAE's fingerprint, a hash of its weights, and another VAE gets a folder of its own.
 
-def feed(cfg, run, kind, vae, text=None, dataset=None):
-    """What the transformers train on: --data or --images as they come, or with --cached what the frozen
-    networks made of them, encoded once by these very ones (or found encoded)."""
-    if dataset is None:
-        dataset = toy_or_folder(cfg, kind)
-    if cfg.cached:
-        return cached(cfg, run, dataset, kind, vae, text)
-    return dataset
-
-
 def latents(batch, vae):
     """Scaled latents of a batch: the cache's, or made here and now. (B,C,T',h,w)"""
-    z = batch["latent"] if "latent" in batch else encoded(vae, batch["video"])
-    return vae.scaled(z)
+    if "latent" in batch:
+        return vae.scaled(batch["latent"])
+    return vae.scaled(encoded(vae, batch["video"]))
 
 
 @torch.no_grad()
@@ -832,21 +842,17 @@ class Reader:
     the same in every batch, on any rank; the last few are remembered where they are (SD3: 2.5 MB each)."""
 
     def __init__(self, encoder, path, device, most=64):
-        self.encoder, self.path, self.device, self.most = encoder, str(path), device, most
-        self.gives, self.known = getattr(encoder, "gives", ("context", "pooled")), OrderedDict()
+        self.encoder, self.path, self.device = encoder, str(path), device
+        self.gives = getattr(encoder, "gives", ("context", "pooled"))
+        self.read_one = functools.lru_cache(most)(self.read_one)
 
     def __call__(self, captions):
         """-> (B,L,D) and (B,P), or the mask (B,L)."""
         answers = [self.read_one(caption) for caption in captions]
-        while len(self.known) > self.most:
-            self.known.popitem(last=False)
         return tuple(torch.stack(parts) for parts in zip(*answers))                         # (B,L,D), (B,P)
 
     def read_one(self, caption):
-        if caption not in self.known:
-            self.known[caption] = [part[0] for part in self.store([caption]).values()]          # (L,D), (P)
-        self.known.move_to_end(caption)
-        return self.known[caption]
+        return [part[0] for part in self.store([caption]).values()]                         # (L,D), (P)
 
     def store(self, captions):
         """{name: (B,...)} of these, nothing remembered: for the cache. In the encoders' own precision."""
@@ -860,42 +866,46 @@ def reader(cfg, run, alone=False):
     own, path = Path(cfg.out) / "text.safetensors", cfg.text_weights
     if own.is_file() and not path:
         return load_network(ToyText, own).to(run.device).requires_grad_(False)
+    load, whose = pretrained.load_sd3_text, "Stable Diffusion 3's file or folder"
+    if alone:
+        load, whose = pretrained.load_t5_text, "T5's folder"
     if not path:
-        file = own_file(cfg, cfg.stage, *WITH_COMPANIONS)
-        path = read_config(file).get("text_weights", "") if file else cfg.init
+        path = cfg.init
+        if file := own_file(cfg, cfg.stage, *WITH_COMPANIONS):
+            path = read_config(file).get("text_weights", "")
     if not path or not Path(path).expanduser().exists():
-        whose = "T5's folder" if alone else "Stable Diffusion 3's file or folder"
-        why = f"{path} is gone" if path else "no --init"
-        raise UserError(f"no text encoder: no {own}, and {why}; give --text_weights {whose}, or train stage "
-                        "dit first")
-    load = pretrained.load_t5_text if alone else pretrained.load_sd3_text
+        raise UserError(f"no text encoder: neither {own} nor {path or '--init'} is there; "
+                        f"give --text_weights {whose}, or train stage dit first")
     return Reader(load(path).to(run.device, keep=True), path, run.device)
 
 
-def cached(cfg, run, dataset, kind, vae, text=None):
-    """A data set's latents, and what published encoders say of its captions, on disk."""
+def feed(cfg, run, kind, vae, text=None):
+    """What the transformers train on: --data or --images as they come, or with --cached what the frozen
+    networks made of them, encoded once by these very ones (or found encoded): latents, and what published
+    encoders say of the captions."""
+    dataset = toy_or_folder(cfg, kind)
+    if not cfg.cached:
+        return dataset
     mark = fingerprint(vae)
     folder = Path(cfg.cache or Path(cfg.out) / "cache") / f"{kind}-{cfg.size}-{mark}"
-    store, speaker = None, ""
+    store, speaker, dtype = None, "", torch.float16
     if isinstance(text, Reader):
-        store, speaker = text.store, Path(text.path).name
+        store, speaker, dtype = text.store, Path(text.path).name, torch.bfloat16
         text.encoder.to(text.device, keep=True)             # millions of captions follow one another
 
     def encode(batch):
         with torch.no_grad(), autocast(cfg, run):
             return {"latent": encoded(vae, batch["video"].to(run.device))}
 
-    windows = cfg.windows if isinstance(dataset, ClipFolder) else 1
+    windows = 1
+    if isinstance(dataset, ClipFolder):
+        windows = cfg.windows
     if run.rank == 0 and not folder.exists():
-        frames = cfg.frames if kind == "video" else 1
-        if isinstance(vae, DPVAE) and frames > 1:
-            frames //= GOP
-        numbers = vae.config.z_channels * frames * (cfg.size // vae.downsampling) ** 2
+        size = encode(collate([dataset.item(0)]))["latent"].numel()
         print(f"{cfg.stage}: {windows * len(dataset):,} latents of {kind}s, "
-              f"{2e-9 * numbers * windows * len(dataset):.1f} GB, will be cached in {folder}")
+              f"{2e-9 * size * windows * len(dataset):.1f} GB, will be cached in {folder}")
     write_cache(folder, dataset, encode, cfg.encode_batch, mark, shift=vae.config.shift,
-                scale=vae.config.scale, epochs=windows,
-                dtype=torch.bfloat16 if store else torch.float16, workers=cfg.workers, rank=run.rank,
+                scale=vae.config.scale, epochs=windows, dtype=dtype, workers=cfg.workers, rank=run.rank,
                 world_size=run.world, text=store, speaker=speaker,
                 watch=lambda: stop_if_asked(f"the encoding to {folder}"))
     run.wait()
@@ -970,13 +980,17 @@ def prompts_for(cfg, dataset, asks="text", classes=()):
 
 
 def caption_of(dataset, index):
-    return dataset.words(index, 0) if dataset.words else dataset.captions[index]
+    if dataset.words:
+        return dataset.words(index, 0)
+    return dataset.captions[index]
 
 
 def show_samples(cfg, run, vae, text, frames, prompts, classes=()):
     """The same few prompts each time, from the same noise, one after another: a long clip fills a GPU."""
     def preview(nets, name):
-        objective = cfg.objective if cfg.stage == "latte" else "flow"
+        objective = "flow"
+        if cfg.stage == "latte":
+            objective = cfg.objective
         models = Models(vae, nets.get("text", text), nets[cfg.stage], cfg.size, frames, cfg.shift, objective,
                         tuple(classes))
         clips = []
@@ -1001,11 +1015,13 @@ def about(cfg, objective, asks="text", text=None):
     sampling = advice(objective, asks, rate)
     if cfg.guidance:
         sampling["guidance"] = cfg.guidance
-    told = {"sampling": sampling, "text": "toy" if asks == "text" else asks}
-    if isinstance(text, Reader):
-        told["text"] = "t5" if "mask" in text.gives else "sd3"
-        told["text_weights"] = str(Path(text.path).expanduser().resolve())
-    return told
+    if asks != "text":
+        return {"sampling": sampling, "text": asks}
+    if not isinstance(text, Reader):
+        return {"sampling": sampling, "text": "toy"}
+    speaks = "t5" if "mask" in text.gives else "sd3"
+    return {"sampling": sampling, "text": speaks,
+            "text_weights": str(Path(text.path).expanduser().resolve())}
 
 
 # ------------------------------------------------------------------------------------------ a stage, and all
@@ -1023,7 +1039,10 @@ def train(cfg, run=None):
                         f"{cfg.accumulate} micro-batches")
     if all_ranks(run, STOP):
         raise UserError(f"stopped by a signal before stage {cfg.stage}; the same command goes on from there")
-    with hold(cfg.out) if run.rank == 0 else contextlib.nullcontext():
+    one_run = contextlib.nullcontext()
+    if run.rank == 0:
+        one_run = hold(cfg.out)
+    with one_run:
         refuse_to_overwrite(cfg)
         torch.manual_seed(cfg.seed)
         stage = RECIPES[cfg.stage](cfg, run)

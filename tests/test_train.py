@@ -18,7 +18,7 @@ from support.order import batches
 from presets import Config, apply, parse
 from test_stages import config
 from test_trainer import differs, run, signals  # noqa: F401  signals works by being here
-from train import by_time, held_out, mixed, singles, unseen
+from train import TIMES, by_time, held_out, mixed, singles, unseen
 from vae import KLVAE
 
 
@@ -155,8 +155,8 @@ def test_a_held_out_loss_changes_nothing_and_no_resume_changes_it(tiny, tmp_path
     assert values[0] != values[3] and all(math.isfinite(value) for value in values[3].values())
 
 
-@pytest.mark.parametrize("objective", ["flow", "ddpm"])
-def test_the_held_out_loss_is_told_by_the_time(objective):
+@pytest.mark.parametrize("times", [TIMES, (1000 * TIMES).long()])
+def test_the_held_out_loss_is_told_by_the_time(times):
     """A network whose error is its time: each of eight is named by it. Clips are the world's held-out ones,
     the same for every seed."""
     cfg = config("--stage", "latte")
@@ -164,7 +164,7 @@ def test_the_held_out_loss_is_told_by_the_time(objective):
     def errors(net, z, cond, t, noise):
         assert z.shape == noise.shape == (8, 4, 8, 4, 4)
         return t.float().view(8, 1, 1, 1, 1).expand(z.shape)
-    values = held_out(cfg, Run(), "video", vae, errors, objective=objective)({"latte": None})
+    values = held_out(cfg, Run(), "video", vae, errors, times=times)({"latte": None})
     assert len(values) == 8 and all(float(name.removeprefix("valid_t")) == pytest.approx(value, abs=0.01)
                                     for name, value in values.items())
     clips = unseen(cfg, "video")
@@ -178,7 +178,7 @@ def test_the_training_loss_is_told_by_the_time():
     told = by_time(torch.tensor([[1.0, 3.0], [5.0, 5.0], [7.0, 9.0]]), torch.tensor([0.0, 0.12, 1.0]))
     pairs = {name: pair.tolist() for name, pair in told.items() if pair[1] > 0}
     assert pairs == {"train_t0.06": [7, 2], "train_t0.94": [8, 1]} and len(told) == 8
-    told = by_time(torch.tensor([2.0, 4.0]), torch.tensor([124, 999]), "ddpm")
+    told = by_time(torch.tensor([2.0, 4.0]), torch.tensor([124, 999]), (1000 * TIMES).long())
     assert told["train_t62"].tolist() == [2, 1] and told["train_t937"].tolist() == [4, 1]
 
 
