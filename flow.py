@@ -212,9 +212,11 @@ def drop_labels(labels, drop, null):
 def guided(model, cond, guidance=1.0, null_cond=None, channels=None):
     """f(x, t) with guidance: a velocity for euler, a prediction for ddpm_sample.
 
-    Both answers come from one batch of 2B; a guidance scale of 1 is one forward of the plain model.
-    null_cond: zeros, unless zeros mean something (labels, masks). channels: how many are guided, all C by
-    default; the others, DDPM's variance say, are the conditional model's."""
+    Both answers come from one batch of 2B; with a guidance scale of 1 only the plain model is asked.
+    null_cond: what stands for "no prompt", by the same names as cond. By default zeros; labels and masks need
+    another, since a label of 0 is the first class, and a mask of zeros hides the whole text.
+    channels: how many are guided, by default all C of x; the rest of the output, such as DDPM's variance, is
+    the conditional model's."""
     # TRAP: DiT's released code guides 3 of its 4 channels, a slip that it keeps so that its numbers can be
     # repeated: channels=3. Latte guides all 4 (test_guidance_leaves_the_variance_channels_...).
     if guidance == 1:
@@ -277,15 +279,19 @@ def held(model, known, noisy):
 #             al. 2022): each time the known frames reach the others a little more. It costs as many times the
 #             calls: 4 give 1.14 +- 0.52, 16 give 1.31 +- 0.40 (demos/show_flow.py).
 #   pulled    look where x is heading, x + (1-t) v; where that differs from z, turn the velocity by the
-#             gradient of the error. One backward through the network a step: 1.26 +- 0.45.
+#             gradient of the difference. One backward pass through the network a step: 1.26 +- 0.45.
 #
 # A third cure, training with some frames left clean, needs a training of its own.
 #
-# The second by Bayes' rule: the gradient, by x_t, of log p(x_t | z) is that of log p(x_t) plus that of
-# log p(z | x_t). Take the last for a Gaussian around where x heads for, of the variance that Eq. 5 leaves of
-# data of variance 1, (1-t)^2 / (t^2 + (1-t)^2) (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et
-# al. 2023). With noise N(0,1) Eq. 5 makes v = (x_t + (1-t) grad log p(x_t)) / t, so a change g of the
-# gradient changes v by g (1-t)/t; the factor below is this (1-t)/t over that variance.
+# The formula of the second, r^2 = (1-t)^2 / (t^2 + (1-t)^2), all gradients by x_t:
+#
+#     grad log p(x_t | z) = grad log p(x_t) + grad log p(z | x_t)                               Bayes' rule
+#     grad log p(z | x_t) = - grad error / r^2,  error = |z - (x_t + (1-t) v)|^2 / 2      where z is known
+#     v = (x_t + (1-t) grad log p(x_t)) / t                                        Eq. 5, with noise N(0,1)
+#     so v becomes  v - (1-t)/t grad error / r^2  =  v - (t^2 + (1-t)^2) / (t (1-t)) grad error
+#
+# The second line takes z for a Gaussian around where x_t is heading; r^2 is the variance that x_t leaves open
+# of data of variance 1 (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et al. 2023).
 
 def pulled(velocity, known, weight=1.0):
     """velocity, turned so that the data it heads for agrees with what is known."""
@@ -294,10 +300,11 @@ def pulled(velocity, known, weight=1.0):
             x = x.detach().requires_grad_()
             v = velocity(x, t).float()                                         # (B,C,...)
             ahead = x + along(1 - t, x) * v                                    # (B,C,...) where it heads for
-            error = known.hold(torch.zeros_like(x), known.latent - ahead)
-            gradient, = torch.autograd.grad(0.5 * error.square().sum(), x)     # (B,C,...)
+            wrong = known.hold(torch.zeros_like(x), known.latent - ahead)      # (B,C,...) 0 where unknown
+            gradient, = torch.autograd.grad(0.5 * wrong.square().sum(), x)     # (B,C,...)
         t = t.clamp(0.01, 0.999)                               # both ends would divide by zero
-        return v.detach() - weight * along((t ** 2 + (1 - t) ** 2) / (t * (1 - t)), x) * gradient
+        factor = (t ** 2 + (1 - t) ** 2) / (t * (1 - t))                       # (B,)
+        return v.detach() - weight * along(factor, x) * gradient
     return turned
 
 

@@ -279,19 +279,19 @@ def rotate(q, angles):
 
 
 # IMAGES BESIDE A CLIP, "joint training" (3.3.4, Fig. 4). Frames of 16-frame clips are much alike; to see more
-# of the world in a batch, put single frames of other videos behind each clip, along T. FVD falls from 34.00
-# to 27.08 on faces, from 477.97 to 202.23 on UCF101's 101 actions (Table 3). They must not pass for a 17th
-# frame, so:
+# of the world in a batch, put single frames of other videos behind each clip, along T. Trained on one data set
+# with and without them, FVD falls from 34.00 to 27.08 on faces, from 477.97 to 202.23 on UCF101's 101 actions
+# (Table 3). The images must not pass for a 17th frame, so:
 #
 #     Only Video       images bypass the temporal blocks, which learn nothing from them
 #     Temporal Mask    they pass through, but attend only to themselves, so the blocks learn from them, too
 #
-#                      clip    image          Temporal Mask against Only Video, UCF101: FVD 589.86 to
-#              clip    1 1 1    0 0           705.72, FID 63.36 to 75.98
+#                      clip    image          Which of the two? Compared by text-to-video models that never
+#              clip    1 1 1    0 0           trained on UCF101 (3.3.4): Temporal Mask FVD 589.86, FID 63.36;
+#                      1 1 1    0 0           Only Video 705.72 and 75.98.
 #                      1 1 1    0 0
-#                      1 1 1    0 0           test_no_frame_sees_an_image_and_no_image_sees_a_frame
-#              image   0 0 0    1 0           test_temporal_mask_lets_images_train_the_temporal_blocks
-#                      0 0 0    0 1
+#              image   0 0 0    1 0           test_no_frame_sees_an_image_and_no_image_sees_a_frame
+#                      0 0 0    0 1           test_temporal_mask_lets_images_train_the_temporal_blocks
 #
 # ASSUMED: an image attends to itself alone, has no temporal position embedding, and RoPE turns it like the
 # frame at its index (alone, that changes nothing); the paper shows the mask as a drawing, and says no more.
@@ -317,8 +317,8 @@ def per_frame(values, video):
 
 # --------------------------------------------------------------------------------------- a block, all choices
 
-class Clip(NamedTuple):
-    """What all blocks share beside their tokens and c."""
+class Shared(NamedTuple):
+    """What every block is given alike, beside the tokens x and c."""
     video: int                              # so many frames are the clip, the rest are images
     only_video: bool = False                # images bypass what is temporal
     temporal_mask: torch.Tensor = None      # (T,T) True where a frame attends; None: everywhere
@@ -368,34 +368,34 @@ class LatteBlock(nn.Module):
             six = c + self.scale_shift_table.flatten()      # (B,G,6D)  one Linear for all blocks made c
         return per_frame(six, video).unsqueeze(2).chunk(6, dim=-1)              # (B,1 or T,1,D) each
 
-    def forward(self, x, c, clip):
+    def forward(self, x, c, shared):
         """x (B,T,N,D) -> (B,T,N,D)."""
-        shift, scale, gate, shift2, scale2, gate2 = self.modulation(c, clip.video)
+        shift, scale, gate, shift2, scale2, gate2 = self.modulation(c, shared.video)
         h = modulated_norm(x, shift, scale)
         if self.axes == ("time",):
-            found = self.attn(h, clip.temporal_mask, clip.angles)
+            found = self.attn(h, shared.temporal_mask, shared.angles)
         else:
             found = self.attn(h)
         if self.parallel:                           # Variant 4: both axes read the same h, and are added
-            found = found + self.temporal_attention(h, clip)
+            found = found + self.temporal_attention(h, shared)
         x = gated(x, gate, found)
         if self.attn_time is not None and not self.parallel:    # Variant 3: only a LayerNorm in between
             # ASSUMED: one shift, scale and gate for both attentions; the paper draws a plain norm
             h = modulated_norm(x, shift, scale)
-            x = gated(x, gate, self.temporal_attention(h, clip))
+            x = gated(x, gate, self.temporal_attention(h, shared))
         if self.cross_attn is not None:             # no norm, no gate, as in PixArt
-            tokens = x.reshape(len(clip.context), -1, x.shape[-1])              # (B,T*N,D) or (B*T,N,D)
-            x = x + self.cross_attn(tokens, clip.context, clip.text_mask).view(x.shape)
+            tokens = x.reshape(len(shared.context), -1, x.shape[-1])              # (B,T*N,D) or (B*T,N,D)
+            x = x + self.cross_attn(tokens, shared.context, shared.text_mask).view(x.shape)
         return gated(x, gate2, self.mlp(modulated_norm(x, shift2, scale2)))
 
-    def temporal_attention(self, h, clip):
+    def temporal_attention(self, h, shared):
         """Of a block that has both; with Only Video it adds nothing to the images."""
-        if not clip.only_video:
-            return self.attn_time(h, clip.temporal_mask, clip.angles)
-        if clip.video == 0:
+        if not shared.only_video:
+            return self.attn_time(h, shared.temporal_mask, shared.angles)
+        if shared.video == 0:
             return torch.zeros_like(h)
-        found = self.attn_time(h[:, :clip.video], angles=clip.angles)           # (B,video,N,D)
-        return F.pad(found, (0, 0, 0, 0, 0, h.shape[1] - clip.video))           # (B,T,N,D)
+        found = self.attn_time(h[:, :shared.video], angles=shared.angles)           # (B,video,N,D)
+        return F.pad(found, (0, 0, 0, 0, 0, h.shape[1] - shared.video))           # (B,T,N,D)
 
 
 # ----------------------------------------------------------------------------------- the model, all choices
@@ -479,7 +479,7 @@ class Latte(nn.Module):
         where = self.position_embedding(*x.shape[2:4])                          # (h,w,D)
         x = (x + where.to(self.pos_embed.dtype)).flatten(2, 3)                  # (B,T/s,N,D)
         parts, head = self.condition(t, labels, pooled)
-        clip = self.describe(x, video, context, mask)
+        shared = self.describe(x, video, context, mask)
         c = sum(parts)                                                          # (B,G,D)
         if self.config.conditioning == "adaln_single":
             c = self.t_block(c)                                                 # (B,G,6D)
@@ -490,7 +490,7 @@ class Latte(nn.Module):
             extra = len(parts)
             tokens = [per_frame(part, video).expand(-1, x.shape[1], -1) for part in parts]
             x = torch.cat([torch.stack(tokens, dim=2).to(x.dtype), x], dim=2)   # (B,T/s,N + 1 or 2,D)
-        x = self.backbone(x, c, clip)[:, :, extra:]                             # (B,T/s,N,D)
+        x = self.backbone(x, c, shared)[:, :, extra:]                             # (B,T/s,N,D)
         out = self.head(x, head, video)                                         # (B,T/s*N,p*p*2C)
         out = unpatchify(out, tubes[:, :, ::self.tube], self.config.patch)      # (B,2C,T/s,H,W)
         return self.as_frames(out, video)                                       # (B,2C,T,H,W)
@@ -499,18 +499,18 @@ class Latte(nn.Module):
     # LatteV1's trap has it: before the first block along time, in the middle of 2, at the input of 3 and 4.
     # DEVIATES from the published text-to-video code: with images beside the clip it trains without this
     # embedding, unless it checkpoints gradients, and then samples with it: a slip.
-    def backbone(self, x, c, clip):
+    def backbone(self, x, c, shared):
         needs_time = self.config.temporal == "sincos"
         for block in self.blocks:
             if needs_time and "time" in block.axes:
-                x = self.add_time(x, clip.video)
+                x = self.add_time(x, shared.video)
                 needs_time = False
-            if block.axes == ("time",) and clip.only_video:
-                if clip.video:                      # this block does not exist for the images
-                    moved = run_block(block, self.checkpointing, x[:, :clip.video], c[:, :1], clip)
-                    x = torch.cat([moved, x[:, clip.video:]], dim=1)            # (B,T,N,D)
+            if block.axes == ("time",) and shared.only_video:
+                if shared.video:                      # this block does not exist for the images
+                    moved = run_block(block, self.checkpointing, x[:, :shared.video], c[:, :1], shared)
+                    x = torch.cat([moved, x[:, shared.video:]], dim=1)            # (B,T,N,D)
             else:
-                x = run_block(block, self.checkpointing, x, c, clip)
+                x = run_block(block, self.checkpointing, x, c, shared)
         return x
 
     def head(self, x, c, video):
@@ -565,7 +565,7 @@ class Latte(nn.Module):
         return parts, head
 
     def describe(self, x, video, context, text_mask):
-        """x (B,T,N,D) and what was given with it -> Clip, everything else the blocks share."""
+        """x (B,T,N,D) and what was given with it -> Shared."""
         images = x.shape[1] - video
         mask = None
         if images and self.config.joint == "temporal_mask":
@@ -585,7 +585,7 @@ class Latte(nn.Module):
                 context = per_frame(context, video).flatten(0, 1)               # (B*T,L,D)
                 if text_mask is not None:
                     text_mask = per_frame(text_mask, video).flatten(0, 1)       # (B*T,L)
-        return Clip(video, only_video, mask, angles, context, text_mask)
+        return Shared(video, only_video, mask, angles, context, text_mask)
 
     # ASSUMED: an image of another size spans the coordinates of training, as in PixArt; a longer clip counts
     # on, because stretched times would be slow motion. At the size of training: the checkpoint's own table.

@@ -186,9 +186,10 @@ def dp_vae_loss(dp, x, perceptual=None, discriminator=None, *, recon_weight=1.0,
     disc_weight is what the caller's warm-up has raised it to; noise (B,C,T/4,h,w) is added to what D reads"""
     z, z_k = dp.encode_window(x)                                                            # (B,C,T/4,h,w)
     # DEVIATES: with --z_noise (by default 0, the paper's) D learns to read z with noise on it: what it will
-    # decode are a transformer's latents, a little wrong everywhere. The other terms see z itself. The toy's
-    # clips came 0.5 dB nearer to what can be drawn, last frames 0.8, and reconstructions lost 0.7 dB. Shipped
-    # are weights 0.6 of the way there: clips 0.4 dB nearer, last frames 0.6, reconstructions 0.3 dB worse.
+    # decode are a transformer's latents, a little wrong everywhere. The other terms see z itself. Trained on
+    # so, the toy's D drew generated clips 0.5 dB nearer to what can be drawn (their last frames 0.8), and
+    # reconstructions lost 0.7 dB. Shipped is a mean of both sets of weights, 0.4 of those before and 0.6 of
+    # those after: clips 0.4 dB nearer (last frames 0.6), reconstructions 0.3 dB worse.
     x_hat = dp.decode_window(z if noise is None else z + noise)                             # (B,3,T,H,W)
     log = {"mse": mse(x, x_hat)}                                                            # Eq. 2
     # D_k is frozen but not out of the way: Eq. 3's first gradient reaches z, and so E_r, through it. Under
@@ -337,11 +338,10 @@ def check_size(x, factor):
         raise UserError(f"{width}x{height} pixels cannot be encoded: --size must be a multiple of {factor}")
 
 
-def check_frames(frames):
-    if frames != 1 and frames % GOP:
-        below, above = frames // GOP * GOP or 1, (frames // GOP + 1) * GOP
-        raise UserError(f"{frames} frames cannot be encoded: --frames must be 1 or a multiple of {GOP} "
-                        f"({below} or {above})")
+def check_frames(frames, group=GOP):
+    if frames < 1 or (frames > 1 and frames % group):
+        above = (max(frames, 0) // group + 1) * group
+        raise UserError(f"--frames {frames}: must be 1 (an image) or a multiple of {group}, such as {above}")
 
 
 def check_windows(window, overlap):
@@ -692,7 +692,7 @@ def by_windows(code, x, taken, given, config):
     """code() on each window of x; memory does not grow with T. A group of frames is `taken` frames of x and
     `given` of the result."""
     groups = x.shape[2] // taken
-    windows = cuts(groups, config.window // GOP, config.overlap // GOP)
+    windows = plan_windows(groups, config.window // GOP, config.overlap // GOP)
     if len(windows) == 1:
         return code(x)
     whole = None
@@ -705,12 +705,12 @@ def by_windows(code, x, taken, given, config):
     return whole
 
 
-def cuts(groups, size, shared):
+def plan_windows(groups, size, shared):
     """Windows of `size` groups over a clip: [(start, end, first kept, last kept + 1)].
 
     Neighbours share `shared` groups and are cut in the middle of them; an odd one goes to the later window.
     The last window is full, too, and so shares more.
-    cuts(10, 4, 2) = [(0, 4, 0, 3), (2, 6, 3, 5), (4, 8, 5, 7), (6, 10, 7, 10)]"""
+    plan_windows(10, 4, 2) = [(0, 4, 0, 3), (2, 6, 3, 5), (4, 8, 5, 7), (6, 10, 7, 10)]"""
     step = size - shared
     size = min(size, groups)
     starts = [*range(0, groups - size, step), groups - size]

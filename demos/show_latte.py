@@ -5,7 +5,7 @@ import math
 import torch
 
 from demos import scrambled
-from latte import CHOICES, Clip, Latte, LatteConfig, frame_similarity, paper_count, summary, temporal_mask
+from latte import CHOICES, Latte, LatteConfig, Shared, frame_similarity, paper_count, summary, temporal_mask
 from text import ToyText
 from vae import DPVAE
 from support import toy_world
@@ -68,15 +68,15 @@ def patterns(variant, frames=3, images=0):
     Images beside the clip are hidden by the Temporal Mask."""
     config = LatteConfig(variant, depth=4, width=16, heads=2, frames=frames, input_size=4, in_channels=1)
     net = scrambled(Latte(config), std=0.2).double()
-    clip = Clip(frames)
+    shared = Shared(frames)
     if images:
-        clip = Clip(frames, temporal_mask=temporal_mask(frames, images))
+        shared = Shared(frames, temporal_mask=temporal_mask(frames, images))
     c = torch.ones(1, 1, 16).double()
     whole = torch.eye(4 * (frames + images))
     found = {}
     for i, block in enumerate(net.blocks):
         name = f"{i} " + "+".join(block.axes)
-        found[name] = dependence(block, c, clip, (frames + images, 4, 16))
+        found[name] = dependence(block, c, shared, (frames + images, 4, 16))
         whole = found[name].float() @ whole             # by way of all that this block attends to
     found["all"] = whole > 0
     return found

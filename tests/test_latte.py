@@ -269,7 +269,7 @@ def test_a_temporal_block_at_init_changes_nothing(option):
     z, t, cond = draw(net)
     seen, _ = outputs_of(net.blocks, lambda: net(z, t, **cond))
     x = torch.randn_like(seen[0])
-    block, clip = net.blocks[1], latte.Clip(video=x.shape[1])
+    block, clip = net.blocks[1], latte.Shared(video=x.shape[1])
     c = torch.randn(2, 1, 24 * (6 if "single" in option else 1))
     close(block(x, c, clip), x, atol=0)
 

@@ -22,7 +22,7 @@ from support.checkpoints import load_network, read_config, save_network
 from support.cli import UserError
 from conftest import GOLDEN, close, golden
 from vae import (GOP, SD3, SD14, DPVAE, DPVAEConfig, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig,
-                 FrameNorm, TimeAttention, TimeConv, TimeDown, TimeResBlock, TimeUp, Up, cuts,
+                 FrameNorm, TimeAttention, TimeConv, TimeDown, TimeResBlock, TimeUp, Up, plan_windows,
                  discriminator_loss, dp_vae_loss, fold, kl_vae_loss, measure_latents, statistics_loss, unfold)
 from support.toy_world import render, sample_spec
 
@@ -385,14 +385,14 @@ def test_clips_of_a_batch_do_not_touch():
     (3, 8, 2, [(0, 3, 0, 3)])])
 def test_where_a_clip_is_cut(groups, size, shared, expected):
     """Worked values, in groups: first and last of each window, first and last that is kept of it."""
-    assert cuts(groups, size, shared) == expected
+    assert plan_windows(groups, size, shared) == expected
 
 
 @pytest.mark.parametrize("size, shared", [(8, 2), (8, 0), (4, 1), (8, 7), (1, 0)])
 @pytest.mark.parametrize("groups", [1, 7, 8, 9, 23, 24, 100])
 def test_windows_are_full_and_keep_each_group_once(groups, size, shared):
     """Every window is what training saw, but for a shorter clip; nothing is left out or kept twice."""
-    pieces = cuts(groups, size, shared)
+    pieces = plan_windows(groups, size, shared)
     assert [kept for _, _, first, last in pieces for kept in range(first, last)] == list(range(groups))
     assert {end - start for start, end, _, _ in pieces} == {min(size, groups)}
     for start, end, first, last in pieces:                     # half of what is shared lies beyond each cut
@@ -437,7 +437,7 @@ def test_fields_of_older_checkpoints_still_hold(tmp_path, window, overlap, share
     """Their windows were cross-faded; the same fields now say what is shared and cut, in groups."""
     save_network(tmp_path / "net.safetensors", small_dp(BARE, window=window, overlap=overlap))
     config = load_network(DPVAE, tmp_path / "net.safetensors").config
-    (_, end, _, _), (start, _, _, _) = cuts(100, config.window // GOP, config.overlap // GOP)[:2]
+    (_, end, _, _), (start, _, _, _) = plan_windows(100, config.window // GOP, config.overlap // GOP)[:2]
     assert end == window // GOP and end - start == shared
 
 
@@ -457,7 +457,7 @@ def seams_and_costs(clips, frames):
     by how many of 255 levels pixels change more across a seam than beside it, beyond what the video
     does there: of our windows, and of those put end to end. (No ratios: some stand still at a seam.)"""
     dp = load_network(DPVAE, TOY)
-    windows = cuts(frames // 4, dp.config.window // 4, dp.config.overlap // 4)
+    windows = plan_windows(frames // 4, dp.config.window // 4, dp.config.overlap // 4)
     ours = [4 * last for _, _, _, last in windows[:-1]]
     lost, more, ends = [], [], []
     for x in toy_clips(clips, frames, 64).split(1):
