@@ -640,6 +640,11 @@ class Trainer:
                 before = average.clone()
                 average.copy_(parameter)
                 parameter.copy_(before)
+        # TRAP: without a backward, FSDP keeps what is outside the blocks gathered after a forward, and the
+        # next training step would run on these: on the EMA
+        for net in self.nets.values():
+            if hasattr(net, "reshard"):
+                net.reshard()
 
     # Previews of a stage start from the same noise and ask for the same prompts each time: what changes from
     # one to the next is then the network alone, and a row of them in the report shows it learn.
