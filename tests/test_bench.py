@@ -93,14 +93,6 @@ def test_peak_memory_is_that_of_the_row():
     assert bench.peak_memory("cpu") - start > 0.9 * held.nbytes
 
 
-def test_a_long_clip_is_decoded_in_the_memory_of_a_window():
-    """Windows of 32 frames, so 96 take little more than 32 (beyond the clip that is made)."""
-    rows = rows_of("dpvae", "--frames", "96", "--size", "64", "--no-backward")
-    assert rows["decode 96 frames"]["peak_gb"] < 1.3 * rows["decode 32 frames"]["peak_gb"]
-    assert rows["decode 96 frames"]["new_gb"] < 1.5 * rows["decode 32 frames"]["new_gb"]
-    assert 3 < rows["decode 96 frames"]["gflop"] / rows["decode 32 frames"]["gflop"] < 5
-
-
 @pytest.mark.parametrize("words, hint", [
     (["latte-S/2", "--step", "3"], "--steps"), (["latte-M/2"], "latte-XL/2"),
     (["dpvae", "--frames", "13"], "multiple of 4"), (["vae", "--size", "100"], "multiple of 16"),
@@ -295,13 +287,6 @@ def test_the_parts_of_a_step_are_all_seen_and_nothing_stays_patched(capsys):
     assert (torch.Tensor.backward, bench.train.encoded) == (backward, encoded)
     said = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert said["wait"] == pytest.approx(parts["data"] / sum(parts.values()))
-
-
-def test_cached_latents_are_not_waited_for():
-    """Nothing is encoded in the step, and reading is under a twentieth of it, in one of three tries."""
-    toy = ["--config", "toy", "--stage", "videodit", "--init", str(TOY), "--items", "8", "--batch", "8"]
-    tries = (bench.step_of([*toy, "--cached", "--p_video", "1", "--steps", "2"]) for _ in range(3))
-    assert any(parts["encode"] == 0 and parts["data"] < 0.05 * sum(parts.values()) for parts in tries)
 
 
 @pytest.mark.parametrize("words, hint", [(["--config", "toy", "--stage", "all"], "one that trains"),

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from PIL import Image
 from torch.testing import assert_close
 
 from support import tokenizers
@@ -28,14 +27,8 @@ def letters_tokenizer(extra=()):
 
 # -------------------------------------------------------------------------------------------- the toy's words
 
-def test_case_and_punctuation_do_not_matter_to_the_toy():
-    """A prompt is typed by a person: 'A red Cat!' is 'a red cat'."""
-    tokenizer = WordTokenizer(WORDS, 8)
-    assert_close(tokenizer(["A  red, Cat!"]), tokenizer(["a red cat"]))
-
-
 @pytest.mark.parametrize("typed, read", [
-    ("Cats", "cat"), ("BIRDS!", "bird"), ("a boat's mushrooms", "a boat mushroom"), ("a spin", "a spinning"),
+    ("Cats", "cat"), ("A  BIRD, red!", "a bird red"), ("a boat's mushrooms", "a boat mushroom"), ("a spin", "a spinning"),
     ("the cat jumps", "the cat jumping"), ("fishes moved left", "fish moving left")])
 def test_capitals_plurals_and_verbs_are_understood(typed, read):
     """A person's "Cats" is the toy's "cat", in training as in sampling, and no fuss is made."""
@@ -150,20 +143,6 @@ def test_golden_clip_padding(key, pad_id):
     assert_close(ids, torch.tensor([prompt[key] for prompt in prompts]))
 
 
-def test_a_special_token_in_a_prompt_is_one_token():
-    """Typed or not, <|endoftext|> is EOS."""
-    tokenizer = CLIPTokenizer.load()
-    assert tokenizer.encode("a<|endoftext|>b")[2] == tokenizer.eos
-
-
-def test_sd3_pads_clip_g_with_zeros_and_clip_l_with_eos():
-    """Both read the same words; only what follows EOS differs."""
-    tokenizer = CLIPTokenizer.load()
-    clip_l, clip_g = tokenizer(["a cat"])[0], tokenizer(["a cat"], pad_id=0)[0]
-    assert_close(clip_l[:4], clip_g[:4])
-    assert clip_l[4:].unique().tolist() == [49407] and clip_g[4:].unique().tolist() == [0]
-
-
 # --------------------------------------------------------------------------------------------- T5's tokenizer
 
 @pytest.mark.parametrize("file", ["spiece.model", "tokenizer.json"])
@@ -174,15 +153,6 @@ def test_golden_t5_ids(file):
         assert tokenizer.encode(prompt["text"]) == prompt["ids"], prompt["text"]
         ids, mask = tokenizer([prompt["text"]], len(prompt["ids_77"]))
         assert ids[0].tolist() == prompt["ids_77"] and mask.sum() == prompt["mask_77_sum"]
-
-
-def test_golden_sentinels_count_down_from_the_end():
-    """<extra_id_N> is the N-th id from the end, though spiece.model does not hold it."""
-    fixture = json.loads((GOLDEN / "t5_tokenizer.json").read_text())
-    for file in ("spiece.model", "tokenizer.json"):
-        specials = T5Tokenizer.load(GOLDEN / "t5_tokenizer" / file).specials
-        assert specials["<extra_id_0>"] == fixture["extra_id_0"] == fixture["total_with_extra_ids"] - 1
-        assert specials["<extra_id_99>"] == fixture["extra_id_99"]
 
 
 def test_unigram_finds_the_most_probable_of_all_cuts():
@@ -226,10 +196,3 @@ def test_a_damaged_tokenizer_is_a_clear_error(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}.*download"):
         T5Tokenizer.load(tmp_path)
-
-
-def test_a_piece_on_protobufs_wire():
-    """The worked example in read_spiece's section: field 1 of 11 bytes, in it a text and a float."""
-    wire = bytes.fromhex("0a0b 0a04e2968161 15000000c0")
-    (field, piece), = tokenizers.protobuf(wire)
-    assert field == 1 and dict(tokenizers.protobuf(piece)) == {1: "\u2581a".encode(), 2: b"\0\0\0\xc0"}
