@@ -103,8 +103,8 @@ def write_atomic(path, write):
     The rename comes after fsync: a power cut may otherwise keep the rename and lose the data. Then the file
     has its name, its date and no bytes, which is how most "corrupt checkpoints" come about.
 
-    A disk that is full, gone or read-only is said in one line, whichever library found out. Tests: a writer
-    is shot at random moments (test_checkpoints.py), and files may not grow beyond a size (there, too)."""
+    A disk that is full, gone or read-only is said in one line, whichever library found out. Tests: a training
+    is shot at random moments (test_faults.py), and files may not grow beyond a size (test_checkpoints.py)."""
     path = Path(path)
     folder = path.with_name(f".{path.stem[:40]}.{HOST}.{os.getpid()}.tmp")
     try:

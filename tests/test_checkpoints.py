@@ -1,15 +1,11 @@
 """Tests of checkpoints.py: a file on disk is whole or refused, and nothing in it is ever executed."""
 
 import argparse
-import json
-import multiprocessing
 import os
 import pickle
-import random
 import resource
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +19,7 @@ from torch.testing import assert_close
 from support import checkpoints
 from support.checkpoints import (class_of, load_network, load_strict, read_config, read_state, save_network,
                                  save_state, write_atomic)
-from support.cli import FlagParser, UserError, polite
+from support.cli import FlagParser, UserError
 from conftest import together
 
 
@@ -68,17 +64,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
 
     def broken(temporary):
         Path(temporary).write_bytes(b"half of the new")
-        raise ValueError("torn")
-    with pytest.raises(ValueError, match="torn"):
+        raise RuntimeError("torn")                          # a bug keeps its type: not every error is the disk's
+    with pytest.raises(RuntimeError, match="torn"):
         write_atomic(path, broken)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["net.safetensors"]
-
-
-def test_a_write_makes_its_folder_and_leaves_one_file(tmp_path):
-    """The first checkpoint of a run goes into a folder that does not exist yet."""
-    path = tmp_path / "runs" / "a" / "net.bin"
-    write_atomic(path, lambda temporary: Path(temporary).write_bytes(b"new"))
-    assert path.read_bytes() == b"new" and os.listdir(path.parent) == ["net.bin"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
@@ -116,42 +105,6 @@ def test_a_full_disk_is_explained_and_keeps_the_old_file(tmp_path, full_disk, na
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == [name]
 
 
-def test_a_bug_in_a_writer_is_not_called_a_full_disk(tmp_path):
-    """A RuntimeError of another kind keeps its type and its stack trace."""
-    def broken(temporary):
-        raise RuntimeError("shapes do not match")
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        write_atomic(tmp_path / "net.pt", broken)
-
-
-def save_forever(folder, ready):
-    """What the process that gets killed does; one thread, because it is a fork."""
-    torch.set_num_threads(1)
-    n = 0
-    while True:
-        state = {"w": torch.full((300_000,), float(n)), "n": torch.tensor(n)}
-        save_state(folder / "net.safetensors", state, "Tiny", {})
-        write_atomic(folder / "state.pt", lambda temporary: torch.save(state, temporary))
-        n += 1
-        ready.set()
-
-
-def test_a_killed_save_never_tears_the_file(tmp_path):
-    """SIGKILL at random moments of a process that only saves: both files read, and each is of one save."""
-    fork, draws = multiprocessing.get_context("fork"), random.Random(0)
-    for _ in range(6):
-        ready = fork.Event()
-        process = fork.Process(target=save_forever, args=(tmp_path, ready), daemon=True)
-        process.start()
-        assert ready.wait(timeout=60)
-        time.sleep(draws.uniform(0.0, 0.05))
-        process.kill()
-        process.join()
-        for name in ("net.safetensors", "state.pt"):
-            state = read_state(tmp_path / name)
-            assert_close(state["w"], torch.full((300_000,), float(state["n"])), atol=0, rtol=0)
-
-
 # --------------------------------------------------------------------------------------------------- reading
 
 def test_a_network_comes_back_with_its_config_and_its_tuples(tmp_path):
@@ -167,7 +120,7 @@ def test_a_network_comes_back_with_its_config_and_its_tuples(tmp_path):
 
 
 def test_a_half_precision_file_is_half_the_size_and_loads_in_float32(tmp_path):
-    """Floating tensors alone are cast; a counter stays an integer."""
+    """checkpoints/toy ships it. Floating tensors alone are cast; a counter stays an integer."""
     net = Tiny(TinyConfig())
     save_network(tmp_path / "whole" / "net.safetensors", net)
     checkpoints.halve(tmp_path / "whole", tmp_path)
@@ -176,6 +129,8 @@ def test_a_half_precision_file_is_half_the_size_and_loads_in_float32(tmp_path):
     back = load_network(Tiny, tmp_path / "net.safetensors")
     assert back.layer.weight.dtype == torch.float32
     assert_close(back.layer.weight, net.layer.weight, atol=1e-3, rtol=1e-3)
+    with pytest.raises(UserError, match="no .safetensors in it"):           # two files once ended in silence
+        checkpoints.halve(tmp_path / "net.safetensors", tmp_path / "b")
 
 
 def test_tied_tensors_can_be_saved(tmp_path):
@@ -195,26 +150,18 @@ def test_a_missing_file_is_named(tmp_path):
         read_state(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["net.safetensors", "net.pt"])
+@pytest.mark.parametrize("name, width", [("net.safetensors", 100), ("net.pt", 100), ("large.pt", 900)])
 @pytest.mark.parametrize("keep", [0, 5, 300, 0.5, -1])
-def test_a_truncated_file_is_refused(tmp_path, name, keep):
-    """A download that broke off after `keep` bytes (or that part) is called truncated, with its size."""
+def test_a_truncated_file_is_refused(tmp_path, name, width, keep):
+    """A download that broke off after `keep` bytes (or that part) is called truncated, with its size. Above
+    1 MB a .pt is memory-mapped, which is another path through torch.load."""
     path = tmp_path / name
-    state = {"w": torch.randn(400, 100)}
+    state = {"w": torch.randn(400, width)}
     save_file(state, path) if name.endswith("safetensors") else torch.save(state, path)
     whole = path.read_bytes()
     part = whole[:int(keep * len(whole)) if isinstance(keep, float) else keep]
     path.write_bytes(part)
     with pytest.raises(UserError, match=f"{name} .*{len(part):,} bytes. is truncated or not a checkpoint"):
-        read_state(path)
-
-
-def test_a_large_truncated_pickle_is_refused(tmp_path):
-    """Above 1 MB a .pt is memory-mapped, which is another path through torch.load."""
-    path = tmp_path / "net.pt"
-    torch.save({"w": torch.randn(600, 600)}, path)
-    path.write_bytes(path.read_bytes()[:-50_000])
-    with pytest.raises(UserError, match="truncated"):
         read_state(path)
 
 
@@ -231,9 +178,10 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, write):
     """weights_only=True: the shell command inside never makes its file."""
     marker = tmp_path / "marker"
     write({"w": Bomb(f"touch {marker}")}, tmp_path / "net.ckpt")
-    with pytest.raises(UserError, match="net.ckpt .*(more than tensors|not a checkpoint)"):
+    with pytest.raises(UserError, match="net.ckpt .*(more than tensors|not a checkpoint)") as caught:
         read_state(tmp_path / "net.ckpt")
     assert not marker.exists()
+    assert "\x1b" not in str(caught.value) and "\n" not in str(caught.value)       # torch says it in bold
 
 
 def test_what_else_a_training_saved_is_stood_in_for_and_nothing_runs(tmp_path, monkeypatch):
@@ -248,19 +196,12 @@ def test_what_else_a_training_saved_is_stood_in_for_and_nothing_runs(tmp_path, m
     assert isinstance(state["args"], checkpoints.Stub) and not hasattr(state["args"], "lr")
 
 
-def test_a_message_has_no_escape_codes(tmp_path):
-    """What torch says in bold is said in plain letters: a terminal obeys a message of a file as any other."""
-    torch.save({"w": Bomb("true")}, tmp_path / "net.ckpt")
-    with pytest.raises(UserError) as caught:
-        read_state(tmp_path / "net.ckpt")
-    assert "\x1b" not in str(caught.value) and "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("config, extra, message", [
     ({"width": 10 ** 9}, {}, "width is 1000000000, which cannot be"),
     ({"width": float("inf")}, {}, "width is inf, which cannot be"),
     ({"width": "3"}, {}, "width is '3' and no int"), ({"width": True}, {}, "width is 'True' and no int"),
     ({"width": -3}, {}, "no Tiny has its config"), ([3], {}, "config is .* and no dict"),
+    ({"width": 3, "colour": "red"}, {}, "written by another version of Tiny .*colour"),
     ({"width": 3, "depth": 40}, {}, "depth is 40, with 3 tensors in the file"),
     ({}, {"shift": float("nan")}, "shift is nan, which cannot be"),
     ({}, {"frames": 2.5}, "frames is '2.5' and no int"),
@@ -276,17 +217,8 @@ def test_a_header_is_not_believed(tmp_path, config, extra, message):
         depth: int = 1
     Deeper = type("Tiny", (Tiny,), {"Config": Deep})
     save_state(tmp_path / "net.safetensors", Tiny(TinyConfig()).state_dict(), "Tiny", config, extra)
-    with pytest.raises(UserError, match=f"net.safetensors: .*{message}"):
+    with pytest.raises(UserError, match=f"net.safetensors:? .*{message}"):
         load_network(Deeper, tmp_path / "net.safetensors")
-
-
-def test_truths_are_no_weights(tmp_path):
-    """A tensor of bools or whole numbers in the place of a weight is named, not cast."""
-    state = Tiny(TinyConfig()).state_dict()
-    state["layer.bias"] = torch.tensor([True, False])
-    save_state(tmp_path / "net.safetensors", state, "Tiny", {})
-    with pytest.raises(UserError, match="no fractions: layer.bias torch.bool"):
-        load_network(Tiny, tmp_path / "net.safetensors")
 
 
 def test_a_wrong_class_is_named(tmp_path):
@@ -308,23 +240,16 @@ def test_a_file_of_somebody_else_has_no_config_of_ours(tmp_path, metadata):
         load_network(Tiny, tmp_path / "net.safetensors")
 
 
-def test_a_config_of_another_version_is_explained(tmp_path):
-    """A setting that this version does not know is named, not shown as a stack trace."""
-    config = {"width": 3, "colour": "red"}
-    save_state(tmp_path / "net.safetensors", Tiny(TinyConfig()).state_dict(), "Tiny", config)
-    with pytest.raises(UserError, match="net.safetensors .*colour"):
-        load_network(Tiny, tmp_path / "net.safetensors")
-
-
 def test_every_difference_is_listed_at_once():
     """load_strict: missing, unexpected and wrongly shaped tensors in one message; nothing is loaded."""
     net = Tiny(TinyConfig())
     before = net.layer.weight.clone()
     with pytest.raises(UserError) as caught:
-        load_strict(net, {"layer.weight": torch.zeros(2, 4), "counts": torch.arange(3),
+        load_strict(net, {"layer.weight": torch.zeros(2, 4), "counts": torch.rand(3),
                           "extra": torch.ones(1)}, "it")
     message = str(caught.value)
     assert "1 missing: layer.bias" in message and "1 unexpected: extra" in message
+    assert "1 no fractions: counts torch.float32" in message         # numbers where truths or counts should be
     assert "1 wrongly shaped: layer.weight (2, 4) instead of (2, 3)" in message and "\n" not in message
     assert_close(net.layer.weight, before, atol=0, rtol=0)
 
@@ -341,16 +266,6 @@ def test_a_network_on_the_meta_device_takes_the_tensors_over():
 
 
 # --------------------------------------------------------------------------------------------------- scripts
-
-def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
-    """polite(): no stack trace for what the person can mend."""
-    script = ("from support.checkpoints import read_state; from support.cli import polite; import sys; "
-              "polite(lambda: read_state(sys.argv[1]))")
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "gone.safetensors"], capture_output=True,
-                          text=True, cwd=Path(checkpoints.__file__).parents[1])
-    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
-    assert done.stderr.startswith("-c: no checkpoint at") and done.stderr.count("\n") == 1
-
 
 @pytest.mark.parametrize("words, answer", [
     (["--step", "5"], "unknown flag --step; did you mean --steps?"),
@@ -372,32 +287,6 @@ def test_words_may_stand_between_the_flags():
     flags.add_argument("--steps", type=int, default=3)
     given = flags.parse_args(["a cat", "--steps", "5", "a dog"])
     assert given.prompt == ["a cat", "a dog"] and given.steps == 5
-
-
-def test_a_bug_still_has_its_stack_trace():
-    """polite() hides UserError alone."""
-    with pytest.raises(ZeroDivisionError):
-        polite(lambda: 1 / 0)
-    assert polite(lambda: json.dumps({})) is None
-
-
-def test_a_halved_checkpoint_loads_as_the_same_network(tmp_path):
-    """checkpoints/toy ships float16: half the bytes, the same class, config and, to rounding, weights."""
-    from vae import KLVAE, KLVAEConfig
-    vae = KLVAE(KLVAEConfig(4, ch=8, ch_mult=(1, 2), num_res_blocks=1, groups=4))
-    checkpoints.save_network(tmp_path / "a" / "vae.safetensors", vae, extra={"size": 32})
-    checkpoints.halve(tmp_path / "a", tmp_path / "b")
-    again = checkpoints.load_network(KLVAE, tmp_path / "b" / "vae.safetensors")
-    torch.testing.assert_close(again.state_dict(), vae.state_dict(), atol=1e-3, rtol=1e-3)
-    assert checkpoints.read_config(tmp_path / "b" / "vae.safetensors")["size"] == 32
-    sizes = [(tmp_path / folder / "vae.safetensors").stat().st_size for folder in "ab"]
-    assert sizes[1] < 0.6 * sizes[0]
-
-
-def test_halving_nothing_is_an_error(tmp_path):
-    """Two files for two folders once ended in silence."""
-    with pytest.raises(UserError, match="no .safetensors in it"):
-        checkpoints.halve(tmp_path / "vae.safetensors", tmp_path / "b")
 
 
 def test_between_two_files_is_their_weighted_mean(tmp_path):
@@ -503,11 +392,3 @@ def test_a_line_of_a_log_is_strict_json_or_an_error(tmp_path):
     assert (tmp_path / "log.jsonl").read_text() == '{"a": null, "b": null, "c": 1.5, "d": "x"}\n'
     with pytest.raises(UserError, match="cannot write /dev/full: .*No space left"):
         checkpoints.append_line(Path("/dev/full"), {"a": 1})
-
-
-def test_nan_is_named_and_refused():
-    """A diverged network answers with a black clip and no error."""
-    net = Tiny(TinyConfig())
-    state = {**net.state_dict(), "layer.bias": torch.tensor([1.0, float("nan")])}
-    with pytest.raises(UserError, match="it: layer.bias holds numbers that are not finite"):
-        load_strict(net, state, "it")

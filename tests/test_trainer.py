@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from support import checkpoints, cli, pages, trainer
+from support import checkpoints, cli, trainer
 import train
 from support.checkpoints import load_network, read_state, save_state
 from support.cli import UserError
@@ -677,25 +677,3 @@ def test_a_log_that_was_cut_is_still_read(tmp_path, capsys):
     with pytest.raises(UserError, match="log.jsonl is not a file"):
         fit(tmp_path, 1)
     assert capsys.readouterr().err == ""
-
-
-def test_the_report_is_one_page_with_curves_pictures_and_settings(tiny, tmp_path, capsys):
-    """`train.py report OUT`: without a script, and with nothing beside it."""
-    out = tiny.fork(tmp_path / "run")
-    for stage in ("dit", "vae"):
-        for name in ("log.jsonl", "settings.json"):
-            shutil.copy(tiny.folder / stage / name, out / stage / name)
-        shutil.copy(next((tiny.folder / stage).glob("*.png")), out / stage)
-    (out / "eval.json").write_text('{"fvd": 123.4}')
-    train.main(["report", str(out)])
-    page = (out / "report.html").read_text()
-    assert page.count("<svg") >= 6 and page.count("data:image/png;base64") == 2 and "<script" not in page
-    assert "step 20" in page and "&quot;batch&quot;: 8" in page and "123.4" in page
-    with pytest.raises(UserError, match="no stage's log.jsonl in it"):
-        train.main(["report", str(tmp_path / "nowhere")])
-
-
-def test_a_curve_passes_over_numbers_that_are_none():
-    """null in the log is a step that was left out."""
-    drawn = pages.curve("loss", [(1, 2.0), (2, None), (3, 1.0)])
-    assert drawn.count(",") == 2 and "step 1" in drawn and pages.curve("loss", [(1, None)]) == ""
