@@ -37,7 +37,6 @@ When a clip comes out wrong, what it looks like tells where to look:
 Tried by others: a pipeline class for each model, with the sampling in each of them once more. Then --start
 for one is not --start for the next, and a fix to the one is not a fix to the others."""
 
-import hashlib
 import json
 import math
 import os
@@ -62,7 +61,7 @@ from flow import (DDPM, Known, ddim_sample, ddpm_sample, euler, guided, held, in
                   velocity_of)
 from latte import Latte
 from text import ToyText
-from vae import DPVAE, GOP, KLVAE
+from vae import DPVAE, GOP, KLVAE, check_frames
 from videodit import VideoDiT
 from support.checkpoints import TOY, class_of, load_network, read_config, sweep
 from support.cli import FlagParser, UserError, check_writable, polite, printable
@@ -110,9 +109,9 @@ def generate(models, prompts, frames=0, *, steps=None, guidance=None, seed=0, sa
     return decode(models.vae, z, frames, models.bf16)                           # (B,3,T,H,W)
 
 
-# n calls of the transformer (2n with guidance) are all the time a clip takes; the decoder is a call at the
-# end. The transformer runs under autocast, but z stays in float32 between the steps: 250 small steps added in
-# bf16 would be lost in its 8 bits.
+# Nearly all the time that a clip takes is in the n steps. Each calls the transformer once: on a batch of B, or
+# with guidance on one of 2B. The decoder is called once, at the end. The transformer runs under autocast, but
+# z stays in float32 between the steps: 250 small changes added in bf16 would be lost in its 8 bits.
 @torch.no_grad()
 def sample_latents(models, prompts, shape, how, first_index=0, given=None, window=0):
     """Noise of shape (B,C,T',h,w) -> scaled latents of the same shape. given: see Given.
@@ -132,7 +131,7 @@ def sample_latents(models, prompts, shape, how, first_index=0, given=None, windo
         return keyed_noise(shape, how.seed, number, first_index, device, stream=SAMPLING)       # (B,C,T',h,w)
 
     kind = torch.device(device).type
-    sample = sample_flow if models.objective == "flow" else sample_ddpm
+    sample = {"flow": sample_flow, "ddpm": sample_ddpm}[models.objective]
     with torch.autocast(kind, torch.bfloat16, enabled=models.bf16 or torch.is_autocast_enabled(kind)):
         z = sample(models, how, cond, null_cond, new_noise, given or Given())
     return finite(z, "the latents", "try another dtype, or look for a damaged file of weights")
@@ -143,8 +142,11 @@ def sample_latents(models, prompts, shape, how, first_index=0, given=None, windo
 # same model sampled without new noise, in fewer and larger steps: the first noise alone decides what comes.
 def sample_flow(models, how, cond, null_cond, new_noise, given):
     """Rectified flow (VideoDiT Eq. 5): Euler along the guided velocity."""
-    network, noise = models.transformer, new_noise(0)                           # noise (B,C,T',h,w)
-    velocity = velocity_of(network) if isinstance(network, Latte) else network
+    network = models.transformer
+    noise = new_noise(0)                                                        # (B,C,T',h,w)
+    velocity = network
+    if isinstance(network, Latte):
+        velocity = velocity_of(network)
     velocity = guided(velocity, cond, how.guidance, null_cond)
     if given.pull:
         network.checkpointing = True                        # a backward pass a step
@@ -160,9 +162,11 @@ def sample_flow(models, how, cond, null_cond, new_noise, given):
 
 def sample_ddpm(models, how, cond, null_cond, new_noise, given):
     """Latte 3.1: ancestral sampling, or DDIM. Here t are timesteps of training, 0 to 999."""
-    network, noise = models.transformer, new_noise(0)                           # noise (B,C,T',h,w)
-    # TRAP: DiT's released code guides three of four channels, and its published numbers depend on it
-    channels = 3 if isinstance(network, DiT) else None
+    network = models.transformer
+    noise = new_noise(0)                                                        # (B,C,T',h,w)
+    channels = None                                         # all of the latent's
+    if isinstance(network, DiT):
+        channels = 3        # TRAP: DiT's released code guides three of four; its published numbers depend on it
     model = guided(network, cond, how.guidance, null_cond, channels)
     ddpm = diffusion_of(network, how).to(noise.device)
 
@@ -207,17 +211,18 @@ def finite(x, what, hint):
 
 
 # Guidance compares two answers, with the prompt and without, and goes further in the direction in which they
-# differ. "Without" must be something the model has been trained on. For our models and SD3 that is zeros,
-# for classes the label after the last one, for the released PixArt and Latte the encoded empty prompt, as in
-# their pipelines. A negative prompt takes that place: then guidance leads away from something, not from
-# nothing.
+# differ (flow.guided). "Without" must be something the model has been trained on: for our models and SD3
+# zeros, for classes the label after the last one, for the released PixArt and Latte the encoded empty prompt,
+# as in their pipelines. With --negative, the negative prompt takes its place.
 def conditions(models, prompts, negative=""):
     """(what the transformer is told, what guidance leads away from): {name: tensor} both."""
     network = models.transformer
     if models.classes:
         device = models.device or next(network.parameters()).device
         labels = torch.tensor([label_of(prompt, models.classes) for prompt in prompts], device=device)  # (B,)
-        null = label_of(negative, models.classes) if negative else network.config.classes
+        null = network.config.classes                       # the label after the last class
+        if negative:
+            null = label_of(negative, models.classes)
         return {"labels": labels}, {"labels": torch.full_like(labels, null)}
     if models.text is None:
         return {}, {}
@@ -256,11 +261,13 @@ def diffusion_of(network, how):
 
     TRAP: DDIM is published with a whole stride, timesteps 0, 20, 40 ... for 50 steps, the ancestral sampler
     with a rounded one that reaches 999. Each is evaluated here as it is published."""
-    learned = getattr(network.config, "learn_sigma", True)
+    variance = "learned_range"
+    if not getattr(network.config, "learn_sigma", True):
+        variance = "fixed_large"
     spacing = str(how.steps)
     if how.sampler == "ddim" and how.steps > 1 and 1000 % how.steps == 0:
         spacing = f"ddim{how.steps}"
-    return DDPM(variance="learned_range" if learned else "fixed_large").respace(spacing)
+    return DDPM(variance=variance).respace(spacing)
 
 
 # -------------------------------------------------------------------------------------------- what samples
@@ -297,7 +304,9 @@ class Models:
     @property
     def condition(self):
         """What it is told: "text", "class" or "none"."""
-        return "class" if self.classes else getattr(self.transformer.config, "condition", "text")
+        if self.classes:
+            return "class"
+        return getattr(self.transformer.config, "condition", "text")
 
     def shape(self, batch, frames, size):
         """Of the latents: (B,C,T',h,w)."""
@@ -356,14 +365,6 @@ def how_of(models, sampler="", steps=None, guidance=None, seed=0, negative=""):
     return how
 
 
-def check_frames(frames, group=GOP):
-    if frames < 1 or (frames > 1 and frames % group):
-        below = max(frames // group, 1) * group
-        above = (max(frames, 0) // group + 1) * group
-        raise UserError(f"--frames {frames}: must be 1 (an image) or a multiple of {group}, such as {below} "
-                        f"or {above}")
-
-
 # ------------------------------------------------------------------------------------- what may be given
 
 # In neither paper, but VideoDiT's autoencoder has paid for it. A causal video VAE knows an image only as the
@@ -413,7 +414,9 @@ class Given:
 
     def start(self, noise, noisy, t):
         """z before the first step, which is at time t (1,); noisy(clip, t) puts noise on a clip."""
-        return noise if self.base is None else noisy(self.base, t.to(noise.device))     # (B,C,T',h,w)
+        if self.base is None:
+            return noise                                                        # (B,C,T',h,w)
+        return noisy(self.base, t.to(noise.device))                             # (B,C,T',h,w)
 
     def hold(self, model, noisy):
         """model(z, t), which finds what is known in its place."""
@@ -423,7 +426,9 @@ class Given:
 
     def restore(self, z):
         """The result, with what is known in its place to the last bit."""
-        return z if self.known is None else self.known.hold(z, self.known.latent)       # (B,C,T',h,w)
+        if self.known is None:
+            return z
+        return self.known.hold(z, self.known.latent)                            # (B,C,T',h,w)
 
 
 def given_frames(models, shape, keys, how):
@@ -434,9 +439,11 @@ def given_frames(models, shape, keys, how):
     nearest = [min(keys, key=lambda key: abs(key - place)) for place in range(shape[2])]
     latent = torch.cat([keys[place] for place in nearest], dim=2)               # (1 or B,C,T',h,w)
     mask = torch.tensor([place in keys for place in range(shape[2])], device=latent.device)
-    known = Known(latent, mask.view(1, 1, -1, 1, 1))                            # mask (1,1,T',1,1)
-    pull = 1.0 if models.objective == "flow" else 0.0
-    return Given(latent, part_way(models, how), known, pull)
+    given = Given(latent, part_way(models, how))
+    given.known = Known(latent, mask.view(1, 1, -1, 1, 1))                      # mask (1,1,T',1,1)
+    if models.objective == "flow":
+        given.pull = 1.0
+    return given
 
 
 def part_way(models, how, most=HELD):
@@ -490,32 +497,25 @@ def go_on(models, prompts, z, frames, how, first_index=0):
     as the clips of training, so the network meets no position it has not learned, and a clip of any length
     takes the memory of one window. What is lost: a thing that left the frame for a window is forgotten."""
     z = z.expand(len(prompts), *z.shape[1:])                                    # (B,C,T',h,w)
-    length, overlap = window_of(models)
-    number = 0
-    while z.shape[2] < frames // models.group:
-        known = z[:, :, -overlap:]                                              # (B,C,overlap,h,w)
-        shape = (*z.shape[:2], length, *z.shape[3:])
-        keys = {place: known[:, :, place:place + 1] for place in range(known.shape[2])}
+    length = models.shape(1, models.frames, models.size)[2]                     # of a window, in latent frames
+    shape = (*z.shape[:2], length, *z.shape[3:])
+    for number, have in enumerate(windows_of(models, z.shape[2], frames)):
+        known = z[:, :, -have:]                                                 # (B,C,have,h,w)
+        keys = {place: known[:, :, place:place + 1] for place in range(have)}
         given = given_frames(models, shape, keys, how)
         new = sample_latents(models, prompts, shape, how, first_index, given, number)
-        z = torch.cat([z, new[:, :, known.shape[2]:]], dim=2)                   # (B,C,T'+new,h,w)
-        number += 1
+        z = torch.cat([z, new[:, :, have:]], dim=2)                             # (B,C,T'+new,h,w)
     return z[:, :, :frames // models.group]
 
 
-def window_of(models):
-    """Latent frames of a window of go_on, and how many of them are known."""
-    length = models.shape(1, models.frames, models.size)[2]
-    return length, max(length // 2, 1)
-
-
 def windows_of(models, have, frames):
-    """How many windows go_on makes, from `have` latent frames."""
-    length, overlap = window_of(models)
-    windows = 0
+    """For each window that go_on makes after `have` latent frames: how many of its own are known."""
+    length = models.shape(1, models.frames, models.size)[2]
+    windows = []
     while have < frames // models.group:
-        have += length - min(overlap, have)
-        windows += 1
+        known = min(max(length // 2, 1), have)
+        windows.append(known)
+        have += length - known
     return windows
 
 
@@ -543,30 +543,28 @@ def read_cropped(path, size, flag, fps):
 # A folder that train.py wrote says of itself all that is needed: which networks, at which size, with which
 # VAE's latents, how to be sampled. So the door is one path. A folder of somebody else's says nothing, and
 # goes through the other door, pretrained.open_released, which knows models by their tensors.
-def load_models(folder, device="cpu", weights=(), model="", vae=""):
+def load_models(path, device="cpu", weights=(), model="", vae="", silent=False):
     """The networks of a folder that train.py wrote: model videodit (with dpvae), dit (with vae) or latte
     (with either); "" takes the first of these that is there. A file in it will do, and names its folder.
 
-    Anything else is a released model, and weights and vae are further paths to its parts. For one of ours
-    weights are the published text encoders that it was trained with."""
-    folder = Path(folder).expanduser()
+    Anything else is a released model, and weights and vae are further paths to its parts (silent: see
+    released_models). For one of ours weights are the published text encoders that it was trained with."""
+    folder = Path(path).expanduser()
     if isinstance(weights, (str, Path)):
         weights = [weights]
-    weights = [path for path in weights if path]
+    weights = [part for part in weights if part]
     if folder.is_file() and class_of(folder):
         if not model and folder.stem in KINDS:
             model = folder.stem
         folder = folder.parent
-    if not folder.exists():
-        raise UserError(f"no folder {folder}; give --ckpt a folder that train.py wrote")
     # a link to nothing counts as there: to be told of it is better than to get another model
     parts = [part for part in (*KINDS, "vae", "dpvae", "text")
              if os.path.lexists(folder / f"{part}.safetensors")]
-    if folder.is_file() or not parts:
+    if not parts:
         found = pretrained.open_released(folder, *weights, vae=vae)
         if not found.states:
             raise UserError(f"{folder} holds no model, neither one of train.py's nor a released one")
-        return released_models(found, device)
+        return released_models(found, device, silent)
     if model and model not in KINDS:
         raise UserError(f"--model {model}: give one of {', '.join(KINDS)}")
     if not model:
@@ -579,10 +577,12 @@ def own_models(folder, model, device, weights):
     path = folder / f"{model}.safetensors"
     transformer = load_network(KINDS[model], path).to(device).requires_grad_(False)
     made = read_config(path)
-    latents = made.get("latents", "vae" if model == "dit" else "dpvae")
+    latents, frames = made.get("latents", "dpvae"), made["frames"]
+    if model == "dit":                                      # an image model
+        latents, frames = "vae", 1
     vae = load_network({"vae": KLVAE, "dpvae": DPVAE}[latents], folder / f"{latents}.safetensors").to(device)
-    models = Models(vae, None, transformer, made["size"], 1 if model == "dit" else made["frames"],
-                    made["shift"], made.get("objective", "flow"), tuple(made.get("classes", ())))
+    models = Models(vae, None, transformer, made["size"], frames, made["shift"],
+                    made.get("objective", "flow"), tuple(made.get("classes", ())))
     own = made.get("sampling", {})
     if "cfg" in own:                                        # what checkpoints called guidance once
         own = {**own, "guidance": own["cfg"]}
@@ -599,15 +599,13 @@ def encoder_of(folder, transformer, weights):
     """The text encoder of one of our checkpoints: the toy's lies beside it, a published one is given."""
     if not weights and (folder / "text.safetensors").is_file():
         return load_network(ToyText, folder / "text.safetensors")
-    config = transformer.config
-    alone = isinstance(transformer, Latte) and not config.pooled_dim        # Latte 4.5: T5 and nothing else
+    load, speaks = pretrained.load_sd3_text, "Stable Diffusion 3's: its file or folder"
+    if isinstance(transformer, Latte) and not transformer.config.pooled_dim:        # Latte 4.5: T5 alone
+        load, speaks = pretrained.load_t5_text, "T5 v1.1 XXL: a folder that holds text_encoder/ and tokenizer/"
     if not weights:
-        speaks = "Stable Diffusion 3's: its file or folder"
-        if alone:
-            speaks = "T5 v1.1 XXL: a folder that holds text_encoder/ and tokenizer/"
         raise UserError(f"{folder} holds no text encoder; give with --weights the one that it was trained "
                         f"with, {speaks}")
-    return pretrained.load_t5_text(*weights) if alone else pretrained.load_sd3_text(*weights)
+    return load(*weights)
 
 
 # Other people's models come to the same table. What they are is told by their tensors (pretrained.py); how
@@ -700,11 +698,9 @@ class ReadOnce:
 # grows with every run: the quickest way to see what guidance or a seed does is to make some and look.
 
 def file_name(number, prompt):
-    """0003-a-red-cat, or a hash where nothing of the prompt may stand in a file name."""
-    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] if prompt else "clip"
-    if not slug:
-        slug = hashlib.sha1(prompt.encode(errors="replace")).hexdigest()[:10]
-    return f"{number:04d}-{slug}"
+    """0003-a-red-cat; 0003-clip where no letter of the prompt may stand in a file's name."""
+    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60]
+    return f"{number:04d}-{slug or 'clip'}"
 
 
 # Why the .json is written first: to create a file "if it is not there" is the one thing that a file system
@@ -726,19 +722,17 @@ def reserve(out, number, about):
 
 def free_number(out, first):
     """The number after the largest in the folder, and at least `first`."""
-    numbers = [first - 1]
-    for path in out.iterdir() if out.is_dir() else ():
-        if found := re.match(r"(\d{4,})-", path.name):
-            numbers.append(int(found[1]))
-    return max(numbers) + 1
+    free = first
+    for path in out.glob("*-*"):
+        number = path.name.partition("-")[0]
+        if len(number) >= 4 and number.isdecimal():
+            free = max(free, int(number) + 1)
+    return free
 
 
 def store(out, number, clip, about, gif=False):
     """One clip (3,T,H,W) with its contact sheet and settings, or one image; returns where it is."""
-    try:
-        base = reserve(out, number, about)
-    except OSError as error:
-        raise UserError(f"cannot write into {out}: {error.strerror}; free some space or give another --out")
+    base = reserve(out, number, about)
     try:
         if clip.shape[1] == 1:      # its own pixels, no margin and not enlarged: --start takes it as it is
             save_image(f"{base}.png", Image.fromarray(to_frames(clip)[0]))
@@ -806,10 +800,7 @@ def parse(argv):
     add("--out", default="out", help="folder; nothing in it is written over")
     add("--fps", type=float, help="of the files; by default the model's own")
     add("--gif", action="store_true", help="write .gif beside the .mp4")
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)        # sample.py -- "-cat": not a flag
-    args = flags.parse_args(words[:end])
-    args.prompt += words[end + 1:]
+    args = flags.parse_args(argv)
     if args.prompts:
         args.prompt += read_prompts(args.prompts)
     # what is no UTF-8 on the command line comes as lone surrogates, which no file can hold
@@ -856,13 +847,14 @@ def check_flags(args):
 
 def models_of(args, device):
     """The models that --ckpt, --model, --weights and --vae name."""
-    own_vae = args.zero_shot_video and args.vae and class_of(args.vae) == "DPVAE"     # VideoDiT Fig. 5
-    if args.weights and not args.ckpt:
-        found = pretrained.open_released(*args.weights, vae="" if own_vae else args.vae)
-        silent = bool(args.prompt) and not any([*args.prompt, args.negative])
-        models = released_models(found, device, silent)
-    else:
-        models = load_models(args.ckpt or TOY, device, args.weights, args.model)
+    path, weights, vae = args.ckpt or TOY, args.weights, args.vae
+    if weights and not args.ckpt:
+        path, *weights = weights
+    own_vae = args.zero_shot_video and vae and class_of(vae) == "DPVAE"               # VideoDiT Fig. 5
+    if own_vae:
+        vae = ""
+    silent = bool(args.prompt) and not any([*args.prompt, args.negative])
+    models = load_models(path, device, weights, args.model, vae, silent)
     if own_vae:
         models.vae = load_network(DPVAE, args.vae).to(device)
     if device == "cuda" and has_bf16(device):
@@ -982,7 +974,7 @@ def extension(args, models, how):
         clips[:, :, :have] = clip                           # what was there stays as it was
         return clips
     steps = how.steps - Given(strength=part_way(models, how)).skipped(how.steps)
-    return make, steps * windows_of(models, z.shape[2], args.frames)
+    return make, steps * len(windows_of(models, z.shape[2], args.frames))
 
 
 def main(argv=None):
@@ -994,7 +986,9 @@ def main(argv=None):
     wanted = list(dict.fromkeys([*args.prompt, args.negative]))
     if models.text and len(wanted) <= 256:                  # more are asked for batch by batch
         models.text = ReadOnce(models.text, wanted)
-    length = f"{args.frames} frames at {args.fps:g} fps, " if args.frames > 1 else ""
+    length = ""
+    if args.frames > 1:
+        length = f"{args.frames} frames at {args.fps:g} fps, "
     print(f"{length}{args.size} pixels; {how.sampler}, {how.steps} steps, guidance {how.guidance:g}, "
           f"seed {how.seed}")
     make, steps = recipe(args, models, how)
@@ -1012,7 +1006,7 @@ def main(argv=None):
             for index, prompt, clip in zip(block, prompts, clips):
                 about = about_clip(args, how, prompt, args.first + index, clip)
                 where = store(args.out, number + index, clip, about, args.gif)
-                tqdm.write(printable(f'"{prompt}" -> {where}' if prompt else where))
+                tqdm.write(printable(f'"{prompt}" -> {where}'))
     write_page(args.out)
     print(f"{count} in {time.perf_counter() - begun:.1f} s; all of the folder, with their settings: "
           f"{args.out / 'index.html'}")

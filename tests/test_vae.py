@@ -260,10 +260,10 @@ def test_the_norm_takes_the_quickest_way_there_is():
     assert copied > 1.5 * ours and direct > learned
 
 
-@pytest.mark.parametrize("frames, near", [(13, ("12", "16")), (5, ("4", "8")), (2, ("1", "4"))])
+@pytest.mark.parametrize("frames, near", [(13, 16), (2, 4)])
 def test_frame_counts_are_one_or_multiples_of_four(frames, near):
-    """Unlike causal video VAEs DP-VAE does not take 4k+1 frames; the message has the nearest counts."""
-    with pytest.raises(UserError, match=f"{frames} frames .*--frames .*{near[0]} or {near[1]}"):
+    """Unlike causal video VAEs DP-VAE does not take 4k+1 frames; the message has a count that it takes."""
+    with pytest.raises(UserError, match=f"--frames {frames}: must be .* such as {near}"):
         small_dp(BARE).encode(clip(frames, 16))
 
 
