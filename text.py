@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from support.cli import UserError, polite
+from support.cli import polite
 from support.tokenizers import CLIPTokenizer, WordTokenizer, tell
 
 
@@ -115,8 +115,6 @@ class CLIPText(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        if config.act not in ("quick_gelu", "gelu"):
-            raise UserError(f"act={config.act!r} is not a CLIP activation; use quick_gelu or gelu")
         embeddings = {"token_embedding": nn.Embedding(config.vocab_size, config.width),
                       "position_embedding": nn.Embedding(config.length, config.width)}
         layers = nn.ModuleList([CLIPLayer(config) for _ in range(config.layers)])
@@ -392,10 +390,6 @@ class SD3Text(Encoders):
 
     def __init__(self, build, t5_tokenizer=None, width=4096):
         """build: of "clip_l", "clip_g" and, where there is one, "t5xxl"; width of the context without T5."""
-        missing = [name for name in ("clip_l", "clip_g") if name not in build]
-        if missing:
-            raise UserError(f"no weights of {' and '.join(missing)}; SD3 needs both CLIPs: give the file "
-                            "sd3_medium_incl_clips.safetensors, or a folder with clip_l and clip_g")
         super().__init__(build)
         self.width = width
         self.clip_tokenizer = CLIPTokenizer.load()
@@ -407,8 +401,6 @@ class SD3Text(Encoders):
         ids_g = self.clip_tokenizer(prompts, pad_id=0)                          # (B,77)
         if "t5xxl" not in self.build:
             return self.assemble(ids_l, ids_g)
-        if not self.t5_tokenizer:
-            raise UserError("T5 weights without T5's tokenizer; put its spiece.model beside them")
         return self.assemble(ids_l, ids_g, self.t5_tokenizer(prompts)[0])
 
     def notes(self, prompt):

@@ -526,18 +526,16 @@ class C3D(nn.Module):
         x = F.max_pool3d(F.relu(self.conv5b(x)), 2, padding=(0, 1, 1))           # (B,512,1,4,4)
         return F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))  # (B,4096)
 
-    def features(self, video, mean=(90.25, 97.66, 101.41)):
-        """(B,3,T,H,W) in [-1,1] -> (B,4096). Looks at the first 16 frames.
-
-        mean: B G R. ASSUMED: Sports-1M's mean colour. TGAN2 subtracts a mean clip (3,16,112,112), which is
-        not published with the weights; who has it passes it as a tensor."""
+    # ASSUMED: Sports-1M's mean colour. TGAN2 subtracts a mean clip (3,16,112,112), which is not published with
+    # the weights.
+    def features(self, video):
+        """(B,3,T,H,W) in [-1,1] -> (B,4096). Looks at the first 16 frames."""
         if video.shape[2] < 16:
             raise UserError(f"C3D looks at 16 frames, the clip has {video.shape[2]}; sample longer clips")
         rgb = resize_frames(video[:, :, :16], 112)               # (B,3,16,112,112)
-        mean = torch.as_tensor(mean, dtype=rgb.dtype, device=rgb.device)
-        mean = mean.view(3, 1, 1, 1) if mean.ndim == 1 else mean
+        mean = rgb.new_tensor([90.25, 97.66, 101.41]).view(3, 1, 1, 1)           # of B, G, R
         return self.from_pixels((rgb.flip(1) + 1) * 127.5 - mean)
 
-    def forward(self, video, mean=(90.25, 97.66, 101.41)):
+    def forward(self, video):
         """(B,3,T,H,W) -> (B, classes) logits; the Inception Score takes their softmax."""
-        return self.fc8(self.features(video, mean))
+        return self.fc8(self.features(video))

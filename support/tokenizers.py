@@ -24,6 +24,7 @@ it carries both networks (why: text.py). All three below are written out here, f
 one id feeds the network another prompt, and nothing fails (test_golden_clip_ids, test_golden_t5_ids)."""
 
 import base64
+import bisect
 import difflib
 import gzip
 import json
@@ -32,7 +33,6 @@ import re
 import struct
 import sys
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -170,8 +170,8 @@ class WordTokenizer:
             read.remove("right")
         if notes:                                                # "running right" is not "moving right right"
             read = [word for n, word in enumerate(read) if [word] != read[n - 1:n]]
-        words = [word + " " for word in read]
-        return " ".join(read), notes + cut_note("the model", "words", read, self.length - 2, words)
+        reading = " ".join(read)
+        return reading, notes + cut_note("the model", "words", reading, str.split, self.length - 2)
 
     def notes(self, prompt):
         """What a person should be told about this prompt; [] where all of it is understood."""
@@ -212,12 +212,15 @@ def missing(word, near, verdict):
     return f'"{word}" is no word of this model{like}: {verdict}'
 
 
-def cut_note(who, units, tokens, length, words):
-    """[the note about more than `length` tokens, if there are]; words[:length] is the text still read."""
-    if len(tokens) <= length:
+def cut_note(who, units, prompt, encode, length):
+    """[the note that encode(prompt) has more than `length` tokens, and after which words it is cut]"""
+    have = len(encode(prompt))
+    if have <= length:
         return []
-    last = " ".join("".join(words[:length]).split()[-3:])[-60:]
-    return [f'too long: {who} reads {length} of {len(tokens)} {units}, up to "{last}"']
+    words = prompt.split()
+    fits = bisect.bisect(range(len(words)), length, key=lambda count: len(encode(" ".join(words[:count])))) - 1
+    last = " ".join(words[:fits][-3:])[-60:]
+    return [f'too long: {who} reads {length} of {have} {units}, up to "{last}"']
 
 
 def tell(prompts, notes, told):
@@ -288,12 +291,8 @@ class CLIPTokenizer:
 
     @classmethod
     def load(cls, path=MERGES):
-        """From a merges.txt, gzipped or not; without a path the vocabulary of all released CLIP models."""
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(f"no CLIP merges at {path}; a clone has them in checkpoints/clip/merges.txt.gz")
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return cls(data.decode("utf-8").split("\n"))
+        """From a merges.txt.gz; without a path the vocabulary of all released CLIP models."""
+        return cls(gzip.decompress(path.read_bytes()).decode("utf-8").split("\n"))
 
     def __call__(self, prompts, pad_id=None, length=77):
         """ids (B,L), cut to `length` with EOS kept last. Pads: EOS for CLIP-L (the default), 0 for CLIP-G."""
@@ -315,15 +314,7 @@ class CLIPTokenizer:
 
     def notes(self, prompt, length=77):
         """[a note on where CLIP stops reading, if it does]; BOS and EOS take two of its places."""
-        ids = self.encode(prompt)[1:-1]
-        back = {letter: byte for byte, letter in self.byte_letter.items()}
-        words = []
-        for index in ids[:length - 2]:
-            letters, ends_word = self.names[index].removesuffix("</w>"), self.names[index].endswith("</w>")
-            if not letters.startswith("<|"):                     # <|startoftext|> typed in the prompt
-                text = bytes(back[letter] for letter in letters).decode("utf-8", "ignore")
-                words.append(text + " " if ends_word else text)
-        return cut_note("CLIP", "tokens", ids, length - 2, words)
+        return cut_note("CLIP", "tokens", prompt, lambda text: self.encode(text)[1:-1], length - 2)
 
     def bpe(self, word):
         """The ids of one word. Merging is slow in Python and a million captions have few different words, so
@@ -420,10 +411,8 @@ class T5Tokenizer:
 
     def __init__(self, pieces, specials, charsmap=b""):
         """pieces {"\u2581cat": (id, log probability)}, specials {"</s>": 1, ...}, charsmap: SentencePiece's
-        precompiled normaliser. Pieces <0x00> .. <0xFF>, if there are any, stand for bytes."""
-        self.byte_ids = [pieces[f"<0x{byte:02X}>"][0] for byte in range(256)] if "<0x00>" in pieces else []
-        self.pieces = {piece: (index, np.float32(score)) for piece, (index, score) in pieces.items()
-                       if index not in self.byte_ids}
+        precompiled normaliser."""
+        self.pieces = {piece: (index, np.float32(score)) for piece, (index, score) in pieces.items()}
         self.specials = specials
         self.pad, self.eos, self.unk = specials["<pad>"], specials["</s>"], specials["<unk>"]
         self.special = re.compile(f"({'|'.join(map(re.escape, specials))})")
@@ -437,15 +426,7 @@ class T5Tokenizer:
 
     @classmethod
     def load(cls, path):
-        """From spiece.model or tokenizer.json, or the folder that holds either."""
-        path = Path(path)
-        if path.is_dir():
-            spiece = path / "spiece.model"
-            path = path / "tokenizer.json"
-            if not path.is_file():
-                path = spiece
-        if not path.is_file():
-            raise UserError(f"no T5 tokenizer at {path}; give a spiece.model or a tokenizer.json")
+        """From spiece.model or tokenizer.json."""
         read = read_tokenizer_json if path.suffix == ".json" else read_spiece
         try:
             return cls(*read(path.read_bytes()))
@@ -471,10 +452,7 @@ class T5Tokenizer:
 
     def notes(self, prompt, length=77):
         """[a note on where T5 stops reading, if it does]; </s> takes one of its places."""
-        ids = self.encode(prompt)[:-1]
-        names = {index: piece for piece, (index, _) in self.pieces.items()}
-        words = [names.get(index, "").replace("\u2581", " ") for index in ids[:length - 1]]
-        return cut_note("T5", "tokens", ids, length - 1, words)
+        return cut_note("T5", "tokens", prompt, lambda text: self.encode(text)[:-1], length - 1)
 
     def normalise(self, text):
         """Like letters as one (NFKC) and more, by the model's table, longest rule first; marks words."""
@@ -504,22 +482,12 @@ class T5Tokenizer:
                     index, score = self.unk, self.unk_score
                 if index is not None and (best[end] is None or so_far + score > best[end][0]):
                     best[end] = (so_far + score, start, index)
-        cuts, end = [], len(text)
+        ids, end = [], len(text)
         while end > 0:
-            _, start, index = best[end]
-            cuts.append((index, text[start:end]))
-            end = start
-        return self.join_unknown(cuts[::-1])
-
-    def join_unknown(self, cuts):
-        """Unknown characters in a row are one <unk>, or their bytes where the model has pieces for those."""
-        ids = []
-        for index, piece in cuts:
-            if index == self.unk and self.byte_ids:
-                ids += [self.byte_ids[byte] for byte in piece.encode("utf-8")]
-            elif index != self.unk or ids[-1:] != [self.unk]:
+            _, end, index = best[end]
+            if index != self.unk or ids[-1:] != [self.unk]:      # unknown characters in a row are one <unk>
                 ids.append(index)
-        return ids
+        return ids[::-1]
 
 
 # ---------------------------------------------------------------------------------- T5's two file formats

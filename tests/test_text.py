@@ -14,7 +14,6 @@ from torch.testing import assert_close
 import pretrained
 import text
 from support import toy_world
-from support.cli import UserError
 from conftest import close
 from test_tokenizers import WORDS, letters_tokenizer
 from text import CLIPText, CLIPTextConfig, T5Config, T5Encoder, ToyText, ToyTextConfig, t5_bucket
@@ -168,14 +167,6 @@ def test_t5_in_half_precision_runs_in_bfloat16():
         out = text.run_frozen(net, "cpu", None, torch.tensor([[5, 7, 1]]))
         assert out.dtype == torch.bfloat16 and out.isfinite().all()
         assert half["shared.weight"].dtype == stored
-
-
-def test_sd3_says_what_is_missing():
-    """A file without CLIPs, and T5 weights without T5's tokenizer."""
-    with pytest.raises(UserError, match="clip_g"):
-        pretrained.sd3_text({})
-    with pytest.raises(UserError, match="spiece.model"):
-        pretrained.sd3_text(tiny_sd3())(["a cat"])
 
 
 def test_what_a_person_typed_is_read_with_near_words(capsys):
