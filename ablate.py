@@ -40,6 +40,7 @@ from support.checkpoints import write_atomic
 from support.cli import FlagParser, UserError, polite
 from support.drawing import page, plot
 from support.folders import list_source
+from support.metrics import paired_interval
 from support.toy_world import WORLDS
 from vae import GOP
 
@@ -272,6 +273,7 @@ class Job(NamedTuple):
     training: list
     measuring: list        # (name, command)
     model: str = ""
+    config: object = None  # of the model's training
     drawing: tuple = ()    # (what it leaves in the folder, command): of this table alone, and no result
 
 
@@ -301,21 +303,13 @@ def flags_of(args, key, row):
     usual = presets.flatten(config_of(args, table.model, []))
     asked = presets.flatten(config_of(args, table.model, words))
     kept = []
-    for flag in one_by_one(words):
-        name = flag[0].removeprefix("--").removeprefix("no-")
-        if asked[name] != usual[name]:
-            kept += flag
-    return kept
-
-
-def one_by_one(words):
-    """["--a", "1", "--no-b"] -> [["--a", "1"], ["--no-b"]]"""
-    flags = []
     for word in words:
-        if word.startswith("--"):
-            flags.append([])
-        flags[-1].append(word)
-    return flags
+        if word.startswith("--"):                               # and the value that follows it
+            name = word.removeprefix("--").removeprefix("no-")
+            changes = asked[name] != usual[name]
+        if changes:
+            kept.append(word)
+    return kept
 
 
 def config_of(args, stage, flags):
@@ -339,7 +333,7 @@ def row_job(args, key, row, seed=0):
         states = points(args, key) if stage == model else 0
         training.append(train_command(args, stage, folder, flags, seed, states))
     config = presets.parse(train_command(args, model, folder, flags, seed)[1:])[0]
-    return Job(folder, training, measure_commands(args, key, folder, config, seed), model,
+    return Job(folder, training, measure_commands(args, key, folder, config), model, config,
                drawings(key, folder, config))
 
 
@@ -382,12 +376,11 @@ def every(config, points):
 # one that can exist (eval.py toy). All rows are measured with the same real clips, the same prompts in the
 # same order, and noise that is keyed by seed and clip, so two rows of one seed differ in their weights and in
 # nothing else.
-def measure_commands(args, key, folder, config, seed):
+def measure_commands(args, key, folder, config):
     """eval.py: reconstruction where there is a DP-VAE, and clips where there is a transformer."""
     model, toy, commands = TABLES[key].model, config.data in WORLDS, []
-    classifier = ["--features", "toy", "--classifier", str(folder / "classifier.safetensors")]
     if model != "latte":                                        # VideoDiT 4.1: 50 videos of 64 frames
-        videos = [config.data, "-n", str(args.n), *classifier]
+        videos = [config.data, "-n", str(args.n), *by_classifier(folder)]
         if not toy:
             videos = [args.videos or config.data, "--frames", "64", "--size", "512",
                       *weights(args, "lpips_alex")]
@@ -396,16 +389,22 @@ def measure_commands(args, key, folder, config, seed):
     if model == "dpvae":
         return commands
     if toy:
-        words = ["--ckpt", str(folder), "--model", model, "--seed", str(seed), "-n", str(args.n),
-                 "--nearest", str(args.nearest), "--no-ceiling", "--given", "0", "--bf16"]
+        words = ["--ckpt", str(folder), "--model", model, "--seed", str(config.seed), "-n", str(args.n),
+                 "--nearest", str(args.n // 8), "--no-ceiling", "--given", "0", "--bf16"]
         commands.append(("toy", ["eval.py", "toy", *words]))
-    commands += clip_commands(args, key, folder, config, seed, folder)
+    commands += clip_commands(args, model, folder, config, folder)
+    if model == "videodit":
+        commands += image_commands(args, folder, config)
     if points(args, key):
         between = every(config, points(args, key))
         for step in range(between, config.steps, between):
             early = folder / model / f"{step:07d}"             # a state that train.py kept, a folder like any
-            commands += clip_commands(args, key, folder, config, seed, early, f"@{step}")
+            commands += clip_commands(args, model, folder, config, early, f"@{step}")
     return commands
+
+
+def by_classifier(folder):
+    return ["--features", "toy", "--classifier", str(folder / "classifier.safetensors")]
 
 
 # Some figures are drawn of a table's rows and measure nothing. VideoDiT Fig. 5: before anything is trained,
@@ -435,41 +434,39 @@ def untrained_command(folder, config):
 # ImageNet's weights leads first and loses later (Fig. 5d). A curve needs the weights of earlier steps:
 # train.py keeps them (--keep), each a folder to sample from. All points have as many clips, since FVD depends
 # on how many there are.
-def clip_commands(args, key, folder, config, seed, source, when=""):
+def clip_commands(args, model, folder, config, source, when=""):
     """Clips by the weights in `source`, and how far they are from real ones. when: "", or "@STEP", where the
     distance of a curve's point is enough."""
-    model, toy = TABLES[key].model, config.data in WORLDS
-    n, clips = str(args.n), str(folder / f"samples{when}")
-    sample = ["eval.py", "sample", str(source), "-n", n, "-o", clips, "--model", model, "--seed", str(seed),
-              "--batch", str(args.batch)]
+    clips = str(folder / f"samples{when}")
+    sample = sample_command(source, model, config, clips, args.n)
     if not when:
         sample += ["--sheet", f"{clips}.png"]
-    if toy:
-        sample += ["--prompts", f"{config.data}:video", "--png", "--bf16"]
+    real = args.real or config.data
+    if config.data in WORLDS:
+        real = f"{config.data}:video"
+        sample += ["--prompts", real, "--png", "--bf16"]
     elif asks_text(model, config):
         sample += ["--prompts", args.real]
     commands = [(f"sample{when}", sample)]
     for kind, network in distances(model, config):
-        if kind != "fvd" and when:
-            continue
-        sides = [clips] if kind == "is" else [real_clips(args, config), clips]
-        look = protocol(args, model, folder, config, kind)
-        commands.append((f"{kind}{when}", ["eval.py", kind, *sides, *look, *weights(args, network, config)]))
-    if model == "videodit" and not when:
-        commands += image_commands(args, folder, config, seed)
+        if kind == "fvd" or not when:
+            sides = [clips] if kind == "is" else [real, clips]
+            look = protocol(args, model, folder, config, kind)
+            look += weights(args, network)
+            commands.append((f"{kind}{when}", ["eval.py", kind, *sides, *look]))
     return commands
 
 
-def real_clips(args, config):
-    return f"{config.data}:video" if config.data in WORLDS else args.real or config.data
+def sample_command(source, model, config, out, n):
+    return ["eval.py", "sample", str(source), "-n", str(n), "-o", out, "--model", model, "--seed",
+            str(config.seed)]
 
 
 def protocol(args, model, folder, config, kind):
     """eval.py's flags for how clips are cut and looked at."""
     look = ["--clips", str(args.n)]
     if config.data in WORLDS:
-        look += ["--features", "toy", "--classifier", str(folder / "classifier.safetensors"),
-                 "--frames", str(config.frames), "--size", str(config.size)]
+        look += [*by_classifier(folder), "--frames", str(config.frames), "--size", str(config.size)]
     else:
         look += ["--protocol", "videodit" if model == "videodit" else "latte"]
         if config.size < 256:                                   # smaller than published: at its own size
@@ -484,29 +481,28 @@ def protocol(args, model, folder, config, kind):
             look += ["--real_stride", str(stride)]
         if kind != "is" and "ucf101" in args.config:            # Latte trains on both splits of it
             look += ["--split", "all"]
-    if kind == "is":
-        if args.n < 10:                                         # its parts are 10
-            look += ["--splits", str(args.n)]
-    else:
+    if kind != "is":
         look += ["--cache", str(base(args) / "features")]       # of the real clips, which all rows share
+    elif args.n < 10:                                           # its parts are 10
+        look += ["--splits", str(args.n)]
     return look
 
 
 # A video model asked for one frame is an image model again: the key frames' decoder makes it. Fig. 7 asks
 # whether it still can, and shows eight images of each row; sixteen are made as published, of the prompts that
 # the paper's figures print, and laid side by side by show().
-def image_commands(args, folder, config, seed):
+def image_commands(args, folder, config):
     """VideoDiT Fig. 7: what the model still knows of images. The paper shows eight, the toy can count."""
     out = str(folder / "images")
-    sample = ["eval.py", "sample", str(folder), "-o", out, "--frames", "1", "--model", "videodit", "--seed",
-              str(seed), "--batch", str(args.batch), "--sheet", f"{out}.png"]
-    if config.data not in WORLDS:
-        return [("sample images", [*sample, "-n", "16", "--prompts", str(PROMPTS)])]
-    sample += ["-n", str(args.n), "--prompts", f"{config.data}:image", "--bf16"]
-    look = ["eval.py", "fid", f"{config.data}:image", out, "--features", "toy", "--classifier",
-            str(folder / "classifier.safetensors"), "--clips", str(args.n), "--frames", "1",
+    toy = config.data in WORLDS
+    sample = sample_command(folder, "videodit", config, out, args.n if toy else 16)
+    sample += ["--frames", "1", "--sheet", f"{out}.png"]
+    if not toy:
+        return [("sample images", [*sample, "--prompts", str(PROMPTS)])]
+    real = f"{config.data}:image"
+    look = ["eval.py", "fid", real, out, *by_classifier(folder), "--clips", str(args.n), "--frames", "1",
             "--size", str(config.size), "--cache", str(base(args) / "features")]
-    return [("sample images", sample), ("fid images", look)]
+    return [("sample images", [*sample, "--prompts", real, "--bf16"]), ("fid images", look)]
 
 
 def asks_text(model, config):
@@ -515,23 +511,22 @@ def asks_text(model, config):
 
 def distances(model, config):
     """(eval.py's command, its network), as the papers have them: IS where clips have UCF101's classes, FID in
-    Latte's tables of faces and of text-to-video."""
+    Latte's tables of faces and of text-to-video. The toy's classifier needs no network's file."""
     if config.data in WORLDS:
         return [("fvd", ""), ("fid", "")]
-    has_classes = model == "videodit" or config.latte.condition == "class"
-    return [("fvd", "i3d"), ("is", "c3d") if has_classes else ("fid", "inception")]
+    if model == "videodit" or config.latte.condition == "class":
+        return [("fvd", "i3d"), ("is", "c3d")]
+    return [("fvd", "i3d"), ("fid", "inception")]
 
 
 # The networks of the published metrics are other people's files (eval.py says whose). A TorchScript is a
 # program, so it runs only where --trust-torchscript says that its maker is trusted.
-def weights(args, network, config=None):
-    """The flags for a published network that looks; the toy's attribute classifier needs none."""
-    if config and config.data in WORLDS:
-        return []
+def weights(args, network):
+    """The flags for a published network that looks."""
     words = []
-    if args.detectors:
+    if network and args.detectors:
         words += ["--weights", str(Path(args.detectors) / FILES[network])]
-    if args.trust_torchscript and network != "lpips_alex":
+    if args.trust_torchscript and network not in ("", "lpips_alex"):
         words.append("--trust-torchscript")
     return words
 
@@ -551,7 +546,7 @@ HOURS = {"videodit-256": {"dpvae": (57, 57), "videodit": (10, 5)},
 
 
 def cost(args, key, jobs):
-    """What is still to be trained, in words: hours, and the disk that a curve's states take."""
+    """What is still to be trained, in words: hours, and what a curve's states and a cache take on disk."""
     if args.config in SMALL:
         return ""
     of = args.config
@@ -564,13 +559,13 @@ def cost(args, key, jobs):
         encoding, cached = HOURS[of][config.stage]
         whole = PRESETS[args.config]["stages"][config.stage]["steps"]
         hours += (cached if config.cached else encoding) * config.steps / whole
-    text = (f"about {hours:.0f} h of 8 H100 for {len(commands)} trainings (computed, as if each network were "
-            "the preset's own)")
+    text = (f"{key}: about {hours:.0f} h of 8 H100 for {len(commands)} trainings (computed, as if each network "
+            "were the preset's own)")
     if points(args, key):
         text += f"; {points(args, key)} states of each stay on disk, each 13 GB of a Latte-XL (--curve)"
     if latents := cached_bytes(jobs):
         text += f"; --cached writes {latents / 1e9:,.1f} GB of latents first, and the text of the captions"
-    return text
+    return "\n".join([text, *(f"{row.name}: {row.note}" for row in TABLES[key].rows if row.note)])
 
 
 # Each seed has its cache, and a row that trains its own DP-VAE has latents of its own in it.
@@ -578,18 +573,14 @@ def cached_bytes(jobs):
     """Of the latents of all videos, in 16 bits; 0 where nothing is cached, or the videos are not there."""
     caches = {}
     for job in jobs:
-        stages = [presets.parse(command[1:])[0] for command in job.training]
-        if not stages or stages[-1].stage not in ("videodit", "latte"):
-            continue
-        config = stages[-1]
-        if not (config.cached and config.data and Path(config.data).expanduser().exists()):
-            continue
-        channels, frames = config.latte.in_channels, config.frames
-        if config.stage != "latte":
-            channels, frames = config.dit.in_channels, config.frames // GOP
-        windows = config.windows * len(list_source(config.data).videos)
-        vae = job.folder if len(stages) > 1 else ""
-        caches[config.cache, vae] = 2 * windows * channels * frames * (config.size // 8) ** 2
+        config = job.config
+        if config and config.cached and config.data and Path(config.data).expanduser().exists():
+            channels, frames = config.latte.in_channels, config.frames
+            if job.model == "videodit":
+                channels, frames = config.dit.in_channels, config.frames // GOP
+            windows = config.windows * len(list_source(config.data).videos)
+            vae = job.folder if len(job.training) > 1 else ""
+            caches[config.cache, vae] = 2 * windows * channels * frames * (config.size // 8) ** 2
     return sum(caches.values())
 
 
@@ -608,26 +599,35 @@ def look_for(args, key, jobs, shared):
     look_for_data(args, key, configs, toy)
     look_for_files(args, key, configs)
     if not toy:
-        for kind in detectors_of(jobs):
-            load_detector(Path(args.detectors or DETECTORS) / FILES[kind], kind, args.trust_torchscript)
+        asked = {command[1] for job in jobs for _, command in job.measuring}
+        for name, kind in (("recon", "lpips_alex"), ("fvd", "i3d"), ("fid", "inception"), ("is", "c3d")):
+            if name in asked:
+                load_detector(Path(args.detectors or DETECTORS) / FILES[kind], kind, args.trust_torchscript)
 
 
+# "--train" is for what all rows have in common. A flag in it that a row is about would win over the row's,
+# and the table would show four times the same run under four names; nothing would fail, and the numbers would
+# even differ a little.
 def refuse_rows_flags(args, key):
     """A flag of --train's that the rows set would make them one."""
     table = TABLES[key]
-    about = set()
+    reserved = {"out", "cache", "seed", "config", "stage"}
     for row in table.rows:
-        about |= given(args, table.model, row.flags.replace("{image}", "X"))
-    reserved = about | {"out", "cache", "seed", "config", "stage"}
+        reserved |= given(args, table.model, row.flags.replace("{image}", "X"))
     if points(args, key):
-        reserved |= {"save_every", "keep"}
+        reserved |= {"save_every", "keep"}                      # --curve 0 leaves them to you
     for name in sorted(given(args, table.model, args.train) & reserved):
-        why = f"{key} sets it" if name in about else "ablate.py sets it"
-        if name in ("seed", "out", "config"):
-            why = f"give --{name}s" if name == "seed" else f"give --{name}"
-        elif name == "save_every":
-            why += " for the curve's points; --curve 0 makes none"
-        raise UserError(f"--train: --{name} would be the same in every row; {why}: leave it out of --train")
+        raise UserError(f"--train: --{name} would be the same in every row; {key}'s rows set it, or ablate.py "
+                        "by its own --out, --config, --seeds, --curve: leave it out of --train")
+
+
+def given(args, stage, flags):
+    """The names of train.py's flags among these words, however they are written: --no-x, --x=1."""
+    words = shlex.split(flags)
+    own = {word[2:].partition("=")[0] for word in words} & {"config", "stage"}
+    if own:
+        return own
+    return set(presets.parse(["--config", args.config, "--stage", stage, *words])[0].given)
 
 
 def look_for_data(args, key, configs, toy):
@@ -652,38 +652,15 @@ def look_for_data(args, key, configs, toy):
 
 def look_for_files(args, key, configs):
     """Files and folders that are named."""
-    own = {"--real": args.real, "--videos": args.videos, "--detectors": args.detectors}
+    places = {"--real": args.real, "--videos": args.videos, "--detectors": args.detectors}
     for config in configs:
-        places = dict(own)
         for name in ("init", "data", "images", "vae_weights", "text_weights", "lpips"):
-            places[f"--{name}"] = getattr(config, name)
+            places[f"--{name}, of --train,"] = getattr(config, name)
+        if config.init == args.image_model:
+            places["--image_model"] = places.pop("--init, of --train,")
         for flag, place in places.items():
-            if not place or place in WORLDS or Path(place).expanduser().exists():
-                continue
-            if place == args.image_model:
-                flag = "--image_model"
-            where = "" if flag in own or flag == "--image_model" else " in --train"
-            raise UserError(f"{key} needs {flag} {place}, and there is none; give {flag}{where}")
-        if config.batch % config.accumulate:
-            raise UserError(f"--batch {config.batch}: must be a multiple of --accumulate {config.accumulate}")
-
-
-# "--train" is for what all rows have in common. A flag in it that a row is about would win over the row's,
-# and the table would show four times the same run under four names; nothing would fail, and the numbers would
-# even differ a little.
-def given(args, stage, flags):
-    """The names of train.py's flags among these words, however they are written: --no-x, --x=1."""
-    words = shlex.split(flags)
-    own = {word[2:].partition("=")[0] for word in words} & {"config", "stage"}
-    if own:
-        return own
-    return set(presets.parse(["--config", args.config, "--stage", stage, *words])[0].given)
-
-
-def detectors_of(jobs):
-    asked = {command[1] for job in jobs for _, command in job.measuring}
-    networks = {"recon": "lpips_alex", "fvd": "i3d", "fid": "inception", "is": "c3d"}
-    return [networks[name] for name in networks if name in asked]
+            if place and place not in WORLDS and not Path(place).expanduser().exists():
+                raise UserError(f"{key} needs {flag} {place}, and there is none; give another")
 
 
 # ------------------------------------------------------------------------------------------------- running
@@ -712,58 +689,56 @@ def run(args, command):
     return json.loads(last) if last.startswith("{") else {}
 
 
-# The row's folder gets copies of what base trained, so that it is whole: eval.py and sample.py take it like
-# any --out, and it can be kept when base is deleted. What the row trains itself (Table 3's DP-VAE) is not
-# among them: train.py would not write over it.
+# What was trained and what was measured are remembered apart: a row that is to be measured otherwise is not
+# trained again.
 def run_row(args, job, shared):
     """{"ours": {name: what eval.py says of the row}, "params", "cpu_s" of training}; and its drawings."""
-    found = result_of(args, job, shared)
-    for pattern, command in job.drawing:
-        if not any(job.folder.glob(pattern)):
-            run(args, command)
-    return found
-
-
-# What was trained and what was measured are remembered apart: a row that is to be measured otherwise is not
-# trained again. The time is added up over all attempts, the interrupted ones too.
-def result_of(args, job, shared):
     path = job.folder / "result.json"
     training = [shown(command) for command in (*shared.training, *job.training)]
     measuring = [shown(command) for _, command in job.measuring]
     found = {"training": training, "cpu_s": 0.0}
     if path.is_file():
         found = json.loads(path.read_text("utf-8"))
-    trained = found.get("training") or [line for line in found["commands"] if line.startswith("python train")]
-    if trained != training:
+    if found.get("training") != training:
         raise UserError(f"{path} is of other commands; delete {job.folder}, or give another --out")
-    if found.get("measuring") == measuring:
-        return found
+    if "ours" not in found:
+        train_row(args, job, shared, found)
+    if found.get("measuring") != measuring:
+        found["ours"] = {}
+        for name, command in job.measuring:
+            if measured := run(args, command):
+                found["ours"][name] = measured
+        found["measuring"] = measuring
+        write_result(job, found)
+    for pattern, command in job.drawing:
+        if not any(job.folder.glob(pattern)):
+            run(args, command)
+    return found
+
+
+# The row's folder gets copies of what base trained, so that it is whole: eval.py and sample.py take it like
+# any --out, and it can be kept when base is deleted. What the row trains itself (Table 3's DP-VAE) is not
+# among them: train.py would not write over it. The time is added up over all attempts, interrupted ones too.
+def train_row(args, job, shared, found):
     own = {presets.parse(command[1:])[0].stage for command in job.training}
     for name in ("classifier", "vae", "dit", "text", "dpvae"):
         theirs, ours = (folder / f"{name}.safetensors" for folder in (shared.folder, job.folder))
         if name not in own and theirs.exists() and not ours.exists():
             write_atomic(ours, lambda temporary: shutil.copy(theirs, temporary))
-    if "ours" not in found:
-        before = children_seconds()
-        try:
-            for command in job.training:
-                run(args, command)
-        finally:
-            found["cpu_s"] = round(found["cpu_s"] + children_seconds() - before, 1)
-            write_result(path, found)
-    found["ours"] = {}
-    for name, command in job.measuring:
-        if measured := run(args, command):
-            found["ours"][name] = measured
-    found["steps"] = presets.parse(job.training[-1][1:])[0].steps if job.training else 0
+    before = children_seconds()
+    try:
+        for command in job.training:
+            run(args, command)
+    finally:
+        found["cpu_s"] = round(found["cpu_s"] + children_seconds() - before, 1)
+        write_result(job, found)
+    found["steps"] = job.config.steps
     found["params"] = count_parameters(job.folder / f"{job.model}.safetensors")
-    found["measuring"] = measuring
-    write_result(path, found)
-    return found
 
 
-def write_result(path, found):
-    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(found, indent=1), "utf-8"))
+def write_result(job, found):
+    text = json.dumps(found, indent=1)
+    write_atomic(job.folder / "result.json", lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 # Hours on a machine that does other things say little. CPU time is what the work itself took, and it is what
@@ -790,7 +765,7 @@ def run_table(args, key):
     look_for(args, key, jobs, shared)
     missing = [job for job in jobs if not (job.folder / "result.json").is_file()]
     if missing:
-        print_cost(args, key, [shared, *missing])
+        print(cost(args, key, [shared, *missing]), flush=True)
         for command in shared.training:
             run(args, command)
     found = {}
@@ -800,21 +775,12 @@ def run_table(args, key):
     return [[found[number, seed] for seed in range(args.seeds)] for number in range(len(rows))]
 
 
-def print_cost(args, key, jobs):
-    if text := cost(args, key, jobs):
-        print(f"{key}: {text}", flush=True)
-        for row in TABLES[key].rows:
-            if row.note:
-                print(f"{row.name}: {row.note}", flush=True)
-
-
 # ------------------------------------------------------------------------------------------- what came out
 
 # Two rows, three seeds each. When may one be called better? Rows of one seed were asked for the same prompts
 # and began from the same noise, so they are compared clip by clip: most of what makes one clip harder than
-# another cancels, and what is left, the difference, is drawn again and again with replacement from the clips
-# of each seed (the bootstrap). The middle 95 % of those means are an interval for clips that were not asked
-# for. It knows nothing of trainings that were not done: so the seeds have to agree as well.
+# another cancels. What is left is an interval of the differences (metrics.paired_interval), for clips that
+# were not asked for. It knows nothing of trainings that were not done: so the seeds have to agree as well.
 #
 #     shown                     the interval lies beyond 0 on the paper's side, and so does every seed's mean
 #     refuted                   the same on the other side
@@ -822,13 +788,14 @@ def print_cost(args, key, jobs):
 #     not told apart            none of these: too few clips, or too small an effect
 #
 # Of rows that the paper calls alike the margin is asked first: "equal" agrees with the paper, and "refuted"
-# is an interval beyond the margin. One seed shows nothing. Several measures are several chances to be
+# is an interval beyond the margin. One seed shows nothing. Where neither row has learned the thing at all,
+# "equal" says nothing about it either: look at the two means. Several measures are several chances to be
 # deceived: that is why each table has one primary claim (CLAIMS), written before its runs.
 def verdict(claim, differences):
     """(one of the four words, mean, (low, high)). differences: of each seed an array, above 0 on the paper's
     side: a number for each clip, or one for what is measured once a run."""
     means = [float(np.mean(seed)) for seed in differences]
-    low, high = interval(differences)
+    low, high = paired_interval(differences)
     equal = -claim.margin <= low and high <= claim.margin
     beyond = claim.margin if claim.alike else 0
     if len(means) == 1:
@@ -846,24 +813,6 @@ def verdict(claim, differences):
     return word, mean(means), (low, high)
 
 
-# Student's t for 95 %, by degrees of freedom from 1 up; where there are more, the last is too wide by little.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
-
-def interval(differences, draws=4000):
-    """95 % interval of the mean over seeds: by bootstrap over each seed's clips; of one number a seed by t,
-    which needs two seeds."""
-    seeds = len(differences)
-    if len(differences[0]) > 1:
-        rng = np.random.default_rng(0)
-        drawn = [rng.choice(seed, (draws, len(seed))).mean(1) for seed in differences]      # (draws,) each
-        low, high = np.percentile(np.mean(drawn, 0), [2.5, 97.5])
-        return float(low), float(high)
-    values = np.concatenate(differences)                                                    # (seeds,)
-    half = STUDENT[min(seeds - 2, len(STUDENT) - 1)] * values.std(ddof=1) / seeds ** 0.5
-    return float(values.mean() - half), float(values.mean() + half)
-
-
 def clip_scores(ours, measure):
     """(N,) of a run: what PER_CLIP asks of its clips, in percent, or dB; empty if it is measured once a run."""
     scored = ours.get("toy", {})
@@ -879,9 +828,8 @@ def clip_scores(ours, measure):
     return np.concatenate(scores)
 
 
-# Two kinds of doubt, printed apart. "+-" is eval.py's: how far another set of clips of the SAME weights would
-# have scored. The range in brackets is the seeds': how far the same flags' OTHER weights did. The second
-# holds the first, and is the one that a claim about a method has to beat; papers print neither.
+# "+-" is the standard error: how far another set of clips of the SAME weights would have scored. The range in
+# brackets is the seeds': how far the same flags' OTHER weights did. Papers print neither.
 def summary(ours):
     """{eval.py's command: its JSON} -> {column: (number, its standard error or None)}."""
     recon, line = ours.get("recon", {}), {}
@@ -924,24 +872,16 @@ def losses(job, ours):
 
 
 def paper_of(args, row):
-    """The paper's numbers of a row; of Latte's Tables 3 and 5 those of the preset's set, of none all."""
-    if not isinstance(row.paper.get("ffs"), dict):
-        return row.paper
+    """The paper's numbers of a row; of Latte's Tables 3 and 5 those of the preset's set, else the faces'."""
     name = args.config.removeprefix("latte-").removesuffix("-img")
-    if name in row.paper:
-        return row.paper[name]
-    numbers = {}
-    for which, found in row.paper.items():
-        for measure, value in found.items():
-            numbers[f"{measure} {which}"] = value
-    return numbers
+    return row.paper.get(name, row.paper.get("ffs", row.paper))
 
 
 # The JSON has every seed, not only means: who doubts the rule above can apply his own. The command in it is
 # the one that makes it; machine and CPU time stand beside, because a result without them cannot be repeated
 # or planned.
 def collect(args, key, results):
-    """A table as JSON: the paper's numbers, ours of every seed, what made them."""
+    """A table as JSON: the paper's numbers, ours of every seed, what made them, and what they decide."""
     table, rows = TABLES[key], []
     for row, runs in zip(table.rows, results):
         lines = [summary(found["ours"]) | losses(row_job(args, key, row, seed), found["ours"])
@@ -956,7 +896,6 @@ def collect(args, key, results):
         rows.append({"name": row.name, "paper": paper_of(args, row), "params": runs[0]["params"],
                      "steps": runs[0]["steps"], "cpu_s": [found["cpu_s"] for found in runs], "curve": curve,
                      "ours": ours})
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}"
     command = ["ablate.py", key, "--config", args.config, "--seeds", str(args.seeds), "-n", str(args.n)]
     if args.train:
         command += ["--train", args.train]
@@ -964,8 +903,9 @@ def collect(args, key, results):
     if key == "latte-3" and args.config not in SMALL:
         at = args.config                                # each set has its own numbers
     return {"table": key, "title": table.title, "config": args.config, "paper_at": at,
-            "command": shown(command), "seeds": args.seeds, "clips": args.n, "machine": machine, "rows": rows,
-            "claims": decided(key, rows, results)}
+            "command": shown(command), "seeds": args.seeds, "clips": args.n,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}",
+            "rows": rows, "claims": decided(key, rows, results)}
 
 
 def decided(key, rows, results):
@@ -974,41 +914,43 @@ def decided(key, rows, results):
     claims = []
     for claim in CLAIMS.get(key, ()):
         better, worse = numbers[claim.better], numbers[claim.worse]
-        scores = []
-        for number in (better, worse):
-            runs = [clip_scores(found["ours"], claim.measure) for found in results[number]]
-            if not len(runs[0]) and claim.measure in rows[number]["ours"]:
-                runs = [np.array([value]) for value in rows[number]["ours"][claim.measure]["seeds"]]
-            scores.append(runs)
-        counts = {len(scores[0][0]), len(scores[1][0])}
-        if 0 in counts or counts == {1} and len(results[better]) == 1:          # not measured, or once
+        ours, theirs = (measured(rows[number], results[number], claim.measure) for number in (better, worse))
+        if not ours or not theirs or len(ours) == len(ours[0]) == 1:    # not measured, or once: no interval
             continue
         sign = -1 if claim.measure in LOWER else 1
-        word, difference, between = verdict(claim, [sign * (a - b) for a, b in zip(*scores)])
-        claims.append(claim._asdict() | {"difference": difference, "interval": between, "verdict": word,
-                                         "means": [mean(map(np.mean, runs)) for runs in scores],
-                                         "params": rows[better]["params"] / rows[worse]["params"],
-                                         "cpu": mean(rows[better]["cpu_s"]) / mean(rows[worse]["cpu_s"])})
+        word, difference, between = verdict(claim, [sign * (a - b) for a, b in zip(ours, theirs)])
+        claims.append(claim._asdict() | {
+            "verdict": word, "difference": difference, "interval": between,
+            "means": [float(np.mean(ours)), float(np.mean(theirs))],
+            "params": rows[better]["params"] / rows[worse]["params"],
+            "cpu": mean(rows[better]["cpu_s"]) / mean(rows[worse]["cpu_s"])})
     return claims
 
 
-# The verdicts in words. A difference is printed as the paper's side has it: above 0 is better, of a loss, too.
+def measured(row, runs, measure):
+    """Of each seed an array: a score a clip, or the one number of the run; [] if this was not measured."""
+    scores = [clip_scores(found["ours"], measure) for found in runs]
+    if len(scores[0]):
+        return scores
+    return [np.array([value]) for value in row["ours"].get(measure, {"seeds": []})["seeds"]]
+
+
+# A difference is printed as the paper's side has it: above 0 is better, of a loss, too.
 def claim_line(found, claim):
     paper = {row["name"]: row["paper"] for row in found["rows"]}
-    sides = [f"{name} {value:.4g}" for name, value in zip((claim["better"], claim["worse"]), claim["means"])]
-    printed = [f"{name} {paper[claim['better']][name]}, {paper[claim['worse']].get(name, '-')}"
-               for name in paper[claim["better"]] if name != "params (M)" and name != "FLOPs (G)"]
+    printed = [f"{name} {value} against {paper[claim['worse']].get(name, '-')}"
+               for name, value in paper[claim["better"]].items() if "(" not in name]        # but its sizes
     low, high = claim["interval"]
     alike = " (alike in the paper)" if claim["alike"] else ""
-    return (f"{claim['verdict']}: {claim['measure']}, {sides[0]} against {sides[1]}{alike}: "
-            f"{claim['difference']:+.3g} (95 %: {low:+.3g} to {high:+.3g}; margin {claim['margin']}); "
-            f"{claim['params']:.0%} of the parameters, {claim['cpu']:.0%} of the time. "
-            f"The paper: {'; '.join(printed)}")
+    return (f"{claim['verdict']}: {claim['measure']}, {claim['better']} {claim['means'][0]:.4g} against "
+            f"{claim['worse']} {claim['means'][1]:.4g}{alike}: {claim['difference']:+.3g} (95 %: {low:+.3g} to "
+            f"{high:+.3g}; margin {claim['margin']}); {claim['params']:.0%} of the parameters, "
+            f"{claim['cpu']:.0%} of the time. The paper: {'; '.join(printed)}")
 
 
 # Four digits: more would be noise, as the brackets beside them show.
 def cell(numbers):
-    """"12.5 (11.8 to 13.4) +- 0.6": the mean of the seeds, the least and the most, eval.py's own error."""
+    """"12.5 (11.8 to 13.4) +- 0.6": the mean of the seeds, the least and the most, the standard error."""
     seeds = numbers["seeds"]
     errors = [error for error in numbers["standard_error"] if error is not None]
     text = f"{mean(seeds):.4g}"
@@ -1020,13 +962,14 @@ def cell(numbers):
 
 
 def markdown(found):
-    """The table as Markdown: it is read as it is, too."""
+    """The verdicts and the table as Markdown: it is read as it is, too."""
     columns = []
     for row in found["rows"]:
         column = {"row": row["name"]}
         for name, value in row["paper"].items():
             column[f"paper's {name}"] = value
         column["our params (M)"] = f"{row['params'] / 1e6:.2f}"
+        column["our CPU s"] = f"{mean(row['cpu_s']):.0f}"
         for name, numbers in row["ours"].items():
             column[f"our {name}"] = cell(numbers)
         columns.append(column)
@@ -1034,17 +977,15 @@ def markdown(found):
     lines = [names, ["---"] * len(names)]
     lines += [[str(column.get(name, "-")) for name in names] for column in columns]
     widths = [max(len(line[number]) for line in lines) for number in range(len(names))]
-    text = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
+    text = [f"- {claim_line(found, claim)}" for claim in found["claims"]]
+    text += ["", *("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines), ""]
     if found["config"] != found["paper_at"]:
-        text.append(f"\nThe paper's numbers are of {found['paper_at']}, ours of {found['config']}: only the "
-                    "order of the rows compares.")
+        text += [f"The paper's numbers are of {found['paper_at']}, ours of {found['config']}: only the order "
+                 "of the rows compares.", ""]
     said = "One seed: no evidence."
     if found["seeds"] > 1:
         said = f"{found['seeds']} seeds: mean (least to most) +- standard error over clips."
-    text += ["", said]
-    if found["claims"]:
-        text += ["", *(f"- {claim_line(found, claim)}" for claim in found["claims"])]
-    return "\n".join(text)
+    return "\n".join([*text, said])
 
 
 def show(args, key, results):
@@ -1060,29 +1001,21 @@ def show(args, key, results):
 
 # A dot a seed and no bars: a bar's length asks to be compared from 0, which no FVD means, and hides how few
 # runs it is.
-CHARTS = ("PSNR", "toy FVD", "FVD", "nearest dB", "IS", "toy FID", "FID")
-
-
 def draw_table(path, found, most=4):
-    """A chart a measure: the curves over iterations where there are some, else a dot a seed. Rows that are
-    equal in all that is measured have no chart."""
+    """A chart a measure, those of the claims first: the curves over iterations where there are some, else a
+    dot a seed."""
     rows, charts = found["rows"], []
     if rows[0]["curve"]:
         charts.append(draw_curves(found))
-    for name in dict.fromkeys([*(claim["measure"] for claim in found["claims"]), *CHARTS]):
-        first = rows[0]["ours"].get(name)
-        if first is None or len(charts) == most:
-            continue
-        if all(row["ours"].get(name) == first for row in rows):                         # one VAE, one PSNR
-            continue
-        dots = {}
-        for number, row in enumerate(rows):
-            if name in row["ours"]:
+    names = [claim["measure"] for claim in found["claims"]] + ["PSNR", "toy FVD", "FVD", "IS", "toy FID", "FID"]
+    for name in dict.fromkeys(names):
+        if name in rows[0]["ours"] and len(charts) < most:
+            dots = {}
+            for number, row in enumerate(rows):
                 dots[row["name"]] = [number] * found["seeds"], row["ours"][name]["seeds"], "."
-        title = f"{found['title']}: {name}"
-        charts.append(plot(None, dots, title, "row", "a dot is a seed", size=(520, 340)))
-    if charts:
-        page(path, charts)
+            title = f"{found['title']}: {name}"
+            charts.append(plot(None, dots, title, "row", "a dot is a seed", size=(520, 340)))
+    page(path, charts)
 
 
 # The curve's last point is the row's own result; those before it are of weights that training has long
@@ -1129,7 +1062,7 @@ def dry_run(args, key):
             jobs.append(job)
             for command in [*job.training, *(command for _, command in (*job.measuring, *job.drawing))]:
                 print(f"  {row.name:16}{shown(command)}")
-    print_cost(args, key, [shared_job(args), *jobs])
+    print(cost(args, key, [shared_job(args), *jobs]))
 
 
 # -------------------------------------------------------------------------------------------- command line
@@ -1157,8 +1090,6 @@ def parse(argv):
     add("--trust-torchscript", action="store_true", help="run the program that a TorchScript file is")
     add("--image_model", default="DiT-XL-2-256x256.pt", help="latte-5d: the image model's file")
     add("-n", type=int, default=0, help="clips to look at; 0: tiny 16, small 128, toy 256, else 2048")
-    add("--nearest", type=int, default=-1, help="of the toy's clips, how many to fit; default: an 8th")
-    add("--batch", type=int, default=32, help="clips that are sampled at once, at most")
     add("--dry-run", action="store_true", help="print the commands of every row, run none")
     argv = list(argv)
     if "--train" in argv[:-1]:                                  # else its value, --x, would be a flag of ours
@@ -1176,22 +1107,14 @@ def check(args):
             raise UserError(f"--{name} {getattr(args, name)}: {error}; close the quote")
     if args.config not in PRESETS:
         raise UserError(f"--config {args.config}: must be one of {', '.join(PRESETS)}")
-    if args.table == "videodit-2" and not fits(args.config, args.table):
-        raise UserError(f"--config {args.config}: Table 2 is of 96 frames of 512 x 512; give --config "
-                        'videodit-512 --train "--init runs/videodit-320"; the paper\'s number for 256 is in '
-                        "videodit-6")
     if args.table in TABLES and not fits(args.config, args.table):
         fitting = [name for name in PRESETS if fits(name, args.table)]
-        raise UserError(f"--config {args.config} has not the stages of {args.table}, or no images beside "
-                        f"its clips; give {' or '.join(fitting)}")
+        raise UserError(f"--config {args.config} has not the stages, the size, or the images beside clips of "
+                        f"{args.table}; give {' or '.join(fitting)}")
     if args.n == 0:
         args.n = {"tiny": 16, "small": 128, "toy": 256}.get(args.config, 2048)
-    if args.nearest < 0:
-        args.nearest = args.n // 8
-    for name, least in (("n", 2), ("seeds", 1), ("batch", 1)):
-        if getattr(args, name) < least:
-            flag = "-n" if name == "n" else f"--{name}"
-            raise UserError(f"{flag} {getattr(args, name)}: must be at least {least}")
+    if args.n < 2 or args.seeds < 1:
+        raise UserError(f"-n {args.n} --seeds {args.seeds}: must be at least 2 clips and 1 seed")
     return args
 
 

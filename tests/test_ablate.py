@@ -21,6 +21,7 @@ from support import toy_world
 from support.cli import UserError
 from support.checkpoints import save_network
 from support.detectors import LPIPS
+from support.metrics import paired_interval
 from support.video_io import read_video, save_video
 from vae import DPVAE, KLVAE, KLVAEConfig
 
@@ -198,7 +199,7 @@ def test_latte_3_prints_the_numbers_of_its_set(capsys):
     row = ablate.TABLES["latte-3"].rows[1]
     of = lambda config: ablate.paper_of(ablate.parse(["latte-3", "--config", config]), row)
     assert of("latte-ucf101") == {"FVD": 202.23, "IS": 73.31} and of("latte-taichi-img") == {"FVD": 97.09}
-    assert of("latte-ffs") == {"FVD": 27.08, "FID": 3.87} and of("small")["FVD sky"] == 42.67
+    assert of("latte-ffs") == {"FVD": 27.08, "FID": 3.87} and of("small")["FVD"] == 27.08
 
 
 def test_real_clips_have_the_stride_of_the_training(capsys):
@@ -223,7 +224,7 @@ def test_all_is_what_the_preset_and_its_data_can_show():
     assert not {"latte-5d", "latte-5e"} & {*toy} and {"latte-5f", "latte-mask", "videodit-2"} <= {*toy}
     assert {"latte-5d", "latte-5e"} <= {*real} and "latte-mask" not in real
     assert "videodit-2" not in asked("--config", "videodit-256")
-    with pytest.raises(UserError, match="latte-mask, or no images beside its clips; give tiny or small"):
+    with pytest.raises(UserError, match="images beside clips of latte-mask; give tiny or small"):
         ablate.parse(["latte-mask", "--config", "latte-ffs"])
 
 
@@ -335,10 +336,10 @@ def test_a_base_of_other_commands_is_refused(ran, tmp_path):
 
 
 @pytest.mark.parametrize("key, train, says", [
-    ("latte-3", "--joint_images 2", "--joint_images would be the same in every row; latte-3 sets it"),
+    ("latte-3", "--joint_images 2", "--joint_images would be the same in every row; latte-3's rows set it"),
     ("videodit-5", "--patchify_3d", "--patchify_3d"), ("videodit-6", "--p_video=0.5", "--p_video"),
-    ("videodit-4", "--seed 1", "give --seeds"), ("videodit-4", "--out x", "give --out"),
-    ("videodit-4", "--config toy", "give --config"), ("latte-5a", "--save_every 7", "ablate.py sets it")])
+    ("videodit-4", "--seed 1", "--seed would .*own --out, --config, --seeds"), ("videodit-4", "--out x", "--out"),
+    ("videodit-4", "--config toy", "--config would"), ("latte-5a", "--save_every 7", "--save_every would")])
 def test_what_a_row_is_about_cannot_be_overridden(ran, key, train, says, tmp_path):
     """However the flag is written; in other tables the same flag is allowed."""
     with pytest.raises(UserError, match=says):
@@ -397,7 +398,7 @@ def test_pairing_tells_apart_what_shares_do_not():
 
 def test_what_is_measured_once_a_run_has_students_interval():
     """Three seeds, mean 2, deviation 1: 2 +- 4.303 / sqrt(3)."""
-    low, high = ablate.interval([np.array([value]) for value in (1.0, 2.0, 3.0)])
+    low, high = paired_interval([np.array([value]) for value in (1.0, 2.0, 3.0)])
     assert (low, high) == pytest.approx((2 - 4.303 / 3 ** 0.5, 2 + 4.303 / 3 ** 0.5))
 
 
@@ -429,7 +430,7 @@ def test_the_table_shows_the_papers_numbers_beside_ours(tmp_path, capsys):
     assert "our toy FVD" in out and "paper's FVD" in out and "556.42" in out
     assert "of videodit-256, ours of tiny: only the order" in out
     assert "- shown: toy motion %, 3D patchify 90 against 2D patchify 10: +80 (95 %:" in out
-    assert "The paper: FVD 556.42, 756.25; IS 29.61, 27.85" in out
+    assert "The paper: FVD 556.42 against 756.25; IS 29.61 against 27.85" in out
     found = json.loads((tmp_path / "videodit-5.json").read_text())
     assert found["rows"][0]["ours"]["toy FVD"] == {"seeds": [11.0, 12.5, 14.0], "standard_error": [0.25] * 3}
     assert found["seeds"] == 3 and "torch" in found["machine"] and found["rows"][1]["cpu_s"] == [1.0] * 3
@@ -486,8 +487,8 @@ def test_positions_are_no_parameters(tmp_path):
     (["videodit-3", "--config", "videodit-512"], "videodit-320"),
     (["latte-7", "--dry"], "--dry-run"), (["latte-7", "--config", "tyni"], "tiny"),
     (["latte-7", "--train", "--steps '5"], "--train --steps '5: No closing quotation"),
-    (["latte-7", "-n", "1"], "at least 2"), (["latte-7", "--seeds", "0"], "--seeds 0: must be at least 1"),
-    (["videodit-2", "--config", "videodit-256"], "--config videodit-512.*videodit-6")])
+    (["latte-7", "-n", "1"], "at least 2"), (["latte-7", "--seeds", "0"], "--seeds 0: must be at least"),
+    (["videodit-2", "--config", "videodit-256"], "videodit-512")])
 def test_a_wrong_flag_is_named(words, hint):
     """One line with the flag and the way out."""
     with pytest.raises(UserError, match=hint):
@@ -501,9 +502,8 @@ VIDEOS = "--data . --lpips_weight 0"
     (["latte-5e"], "toy world"), (["videodit-5", "--train", "--stepps 5"], "--steps"),
     (["latte-5d", "--config", "latte-ffs", "--train", "--data ."], "--image_model DiT-XL-2-256x256.pt"),
     (["latte-5a", "--config", "latte-ffs"], "--data FOLDER"),
-    (["latte-5a", "--config", "latte-ffs", "--train", "--data gone"], "--data gone.*in --train"),
-    (["latte-5a", "--config", "latte-ffs", "--train", "--data . --vae_weights gone"], "--vae_weights gone"),
-    (["latte-5a", "--config", "latte-ffs", "--train", "--data . --accumulate 3"], "multiple of --accumul"),
+    (["latte-5a", "--config", "latte-ffs", "--train", "--data gone"], "--data, of --train, gone"),
+    (["latte-5a", "--config", "latte-ffs", "--train", "--data . --vae_weights gone"], "--vae_weights, .*gone"),
     (["latte-5a", "--config", "latte-ffs", "--train", "--data ."], "i3d_torchscript.pt"),
     (["videodit-1", "--config", "videodit-256", "--train", "--data ."], "--lpips FILE.*--lpips_weight 0"),
     (["videodit-6", "--config", "videodit-256", "--train", "--data ."], "JourneyDB.*--images FOLDER"),
@@ -562,7 +562,7 @@ def test_a_command_that_fails_ends_the_table(tmp_path, monkeypatch):
 @pytest.mark.parametrize("key, seeds", [("videodit-5", 2), ("latte-5a", 1)])
 def test_a_table_runs_end_to_end(key, seeds, tmp_path, capsys):
     """At tiny size: every stage, every measurement, a table; again, nothing is left to do."""
-    words = [key, "--config", "tiny", "--out", str(tmp_path), "-n", "4", "--seeds", str(seeds), "--nearest", "0",
+    words = [key, "--config", "tiny", "--out", str(tmp_path), "-n", "4", "--seeds", str(seeds),
              "--curve", "2" if key == "latte-5a" else "0", "--train", "--steps 2 --items 16"]
     ablate.main(words)
     out = capsys.readouterr().out
@@ -615,7 +615,7 @@ def published(tmp_path, monkeypatch, capsys):
         return json.loads(last) if last.startswith("{") else {}
     monkeypatch.setattr(ablate, "run", run)
     return tmp_path, ["-n", "4", "--out", str(tmp_path / "out"), "--videos", str(tmp_path / "one"),
-                      "--batch", "2", "--detectors", str(tmp_path / "detectors"), "--trust-torchscript"]
+                      "--detectors", str(tmp_path / "detectors"), "--trust-torchscript"]
 
 
 SMALL = ("--size 32 --frames 8 --steps 2 --batch 2 --warmup 1 --workers 0 --no-compile --no-checkpointing "
