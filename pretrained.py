@@ -143,13 +143,13 @@ def reading(what, source):
         raise UserError(f"{source} has not the shapes of {what} ({first_line(error)}); download it again")
 
 
-def fill(build, state, source, dtype=None):
-    """build() with exactly these weights. Built on the meta device, so that nothing is held twice; without a
-    dtype the network keeps the file's, half precision as a rule."""
+def fill(build, state, source):
+    """build() with exactly these weights. Built on the meta device, so that nothing is held twice; the network
+    keeps the file's dtype, half precision as a rule."""
     with torch.device("meta"):
         net = build()
     load_strict(net, state, source, assign=True)
-    return net.to(dtype).eval() if dtype else net.eval()
+    return net.eval()
 
 
 # ----------------------------------------------------------------------------------------------------- KL-VAE
@@ -190,31 +190,25 @@ def vae_config(state, groups):
 
 # decoder.up_blocks.0.resnets.1.conv_shortcut.weight -> decoder.up.3.block.1.nin_shortcut.weight, for example
 def diffusers_vae(state):
-    """Diffusers' names to the original ones. Its decoder counts levels from the latent up, ours from the
-    pixels; its attention uses Linear layers (older files: query, key, value, proj_attn), ours 1x1
-    convolutions."""
-    last = max((int(name.split(".")[2]) for name in state if name.startswith("decoder.up_blocks.")),
-               default=0)
-    renamed = {}
-    for name, tensor in state.items():
-        parts = name.split(".")
-        if "down_blocks" in name:
-            parts[1] = "down"
-        if "up_blocks" in name:
-            parts[1:3] = ["up", str(last - int(parts[2]))]
-        name = ".".join(parts)
-        for theirs, ours in (("mid_block.attentions.0.", "mid.attn_1."),
-                             ("mid_block.resnets.0", "mid.block_1"), ("mid_block.resnets.1", "mid.block_2"),
-                             (".resnets.", ".block."), ("conv_shortcut", "nin_shortcut"),
-                             ("downsamplers.0", "downsample"), ("upsamplers.0", "upsample"),
-                             ("conv_norm_out", "norm_out"), ("group_norm", "norm"),
-                             ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out"),
-                             ("query", "q"), ("key", "k"), ("value", "v"), ("proj_attn", "proj_out")):
-            name = name.replace(theirs, ours)
+    """Diffusers' names to the original ones; its decoder counts levels from the latent up, ours from the
+    pixels. Its attention uses Linear layers, ours 1x1 convolutions."""
+    last = count_blocks(state, r"decoder\.up_blocks\.(\d+)\.") - 1
+    up = (r"up_blocks\.(\d+)", lambda found: f"up.{last - int(found[1])}")
+    renamed = convert(state, [up, *DIFFUSERS_VAE])
+    for name, tensor in renamed.items():
         if ".mid.attn_1." in name and tensor.dim() == 2:
-            tensor = tensor[:, :, None, None]                                   # (C,C,1,1)
-        renamed[name] = tensor
+            renamed[name] = tensor[:, :, None, None]                            # (C,C,1,1)
     return renamed
+
+
+DIFFUSERS_VAE = [
+    (r"down_blocks", "down"), (r"mid_block\.attentions\.0", "mid.attn_1"),
+    (r"mid_block\.resnets\.0", "mid.block_1"), (r"mid_block\.resnets\.1", "mid.block_2"),
+    (r"\.resnets\.", ".block."), (r"conv_shortcut", "nin_shortcut"),
+    (r"downsamplers\.0", "downsample"), (r"upsamplers\.0", "upsample"),
+    (r"conv_norm_out", "norm_out"), (r"group_norm", "norm"),
+    (r"to_(q|k|v)\.", r"\1."), (r"to_out\.0", "proj_out"),
+    (r"\.query", ".q"), (r"\.key", ".k"), (r"\.value", ".v"), (r"proj_attn", "proj_out")]     # in older files
 
 
 # ---------------------------------------------------------------------------------------------- text encoders
@@ -286,8 +280,8 @@ def sd3_text(parts, t5_tokenizer=None, heads=None, width=4096):
 # text), Diffusers stores (scale, shift). Four tensors of 683; the shapes agree; the images are ruined. Six
 # chunks with gates are in the same order in both (test_golden_both_layouts_load_to_the_same_weights).
 
-def mmdit(state, head_dim=64, dtype=None):
-    """SD3-medium, SD3.5-medium, SD3.5-large; one file or Diffusers'; keeps the checkpoint's dtype."""
+def mmdit(state, head_dim=64):
+    """SD3-medium, SD3.5-medium, SD3.5-large; one file or Diffusers'."""
     state = unwrap(state, "model.diffusion_model.")
     if "pos_embed.proj.weight" in state:
         state = swap_halves(convert(state, DIFFUSERS_SD3))
@@ -303,7 +297,7 @@ def mmdit(state, head_dim=64, dtype=None):
         pos_grid=math.isqrt(shape("pos_embed")[1]),
         qk_norm="rms" if first + "attn.ln_q.weight" in state else "",
         dual_attention=count_blocks(state, r"joint_blocks\.(\d+)\.x_block\.attn2\."))
-    return fill(lambda: MMDiT(config), state, "the given MMDiT checkpoint", dtype)
+    return fill(lambda: MMDiT(config), state, "the given MMDiT checkpoint")
 
 
 # The order matters: a pair sees what those above it made of a name. `@1`, `@2` stand in for the two Linears
@@ -344,7 +338,7 @@ def swap_halves(state):
 # encoded "" instead, and so do we. TRAP: a PixArt for 1024 x 1024 squeezes its positions by 2; no tensor says
 # so, but config.json or the size of the table does.
 
-def dit(state, head_dim=72, dtype=None):
+def dit(state, head_dim=72):
     """The released DiT-XL/2 (head_dim 72); S, B and L have 64."""
     state = unwrap(state)
     shape = partial(shape_of, state, network="a DiT")
@@ -355,10 +349,10 @@ def dit(state, head_dim=72, dtype=None):
         mlp_ratio=shape("blocks.0.mlp.fc1.weight")[0] / width,
         classes=shape("y_embedder.embedding_table.weight")[0] - 1,
         learn_sigma=shape("final_layer.linear.weight")[0] == 2 * patch ** 2 * channels)
-    return fill(lambda: DiT(config), state, "the given DiT checkpoint", dtype)
+    return fill(lambda: DiT(config), state, "the given DiT checkpoint")
 
 
-def pixart(state, head_dim=72, sample_size=64, interpolation=None, dtype=None):
+def pixart(state, head_dim=72, sample_size=64, interpolation=None):
     """PixArt-alpha as released or from Diffusers. sample_size: 32, 64, 128 for 256, 512, 1024 pixels."""
     state = convert(unwrap(state), DIFFUSERS_PIXART)
     for name in ("pos_embed", "y_embedder.y_embedding"):        # a table we compute, and the null caption
@@ -373,7 +367,7 @@ def pixart(state, head_dim=72, sample_size=64, interpolation=None, dtype=None):
         caption_channels=shape("y_embedder.y_proj.fc1.weight")[1],
         interpolation=interpolation or max(sample_size // 64, 1),
         micro_conditions="csize_embedder.mlp.0.weight" in state)
-    return fill(lambda: PixArt(config), state, "the given PixArt checkpoint", dtype)
+    return fill(lambda: PixArt(config), state, "the given PixArt checkpoint")
 
 
 # Here attn1 is self-attention, attn2 cross-attention: its k and v come from the text, so they are stacked
@@ -401,7 +395,7 @@ DIFFUSERS_PIXART = [
 # lists, which here alternate: transformer_blocks.i is block 2i, temporal_transformer_blocks.i block 2i + 1.
 # Its block is PixArt's, so PixArt's table of names does the rest.
 
-def latte(state, head_dim=0, dtype=None):
+def latte(state, head_dim=0):
     """Released Latte (`ema`, `model` or bare), without or with classes, and its kind with a text vector.
     head_dim 0: as in Table 2 for this width."""
     state = {name.replace("time_embed", "temp_embed"): tensor for name, tensor in unwrap(state).items()}
@@ -416,10 +410,10 @@ def latte(state, head_dim=0, dtype=None):
     else:
         condition = dict(condition="none")
     config = LatteConfig(**sizes, context_dim=0, **{"pooled_dim": 0, **condition})
-    return fill(lambda: Latte(config), state, "the given Latte checkpoint", dtype)
+    return fill(lambda: Latte(config), state, "the given Latte checkpoint")
 
 
-def latte_t2v(state, head_dim=0, input_size=64, frames=16, dtype=None):
+def latte_t2v(state, head_dim=0, input_size=64, frames=16):
     """Latte's text-to-video model, which is in Diffusers' names. Its tables are not in the file: input_size
     and frames say what they were."""
     state = convert(unwrap(state), DIFFUSERS_LATTE)
@@ -431,7 +425,7 @@ def latte_t2v(state, head_dim=0, input_size=64, frames=16, dtype=None):
     grid = torch.arange(input_size // config.patch)
     state["pos_embed"] = sincos_2d(config.width, grid, grid).view(1, -1, config.width)      # (1,N,D)
     state["temp_embed"] = sincos(torch.arange(frames), config.width)[None]                  # (1,T,D)
-    return fill(lambda: Latte(config), state, "the given Latte checkpoint", dtype)
+    return fill(lambda: Latte(config), state, "the given Latte checkpoint")
 
 
 def latte_sizes(state, head_dim):
@@ -458,8 +452,8 @@ def load_latte(path):
     state = read_weights(path)
     with reading("a Latte", path):
         if "pos_embed.proj.weight" in unwrap(state):
-            return latte_t2v(state, dtype=torch.float32)
-        return latte(state, dtype=torch.float32)
+            return latte_t2v(state).float()
+        return latte(state).float()
 
 
 DIFFUSERS_LATTE = [
@@ -584,15 +578,16 @@ class Released:
 
     def need(self, *parts):
         """Say what is missing, and who publishes it, before anything is computed."""
+        there = {*self.states}
+        if self.tokenizer:
+            there.add("tokenizer")
         for part in parts:
-            if part in self.states or part == "tokenizer" and self.tokenizer:
-                continue
-            found = ", ".join(sorted(f"{name} in {path}" for name, path in self.paths.items()))
-            if part == "vae":
-                flag, what = "--vae", WHERE.get(self.channels(), "its own VAE")
-            else:
-                flag, what = "--weights", WHERE[part]
-            raise UserError(f"no {part} ({found or 'nothing was found'}); add {flag} PATH with {what}")
+            if part not in there:
+                found = ", ".join(sorted(f"{name} in {path}" for name, path in self.paths.items()))
+                flag, what = "--weights", WHERE.get(part)
+                if part == "vae":
+                    flag, what = "--vae", WHERE.get(self.channels(), "its own VAE")
+                raise UserError(f"no {part} ({found or 'nothing was found'}); add {flag} PATH with {what}")
 
     def channels(self):
         """How many latent channels the transformer reads, by its patch embedding; without one, SD3's 16. It
@@ -879,7 +874,7 @@ HEADS = SHIPPED / "lpips"      # shipped: a few kB, licence beside them
 def frozen(build, state, source):
     """A network that is never trained here, in float32; batch norms' step counters are left out."""
     state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    return fill(build, state, source, torch.float32).requires_grad_(False)
+    return fill(build, state, source).float().requires_grad_(False)
 
 
 # LPIPS is two files: torchvision's classifier, which knows nothing of LPIPS, and five small heads. The first
