@@ -7,7 +7,7 @@ Numbers  distances are computed in float64; each is printed with its whole proto
 Differs  papers print a distance and nothing else; and no clip counts twice on several GPUs, as it does in
          published samplers. grep DEVIATES, ASSUMED
 Reads    after sample.py, before presets.py; which pixels are compared: support/eval_clips.py
-Run me   python eval.py toy                     # prompt score of checkpoints/toy, and its VAE's PSNR
+Run me   python eval.py toy                     # does checkpoints/toy do what a prompt says?
          python eval.py fvd REAL FAKE     # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR
          python eval.py similarity CKPT         # how alike a Latte's frames are, block by block
          python eval.py reproduce ffs.pt --data FFS --vae SD1       # a released Latte's FVD, in one command
@@ -664,9 +664,9 @@ def noisy(z, time_step, objective, seed):
 # In the toy world the truth is known: which words a clip was asked for, which clips can exist. So three
 # things can be measured that no real set allows. Does it obey? A classifier (detectors.py) reads subject,
 # colour, motion and scene off the clip, also of combinations that were never trained on, and of subjects
-# that were never seen moving. How good is its VAE, on clips that nobody trained on? And how near does a clip
-# come to any that the world could have drawn? Each with its check: classifier on rendered clips, VAE's bound,
-# true clips.
+# that were never seen moving. How does it go wrong, where it does? And how near does a clip come to any that
+# the world could have drawn? Each with its check: the classifier on rendered clips, the VAE's bound, true
+# clips.
 
 # The rows of the prompt score: of which kind of the world's clips their prompts are, and their titles (those
 # of docs/toy.md). "held out" are pairs that no training clip had (a red cat was seen, a jumping cat was seen,
@@ -719,14 +719,15 @@ def movement(clips):
     return clips.float().diff(dim=2).abs().mean((1, 2, 3, 4))                               # (B,)
 
 
-def clip_scores(classifier, batches, motion=False):
+def clip_scores(classifier, specs, clips, batch, motion=False):
     """{question: 1 or 0 for each clip}: words named right, with `motion` also how it goes wrong.
-    batches: Specs, clips (B,3,T,H,W)."""
+    clips (N,3,T,H,W), and their Specs; `batch` at once."""
     scores = defaultdict(list)
-    for specs, clips in batches:
-        answers, motions = word_scores(classifier, specs, clips)
+    for first in range(0, len(specs), batch):
+        part = specs[first:first + batch], clips[first:first + batch]
+        answers, motions = word_scores(classifier, *part)
         if motion:
-            answers |= motion_scores(specs, clips, motions)
+            answers |= motion_scores(*part, motions)
         for key, answer in answers.items():
             scores[key] += answer.int().tolist()
     return dict(scores)
@@ -759,42 +760,15 @@ def render_all(specs, frames, size):
     return torch.stack([to_video(toy_world.render(spec, frames, size)) for spec in specs])      # (B,3,T,H,W)
 
 
-def rendered_batches(models, args, bar):
-    """True clips of every kind, for the classifier's own check."""
-    frames = models.frames if models.frames > 1 else 16
-    for _, specs in unseen("any", args.n, args.batch, args.vocabulary):
-        yield specs, render_all(specs, frames, models.size)
-        bar.update(len(specs))
-
-
-def generated_batches(models, kind, args, bar):
-    """What the model makes of these prompts."""
+def generated(models, kind, args, bar):
+    """(Specs, what the model makes of their prompts (N,3,T,H,W))."""
     frames = 1 if kind.startswith("image") else models.frames
+    asked, made = [], []
     for first, specs in unseen(kind, args.n, args.batch, args.vocabulary):
-        yield specs, make(models, [toy_world.caption(spec) for spec in specs], frames, args, first)
+        made.append(make(models, [toy_world.caption(spec) for spec in specs], frames, args, first))
+        asked += specs
         bar.update(len(specs))
-
-
-def remembered(batches, kept, most):
-    """The same batches; their first `most` clips go into the list `kept`."""
-    for specs, clips in batches:
-        room = most - sum(map(len, kept))
-        if room > 0:
-            kept.append(clips[:room])
-        yield specs, clips
-
-
-def score_dpvae(dp, models, args, bar):
-    """PSNR and SSIM on clips that no training saw, Eq. 3's key frames, and [(z, z_k)]."""
-    sums, latents = Counter(), []
-    for _, specs in unseen("video", args.n, args.batch, args.vocabulary):
-        x = render_all(specs, models.frames, models.size).to(device())                      # (B,3,T,H,W)
-        row, _, z, z_k = measure(dp, x)
-        for key in ("psnr", "ssim", "key_psnr", "key_psnr_2d"):
-            sums[key] += row[key] * len(x)
-        latents.append((z.cpu(), z_k.cpu()))
-        bar.update(len(x))
-    return {key: total / args.n for key, total in sums.items()}, latents
+    return asked, torch.cat(made)
 
 
 # What nobody trained it for: a clip from an image, on from a clip, between two images (see sample.py). Each
@@ -855,20 +829,17 @@ CONTINUED = {"image": from_image, "image_alone": from_image_alone, "onwards": on
 # A model may obey the prompt and ignore the image: so the PSNR of the given frames stands beside the shares.
 def given_score(classifier, models, row, how, args, bar):
     """(shares, as of clip_scores, and the PSNR of given frames, three clips with their captions to look at)."""
-    squares, shown = Counter(), []
-
-    def batches():
-        for first, specs in unseen("video_heldout", args.given, args.batch, args.vocabulary):
-            made = CONTINUED[row](models, how, specs, first)
-            for name, (place, frame) in made.given.items():
-                squares[name] += per_frame(psnr, made.clips[:, :, place:place + 1], frame) * len(specs)
-            if first == 0:
-                shown.extend((clip, toy_world.caption(spec)) for clip, spec in zip(made.clips[:3], specs))
-            yield specs, made.clips[:, :, made.begin:]
-            bar.update(len(specs))
-
-    found = shares(clip_scores(classifier, batches()))
-    return found | {key: value / args.given for key, value in squares.items()}, shown
+    asked, seen, shown, squares = [], [], [], Counter()
+    for first, specs in unseen("video_heldout", args.given, args.batch, args.vocabulary):
+        made = CONTINUED[row](models, how, specs, first)
+        for name, (place, frame) in made.given.items():
+            squares[name] += per_frame(psnr, made.clips[:, :, place:place + 1], frame) * len(specs)
+        shown += zip(made.clips[:3], map(toy_world.caption, specs))
+        seen.append(made.clips[:, :, made.begin:])
+        asked += specs
+        bar.update(len(specs))
+    found = shares(clip_scores(classifier, asked, torch.cat(seen), args.batch))
+    return found | {key: value / args.given for key, value in squares.items()}, shown[:3]
 
 
 # A classifier is content once it can name a clip. How near it comes to one that the world could have drawn
@@ -876,9 +847,8 @@ def given_score(classifier, models, row, how, args, bar):
 # be nearer than its VAE's reconstructions of true clips, so they are fitted in the same way: the ceiling. And
 # so are true clips, where only the search errs. Of both the true Spec is known, and what it would score.
 def nearest_rows(models, clips, ceiling=True, vocabulary="full"):
-    """{"generated": nearest.summary(...), and, for the ceiling, "reconstructed" and "rendered"}. clips: parts
-    of the first row."""
-    clips = torch.cat(clips)                                                                # (B,3,T,H,W)
+    """{"generated": nearest.summary(...), and, for the ceiling, "reconstructed" and "rendered"}. clips
+    (N,3,T,H,W): the first of the first row."""
     kind = "video" if clips.shape[2] > 1 else "image"
     specs = next(unseen(kind, len(clips), len(clips), vocabulary))[1]
     captions = [toy_world.caption(spec) for spec in specs]
@@ -930,8 +900,8 @@ def print_shares(result):
 
 # One command that answers "is it any good?" for a toy checkpoint. Reading its table: the first row is the
 # classifier's own errors, the bar for all others; "seen" against "held out" is memory against composition;
-# "seen only as images" is what images taught; then the given frames; then the VAE, whose loss nobody can win
-# back; and last, in decibels, how near a clip is to one that could have been drawn.
+# "seen only as images" is what images taught; then the given frames; and last, in decibels, how near a clip
+# is to one that could have been drawn. (What the VAE loses, which nobody can win back, is `recon`'s.)
 def toy(argv):
     """`toy`: the classifier names what is in generated clips, and in rendered ones as a check of itself."""
     args = parse_toy_flags(argv)
@@ -943,23 +913,18 @@ def toy(argv):
     args.vocabulary = world_of(classifier)
 
     moves = models.frames > 1
-    has_dpvae = isinstance(models.vae, DPVAE)
     rows = {row: kind for row, kind in ROWS.items() if moves or kind.startswith("image")}
-    continued = [*CONTINUED] if moves and args.given else []
-    total = args.n * (1 + len(rows)) + args.given * len(continued)
-    if has_dpvae:
-        total += args.n
-    result, each, fitted, shown = {}, {}, [], []
-    with tqdm(total=total, unit="clip", mininterval=1) as bar:
-        result["classifier"] = shares(clip_scores(classifier, rendered_batches(models, args, bar)))
-        if has_dpvae:
-            quality, latents = score_dpvae(models.vae, models, args, bar)
+    continued = CONTINUED if moves and args.given else {}
+    specs = next(unseen("any", args.n, args.n, args.vocabulary))[1]
+    true = render_all(specs, models.frames if moves else 16, models.size)                   # (N,3,T,H,W)
+    result, each, shown = {"classifier": shares(clip_scores(classifier, specs, true, args.batch))}, {}, []
+    with tqdm(total=args.n * len(rows) + args.given * len(continued), unit="clip", mininterval=1) as bar:
         for row, kind in rows.items():
             bar.set_description(row)
-            batches = generated_batches(models, kind, args, bar)
-            if row == next(iter(rows)):
-                batches = remembered(batches, fitted, args.nearest)
-            scores = clip_scores(classifier, batches, motion=not kind.startswith("image"))
+            specs, clips = generated(models, kind, args, bar)
+            if not each:
+                first = clips[:args.nearest]                            # of the first row, to be fitted
+            scores = clip_scores(classifier, specs, clips, args.batch, motion=clips.shape[2] > 1)
             result[row] = shares(scores)
             each[row] = {key: "".join(map(str, answers)) for key, answers in scores.items()}
         for row in continued:
@@ -970,14 +935,9 @@ def toy(argv):
     if args.sheet and shown:
         contact_sheet(args.sheet, *zip(*shown))
     print_shares(result)
-    if has_dpvae:
-        result["dpvae"] = quality
-        print("DP-VAE: {psnr:.2f} dB, SSIM {ssim:.4f}; key frames by D_k(z) {key_psnr:.2f} dB, by D_k(z_k) "
-              "{key_psnr_2d:.2f} dB".format(**quality))
-        latent_statistics(latents)
-    if fitted:
-        result["nearest"] = nearest_rows(models, fitted, args.ceiling, args.vocabulary)
-    result["each"] = each                                   # a digit a clip
+    if args.nearest:
+        result["nearest"] = nearest_rows(models, first, args.ceiling, args.vocabulary)
+    result["each"] = each                                               # a digit a clip
     return finish(result)
 
 
