@@ -543,20 +543,13 @@ def read_cropped(path, size, flag, fps):
 # A folder that train.py wrote says of itself all that is needed: which networks, at which size, with which
 # VAE's latents, how to be sampled. So the door is one path. A folder of somebody else's says nothing, and
 # goes through the other door, pretrained.open_released, which knows models by their tensors.
-def load_models(path, device="cpu", weights=(), model="", vae="", silent=False):
+def load_models(path, device="cpu", weights=(), model="", vae=""):
     """The networks of a folder that train.py wrote: model videodit (with dpvae), dit (with vae) or latte
-    (with either); "" takes the first of these that is there. A file in it will do, and names its folder.
+    (with either); "" takes the first of these that is there.
 
-    Anything else is a released model, and weights and vae are further paths to its parts (silent: see
-    released_models). For one of ours weights are the published text encoders that it was trained with."""
+    Anything else is a released model, and weights and vae are further paths to its parts. For one of ours
+    weights are the published text encoders that it was trained with."""
     folder = Path(path).expanduser()
-    if isinstance(weights, (str, Path)):
-        weights = [weights]
-    weights = [part for part in weights if part]
-    if folder.is_file() and class_of(folder):
-        if not model and folder.stem in KINDS:
-            model = folder.stem
-        folder = folder.parent
     # a link to nothing counts as there: to be told of it is better than to get another model
     parts = [part for part in (*KINDS, "vae", "dpvae", "text")
              if os.path.lexists(folder / f"{part}.safetensors")]
@@ -564,7 +557,7 @@ def load_models(path, device="cpu", weights=(), model="", vae="", silent=False):
         found = pretrained.open_released(folder, *weights, vae=vae)
         if not found.states:
             raise UserError(f"{folder} holds no model, neither one of train.py's nor a released one")
-        return released_models(found, device, silent)
+        return released_models(found, device)
     if model and model not in KINDS:
         raise UserError(f"--model {model}: give one of {', '.join(KINDS)}")
     if not model:
@@ -618,16 +611,14 @@ RELEASED = {"mmdit": {"sampler": "euler", "steps": 28, "guidance": 7.0, "fps": 1
             "latte_t2v": {"sampler": "ddim", "steps": 50, "guidance": 7.5, "fps": 8.0}}
 
 
-def released_models(found, device="cpu", silent=False):
+def released_models(found, device="cpu"):
     """Other people's weights as Models. SD3's 2 B parameters run in bf16 where the device multiplies in it;
-    the others stay in float32.
-
-    silent: all prompts are empty, which for SD3 is zeros and needs no encoder."""
+    the others stay in float32."""
     found.need("transformer", "vae")
     kind = found.kind
-    sd3 = kind == "mmdit"
-    text = None if sd3 and silent else found.text()
-    network, vae = found.transformer(), found.vae()
+    text = found.text()
+    network = found.transformer()
+    vae = found.vae()
     config = network.config
     if vae.config.z_channels != config.in_channels:
         raise UserError(f"the VAE in {found.paths['vae']} has {vae.config.z_channels} channels, the "
@@ -648,30 +639,16 @@ def released_models(found, device="cpu", silent=False):
     # serves training (flow.drop_prompt) and sampling. PixArt's and Latte's pipelines encode "", and so do we.
     if kind in ("pixart", "latte_t2v"):
         models.null = "empty"
-    if sd3:
+    if kind == "mmdit":                                     # SD3
         side = found.config("transformer").get("sample_size", 128)
         models.objective, models.shift = "flow", 3.0
         if has_bf16(device):
             models.dtype, models.bf16 = torch.bfloat16, True
     models.size = side * vae.downsampling
     models.sampling = RELEASED.get(kind, advice("ddpm", models.condition))
-    if text:
+    if text:                                                # a model of classes has none
         models.text = text.to(device)
-    elif sd3:
-        models.text = zeros_for(config, device)
-        models.sampling = models.sampling | {"guidance": 1.0}
     return models
-
-
-# No prompt needs no encoder: `python sample.py "" --image --weights sd3_medium.safetensors` makes images of
-# nothing in particular without the 11 GB of encoders, and is the quickest test of a download.
-def zeros_for(config, device):
-    """The null prompt that SD3's transformer knows: zeros, 77 tokens of CLIP and 77 of T5."""
-    def read_nothing(prompts):
-        context = torch.zeros(len(prompts), 154, config.context_dim, device=device)     # (B,L,D)
-        pooled = torch.zeros(len(prompts), config.pooled_dim, device=device)            # (B,P)
-        return context, pooled
-    return read_nothing
 
 
 # Text encoders and transformer are never needed at once, and together are 15 GB (SD3: 4 GB in bf16, T5 with
@@ -853,8 +830,7 @@ def models_of(args, device):
     own_vae = args.zero_shot_video and vae and class_of(vae) == "DPVAE"               # VideoDiT Fig. 5
     if own_vae:
         vae = ""
-    silent = bool(args.prompt) and not any([*args.prompt, args.negative])
-    models = load_models(path, device, weights, args.model, vae, silent)
+    models = load_models(path, device, weights, args.model, vae)
     if own_vae:
         models.vae = load_network(DPVAE, args.vae).to(device)
     if device == "cuda" and has_bf16(device):
