@@ -40,6 +40,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import sys
 import textwrap
 from collections import Counter, OrderedDict
@@ -393,14 +394,86 @@ class ImageFolder:
         return identity_of(self, "pictures", ("size", "flip", "crop", "short", "long", "seed"))
 
 
+# ------------------------------------------------------------------------------------------- several sources
+
+# One set is large and its videos small, another the reverse (WebVid and Pexels in VideoDiT 4.1), and a run may
+# want of each a share that is not its size. Nothing is tossed for it. An epoch has places for each source, in
+# the ratio of the weights, and as many as let every source be met whole; order.py shuffles the places. What
+# stands in them is the source's items in turn, round and round, each round an epoch of its own:
+#
+#     --data A:3 B:1                        A has 4 videos, B has 2
+#     places of an epoch    0 1 2 3 4 5 | 6 7
+#     of them in epoch 0    A's 0 1 2 3 0 1 | B's 0 1
+#     of them in epoch 1    A's 2 3 0 1 2 3 | B's 0 1
+SOURCE = re.compile(r"(?:^| )(.+?):(\d+\.?\d*|\.\d+)(?= |$)")           # PATH:WEIGHT, as presets.py joins them
+
+
+def split_sources(name):
+    """[(path, share), ...] of "A:3 B:1"; of a single path, that one."""
+    found = SOURCE.findall(str(name))
+    if len(found) < 2:
+        return [(name, 1.0)]
+    total = sum(float(weight) for _, weight in found)
+    for path, weight in found:
+        if path in toy_world.WORLDS or float(weight) == 0:
+            raise UserError(f"{path}:{weight} among several: each is a folder with a weight above 0")
+    return [(path, float(weight) / total) for path, weight in found]
+
+
+class Mixture:
+    """Several data sets as one, each with its share of an epoch's items."""
+
+    def __init__(self, sources, shares):
+        self.sources, self.shares = sources, shares
+        length = max(len(source) / share for source, share in zip(sources, shares))
+        self.counts = [round(length * share) for share in shares]            # places of each in an epoch
+        self.ends = np.cumsum(self.counts)
+
+    def __len__(self):
+        return int(self.ends[-1])
+
+    def find(self, index, epoch):
+        """(source, index in it, its epoch) of an item."""
+        number = int(np.searchsorted(self.ends, index, "right"))
+        source, count = self.sources[number], self.counts[number]
+        visit = epoch * count + index - int(self.ends[number]) + count
+        return source, visit % len(source), visit // len(source)
+
+    def item(self, index, epoch=0):
+        source, own_index, own_epoch = self.find(index, epoch)
+        return source.item(own_index, own_epoch)
+
+    def words(self, index, epoch=0):
+        source, own_index, own_epoch = self.find(index, epoch)
+        return source.words(own_index, own_epoch)
+
+    @functools.cached_property
+    def captions(self):
+        return [caption for source in self.sources for caption in source.captions]
+
+    @functools.cached_property
+    def classes(self):
+        return tuple(sorted({name for source in self.sources for name in source.classes}))
+
+    def identity(self):
+        """What these clips are: every source's, and its share."""
+        each = [source.identity() for source in self.sources]
+        told = [f"{share:.4g} of {about['data']}" for share, about in zip(self.shares, each)]
+        return {"data": "; ".join(told), "sources": each}
+
+
 # One question decides what a folder is: does the caller want videos or images? Videos for --data, also where
 # a stage asks for single frames (the VAE's), and then a random frame of each; images for --images.
 def open_source(name, config, count=None, kind=None):
-    """What --data (kind "video") and --images (kind "image") mean: "toy" or "toy-small", a folder, or, for
-    images, a .zip.
+    """What --data (kind "video") and --images (kind "image") mean: "toy" or "toy-small", a folder, several
+    with their weights, or, for images, a .zip.
 
     One frame of --data is a frame of a video, as long as there are videos; --images are images, as long as
     there are more of them than videos: one cover.jpg beside a thousand videos is not a data set."""
+    sources = split_sources(name)
+    if len(sources) > 1:
+        opened = [open_source(path, config, count, kind) for path, _ in sources]
+        return Mixture(opened, [share for _, share in sources])
     if name in toy_world.WORLDS:
         return ToyClips("video" if config.frames > 1 else "image", config.frames, config.size, count,
                         config.seed, vocabulary=toy_world.WORLDS[name])
@@ -427,9 +500,10 @@ def check_source(flag, name, split="train"):
     if name in toy_world.WORLDS:
         return
     try:
-        list_source(name, split).refuse_empty()
+        for path, _ in split_sources(name):
+            list_source(path, split).refuse_empty()
     except UserError as error:
-        raise UserError(f"{flag}: {error}")
+        raise UserError(f"{flag}: {error}; several are PATH:WEIGHT each")
 
 
 # ------------------------------------------------------------------------------- what can be wrong with files

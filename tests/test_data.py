@@ -192,6 +192,53 @@ def test_one_cover_beside_videos_is_no_data_set(tmp_path, caplog):
     assert len(data.open_source(tmp_path, data.ClipConfig(1, 8), kind="video")) == 2
 
 
+# ------------------------------------------------------------------------------------------ several sources
+
+def two_sets(tmp_path):
+    """--data as presets.py joins it: three videos with weight 3, two with weight 1."""
+    for name in ("my set/cat/a", "my set/cat/b", "my set/cat/c", "other/dog/d", "other/dog/e"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        make_clip(tmp_path / f"{name}.mp4", 20)
+    words = ["--config", "tiny", "--stage", "vae", "--data", f"{tmp_path}/my set:3", f"{tmp_path}/other:1"]
+    return presets.parse(words)[0].data
+
+
+def test_each_source_has_its_share_and_is_met_whole_before_any_of_it_again(tmp_path):
+    """Six places of an epoch are the first's, two the second's; rounds of a source are its epochs, so that
+    the same three numbers give the same clip; ranks share and workers change nothing."""
+    name = two_sets(tmp_path)
+    both = data.open_source(name, data.ClipConfig(4, 16))
+    alone = [data.open_source(path, data.ClipConfig(4, 16)) for path, _ in data.split_sources(name)]
+    assert len(both) == 8 and both.captions == ["cat"] * 3 + ["dog"] * 2
+    assert both.classes == ("cat", "dog")
+    for visit in range(12):
+        same(both.item(visit % 6, visit // 6), alone[0].item(visit % 3, visit // 3))
+        same(both.item(6 + visit % 2, visit // 2), alone[1].item(visit % 2, visit // 2))
+        assert both.words(6, visit) == "dog"
+    epoch = next(order.batches(both, 8, workers=2))
+    assert epoch["caption"].count("cat") == 6
+    ranks = [next(order.batches(both, 4, rank=rank, world_size=2)) for rank in (0, 1)]
+    torch.testing.assert_close(torch.cat([batch["video"] for batch in ranks]), epoch["video"], rtol=0, atol=0)
+
+
+def test_another_weight_or_another_file_of_any_source_is_other_data(tmp_path):
+    name = two_sets(tmp_path)
+    before = data.open_source(name, data.ClipConfig(4, 16)).identity()
+    assert before == data.open_source(name, data.ClipConfig(4, 16)).identity()
+    assert before != data.open_source(name.replace(":1", ":2"), data.ClipConfig(4, 16)).identity()
+    os.utime(tmp_path / "other/dog/e.mp4", (1, 1))
+    assert before["data"] != data.open_source(name, data.ClipConfig(4, 16)).identity()["data"]
+
+
+@pytest.mark.parametrize("words, answer", [
+    ("{0}/other:1 {0}/gone:1", "--data: .*/gone is not there"), ("{0}/other:1 toy:1", "toy:1 among several"),
+    ("{0}/other:1 {0}/other:0", "other:0 among several"), ("{0}/other {0}/other", "several are PATH:WEIGHT")])
+def test_what_is_wrong_with_one_of_several_sources_is_said_by_its_name(tmp_path, words, answer):
+    two_sets(tmp_path)
+    with pytest.raises(UserError, match=answer):
+        data.check_source("--data", words.format(tmp_path))
+
+
 # -------------------------------------------------------------------------------------------------- images
 
 @pytest.mark.parametrize("crop,lefts", [("center", {24}), ("random", set(range(49)))])
