@@ -69,7 +69,7 @@ class Config:
     config: str = "toy"            # the preset: toy, tiny, or one of the papers'
     stage: str = "all"             # one of STAGES, or all of a preset's
     out: str = ""                  # folder of the weights; "": runs/PRESET
-    data: str = "toy"              # clips: "toy", "toy-small" or a folder of videos
+    data: str = "toy"              # clips: "toy", "toy-small", a folder of videos, or several: A:0.5 B:0.5
     images: str = ""               # images: "toy", "toy-small", a folder or a .zip; "": frames of --data
     init: str = ""                 # weights to start from: a folder or file of ours, or published ones
                                    # (Stable Diffusion 3, DiT, PixArt, Latte; one file or a Diffusers folder)
@@ -393,6 +393,8 @@ def parser():
         how = dict(type=kind, metavar=kind.__name__.upper())
         if kind is bool:
             how = dict(action=argparse.BooleanOptionalAction)
+        elif name == "data":
+            how["nargs"] = "+"                              # several, parted by blanks (data.py)
         elif kind is tuple:
             how = dict(type=type(default[0]) if default else str, metavar="X", nargs="+")
             shown = " ".join(map(str, default[:4]))
@@ -442,6 +444,8 @@ def flatten(config, prefix=""):
 def apply(config, flat):
     """The config with the given flags set."""
     for name, value in flat.items():
+        if name == "data" and isinstance(value, list):
+            value = " ".join(value)
         if isinstance(value, list):
             value = tuple(value)
         if isinstance(value, str) and value.startswith("~"):            # --out=~/x: the shell leaves it to us
