@@ -41,7 +41,7 @@ import torch
 from torch import nn
 
 import pretrained
-from data import ClipConfig, ClipFolder, ToyClips, check_source, open_source
+from data import ClipConfig, ClipFolder, Mixture, ToyClips, check_source, open_source
 from dit import AdaLN, DiT, MMDiT, PixArt, deepen
 from flow import DDPM, along, ddpm_terms, drop_labels, drop_prompt, flow_errors, sample_times, velocity_of
 from latte import Latte, init_from_image
@@ -898,7 +898,7 @@ def feed(cfg, run, kind, vae, text=None):
             return {"latent": encoded(vae, batch["video"].to(run.device))}
 
     windows = 1
-    if isinstance(dataset, ClipFolder):
+    if isinstance(dataset, (ClipFolder, Mixture)):
         windows = cfg.windows
     if run.rank == 0 and not folder.exists():
         size = encode(collate([dataset.item(0)]))["latent"].numel()
