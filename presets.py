@@ -116,6 +116,7 @@ class Config:
     shard: bool = False            # ranks share weights, gradients, moments and EMA instead of copying
     compile: bool = False          # torch.compile of each transformer block
     checkpointing: bool = False    # gradient checkpointing: less memory, a third more time
+    checkpoint_every: int = 1      # of every so many blocks of a transformer only; the others keep all
     # LOSSES. Weights between terms of one stage's loss; only their ratios matter to AdamW, which divides
     # every gradient by its own size. The terms pull against each other: a stronger adversary buys texture
     # with decibels, a stronger lambda_reg a latent that the image transformer reads with a worse image
@@ -462,7 +463,7 @@ def apply(config, flat):
 # (heads that do not divide a width, a size that no whole number of patches fills), or it is a wish that
 # cannot be had (Muon on halves of a matrix). Each kind is a function; `check` goes through them.
 
-LEAST = {name: 1 for name in ("steps", "batch", "accumulate", "frames", "stride", "windows", "encode_batch",
+LEAST = {name: 1 for name in ("steps", "batch", "checkpoint_every", "accumulate", "frames", "stride", "windows", "encode_batch",
                               "save_every", "preview_every", "previews", "log_every")}
 LEAST |= {"size": 8, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12}
 SIZES_OF_NETWORKS = ("ch", "groups", "width", "heads", "head_dim", "depth", "layers", "patch", "features",

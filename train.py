@@ -919,20 +919,23 @@ def feed(cfg, run, kind, vae, text=None):
 
 # Three flags are about a transformer's blocks. --checkpointing (gradient checkpointing) keeps of each block
 # only its input and computes the rest again in backward: a third more work, and memory for one block instead
-# of all (`python bench.py fits PRESET` counts it). --compile takes minutes at the start, and fuses the small
+# of all (`python bench.py fits PRESET` counts it); --checkpoint_every 3 does so with each third block, where
+# memory is left for the others. --compile takes minutes at the start, and fuses the small
 # operations between matrix products (norms, gates, activations) into one pass over memory each. --muon moves
 # the blocks' matrices, but not adaLN's: those are six in one, for shift, scale and gate.
 
 def transformer_player(cfg, nets, loss, blocks, last_layer, methods=()):
     """A transformer, and what learns beside it, with its loss."""
-    if cfg.compile:
-        for block in blocks:                                # one compilation serves them all
-            block.compile()
-    linears = [layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Linear)]
-    adaln = {id(layer) for block in blocks for part in block.modules() if isinstance(part, AdaLN)
-             for layer in part}
-    matrices = [layer.weight for layer in linears if id(layer) not in adaln]
-    return Player(nets, loss, blocks, matrices, [last_layer], methods)
+    for number, block in enumerate(blocks):
+        block.keeps_all = number % cfg.checkpoint_every > 0
+        if cfg.compile:
+            block.compile()                                 # one compilation serves them all
+    parts = [part for block in blocks for part in block.modules()]
+    adaln = [part for part in parts if isinstance(part, AdaLN)]
+    inside = {layer for part in adaln for layer in part}
+    matrices = [part.weight for part in parts if isinstance(part, nn.Linear) and part not in inside]
+    return Player(nets, loss, blocks=blocks, precise=adaln, matrices=matrices, last_layers=[last_layer],
+                  methods=methods)
 
 
 def show_reconstruction(clips, run):

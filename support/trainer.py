@@ -212,16 +212,19 @@ class Player(nn.Module):
     nets            {name: network}; each is saved under its name
     loss            (nets, batch) -> (loss, {name: number for the log})
     blocks          what repeats in the networks: --shard gathers one at a time; with none it is refused
+    precise         parts of blocks that --shard gathers in float32, whatever --bf16 says
     matrices        the weights that --muon moves
     last_layers     layers whose inputs are a network's tokens, to be counted for the log
     methods         ways into a network beside forward(), which --shard has to know
     aside           its loss and gradient norm are not the stage's, and so are not logged"""
 
-    def __init__(self, nets, loss, blocks=(), matrices=(), last_layers=(), methods=(), aside=False):
+    def __init__(self, nets, loss, *, blocks=(), precise=(), matrices=(), last_layers=(), methods=(),
+                 aside=False):
         super().__init__()
         self.nets = nn.ModuleDict(nets)
         self.loss = loss
         self.blocks = list(blocks)                          # lists, so that torch takes none for its children
+        self.precise = list(precise)
         self.matrices = list(matrices)
         self.last_layers = list(last_layers)
         self.methods = list(methods)
@@ -286,18 +289,28 @@ def part_of(tensor, like):
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
-def shard(net, blocks, methods):
+# With bf16 a block's weights are gathered in bf16: half the traffic, half the memory of the block that runs.
+# Its matrix products round them so in any case (autocast). The ranks' parts, which the optimizer moves, stay
+# float32, and gradients are summed in float32. What autocast leaves in float32, and so rounds nothing, would
+# be rounded by this: adaLN is therefore gathered by itself. (Of a block's norms the few weights are rounded.)
+
+def shard(net, player, half):
     """FSDP2: each block is gathered by itself, the rest of the network at its root.
 
     A block at a time, so that at most two blocks are whole at any moment: the one that runs, and the next,
     which is gathered meanwhile. The root holds what is outside of blocks: embedders and the last layer."""
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+    policy = MixedPrecisionPolicy()
+    if half:
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     inside = set(net.modules())
-    for block in blocks:
+    for part in inside.intersection(player.precise):
+        fully_shard(part)
+    for block in player.blocks:
         if block in inside:
-            fully_shard(block)
+            fully_shard(block, mp_policy=policy)
     fully_shard(net)
-    for method in methods:
+    for method in player.methods:
         if hasattr(net, method):
             register_fsdp_forward_method(net, method)
 
@@ -314,7 +327,7 @@ def wrapped(cfg, run, player):
         return player
     if cfg.shard:
         for net in player.nets.values():
-            shard(net, player.blocks, player.methods)
+            shard(net, player, cfg.bf16 and has_bf16(run.device))
         return player
     with warnings.catch_warnings():                         # its new name is not in every torch that we allow
         warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
@@ -685,8 +698,9 @@ class Trainer:
     # ------------------------------------------------------------------------------------------ on disk
 
     # One file a network, whole, whatever the number of ranks. Formats that save every rank's part (DCP) are
-    # faster for 100 B parameters and tie a checkpoint to a layout; for 2 B one rank writes 8 GB in seconds,
-    # and the file is the one that sample.py reads and that people send to each other.
+    # faster for 100 B parameters and tie a checkpoint to a layout; here one rank writes all, and the file is
+    # the one that sample.py reads and that people send to each other. For VideoDiT's 2 B a save is 41 GB: the
+    # EMA's 8, and 33 of state.pt (weights, EMA and two moments). With --keep 2 a run holds three: 122 GB.
     #
     # Two things are written: NAME.safetensors, the EMA, which sampling loads and people share; and
     # STAGE/state.pt with all that the next step depends on: weights, EMA, optimizer states, the step.
@@ -828,7 +842,7 @@ def refuse_to_overwrite(cfg):
 # machine is used. A flag that is not in this list is taken for a part of the run, new ones included: to ask
 # once too often is the cheaper mistake. A network's fields are compared where the stage trains it.
 MAY_CHANGE = {"config", "stage", "out", "resume", "steps", "lr", "warmup", "decay", "clip", "ema", "workers",
-              "accumulate", "bf16", "compile", "checkpointing", "shard", "cache", "cached", "encode_batch",
+              "accumulate", "bf16", "compile", "checkpointing", "checkpoint_every", "shard", "cache", "cached", "encode_batch",
               "save_every", "preview_every", "valid_every", "previews", "log_every", "keep", "init", "vae_weights",
               "text_weights", "lpips"}
 

@@ -396,18 +396,27 @@ def test_a_folder_without_the_network_says_what_it_holds(tiny, tmp_path):
 
 
 def test_every_block_is_compiled_and_its_matrices_are_muons(tmp_path, monkeypatch, tiny):
-    """--compile: block by block; --muon: all Linears of the blocks but adaLN's. 2D+3D's copies are blocks."""
+    """--compile: block by block; --muon: all Linears of the blocks but adaLN's. 2D+3D's copies are blocks. With
+    --checkpoint_every 2 each second block keeps what it computed, and its input alone is kept of the others."""
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
     out = tiny.fork(tmp_path / "run")
-    cfg = config("--stage", "videodit", "--out", out, "--attention", "2d+3d", "--compile")
-    player = train.RECIPES["videodit"](cfg, Run()).players["videodit"]
+    cfg = config("--stage", "videodit", "--out", out, "--attention", "2d+3d", "--compile", "--checkpointing",
+                 "--checkpoint_every", 2)
+    stage = train.RECIPES["videodit"](cfg, Run())
+    player = stage.players["videodit"]
     net = player.nets["videodit"]
     blocks = [*net.image.joint_blocks, *net.twins]
     assert compiled == blocks == player.blocks and player.last_layers == [net.image.final_layer]
     muons = {id(p) for p in player.matrices}
     inside = [(name, p) for block in blocks for name, p in block.named_parameters() if p.ndim == 2]
     assert len(inside) > 20 and all((id(p) in muons) == ("adaLN" not in name) for name, p in inside)
+    again = []
+    honest = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint",
+                        lambda block, *inputs, **how: again.append(block) or honest(block, *inputs, **how))
+    player(next(stage.batches(0)))[0].backward()
+    assert again == [block for block in blocks[::2] if block in again] and again
 
 
 # ------------------------------------------------------------ Latte's recipes

@@ -143,6 +143,32 @@ def test_two_processes_reach_the_weights_of_one(tiny, tmp_path):
     assert_close(sharded["ema"], together["ema"], atol=1e-5, rtol=0)
 
 
+HALF = """
+import sys
+import train
+from support import trainer
+from support.cli import polite
+trainer.has_bf16 = lambda device: True
+polite(lambda: train.main(sys.argv[1:]))
+"""
+
+
+@slow
+def test_a_shard_in_bf16_learns_as_autocast_does(tiny, tmp_path):
+    """Blocks are gathered in bf16, as autocast would round their weights: to its rounding the same four steps
+    (in float32 they are further away). The ranks' parts stay in float32."""
+    (tmp_path / "half.py").write_text(HALF)
+    outs = [tiny.fork(tmp_path / name) for name in ("whole", "cut", "exact")]
+    flags = "--config", "tiny", "--stage", "dit", "--steps", 4, "--warmup", 0, "--valid_every", 2, "--out"
+    for out, more in zip(outs, (["--bf16"], ["--bf16", "--shard"], ["--shard"])):
+        done = script(*torchrun(tmp_path / "half.py", *flags, out, *more), extra=THREAD)
+        assert done.code == 0, done.err[-4000:]
+    whole, cut, exact = (read_state(out / "dit" / "state.pt")["players"]["dit"] for out in outs)
+    far = lambda a, b: sum((a[name] - b[name]).square().sum() for name in a).sqrt()
+    assert all(tensor.dtype == torch.float32 for tensor in cut.values())
+    assert far(whole, cut) < 0.5 * far(whole, exact)
+
+
 @pytest.mark.slow
 def test_one_rank_then_two_then_one_is_one_run(tiny, tmp_path):
     """A run moves between machines: 2 + 2 + 2 steps on 1, 2 (sharded, in micro-batches) and 1 processes,
