@@ -321,7 +321,7 @@ def pulled(velocity, known, weight=1.0):
 #     sampler         28 steps, no new noise             250 steps, each adds new noise
 #
 # The answers are two views of one thing: who knows the mixture and the noise knows the data. So a network can
-# be trained either way (test_one_network_trains_with_either_objective), and guidance and Known serve both.
+# be trained either way (test_latte_also_trains_as_a_rectified_flow), and guidance and Known serve both.
 #
 # TWO TRAPS OF NAMES. Here x_0 is DATA, as these papers print it (Eq. 5's X_0 is noise), and larger t is
 # noisier. And papers count steps from 1 to 1000, code from 0 to 999: our t=0 is their t=1, the last step to

@@ -247,13 +247,6 @@ def test_one_condition_for_many_rows_is_that_condition_repeated(head):
     assert_close(head(x, c), head(x, c.repeat_interleave(3, dim=0)))
 
 
-def test_a_label_is_never_dropped_behind_the_trainers_back():
-    """In training as in sampling: "no class", the extra row, is for whoever trains to choose."""
-    embed = dit.LabelEmbedder(5, 4).train()
-    labels = torch.arange(6).repeat(500)
-    assert torch.equal(embed(labels), embed.embedding_table.weight[labels])
-
-
 def test_demo_answers_zero_and_is_blind_to_the_order_of_frames():
     """python dit.py prints these numbers: adaLN-Zero, and VideoDiT 3.2's reason for 3D patchify."""
     found = show_dit.demo()

@@ -12,7 +12,6 @@ import conftest
 import latte
 from demos import scrambled, show_latte
 import pretrained
-from support.checkpoints import load_network, save_network
 from support.cli import UserError
 from support.ops import attend
 from conftest import golden
@@ -189,16 +188,6 @@ def test_golden_config_is_read_off_the_shapes():
         assert getattr(net.config, ours) == config[theirs], ours
 
 
-def test_golden_our_own_file_gives_the_network_back(tmp_path):
-    """save_network, load_network: the same config and the same output."""
-    net, x, t, cond, *_ = golden_latte("latte_img_class")
-    save_network(tmp_path / "latte.safetensors", net)
-    again = load_network(Latte, tmp_path / "latte.safetensors")
-    assert again.config == net.config
-    with torch.no_grad():
-        close(again(x, t, **cond), net(x, t, **cond), atol=0)
-
-
 # --------------------------------------------------------------------------------------------- Tables 1 and 2
 
 @pytest.mark.parametrize("size, params, ops", [
@@ -262,18 +251,6 @@ def test_frames_start_independent(variant, option):
         assert net(z, t, **cond).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("option", ["plain", "text, adaln_single", "all_tokens"])
-def test_a_temporal_block_at_init_changes_nothing(option):
-    """A block that has only just been added is the identity, in each conditioning."""
-    net = make(1, option)
-    z, t, cond = draw(net)
-    seen, _ = outputs_of(net.blocks, lambda: net(z, t, **cond))
-    x = torch.randn_like(seen[0])
-    block, clip = net.blocks[1], latte.Shared(video=x.shape[1])
-    c = torch.randn(2, 1, 24 * (6 if "single" in option else 1))
-    close(block(x, c, clip), x, atol=0)
-
-
 @pytest.mark.parametrize("variant, option", [
     (1, "class"), (1, "temporal_mask"), (1, "text, adaln_single"), (2, "all_tokens, class"),
     (2, "compression"), (3, "text"), (4, "rope")])
@@ -314,15 +291,6 @@ def test_a_clip_of_other_length_and_size_runs(variant, option):
         with torch.no_grad():
             out = net(z, t, **cond)
         assert out.shape == (2, 8, frames, height, width) and out.isfinite().all()
-
-
-@pytest.mark.parametrize("patch", [1, 4, 8])
-def test_other_patches_run(patch):
-    """Latte's registry: patch 2, 4 or 8; 1 is for small latents."""
-    net = trained(patch=patch)
-    z, t, _ = draw(net)
-    assert net.x_embedder(z).shape == (2, 4, 8 // patch, 8 // patch, 24)
-    assert net(z, t).shape == (2, 8, 4, 8, 8)
 
 
 def test_a_longer_clip_counts_on_and_a_larger_frame_spans_the_same():
@@ -481,20 +449,6 @@ def test_saving_memory_changes_no_gradient(variant):
     assert_close(*grads)
 
 
-def test_bf16_follows_float32():
-    """Autocast and pure bfloat16: the same output to half precision."""
-    net = scrambled(make(1, "text"), std=0.05).eval()
-    z, t, cond = draw(net)
-    with torch.no_grad():
-        exact = net(z, t, **cond)
-        with torch.autocast("cpu", torch.bfloat16):
-            auto = net(z, t, **cond)
-        half = {name: v.bfloat16() if torch.is_tensor(v) else v for name, v in cond.items()}
-        pure = net.bfloat16()(z.bfloat16(), t, **half)
-    for out in (auto, pure):
-        assert (out.float() - exact).norm() < 0.05 * exact.norm()
-
-
 # ----------------------------------------------------------------------------------- from an image model
 
 def dit_of(depth=4):
@@ -564,14 +518,6 @@ def test_variant_4_shows_its_two_attentions():
     assert all(matrix.shape == (4, 4) for matrix in found.values())
 
 
-@pytest.mark.slow
-def test_demo_prints_the_papers_numbers():
-    """What `python latte.py` shows."""
-    rows, largest = show_latte.demo()
-    assert all(ours == printed and ops == theirs for _, ours, printed, ops, theirs, _ in rows)
-    assert largest == 0
-
-
 def test_a_block_attends_to_its_row_its_column_or_both():
     """Latte 3.2, Fig. 2, of real blocks: 4 patches of a frame, 3 frames of a place, both, or everything."""
     frame, place = torch.arange(12) // 4, torch.arange(12) % 4
@@ -581,13 +527,6 @@ def test_a_block_attends_to_its_row_its_column_or_both():
     assert all(torch.equal(seen, want) for seen, want in zip(found[2], [space, space, time, time]))
     assert all(seen.all() for seen in found[3]) and torch.equal(found[4][0], space | time)
     assert all(seen[-1].all() for seen in found.values())
-
-
-def test_behind_the_mask_a_clip_stays_a_clip_and_images_stay_images():
-    """Latte Fig. 4, through a whole network: what all blocks together attend to is the mask, patch by patch."""
-    whole = show_latte.patterns(1, images=2)["all"]
-    want = temporal_mask(3, 2).repeat_interleave(4, 0).repeat_interleave(4, 1)
-    assert torch.equal(whole, want)
 
 
 @pytest.mark.slow

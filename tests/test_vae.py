@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from torch.testing import assert_close
 import pretrained
 import vae
 from demos import show_vae
-from support.checkpoints import load_network, read_config, save_network
+from support.checkpoints import load_network, save_network
 from support.cli import UserError
 from conftest import GOLDEN, close, golden
 from vae import (GOP, SD3, SD14, DPVAE, DPVAEConfig, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig,
@@ -174,15 +173,6 @@ def test_parameter_counts(cls, config, parameters):
         assert count(cls(config)) == parameters
 
 
-@torch.no_grad()
-def test_the_log_variance_is_clamped_at_both_ends():
-    """Stable Diffusion's posterior: never below -30, never above 20."""
-    vae = small_vae()
-    vae.encoder.conv_out.bias[4:] += torch.tensor([-99.0, -1.0, 1.0, 99.0])
-    logvar = vae.moments(clip(1))[1].mean((0, 2, 3, 4))
-    assert logvar[0] == -30 and logvar[3] == 20 and logvar[1:3].abs().max() < 5
-
-
 def test_shapes_of_latents():
     """16 channels, an eighth of the size, a quarter of the frames; a KL-VAE keeps the frames."""
     dp, x = small_dp(replace(SMALL, z_channels=16)), clip(8, 32, batch=2)
@@ -192,17 +182,10 @@ def test_shapes_of_latents():
         assert dp.decode_keys(dp.encode(x)).shape == (2, 3, 2, 32, 32)
 
 
-def test_fold_and_unfold_are_inverse():
-    """(B,C,T,H,W) <-> (B*T,C,H,W), frames of one clip next to each other."""
-    x = clip(4, 8, batch=2)
-    assert_close(fold(x)[5], x[1, :, 1], atol=0, rtol=0)
-    assert_close(unfold(fold(x), 2), x, atol=0, rtol=0)
-
-
-def normed(x, grad, forward=FrameNorm.forward):
+def normed(x, grad):
     """A FrameNorm of x (two channels a group, as at SD3's half width), and x's gradient."""
-    layer, x = FrameNorm(x.shape[1], x.shape[1] // 2), x.clone().requires_grad_()
-    y = forward(layer, x)
+    x = x.clone().requires_grad_()
+    y = FrameNorm(x.shape[1], x.shape[1] // 2)(x)
     y.backward(grad)
     return y.detach(), x.grad
 
@@ -219,22 +202,6 @@ def test_a_norm_in_bfloat16_learns_in_float32():
     assert slope.is_contiguous(memory_format=torch.channels_last)
 
 
-def seconds(*runs):
-    """Of the processor, the best of five each, in turn. One thread: two that wait for each other beside other
-    work count their waiting, too."""
-    threads, spent = torch.get_num_threads(), []
-    torch.set_num_threads(1)
-    try:
-        for _ in range(5):
-            for run in runs:
-                start = time.process_time()
-                run()
-                spent.append(time.process_time() - start)
-    finally:
-        torch.set_num_threads(threads)
-    return [min(spent[i::len(runs)]) for i in range(len(runs))]
-
-
 def test_up_is_a_convolution_of_each_pixel_four_times():
     """Computed as one transposed convolution: the same answer and the same gradients as the two steps."""
     torch.manual_seed(0)
@@ -243,21 +210,6 @@ def test_up_is_a_convolution_of_each_pixel_four_times():
     wanted = torch.autograd.grad(two_steps, (x, *up.parameters()), grad)
     assert_close(up(x), two_steps, atol=1e-5, rtol=0)
     assert_close(torch.autograd.grad(up(x), (x, *up.parameters()), grad), wanted, atol=1e-4, rtol=0)
-
-
-@pytest.mark.slow
-def test_the_norm_takes_the_quickest_way_there_is():
-    """At SD3's half width, 256 x 256: copies to the plain layout and back against none where no gradient is
-    asked; a backward in bf16 against float32 where one is."""
-    x = torch.randn(1, 64, 256, 256).contiguous(memory_format=torch.channels_last)
-    plain, layer = torch.nn.GroupNorm.forward, FrameNorm(64, 32)
-    with torch.no_grad():
-        ours, copied = seconds(lambda: layer(x), lambda: plain(layer, x.contiguous()).contiguous(
-            memory_format=torch.channels_last))
-    half = x.bfloat16()
-    learned, direct = seconds(lambda: normed(half, half), lambda: normed(half, half, plain))
-    print(f"a norm: copies take {copied / ours:.1f} times as long, a backward in bf16 {direct / learned:.1f}")
-    assert copied > 1.5 * ours and direct > learned
 
 
 @pytest.mark.parametrize("frames, near", [(13, 16), (2, 4)])
@@ -401,16 +353,6 @@ def test_windows_are_full_and_keep_each_group_once(groups, size, shared):
 
 
 @torch.no_grad()
-def test_a_clip_of_one_window_is_not_cut():
-    """T <= window: encode and decode are the whole clip at once."""
-    dp, x = stirred(small_dp(BARE, window=16, overlap=8)), clip(16, 16)
-    z = dp.encode_window(x)[0]
-    assert_close(dp.encode(x), z, atol=0, rtol=0)
-    assert_close(dp.decode(z), dp.decode_window(z), atol=0, rtol=0)
-    assert_close(dp.decode(z[:, :, :2]), dp.decode_window(z[:, :, :2]), atol=0, rtol=0)
-
-
-@torch.no_grad()
 def test_a_long_clip_goes_through_in_windows_that_share_their_borders():
     """20 frames, windows of 12 that share 8: each gives up a group at each cut, encoder and decoder alike."""
     dp, x = stirred(small_dp(BARE, window=12, overlap=8)), clip(20, 16)
@@ -420,36 +362,6 @@ def test_a_long_clip_goes_through_in_windows_that_share_their_borders():
     parts = [dp.decode_window(z[:, :, start:start + 3]) for start in (0, 1, 2)]
     expected = torch.cat([parts[0][:, :, :8], parts[1][:, :, 4:8], parts[2][:, :, 4:]], 2)
     assert_close(dp.decode(z), expected, atol=0, rtol=0)
-
-
-@pytest.mark.parametrize("frames, overlap", [(36, 8), (40, 0), (96, 28)])
-@torch.no_grad()
-def test_every_frame_comes_from_its_own_latent(frames, overlap):
-    """At step 0 D is frame by frame, so windows must give the whole clip: no shift, no gap, no repeat."""
-    dp = small_dp(BARE, window=32, overlap=overlap)
-    torch.manual_seed(0)
-    z = torch.randn(1, 4, frames // 4, 4, 4)
-    assert_close(dp.decode(z), dp.decode_window(z), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("window, overlap, shared", [(16, 4, 1), (32, 6, 1)])
-def test_fields_of_older_checkpoints_still_hold(tmp_path, window, overlap, shared):
-    """Their windows were cross-faded; the same fields now say what is shared and cut, in groups."""
-    save_network(tmp_path / "net.safetensors", small_dp(BARE, window=window, overlap=overlap))
-    config = load_network(DPVAE, tmp_path / "net.safetensors").config
-    (_, end, _, _), (start, _, _, _) = plan_windows(100, config.window // GOP, config.overlap // GOP)[:2]
-    assert end == window // GOP and end - start == shared
-
-
-@torch.no_grad()
-def test_no_frame_is_a_mixture_of_two_windows():
-    """Two windows draw a moving thing at two places: their mean would show it twice, faintly (and did: such
-    cross-fading cost 0.4 to 0.7 dB)."""
-    dp = small_dp(BARE, window=16, overlap=8)
-    shown = iter([0.0, 1.0])
-    dp.decode_window = lambda z: torch.full((1, 3, 16, 4, 4), next(shown))
-    frames = dp.decode(torch.zeros(1, 4, 6, 1, 1))[0, 0, :, 0, 0]
-    assert frames.tolist() == [0.0] * 12 + [1.0] * 12
 
 
 def seams_and_costs(clips, frames):
@@ -473,21 +385,11 @@ def seams_and_costs(clips, frames):
 
 
 @pytest.mark.slow
-@torch.no_grad()
-def test_a_long_clip_is_worth_its_windows_and_shows_no_seams():
-    """A clip of 32 frames against two windows of 16 one by one: nothing lost, no jump where they meet."""
-    lost, seam, ends = seams_and_costs(1, 32)
-    assert lost.max() < 0.1 and seam < 1 and seam < ends
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("frames, clips", [(48, 24), (96, 12)])
 @torch.no_grad()
-def test_many_long_clips_lose_nothing_and_show_no_seams(frames, clips):
-    """The same for many. Windows one by one fail here (seams of 2 levels), cross-faded ones too (0.55 dB)."""
+def test_a_long_clip_is_worth_its_windows_and_shows_no_seams(frames, clips):
+    """Windows one by one fail here (seams of 2 levels), cross-faded ones too (they lose 0.55 dB)."""
     lost, seam, ends = seams_and_costs(clips, frames)
-    print(f"{frames} frames: {-lost.mean():+.2f} dB against windows one by one, {-lost.max():+.2f} at worst; "
-          f"change across a seam {seam:+.2f} levels of 255 beyond its neighbours', end to end {ends:+.2f}")
     assert lost.mean() < 0.1 and seam < 1 and seam < ends / 2
 
 
@@ -552,7 +454,9 @@ def test_eq_4_longhand(weights):
     """VideoDiT Eq. 2-4: recon + reg + 0.01 disc + 0.1 LPIPS, reg = D_k(z) against key frames + statistics."""
     dp, x = stirred(small_dp()), clip(8, batch=2)
     w = {"recon_weight": 1.0, "reg_weight": 1.0, "disc_weight": 0.01, "lpips_weight": 0.1, **weights}
-    def distance(a, b): return (a - b).abs().mean()
+    def distance(a, b):                                                      # LPIPS gets frames
+        assert a.shape == b.shape == (16, 3, 32, 32)
+        return (a - b).abs().mean()
     def realness(a): return a.mean((1, 2, 3, 4)) * 3
     z, z_k = dp.encode_window(x)
     x_hat, keys = dp.decode_window(z), dp.decode_keys(z)
@@ -575,14 +479,6 @@ def test_noise_is_what_the_decoder_reads_and_nothing_else():
     assert noisy[2]["mse"] > plain["mse"]
     noisy[0].backward()
     assert dp.residual.conv_out.weight.grad.any() and dp.decoder.conv_in.weight.grad.any()
-
-
-def test_the_perceptual_loss_gets_frames():
-    """LPIPS is an image metric: (F,3,H,W), real first."""
-    shapes = []
-    dp, x = small_dp(), clip(4, batch=2)
-    dp_vae_loss(dp, x, lambda a, b: shapes.append((a.shape, b.shape)) or (a - b).abs().mean())
-    assert shapes == [((8, 3, 32, 32), (8, 3, 32, 32))]
 
 
 def test_the_frozen_vae_passes_gradients_on_and_keeps_none():
@@ -696,20 +592,6 @@ def test_a_few_steps_lower_the_loss_and_keep_the_statistics():
     assert abs(z.std() / z_k.std() - 1) < 0.2 and (z - z_k).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("make", [lambda: small_vae(replace(SMALL, quant_conv=True)),
-                                  lambda: stirred(small_dp(BARE))])
-@torch.no_grad()
-def test_a_saved_vae_comes_back(tmp_path, make):
-    """save_network and load_network: weights, config with its tuple, scale and shift."""
-    net, x = make(), clip(8, 16)
-    net.config.scale, net.config.shift = 0.7, -0.2
-    save_network(tmp_path / "net.safetensors", net)
-    back = load_network(type(net), tmp_path / "net.safetensors")
-    assert back.config == net.config and isinstance(back.config.ch_mult, tuple)
-    assert_close(back.encode(x), net.encode(x), atol=0, rtol=0)
-    assert read_config(tmp_path / "net.safetensors")["class"] == type(net).__name__
-
-
 @torch.no_grad()
 def test_a_saved_dp_vae_scales_as_its_image_vae_did(tmp_path):
     """VideoDiT 3.1: one shift and scale for images and video, carried through from_image and the file."""
@@ -718,7 +600,7 @@ def test_a_saved_dp_vae_scales_as_its_image_vae_did(tmp_path):
     back, z = load_network(DPVAE, tmp_path / "net.safetensors"), torch.randn(1, 4, 2, 4, 4)
     assert_close(back.scaled(z), (z + 0.2) * 0.7)
     assert_close(back.unscaled(back.scaled(z)), z)
-    assert back.config.window == 16 and back.downsampling == 8
+    assert back.config.window == 16 and back.downsampling == 8 and isinstance(back.config.ch_mult, tuple)
     assert not any(p.requires_grad for p in back.image.parameters())
 
 
