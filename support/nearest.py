@@ -47,18 +47,14 @@ class Fit:
     area: np.ndarray               # where it was compared, bool (T,H,W)
     db: float                      # of all frames' errors together
     frames: np.ndarray             # dB of each frame (T,)
-    alone: float                   # dB with each frame fitted by itself: shape, whatever the path; or nan
-    colour_drift: float            # how the subject's colour error wanders over the clip, in levels of 255
-    shape_drift: float             # how its shape does, as a share of its area
 
 
-def nearest(clips, told, alone=False, workers=1, vocabulary="full"):
+def nearest(clips, told, workers=1, vocabulary="full"):
     """(B,3,T,H,W) in [-1,1], and for each what it was to show -> B Fits.
 
     told: captions, or Specs, of which only the words are read. Words left out, or "", are fitted as well.
-    alone: also fit each frame by itself, which takes twice as long. workers: processes. vocabulary: of the
-    world that the clips are to be of."""
-    jobs = [(np.asarray(clip), words, alone, vocabulary) for clip, words in zip(clips, told)]
+    workers: processes. vocabulary: of the world that the clips are to be of."""
+    jobs = [(np.asarray(clip), words, vocabulary) for clip, words in zip(clips, told)]
     if min(workers, len(jobs)) < 2:
         return [_nearest_to(*job) for job in jobs]
     with Pool(min(workers, len(jobs))) as pool:
@@ -141,18 +137,19 @@ class PixelCosts:
                    for t in frames)
 
     def compare(self, t, spec, pose, swing):
-        """Frame t beside the subject drawn there: image (H,W,3), how much of each pixel is subject (H,W),
-        the area of trap 1 (H,W), the squared error summed over it."""
-        image, cover, cost = self.back.copy(), np.zeros_like(self.empty[t]), self.empty[t].copy()
+        """Frame t beside the subject drawn there: image (H,W,3), the area of trap 1 (H,W), the squared error
+        summed over it."""
+        image, cost = self.back.copy(), self.empty[t].copy()
+        rows, columns = (np.indices(cost.shape) + 0.5) / self.size                            # (H,W) each
+        x, y, scale, _ = pose
+        near = np.hypot(columns - 0.5 - x, rows - 0.54 - y) < 1.4 * 0.29 * scale              # (H,W)
+        area = near & self.seen[t]
         if (layer := _layer(spec, pose, swing, self.size)) is not None:
             box, paint, through = layer
             image[box] = paint + through * self.back[box]
-            cover[box], cost[box] = 1 - through[..., 0], self.cost(t, *layer)
-        rows, columns = (np.indices(cover.shape) + 0.5) / self.size                           # (H,W) each
-        x, y, scale, _ = pose
-        near = np.hypot(columns - 0.5 - x, rows - 0.54 - y) < 1.4 * 0.29 * scale              # (H,W)
-        area = (cover > 0) | (near & self.seen[t])
-        return image, cover, area, cost[area].sum()
+            cost[box] = self.cost(t, *layer)
+            area[box] |= through[..., 0] < 1
+        return image, area, cost[area].sum()
 
 
 # Thousands of trials draw the same backdrop under a subject that fills a fifth of it. So the subject is drawn
@@ -301,37 +298,9 @@ def _halved(clip):
     return clip.reshape(t, h // 2, 2, w // 2, 2, c).mean((2, 4))                              # (T,H/2,W/2,C)
 
 
-# A clip may be wrong in two ways: good cats on a path that no cat of the world takes, or bad cats on a good
-# path. With each frame free in place, size, lean, side and swing, only the second is left.
-def _fit_frame(fine, coarse, t, spec, pose, swing):
-    """(Spec, pose, swing) nearest to frame t alone; never worse than what it starts from."""
-    x, y, scale, turns = pose
-    bounds = [(x - 0.15, x + 0.15), (y - 0.15, y + 0.15), (0.7 * scale, 1.4 * scale),
-              (turns - 0.15, turns + 0.15), (-1.0, 1.0)]
-    starts = [(replace(spec, flip=flip), [*pose, s]) for flip in (spec.flip, not spec.flip)
-              for s in (swing, -0.7, 0.7) if s == swing or _swings(spec.subject)]
-
-    def added(costs, spec, point, corners):
-        return costs.added(t, spec, point[:4], point[4], corners)
-
-    def search(costs, start, step, smallest, corners):
-        steps = [step / 64, step / 64, step / 32, step / 64, step / 4 if _swings(spec.subject) else 0.0]
-        own, point = start
-        point = compass(lambda point: added(costs, own, point, corners), point, steps, bounds,
-                        smallest / step)
-        return own, point
-
-    starts = sorted(starts, key=lambda start: added(coarse, *start, False))[:3]
-    found = min((search(coarse, start, 1, 1 / 2, False) for start in starts),
-                key=lambda found: added(coarse, *found, False))
-    found = min(search(fine, found, 1 / 2, 1 / 8, True), (spec, [*pose, swing]),
-                key=lambda found: added(fine, *found, True))
-    return found[0], tuple(found[1][:4]), found[1][4]
-
-
-def _nearest_to(clip, told, alone, vocabulary):
+def _nearest_to(clip, told, vocabulary):
     """(3,T,H,W) in [-1,1] -> its Fit."""
-    return _report(*_fit(_levels(clip), told, vocabulary), alone)
+    return _report(*_fit(_levels(clip), told, vocabulary))
 
 
 def beside(clip, spec):
@@ -347,19 +316,17 @@ def _levels(clip):
 
 # Two sums over the same area: errors and pixels. A clip's dB are those of all its pixels together, not the
 # mean of its frames' dB, in which one perfect frame would outweigh three bad ones.
-def _report(costs, spec, alone=False):
+def _report(costs, spec):
     frames = len(costs.clip)
-    path = [(spec, pose(spec, t, frames), swing_at(spec, t)) for t in range(frames)]
-    images, covers, areas, errors = map(np.stack, zip(*(
-        costs.compare(t, *posed) for t, posed in enumerate(path))))
-    by_itself = math.nan
-    if alone:
-        coarse = PixelCosts(_halved(costs.clip), spec.scene)
-        free = [costs.compare(t, *_fit_frame(costs, coarse, t, *posed)) for t, posed in enumerate(path)]
-        by_itself = decibels(sum(error for *_, error in free) / sum(area.sum() for _, _, area, _ in free))
-    return Fit(spec, np.rint(images).astype(np.uint8), areas, decibels(errors.sum() / areas.sum()),
-               np.array([decibels(error / area.sum()) for error, area in zip(errors, areas)]), by_itself,
-               *_wandering(costs, PixelCosts(images, spec.scene), covers, path))
+    images, areas, errors = [], [], []
+    for t in range(frames):
+        image, area, error = costs.compare(t, spec, pose(spec, t, frames), swing_at(spec, t))
+        images.append(np.rint(image).astype(np.uint8))
+        areas.append(area)
+        errors.append(error)
+    each = [decibels(error / area.sum()) for error, area in zip(errors, areas)]
+    areas, errors = np.stack(areas), np.array(errors)                                         # (T,H,W), (T,)
+    return Fit(spec, np.stack(images), areas, decibels(errors.sum() / areas.sum()), np.array(each))
 
 
 def decibels(error):
@@ -367,45 +334,18 @@ def decibels(error):
     return 10 * math.log10(255 ** 2 / max(float(error), 0.25))
 
 
-# Consistency over time. A cat that is a little too dark in every frame is wrong, but steady; one that grows
-# dark drifts. So of each error only what changes counts: each frame's error less the mean of all frames'.
-# Shape is compared on a grid that moves, grows and turns with the subject, or walking would count as change.
-def _wandering(costs, drawn, covers, path):
-    """(colour drift in levels, shape drift as a share of the subject), beside the clip drawn for it."""
-    colours, shapes, sizes = [], [], []
-    u, v = np.meshgrid(*[np.linspace(-1.3, 1.3, 32)] * 2)                                     # (32,32) each
-    for t, (_, (x, y, scale, turns), _) in enumerate(path):
-        inside = covers[t] > 0.99
-        gap = (costs.clip[t] - drawn.clip[t])[inside]                                         # (n,3)
-        colours.append(gap.mean(0) if len(gap) else np.zeros(3))
-        cos, sin = (0.29 * scale * f(2 * math.pi * turns) for f in (math.cos, math.sin))
-        columns, rows = (np.clip(((middle + offset) * costs.size).astype(int), 0, costs.size - 1)
-                         for middle, offset in ((0.5 + x, cos * u - sin * v), (0.54 + y, sin * u + cos * v)))
-        should = drawn.seen[t][rows, columns].astype(float)                                   # (32,32)
-        shapes.append(costs.seen[t][rows, columns] - should)
-        sizes.append(should.mean())
-    colours, shapes = np.stack(colours), np.stack(shapes)                             # (T,3), (T,32,32)
-    return (float(np.sqrt(((colours - colours.mean(0)) ** 2).mean())),
-            float(np.abs(shapes - shapes.mean(0)).mean() / max(np.mean(sizes), 1e-6)))
-
-
 # The share of clips at 20 dB or more says what a mean hides: a model of whose clips half are right and half
 # wrecks, or one whose every clip is a little off. The last frame beside the first says whether it tires.
 def summary(fits):
     """What a table says of a set of Fits: means over clips; the standard error of the first."""
-    def mean(values):
-        return float(np.mean(list(values)))
-
-    db = np.array([fit.db for fit in fits])
-    subjects = sorted({fit.spec.subject for fit in fits}, key=SUBJECTS.index)
-    return {"db": mean(db), "error": float(db.std(ddof=1) / len(db) ** 0.5) if len(db) > 1 else math.nan,
-            "first": mean(fit.frames[0] for fit in fits), "last": mean(fit.frames[-1] for fit in fits),
-            "share_20": mean(db >= 20), "alone": mean(fit.alone for fit in fits),
-            "colour_drift": mean(fit.colour_drift for fit in fits),
-            "shape_drift": mean(fit.shape_drift for fit in fits),
-            "subjects": {name: mean(fit.db for fit in fits if fit.spec.subject == name) for name in subjects}}
-
-
-def as_video(clip):
-    """uint8 (T,H,W,3) -> float (3,T,H,W) in [-1,1], as models have it."""
-    return clip.transpose(3, 0, 1, 2).astype(np.float32) / 127.5 - 1                          # (3,T,H,W)
+    db = np.array([fit.db for fit in fits])                                                   # (B,)
+    error = math.nan
+    if len(db) > 1:
+        error = float(db.std(ddof=1) / len(db) ** 0.5)
+    subjects = {}
+    for name in sorted({fit.spec.subject for fit in fits}, key=SUBJECTS.index):
+        subjects[name] = float(np.mean([fit.db for fit in fits if fit.spec.subject == name]))
+    return {"db": float(db.mean()), "error": error,
+            "first": float(np.mean([fit.frames[0] for fit in fits])),
+            "last": float(np.mean([fit.frames[-1] for fit in fits])),
+            "share_20": float(np.mean(db >= 20)), "subjects": subjects}
