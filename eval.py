@@ -860,7 +860,7 @@ def nearest_rows(models, clips, ceiling=True, vocabulary="full"):
     rows = {}
     for row, videos in sets.items():
         videos = videos.float().cpu().numpy()
-        fits = nearest.nearest(videos, captions, alone=True, workers=os.cpu_count(), vocabulary=vocabulary)
+        fits = nearest.nearest(videos, captions, workers=os.cpu_count(), vocabulary=vocabulary)
         rows[row] = nearest.summary(fits) | {"each": [round(fit.db, 3) for fit in fits]}
         if row != "generated":
             rows[row]["truth"] = float(np.mean([nearest.beside(*pair).db for pair in zip(videos, specs)]))
@@ -869,12 +869,12 @@ def nearest_rows(models, clips, ceiling=True, vocabulary="full"):
 
 
 def print_nearest(rows, count):
-    print(f"nearest rendering of {count} clips: dB over the subject; how its colour and shape drift\n"
-          f"{'':18}    mean            first    last  >= 20  frame by frame  colour   shape  true Spec")
+    print(f"nearest rendering of {count} clips: dB over the subject\n"
+          f"{'':18}    mean            first    last  >= 20  true Spec")
     for row, found in rows.items():
         truth = f"{found['truth']:.2f}" if "truth" in found else "-"
-        print("{:18}{db:8.2f} +- {error:.2f} {first:8.2f}{last:8.2f}{share_20:7.0%}{alone:16.2f}"
-              "{colour_drift:8.2f}{shape_drift:8.1%}".format(row, **found) + f"{truth:>11}")
+        print("{:18}{db:8.2f} +- {error:.2f} {first:8.2f}{last:8.2f}{share_20:7.0%}".format(row, **found)
+              + f"{truth:>11}")
     best = rows["reconstructed"]["subjects"] if "reconstructed" in rows else {}
     subjects = []
     for name, db in rows["generated"]["subjects"].items():
