@@ -413,7 +413,7 @@ def sample_set(argv):
     generation_flags(flags)
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, steps=1, batch=1)
-    prompt = prompt_at(args.prompts) if args.prompts else None
+    prompt = prompt_at(args.prompts or "toy:video")
     models = load_models(args.ckpt, device(), args.weights, args.model, args.vae)
     settle(models, args)
     if hasattr(models.text, "kept"):                        # published encoders stay: a next block asks
@@ -421,11 +421,11 @@ def sample_set(argv):
 
     about = {"frames": args.frames or models.frames, "net": fingerprint(models.transformer),
              "vae": fingerprint(models.vae)}
-    if prompt is None and models.classes:
+    if models.classes and not args.prompts:
         prompt = random_class(models.classes, args.seed)
         about["classes"] = "random"
-    elif prompt is None:
-        prompt = prompt_at("toy:video") if models.condition == "text" else lambda index: ""
+    elif models.condition == "none":
+        prompt = str                                        # nobody reads it; on --sheet a clip has its number
     check_made(Path(args.out), args, about)
     return fill_folder(models, prompt, about["frames"], args)
 
@@ -511,20 +511,13 @@ def settle(models, args):
 # one command: sample, FVD, and of UCF101 IS. The real clips are what the model was trained on: the training
 # split, but of UCF101 both. Nobody says which training the released files are of; what people report fits the
 # one with joint images better.
-@dataclasses.dataclass(frozen=True)
-class Expected:
-    """What a released file's numbers should be near, and what its protocol changes of --protocol latte."""
-    fvd: tuple                      # Latte Table 3: without joint images, with
-    reported: str                   # by users, in the issue tracker of the published code
-    protocol: tuple = ()
-    score: tuple = ()               # IS, Latte Table 5
-
-
+# {set: FVD and, of UCF101, IS as Latte's Tables 3 and 5 have them (without joint images, with), the FVD that
+# users report in the issue tracker of the published code, and what --protocol latte is changed by}
 RELEASED = {
-    "ffs": Expected((34.00, 27.08), "about 30"),
-    "skytimelapse": Expected((59.82, 42.67), "about 50"),
-    "taichi-hd": Expected((159.60, 97.09), "about 97, with every 6th frame", ("--real_stride", "6")),
-    "ucf101": Expected((477.97, 202.23), "168 to 190", ("--split", "all"), (68.53, 73.31)),
+    "ffs": ({"fvd": (34.00, 27.08)}, "about 30", []),
+    "skytimelapse": ({"fvd": (59.82, 42.67)}, "about 50", []),
+    "taichi-hd": ({"fvd": (159.60, 97.09)}, "about 97, with every 6th frame", ["--real_stride", "6"]),
+    "ucf101": ({"fvd": (477.97, 202.23), "is": (68.53, 73.31)}, "168 to 190", ["--split", "all"]),
 }
 
 
@@ -546,36 +539,36 @@ def reproduce(argv):
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("reproduce runs in one process; share the sampling by torchrun eval.py sample, with "
                         "the flags that reproduce prints, then give this command again")
+    printed, reported, changes = RELEASED[name]
     result = {"set": name}
-    for command in published_commands(args, name):
+    for command in published_commands(args, name, printed, changes):
         print(f"\npython eval.py {' '.join(command)}", flush=True)
         found = COMMANDS[command[0]](command[1:])
-        if command[0] != "sample":
+        if command[0] in printed:
             result[command[0]] = found[command[0]]
-    wanted = RELEASED[name]
-    print(f"\nFVD {result['fvd']:.2f}; the paper {wanted.fvd[0]} without joint images, {wanted.fvd[1]} with; "
-          f"users report {wanted.reported}")
-    if wanted.score:
-        print(f"IS {result['is']:.2f}; the paper {wanted.score[0]} without joint images, "
-              f"{wanted.score[1]} with")
+    for metric, (without, joint) in printed.items():
+        print(f"\n{metric.upper()} {result[metric]:.2f}; the paper {without} without joint images, {joint} with")
+    print(f"users report an FVD of {reported}")
     if args.n != 2048:
         print(f"-n {args.n}: the published numbers are of 2048 clips; FVD of fewer is larger")
     return finish(result)
 
 
-def published_commands(args, name):
+def published_commands(args, name, metrics, changes):
     """The commands of a reproduction, as words of this file's own."""
     out = args.out or f"out/reproduce/{name}"
-    protocol = ["--protocol", "latte", "--clips", str(args.n)]
-    trust = ["--trust-torchscript"] if args.trust_torchscript else []
     sample = ["sample", args.weights, "-n", str(args.n), "-o", out]
     if args.vae:
         sample += ["--vae", args.vae]
-    fvd = ["fvd", args.data, out, *protocol, *RELEASED[name].protocol,
-           "--weights", str(Path(args.detectors) / FILES["i3d"]), *trust]
-    commands = [sample, fvd]
-    if RELEASED[name].score:
-        commands.append(["is", out, *protocol, "--weights", str(Path(args.detectors) / FILES["c3d"]), *trust])
+    commands = [sample]
+    for metric in metrics:
+        sides, network = [args.data, out, *changes], "i3d"
+        if metric == "is":
+            sides, network = [out], "c3d"
+        commands.append([metric, *sides, "--protocol", "latte", "--clips", str(args.n),
+                         "--weights", str(Path(args.detectors) / FILES[network])])
+        if args.trust_torchscript:
+            commands[-1].append("--trust-torchscript")
     return commands
 
 
@@ -875,12 +868,7 @@ def print_nearest(rows, count):
         truth = f"{found['truth']:.2f}" if "truth" in found else "-"
         print("{:18}{db:8.2f} +- {error:.2f} {first:8.2f}{last:8.2f}{share_20:7.0%}".format(row, **found)
               + f"{truth:>11}")
-    best = rows["reconstructed"]["subjects"] if "reconstructed" in rows else {}
-    subjects = []
-    for name, db in rows["generated"]["subjects"].items():
-        bound = f" of {best[name]:.1f}" if name in best else ""
-        subjects.append(f"{name} {db:.1f}{bound}")
-    print("by subject: " + ", ".join(subjects))
+    print("by subject: " + ", ".join(f"{name} {db:.1f}" for name, db in rows["generated"]["subjects"].items()))
 
 
 # Shares of so many clips are coarse: of 128, one is 0.8 %. Rows that were given an image say how well they kept it, too.
@@ -907,8 +895,9 @@ def toy(argv):
     args = parse_toy_flags(argv)
     models = load_models(args.ckpt, device(), "", args.model)
     how = settle(models, args)
-    own = classifier_file(args.ckpt)
-    file = args.classifier or (own if own.is_file() else CLASSIFIER)
+    file = args.classifier or classifier_file(args.ckpt)
+    if not Path(file).is_file() and not args.classifier:
+        file = CLASSIFIER
     classifier = load_network(AttributeClassifier, file).to(device())
     args.vocabulary = world_of(classifier)
 
@@ -977,9 +966,13 @@ def open_detector(kind, args, purpose):
     kind: i3d, inception, c3d, or toy, the classifier. purpose: fvd, fid or is."""
     if kind == "toy":
         classifier = load_network(AttributeClassifier, args.classifier).to(device())
-        look = {"fvd": lambda video: classifier.clip_features(video)[:, None],              # (B,1,F)
-                "fid": classifier.frame_features,                                           # (B,T,F)
-                "is": lambda video: classifier(video)["subject"][:, None]}[purpose]         # (B,1,12)
+
+        def look(video):
+            if purpose == "fid":
+                return classifier.frame_features(video)                                     # (B,T,F)
+            if purpose == "is":
+                return classifier(video)["subject"][:, None]                                # (B,1,12)
+            return classifier.clip_features(video)[:, None]                                 # (B,1,F)
         return look, f"{purpose} {fingerprint(classifier)}"
     path = Path(args.weights or DETECTORS / FILES[kind])
     net = load_detector(path, kind, args.trust_torchscript).to(device())
