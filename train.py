@@ -66,7 +66,7 @@ from support.pages import report
 from support.tokenizers import WordTokenizer
 from support.trainer import (Player, Run, Stage, Trainer, all_ranks, autocast, refuse_different_flags,
                              refuse_to_overwrite, setup, stops_after, told_once, whole)
-from support.video_io import save_video
+from support.video_io import from_bytes, save_video
 
 
 # ---------------------------------------------------------------------------------------------- the loop
@@ -215,12 +215,14 @@ def source_of(cfg, kind):
     return cfg.data, 1, "video"
 
 
-def loader(cfg, run, dataset):
-    """start_step -> this rank's micro-batches, each with its step and its first clip's place in the batch."""
+def loader(cfg, run, dataset, as_bytes=False):
+    """start_step -> this rank's micro-batches, each with its step and its first clip's place in the batch.
+    as_bytes: to a GPU videos go as the bytes that they are, which `encoded` makes floats of."""
     rows = cfg.batch // (run.world * cfg.accumulate)
 
     def from_step(start):
-        endless = batches(dataset, rows, cfg.seed, start * cfg.accumulate, run.rank, run.world, cfg.workers)
+        endless = batches(dataset, rows, cfg.seed, start * cfg.accumulate, run.rank, run.world, cfg.workers,
+                          pin=run.on_cuda, as_bytes=as_bytes and run.on_cuda)
         for count, batch in enumerate(endless, start * cfg.accumulate):
             step, micro = divmod(count, cfg.accumulate)
             yield {**batch, "step": step, "first": (micro * run.world + run.rank) * rows}
@@ -437,7 +439,7 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
 
     player = transformer_player(cfg, {"dit": dit, "text": text}, loss, dit.joint_blocks, dit.final_layer,
                                 methods=["reading_loss"])
-    return Stage({"dit": player}, loader(cfg, run, images),
+    return Stage({"dit": player}, loader(cfg, run, images, as_bytes=True),
                  show_samples(cfg, run, vae, None, 1, prompts_for(cfg, images)),
                  valid=held_out(cfg, run, "image", vae, flow_errors), about=about(cfg, "flow"), data=(images,))
 
@@ -472,7 +474,8 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
             log = {}
         return total, log
 
-    source = mixed(cfg, loader(cfg, run, clips), loader(cfg, run, images), cfg.p_video)
+    source = mixed(cfg, loader(cfg, run, clips, as_bytes=True), loader(cfg, run, images, as_bytes=True),
+                   cfg.p_video)
     blocks = [*net.image.joint_blocks, *(net.twins or ())]
     player = transformer_player(cfg, {"videodit": net}, loss, blocks, net.image.final_layer)
     return Stage({"videodit": player}, source,
@@ -528,11 +531,11 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
     if asks == "class":                                     # before a day of encoding
         classes = class_names(cfg, net)
     clips = feed(cfg, run, "video", vae, text)
-    source = loader(cfg, run, clips)
+    source = loader(cfg, run, clips, as_bytes=True)
     if cfg.joint_images:
         images = feed(cfg, run, "image", vae, text)
         many = dataclasses.replace(cfg, batch=cfg.batch * cfg.joint_images)
-        source = beside(source, loader(many, run, images))
+        source = beside(source, loader(many, run, images, as_bytes=True))
     variance = "learned_range" if net.config.learn_sigma else "fixed_large"
     diffusion = DDPM(variance=variance).to(run.device)
     times = TIMES
@@ -828,12 +831,13 @@ def latents(batch, vae):
 
 @torch.no_grad()
 def encoded(vae, x, most=8):
-    """Raw latents of x (B,3,T,H,W): a clip at a time, which a DP-VAE cuts into windows; or, where frames know
-    nothing of each other, `most` frames at a time. Then a latent does not depend on what is beside it."""
+    """Raw latents of x (B,3,T,H,W), floats or bytes: a clip at a time, which a DP-VAE cuts into windows; or,
+    where frames know nothing of each other, `most` frames at a time. Then a latent does not depend on what is
+    beside it, nor the memory on how many come."""
     if isinstance(vae, DPVAE) and x.shape[2] > 1:
-        return torch.cat([vae.encode(clip).float() for clip in x.split(1)])                 # (B,C,T/4,h,w)
+        return torch.cat([vae.encode(from_bytes(clip)).float() for clip in x.split(1)])     # (B,C,T/4,h,w)
     frames = rearrange(x, "b c t h w -> (b t) c 1 h w").split(most)                         # (8,3,1,H,W) each
-    z = torch.cat([vae.encode(part).float() for part in frames])                            # (B*T,C,1,h,w)
+    z = torch.cat([vae.encode(from_bytes(part)).float() for part in frames])                # (B*T,C,1,h,w)
     return rearrange(z, "(b t) c 1 h w -> b c t h w", b=len(x))                             # (B,C,T,h,w)
 
 

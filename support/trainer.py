@@ -944,9 +944,9 @@ class Watch:
             self.tokens += given[0].shape[:-1].numel()
 
     def fetch(self, source):
-        """The step's micro-batches, on their way to the device. Pinned memory lets the copy run beside the
-        last step, which the GPU is still computing; that, and workers that read ahead, is all the prefetching
-        there is. The clips' numbers stay behind: they are for people."""
+        """The step's micro-batches, on their way to the device. The loader pins them (order.load), so that the
+        copy is asked for while the GPU still computes the last step; that, and workers that read ahead, is
+        all the prefetching there is. The clips' numbers stay behind: they are for people."""
         # What is measured is how long Python waited. On a GPU that may be while the last step still runs, so
         # a share of 0.3 can cost nothing; one near 1 means that the GPU has nothing to do.
         before = time.perf_counter()
@@ -956,8 +956,7 @@ class Watch:
             if self.run.device != "cpu":
                 for key, value in micro.items():
                     if torch.is_tensor(value) and key != "index":
-                        pinned = value.pin_memory() if self.run.on_cuda else value
-                        micro[key] = pinned.to(self.run.device, non_blocking=True)
+                        micro[key] = value.to(self.run.device, non_blocking=True)
             micros.append(micro)
         self.waited += time.perf_counter() - before
         if self.peak:

@@ -75,6 +75,18 @@ def to_video(frames):
     return pixels.permute(3, 0, 1, 2).float() / 127.5 - 1                    # (3,T,H,W)
 
 
+def to_bytes(video):
+    """Floats of to_video as uint8, in their shape: what a loader hands to a GPU."""
+    return ((video + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_bytes(video):
+    """The way back, to the bit; floats pass through."""
+    if video.dtype == torch.uint8:
+        return video.float() / 127.5 - 1
+    return video
+
+
 def to_frames(video):
     """The way back, rounded and clipped. Arrays of uint8 pass through, so that savers take either."""
     if isinstance(video, np.ndarray):

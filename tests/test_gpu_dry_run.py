@@ -39,8 +39,7 @@ from videodit import VideoDiT
 REPOSITORY = Path(train.__file__).parent
 GPU = "cuda:0"
 
-# torch keeps for each device a "guard", which knows how to switch to it; a build for CPUs has none for a GPU,
-# and FakeTensorMode asks for one. Torch's headers hold a guard that does nothing.
+# FakeTensorMode asks torch for a device's "guard", which a build for CPUs lacks; this one does nothing.
 GUARD = """#include <c10/core/impl/FakeGuardImpl.h>
 using Cuda = c10::impl::FakeGuardImpl<c10::DeviceType::CUDA>;
 using Apple = c10::impl::FakeGuardImpl<c10::DeviceType::MPS>;
@@ -188,7 +187,7 @@ def test_a_training_step_asks_the_gpu_nothing(gpu, monkeypatch, tmp_path, name, 
     if name == "latte" and not cfg.latte.pooled_dim:
         text = Reader(T5Text(T5, letters_tokenizer()).to(GPU, keep=True), "t5", GPU)
     for place, stand_in in {
-            "loader": lambda cfg, run, dataset: lambda start: itertools.repeat(batch),
+            "loader": lambda cfg, run, dataset, **how: lambda start: itertools.repeat(batch),
             "frozen_vae": lambda cfg, run, kind: {"vae": image_vae, "dpvae": video_vae}[kind](cfg),
             "image_vae": lambda cfg, run: KLVAE(cfg.vae), "reader": lambda cfg, run, alone=False: text,
             "perceptual_for": lambda *_: None,
@@ -220,8 +219,8 @@ def batch_of(cfg):
     frames = 1 if cfg.stage in ("vae", "dit") else cfg.frames
     batch = {"video": empty(2, 3, frames, cfg.size, cfg.size), "caption": ["a cat", "a dog"],
              "place": ["cat/1", "dog/2"], "step": 10, "first": 0, "still": False}
-    images = {"video": empty(4, 3, 1, cfg.size, cfg.size), "caption": ["a cat"] * 4, "place": ["cat/1"] * 4}
     if cfg.stage == "latte":
+        images = {"video": empty(4, 3, 1, cfg.size, cfg.size), "caption": ["a"] * 4, "place": ["cat/1"] * 4}
         batch |= {train.BESIDE + key: value for key, value in images.items()}
     return batch
 
@@ -254,12 +253,11 @@ def test_sampling_comes_back_once_at_the_end(gpu, monkeypatch, kind, sampler):
 
 
 def test_apples_gpu_is_chosen_and_gets_what_it_has(gpu, monkeypatch):
-    """As far as that can be known without one: it is chosen where there is no CUDA; no tensor of float64 comes
-    to it, and nothing is cast to bf16."""
+    """As far as that can be known without one: nothing of float64 comes to it, nothing is cast to bf16."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention",
-                        lambda q, k, v, attn_mask=None: attend_by_hand(q, k, v, attn_mask))
+                        lambda q, k, v, attn_mask: attend_by_hand(q, k, v, attn_mask))
     assert setup().device == "mps" == best_device() and not has_bf16("mps")
     cfg, = parse(["--config", "tiny", "--stage", "latte"])
     net = Latte(replace(cfg.latte, condition="none", context_dim=0, pooled_dim=0)).to("mps")
@@ -270,11 +268,13 @@ def test_apples_gpu_is_chosen_and_gets_what_it_has(gpu, monkeypatch):
     assert x.shape == (1, 3, 8, 32, 32) and not copies.kinds["mps"] & {torch.float64, torch.bfloat16}
 
 
-def test_a_shard_holds_its_part_and_gathers_a_block_at_a_time():
-    """--shard on 4 ranks (the other three are not there, and send anything): a quarter of weights, gradients,
-    moments and EMA; blocks are gathered one by one, in float32; a save gathers one tensor at a time."""
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_shard_holds_its_part_and_gathers_a_block_at_a_time(monkeypatch, bf16):
+    """--shard on 4 ranks (three are not there, and send anything): a quarter of all states; blocks are gathered
+    one by one, with --bf16 in bf16, their gradients summed in float32; a save gathers a tensor at a time."""
+    monkeypatch.setattr("support.trainer.has_bf16", lambda device: True)
     dist.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
-    cfg, = parse(["--config", "tiny", "--stage", "videodit", "--shard"])
+    cfg, = parse(["--config", "tiny", "--stage", "videodit", "--shard", "--bf16" if bf16 else "--no-bf16"])
     net = VideoDiT.from_image(MMDiT(cfg.dit))
     blocks = [sum(p.numel() for p in block.parameters()) for block in net.image.joint_blocks]
     whole, largest = sum(p.numel() for p in net.parameters()), max(p.numel() for p in net.parameters())
@@ -283,17 +283,17 @@ def test_a_shard_holds_its_part_and_gathers_a_block_at_a_time():
         z, cond = torch.ones(2, 4, 2, 4, 4), {"context": torch.ones(2, 12, 32), "pooled": torch.ones(2, 32)}
         return flow_loss(nets["videodit"], z, cond, t=torch.rand(2), noise=z), {}
     learner = Learner(cfg, Run(0, 4), "videodit", Player({"videodit": net}, loss, blocks=net.image.joint_blocks))
-    with Copies() as step:
+    with Copies() as step, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         learner.wrapped({})[0].backward()
     learner.update(1e-4, torch.tensor(True))
     held = [*learner.trained.values(), *(p.grad for p in learner.trained.values()), *learner.ema.values()]
     for state in learner.optimizer.state.values():
         held += [state["exp_avg"], state["exp_avg_sq"]]
     assert sum(local(tensor).numel() for tensor in held) == 5 * whole / 4
-    assert {dtype for _, dtype, _ in step.sent} == {torch.float32}
-    gathers = [n for kind, _, n in step.sent if "allgather" in kind]
-    assert gathers == [whole - sum(blocks), *blocks, *blocks[::-1]]         # forward, backward
-    assert sum(n for kind, _, n in step.sent if "reduce_scatter" in kind) == whole / 4
+    gathers = [(dtype, n) for kind, dtype, n in step.sent if "allgather" in kind]
+    assert gathers == [(torch.float32, whole - sum(blocks)), *(((torch.float32, torch.bfloat16)[bf16], n) for n in blocks + blocks[::-1])]
+    sums = [(dtype, n) for kind, dtype, n in step.sent if "reduce_scatter" in kind]
+    assert {dtype for dtype, _ in sums} == {torch.float32} and sum(n for _, n in sums) == whole / 4
     with Copies() as save:
         learner.state()
     dist.destroy_process_group()

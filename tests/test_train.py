@@ -15,10 +15,11 @@ from support.toy_world import is_heldout
 from support.trainer import Run
 from conftest import script
 from support.order import batches
+from support.video_io import from_bytes
 from presets import Config, apply, parse
 from test_stages import config
 from test_trainer import differs, run, signals  # noqa: F401  signals works by being here
-from train import TIMES, by_time, held_out, mixed, singles, unseen
+from train import TIMES, by_time, encoded, held_out, mixed, singles, toy_or_folder, unseen
 from vae import KLVAE
 
 
@@ -131,6 +132,16 @@ def test_2d_plus_3d_keeps_the_image_model(tiny, tmp_path):
     assert any(video[name].abs().max() > 0 for name in video if "zero_x.weight" in name)
     made = read_config(out / "videodit.safetensors")["config"]
     assert made["attention"] == "2d+3d" and not made["patchify_3d"]
+
+
+def test_a_clip_that_goes_as_bytes_is_the_same_clip(films):
+    """To the bit: what a loader hands to a GPU is a quarter of the size. So are its latents."""
+    folder = toy_or_folder(config("--stage", "videodit", "--data", films), "video")
+    for clips in (folder, singles(config("--stage", "vae"), "video")):
+        floats, small = (next(batches(clips, 2, as_bytes=how))["video"] for how in (False, True))
+        assert small.dtype == torch.uint8 and torch.equal(from_bytes(small), floats)
+        vae = KLVAE(config().vae)
+        assert torch.equal(encoded(vae, small), encoded(vae, floats))
 
 
 # ------------------------------------------------------------ the held-out loss
