@@ -58,7 +58,6 @@ class Axes:
     high: np.ndarray
     corner: np.ndarray             # (2,) pixels, of the image as it will be
     extent: np.ndarray
-    by_tens: np.ndarray            # (2,) whether the axis goes by factors of ten
 
     def pixel(self, at):
         """(n,2) numbers -> (n,2) pixels of the large drawing."""
@@ -67,22 +66,18 @@ class Axes:
         return FINE * (self.corner + upright * self.extent)
 
 
-def plot(path, curves, title="", x="", y="", *, log="", size=(640, 400), square=False):
+def plot(path, curves, title="", x="", y="", *, size=(640, 400), square=False):
     """Draw curves in a frame; returns the image, and saves it unless path is None.
 
     curves    {name: (xs, ys)} or {name: (xs, ys, style)}: "-" a line, "~" a thin pale one, "--" dashes,
               "." dots. A name that starts with "_" takes the colour of the one before it and stands in no
               legend: one of many
     x, y      what the axes show
-    log       "x", "y" or "xy": these axes go by factors of ten, and what is not above zero is left out
     square    a unit is as long on both axes, as on a map"""
-    by_tens = np.array(["x" in log, "y" in log])
     lines = {}
-    for name, curve in curves.items():
-        line = np.stack([np.asarray(values, np.float64) for values in curve[:2]], 1)     # (n,2)
-        line[:, by_tens] = np.log10(np.where(line > 0, line, np.nan))[:, by_tens]
-        lines[name] = line
-    axes = fit_axes(np.concatenate(list(lines.values())), size, by_tens, square)
+    for name, (xs, ys, *_) in curves.items():
+        lines[name] = np.stack([np.asarray(xs, np.float64), np.asarray(ys, np.float64)], 1)     # (n,2)
+    axes = fit_axes(np.concatenate(list(lines.values())), size, square)
 
     image = Image.new("RGB", (FINE * size[0], FINE * size[1]), "white")
     pen = ImageDraw.Draw(image)
@@ -104,7 +99,7 @@ def plot(path, curves, title="", x="", y="", *, log="", size=(640, 400), square=
     return save_image(path, image.reduce(FINE))                                          # size: (w,h)
 
 
-def fit_axes(points, size, by_tens, square):
+def fit_axes(points, size, square):
     """Axes that hold all of these points, with some room."""
     points = points[np.isfinite(points).all(1)]                                          # (n,2)
     if not len(points):
@@ -116,37 +111,28 @@ def fit_axes(points, size, by_tens, square):
     if square:
         half = ((high - low) / extent).max() * extent / 2
         low, high = (low + high) / 2 - half, (low + high) / 2 + half
-    return Axes(low, high, corner, extent, by_tens)
+    return Axes(low, high, corner, extent)
 
 
 # A reader finds 2, 4, 6 at once, and 1.7, 3.4, 5.1 never. So the distance between marks is 1, 2 or 5 times a
-# power of ten, the first of them that gives no more than six marks. Where an axis goes by factors of ten, the
-# place of a number is its logarithm, so equal distances are equal ratios: x^3 is a straight line there, and a
-# loss that halves every 500 steps falls as evenly at 0.01 as at 1.
-def round_numbers(low, high, by_tens):
-    """Where an axis gets its numbers: at 1, 2 or 5 times powers of ten, about five of them."""
-    if by_tens:
-        digits = (1, 2, 5) if high - low < 2 else (1,)
-        every = math.ceil((high - low) / 8)
-        powers = [power for power in range(math.floor(low), math.ceil(high) + 1) if power % every == 0]
-        marks = [power + math.log10(digit) for power in powers for digit in digits]
-    else:
-        step = 10.0 ** math.floor(math.log10((high - low) / 4))
-        step *= next(digit for digit in (1, 2, 5, 10) if (high - low) / (step * digit) <= 6)
-        marks = [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+# power of ten, the first of them that gives no more than six marks.
+def round_numbers(low, high):
+    """Where an axis gets its numbers: about five of them."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 4))
+    step *= next(digit for digit in (1, 2, 5, 10) if (high - low) / (step * digit) <= 6)
+    marks = [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return [mark for mark in marks if low <= mark <= high]
 
 
 def draw_frame(pen, axes):
     """The grid and its numbers."""
     for axis, anchor, shift in ((0, "mt", (0, 6)), (1, "rm", (-6, 0))):
-        for mark in round_numbers(axes.low[axis], axes.high[axis], axes.by_tens[axis]):
+        for mark in round_numbers(axes.low[axis], axes.high[axis]):
             ends = np.stack([axes.low, axes.high])                                       # (2,2)
             ends[:, axis] = mark
             ends = axes.pixel(ends)                                                      # (2,2)
             pen.line(ends.ravel().tolist(), fill=PALE, width=FINE)
-            number = 10 ** mark if axes.by_tens[axis] else mark
-            write(pen, ends[0] / FINE + shift, f"{number:.6g}", 12, GREY, anchor)
+            write(pen, ends[0] / FINE + shift, f"{mark:.6g}", 12, GREY, anchor)
     top_left = axes.pixel(np.array([axes.low[0], axes.high[1]]))
     bottom_right = axes.pixel(np.array([axes.high[0], axes.low[1]]))
     pen.rectangle([*top_left, *bottom_right], outline="#999999", width=FINE)
