@@ -99,7 +99,7 @@ def bench_latte(args, device):
     net, ddpm = Latte(config), DDPM()
     z, noise = torch.randn(2, args.batch, config.in_channels, args.frames, side, side)      # (B,C,T,h,w) each
     t = torch.randint(1000, (args.batch,))
-    return prepared(args, net, net.blocks), trained(
+    return prepared(args, net), trained(
         args, net, lambda: net(z, t), lambda: ddpm_loss(ddpm, net, z, {}, t=t, noise=noise))
 
 
@@ -108,7 +108,7 @@ def bench_mmdit(args, device):
     number in attention. VideoDiT's own row, with a quarter of the frames, is what the DP-VAE buys."""
     config = mmdit_config(args)
     net = MMDiT(config)
-    return prepared(args, net, net.joint_blocks), rectified_flow(args, net, config, args.frames)
+    return prepared(args, net), rectified_flow(args, net, config, args.frames)
 
 
 def bench_videodit(args, device):
@@ -117,7 +117,7 @@ def bench_videodit(args, device):
     config = VideoDiTConfig(**vars(mmdit_config(args)), attention=args.attention)
     net = VideoDiT(config)
     latent_frames = args.frames if args.frames == 1 else args.frames // GOP
-    return prepared(args, net, net.image.joint_blocks), rectified_flow(args, net, config, latent_frames)
+    return prepared(args, net), rectified_flow(args, net, config, latent_frames)
 
 
 def rectified_flow(args, net, config, frames):
@@ -172,12 +172,12 @@ def vae_config(args):
     return SD3 if args.preset == "sd3" else PRESETS[args.preset]["vae"]
 
 
-def prepared(args, net, blocks):
+def prepared(args, net):
     """--checkpointing and --compile, as train.py has them. A block at a time, because all blocks are alike:
     one is compiled, and the others find it done."""
     net.checkpointing = args.checkpointing
     if args.compile:
-        for block in blocks:                                    # block by block, as train.py does
+        for block in blocks_of(net):
             block.compile()
     return net
 
@@ -493,7 +493,7 @@ def moments_of_vae(cfg, rows):
 
 def moments_of_dit(cfg, rows):
     net, text, vae = MMDiT(cfg.dit), ToyText(cfg.text), KLVAE(vae_of(cfg)).requires_grad_(False)
-    net.checkpointing = cfg.checkpointing
+    checkpoint(cfg, net)
     steps = {"a step": flow_step(cfg, net, rows, 1), "encoding": encoding(vae, pixels(cfg, rows, 1))}
     return [net, text], [vae], steps
 
@@ -531,7 +531,7 @@ def moments_of_dpvae(cfg, rows):
 def moments_of_videodit(cfg, rows):
     """Steps of images stand beside those of clips (VideoDiT A.2)."""
     net = VideoDiT(VideoDiTConfig(**vars(cfg.dit), attention=cfg.attention, patchify_3d=cfg.patchify_3d))
-    net.checkpointing = cfg.checkpointing
+    checkpoint(cfg, net)
     if cfg.lora:
         add_lora(net, cfg.lora, torch.bfloat16)
     dp = video_vae(cfg)
@@ -547,7 +547,7 @@ def moments_of_latte(cfg, rows):
     """With the images of joint training as further frames. The loss is a stand-in of the same shape: what
     L_vlb keeps is a few latents, little beside what the blocks keep."""
     net = Latte(cfg.latte)
-    net.checkpointing = cfg.checkpointing
+    checkpoint(cfg, net)
     vae, frames = KLVAE(vae_of(cfg)).requires_grad_(False), cfg.frames
     if cfg.latents == "dpvae":
         vae, frames = video_vae(cfg), cfg.frames // GOP
@@ -572,6 +572,21 @@ def moments_of_latte(cfg, rows):
     if images:
         moments["encoding images"] = encoding(vae, pixels(cfg, rows * images, 1))
     return [net], [vae], moments
+
+
+def blocks_of(net):
+    """What repeats in a transformer, as train.py hands it to --compile, --shard and --checkpoint_every."""
+    if isinstance(net, VideoDiT):
+        return [*net.image.joint_blocks, *(net.twins or ())]
+    if isinstance(net, MMDiT):
+        return net.joint_blocks
+    return net.blocks
+
+
+def checkpoint(cfg, net):
+    net.checkpointing = cfg.checkpointing
+    for number, block in enumerate(blocks_of(net)):
+        block.keeps_all = number % cfg.checkpoint_every > 0
 
 
 def flow_step(cfg, net, rows, frames):
@@ -678,14 +693,8 @@ def loaded_pixels(work):
 
 def gathered_bytes(nets):
     """--shard, in a step: two blocks and all that is outside of blocks are whole, in float32, and so may be
-    their gradients."""
-    net = nets[0]
-    if isinstance(net, VideoDiT):
-        blocks = [*net.image.joint_blocks, *(net.twins or ())]
-    elif isinstance(net, MMDiT):
-        blocks = net.joint_blocks
-    else:
-        blocks = net.blocks
+    their gradients. (At most: with --bf16 a block's products are gathered in half of that.)"""
+    blocks = blocks_of(nets[0])
     inside = weight_bytes(blocks)
     return 2 * (weight_bytes(nets) - inside + 2 * inside / len(blocks))
 
@@ -788,6 +797,8 @@ def told(work):
     """Print a page about a stage; returns {"GB": in all, "hours": in all, "floor": seconds a step}."""
     cfg, gpus = work.cfg, work.gpus
     how = [name for name in ("shard", "checkpointing", "cached", "lora") if getattr(cfg, name)]
+    if cfg.checkpointing and cfg.checkpoint_every > 1:
+        how.append(f"checkpoint_every {cfg.checkpoint_every}")
     print(f"{cfg.config}, stage {cfg.stage}: {gpus} GPUs x {work.rows} clips x {cfg.accumulate} "
           f"micro-batches, {cfg.frames} frames of {cfg.size} x {cfg.size}", *(f"--{name}" for name in how))
 

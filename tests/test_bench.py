@@ -162,6 +162,7 @@ def row(name, *words):
 def test_checkpointing_and_micro_batches_save_memory():
     whole = row("a step", "--cached", "--no-checkpointing")
     assert row("a step", "--cached") < 0.6 * whole
+    assert row("a step", "--cached") < row("a step", "--cached", "--checkpoint_every", "2") < 0.9 * whole
     assert row("a step", "--cached", "--no-checkpointing", "--accumulate", "2") < 0.7 * whole
 
 
@@ -184,6 +185,14 @@ def test_hours_are_flops_over_a_share_of_the_peak():
     assert 0.97 * by_hand < spent["network"] < by_hand
     assert spent.keys() == {"network", "encoding"}
     assert bench.step_flops(work("latte-ffs", "--cached")).keys() == {"network"}
+
+
+def test_what_is_computed_twice_costs_time():
+    """Gradient checkpointing runs forward once more, 4 for 3; of every second block half of that."""
+    words = ("videodit-256", "--stage", "videodit", "--dit.depth", "4", "--cached")
+    every, second, none = (bench.step_flops(work(*words, *flags))["network"] for flags in (
+        (), ("--checkpoint_every", "2"), ("--no-checkpointing",)))
+    assert every / none == pytest.approx(4 / 3, abs=0.01) and 2 * second == pytest.approx(every + none, rel=0.01)
 
 
 def test_the_floor_of_a_step_by_hand():

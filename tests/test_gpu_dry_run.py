@@ -268,13 +268,13 @@ def test_apples_gpu_is_chosen_and_gets_what_it_has(gpu, monkeypatch):
     assert x.shape == (1, 3, 8, 32, 32) and not copies.kinds["mps"] & {torch.float64, torch.bfloat16}
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_a_shard_holds_its_part_and_gathers_a_block_at_a_time(monkeypatch, bf16):
+@pytest.mark.parametrize("flag, half", [("--no-bf16", torch.float32), ("--bf16", torch.bfloat16)])
+def test_a_shard_holds_its_part_and_gathers_a_block_at_a_time(monkeypatch, flag, half):
     """--shard on 4 ranks (three are not there, and send anything): a quarter of all states; blocks are gathered
     one by one, with --bf16 in bf16, their gradients summed in float32; a save gathers a tensor at a time."""
     monkeypatch.setattr("support.trainer.has_bf16", lambda device: True)
     dist.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
-    cfg, = parse(["--config", "tiny", "--stage", "videodit", "--shard", "--bf16" if bf16 else "--no-bf16"])
+    cfg, = parse(["--config", "tiny", "--stage", "videodit", "--shard", flag])
     net = VideoDiT.from_image(MMDiT(cfg.dit))
     blocks = [sum(p.numel() for p in block.parameters()) for block in net.image.joint_blocks]
     whole, largest = sum(p.numel() for p in net.parameters()), max(p.numel() for p in net.parameters())
@@ -283,7 +283,7 @@ def test_a_shard_holds_its_part_and_gathers_a_block_at_a_time(monkeypatch, bf16)
         z, cond = torch.ones(2, 4, 2, 4, 4), {"context": torch.ones(2, 12, 32), "pooled": torch.ones(2, 32)}
         return flow_loss(nets["videodit"], z, cond, t=torch.rand(2), noise=z), {}
     learner = Learner(cfg, Run(0, 4), "videodit", Player({"videodit": net}, loss, blocks=net.image.joint_blocks))
-    with Copies() as step, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with Copies() as step, torch.autocast("cpu", torch.bfloat16, enabled=cfg.bf16):
         learner.wrapped({})[0].backward()
     learner.update(1e-4, torch.tensor(True))
     held = [*learner.trained.values(), *(p.grad for p in learner.trained.values()), *learner.ema.values()]
@@ -291,7 +291,7 @@ def test_a_shard_holds_its_part_and_gathers_a_block_at_a_time(monkeypatch, bf16)
         held += [state["exp_avg"], state["exp_avg_sq"]]
     assert sum(local(tensor).numel() for tensor in held) == 5 * whole / 4
     gathers = [(dtype, n) for kind, dtype, n in step.sent if "allgather" in kind]
-    assert gathers == [(torch.float32, whole - sum(blocks)), *(((torch.float32, torch.bfloat16)[bf16], n) for n in blocks + blocks[::-1])]
+    assert gathers == [(torch.float32, whole - sum(blocks)), *((half, n) for n in blocks + blocks[::-1])]
     sums = [(dtype, n) for kind, dtype, n in step.sent if "reduce_scatter" in kind]
     assert {dtype for dtype, _ in sums} == {torch.float32} and sum(n for _, n in sums) == whole / 4
     with Copies() as save:
