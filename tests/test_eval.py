@@ -19,9 +19,8 @@ from support.checkpoints import save_network
 from support.cli import UserError
 from dit import MMDiT
 from latte import Latte, LatteConfig
-from support.detectors import I3D, FrozenNorm, AttributeClassifier, classifier_targets
+from support.detectors import AttributeClassifier, classifier_targets
 from support.metrics import frechet, gaussian
-from support.eval_clips import Side
 from test_latte import trained
 from text import ToyText
 from vae import DPVAE, KLVAE, KLVAEConfig
@@ -59,6 +58,20 @@ def quiet_classifier(width=8):
     return AttributeClassifier(config).eval()
 
 
+def latte_folder(folder, option, condition="", classes=()):
+    """A folder as train.py leaves it, with a Latte of two frames of latents and its image VAE."""
+    net = trained(1 if condition else 2, condition or option)
+    config = presets.PRESETS["tiny"]["vae"]
+    vae = KLVAE(eval.dataclasses.replace(config, z_channels=net.config.in_channels))
+    save_network(folder / "vae.safetensors", vae)
+    extra = {"size": net.config.input_size * vae.downsampling, "frames": net.config.frames, "shift": 1.0,
+             "objective": "ddpm", "latents": "vae"}
+    if net.config.condition == "class":
+        extra["classes"] = classes or [f"class {number}" for number in range(net.config.classes)]
+    save_network(folder / "latte.safetensors", net, extra=extra)
+    return folder
+
+
 # ---------------------------------------------------------------------------------------------- monotony
 
 def noisy(video, level):
@@ -94,41 +107,18 @@ def test_toy_fvd_grows_with_damage(damage):
     assert 0 < values[0] < values[1] < values[2]
 
 
-@pytest.mark.slow
-def test_fvd_of_an_untrained_i3d_grows_with_damage():
-    """The same through the real network's architecture, with random weights."""
-    torch.manual_seed(0)
-    net, clips = I3D(), rendered(4)
-    for module in net.modules():
-        if isinstance(module, FrozenNorm):
-            module.weight.fill_(1.0)
-            module.running_var.fill_(1.0)
-        elif isinstance(module, torch.nn.Conv3d):
-            torch.nn.init.kaiming_normal_(module.weight)
-    with torch.no_grad():
-        real = gaussian(net(clips))
-        for damage in (noisy, blurred, shuffled, frozen):
-            values = [frechet(*real, *gaussian(net(damage(clips, level)))) for level in (1, 2, 3)]
-            assert 0 < values[0] < values[1] < values[2], (damage.__name__, values)
-
-
 # ---------------------------------------------------------------------------------------------- commands
 
 def test_fvd_command_labels_toy_numbers_and_caches_the_real_side(ckpt, shots, tmp_path, capsys, monkeypatch):
     """The second call looks at the fakes only, and finds the same number."""
-    argv = [str(shots), str(shots), *TOY_FLAGS, "--clips", "4", "--classifier",
-            str(ckpt / "classifier.safetensors"),
-            "--cache", str(tmp_path)]
+    argv = [str(shots), str(shots), *IS_FLAGS, "--clips", "4", "--cache", str(tmp_path), "--classifier",
+            str(ckpt / "classifier.safetensors")]
     first = eval.distance("fvd", argv)
     assert first["metric"] == "toy fvd" and first["fvd"] < 1e-3
-    monkeypatch.setattr(Side, "stream",
-                        lambda self, workers: streams.append(self.fake) or original(self, workers))
-    streams, original = [], SIDE_STREAM
-    assert eval.distance("fvd", argv)["fvd"] == first["fvd"] and streams == [True]
+    looked, extract = [], eval.extract
+    monkeypatch.setattr(eval, "extract", lambda side, *more: looked.append(side.fake) or extract(side, *more))
+    assert eval.distance("fvd", argv)["fvd"] == first["fvd"] and looked == [True]
     assert "toy FVD" in capsys.readouterr().out
-
-
-SIDE_STREAM = Side.stream
 
 
 def test_fid_and_is_commands_run_on_frames_and_clips(ckpt, shots):
@@ -330,16 +320,9 @@ def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
         path = tmp_path / "UCF-101" / layout.format(name=name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-    net, folder = trained(1, "class"), tmp_path / "run"
-    config = presets.PRESETS["tiny"]["vae"]
-    save_network(folder / "vae.safetensors", KLVAE(eval.dataclasses.replace(
-        config, z_channels=net.config.in_channels)))
-    size = net.config.input_size * KLVAE(config).downsampling
-    save_network(folder / "latte.safetensors", net, extra={
-        "size": size, "frames": net.config.frames, "shift": 1.0, "objective": "flow", "latents": "vae",
-        "classes": ["ApplyEyeMakeup", "Archery"]})
+    folder = latte_folder(tmp_path / "run", "", "class", ["ApplyEyeMakeup", "Archery"])
     eval.main(["sample", str(folder), "-n", "2", "--steps", "1", "--prompts", str(tmp_path / "UCF-101"),
-                   "-o", str(tmp_path / "clips"), "--png"])
+               "-o", str(tmp_path / "clips"), "--png"])
     made = sorted(path.name for path in (tmp_path / "clips").iterdir() if path.is_dir())
     assert made == ["000000", "000001"]
 
@@ -403,20 +386,6 @@ def test_bad_folders_are_answered_in_one_line(ckpt, shots, tmp_path):
 
 # ------------------------------------------------------------------------------------------ inside a Latte
 
-def latte_folder(folder, option, condition=""):
-    """A folder as train.py leaves it, with a Latte of two frames of latents and its image VAE."""
-    net = trained(1 if condition else 2, condition or option)
-    config = presets.PRESETS["tiny"]["vae"]
-    vae = KLVAE(eval.dataclasses.replace(config, z_channels=net.config.in_channels))
-    save_network(folder / "vae.safetensors", vae)
-    extra = {"size": net.config.input_size * vae.downsampling, "frames": net.config.frames, "shift": 1.0,
-             "objective": "ddpm", "latents": "vae"}
-    if net.config.condition == "class":
-        extra["classes"] = [f"class {number}" for number in range(net.config.classes)]
-    save_network(folder / "latte.safetensors", net, extra=extra)
-    return folder
-
-
 @pytest.mark.parametrize("option", ["plain", "class", "text"])
 def test_similarity_prints_every_block_and_draws_them(option, tmp_path, shots, capsys):
     """Latte Fig. 6 on clips, at the noise that was asked for: encoded, scaled, with noise on them."""
@@ -459,14 +428,8 @@ def test_a_released_latte_is_reproduced_by_one_command(tmp_path, monkeypatch, ca
     """Sample, FVD, and of UCF101 IS, by the published protocol; each command parses, and what the paper
     has is printed beside the result."""
     ran = []
-
-    def stand_in(name):
-        def run(argv):
-            ran.append([name, *argv])
-            return {name: 100.0}
-        return run
     for name in ("sample", "fvd", "is"):
-        monkeypatch.setitem(eval.COMMANDS, name, stand_in(name))
+        monkeypatch.setitem(eval.COMMANDS, name, lambda argv, name=name: ran.append([name, *argv]) or {name: 100.0})
     result = eval.reproduce(["ucf101.pt", "--data", "UCF101", "--vae", "sd", "--trust-torchscript"])
     assert [words[0] for words in ran] == ["sample", "fvd", "is"] and result["fvd"] == 100
     args, protocol = eval.parse_metric("fvd", ran[1][1:], ("i3d",), ("real", "fake"))
