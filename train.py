@@ -918,7 +918,7 @@ def feed(cfg, run, kind, vae, text=None):
     words = None
     if isinstance(dataset, ToyClips) and not store:         # the toy says other words of a clip in each epoch
         words = dataset.words
-    return LatentCache(folder, mark, words)
+    return LatentCache(folder, words)
 
 
 # Three flags are about a transformer's blocks. --checkpointing (gradient checkpointing) keeps of each block

@@ -35,8 +35,9 @@ from support.order import load
 #     FOLDER/text/3f/9c0a...safetensors    what the text encoders say of one caption
 #
 # A cache is a promise that may be broken behind its back: another VAE, another crop, a video replaced under
-# its old name. So `made` holds all that the latents depend on, and whoever reads compares it with what the
-# run would make (identity() of the data set, fingerprint() of the VAE), and names what differs.
+# its old name. So `made` holds all that the latents depend on. Before anything is read, write_cache compares
+# it with what the run would make (identity() of the data set, fingerprint() of the VAE), and names what
+# differs.
 
 SHARD = re.compile(r"(\d{5})-of-(\d{5})\.safetensors")
 
@@ -63,7 +64,7 @@ def write_cache(folder, dataset, encode, batch, vae, *, shift=0.0, scale=1.0, ep
     """Encode every item (`epochs` windows of each video) into NNNNN-of-MMMMM.safetensors under `folder`.
 
     encode    batch -> {"latent": (B,C,T',h,w) raw, ...}; it is given `batch` items at a time
-    vae       fingerprint() of the encoder: LatentCache refuses latents of another one
+    vae       fingerprint() of the encoder: a cache of another one's latents is refused
     text      [captions] -> {"context": (B,L,D), ...}, asked once for each different caption, `batch` at once;
               speaker names its encoders as `vae` does the VAE
     watch     called after every batch: the place to stop, by an exception, when a signal has come
@@ -186,11 +187,9 @@ def open_shard(path, written, process):
 class LatentCache:
     """What write_cache wrote, as a dataset of {"latent": (C,T',h,w) raw, "caption": str, "place": str, ...}.
 
-    vae       the fingerprint that the latents must have been made with; None trusts them
-    words     (index, epoch) -> caption, for captions that change with the epoch; None: those stored
-    want      identity() of the data set that the run would encode, and whatever else of `made` must be so"""
+    words     (index, epoch) -> caption, for captions that change with the epoch; None: those stored"""
 
-    def __init__(self, folder, vae=None, words=None, want=None):
+    def __init__(self, folder, words=None):
         self.folder, self.paths, self.words = Path(folder), shards_of(folder), words
         if not self.paths:
             raise UserError(f"no latent cache in {folder}; encode one first, or check --cache")
@@ -198,13 +197,10 @@ class LatentCache:
         if len(self.paths) != shards:
             raise UserError(f"the latent cache in {folder} has {len(self.paths)} of {shards} shards: it was "
                             "interrupted; run the encoding again to go on")
-        self.made = cache_made(self.paths[0])[0]
-        wanted = {} if vae is None else {"vae": vae}
-        check_made(folder, self.made, wanted | (want or {}))
         self.written = [path.stat().st_mtime_ns for path in self.paths]
         self.captions, self.places = [], []
         for path in self.paths:
-            _, captions, places = cache_made(path)
+            self.made, captions, places = cache_made(path)
             self.captions += captions
             self.places += places
         self.shift, self.scale, self.shard = (self.made[key] for key in ("shift", "scale", "shard"))
