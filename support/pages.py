@@ -31,7 +31,7 @@ figure { margin: 0; min-width: 0 } figcaption { overflow-wrap: anywhere }
 img, video { display: block; max-width: 100%; border-radius: 4px; image-rendering: pixelated }
 .clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)); gap: 1.2rem }
 .clips figure { margin: 0; padding: .7rem } .clips img, .clips video { width: 100% }
-.clips figcaption { margin-top: .5rem }
+.clips figcaption { margin-top: .5rem } .clips summary { font-size: .85em }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 220px), 1fr)); gap: 1rem }
 .previews { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); gap: 1rem;
        margin-top: 1rem }
@@ -66,8 +66,9 @@ def short(value):
         return f"{value / 1e3:.0f}k"
     if 1e6 <= abs(value) < 1e9:
         return f"{value / 1e6:.3g}M"
-    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e5 else f"{value:.3g}"
-    return "0" if text.strip("-0.") == "" else text
+    if 1000 <= abs(value) < 1e5:
+        return f"{value:,.0f}"
+    return f"{value:z.3g}"                                  # z: -0 is 0
 
 
 # ---------------------------------------------------------------------------------------------- the report
@@ -142,9 +143,12 @@ def stage_report(folder):
         parts.append("</div>")
     parts += previews(folder)
     rows = []
+    meanings = dict(MEANING)
+    for loss in losses[:1]:
+        meanings[loss] = "the loss that is trained on"
     for key, value in last.items():
         if isinstance(value, (int, float)) and key != "step":
-            meaning = "the loss that is trained on" if [key] == losses[:1] else MEANING.get(key, "")
+            meaning = meanings.get(key, "")
             rows.append(f'<tr><td>{html.escape(key)}<td class="number">{short(value)}'
                         f'<td class="soft">{meaning}')
     parts.append("<details open><summary>the last line of the log</summary><table>" + "".join(rows)
@@ -158,13 +162,15 @@ def stage_report(folder):
 def previews(folder):
     """A dozen at most, the last one among them: an image is its bytes in base64."""
     shown = sorted(path for path in folder.glob("*.png") if path.stem.isdigit() and path.is_file())
+    if not shown:
+        return []
     every = max(len(shown) // 12, 1)
     figures = []
     for path in shown[::-1][::every][::-1]:
         data = base64.b64encode(path.read_bytes()).decode()
         figures.append(f'<figure><img src="data:image/png;base64,{data}" alt="">'
                        f"<figcaption><small>step {int(path.stem):,}</small></figcaption></figure>")
-    return ['<div class="previews">', *figures, "</div>"] if figures else []
+    return ['<div class="previews">', *figures, "</div>"]
 
 
 # A curve is an SVG polyline: a list of points. What it says in words stands beside it, outside the drawing,
@@ -226,7 +232,10 @@ def write_page(out):
         if about and (shown := player(path, about["prompt"])):
             cards.append((about["made"], path.name, card(path, about, shown)))
     cards = [card for _, _, card in sorted(cards)[::-1]]
-    write_html(out / "index.html", f"{len(cards)} clips", ['<main class="clips">', *cards, "</main>"])
+    title = f"{len(cards)} clips"
+    if len(cards) == 1:
+        title = "1 clip"
+    write_html(out / "index.html", title, ['<main class="clips">', *cards, "</main>"])
 
 
 def settings_of(path):
@@ -256,13 +265,10 @@ def player(path, prompt):
 
 def card(path, about, shown):
     """A clip with its prompt, what one compares clips by, and the rest for who opens it."""
-    first, rest = [], []
-    for key, value in about.items():
-        if key in ("prompt", "torch") or value in ("", None, []):
-            continue
-        text = html.escape(f"{key} {short(value)[:200]}")
-        (first if key in ("seed", "steps", "guidance", "cfg", "sampler", "negative") else rest).append(text)
+    told = {key: html.escape(f"{key} {short(value)[:200]}") for key, value in about.items()
+            if key not in ("prompt", "torch") and value not in ("", None, [])}
+    first = [told.pop(key) for key in ("sampler", "steps", "guidance", "cfg", "seed", "negative") if key in told]
     return (f"<figure>{shown}<figcaption><b>{html.escape(about['prompt'] or path.stem)}</b>"
             f"<br><small>{', '.join(first)}</small>"
-            f"<details><summary>{html.escape(path.stem)}</summary><small>{', '.join(rest)}</small></details>"
-            "</figcaption></figure>")
+            f"<details><summary>{html.escape(path.stem)}</summary>"
+            f"<small>{', '.join(told.values())}</small></details></figcaption></figure>")
