@@ -1,7 +1,7 @@
 """README is a promise: every command block in it runs, in order, in a clean folder, to its end.
 
 The papers' recipes run as printed on small stand-ins: files in the exact layouts of the released ones with
-small random networks, data trees of a few films and pictures, and OVERRIDES, one table of flags that is
+small random networks, data trees of a few videos and images, and OVERRIDES, one table of flags that is
 appended to a command that matches. What is not in README is not promised; what is in it runs."""
 
 import json
@@ -107,8 +107,20 @@ def test_every_override_serves_a_command_of_the_readme():
     assert [key for key in OVERRIDES if key not in commands] == []
 
 
+def test_a_comment_above_a_command_harms_nobody_who_pastes_it_into_zsh():
+    """There a # that is typed begins no comment: its line is a command, and a quote or an operator in it would
+    take the next lines with it."""
+    for file in (Path("README.md"), *Path("docs").glob("*.md")):
+        commands = re.sub(r"<<'END'\n.*?^END$", "", "\n".join(blocks(file.read_text("utf-8"))), flags=re.M | re.S)
+        for line in commands.splitlines():
+            assert not re.search(r"^\s*#.*['\"`;&|<>()*?$!\[\]]|\S\s+# ", line), f"{file}: {line}"
+
+
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs_in_order_in_a_clean_folder(tmp_path):
+@pytest.mark.parametrize("shell", ("bash", "zsh"))
+def test_every_command_of_the_readme_runs_in_order_in_a_clean_folder(tmp_path, shell):
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
     work, log = clean_copy(tmp_path / "clone"), tmp_path / "commands.log"
     stand_ins(work)                                         # weights/, CLIPS, IMAGES, ...: README's names
     bin_folder = shims(tmp_path / "bin", log)
@@ -118,7 +130,7 @@ def test_every_command_of_the_readme_runs_in_order_in_a_clean_folder(tmp_path):
     (tmp_path / "readme.sh").write_text("\n".join(lines) + "\n")
     env = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     env.pop("GOLDEN_DIR", None)
-    done = subprocess.run(["bash", str(tmp_path / "readme.sh")], cwd=work, env=env, capture_output=True,
+    done = subprocess.run([shell, str(tmp_path / "readme.sh")], cwd=work, env=env, capture_output=True,
                           text=True, errors="replace")
     told = log.read_text().splitlines()[-1] if log.exists() else "nothing"
     assert done.returncode == 0, f"after: {told}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
