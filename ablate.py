@@ -378,7 +378,9 @@ def every(config, points):
 # nothing else.
 def measure_commands(args, key, folder, config):
     """eval.py: reconstruction where there is a DP-VAE, and clips where there is a transformer."""
-    model, toy, commands = TABLES[key].model, config.data in WORLDS, []
+    model = TABLES[key].model
+    toy = config.data in WORLDS
+    commands = []
     if model != "latte":                                        # VideoDiT 4.1: 50 videos of 64 frames
         videos = [config.data, "-n", str(args.n), *by_classifier(folder)]
         if not toy:
@@ -549,10 +551,10 @@ def cost(args, key, jobs):
     """What is still to be trained, in words: hours, and what a curve's states and a cache take on disk."""
     if args.config in SMALL:
         return ""
-    of = args.config
-    if of not in HOURS:
-        of = "latte-img" if of.endswith("-img") else "latte"
     hours = 0.0
+    of = args.config
+    if of not in HOURS:                                         # the four sets are alike
+        of = "latte-img" if of.endswith("-img") else "latte"
     commands = {shown(command): command for job in jobs for command in job.training}
     for command in commands.values():
         config = presets.parse(command[1:])[0]
@@ -832,7 +834,8 @@ def clip_scores(ours, measure):
 # brackets is the seeds': how far the same flags' OTHER weights did. Papers print neither.
 def summary(ours):
     """{eval.py's command: its JSON} -> {column: (number, its standard error or None)}."""
-    recon, line = ours.get("recon", {}), {}
+    line = {}
+    recon = ours.get("recon", {})
     for key, name in (("psnr", "PSNR"), ("ssim", "SSIM"), ("lpips", "LPIPS"), ("toy_lpips", "toy LPIPS"),
                       ("key_psnr", "D_k(z) dB")):
         if key in recon:
@@ -861,7 +864,9 @@ def losses(job, ours):
         return {}
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     late = [line[job.model] for line in lines if line["step"] > 0.8 * lines[-1]["step"]]
-    found = {"training loss": (mean(late), None)} if late else {}
+    found = {}
+    if late:
+        found["training loss"] = mean(late), None
     held_out = [value for name, value in lines[-1].items() if name.startswith("valid_")]
     if held_out:
         found["held-out loss"] = mean(held_out), None
@@ -882,7 +887,8 @@ def paper_of(args, row):
 # or planned.
 def collect(args, key, results):
     """A table as JSON: the paper's numbers, ours of every seed, what made them, and what they decide."""
-    table, rows = TABLES[key], []
+    table = TABLES[key]
+    rows = []
     for row, runs in zip(table.rows, results):
         lines = [summary(found["ours"]) | losses(row_job(args, key, row, seed), found["ours"])
                  for seed, found in enumerate(runs)]
@@ -990,7 +996,8 @@ def markdown(found):
 
 def show(args, key, results):
     """Print the table; write TABLE.json, TABLE.md and the chart; lay the rows' drawings one above another."""
-    found, folder = collect(args, key, results), Path(args.results or Path(args.out) / args.config)
+    found = collect(args, key, results)
+    folder = Path(args.results or Path(args.out) / args.config)
     text = f"{key}: {found['title']}\n\n{markdown(found)}\n"
     print(f"\n{text}")
     write_atomic(folder / f"{key}.json", lambda to: to.write_text(json.dumps(found, indent=1), "utf-8"))
@@ -1022,7 +1029,8 @@ def draw_table(path, found, most=4):
 # overwritten.
 def draw_curves(found):
     """FVD over iterations, as Latte's Figs. 5 and 7: a line through the means, a dot a seed."""
-    last, curves = next(name for name in found["rows"][0]["ours"] if "FVD" in name), {}
+    last = next(name for name in found["rows"][0]["ours"] if "FVD" in name)
+    curves = {}
     for row in found["rows"]:
         steps = [*map(int, row["curve"]), row["steps"]]
         values = [*row["curve"].values(), row["ours"][last]["seeds"]]                       # (points,seeds)

@@ -31,7 +31,6 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded: see sample.py
 
 import numpy as np
-from safetensors.torch import save_file
 import torch
 from tqdm import tqdm
 
@@ -43,7 +42,7 @@ from sample import (TOKENS, TOY, decode, encode, generate, given_ends, go_on, ho
                     sample_latents, tokens_of)
 from vae import DPVAE, GOP, KLVAE, fold
 from support import nearest, toy_world
-from support.checkpoints import class_of, load_network, read_config, read_state, sweep, write_atomic
+from support.checkpoints import class_of, load_network, read_config, read_state, save_tensors, sweep, write_atomic
 from support.cli import FlagParser, UserError, check_writable, finite, polite
 from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_targets,
                                perceptual_distance)
@@ -314,8 +313,8 @@ def open_vae(path):
     if path.is_dir():
         is_image = (path / "vae.safetensors").is_file() and not (path / "dpvae.safetensors").is_file()
         path = path / ("vae.safetensors" if is_image else "dpvae.safetensors")
-    kind = KLVAE if class_of(path) == "KLVAE" else DPVAE
-    return load_network(kind, path).to(device()), read_config(path)
+    kinds = {"KLVAE": KLVAE, "DPVAE": DPVAE}
+    return load_network(kinds.get(class_of(path), DPVAE), path).to(device()), read_config(path)
 
 
 # Which frames are reconstructed matters as much as how: VideoDiT 4.1 takes 50 videos "randomly sampled", 64
@@ -637,7 +636,9 @@ def encode_clips(net, vae, args):
     """Latents (B,C,T,h,w) of the first -n clips that --seed draws, as long and large as the Latte's."""
     args.frames = net.config.frames * (GOP if isinstance(vae, DPVAE) else 1)
     args.size = net.config.input_size * vae.downsampling
-    args.windows, args.part, args.split = 1, (0.0, 1.0), "train"
+    args.windows = 1
+    args.part = 0.0, 1.0
+    args.split = "train"
     clips = [clip for _, clip in video_windows(args) if clip.shape[1] == args.frames]       # (3,T,H,W) each
     if not clips:
         raise UserError(f"--data {args.data}: no video of {args.frames} frames, {args.stride} apart")
@@ -797,7 +798,8 @@ def from_image_alone(models, how, specs, first):
 # motion is over: what has moved left is at the left edge, and no video exists that goes on and still does so.
 def onwards(models, how, specs, first):
     """Half a clip goes on to its end; the classifier sees the second half."""
-    prompts, frames = [toy_world.caption(spec) for spec in specs], 2 * models.frames
+    prompts = [toy_world.caption(spec) for spec in specs]
+    frames = 2 * models.frames
     x = render_all(specs, frames, models.size)[:, :, :models.frames]                        # (B,3,T,H,W)
     z = go_on(models, prompts, encode(models, x), frames, how, first)
     return Continued(decode(models.vae, z, frames), {}, models.frames)
@@ -906,7 +908,8 @@ def toy(argv):
     continued = CONTINUED if moves and args.given else {}
     specs = next(unseen("any", args.n, args.n, args.vocabulary))[1]
     true = render_all(specs, models.frames if moves else 16, models.size)                   # (N,3,T,H,W)
-    result, each, shown = {"classifier": shares(clip_scores(classifier, specs, true, args.batch))}, {}, []
+    result = {"classifier": shares(clip_scores(classifier, specs, true, args.batch))}
+    each, shown = {}, []
     with tqdm(total=args.n * len(rows) + args.given * len(continued), unit="clip", mininterval=1) as bar:
         for row, kind in rows.items():
             bar.set_description(row)
@@ -1002,7 +1005,8 @@ def device():
 @torch.no_grad()
 def extract(side, look, args):
     """Features (N,R,F) of every usable clip of a side."""
-    clips, found = side.stream(args.workers), []
+    clips = side.stream(args.workers)
+    found = []
     with tqdm(total=min(side.protocol.clips, len(side.clips)), desc=Path(side.root).name, unit="clip") as bar:
         while pack := list(itertools.islice(clips, args.batch)):
             for frames in sorted({len(clip) for clip in pack}):    # of one length, but for the ends of videos
@@ -1027,7 +1031,7 @@ def extract_real(side, look, mark, args):
     path = Path(args.cache) / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.safetensors"
     if not path.is_file():
         features = extract(side, look, args)
-        write_atomic(path, lambda temporary: save_file({"features": features}, temporary))
+        save_tensors(path, {"features": features}, {})
     print(f"features of {side.root} are in {path}")
     return read_state(path)["features"]
 
@@ -1084,7 +1088,11 @@ def draw_sides(path, sides, count=4):
 # above it.
 def finish(result):
     """The result again as the last line, for programs; JSON has no NaN."""
-    print(json.dumps({key: None if value != value else value for key, value in result.items()}))
+    told = dict(result)
+    for key, value in result.items():
+        if value != value:
+            told[key] = None
+    print(json.dumps(told))
     return result
 
 

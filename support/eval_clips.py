@@ -81,7 +81,9 @@ FILTERS = {"lanczos": Image.LANCZOS, "bicubic": Image.BICUBIC, "bilinear": Image
 # Somebody who finds another number can then look for the line in which the two protocols differ.
 def read_protocol(args):
     """The preset with the flags that were given on top, checked."""
-    name = args.protocol or ("toy" if args.features == "toy" else "latte")
+    name = args.protocol or "latte"
+    if args.features == "toy" and not args.protocol:
+        name = "toy"
     given = {}
     for item in dataclasses.fields(Protocol):
         value = getattr(args, item.name, None)
@@ -129,7 +131,9 @@ class Side:
     "toy:KIND:SEED". With --frames 1 every image is a clip. whole: all frames of all videos, not a window."""
 
     def __init__(self, root, protocol, fake=False, whole=False):
-        self.root, self.protocol, self.fake = str(root), protocol, fake
+        self.root = str(root)
+        self.protocol = protocol
+        self.fake = fake
         self.skipped = []               # why clips could not be used
         self.small = 0                  # clips that had to be enlarged
         self.spans = None               # whole: the frames of each clip
@@ -139,7 +143,8 @@ class Side:
         if self.toy:
             self.clips = list(range(protocol.clips))
             return
-        source = list_source(root, "" if fake or protocol.split == "all" else protocol.split)
+        one_split = protocol.split != "all" and not fake
+        source = list_source(root, protocol.split if one_split else "")
         source.refuse_empty()
         images = source.images
         if source.videos:                               # beside them, images are covers or videos' frames
@@ -173,7 +178,7 @@ class Side:
         self.clips, self.spans = clips, spans
         self.protocol = dataclasses.replace(self.protocol, clips=len(clips))
 
-# A cache of features must not outlive the files: a name, a size and a time of writing say whether they
+    # A cache of features must not outlive the files: a name, a size and a time of writing say whether they
     # are the same ones, without reading gigabytes to be sure.
     def contents(self):
         """What the cache knows a set by: names, sizes and times of its files."""
@@ -245,7 +250,8 @@ class Side:
         """Usable clips, uint8 (T,H,W,3), in a seeded random order, at most --clips of them. Threads decode
         ahead, so that the network never waits: FFmpeg, Pillow and NumPy let go of Python's lock."""
         order = iter(np.random.default_rng(self.protocol.seed).permutation(len(self.clips)).tolist())
-        found, pending, pool = 0, deque(), ThreadPoolExecutor(workers)
+        pool, pending = ThreadPoolExecutor(workers), deque()
+        found = 0
         try:
             while found < self.protocol.clips:
                 ahead = itertools.islice(order, 4 * workers - len(pending))
