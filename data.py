@@ -47,7 +47,6 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from support import toy_world
@@ -366,28 +365,14 @@ class ImageFolder:
         self.texts = Captions(self.root, source.names, self.names)
         open_checks(self)
 
-    def __len__(self):
-        return len(self.names)
-
-    def item(self, index, epoch=0):
-        return first_usable(self, index, epoch)
-
     def read(self, index, rng):
         """One image, cropped as rng has it, or Unusable."""
         how = self.config
         image = open_image(self.root, self.names[index], how.short, how.long)            # (h,w,3)
         return {"video": to_video(crop_clip(image[None], how.size, how.crop, how.flip, rng))}    # (3,1,H,W)
 
-    def words(self, index, epoch=0):
-        return words_of(self, index, epoch)
-
-    @functools.cached_property
-    def captions(self):
-        return all_captions(self.texts.lookup, len(self))
-
-    @functools.cached_property
-    def places(self):
-        return [stem_of(name) for name in self.names]
+    __len__, item, words = ClipFolder.__len__, ClipFolder.item, ClipFolder.words
+    captions, places = ClipFolder.captions, ClipFolder.places
 
     def identity(self):
         """What these images are: equal for two data sets that give equal ones."""
@@ -396,16 +381,16 @@ class ImageFolder:
 
 # ------------------------------------------------------------------------------------------- several sources
 
-# One set is large and its videos small, another the reverse (WebVid and Pexels in VideoDiT 4.1), and a run may
-# want of each a share that is not its size. Nothing is tossed for it. An epoch has places for each source, in
-# the ratio of the weights, and as many as let every source be met whole; order.py shuffles the places. What
+# One set is large and its videos small, another the reverse (WebVid and Pexels in VideoDiT 4.1), and a run
+# may want of each a share that is not its size. Nothing is tossed for it. An epoch has places for each source,
+# in the ratio of the weights, and as many as let every source be met whole; order.py shuffles the places. What
 # stands in them is the source's items in turn, round and round, each round an epoch of its own:
 #
 #     --data A:3 B:1                        A has 4 videos, B has 2
 #     places of an epoch    0 1 2 3 4 5 | 6 7
 #     of them in epoch 0    A's 0 1 2 3 0 1 | B's 0 1
 #     of them in epoch 1    A's 2 3 0 1 2 3 | B's 0 1
-SOURCE = re.compile(r"(?:^| )(.+?):(\d+\.?\d*|\.\d+)(?= |$)")           # PATH:WEIGHT, as presets.py joins them
+SOURCE = re.compile(r"(?:^| )(.+?):(\d+\.?\d*|\.\d+)(?= |$)")       # PATH:WEIGHT, parted by blanks
 
 
 def split_sources(name):
@@ -597,38 +582,47 @@ def measure(dataset, index):
 
 # Where a caption comes from is counted, because it cannot be seen in the loss: if 3,000 of 3,000 come from
 # folders' names, a table was not found, and the model will learn to paint "videos".
-def report(dataset):
-    """({what: text} of all that a data set holds, each file tried, some to look at with their labels)."""
+def report(what, root, open_it):
+    """Try each file of one data set, print what was found; returns some clips with their labels."""
+    try:
+        dataset = open_it()
+    except UserError as error:
+        print(f"{what}: {error}")
+        return []
     measured, sources, said, shown = [], Counter(), set(), []
     picked = set(np.linspace(0, len(dataset) - 1, 8).astype(int).tolist())
     for index in tqdm(range(len(dataset)), desc=f"{len(dataset)} files"):
+        name = dataset.names[index]
         try:
             captions, source = dataset.texts.lookup(index)
-            measured.append(measure(dataset, index))
+            about = measure(dataset, index)
             item = dataset.read(index, np.random.default_rng([dataset.seed, 0, index, index]))
         except Unusable as reason:
-            dataset.skipped[dataset.names[index]] = str(reason)
+            dataset.skipped[name] = str(reason)
             continue
+        measured.append(about)
         sources[source] += 1
         said.update(captions)
         if index in picked:
-            shown.append((item["video"], f"{dataset.names[index]}: {captions[0]}"))
-    usable = sum(sources.values())
-    lines = {"usable": f"{usable} of {len(dataset)}"}
-    if usable:
+            shown.append((item["video"], f"{name}: {captions[0]}"))
+    print(f"{len(measured)} of {len(dataset)} {what} in {root} are usable")
+    lines = {}
+    if measured:
         lines |= numbers_of(measured)
         lines["captions"] = ", ".join(f"{count} from {source}" for source, count in sources.most_common())
-        if len(said) == 1 and usable > 1:
+        if len(said) == 1 and len(measured) > 1:
             lines["captions"] += f'; all of them are "{said.pop()[:60]}"'
         groups = sorted(set(map(class_name, dataset.places)) - {""})
         if groups:
             names = textwrap.shorten(", ".join(groups), 60)
             lines["classes"] = f"{len(groups)}, if folders are classes: {names}"
-    lines |= dataset.texts.tables
-    if isinstance(dataset, ImageFolder) and shown:                   # all in a row, as if they were one clip
-        label = "; ".join(label.rpartition("/")[2] for _, label in shown)
-        shown = [(torch.cat([video for video, _ in shown], 1), label)]                   # (3,8,H,W)
-    return lines, shown
+    for name, text in (lines | dataset.texts.tables).items():
+        print(f"  {name:10} {text}")
+    for name, reason in itertools.islice(dataset.skipped.items(), 20):
+        print(f"  broken     {name}: {reason}")
+    if len(dataset.skipped) > 20:
+        print(f"  broken     {len(dataset.skipped) - 20} more")
+    return shown
 
 
 # A median beside the ends, since one video of three hours among clips of ten seconds says nothing about them.
@@ -639,20 +633,21 @@ def numbers_of(measured):
     lines = {}
     timed = [(frames, seconds) for frames, seconds, *_ in measured if seconds]
     if timed:
-        rates = Counter(f"{frames / seconds:.4g}" for frames, seconds in timed)
+        rates = Counter(f"{frames / seconds:.4g} a second" for frames, seconds in timed)
         total = sum(seconds for _, seconds in timed)
         lines["hours"] = f"{total / 3600:.3g} ({total:,.0f} seconds)"
-        lines["rates"] = ", ".join(f"{rate} a second ({count})" for rate, count in rates.most_common(6))
+        lines["rates"] = commonest(rates)
     counts = [frames for frames, *_ in measured]
     if max(counts) > 1:
-        lines["frames"] = f"{min(counts):g} to {max(counts):g}, median {np.median(counts):g}"
-        if min(counts) == max(counts):
-            lines["frames"] = f"{counts[0]:g}"
-    sizes = Counter(f"{width} x {height}" for *_, width, height in measured)
-    lines["sizes"] = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(6))
-    if len(sizes) > 6:
-        lines["sizes"] += f", {len(sizes) - 6} more"
+        lines["frames"] = f"{min(counts)} to {max(counts)}, median {np.median(counts):g}"
+    lines["sizes"] = commonest(Counter(f"{width} x {height}" for *_, width, height in measured))
     return lines
+
+
+def commonest(counts):
+    """In words: 25 a second (12), 30 a second (3)."""
+    more = ", ..." if len(counts) > 6 else ""
+    return ", ".join(f"{what} ({count})" for what, count in counts.most_common(6)) + more
 
 
 # A folder may hold videos, and images that are none of theirs: both are tried, as --data and --images would
@@ -668,9 +663,9 @@ def scan(root, config, sheet="out/data.png"):
     if source.split:
         print(f"of {root}, only what is for {source.split}; give one of its folders to choose another")
     if source.videos or folders or source.shards:
-        shown += print_report("videos", root, lambda: ClipFolder(root, config))
+        shown += report("videos", root, lambda: ClipFolder(root, config))
     if len(in_folders) < len(source.images) or source.covers and not source.images:
-        shown += print_report("images", root, lambda: ImageFolder(root, ClipConfig(1, config.size)))
+        shown += report("images", root, lambda: ImageFolder(root, ClipConfig(1, config.size)))
     elif in_folders:
         print(f"as --images, the frames of these {len(folders)} folders are {len(in_folders)} images")
 
@@ -683,24 +678,6 @@ def scan(root, config, sheet="out/data.png"):
         clips, labels = zip(*shown)
         contact_sheet(sheet, clips, [textwrap.shorten(label, 90) for label in labels], side=64)
         print(f"some of them are in {sheet}")
-
-
-def print_report(what, root, open_it):
-    """Print the report of one data set; returns some of its clips with their labels."""
-    try:
-        dataset = open_it()
-    except UserError as error:
-        print(f"{what}: {error}")
-        return []
-    lines, shown = report(dataset)
-    print(f"{lines.pop('usable')} {what} in {root} are usable")
-    for name, text in lines.items():
-        print(f"  {name:10} {text}")
-    for name, reason in itertools.islice(dataset.skipped.items(), 20):
-        print(f"  broken     {name}: {reason}")
-    if len(dataset.skipped) > 20:
-        print(f"  broken     {len(dataset.skipped) - 20} more")
-    return shown
 
 
 def main():
