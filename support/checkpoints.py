@@ -40,9 +40,6 @@ except ImportError:         # Windows
 SHIPPED = Path(__file__).parents[1] / "checkpoints"      # what a clone holds: toy/, clip/, lpips/
 TOY = SHIPPED / "toy"
 
-UMASK = os.umask(0o022)      # the only way to read it is to set it
-os.umask(UMASK)
-
 
 # ---------------------------------------------------------------------------------------------- one at a time
 
@@ -104,7 +101,7 @@ def write_atomic(path, write):
     has its name, its date and no bytes, which is how most "corrupt checkpoints" come about.
 
     A disk that is full, gone or read-only is said in one line, whichever library found out. Tests: a training
-    is shot at random moments (test_faults.py), and files may not grow beyond a size (test_checkpoints.py)."""
+    is shot at random moments, and files may not grow beyond a size (test_faults.py)."""
     path = Path(path)
     folder = path.with_name(f".{path.stem[:40]}.{HOST}.{os.getpid()}.tmp")
     try:
@@ -113,9 +110,8 @@ def write_atomic(path, write):
         write(folder / path.name)
         with open(folder / path.name, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(folder / path.name, 0o666 & ~UMASK)        # what the person's umask says, not the library
         os.replace(folder / path.name, path)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         if type(error) is RuntimeError and "inline_container" not in str(error):          # torch.save says so
             raise
         raise UserError(f"cannot write {path}: {first_line(error)}; free some space or choose another folder")
@@ -129,7 +125,9 @@ def sweep(folder):
     Only the names that write_atomic makes up, and only where a command says so, for a folder that is all its
     own: a person's HOME is no place for a clever broom. Another machine's process may be alive: on a shared
     disk it cannot be asked, and what it writes stays."""
-    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+    if not os.path.isdir(folder):
+        return
+    for entry in os.scandir(folder):
         found = UNFINISHED.fullmatch(entry.name)
         if found and entry.is_dir(follow_symlinks=False) and not alive(int(found.group(1))):
             shutil.rmtree(entry.path, ignore_errors=True)
@@ -385,14 +383,13 @@ def must_fit(net, state, source):
     for name in sorted(want.keys() & have.keys()):
         there, here = have[name], want[name]
         if there.shape != here.shape:
-            shapes = f"{tuple(there.shape)} instead of {tuple(here.shape)}"
-            differences["wrongly shaped"].append(f"{name} {shapes}")
+            differences["wrongly shaped"].append(f"{name} {(*there.shape,)} instead of {(*here.shape,)}")
         if there.is_floating_point() != here.is_floating_point():
             differences["no fractions"].append(f"{name} {there.dtype}")
     parts = []
     for kind, names in differences.items():
         if names:
-            parts.append(f"{len(names)} {kind}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
+            parts.append(f"{len(names)} {kind}: {', '.join(names[:8])}")
     if parts:
         raise UserError(f"{source} does not fit {type(net).__name__}; " + "; ".join(parts))
 
@@ -439,7 +436,7 @@ def between(first, second, share, target):
     if not math.isfinite(far):
         raise UserError(f"{share}: the third argument is how far to go, a number such as 0.6")
     known, about = read_config(first), read_config(second)
-    if (known["class"], known["config"]) != (about["class"], about["config"]):
+    if known["class"] != about["class"] or known["config"] != about["config"]:
         raise UserError(f"{first} and {second} are not the same network: another class or config")
     start, state = read_state(first), dict(read_state(second))
     for name, tensor in state.items():
@@ -454,7 +451,9 @@ def between(first, second, share, target):
 def read_log(path):
     """The lines of a log.jsonl, without one that a kill or a full disk cut."""
     lines = []
-    for text in path.read_text("utf-8", "replace").splitlines() if path.is_file() else ():
+    if not path.is_file():
+        return lines
+    for text in path.read_text("utf-8", "replace").splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             lines.append(json.loads(text, parse_int=whole_number))
     return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]

@@ -3,7 +3,6 @@
 import argparse
 import os
 import pickle
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -80,29 +79,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write .*file/net.safetensors"):
         write_atomic(tmp_path / "file" / "net.safetensors", lambda temporary: temporary.write_bytes(b"new"))
-
-
-@pytest.fixture
-def full_disk():
-    """No file can grow beyond 100 kB, which fails as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.parametrize("name", ["net.safetensors", "state.pt", "text.json"])
-def test_a_full_disk_is_explained_and_keeps_the_old_file(tmp_path, full_disk, name):
-    """safetensors, torch.save and plain files each fail in their own way; the person reads one line."""
-    path, state = tmp_path / name, {"w": torch.zeros(100_000)}
-    path.write_bytes(b"old")
-    write = {".safetensors": lambda temporary: save_file(state, temporary),
-             ".pt": lambda temporary: torch.save(state, temporary),
-             ".json": lambda temporary: Path(temporary).write_text("x" * 200_000)}[path.suffix]
-    with pytest.raises(UserError, match=f"cannot write .*{name}.* free some space") as caught:
-        write_atomic(path, write)
-    assert "\n" not in str(caught.value)
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == [name]
 
 
 # --------------------------------------------------------------------------------------------------- reading

@@ -97,11 +97,13 @@ def test_from_nothing_to_a_clip_in_90_seconds(tiny, tmp_path):
 
 
 def test_each_stage_leaves_a_log_and_something_to_look_at(tiny):
-    """log.jsonl with the step, the rate and finite losses; a contact sheet of the last step."""
+    """log.jsonl with the step, the rate and finite losses, what a step cost and waited; a contact sheet of the
+    last step."""
     for stage in ("vae", "dit", "dpvae", "videodit", "latte"):
         last = json.loads((tiny.folder / stage / "log.jsonl").read_text().splitlines()[-1])
         assert last["skipped"] == 0 and all(math.isfinite(value) for value in last.values())
         assert (tiny.folder / stage / f"{last['step']:07d}.png").is_file()
+        assert {"norm", "lr", "memory_gb"} <= last.keys() and 0 <= last["wait"] <= 1 and last["eta_s"] == 0
 
 
 def test_the_transformer_sees_latents_of_unit_variance(tiny):
