@@ -566,7 +566,7 @@ def cost(args, key, jobs):
     if points(args, key):
         text += f"; {points(args, key)} states of each stay on disk, each 13 GB of a Latte-XL (--curve)"
     if latents := cached_bytes(jobs):
-        text += f"; --cached writes {latents / 1e9:,.1f} GB of latents first, and the text of the captions"
+        text += f"; --cached writes {latents / 1e9:,.3g} GB of latents first, and the text of the captions"
     return "\n".join([text, *(f"{row.name}: {row.note}" for row in TABLES[key].rows if row.note)])
 
 
