@@ -80,7 +80,7 @@ class AdaLN(nn.Sequential):
 #
 #     softmax(q k^T / sqrt(d)) v          (ops.attend)
 #
-# Its cost grows with N^2, and its weights do not know N: that is what videodit.py will live from. The D
+# Its cost grows with N^2, but its weights fit any N: videodit.py is built on that. The D
 # channels are cut into `heads` groups of d, each with its own queries, so a token can attend to its
 # neighbours, to its mirror image and to the word "red" at the same time. 1/sqrt(d) keeps the softmax soft,
 # since q k is a sum of d products.
@@ -268,8 +268,8 @@ class TimestepEmbedder(nn.Module):
 class LabelEmbedder(nn.Module):
     """A class label as a vector. One row more than classes: the last is "no class", for guidance.
 
-    DiT's code drops labels in here, by the process's random state; so two processes drop other ones than one
-    does. Here whoever trains drops them, by draws of his own (flow.drop_labels, train.py)."""
+    DiT's code drops labels in here, by the process's own random numbers, so two processes drop other labels
+    than one does. Here the training step drops them, by keyed draws (flow.drop_labels)."""
 
     def __init__(self, classes, width):
         super().__init__()
@@ -369,12 +369,12 @@ class MMDiTConfig:                  # the defaults are SD3-medium
 
 
 class MMDiT(nn.Module):
-    """SD3's transformer. It attends over all T*h*w tokens: T=1 is the image model, and a longer clip is the
-    paper's Fig. 2, an image model asked for a video: the subject holds still, the details break up.
+    """SD3's transformer. It attends over all T*h*w tokens. T=1 is the image model as it was trained; T>1 is
+    an image model asked for a video (VideoDiT Fig. 2): the subject holds still, the details break up.
 
-    Nothing here tells one frame from another. Each gets the same position embedding, attention is blind to
-    order, so a clip fed backwards comes out backwards and is otherwise the same: the demo measures it, and
-    curing it is what videodit.py adds."""
+    Nothing here tells one frame from another: each gets the same position embedding, and attention is blind
+    to order. A clip fed backwards comes out backwards and is otherwise the same (the demo measures it);
+    videodit.py cures that."""
 
     Config = MMDiTConfig
 
@@ -434,12 +434,12 @@ def in_our_time(sd3_network, z, t, context, pooled):
     return -sd3_network(z, 1000 * (1 - t.float().expand(len(z))), context, pooled)
 
 
-# A DEEPER ONE OF A TRAINED ONE. adaLN-Zero's gate lets a network grow, too: a copy of a block whose gates are
-# zero changes nothing, so a network of 6 blocks is, to the last bit, one of 10, and training goes on from
-# what the 6 knew (test_a_deepened_network_answers_as_before). A copy rather than new weights: as soon as its
-# gate opens a crack, it says something sensible. Neither paper does this; `train.py --stage videodit --init
-# FOLDER --dit.depth 10` does. TRAP: the last block is of another kind, nobody reads its text; it stays the
-# last.
+# A DEEPER NETWORK FROM A TRAINED ONE. adaLN-Zero's gates let a network grow, too: a copy of a block, its
+# gates set to zero, changes nothing. So a trained network of 6 blocks becomes one of 10 that answers the same
+# to the last bit, and training goes on from there (test_a_deepened_network_answers_as_before). A copy rather
+# than new weights: as soon as its gate opens a crack, what it adds is sensible. Neither paper does this;
+# `train.py --stage videodit --init FOLDER --dit.depth 10` does. TRAP: the last block is of another kind,
+# nobody reads its text; it stays the last.
 def deepen(image, depth):
     """An MMDiT, in place: zero-gated copies behind its blocks, spread evenly, until it has `depth`."""
     old = len(image.joint_blocks)
@@ -541,9 +541,9 @@ class DiT(nn.Module):
 #   * cross-attention between self-attention and MLP: queries from patches, keys and values from words. Its
 #     last Linear starts at zero, so a trained DiT goes on as if it were not there. No norm and no gate, as
 #     released.
-#   * adaLN-single. A third of DiT's parameters (6 D^2 of 18 D^2 a block) are the Linears that turn c into
-#     shifts, scales and gates; but c is now the time alone, and all blocks need much the same of it. So one
-#     Linear serves the network, and each block adds a small table of its own:
+#   * adaLN-single. Of the 22 D^2 weights of a block (attention 4, MLP 8, cross-attention 4) 6 D^2 would be
+#     the Linear that turns c into shifts, scales and gates; but c is now the time alone, and all blocks need
+#     much the same of it. So one Linear serves the network, and each block adds a small table of its own:
 #         S_i = S(t) + E_i         S (B,6D) one for all; E_i (6,D) learned, block i's     (PixArt-alpha 2.3)
 
 @dataclass
@@ -582,8 +582,8 @@ class CrossAttention(nn.Module):
 
 
 class PixArtBlock(nn.Module):
-    """A DiT block whose modulation is one Linear for the whole network and a small table for each block
-    (adaLN-single: a quarter fewer parameters), with an ungated cross-attention to the text."""
+    """A DiT block by adaLN-single: its table, added to the network's one modulation; and an ungated
+    cross-attention to the text."""
 
     def __init__(self, width, heads, mlp_ratio=4.0):
         super().__init__()

@@ -56,7 +56,7 @@ from support.cli import UserError, polite
 from support.ops import attend, gated, modulated_norm, run_block
 
 
-# -------------------------------------------------------------------------------------------- Variant 1, whole
+# ------------------------------------------------------------------------------------------- Variant 1, whole
 # This section is a whole Latte-XL/2 for faces or skies, which have no classes; everything after it replaces a
 # line or two of it.
 #
@@ -153,7 +153,7 @@ class LatteV1(nn.Module):
 # ------------------------------------------------------------------------------------------------ the choices
 
 @dataclass
-class LatteConfig:                  # the defaults are Latte-XL/2 as published, without images beside the clips
+class LatteConfig:                  # the defaults are Latte-XL/2 as published, no images beside the clips
     variant: int = 1                # Fig. 2: 1 blocks in turn, 2 late fusion, 3 both in a block, 4 half heads
     depth: int = 28                 # blocks of Variant 1; 3, which has more in a block, gets fewer: blocks_of
     width: int = 1152               # of a token, D
@@ -279,8 +279,8 @@ def rotate(q, angles):
 
 
 # IMAGES BESIDE A CLIP, "joint training" (3.3.4, Fig. 4). Frames of 16-frame clips are much alike; to see more
-# of the world in a batch, put single frames of other videos behind each clip, along T. Trained on one data set
-# with and without them, FVD falls from 34.00 to 27.08 on faces, from 477.97 to 202.23 on UCF101's 101 actions
+# of the world in a batch, put single frames of other videos behind each clip, along T. FVD of a Latte trained
+# on faces falls from 34.00 without them to 27.08 with them, on UCF101's 101 actions from 477.97 to 202.23
 # (Table 3). The images must not pass for a 17th frame, so:
 #
 #     Only Video       images bypass the temporal blocks, which learn nothing from them
@@ -296,7 +296,7 @@ def rotate(q, angles):
 # ASSUMED: an image attends to itself alone, has no temporal position embedding, and RoPE turns it like the
 # frame at its index (alone, that changes nothing); the paper shows the mask as a drawing, and says no more.
 def temporal_mask(video, images, device=None):
-    """(T,T), T = video + images, True where a frame attends: the clip to the whole clip, an image to itself."""
+    """(T,T), T = video + images, True where a frame attends: a clip's to all of it, an image to itself."""
     mask = torch.eye(video + images, dtype=torch.bool, device=device)
     mask[:video, :video] = True
     return mask
@@ -629,7 +629,7 @@ def zero_time(block):
 # are the only subject (Fig. 5d). With the variety of text-to-video data it is what everybody does (4.5).
 # Latte 3.3.4: "temporally replicate the positional embedding", "discard the label embedding ... zero".
 # ASSUMED: it does not say what temporal blocks start from. "all": every block takes a DiT block, as loading
-# by name does. "silent": spatial blocks only, and what is temporal is zero-initialised: a video is its frames.
+# by name does. "silent": spatial blocks only; what is temporal is zero-initialised, so a video is its frames.
 # That is VideoDiT's zero projection (videodit.zero_linear), made of the block's own last Linear.
 def init_from_image(net, image, temporal="all"):
     """Weights of a DiT, or of a PixArt for a text-to-video Latte (4.5: "silent"), into a fresh Latte."""

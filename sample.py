@@ -109,9 +109,9 @@ def generate(models, prompts, frames=0, *, steps=None, guidance=None, seed=0, sa
     return decode(models.vae, z, frames, models.bf16)                           # (B,3,T,H,W)
 
 
-# Nearly all the time that a clip takes is in the n steps. Each calls the transformer once: on a batch of B, or
-# with guidance on one of 2B. The decoder is called once, at the end. The transformer runs under autocast, but
-# z stays in float32 between the steps: 250 small changes added in bf16 would be lost in its 8 bits.
+# Nearly all the time that a clip takes is in the n steps. Each calls the transformer once: on a batch of B,
+# or with guidance on one of 2B. The decoder is called once, at the end. The transformer runs under autocast,
+# but z stays in float32 between the steps: 250 small changes added in bf16 would be lost in its 8 bits.
 @torch.no_grad()
 def sample_latents(models, prompts, shape, how, first_index=0, given=None, window=0):
     """Noise of shape (B,C,T',h,w) -> scaled latents of the same shape. given: see Given.
@@ -166,7 +166,7 @@ def sample_ddpm(models, how, cond, null_cond, new_noise, given):
     noise = new_noise(0)                                                        # (B,C,T',h,w)
     channels = None                                         # all of the latent's
     if isinstance(network, DiT):
-        channels = 3        # TRAP: DiT's released code guides three of four; its published numbers depend on it
+        channels = 3            # TRAP: DiT's released code guides three of four, and its published numbers do
     model = guided(network, cond, how.guidance, null_cond, channels)
     ddpm = diffusion_of(network, how).to(noise.device)
 
@@ -193,7 +193,8 @@ def decode(vae, z, frames, bf16=False):
     if frames == 1 and not isinstance(vae, KLVAE):
         decoder = vae.decode_keys
     clips = []
-    fast = torch.is_autocast_enabled("cuda") or bf16 and z.is_cuda              # the first: a training's preview
+    # a preview during training comes with autocast switched on
+    fast = torch.is_autocast_enabled("cuda") or (bf16 and z.is_cuda)
     with torch.autocast("cuda", torch.bfloat16, enabled=fast):
         for row in vae.unscaled(z).split(1):                                    # (1,C,T',h,w)
             clips.append(decoder(row).float().clamp(-1, 1).cpu())               # (1,3,T,H,W)
@@ -497,7 +498,7 @@ def go_on(models, prompts, z, frames, how, first_index=0):
     as the clips of training, so the network meets no position it has not learned, and a clip of any length
     takes the memory of one window. What is lost: a thing that left the frame for a window is forgotten."""
     z = z.expand(len(prompts), *z.shape[1:])                                    # (B,C,T',h,w)
-    length = models.shape(1, models.frames, models.size)[2]                     # of a window, in latent frames
+    length = models.shape(1, models.frames, models.size)[2]                     # of a window, in latents
     shape = (*z.shape[:2], length, *z.shape[3:])
     for number, have in enumerate(windows_of(models, z.shape[2], frames)):
         known = z[:, :, -have:]                                                 # (B,C,have,h,w)
@@ -592,9 +593,11 @@ def encoder_of(folder, transformer, weights):
     """The text encoder of one of our checkpoints: the toy's lies beside it, a published one is given."""
     if not weights and (folder / "text.safetensors").is_file():
         return load_network(ToyText, folder / "text.safetensors")
-    load, speaks = pretrained.load_sd3_text, "Stable Diffusion 3's: its file or folder"
+    load = pretrained.load_sd3_text
+    speaks = "Stable Diffusion 3's: its file or folder"
     if isinstance(transformer, Latte) and not transformer.config.pooled_dim:        # Latte 4.5: T5 alone
-        load, speaks = pretrained.load_t5_text, "T5 v1.1 XXL: a folder that holds text_encoder/ and tokenizer/"
+        load = pretrained.load_t5_text
+        speaks = "T5 v1.1 XXL: a folder that holds text_encoder/ and tokenizer/"
     if not weights:
         raise UserError(f"{folder} holds no text encoder; give with --weights the one that it was trained "
                         f"with, {speaks}")
@@ -972,7 +975,7 @@ def main(argv=None):
     number, count = free_number(args.out, args.first), args.n * len(args.prompt)
     blocks = [range(start, min(start + args.batch, count)) for start in range(0, count, args.batch)]
     with torch.no_grad(), tqdm(total=len(blocks) * steps, unit="step", mininterval=0.5) as bar:
-        def tick(*_):                                       # what a hook returns would be the network's answer
+        def tick(*_):                                       # returns None: else that would be the answer
             bar.update()
 
         models.transformer.register_forward_hook(tick)

@@ -14,9 +14,9 @@ frames, that one makes T images of T different cats. Frames must attend to each 
 what the model knows?
 
 * Put layers for time between its layers. (AnimateDiff, Video LDM, Lavie; Latte's text-to-video model.) They
-  start from noise, add up to half of the parameters again, and let a patch see its own place in the other
-  frames only: where the cat walks out of a patch, its thread breaks.
-* Build a video model from nothing. (W.A.L.T, Sora.) It costs the billions of images once more.
+  start from random weights, are up to half as many parameters again, and let a patch see only its own place
+  in the other frames: when the cat walks out of a patch, that patch has lost it.
+* Train a video model from random weights. (W.A.L.T, Sora.) It costs the billions of images once more.
 
 THE IDEA of VideoDiT (3.2, Fig. 2): change nothing. Attention's weights do not know over how many tokens it
 goes, and the MLP sees one token at a time. So take the patches of ALL frames as one set of tokens:
@@ -69,7 +69,7 @@ class VideoDiT(nn.Module):
     Config = VideoDiTConfig
 
     def __init__(self, config, image=None):
-        """image: a trained MMDiT; it becomes a part of this network, not copied. None starts from noise."""
+        """image: a trained MMDiT; it becomes a part of this network, not copied. None: random weights."""
         super().__init__()
         if config.attention not in ("2d->3d", "2d+3d"):
             raise UserError(f'attention="{config.attention}" is not known; choose "2d->3d" or "2d+3d"')

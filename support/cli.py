@@ -59,7 +59,7 @@ def polite(main):
 
 def end(message, code):
     line = printable(message).replace("\n", "\\n")          # a file's name may hold one
-    if len(line) > 1000:                                    # a prompt of a page: its beginning, and the way out
+    if len(line) > 1000:                                    # of a prompt of a page: the beginning is enough
         line = f"{line[:300]} ... {line[-600:]}"
     with contextlib.suppress(OSError):                      # where not even this can be written
         print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)

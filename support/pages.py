@@ -267,7 +267,8 @@ def card(path, about, shown):
     """A clip with its prompt, what one compares clips by, and the rest for who opens it."""
     told = {key: html.escape(f"{key} {short(value)[:200]}") for key, value in about.items()
             if key not in ("prompt", "torch") and value not in ("", None, [])}
-    first = [told.pop(key) for key in ("sampler", "steps", "guidance", "cfg", "seed", "negative") if key in told]
+    compared = ("sampler", "steps", "guidance", "cfg", "seed", "negative")
+    first = [told.pop(key) for key in compared if key in told]
     return (f"<figure>{shown}<figcaption><b>{html.escape(about['prompt'] or path.stem)}</b>"
             f"<br><small>{', '.join(first)}</small>"
             f"<details><summary>{html.escape(path.stem)}</summary>"
