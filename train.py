@@ -331,9 +331,9 @@ class ToyFrames(ToyClips):
                 "caption": toy_world.caption(spec)}
 
 
-# Who reads a transformer's latents must bear small errors, so with --z_noise D learns from latents with noise
-# on them (vae.py, Eq. 4). How much differs from clip to clip, and is less than half of the flag in seven of
-# ten: clean latents must stay the ones it reads best. Too much, and it guesses where it could have read.
+# D will decode a transformer's latents, which are a little wrong everywhere. --z_noise makes it learn from
+# latents that are so: z with noise on it (vae.py, Eq. 4), the flag times u^2 for each clip, u uniform. That is
+# less than half of the flag for seven clips in ten: clean latents should stay what D reads best.
 def misread(cfg, batch, dp):
     """Noise (B,C,T/4,h,w) for what D reads, a level for each clip, small ones more often; or None."""
     if not cfg.z_noise:
