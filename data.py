@@ -382,9 +382,9 @@ class ImageFolder:
 # ------------------------------------------------------------------------------------------- several sources
 
 # One set is large and its videos small, another the reverse (WebVid and Pexels in VideoDiT 4.1), and a run
-# may want of each a share that is not its size. Nothing is tossed for it. An epoch has places for each source,
-# in the ratio of the weights, and as many as let every source be met whole; order.py shuffles the places. What
-# stands in them is the source's items in turn, round and round, each round an epoch of its own:
+# may want of each a share that is not its size. Nothing is tossed for it. An epoch has places for each
+# source, in the ratio of the weights, and as many as let every source be met whole; order.py shuffles the
+# places. What stands in them is the source's items in turn, round and round, each round an epoch of its own:
 #
 #     --data A:3 B:1                        A has 4 videos, B has 2
 #     places of an epoch    0 1 2 3 4 5 | 6 7

@@ -129,17 +129,14 @@ def walk(root, left_out):
 
 def is_text(name):
     """Python keeps a name that is not UTF-8 as a string that no terminal and no JSON file takes."""
-    try:
-        return bool(name.encode())
-    except UnicodeEncodeError:
-        return False
+    return not re.search("[\ud800-\udfff]", name)
 
 
 # A .zip is a folder in one file: a table at its end says where each member lies and how large it is, packed
 # and unpacked. A hundred thousand small images are one file to copy that way, and members are read in any
 # order, at the cost of one seek. What it cannot be trusted in is size: zeros pack a thousandfold, so a
-# megabyte may hold a gigabyte (a "zip bomb"), and the table that says how much may itself be a lie. Hence two
-# bounds: what is announced to be too large is not begun, and reading stops at the bound all the same.
+# megabyte may hold a gigabyte (a "zip bomb"), and the table that says how much may itself be a lie. Hence
+# reading stops at a bound, whatever is announced.
 @functools.lru_cache(maxsize=8)
 def open_zip(path, process):
     """One handle a process: forked workers that share a handle would share, and move, its file position."""
@@ -155,26 +152,20 @@ def in_zip(root, name):
     return open_zip(path, os.getpid()), f"{inside.rstrip('/')}/{name}" if inside else name
 
 
-def open_file(root, name, most=None):
-    """One of list_files' names as a binary stream; Unusable if it cannot be opened, or is too large."""
+def open_file(root, name):
+    """One of list_files' names as a binary stream; Unusable if it cannot be opened."""
     try:
         if os.path.isdir(root):
-            path = os.path.join(root, name)
-            size, stream = os.path.getsize(path), open(path, "rb")
-        else:
-            archive, entry = in_zip(root, name)
-            size, stream = archive.getinfo(entry).file_size, archive.open(entry)       # what it unpacks to
+            return open(os.path.join(root, name), "rb")
+        archive, entry = in_zip(root, name)
+        return archive.open(entry)
     except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
         raise Unusable(f"cannot be read ({getattr(error, 'strerror', None) or error})")
-    if most and size > most:
-        stream.close()
-        raise Unusable(f"{size >> 20} MB: too large")
-    return stream
 
 
 def read_bytes(root, name, most=MAX_BYTES):
-    """The content of one of list_files' names. An archive may lie about its size: only `most` is read."""
-    with open_file(root, name, most) as stream:
+    """The content of one of list_files' names; Unusable if it is more than `most` bytes."""
+    with open_file(root, name) as stream:
         try:
             data = stream.read(most + 1)
         except Exception as error:                     # a broken archive raises almost anything
