@@ -13,8 +13,8 @@ into a clip" does not work: a thousand different clips fit "a cat jumping", the 
 their average, and the average of a thousand jumping cats is grey mush.
 
 THE IDEA. Ask easier questions, one after the other. Mix a clip with noise. Of this mixture, ask which way the
-clip lies: near the clip that has one answer, and far from it, where it has many, an average of directions is
-a fair first step, for the next step asks again from where it got to. So:
+clip lies. Near the clip that has one answer. Far from it there are many, and the network says their average;
+but that is a fair first step, since the next one asks again from where it arrived. So:
 
       training:  take a clip and some noise, mix them at a random t, and regress one vector
                  noise X_0 o-----------x------------------> o X_1 clip        (Eq. 5: a straight line)
@@ -262,8 +262,8 @@ class Known:
 def held(model, known, noisy):
     """model(x, t), which finds noisy(t), the known part as noisy as x is at t, in its place.
 
-    A step adds to each frame by itself, so it does no harm that x itself drifts where it is known: after the
-    last step, known.hold(x, known.latent)."""
+    x itself is left alone: where it is known nobody looks at it, until known.hold(x, known.latent) after the
+    last step."""
     def looking(x, t):
         return model(known.hold(x, noisy(t)), t)
     return looking

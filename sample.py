@@ -19,11 +19,11 @@ THE IDEA. Keep all of it in one place (Models), sample every model in the same f
 treat everything else a person may have, a first frame, a last one, a clip, as something GIVEN to the sampler.
 What happens to "a cat", with the toy's sizes and with those of VideoDiT at 512 x 512 (VideoDiT A.2):
 
-    words      a cat                            -> context (1,12,128)         (1,154,4096)   pooled (1,128)
-    noise      keyed by seed, step, index       -> (1,16,4,8,8)               (1,16,24,64,64)
-    28 steps   2 x 64 tokens (guidance: twice)  -> same shape                 2 x 24,576 tokens
+    words      "a cat" -> context and pooled        (1,12,128) (1,128)    (1,154,4096) (1,2048)
+    noise      keyed by seed, step, index           (1,16,4,8,8)          (1,16,24,64,64)
+    28 steps   a batch of 2, as guidance needs      64 tokens each        24,576 tokens each
     unscaled   z / scale + shift: Eq. 3 made one pair of numbers serve images and clips
-    D          4 frames for each latent frame   -> (1,3,16,64,64)             (1,3,96,512,512)
+    D          4 frames of each latent frame        (1,3,16,64,64)        (1,3,96,512,512)
 
 When a clip comes out wrong, what it looks like tells where to look:
 
@@ -46,9 +46,9 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-# Threads that wait for each other spin. Beside another busy process the one that is waited for is asleep, and
-# "a cat" took 47 s, a step of the toy's training 27; so they give up sooner (5 s, 1.5 s; alone 6 % slower).
-# OpenMP reads this once, when torch is loaded.
+# OpenMP's threads spin while they wait for one another. If another process keeps the machine busy, the one
+# they wait for may be asleep: "a cat" took 47 s, a step of the toy's training 27. Told to give up sooner, 5
+# and 1.5 (on an idle machine they are 6 % slower for it). OpenMP reads this once, when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from PIL import Image
@@ -368,39 +368,42 @@ def how_of(models, sampler="", steps=None, guidance=None, seed=0, negative=""):
 
 # ------------------------------------------------------------------------------------- what may be given
 
-# In neither paper, but VideoDiT's autoencoder has paid for it. A causal video VAE knows an image only as the
-# beginning of a clip. DP-VAE's latent frame is a KEY FRAME'S LATENT plus a residual, and its loss (Eq. 3)
-# holds z to the statistics of z_k: for the transformer, E_k(image) is a latent frame like any other (on the
-# toy z and z_k are 0.17 of a standard deviation apart). So an image can stand in a clip as one of its latent
-# frames, and D decodes it with the frames around it. Latte's latents are images' anyway.
+# In neither paper, but VideoDiT's autoencoder makes it possible. A causal video VAE knows an image only as
+# the beginning of a clip. DP-VAE's latent frame is a KEY FRAME'S LATENT plus a residual, and Eq. 3 holds it
+# to the statistics of the key frame's: to the transformer, E_k(image) is a latent frame like any other (on
+# the toy z and z_k are 0.17 of a standard deviation apart). So an image can stand in a clip as one of its
+# latent frames, and D decodes it with the frames around it. Latte's latents are images' anyway.
 #
 # What is known is put in its place at each step, with as much noise as the rest has there (Eq. 5 says how
-# much). That gives a right first frame, and later frames that may be of another colour: the network learns of
-# the known frame only through the noise on it, and what is decided first, colour and scene, is decided when
-# noise is all there is. Two cures, both at sampling time:
+# much). That gives a right first frame, and later frames that may be of another colour: the network sees the
+# known frame only through the noise on it, and colour and scene are decided first, when there is little but
+# noise. Two cures, both at sampling time:
 #   start part way   not from noise but from the known frame held still, under noise of `HELD` times its size:
 #                    so colour and scene are there before the first step
 #   pull             at each step, the error of the network's guess at the KNOWN frame has a gradient with
 #                    respect to the whole clip; a step down it moves the unknown frames to where the known one
 #                    is better explained (flow.pulled)
-# Measured on the toy at guidance 4, prompts of subject and motion only; later frames of the image's colour
-# AND scene, and of the motion that was asked: only put in place 12 and 88 %; started part way 75 and 90;
-# pulled from pure noise 50 and 45; both 95 and 90 (16 to 24 unseen clips each; `python eval.py toy` measures
-# more of them).
+# Measured on the toy (guidance 4, prompts of subject and motion only, 16 to 24 unseen clips each; `python
+# eval.py toy` measures more of them):
+#                             later frames have the image's colour and scene     motion as asked
+#   only put in place         12 %                                               88 %
+#   started part way          75 %                                               90 %
+#   pulled, from pure noise   50 %                                               45 %
+#   both                      95 %                                               90 %
 HELD = 4.0                          # noise over signal: the flow's level 0.8
 # ASSUMED: all of this section; no paper says it.
 
 
 # The pull costs a backward pass: such a step takes three times as long; starting part way saves a third of
-# the steps. Pulling is for the steps in which the guess already shows something: at noise level 0.9, where
-# the guess at the known frame is a blur, its gradient is a push in no direction, and 95 % became 60.
+# the steps. And it needs a guess that shows something: pulled from noise level 0.9 on, where the guess at the
+# known frame is a blur and its gradient points nowhere, 95 % became 60.
 #
-# What stays hard: a motion that must go on where no clip of training went. On from the end of a clip a
-# subject that moves right stands at the frame's edge; the model has never seen one leave, and lets it spin or
-# grow instead: motion as asked in 69 % of 48 clips. On from half a clip, for which an end exists, in 84 % of
-# 128 with guidance 4, 90 % with 2.5, which is as many as the classifier names of the true ends. The pull is a
-# guidance, too, and the two add up: 6 gives 77 %. Starting under more noise (9 times the signal) gives 58 %.
-
+# What stays hard: a motion that must go on where no clip of training went. At the end of a clip, a subject
+# that moves right stands at the frame's edge. The model has never seen one leave, so with --extend it spins or
+# grows instead: motion as asked in 69 % of 48 clips. Going on from the middle of a clip it is 84 % of 128 with
+# guidance 4, and 90 % with 2.5, as many as the classifier names rightly in the true second halves. More
+# guidance is worse, since the pull acts in the same way (6: 77 %), and so is a start under more noise (9
+# times the signal: 58 %).
 @dataclass
 class Given:
     """What sampling starts from or must keep, beside the prompt. Nothing, by default."""
@@ -461,7 +464,7 @@ def part_way(models, how, most=HELD):
 
 
 # An image is E_k's and a clip E_k's plus E_r's (Eq. 1), but both are scaled by the same two numbers: to the
-# transformer they are one language. The mean of q(z|x), not a draw from it: what is given should be given.
+# transformer they are one language. The mean of q(z|x), not a draw from it: what is given should stay.
 @torch.no_grad()
 def encode(models, x):
     """Clips (B,3,T,H,W) -> scaled latents (B,C,T',h,w); one frame is an image, and E_k's."""
