@@ -303,48 +303,51 @@ def is_a(value, kind):
     """JSON's kinds of values as Python's: a bool is no number, a whole number is a float, too."""
     if kind in (int, float):
         return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    return isinstance(value, list if kind is tuple else kind)
+    if kind is tuple:
+        kind = list
+    return isinstance(value, kind)
+
+
+def must(truth, path, told):
+    if not truth:
+        raise UserError(f"{path}: {told}; the file is damaged, copy it again")
 
 
 def check_header(header, path):
     """What a header says is of its kind, finite and not beyond all bounds."""
     for part in (header, header.get("sampling", {})):
         for name, value in part.items():
-            if name in KINDS and not is_a(value, KINDS[name]):
-                raise UserError(f"{path}: its {name} is {str(value)[:40]!r} and no {KINDS[name].__name__}; "
-                                "the file is damaged, copy it again")
-            if value not in WORDS.get(name, [value]) or name in LEAST and value < LEAST[name]:
-                raise UserError(f"{path}: its {name} is {str(value)[:40]!r}, which cannot be; "
-                                "copy the file again")
-    if not all(isinstance(name, str) for name in header.get("classes", ())):
-        raise UserError(f"{path}: its classes are not all names; the file is damaged, copy it again")
+            kind, shown = KINDS.get(name, object), f"its {name} is {str(value)[:40]!r}"
+            must(is_a(value, kind), path, f"{shown} and no {kind.__name__}")
+            must(value in WORDS.get(name, [value]), path, f"{shown}, which cannot be")
+            must(name not in LEAST or value >= LEAST[name], path, f"{shown}, which cannot be")
+    for name in header.get("classes", ()):
+        must(isinstance(name, str), path, "its classes are not all names")
     for name, value in {**header, **header["config"], **header.get("sampling", {})}.items():
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, (int, float)) and not abs(number) <= MOST:        # nan fails, too
-                raise UserError(f"{path}: its {name} is {number}, which cannot be; copy the file again")
+        numbers = value if isinstance(value, list) else [value]
+        for number in numbers:
+            if isinstance(number, (int, float)):
+                must(abs(number) <= MOST, path, f"its {name} is {number}, which cannot be")     # nor nan
 
 
 def check_config(cls, config, state, path):
     """Each field of a network's config is of its type, with no more layers than the file has tensors. Then
     the network is built without memory (on the meta device), and has to have the file's shapes."""
     for item in dataclasses.fields(cls.Config):
-        kind = getattr(item.type, "__origin__", item.type)
-        value = config.get(item.name, item.default)
-        if item.name in config and not is_a(value, kind):
-            raise UserError(f"{path}: its {item.name} is {str(value)[:40]!r} and no {kind.__name__}; "
-                            "the file is damaged, copy it again")
-        if item.name in ("depth", "layers", "num_res_blocks") and value > len(state):
-            raise UserError(f"{path}: its {item.name} is {value}, with {len(state)} tensors in the file; "
-                            "copy it again")
+        if item.name not in config:
+            continue
+        kind, value = getattr(item.type, "__origin__", item.type), config[item.name]
+        must(is_a(value, kind), path, f"its {item.name} is {str(value)[:40]!r} and no {kind.__name__}")
+        if item.name in ("depth", "layers", "num_res_blocks"):
+            must(value <= len(state), path,
+                 f"its {item.name} is {value}, with {len(state)} tensors in the file")
     try:
         with torch.device("meta"):
             net = cls(cls.Config(**config))
-    except TypeError as error:
-        raise UserError(f"{path} was written by another version of {cls.__name__} ({first_line(error)}); "
-                        "train it again")
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, UserError,
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, UserError,
             ValueError) as error:
-        raise UserError(f"{path}: no {cls.__name__} has its config ({first_line(error)}); copy it again")
+        raise UserError(f"{path}: no {cls.__name__} of this version has its config ({first_line(error)}); "
+                        "copy it again, or train it anew")
     must_fit(net, state, path)
 
 
