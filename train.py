@@ -441,7 +441,8 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
                                 methods=["reading_loss"])
     return Stage({"dit": player}, loader(cfg, run, images, as_bytes=True),
                  show_samples(cfg, run, vae, None, 1, prompts_for(cfg, images)),
-                 valid=held_out(cfg, run, "image", vae, flow_errors), about=about(cfg, "flow"), data=(images,))
+                 valid=held_out(cfg, run, "image", vae, flow_errors), about=about(cfg, "flow"),
+                 data=(images,))
 
 
 # The image transformer's attention becomes global: its tokens, until now those of one image, are those of a
@@ -773,7 +774,7 @@ def unseen(cfg, kind):
 
 
 def held_out(cfg, run, kind, vae, errors, text=None, classes=(), times=TIMES):
-    """nets -> {"valid_t0.06": loss, ...}, or None. errors is the stage's: (net, z, cond, t, noise) -> (B,...)"""
+    """nets -> {"valid_t0.06": loss, ...}, or None. errors (net, z, cond, t, noise) -> (B,...): the stage's."""
     if not cfg.valid_every:
         return None
     try:
