@@ -23,7 +23,7 @@ PAPERS = {
                  "Section": "1 2 2.1 2.2 3 3.1 3.2 4 4.1 4.2 4.3 5 6 A A.1 A.2 B".split()},
     "Latte": {"Eq.": range(1, 2), "Fig.": range(1, 11), "Table": range(1, 6),
               "Section": ("1 2 3 3.1 3.2 3.3 3.3.1 3.3.2 3.3.3 3.3.4 4 4.1 4.2 4.3 4.4 4.5 5 "
-                          "A.1 A.2 A.3").split()},
+                          "A A.1 A.2 A.3").split()},
 }
 MAP = Path("docs/map.md")
 
@@ -54,7 +54,7 @@ def targets(cell):
     """[(file, name)]: `vae.py` `DPVAE`, `GOP` is two names of vae.py; a file alone is (file, "")."""
     file, found = None, []
     for word in re.findall(r"`([^`]+)`", cell):
-        if word.endswith((".py", ".gif", ".svg", ".png")):
+        if word.endswith((".py", ".gif", ".svg", ".png", ".txt")):
             file = word
             found.append((file, ""))
         else:
