@@ -434,7 +434,7 @@ def weight_bytes(nets):
 
 
 def pixels(cfg, clips, frames=None):
-    """Clips as the loader hands them over, in float32: one of 96 x 512 x 512 is 0.3 GB."""
+    """Clips as a network of pixels is given them: one of 96 x 512 x 512 is 0.3 GB."""
     return torch.empty(clips, 3, frames or cfg.frames, cfg.size, cfg.size)                  # (B,3,T,H,W)
 
 
@@ -494,7 +494,7 @@ def moments_of_vae(cfg, rows):
 def moments_of_dit(cfg, rows):
     net, text, vae = MMDiT(cfg.dit), ToyText(cfg.text), KLVAE(vae_of(cfg)).requires_grad_(False)
     checkpoint(cfg, net)
-    steps = {"a step": flow_step(cfg, net, rows, 1), "encoding": encoding(vae, pixels(cfg, rows, 1))}
+    steps = {"a step": flow_step(cfg, net, rows, 1), "encoding": encoding(cfg, vae, rows, 1)}
     return [net, text], [vae], steps
 
 
@@ -536,10 +536,10 @@ def moments_of_videodit(cfg, rows):
         add_lora(net, cfg.lora, torch.bfloat16)
     dp = video_vae(cfg)
     moments = {"a step": flow_step(cfg, net, rows, cfg.frames // GOP),
-               "encoding": encoding(dp, pixels(cfg, rows)), "a preview": preview(cfg, dp, cfg.frames // GOP)}
+               "encoding": encoding(cfg, dp, rows), "a preview": preview(cfg, dp, cfg.frames // GOP)}
     if cfg.p_video < 1:
         moments |= {"a step of images": flow_step(cfg, net, rows, 1),
-                    "encoding images": encoding(dp, pixels(cfg, rows, 1))}
+                    "encoding images": encoding(cfg, dp, rows, 1)}
     return [net], [dp], moments
 
 
@@ -567,10 +567,10 @@ def moments_of_latte(cfg, rows):
 
     def step():
         net(z, t, images=images, **cond).float().square().mean().backward()
-    moments = {"a step": step, "encoding": encoding(vae, pixels(cfg, rows)),
+    moments = {"a step": step, "encoding": encoding(cfg, vae, rows),
                "a preview": preview(cfg, vae, frames)}
     if images:
-        moments["encoding images"] = encoding(vae, pixels(cfg, rows * images, 1))
+        moments["encoding images"] = encoding(cfg, vae, rows * images, 1)
     return [net], [vae], moments
 
 
@@ -598,7 +598,8 @@ def flow_step(cfg, net, rows, frames):
     return lambda: flow_loss(net, z, cond, t=torch.empty(rows), noise=torch.empty_like(z)).backward()
 
 
-def encoding(vae, x):
+def encoding(cfg, vae, clips, frames=None):
+    x = pixels(cfg, clips, frames).to(torch.uint8)                                          # (B,3,T,H,W)
     return lambda: encoded(vae, x)
 
 
@@ -678,8 +679,10 @@ def memory(work):
 
 
 def clip_bytes(work):
-    """All micro-batches of a step lie on the GPU: clips, and images beside them, in float32."""
-    return 4 * 3 * loaded_pixels(work) * work.rows * work.cfg.accumulate
+    """All micro-batches of a step lie on the GPU: clips, and images beside them, as bytes where a frozen VAE
+    makes floats of them, one at a time; else in float32."""
+    size = 1 if work.cfg.stage in READ_LATENTS else 4
+    return size * 3 * loaded_pixels(work) * work.rows * work.cfg.accumulate
 
 
 def loaded_pixels(work):

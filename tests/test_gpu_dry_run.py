@@ -182,8 +182,7 @@ def test_a_training_step_asks_the_gpu_nothing(gpu, monkeypatch, tmp_path, name, 
     float32. (The gradients are made up.)"""
     cfg, = parse(["--config", "tiny", "--stage", name, "--no-cached", "--bf16", "--batch", "2", "--out",
                   str(tmp_path), *flags])
-    run, batch = Run(device=GPU), batch_of(cfg)
-    text = Reader(sd3_text().to(GPU, keep=True), "sd3", GPU)
+    run, batch, text = Run(device=GPU), batch_of(cfg), Reader(sd3_text().to(GPU, keep=True), "sd3", GPU)
     if name == "latte" and not cfg.latte.pooled_dim:
         text = Reader(T5Text(T5, letters_tokenizer()).to(GPU, keep=True), "t5", GPU)
     for place, stand_in in {
@@ -217,7 +216,8 @@ def test_a_training_step_asks_the_gpu_nothing(gpu, monkeypatch, tmp_path, name, 
 def batch_of(cfg):
     """Two clips, or images, on the GPU; with --joint_images two images beside each."""
     frames = 1 if cfg.stage in ("vae", "dit") else cfg.frames
-    batch = {"video": empty(2, 3, frames, cfg.size, cfg.size), "caption": ["a cat", "a dog"],
+    kind = {"videodit": torch.uint8, "latte": torch.uint8}.get(cfg.stage, torch.float32)
+    batch = {"video": empty(2, 3, frames, cfg.size, cfg.size).to(kind), "caption": ["a cat", "a dog"],
              "place": ["cat/1", "dog/2"], "step": 10, "first": 0, "still": False}
     if cfg.stage == "latte":
         images = {"video": empty(4, 3, 1, cfg.size, cfg.size), "caption": ["a"] * 4, "place": ["cat/1"] * 4}
