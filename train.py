@@ -768,13 +768,13 @@ def unseen(cfg, kind):
         rest = (0.0, first)
     if rest[0] < rest[1]:
         clips = toy_or_folder(dataclasses.replace(cfg, part=rest, seed=0, flip=False), kind)
-        if isinstance(clips, ClipFolder):                   # images have no parts
-            return clips
+        if all(isinstance(source, ClipFolder) for source in getattr(clips, "sources", [clips])):
+            return clips                                    # of images nothing is left out
     raise UserError(f"{name} is trained on whole; of videos, --part 0 0.9 leaves out the last tenth of each")
 
 
 def held_out(cfg, run, kind, vae, errors, text=None, classes=(), times=TIMES):
-    """nets -> {"valid_t0.06": loss, ...}, or None. errors (net, z, cond, t, noise) -> (B,...): the stage's."""
+    """nets -> {"valid_t0.06": loss, ...}, or None. errors is the stage's: net, z, cond, t, noise -> (B,...)"""
     if not cfg.valid_every:
         return None
     try:

@@ -674,7 +674,7 @@ class Trainer:
                 self.stage.preview(nets, folder / name)
 
     def validate(self):
-        """{name: held-out loss} by the EMA, in the same way: on rank 0 alone if the network is whole there."""
+        """{name: held-out loss} by the EMA, as a preview: by rank 0 alone, if the network is whole there."""
         if self.run.rank and not self.cfg.shard:
             return {}
         with self.averaged() as nets, self.eager(), torch.no_grad(), autocast(self.cfg, self.run):
@@ -842,9 +842,9 @@ def refuse_to_overwrite(cfg):
 # machine is used. A flag that is not in this list is taken for a part of the run, new ones included: to ask
 # once too often is the cheaper mistake. A network's fields are compared where the stage trains it.
 MAY_CHANGE = {"config", "stage", "out", "resume", "steps", "lr", "warmup", "decay", "clip", "ema", "workers",
-              "accumulate", "bf16", "compile", "checkpointing", "checkpoint_every", "shard", "cache", "cached",
-              "encode_batch", "save_every", "preview_every", "valid_every", "previews", "log_every", "keep",
-              "init", "vae_weights", "text_weights", "lpips"}
+              "accumulate", "bf16", "compile", "checkpointing", "checkpoint_every", "shard", "cache",
+              "cached", "encode_batch", "save_every", "preview_every", "valid_every", "previews", "log_every",
+              "keep", "init", "vae_weights", "text_weights", "lpips"}
 
 
 def flat(config, prefix=""):
