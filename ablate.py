@@ -867,7 +867,11 @@ def losses(job, ours):
     found = {}
     if late:
         found["training loss"] = mean(late), None
-    held_out = [value for name, value in lines[-1].items() if name.startswith("valid_")]
+    held_out = []
+    for line in lines:                                          # the last one, where it is not every line's
+        told = [value for name, value in line.items() if name.startswith("valid_")]
+        if told:
+            held_out = told
     if held_out:
         found["held-out loss"] = mean(held_out), None
     if held_out and "z_std" in ours.get("recon", {}):

@@ -382,6 +382,17 @@ def test_what_is_measured_once_a_run_has_students_interval():
     assert (low, high) == pytest.approx((2 - 4.303 / 3 ** 0.5, 2 + 4.303 / 3 ** 0.5))
 
 
+def test_the_loss_share_is_of_what_a_constant_would_lose(tmp_path):
+    """A model that says nothing loses a velocity's variance: 1 for noise and 4 for latents of twice images'
+    deviation; one that loses half of that has a share of a half. The training loss is its last fifth's."""
+    (tmp_path / "videodit").mkdir()
+    lines = [{"step": step, "videodit": 9.0 - step} for step in range(1, 9)]
+    lines[5] |= {"valid_t0.06": 2.0, "valid_t0.94": 3.0}
+    (tmp_path / "videodit" / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = ablate.losses(ablate.Job(tmp_path, [], [], "videodit"), {"recon": {"z_std": 3.0, "z_k_std": 1.5}})
+    assert found == {"training loss": (1.5, None), "held-out loss": (2.5, None), "loss share": (0.5, None)}
+
+
 def test_every_claim_is_of_rows_and_measures_that_exist():
     for key, claims in ablate.CLAIMS.items():
         names = {row.name for row in ablate.TABLES[key].rows}
