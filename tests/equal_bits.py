@@ -43,6 +43,7 @@ ALONE = (                       # patterns of files, and of keys in them, that o
     "*state.pt names *", "*state.pt data*",                    # of what, and from what, a state is
     "stdout.txt * key_psnr*", "stdout.txt * z_*",               # eval.py recon tells more
     "stdout.txt * each *", "stdout.txt * each", "stdout.txt * still", "stdout.txt * reversed",  # eval.py toy, too
+    "stdout.txt * alone", "stdout.txt * colour_drift", "stdout.txt * shape_drift",              # gone from it
     "stdout.txt * dpvae *",                                     # and leaves the VAE to recon
 )
 LEFT_OUT = {                    # keys whose values may differ: what a clock decides, then what was changed
