@@ -4,8 +4,9 @@ Paper    VideoDiT Tables 3-6 (4.3), Figs. 3, 5, 6, 7; Tables 1 and 2 (our row); 
 Shapes   none: this file only composes commands; --dry-run prints them, to be run by hand as well
 Numbers  the paper's, as printed, beside ours. The toy world's come from its attribute classifier and say so:
          the order of the rows may be compared with the paper's, the numbers may not
-Differs  the papers run each row once; here --seeds 3 runs it three times and shows the range. What rows
-         have in common is trained once, and so is a run that several tables show, as most show the default
+Differs  the papers run each row once and compare by eye; here --seeds 3 runs it three times, and each claim
+         has a measure, a margin and a verdict (CLAIMS). What rows have in common is trained once, and so is
+         a run that several tables show, as most show the default
 Reads    after eval.py and presets.py, before bench.py
 Run me   python ablate.py                        # the tables
          python ablate.py videodit-5 --config tiny --seeds 2       # CPU, minutes: without 3D patchify, with
@@ -124,7 +125,7 @@ TABLES = {
         Row("both", "--p_video 1", quality(37.53, 0.9806, 0.0444) | scores(556.42, 29.61))), "videodit-256"),
     # How does an image model get to see time? Make its attention global (2D to 3D), no new weights; or keep
     # it and add a trainable copy that is global beside it, which doubles the parameters. The paper finds them
-    # alike, and keeps the cheap one: a row that is NOT told apart from the other is what would agree.
+    # alike, and keeps the cheap one: rows that are equal within a margin are what would agree.
     "videodit-4": Table("Table 4: what is made global", "videodit", (
         Row("2D and 3D, 4.15B", "--p_video 1 --attention 2d+3d", scores(563.24, 29.00),
             note='80 GB a card by bench.py fits; on 8 of 80 GB give --train "... --accumulate 2", 76 GB'),
