@@ -247,13 +247,6 @@ def test_one_condition_for_many_rows_is_that_condition_repeated(head):
     assert_close(head(x, c), head(x, c.repeat_interleave(3, dim=0)))
 
 
-def test_demo_answers_zero_and_is_blind_to_the_order_of_frames():
-    """python dit.py prints these numbers: adaLN-Zero, and VideoDiT 3.2's reason for 3D patchify."""
-    found = show_dit.demo()
-    backwards = found.pop("MMDiT: five frames backwards")
-    assert len(found) == 3 and max(found.values()) == 0 and backwards < 1e-5
-
-
 def test_the_toys_image_model_is_its_video_model_at_one_frame():
     """The branch for time is linear before the blocks, so for one frame it is a part of patchify."""
     from videodit import VideoDiT

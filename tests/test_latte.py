@@ -17,6 +17,7 @@ from support.ops import attend
 from conftest import golden
 from dit import DiT, DiTConfig, PixArt, PixArtConfig
 from flow import DDPM, ddpm_loss, flow_loss, guided, velocity_of
+from test_dit import count, outputs_of
 from latte import (SIZES, Latte, LatteConfig, LatteV1, frame_similarity, init_from_image, paper_count,
                    temporal_mask)
 
@@ -62,17 +63,6 @@ def golden_t2v():
     return net, given, expected
 
 
-def outputs_of(blocks, run):
-    """What each block returns while run() runs, and what run() returns."""
-    seen = []
-    hooks = [block.register_forward_hook(lambda module, given, out: seen.append(out)) for block in blocks]
-    with torch.no_grad():
-        result = run()
-    for hook in hooks:
-        hook.remove()
-    return seen, result
-
-
 def close(actual, expected, atol=3e-5):
     """Latte's fixtures round by 1e-5 themselves: 1e-5 and twice that."""
     conftest.close(actual, expected, atol)
@@ -108,10 +98,6 @@ def draw(net, batch=2, frames=4, height=8, width=8, images=0, seed=1):
         cond["pooled"] = normal(net.config.pooled_dim)
     z = normal(net.config.in_channels, frames + images, height, width)
     return z, torch.arange(batch) * 400 + 7., cond
-
-
-def count(net):
-    return sum(p.numel() for p in net.parameters())
 
 
 # ------------------------------------------------------------------------------------------ Variant 1, whole

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import pretrained
 import flow
 import sample
-from support import order, video_io
+from support import order
 from support.checkpoints import read_state, save_network
 from support.cli import UserError, polite
 from conftest import GOLDEN, golden
@@ -370,21 +370,6 @@ def test_start_and_end_are_where_they_were_asked(make, models, tmp_path, model, 
     assert about["start"] == str(start) and about["end"] == str(end)
 
 
-def test_latte_by_frames_begins_and_ends_with_the_given(tmp_path, make):
-    """Without a DP-VAE each frame is a picture: the first and the last are the given ones, decoded."""
-    torch.manual_seed(0)
-    ckpt = latte_folder(tmp_path / "ckpt", LatteConfig(**SMALL))
-    start, end = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", seed=1)
-    clip = read_video(make("--start", start, "--end", end, ckpt=ckpt) / "0000-clip.mp4").astype(int)
-    vae = load_models(ckpt).vae
-    for frame, path in ((clip[0], start), (clip[-1], end)):
-        x = video_io.to_video(np.asarray(Image.open(path))[None])[None]
-        want = video_io.to_video(frame[None].astype(np.uint8)[:, ::8, ::8])       # enlarged 8 times, and .mp4
-        with torch.no_grad():
-            assert (vae.decode(vae.encode(x))[0].clamp(-1, 1) - want).abs().mean() < 0.1
-    assert len(clip) == 6
-
-
 def test_a_clip_goes_on_window_by_window(models, make, tmp_path):
     """What was there stays, to the frame; any length, one window of the training's length at a time."""
     z = torch.randn(1, 4, 2, 4, 4)
@@ -555,21 +540,6 @@ def test_sd35_as_its_publisher_lays_it_out(sd3, make, tmp_path):
     (folder / "text_encoders/t5xxl_fp16.safetensors").unlink()
     without = make("a cat", "--weights", file, "--size", 32, out="without")
     assert Image.open(without / "0000-a-cat.png").tobytes() != with_t5
-
-
-@pytest.mark.slow
-def test_a_transformer_without_its_prefix_among_the_other_parts(sd3, make, tmp_path):
-    """As other people's tools save a fine-tuned one: bare names, the other parts with theirs."""
-    state = {name.removeprefix("model.diffusion_model."): value for name, value in read_state(sd3[0]).items()}
-    save_file(state, tmp_path / "all.safetensors")
-    alone = {name: value for name, value in state.items()
-             if not name.startswith(("first_stage_model.", "text_encoders."))}
-    save_file(alone, tmp_path / "bare.safetensors")
-    one = make("a cat", "--weights", tmp_path / "all.safetensors", "--size", 32, out="one")
-    parts = ["--weights", tmp_path / "bare.safetensors", "--weights", sd3[1]]
-    other = make("a cat", *parts, "--size", 32, out="other")
-    pictures = [np.asarray(Image.open(folder / "0000-a-cat.png")).astype(int) for folder in (one, other)]
-    assert abs(pictures[0] - pictures[1]).max() < 20            # fp16 on the one disk, fp32 on the other
 
 
 @pytest.mark.parametrize("missing, answer", [

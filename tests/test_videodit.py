@@ -198,12 +198,6 @@ def test_checkpointing_gives_the_same_gradients(attention):
     assert gradients(video) == pytest.approx(plain)
 
 
-def test_demo_changes_nothing_at_step_0():
-    """python videodit.py prints these numbers."""
-    found = show_videodit.demo()
-    assert len(found) == 4 and max(found.values()) < 1e-5
-
-
 def test_in_2d_a_frame_is_alone_and_in_3d_without_times_all_frames_are_alike():
     """What out/videodit.png shows of the toy: Fig. 2's sets, and Table 5's reason for 3D patchify."""
     (alone, timeless, trained), backwards, errors = show_videodit.draw_toy(None, clips=2)
