@@ -613,7 +613,7 @@ def overview():
         lines += [f"  python train.py --config {name} {flags}".rstrip(),
                   f"        {stages}: {time or 'python bench.py fits ' + name}"]
     return "\n".join([
-        *lines, "", "The stages:", *(f"  {name:10}{what}" for name, what in STAGES.items()), "",
+        *lines, "", "The stages:", *(f"  {name:12}{what}" for name, what in STAGES.items()), "",
         "SD3: Stable Diffusion 3's file or Diffusers folder. SD1: Stable Diffusion 1.4's VAE. PIXART: the",
         "folder of PixArt-alpha 512 with its T5. VGG16: torchvision's vgg16-397923af.pth, for LPIPS. VIDEOS,",
         "IMAGES: any folders; python data.py FOLDER says what of one can be used. First steps: python",
@@ -627,7 +627,7 @@ def main(argv):
         return
     for name in PRESETS:
         for config in parse(["--config", name]):
-            print(f"{name:17}{config.stage:10}{config.steps:>9,} steps x {config.batch:<4}"
+            print(f"{name:17}{config.stage:12}{config.steps:>9,} steps x {config.batch:<4}"
                   f"{config.frames:>4} frames of {config.size} x {config.size}")
 
 
