@@ -562,8 +562,8 @@ def cost(args, key, jobs):
         encoding, cached = HOURS[of][config.stage]
         whole = PRESETS[args.config]["stages"][config.stage]["steps"]
         hours += (cached if config.cached else encoding) * config.steps / whole
-    text = (f"{key}: about {hours:.0f} h of 8 H100 for {len(commands)} trainings (computed, as if each network "
-            "were the preset's own)")
+    text = (f"{key}: about {hours:.0f} h of 8 H100 for {len(commands)} trainings (computed, as if each "
+            "network were the preset's own)")
     if points(args, key):
         text += f"; {points(args, key)} states of each stay on disk, each 13 GB of a Latte-XL (--curve)"
     if latents := cached_bytes(jobs):
@@ -620,8 +620,8 @@ def refuse_rows_flags(args, key):
     if points(args, key):
         reserved |= {"save_every", "keep"}                      # --curve 0 leaves them to you
     for name in sorted(given(args, table.model, args.train) & reserved):
-        raise UserError(f"--train: --{name} would be the same in every row; {key}'s rows set it, or ablate.py "
-                        "by its own --out, --config, --seeds, --curve: leave it out of --train")
+        raise UserError(f"--train: --{name} would be the same in every row; {key}'s rows set it, or "
+                        "ablate.py by its own --out, --config, --seeds, --curve: leave it out of --train")
 
 
 def given(args, stage, flags):
@@ -817,7 +817,7 @@ def verdict(claim, differences):
 
 
 def clip_scores(ours, measure):
-    """(N,) of a run: what PER_CLIP asks of its clips, in percent, or dB; empty if it is measured once a run."""
+    """(N,) of a run: what PER_CLIP asks of its clips, in percent, or dB; empty: it is measured once a run."""
     scored = ours.get("toy", {})
     if measure == "nearest dB" and "nearest" in scored:
         return np.array(scored["nearest"]["generated"]["each"])
@@ -954,9 +954,9 @@ def claim_line(found, claim):
     low, high = claim["interval"]
     alike = " (alike in the paper)" if claim["alike"] else ""
     return (f"{claim['verdict']}: {claim['measure']}, {claim['better']} {claim['means'][0]:.4g} against "
-            f"{claim['worse']} {claim['means'][1]:.4g}{alike}: {claim['difference']:+.3g} (95 %: {low:+.3g} to "
-            f"{high:+.3g}; margin {claim['margin']}); {claim['params']:.0%} of the parameters, "
-            f"{claim['cpu']:.0%} of the time. The paper: {'; '.join(printed)}")
+            f"{claim['worse']} {claim['means'][1]:.4g}{alike}: {claim['difference']:+.3g} "
+            f"(95 %: {low:+.3g} to {high:+.3g}; margin {claim['margin']}); {claim['params']:.0%} of the "
+            f"parameters, {claim['cpu']:.0%} of the time. The paper: {'; '.join(printed)}")
 
 
 # Four digits: more would be noise, as the brackets beside them show.
@@ -1019,8 +1019,8 @@ def draw_table(path, found, most=4):
     rows, charts = found["rows"], []
     if rows[0]["curve"]:
         charts.append(draw_curves(found))
-    names = [claim["measure"] for claim in found["claims"]] + ["PSNR", "toy FVD", "FVD", "IS", "toy FID", "FID"]
-    for name in dict.fromkeys(names):
+    names = [claim["measure"] for claim in found["claims"]]
+    for name in dict.fromkeys([*names, "PSNR", "toy FVD", "FVD", "IS", "toy FID", "FID"]):
         if name in rows[0]["ours"] and len(charts) < most:
             dots = {}
             for number, row in enumerate(rows):

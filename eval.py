@@ -42,7 +42,8 @@ from sample import (TOKENS, TOY, decode, encode, generate, given_ends, go_on, ho
                     sample_latents, tokens_of)
 from vae import DPVAE, GOP, KLVAE, fold
 from support import nearest, toy_world
-from support.checkpoints import class_of, load_network, read_config, read_state, save_tensors, sweep, write_atomic
+from support.checkpoints import (class_of, load_network, read_config, read_state, save_tensors, sweep,
+                                 write_atomic)
 from support.cli import FlagParser, UserError, check_writable, finite, polite
 from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_targets,
                                perceptual_distance)
@@ -237,7 +238,8 @@ def recon(argv):
     flags.add_argument("--weights", default="", help="its file; default: in checkpoints/detectors")
     flags.add_argument("--classifier", default=str(CLASSIFIER), help="the network of --features toy")
     flags.add_argument("--seed", type=int, default=0, help="of which videos, and of their windows")
-    flags.add_argument("--sheet", type=drawing, default="", help="a .png to be drawn: video, reconstruction, error")
+    flags.add_argument("--sheet", type=drawing, default="",
+                       help="a .png to be drawn: video, reconstruction, error")
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, stride=1, windows=1, frames=0, size=0, seed=0)
     one_of(vars(args), split=("train", "test", "val", "all"))
@@ -424,7 +426,7 @@ def sample_set(argv):
         prompt = random_class(models.classes, args.seed)
         about["classes"] = "random"
     elif models.condition == "none":
-        prompt = str                                        # nobody reads it; on --sheet a clip has its number
+        prompt = str                                        # unread: on --sheet a clip has its number
     check_made(Path(args.out), args, about)
     return fill_folder(models, prompt, about["frames"], args)
 
@@ -546,7 +548,8 @@ def reproduce(argv):
         if command[0] in printed:
             result[command[0]] = found[command[0]]
     for metric, (without, joint) in printed.items():
-        print(f"\n{metric.upper()} {result[metric]:.2f}; the paper {without} without joint images, {joint} with")
+        print(f"\n{metric.upper()} {result[metric]:.2f}; the paper {without} without joint images, "
+              f"{joint} with")
     print(f"users report an FVD of {reported}")
     if args.n != 2048:
         print(f"-n {args.n}: the published numbers are of 2048 clips; FVD of fewer is larger")
@@ -691,11 +694,11 @@ def word_scores(classifier, specs, clips):
     return right, [classifier.config.motions[number] for number in named["motion"].tolist()]
 
 
-# A motion that is not named right is wrong in one of three ways: nothing moves, which is what a model makes
-# that does not know one frame from another; or it runs backwards, which needs the order of frames, and no
-# single frame shows it; or it is another. How much a clip moves is how far a frame is from the next, on the
-# mean. Still is a clip that moves less than half of what the true one of its Spec does: true clips whose
-# subject is held, while clouds drift and legs swing, move 0.1 to 0.5 times as much, a quarter on the mean.
+# A motion that is not named right is wrong in one of three ways: nothing moves; or it runs backwards, which
+# no single frame shows; or it is another, such as a subject that changes its shape on the spot, as early in
+# training. How much a clip moves is how far a frame is from the next, on the mean. A clip is still if it
+# moves less than half as much as the true clip of its Spec: where the subject is held, while clouds drift and
+# legs swing, true clips move 0.1 to 0.5 times as much, a quarter on the mean.
 REVERSE = {"moving left": "moving right", "moving right": "moving left", "growing": "shrinking",
            "shrinking": "growing"}
 
@@ -705,7 +708,8 @@ def motion_scores(specs, clips, motions):
     true = render_all(specs, clips.shape[2], clips.shape[-1])                               # (B,3,T,H,W)
     moves = torch.tensor([spec.motion != "staying still" for spec in specs])                # (B,)
     backwards = [REVERSE.get(spec.motion) == motion for spec, motion in zip(specs, motions)]
-    return {"still": moves & (movement(clips.cpu()) < movement(true) / 2), "reversed": torch.tensor(backwards)}
+    less = movement(clips.cpu()) < movement(true) / 2                                       # (B,)
+    return {"still": moves & less, "reversed": torch.tensor(backwards)}
 
 
 def movement(clips):
@@ -741,10 +745,11 @@ def unseen(kind, n, batch, vocabulary):
 
 
 def world_of(classifier):
-    """The vocabulary whose words this classifier names: a checkpoint of the narrow world is asked for those."""
-    for name, world in toy_world.VOCABULARIES.items():
-        if (tuple(classifier.config.subjects), tuple(classifier.config.motions)) == (world.subjects, world.motions):
-            return name
+    """The vocabulary whose words this classifier names: a narrow one is asked in its own words."""
+    names = classifier.config
+    for vocabulary, world in toy_world.VOCABULARIES.items():
+        if (tuple(names.subjects), tuple(names.motions)) == (world.subjects, world.motions):
+            return vocabulary
     raise UserError("eval.py toy: the classifier names other words than the toy worlds have; "
                     "give --classifier a classifier.safetensors of train.py --stage classifier")
 
@@ -823,7 +828,7 @@ CONTINUED = {"image": from_image, "image_alone": from_image_alone, "onwards": on
 
 # A model may obey the prompt and ignore the image: so the PSNR of the given frames stands beside the shares.
 def given_score(classifier, models, row, how, args, bar):
-    """(shares, as of clip_scores, and the PSNR of given frames, three clips with their captions to look at)."""
+    """(shares and the PSNR of given frames, three clips with their captions to look at)."""
     asked, seen, shown, squares = [], [], [], Counter()
     for first, specs in unseen("video_heldout", args.given, args.batch, args.vocabulary):
         made = CONTINUED[row](models, how, specs, first)
@@ -870,10 +875,12 @@ def print_nearest(rows, count):
         truth = f"{found['truth']:.2f}" if "truth" in found else "-"
         print("{:18}{db:8.2f} +- {error:.2f} {first:8.2f}{last:8.2f}{share_20:7.0%}".format(row, **found)
               + f"{truth:>11}")
-    print("by subject: " + ", ".join(f"{name} {db:.1f}" for name, db in rows["generated"]["subjects"].items()))
+    subjects = [f"{name} {db:.1f}" for name, db in rows["generated"]["subjects"].items()]
+    print(f"by subject: {', '.join(subjects)}")
 
 
-# Shares of so many clips are coarse: of 128, one is 0.8 %. Rows that were given an image say how well they kept it, too.
+# Shares of so many clips are coarse: of 128, one is 0.8 %. Rows that were given an image say how well they
+# kept it, too.
 def print_shares(result):
     """A line a row: the shares, then the decibels of given frames."""
     questions = (*ATTRIBUTES, "still", "reversed")
@@ -944,7 +951,8 @@ def parse_toy_flags(argv):
                        help="fit reconstructions and true clips as well, which no model can beat")
     flags.add_argument("--given", type=int, default=-1,
                        help="clips of each row that begins with an image or a clip; 0: none; -1: as -n")
-    flags.add_argument("--sheet", type=drawing, default="", help="a .png to be drawn: clips from an image, on, in between")
+    flags.add_argument("--sheet", type=drawing, default="",
+                       help="a .png to be drawn: clips from an image, on, in between")
     generation_flags(flags)
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, steps=1, batch=1, nearest=0, given=-1)
@@ -1058,7 +1066,8 @@ def parse_metric(name, argv, kinds, sides):
     if "real" in sides:
         flags.add_argument("--cache", default="cache/features", help='keeps features of REAL; "": nowhere')
         flags.add_argument("--full", action="store_true", help="all frames of REAL, as fid50k_full, for fid")
-        flags.add_argument("--sheet", type=drawing, default="", help="a .png to be drawn: four clips of each side")
+        flags.add_argument("--sheet", type=drawing, default="",
+                           help="a .png to be drawn: four clips of each side")
     flags.add_argument("--protocol", default="", help=f"{', '.join(PROTOCOLS)}; default latte; toy's is toy")
     for item in dataclasses.fields(Protocol):
         if "real" in sides or item.name not in OF_THE_REAL_SIDE:

@@ -42,7 +42,8 @@ ALONE = (                       # patterns of files, and of keys in them, that o
     "*state.pt rng",            # of a generator that no step draws from
     "*state.pt names *", "*state.pt data*",                    # of what, and from what, a state is
     "stdout.txt * key_psnr*", "stdout.txt * z_*",               # eval.py recon tells more
-    "stdout.txt * each *", "stdout.txt * each", "stdout.txt * still", "stdout.txt * reversed",  # eval.py toy, too
+    "stdout.txt * each *", "stdout.txt * each", "stdout.txt * still",   # eval.py toy tells more, too
+    "stdout.txt * reversed",
     "stdout.txt * alone", "stdout.txt * colour_drift", "stdout.txt * shape_drift",              # gone from it
     "stdout.txt * dpvae *",                                     # and leaves the VAE to recon
 )

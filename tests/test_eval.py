@@ -265,7 +265,8 @@ def test_every_clip_is_scored_by_itself():
     ("full", "jumping"), ("full", "spinning")])
 def test_a_clip_is_still_where_only_legs_and_clouds_move(vocabulary, motion):
     """The held subject of 20 true clips of each motion is called still, the moving one never is."""
-    specs = [replace(toy_world.sample_spec(5, index, "any", vocabulary), motion=motion) for index in range(20)]
+    specs = [replace(toy_world.sample_spec(5, index, "any", vocabulary), motion=motion)
+             for index in range(20)]
     held = eval.render_all([replace(spec, motion="") for spec in specs], 16, 32)
     found = eval.motion_scores(specs, held, [motion] * 20)
     assert found["still"].float().mean() >= 0.95 and not found["reversed"].any()
@@ -429,7 +430,8 @@ def test_a_released_latte_is_reproduced_by_one_command(tmp_path, monkeypatch, ca
     has is printed beside the result."""
     ran = []
     for name in ("sample", "fvd", "is"):
-        monkeypatch.setitem(eval.COMMANDS, name, lambda argv, name=name: ran.append([name, *argv]) or {name: 100.0})
+        monkeypatch.setitem(eval.COMMANDS, name,
+                            lambda argv, name=name: ran.append([name, *argv]) or {name: 100.0})
     result = eval.reproduce(["ucf101.pt", "--data", "UCF101", "--vae", "sd", "--trust-torchscript"])
     assert [words[0] for words in ran] == ["sample", "fvd", "is"] and result["fvd"] == 100
     args, protocol = eval.parse_metric("fvd", ran[1][1:], ("i3d",), ("real", "fake"))
