@@ -63,7 +63,8 @@ def attend(q, k, v, mask=None):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     # In pieces of at most 16 MB of scores in float32. The C library asks the system anew for each array above
     # 32 MB, and gets it page by page, filled with zeros: 12 heads of 1,178 tokens took half as long again.
-    rows, heads = 2 ** 24 // (4 * q.shape[2] * k.shape[2]), q.shape[1]
+    rows = 2 ** 24 // (4 * q.shape[2] * k.shape[2])                         # of scores, in a piece
+    heads = q.shape[1]
     if rows < len(q) * heads and mask is None:
         parts = zip(*(part.flatten(0, 1).split(max(1, rows)) for part in (q, k, v)))
         return torch.cat([attend_by_hand(*part) for part in parts]).unflatten(0, (-1, heads))
@@ -73,8 +74,10 @@ def attend(q, k, v, mask=None):
 def attend_by_hand(q, k, v, mask=None):
     """The formula as it stands. In half precision q is scaled, where there are N x d numbers, not N x N."""
     scale = q.shape[-1] ** -0.5
-    half = v.element_size() == 2
-    scores = (q * scale) @ k.transpose(-2, -1) if half else q @ k.transpose(-2, -1) * scale   # (..,N,N)
+    if v.element_size() == 2:
+        scores = (q * scale) @ k.transpose(-2, -1)                          # (..,N,N)
+    else:
+        scores = q @ k.transpose(-2, -1) * scale                            # (..,N,N)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(dim=-1) @ v                                       # (..,N,d)
@@ -102,7 +105,9 @@ def run_block(block, save_memory, *inputs):
 
 def conv_layout(device):
     """The memory format of images and of networks of convolutions, for tensor.to or network.to."""
-    return torch.channels_last if torch.device(device).type == "cpu" else torch.contiguous_format
+    if torch.device(device).type == "cpu":
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 def group_norm(x, groups, weight, bias, eps):
@@ -116,7 +121,8 @@ def group_norm(x, groups, weight, bias, eps):
     by itself, so where no gradient is asked it gets x in bf16: decoding 32 frames of 512 x 512 takes 14.2 GB
     for 20.5 (bench.py's count; no GPU has run it). What it costs, tried on a CPU with the toy's DP-VAE:
     clips decoded in bf16 are 59.0 dB from those decoded in float32, for 60.6."""
-    half, on_cpu = x.dtype == torch.bfloat16, x.device.type == "cpu"
+    half = x.dtype == torch.bfloat16
+    on_cpu = x.device.type == "cpu"
     if half and on_cpu and torch.is_grad_enabled():
         return F.group_norm(x.float(), groups, weight, bias, eps).to(x.dtype)
     if half and not on_cpu and not torch.is_grad_enabled():

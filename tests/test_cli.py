@@ -96,6 +96,12 @@ def test_escape_codes_are_shown_and_not_obeyed(capsys):
     assert code == 2 and "\x1b" not in line and "\\x1b]0;title\\x07\\n; check" in line
 
 
+def test_a_message_of_a_page_keeps_its_ends(capsys):
+    """A prompt of 5,000 letters is named by its beginning; the way out is there."""
+    code, (line,) = ended(capsys, UserError("x" * 5000 + ": no such word; try another"))
+    assert code == 2 and len(line) < 1000 and "xxx" in line and line.endswith("try another")
+
+
 def test_a_folder_that_cannot_be_written_is_found_before_the_work(tmp_path):
     """A file on the way, a name of 300 letters, a link to nothing; what can be written is left as it was."""
     (tmp_path / "file").write_text("mine")

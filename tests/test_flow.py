@@ -123,7 +123,7 @@ def test_the_schedule_is_sd3s_table():
 
 
 def test_a_shift_keeps_the_question_as_hard_for_more_pixels():
-    """SD3 Eq. 23: the colour of a flat picture is known to sigma / (1-sigma) / sqrt(pixels); 4 times the
+    """SD3 Eq. 23: the colour of a flat image is known to sigma / (1-sigma) / sqrt(pixels); 4 times the
     pixels and shift sqrt(4) leave that where it was, and nothing else does."""
     sigma = torch.linspace(0.05, 0.95, 10)
     known_to = lambda sigma, pixels: sigma / (1 - sigma) / math.sqrt(pixels)
@@ -177,7 +177,7 @@ def test_dropped_prompts_are_zero_and_the_others_untouched():
 
 
 def test_dropped_labels_are_the_number_after_the_last_class():
-    """Clips of (B,), and (B,G) where pictures ride along: each label by its own toss."""
+    """Clips of (B,), and (B,G) where images ride along: each label by its own toss."""
     labels, drop = torch.tensor([[3, 1], [0, 2]]), torch.tensor([[True, False], [False, True]])
     assert flow.drop_labels(labels, drop, 101).tolist() == [[101, 1], [0, 101]]
     assert flow.drop_labels(labels[:, 0], drop[:, 0], 101).tolist() == [101, 0]

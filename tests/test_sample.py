@@ -89,12 +89,12 @@ def test_the_settings_beside_a_clip_make_it_again(make):
     assert abs(one - other).max() <= 2                      # one clip alone may round otherwise than two
 
 
-# ------------------------------------------------------------ pictures, lengths, files
+# ------------------------------------------------------------ images, lengths, files
 
-def test_a_picture_is_one_frame_decoded_by_the_image_decoder(models, monkeypatch):
+def test_an_image_is_one_frame_decoded_by_the_image_decoder(models, monkeypatch):
     """VideoDiT A.2, "decoding using the corresponding decoder": D_k for T = 1, D for clips."""
     def never(z):
-        raise AssertionError("D was asked for a picture")
+        raise AssertionError("D was asked for an image")
     monkeypatch.setattr(models.vae, "decode", never)
     assert generate(models, ["a cat"], frames=1, steps=2).shape == (1, 3, 1, 32, 32)
     with pytest.raises(AssertionError):
@@ -104,10 +104,11 @@ def test_a_picture_is_one_frame_decoded_by_the_image_decoder(models, monkeypatch
 def test_an_image_model_alone_makes_images(tiny, make, tmp_path):
     """--image, of a folder where stage dit was the last: .png and .json, and no clip."""
     folder = make("a cat", "--image", ckpt=broken(tiny, tmp_path / "ckpt", "image model"))
-    assert sorted(path.name for path in folder.iterdir()) == ["0000-a-cat.json", "0000-a-cat.png", "index.html"]
+    made = sorted(path.name for path in folder.iterdir())
+    assert made == ["0000-a-cat.json", "0000-a-cat.png", "index.html"]
 
 
-def test_a_picture_is_saved_as_its_own_pixels(tmp_path):
+def test_an_image_is_saved_as_its_own_pixels(tmp_path):
     """No margin, not enlarged: what --image writes --start takes back unchanged. It once had a white frame,
     and clips that began with it had one, too."""
     clip = torch.rand(3, 1, 32, 32) * 2 - 1
@@ -326,7 +327,7 @@ def test_nothing_is_written_over(make):
 
 
 def test_a_full_disk_leaves_no_number_without_a_clip(make, monkeypatch, tmp_path):
-    """The .json is taken back when the film cannot be written."""
+    """The .json is taken back when the clip cannot be written."""
     def full(*args, **settings):
         raise UserError("cannot write: no space")
     monkeypatch.setattr(sample, "save_video", full)
@@ -335,9 +336,9 @@ def test_a_full_disk_leaves_no_number_without_a_clip(make, monkeypatch, tmp_path
     assert not list((tmp_path / "out").glob("*.json"))
 
 
-# ------------------------------------------------------------ from a picture, from a clip
+# ------------------------------------------------------------ from an image, from a clip
 
-def picture(path, size=32, seed=0):
+def image_file(path, size=32, seed=0):
     """A file with smooth colours."""
     colours = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(colours).resize((size, size), Image.BICUBIC).save(path)
@@ -361,8 +362,8 @@ def test_a_given_frame_stays_and_the_others_start_from_it(models):
 
 @pytest.mark.parametrize("model, group", [("videodit", 4), ("latte", 1)])
 def test_start_and_end_are_where_they_were_asked(make, models, tmp_path, model, group):
-    """A clip that ends with a picture ends there: the frames after the last key frame are cut off."""
-    start, end = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 50, seed=1)
+    """A clip that ends with an image ends there: the frames after the last key frame are cut off."""
+    start, end = image_file(tmp_path / "a.png"), image_file(tmp_path / "b.png", 50, seed=1)
     folder = make("a cat", "--start", start, "--end", end, "--model", model, "--guidance", 1)
     clip = read_video(folder / "0000-a-cat.mp4")
     assert len(clip) == 8 - group + 1
@@ -382,8 +383,8 @@ def test_a_clip_goes_on_window_by_window(models, make, tmp_path):
         del models.transformer.forward
     assert longer.shape[2] == 6 and torch.equal(longer[:, :, :2], z) and {*seen} == {2}
     assert len(windows_of(models, 2, 24)) == 4
-    save_video(tmp_path / "film.mp4", np.full((9, 40, 32, 3), 200, np.uint8), crf=0)
-    clip = read_video(make("a cat", "--extend", tmp_path / "film.mp4", "--frames", 20) / "0000-a-cat.mp4")
+    save_video(tmp_path / "given.mp4", np.full((9, 40, 32, 3), 200, np.uint8), crf=0)
+    clip = read_video(make("a cat", "--extend", tmp_path / "given.mp4", "--frames", 20) / "0000-a-cat.mp4")
     assert len(clip) == 20 and abs(clip[:8].astype(int) - 200).max() < 8
 
 
@@ -410,8 +411,8 @@ def test_another_size_than_the_trainings_is_said(make, capsys):
 
 def test_strength_is_how_much_of_the_clip_is_forgotten(make, tmp_path):
     """A tenth of the steps leaves it near to what the autoencoder makes of it; all of them forget it."""
-    save_video(tmp_path / "film.mp4", np.full((8, 32, 32, 3), 200, np.uint8))
-    clips = [read_video(make("a cat", "--video", tmp_path / "film.mp4", "--strength", strength, out=strength)
+    save_video(tmp_path / "given.mp4", np.full((8, 32, 32, 3), 200, np.uint8))
+    clips = [read_video(make("a cat", "--video", tmp_path / "given.mp4", "--strength", strength, out=strength)
                         / "0000-a-cat.mp4").astype(int) for strength in ("0.5", "1.0")]
     plain = read_video(make("a cat", out="plain") / "0000-a-cat.mp4").astype(int)
     assert abs(clips[1] - plain).max() <= 2 and abs(clips[0] - plain).mean() > 1
@@ -494,7 +495,7 @@ LAYOUTS = {
     "Latte, classes": (lambda folder, vae: ["2", *released_latte(folder, vae, condition="class", classes=5)],
                        (4, 32)),
     "PixArt": (released_pixart, (1, 32)), "Latte-T2V": (released_t2v, (5, 64)),
-    "Latte-T2V, a picture": (lambda folder, vae: [*released_t2v(folder, vae), "--image"], (1, 64))}
+    "Latte-T2V, an image": (lambda folder, vae: [*released_t2v(folder, vae), "--image"], (1, 64))}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -611,25 +612,25 @@ def test_what_is_no_number_is_no_black_clip(sd_vae, tmp_path, capsys, file, valu
 
 # ------------------------------------------------------------ SD3
 
-def sd3_picture(source, prompts, size, **settings):
+def sd3_image(source, prompts, size, **settings):
     models = released_models(pretrained.open_released(source))
     models.size = size
     return generate(models, prompts, **settings)
 
 
-def test_one_file_and_a_diffusers_folder_make_the_same_picture(sd3):
+def test_one_file_and_a_diffusers_folder_make_the_same_image(sd3):
     """fp16 on disk or fp32, both run alike; SD3's names or, in the folder's parts, the same ones."""
-    one, folder = (sd3_picture(path, ["a cat"], 64, steps=2, seed=3) for path in sd3)
+    one, folder = (sd3_image(path, ["a cat"], 64, steps=2, seed=3) for path in sd3)
     assert one.shape == (1, 3, 1, 64, 64) and one.std() > 0
     assert_close(one, folder, atol=0.1, rtol=0)
 
 
 def test_prompts_and_guidance_reach_the_released_model(sd3):
-    """Another prompt or another guidance is another picture; clip i can be made alone here, too."""
-    cat, dog, more = (sd3_picture(sd3[0], [prompt], 32, steps=2, guidance=guidance, first_index=1)
+    """Another prompt or another guidance is another image; clip i can be made alone here, too."""
+    cat, dog, more = (sd3_image(sd3[0], [prompt], 32, steps=2, guidance=guidance, first_index=1)
                       for prompt, guidance in (("a cat", 4.0), ("a dog", 4.0), ("a cat", 9.0)))
     assert not torch.equal(cat, dog) and not torch.equal(cat, more)
-    both = sd3_picture(sd3[0], ["a dog", "a cat"], 32, steps=2, guidance=4.0)
+    both = sd3_image(sd3[0], ["a dog", "a cat"], 32, steps=2, guidance=4.0)
     assert_close(both[1:], cat, atol=0.1, rtol=0)
 
 
