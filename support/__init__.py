@@ -15,6 +15,7 @@ over it       checkpoints    our files: safetensors, state.pt, atomic writes, lo
               nearest        a clip read back as the toy world's nearest rendering
               drawing        contact sheets, curves, pages
 on top        latent_cache   latents encoded once, in shards
+              folder_report  what of a folder can be trained on
               eval_clips     which pixels are compared: windows, strides, crops, filters, JPEG
               pages          report.html, index.html
               trainer        ranks, optimizers, EMA, states on disk, faults, the log

@@ -333,8 +333,6 @@ class Source:
             name, reason = next(iter(self.left_out.items()))
             log.warning("left out %d entries of %s; first: %s, %s", len(self.left_out), self.root, name,
                         reason)
-        if others := self.passed_over():
-            log.info("%s: passed over %s", self.root, count_endings(others))
 
 
 def count_endings(endings):
