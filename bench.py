@@ -737,8 +737,8 @@ def flops_of(function):
 
 def hours(work, flops):
     """{part: hours of the whole stage}, of the FLOPs of its steps."""
-    steps = work.cfg.steps
-    return {part: steps * count / (SHARE[part] * peak_of_card(work.cfg)) / 3600 for part, count in flops.items()}
+    steps, peak = work.cfg.steps, peak_of_card(work.cfg)
+    return {part: steps * count / (SHARE[part] * peak) / 3600 for part, count in flops.items()}
 
 
 def peak_of_card(cfg):

@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +10,12 @@ import torch
 from safetensors import safe_open
 
 import pretrained
+from conftest import GOLDEN
 from support.checkpoints import load_network, save_network, save_state
 from support.cli import UserError
 from support.detectors import (C3D, I3D, AttributeClassifier, AttributeClassifierConfig, classifier_file,
                                classifier_loss, layer_distances, perceptual_distance)
 
-GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
 COUNTS = {"subjects": 12, "colours": 10, "motions": 6, "scenes": 6}
 
 

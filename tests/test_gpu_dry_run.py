@@ -191,7 +191,7 @@ def test_a_training_step_asks_the_gpu_nothing(gpu, monkeypatch, tmp_path, name, 
             "image_vae": lambda cfg, run: KLVAE(cfg.vae), "reader": lambda cfg, run, alone=False: text,
             "perceptual_for": lambda *_: None,
             "class_names": lambda *_: ("cat", "dog", "fish"),
-            "start_videodit": lambda cfg: VideoDiT.from_image(MMDiT(cfg.dit), attention=cfg.attention)}.items():
+            "start_videodit": lambda cfg: VideoDiT.from_image(MMDiT(cfg.dit), cfg.attention)}.items():
         monkeypatch.setattr(train, place, stand_in)
     stage = train.RECIPES[name](cfg, run)
     learners = {player: Learner(cfg, run, player, made) for player, made in stage.players.items()}
@@ -242,7 +242,7 @@ def test_sampling_comes_back_once_at_the_end(gpu, monkeypatch, kind, sampler):
         models_of_kind = models(kind)
         generate(models_of_kind, ["cat", "dog"], steps=2, sampler=sampler)
         seen = []
-        models_of_kind.vae.decoder.conv_out.register_forward_hook(lambda net, given, out: seen.append(out.dtype))
+        models_of_kind.vae.decoder.conv_out.register_forward_hook(lambda *_: seen.append(_[-1].dtype))
         with Copies() as copies:
             x = generate(models_of_kind, ["cat", "dog"], steps=2, sampler=sampler)
     assert x.device.type == "cpu" and x.shape == (2, 3, models_of_kind.frames, 32, 32)
@@ -270,19 +270,19 @@ def test_apples_gpu_is_chosen_and_gets_what_it_has(gpu, monkeypatch):
 
 @pytest.mark.parametrize("flag, half", [("--no-bf16", torch.float32), ("--bf16", torch.bfloat16)])
 def test_a_shard_holds_its_part_and_gathers_a_block_at_a_time(monkeypatch, flag, half):
-    """--shard on 4 ranks (three are not there, and send anything): a quarter of all states; blocks are gathered
-    one by one, with --bf16 in bf16, their gradients summed in float32; a save gathers a tensor at a time."""
+    """--shard on 4 ranks (three are not there, and send anything): a quarter of all states; blocks come one by
+    one, with --bf16 in bf16, their gradients are summed in float32; a save gathers a tensor at a time."""
     monkeypatch.setattr("support.trainer.has_bf16", lambda device: True)
     dist.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
     cfg, = parse(["--config", "tiny", "--stage", "videodit", "--shard", flag])
     net = VideoDiT.from_image(MMDiT(cfg.dit))
     blocks = [sum(p.numel() for p in block.parameters()) for block in net.image.joint_blocks]
     whole, largest = sum(p.numel() for p in net.parameters()), max(p.numel() for p in net.parameters())
-
     def loss(nets, batch):
         z, cond = torch.ones(2, 4, 2, 4, 4), {"context": torch.ones(2, 12, 32), "pooled": torch.ones(2, 32)}
         return flow_loss(nets["videodit"], z, cond, t=torch.rand(2), noise=z), {}
-    learner = Learner(cfg, Run(0, 4), "videodit", Player({"videodit": net}, loss, blocks=net.image.joint_blocks))
+    player = Player({"videodit": net}, loss, blocks=net.image.joint_blocks)
+    learner = Learner(cfg, Run(0, 4), "videodit", player)
     with Copies() as step, torch.autocast("cpu", torch.bfloat16, enabled=cfg.bf16):
         learner.wrapped({})[0].backward()
     learner.update(1e-4, torch.tensor(True))

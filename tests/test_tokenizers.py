@@ -12,7 +12,7 @@ from support import tokenizers
 from support import toy_world
 from support.cli import UserError
 from conftest import GOLDEN
-from support.tokenizers import MEANINGS, CLIPTokenizer, T5Tokenizer, WordTokenizer, tell
+from support.tokenizers import MEANINGS, CLIPTokenizer, T5Tokenizer, WordTokenizer
 
 WORDS = ("a", "red", "cat", "dog", "moving left", "in", "snow")
 
@@ -27,7 +27,8 @@ def letters_tokenizer():
 # -------------------------------------------------------------------------------------------- the toy's words
 
 @pytest.mark.parametrize("typed, read", [
-    ("Cats", "cat"), ("A  BIRD, red!", "a bird red"), ("a boat's mushrooms", "a boat mushroom"), ("a spin", "a spinning"),
+    ("Cats", "cat"), ("A  BIRD, red!", "a bird red"), ("a boat's mushrooms", "a boat mushroom"),
+    ("a spin", "a spinning"),
     ("the cat jumps", "the cat jumping"), ("fishes moved left", "fish moving left")])
 def test_capitals_plurals_and_verbs_are_understood(typed, read):
     """A person's "Cats" is the toy's "cat", in training as in sampling, and no fuss is made."""
@@ -91,15 +92,6 @@ def test_a_prompt_that_is_cut_is_said_to_be_and_where():
     note, = T5Tokenizer.load(GOLDEN / "t5_tokenizer/spiece.model").notes(long)
     assert note.startswith("too long: T5 reads 76 of ")
     assert letters_tokenizer().notes("ab " * 38) == []
-
-
-def test_what_is_to_say_is_said_once_a_prompt(capsys):
-    """Forty clips of one prompt are one line."""
-    told, notes = set(), WordTokenizer(toy_world.WORDS, 12).notes
-    for _ in range(3):
-        tell(["a tiger", "a cat"], notes, told)
-    assert capsys.readouterr().err.splitlines() == [
-        '\'a tiger\': "tiger" is no word of this model (near: cat, dog, fish): read as "cat"']
 
 
 # ------------------------------------------------------------------------------------------- CLIP's tokenizer
