@@ -332,8 +332,8 @@ class ToyFrames(ToyClips):
 
 
 # D will decode a transformer's latents, which are a little wrong everywhere. --z_noise makes it learn from
-# latents that are so: z with noise on it (vae.py, Eq. 4), the flag times u^2 for each clip, u uniform. That is
-# less than half of the flag for seven clips in ten: clean latents should stay what D reads best.
+# latents that are so: z with noise on it (vae.py, Eq. 4), the flag times u^2 for each clip, u uniform. That
+# is less than half of the flag for seven clips in ten: clean latents should stay what D reads best.
 def misread(cfg, batch, dp):
     """Noise (B,C,T/4,h,w) for what D reads, a level for each clip, small ones more often; or None."""
     if not cfg.z_noise:
@@ -774,7 +774,7 @@ def unseen(cfg, kind):
 
 
 def held_out(cfg, run, kind, vae, errors, text=None, classes=(), times=TIMES):
-    """nets -> {"valid_t0.06": loss, ...}, or None. errors is the stage's: net, z, cond, t, noise -> (B,...)"""
+    """nets -> {"valid_t0.06": loss, ...}, or None. errors: the stage's, net, z, cond, t, noise -> (B,...)"""
     if not cfg.valid_every:
         return None
     try:

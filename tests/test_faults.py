@@ -33,7 +33,7 @@ def loss(*words):
     turns.append(0)
     if len(turns) == 2 and os.environ.get("RANK", "0") == "1":
         if sys.argv[1] == "error":
-            raise UserError("the film of rank 1 is broken; mend it")
+            raise UserError("the video of rank 1 is broken; mend it")
         if sys.argv[1] == "bug":
             raise ZeroDivisionError("a bug of rank 1")
         os.kill(os.getpid(), int(sys.argv[1]))
@@ -59,7 +59,7 @@ def of_ours(text):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what, reason", [
-    ("error", "the film of rank 1 is broken; mend it"),
+    ("error", "the video of rank 1 is broken; mend it"),
     (int(signal.SIGKILL), "another rank is gone (killed, or its machine): the same command goes on from")])
 def test_a_rank_that_fails_ends_all_with_one_reason(tmp_path, what, reason):
     """A UserError on one rank, a rank that is shot: the others stop, and one line says why."""
@@ -137,7 +137,7 @@ def killed(words, delay):
 @pytest.mark.parametrize("stage", ["vae", "videodit"])
 def test_a_run_that_is_shot_again_and_again_ends_as_if_left_alone(tiny, tmp_path, stage):
     """kill -9 at random moments, saving after every step: every resume works, and the end is the same, bit
-    for bit: weights, averages, moments, and the files themselves. KILLS=100 for more."""
+    for bit: weights, EMA, moments, and the files themselves. KILLS=100 for more."""
     kills, draws, rounds = int(os.environ.get("KILLS", 10)), random.Random(stage), 0
     words = ["--config", "tiny", "--stage", stage, "--steps", "6", "--save_every", "1", "--out"]
     whole = tiny.fork(tmp_path / "whole")

@@ -90,21 +90,21 @@ def test_each_caption_is_read_by_itself_and_the_last_are_remembered():
     assert len(reader.encoder.asked) == 4
 
 
-def test_each_visit_to_a_film_is_another_window(films):
-    """VideoDiT 4.1, Latte 4.1: nothing is frozen for a million steps, neither clips nor the pictures of joint
+def test_each_visit_to_a_video_is_another_window(films):
+    """VideoDiT 4.1, Latte 4.1: nothing is frozen for a million steps, neither clips nor the images of joint
     training."""
     flags = ["--data", films, "--frames", "8", "--no-cached"]
     clips = train.feed(config(*flags), Run(), "video", None)
     assert isinstance(clips, ClipFolder)
     visits = [clips.item(0, epoch)["video"] for epoch in range(6)]
     assert len({visit.numpy().tobytes() for visit in visits}) > 3
-    frames = train.feed(config(*flags), Run(), "image", None)           # without --images: the films' frames
+    frames = train.feed(config(*flags), Run(), "image", None)           # without --images: the videos' frames
     assert frames.item(0)["video"].shape == (3, 1, 32, 32) and len(frames) == 3
     assert len({frames.item(0, epoch)["video"].numpy().tobytes() for epoch in range(6)}) > 3
 
 
 def test_a_cache_holds_what_the_step_would_have_made(films, tmp_path):
-    """The same clip, the same VAE: the same latent, as far as float16 goes; of films and of frames."""
+    """The same clip, the same VAE: the same latent, as far as float16 goes; of videos and of frames."""
     cfg = config("--stage", "latte", "--data", films, "--windows", 2, "--out", tmp_path)
     vae = KLVAE(KLVAEConfig(**TINY_VAE))
     for kind in ("video", "image"):
@@ -182,7 +182,7 @@ def test_two_processes_drop_what_one_drops(cond):
 
 
 def test_a_tenth_of_the_labels_become_no_class():
-    """The extra row; every clip and every picture by its own toss; nothing where nothing is asked."""
+    """The extra row; every clip and every image by its own toss; nothing where nothing is asked."""
     cfg = config()
     labels = torch.zeros(4000, 2, dtype=torch.long)
     dropped = train.drop_conditions(cfg, Run(), {"step": 0, "first": 0}, {"labels": labels},
@@ -208,18 +208,18 @@ def test_no_class_is_the_networks_own_row_whatever_the_preset_has(tiny, tmp_path
     assert len(moved) == classes + 1 and moved.nonzero().flatten().tolist() == [classes]
 
 
-@pytest.mark.parametrize("preset, more, pictures", [("latte-ffs", "", False), ("latte-ffs-img", "", True),
+@pytest.mark.parametrize("preset, more, images", [("latte-ffs", "", False), ("latte-ffs-img", "", True),
                                                     ("latte-ffs-img", "--joint_images 0", False),
                                                     ("tiny", "", True)])
-def test_stage_cache_encodes_pictures_where_somebody_reads_them(preset, more, pictures, monkeypatch):
-    """Not for a Latte of clips alone: a data set's pictures were hours of work for nobody."""
+def test_stage_cache_encodes_images_where_somebody_reads_them(preset, more, images, monkeypatch):
+    """Not for a Latte of clips alone: a data set's images were hours of work for nobody."""
     kinds = []
     monkeypatch.setattr(train, "bring_companions", lambda cfg, run: None)
     monkeypatch.setattr(train, "frozen_vae", lambda *more: None)
     monkeypatch.setattr(train, "reader", lambda *more, **how: None)
     monkeypatch.setattr(train, "feed", lambda cfg, run, kind, vae, text: kinds.append(kind))
     train.stage_cache(config("--config", preset, "--stage", "cache", *more.split()), Run())
-    assert kinds == ["video"] + ["image"] * pictures
+    assert kinds == ["video"] + ["image"] * images
 
 
 # ------------------------------------------------------------ VideoDiT, from Stable Diffusion 3's files
@@ -273,7 +273,7 @@ def test_a_checkpoint_says_how_it_wants_to_be_sampled(sd3, from_sd3, tiny):
 
 
 def test_previews_speak_the_runs_own_captions(films):
-    """A model of your films is not asked for the toy's cats."""
+    """A model of your videos is not asked for the toy's cats."""
     mine = config("--data", films, "--frames", 8, "--previews", 5)
     clips = train.toy_or_folder(mine, "video")
     prompts = train.prompts_for(mine, clips)
@@ -294,7 +294,7 @@ def test_the_512_phase_is_one_init_from_the_320_phase(from_sd3, films, tmp_path)
 
 
 def test_the_320_phase_takes_a_dpvae_that_is_there_already(sd3, from_sd3, films, tmp_path):
-    """--vae_weights, with Stable Diffusion 3 as a Diffusers folder; pictures are frames of the films."""
+    """--vae_weights, with Stable Diffusion 3 as a Diffusers folder; images are frames of the videos."""
     train.main(["--config", "videodit-320", "--stage", "videodit", "--init", str(sd3[1]), "--vae_weights",
                 str(from_sd3 / "dpvae.safetensors"), *small(films, tmp_path, "--steps", 1, "--p_video", 0)])
     there, here = (load_network(DPVAE, folder / "dpvae.safetensors") for folder in (from_sd3, tmp_path))
@@ -302,7 +302,7 @@ def test_the_320_phase_takes_a_dpvae_that_is_there_already(sd3, from_sd3, films,
 
 
 def test_stage_cache_stores_latents_and_prompts(sd3, from_sd3, films, tmp_path):
-    """Windows of each film with SD3's context (154 tokens) and pooled vector, a caption once; and a run with
+    """Windows of each video with SD3's context (154 tokens) and pooled vector, a caption once; and a run with
     --cached reads them, encoding nothing."""
     shutil.copy(from_sd3 / "dpvae.safetensors", tmp_path)
     words = ["--config", "videodit-256", "--init", str(sd3[0]), *small(films, tmp_path, "--windows", 2)]
@@ -439,7 +439,7 @@ SMALL_LATTE = ("--latte.depth 2 --latte.width 48 --latte.heads 2 --latte.input_s
 
 @pytest.fixture
 def ucf(tmp_path):
-    """Two films in each of two classes."""
+    """Two videos in each of two classes."""
     for number, name in enumerate(("Archery", "JumpRope", "Archery", "JumpRope")):
         folder = tmp_path / "ucf" / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -448,8 +448,8 @@ def ucf(tmp_path):
     return tmp_path / "ucf"
 
 
-def test_latte_on_ucf101_with_pictures_beside_each_clip(ucf, sd1, tmp_path):
-    """Latte 3.3.4: the pictures are frames of the same films; labels from the folders; Stable Diffusion's own
+def test_latte_on_ucf101_with_images_beside_each_clip(ucf, sd1, tmp_path):
+    """Latte 3.3.4: the images are frames of the same videos; labels from the folders; Stable Diffusion's own
     file for the VAE, with scale 0.18215; `--stage all` is the whole road."""
     out = tmp_path / "out"
     words = ["--config", "latte-ucf101-img", "--data", str(ucf), "--vae_weights", str(sd1), "--out", str(out),
@@ -505,7 +505,7 @@ def test_latte_starts_from_a_dit(sd1, films, tmp_path):
         train.start_videodit(config("--stage", "videodit", "--init", tmp_path / "DiT.pt"))
 
 
-# ------------------------------------------------------------ the toy, and your own films
+# ------------------------------------------------------------ the toy, and your own videos
 
 
 def test_the_vocabulary_is_the_folders_own_where_there_are_folders(films):

@@ -126,7 +126,7 @@ def test_latents_are_encoded_once(tiny, tmp_path):
 
 
 def test_2d_plus_3d_keeps_the_image_model(tiny, tmp_path):
-    """VideoDiT Table 4: originals are frozen, twins are trained; the checkpoint says which kind it is."""
+    """VideoDiT Table 4: originals are frozen, their copies are trained; the checkpoint says which kind it is."""
     out = tiny.fork(tmp_path / "run")
     run(out, "videodit", "--steps", 2, "--attention", "2d+3d", "--no-patchify_3d")
     image, video = read_state(out / "dit.safetensors"), read_state(out / "videodit.safetensors")

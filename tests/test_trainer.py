@@ -81,7 +81,7 @@ def differs(state, other):
 @pytest.mark.parametrize("stage", ["dpvae", "videodit", *(pytest.param(stage, marks=slow)
                                                           for stage in ("classifier", "dit", "latte"))])
 def test_ten_steps_are_five_and_resume_and_five(tiny, tmp_path, stage):
-    """Bit for bit: weights, averages, optimizers, the random state, and with them the order of the data."""
+    """Bit for bit: weights, EMA, optimizers, and with them the order of the data."""
     whole, halves = tiny.fork(tmp_path / "whole"), tiny.fork(tmp_path / "halves")
     once = run(whole, stage, "--steps", 10)
     assert run(halves, stage, "--steps", 5)["step"] == 5
@@ -120,8 +120,8 @@ THREAD = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
 
 @slow
 def test_two_processes_reach_the_weights_of_one(tiny, tmp_path):
-    """Gloo, the same global batch: a game of two players, pictures mixed with clips, whole networks and
-    sharded ones. Weights, averages and the logged loss; to 1e-4, sharded to 1e-5."""
+    """Gloo, the same global batch: a game of two players, images mixed with clips, whole networks and
+    sharded ones. Weights, EMA and the logged loss; to 1e-4, sharded to 1e-5."""
     one, two, cut = (tiny.fork(tmp_path / name) for name in ("one", "two", "two-shard"))
     flags = "--steps", "4", "--warmup", "0", "--disc_start", "2", "--disc_warmup", "0", "--log_every", "1", \
         "--valid_every", "2"
@@ -468,7 +468,7 @@ def test_the_rate_rises_holds_and_falls():
     assert learning_rate(apply(config, {"decay": 0.0}), 99) == 1.0
 
 
-def test_the_average_warms_up():
+def test_the_ema_warms_up():
     """decay = min(0.999, (1 + step) / (10 + step)): the first weights, which are noise, are forgotten."""
     net = torch.nn.Linear(1, 1, bias=False)
     trainer = Trainer(Config(), Run(), Stage({"net": Player({"net": net}, None)}, None, None))
@@ -590,7 +590,7 @@ def test_bf16_is_left_to_those_who_multiply_in_it(tmp_path, capsys, monkeypatch)
 
 
 def test_a_step_that_is_not_finite_moves_nothing(tmp_path, capsys):
-    """Weights, average and moments stay as they were, to the bit; the step is counted and its clips named;
+    """Weights, EMA and moments stay as they were, to the bit; the step is counted and its clips named;
     the log says null, for NaN is not JSON; the next step trains again."""
     stage = line_stage(bad={1})
     cfg = apply(Config(), {"bf16": False, "lr": 0.1})
@@ -663,7 +663,7 @@ def test_in_a_game_a_step_counts_once(tmp_path):
 def test_tokens_are_counted_where_there_are_tokens(tiny):
     """videodit's log: 8 frames are 2 latent ones of 4 x 4 numbers, 2 x 2 patches: 8 tokens a clip."""
     last = checkpoints.read_log(tiny.folder / "videodit" / "log.jsonl")[-1]
-    assert last["tokens_per_s"] <= 8 * last["samples_per_s"] * 1.001            # a picture has 4
+    assert last["tokens_per_s"] <= 8 * last["samples_per_s"] * 1.001            # an image has 4
 
 
 def test_mfu_counts_steps_of_images_as_what_they_are(tiny, tmp_path, monkeypatch):
