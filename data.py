@@ -58,11 +58,18 @@ from support.video_io import (IMAGES, ROUNDING, VIDEOS, Unusable, VideoFile, cro
                               read_all, read_some, scan_times, to_video)
 
 
-# --------------------------------------------------------------------------------------------- the toy world
+# -------------------------------------------------------------------------------------------- what a batch is
 
+# A data set here is whatever has a length and item(index, epoch); a batch is some of its items, stacked. That
+# is all that a training asks of it, so to look at what a network will see takes three lines:
+#
+#     clips = data.open_source("toy", data.ClipConfig(frames=16, size=64))
+#     item = clips.item(7, epoch=0)                        # video (3,16,64,64), and what is said of it
+#     batch = next(order.batches(clips, 4, start_step=100))     # video (4,3,16,64,64), the 101st of a run
+#
 # The toy world (toy_world.py) has no files: a clip is drawn when it is asked for, from its number. So it
-# shows in its simplest form what every data set here has to offer: a length, item(index, epoch), words(index,
-# epoch) for the caption alone, captions for all of them, and identity(), which says what the data are.
+# shows in its simplest form what every data set has to offer besides: words(index, epoch) for the caption
+# alone, captions for all of them, and identity(), which says what the data are.
 
 class ToyClips:
     """Clips drawn on the fly (toy_world.py). count=None: a million, more than a run ever sees."""
@@ -283,6 +290,10 @@ class ClipFolder:
     # sizes alone, before anything is read: were it "as long as there is room", the first videos would win,
     # and two runs would differ in speed for no reason that anybody sees. Neither changes a pixel (tests
     # compare), only the waiting.
+    #
+    #     100 videos, 1 GB: three quarters of it are 8 MB for each
+    #     5 seconds at 25 a second, 114 x 64       2.7 MB      decoded once, kept
+    #     a minute of the same                      33 MB      its times alone, and a seek on each visit
     def look(self, index):
         """Decoded whole if it fits its share of memory: which of the two never depends on luck."""
         share = self.memory * 3 // 4 // len(self.names)
@@ -376,6 +387,59 @@ class ImageFolder:
         return identity_of(self, "pictures", ("size", "flip", "crop", "short", "long", "seed"))
 
 
+# ------------------------------------------------------------------------------ what --data and --images name
+
+# One question decides what a folder is: does the caller want videos or images?
+#
+#     asked for by           frames   of a folder that holds both it takes
+#     --data                 16       the videos
+#     --data (stage vae)     1        the videos, and a random frame of each
+#     --images               1        the images; the videos' frames if there are at least as many videos
+def open_source(name, config, count=None, kind=None):
+    """What --data (kind "video") and --images (kind "image") mean: "toy" or "toy-small", a folder, several
+    with their weights, or, for images, a .zip.
+
+    One frame of --data is a frame of a video, as long as there are videos; --images are images, as long as
+    there are more of them than videos: one cover.jpg beside a thousand videos is not a data set."""
+    sources = split_sources(name)
+    if len(sources) > 1:
+        opened = [open_source(path, config, count, kind) for path, _ in sources]
+        return Mixture(opened, [share for _, share in sources])
+    if name in toy_world.WORLDS:
+        return ToyClips("video" if config.frames > 1 else "image", config.frames, config.size, count,
+                        config.seed, vocabulary=toy_world.WORLDS[name])
+    if config.frames > 1:
+        return ClipFolder(name, config)
+    source = list_source(name, config.split)
+    if source.shards:
+        as_videos = True
+    elif kind == "video":
+        as_videos = source.videos or source.folders
+    else:
+        as_videos = source.videos and len(source.videos) >= len(source.images)
+    if not as_videos or not os.path.isdir(source.root):
+        return ImageFolder(source, config)
+    if kind != "video" and source.images:
+        log.warning("%s holds %d videos and %d images: single frames of the videos are taken", name,
+                    len(source.videos), len(source.images))
+    return ClipFolder(source, config)
+
+
+# A wrong path is told before anything is trained, by the flag that holds it.
+def check_source(flag, name, split="train"):
+    """UserError if nothing to train on lies there."""
+    if name in toy_world.WORLDS:
+        return
+    try:
+        for path, _ in split_sources(name):
+            list_source(path, split).refuse_empty()
+    except UserError as error:
+        several = ""
+        if " " in str(name):
+            several = "; several are PATH:WEIGHT each"
+        raise UserError(f"{flag}: {error}{several}")
+
+
 # ------------------------------------------------------------------------------------------- several sources
 
 # One set is large and its videos small, another the reverse (WebVid and Pexels in VideoDiT 4.1), and a run
@@ -393,7 +457,7 @@ SOURCE = re.compile(r"(?:^| )(.+?):(\d+\.?\d*|\.\d+)(?= |$)")       # PATH:WEIGH
 def split_sources(name):
     """[(path, share), ...] of "A:3 B:1"; of a single path, that one."""
     found = SOURCE.findall(str(name))
-    if len(found) < 2:
+    if len(found) < 2 or os.path.exists(name):
         return [(name, 1.0)]
     total = sum(float(weight) for _, weight in found)
     for path, weight in found:
@@ -444,55 +508,15 @@ class Mixture:
         return {"data": "; ".join(told), "sources": each}
 
 
-# One question decides what a folder is: does the caller want videos or images? Videos for --data, also where
-# a stage asks for single frames (the VAE's), and then a random frame of each; images for --images.
-def open_source(name, config, count=None, kind=None):
-    """What --data (kind "video") and --images (kind "image") mean: "toy" or "toy-small", a folder, several
-    with their weights, or, for images, a .zip.
-
-    One frame of --data is a frame of a video, as long as there are videos; --images are images, as long as
-    there are more of them than videos: one cover.jpg beside a thousand videos is not a data set."""
-    sources = split_sources(name)
-    if len(sources) > 1:
-        opened = [open_source(path, config, count, kind) for path, _ in sources]
-        return Mixture(opened, [share for _, share in sources])
-    if name in toy_world.WORLDS:
-        return ToyClips("video" if config.frames > 1 else "image", config.frames, config.size, count,
-                        config.seed, vocabulary=toy_world.WORLDS[name])
-    if config.frames > 1:
-        return ClipFolder(name, config)
-    source = list_source(name, config.split)
-    if source.shards:
-        as_videos = True
-    elif kind == "video":
-        as_videos = source.videos or source.folders
-    else:
-        as_videos = source.videos and len(source.videos) >= len(source.images)
-    if not as_videos or not os.path.isdir(source.root):
-        return ImageFolder(source, config)
-    if kind != "video" and source.images:
-        log.warning("%s holds %d videos and %d images: single frames of the videos are taken", name,
-                    len(source.videos), len(source.images))
-    return ClipFolder(source, config)
-
-
-# A wrong path is told before anything is trained, by the flag that holds it.
-def check_source(flag, name, split="train"):
-    """UserError if nothing to train on lies there."""
-    if name in toy_world.WORLDS:
-        return
-    try:
-        for path, _ in split_sources(name):
-            list_source(path, split).refuse_empty()
-    except UserError as error:
-        raise UserError(f"{flag}: {error}; several are PATH:WEIGHT each")
-
-
 # ------------------------------------------------------------------------------- what can be wrong with files
 
 # What takes the place of a broken video? If the batch simply had one clip less, ranks would differ in size;
 # if the next one were taken, a clip behind a broken one would be seen twice as often. So another is drawn,
 # from the same key as everything else. After a thousand broken files in a row the folder is what is broken.
+#
+#     index 5, epoch 2:    5 is broken, the key's first draw is 91: broken, too; its second is 17: that is shown
+#     index 5, epoch 3:    5 is broken, another key, another clip
+#     index 17:            as often as ever, and now and then in another's place
 def first_usable(dataset, index, epoch):
     """The item, or, when its file cannot be used, another one: which is drawn from (seed, epoch, index), so
     that every rank, worker and resumed run puts the same clip in its place."""
