@@ -316,11 +316,12 @@ class Source:
 
     def passed_over(self):
         """{ending: how many} of the files that are neither media, nor captions, nor tables."""
-        stems = {stem_of(name) for name in self.videos + self.images + self.folders}
-        used = VIDEOS + IMAGES + TABLES + ((".tar",) if self.shards else ())
-        rest = [name for name in self.names if not name.lower().endswith(used)]
-        return Counter(os.path.splitext(name)[1].lower() or "no ending" for name in rest
-                       if not (name.endswith(".txt") and name[:-4] in stems))
+        captions = {stem_of(name) + ".txt" for name in self.videos + self.images + self.folders}
+        used = VIDEOS + IMAGES + TABLES
+        if self.shards:
+            used += (".tar",)
+        rest = [name for name in self.names if not name.lower().endswith(used) and name not in captions]
+        return Counter(os.path.splitext(name)[1].lower() or "no ending" for name in rest)
 
     def refuse_empty(self):
         """UserError where nothing lies that can be trained on."""
@@ -436,20 +437,15 @@ def read_split(root, names, table):
 # of the two has lost its captions.
 def refuse_duplicates(root, videos, folders):
     """UserError where a folder of frames bears the name of a video, and so do most beside it."""
-    homes = {}                                                      # a video's own name -> folders it lies in
-    for name in videos:
-        parent, _, own = stem_of(name).rpartition("/")
-        homes.setdefault(own, set()).add(parent)
+    homes = {os.path.basename(stem_of(name)): os.path.dirname(name) or "." for name in videos}
     beside = {}
     for name in folders:
-        parent, _, own = name.rpartition("/")
-        beside.setdefault(parent, []).append(own)
+        beside.setdefault(os.path.dirname(name) or ".", []).append(os.path.basename(name))
     for parent, owns in beside.items():
         twice = [own for own in owns if own in homes]
         if len(twice) > 1 and 2 * len(twice) > len(owns):
-            other = sorted(homes[twice[0]])[0]
-            raise UserError(f"{root} holds the same clips twice, as videos in {other or '.'} and as frames "
-                            f"in {parent or '.'} (first: {twice[0]}); give one of the two folders")
+            raise UserError(f"{root} holds the same clips twice, as videos in {homes[twice[0]]} and as frames "
+                            f"in {parent} (first: {twice[0]}); give one of the two folders")
 
 
 # -------------------------------------------------------------------------------------------------- captions
@@ -503,8 +499,10 @@ def read_rows(root, name):
         encoding = encoding_of(buffered.peek(2)[:2])
         # newline: a sentence may hold U+2028, which str.splitlines() would take for the end of a line
         with io.TextIOWrapper(buffered, encoding, newline="\n" if is_json else "") as text:
-            lines = bounded_lines(text)
-            yield from json_rows(lines) if is_json else csv_rows(lines)
+            if is_json:
+                yield from json_rows(bounded_lines(text))
+            else:
+                yield from csv_rows(bounded_lines(text))
 
 
 # A zip of 300 KB may hold a caption of 300 MB, in a single line.
@@ -578,8 +576,9 @@ def read_table(root, name):
             file = next((row[key] for key in FILE_COLUMNS if row.get(key) not in (None, "")), None)
             if isinstance(file, bool) or not isinstance(file, (str, int)):
                 raise ValueError(f"row {number}: names no file")
-            path = f"{row.get('page_dir') or ''}/{file}" if is_webvid else str(file)
-            yield number, path, first_captions(row, texts, number)
+            if is_webvid:
+                file = f"{row.get('page_dir') or ''}/{file}"
+            yield number, str(file), first_captions(row, texts, number)
     except Unusable as reason:
         if is_metadata:
             raise UserError(f"{root}/{name}: {reason}")
@@ -629,6 +628,10 @@ def path_parts(path):
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
+def last_part(path):
+    return "".join(path_parts(path)[-1:])
+
+
 # Matching is by an index: the last piece of every file's path -> the files that end so. A row looks itself up
 # there and compares the pieces before, from the end, with the few that it finds: 15 microseconds a row, so
 # that WebVid's ten million take two or three minutes, once a start.
@@ -646,7 +649,7 @@ class Captions:
         if tables:
             by_last = {}
             for number, name in enumerate(of):
-                by_last.setdefault((path_parts(stem_of(name)) or [""])[-1], []).append(number)
+                by_last.setdefault(last_part(stem_of(name)), []).append(number)
             for name in sorted(tables, key=lambda name: (not name.endswith(".jsonl"), name)):
                 self.match(name, by_last)                               # .csv is read last, and wins
 
@@ -680,17 +683,19 @@ class Captions:
         stem = stem_of(path)
         wanted, ending = path_parts(stem), path[len(stem):].lower()
         found = {}
-        for number in by_last.get(wanted[-1] if wanted else "", ()):
-            name = self.of[number]
-            parts = path_parts(stem_of(name))
-            own_ending = name[len(stem_of(name)):].lower()
+        for number in by_last.get(last_part(stem), ()):
+            own_stem = stem_of(self.of[number])
+            own_ending = self.of[number][len(own_stem):].lower()
+            parts = path_parts(own_stem)
             common = min(len(parts), len(wanted))
             same_kind = not ending or not own_ending or ending == own_ending
             if same_kind and parts[-common:] == wanted[-common:]:
                 found.setdefault(tuple(parts), []).append(number)
         if tuple(above + wanted) in found:
             return found[tuple(above + wanted)]
-        return next(iter(found.values())) if len(found) == 1 else []
+        if len(found) == 1:
+            return found.popitem()[1]
+        return []
 
     # The .txt is read when it is asked for, not before: a million of them would take an hour at the start.
     # The folder's name is the last but one resort: it is the class of a data set of classes, and of others a
@@ -830,8 +835,9 @@ def label_of(prompt, classes):
         return classes.index(prompt)
     plain = "".join(split_words(prompt))
     found = [number for number, name in enumerate(classes) if "".join(split_words(name)) == plain]
-    if not found and prompt.isdecimal() and not any(name.isdecimal() for name in classes):
-        found = [int(prompt)] if int(prompt) < len(classes) else []
+    names_are_numbers = any(name.isdecimal() for name in classes)
+    if not found and prompt.isdecimal() and not names_are_numbers and int(prompt) < len(classes):
+        found = [int(prompt)]
     if not found:
         found = classes_within(f" {class_prompt(prompt)} ", classes)
     if len(found) == 1:

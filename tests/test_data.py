@@ -101,7 +101,7 @@ def numbered(folder, frames, pattern="{:04}.png", size=(20, 14)):
         make_image(folder / pattern.format(number), (8 + 5 * number,) * 3, size)
 
 
-def test_a_folder_of_frames_is_a_video_beside_films(tmp_path):
+def test_a_folder_of_frames_is_a_video_beside_videos(tmp_path):
     """Latte 4.1: SkyTimelapse's and Taichi-HD's trees; 2 before 10; a stray video hides nothing."""
     make_clip(tmp_path / "a.mp4", 20)
     numbered(tmp_path / "sky_train/v/v_1", range(20), "v_frames_{}.png")
@@ -164,7 +164,7 @@ def test_one_of_several_captions_is_drawn_on_each_visit(tmp_path):
 
 
 def test_long_crops_the_video_at_its_own_resolution(tmp_path):
-    """VideoDiT 4.1. A ramp of 200 columns: the square of 16 sees 16 of them; by default it sees 94."""
+    """VideoDiT 4.1. A ramp of 200 columns: a crop of 16 sees 16 of them; by default it sees 94."""
     ramp = np.arange(200, dtype=np.uint8)[None, None, :, None].repeat(4, 0).repeat(100, 1).repeat(3, 3)
     video_io.save_video(tmp_path / "a.mp4", ramp)
     reach = [float(np.ptp(clips_in(tmp_path, 4, 16, **how).item(0)["video"][0, 0, 8].numpy()) * 127.5)
@@ -237,7 +237,7 @@ def test_what_is_wrong_with_one_of_several_sources_is_said_by_its_name(tmp_path,
 
 @pytest.mark.parametrize("crop,lefts", [("center", {24}), ("random", set(range(49)))])
 def test_crops_are_in_the_middle_or_anywhere(tmp_path, crop, lefts):
-    """A image of 16 x 64 whose columns are numbered; the crop sees its whole height."""
+    """An image of 16 x 64 whose columns are numbered; the crop sees its whole height."""
     numbered = np.arange(64, dtype=np.uint8)[None, :, None].repeat(16, 0).repeat(3, 2)
     Image.fromarray(numbered).save(tmp_path / "a.png")
     images = images_in(tmp_path, 16, crop=crop)

@@ -74,7 +74,7 @@ def test_only_draws_the_named_frames_of_the_same_clip():
         assert np.array_equal(render(spec, 12, 32, only=[0, 7, 3, 3]), whole[[0, 7, 3, 3]])
 
 
-def test_sizes_show_the_same_picture():
+def test_sizes_show_the_same_image():
     """64 pixels halved is 32 pixels, but for the rounding of an outline's width."""
     for spec in specs("video", 4):
         large, small = render(spec, 1, 64)[0].astype(float), render(spec, 1, 32)[0].astype(float)
@@ -204,7 +204,7 @@ def test_every_second_image_catches_a_motion_but_none_that_is_kept_out_of_traini
     assert not any(spec.caught for kind in KINDS if kind != "image" for spec in specs(kind))
 
 
-def test_a_image_of_a_motion_is_a_frame_of_that_motion():
+def test_an_image_of_a_motion_is_a_frame_of_that_motion():
     """A boat caught spinning is turned as a spinning boat is at that moment."""
     for motion in MOTIONS:
         clip = Spec("boat", "red", motion, "on grass", phase=0.2, drift=((0.1, 0.2, 0.3),) * 5)
@@ -271,7 +271,7 @@ def test_movers_face_where_they_go():
             assert spec.flip == (spec.motion == "moving left")
 
 
-def test_subjects_stay_in_the_picture():
+def test_subjects_stay_in_the_image():
     """At every moment of a 16-frame clip most of the subject can be seen."""
     for spec in specs("video", 40):
         shown = subject_masks(spec, 16, 32).sum((1, 2))
@@ -294,7 +294,7 @@ def test_longer_clips_extend_the_same_motion_both_ways():
 
 # -------------------------------------------------------------------------------------------------- images
 
-def test_every_word_has_its_picture():
+def test_every_word_has_its_image():
     """No subject, colour or scene looks like another one."""
     for name, words in (("subject", SUBJECTS), ("colour", COLOURS), ("scene", SCENES)):
         images = [render(replace(STILL, **{name: word}), 1, 32)[0].astype(float) for word in words]

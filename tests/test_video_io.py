@@ -132,7 +132,7 @@ def test_a_video_that_begins_below_zero_keeps_its_first_frames(tmp_path):
 @pytest.mark.parametrize("width,height,short,long,want", [
     (1280, 720, 256, None, [455, 256]), (640, 360, 64, None, [114, 64]),           # Latte: the short side
     (1920, 1080, 256, 1080, [1080, 608]), (640, 360, 256, 1080, [640, 360]),    # VideoDiT 4.1: the long
-    (300, 200, 256, 1080, [384, 256]), (4000, 500, 256, 1080, [2048, 256]),     # the square must fit
+    (300, 200, 256, 1080, [384, 256]), (4000, 500, 256, 1080, [2048, 256]),     # the crop must fit
     (640, 360, None, None, [640, 360])])
 def test_a_video_is_resized_as_the_papers_say(width, height, short, long, want):
     """VideoDiT 4.1: "their longer edge does not exceed 1080 pixels", then the 256 crop; Latte 4.1."""
@@ -313,8 +313,8 @@ def test_any_size_is_resized_to_cover_and_cropped(tmp_path, size):
     assert item["video"].shape == (3, 1, 8, 8) and pixel(item) == list(RED)
 
 
-def test_a_thread_of_a_image_is_refused_before_it_is_enlarged(tmp_path):
-    """1 x 2000 pixels, cut to 512, would be 512 x 1,024,000: 1.6 GB."""
+def test_a_thread_of_an_image_is_refused_before_it_is_enlarged(tmp_path):
+    """1 x 2000 pixels, resized to 512, would be 512 x 1,024,000: 1.6 GB."""
     make_image(tmp_path / "a.png", size=(1, 2000))
     make_image(tmp_path / "b.png")
     images = images_in(tmp_path, 512)
