@@ -466,8 +466,11 @@ class Learner:
 
     def numbers(self, answers, norm):
         """What the log shows: [(loss, {name: number}), ...] of the micro-batches -> their means, tensors."""
-        logs = [log if self.player.aside else {self.name: loss, **log} for loss, log in answers]
-        means = {}
+        logs, means = [], {}
+        for loss, log in answers:
+            if not self.player.aside:
+                log = {self.name: loss, **log}
+            logs.append(log)
         for key in logs[-1]:
             values = [torch.as_tensor(log[key], dtype=torch.float32, device=self.run.device) for log in logs]
             means[key] = sum(values) / len(values)
@@ -496,9 +499,9 @@ class Learner:
     @torch.no_grad()
     def load(self, state, file):
         """Weights, EMA and moments, each to the parameter of its name, all of the right shape."""
-        mine = self.player.state_dict()
-        weights = {key: part_of(tensor, mine[key]) if key in mine else tensor
-                   for key, tensor in state["players"].items()}
+        mine, weights = self.player.state_dict(), dict(state["players"])
+        for key in mine.keys() & weights.keys():
+            weights[key] = part_of(weights[key], mine[key])
         load_strict(self.player, weights, file)
         names = state["names"]
         places = [place for group in state["optimizers"]["param_groups"] for place in group["params"]]
@@ -509,8 +512,9 @@ class Learner:
         for name, parameter in self.trained.items():
             self.ema[name].copy_(part_of(ema[name], parameter))
             for key, value in moments[name].items():
-                value = value.to(parameter.device)
-                self.optimizer.state[parameter][key] = value if key == "step" else part_of(value, parameter)
+                if key != "step":
+                    value = part_of(value, parameter)
+                self.optimizer.state[parameter][key] = value.to(parameter.device)
 
     def refuse_misfits(self, ema, moments, file):
         odd = sorted((self.trained.keys() ^ ema.keys()) | (self.trained.keys() ^ moments.keys()))
@@ -787,8 +791,8 @@ class Trainer:
         now = flat(json.loads(json.dumps(self.cfg.settings())))
         differs = []
         for name, value in now.items():
-            network = name.split(".")[0] if "." in name else ""
-            fixed = name not in MAY_CHANGE and (not network or network in self.nets)
+            network, dot, _ = name.partition(".")
+            fixed = name not in MAY_CHANGE and (not dot or network in self.nets)
             if fixed and name in before and before[name] != value:
                 differs.append(f"--{name} {before[name]}, now {value}")
         if state.get("data", self.data) != self.data and not differs:
@@ -851,7 +855,10 @@ def flat(config, prefix=""):
     """{"dit": {"depth": 6}} -> {"dit.depth": 6}"""
     found = {}
     for name, value in config.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
     return found
 
 
