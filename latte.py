@@ -356,7 +356,8 @@ class LatteBlock(nn.Module):
             self.norm_table = nn.Parameter(torch.zeros(4, width))
 
     def modulation(self, c, video):
-        """Shift, scale, gate of the attention, then of the MLP: (B,1,1,D); if images have c's, (B,T,1,D)."""
+        """Shift, scale, gate of the attention, then of the MLP: (B,1,1,D), or (B,T,1,D) if images have rows
+        of c of their own."""
         if self.conditioning == "all_tokens":
             # ASSUMED: in "all tokens" no gates, an ordinary LayerNorm (weight 1 + scale); the depth stays.
             shift, scale, shift2, scale2 = self.norm_table                      # (D,) each
