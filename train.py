@@ -785,16 +785,16 @@ def held_out(cfg, run, kind, vae, errors, text=None, classes=(), times=TIMES):
         return None
     places = range(0, len(clips), math.ceil(len(clips) / 16))           # 16 at most
 
-    @functools.cache
+    @functools.cache                                        # encoded once, its pixels forgotten
     def at(place):
         batch = collate([clips.item(place)])
-        z = latents({"video": batch["video"].to(run.device)}, vae)                          # (1,C,T',h,w)
-        return z, keyed_noise(z.shape, 0, 0, place, run.device), batch
+        return latents({"video": batch.pop("video").to(run.device)}, vae), batch            # (1,C,T',h,w)
 
     def valid(nets):
         total = torch.zeros(8, device=run.device)
         for place in places:
-            z, noise, batch = at(place)
+            z, batch = at(place)
+            noise = keyed_noise(z.shape, 0, 0, place, run.device)                           # (1,C,T',h,w)
             cond = conditions(batch, nets.get("text", text), classes, run.device)           # (1,...) each
             cond = {name: value.repeat_interleave(8, 0) for name, value in cond.items()}    # (8,...) each
             found = errors(nets[cfg.stage], z.repeat_interleave(8, 0), cond, t=times.to(run.device),
