@@ -106,7 +106,7 @@ def bench_latte(args, device):
 def bench_mmdit(args, device):
     """SD3's transformer on an image, or on --frames of them at once (VideoDiT Fig. 2): the square of their
     number in attention. VideoDiT's own row, with a quarter of the frames, is what the DP-VAE buys."""
-    config = mmdit_config(args)
+    config = SIZED[args.preset]["dit"]
     net = MMDiT(config)
     return prepared(args, net), rectified_flow(args, net, config, args.frames)
 
@@ -114,7 +114,7 @@ def bench_mmdit(args, device):
 def bench_videodit(args, device):
     """On the DP-VAE's latents, so a fourth of the frames. Attention over all of them at once, "2d->3d", or in
     trainable copies beside the image's own, "2d+3d", the costly way of Table 4: run both, and compare."""
-    config = VideoDiTConfig(**vars(mmdit_config(args)), attention=args.attention)
+    config = VideoDiTConfig(**vars(SIZED[args.preset]["dit"]), attention=args.attention)
     net = VideoDiT(config)
     latent_frames = args.frames if args.frames == 1 else args.frames // GOP
     return prepared(args, net), rectified_flow(args, net, config, latent_frames)
@@ -134,7 +134,7 @@ def rectified_flow(args, net, config, frames):
 def bench_vae(args, device):
     """Both ways of the image VAE, and its training step without LPIPS. Convolutions at full resolution: the
     FLOPs lie in the outermost levels, the fewest parameters, and a decoder costs twice its encoder."""
-    net = KLVAE(vae_config(args)).to(memory_format=conv_layout(device))
+    net = KLVAE(SIZED[args.preset]["vae"]).to(memory_format=conv_layout(device))
     x, side = torch.rand(args.batch, 3, args.frames, args.size, args.size), args.size // 8
     z = torch.randn(args.batch, net.config.z_channels, args.frames, side, side)
     rows = {"encode": lambda: net.encode(x), "decode": lambda: net.decode(z)}
@@ -144,7 +144,7 @@ def bench_vae(args, device):
 def bench_dpvae(args, device):
     """A long clip is decoded window by window: its peak is to stay near that of one window. The training step
     is that of Eq. 2 and 3, without LPIPS and adversary."""
-    net = DPVAE(DPVAEConfig(**vars(vae_config(args)))).to(memory_format=conv_layout(device))
+    net = DPVAE(DPVAEConfig(**vars(SIZED[args.preset]["vae"]))).to(memory_format=conv_layout(device))
     net.residual.checkpointing = net.decoder.checkpointing = args.checkpointing
     x = torch.rand(args.batch, 3, args.frames, args.size, args.size)
     side, window = args.size // 8, net.config.window
@@ -163,13 +163,8 @@ BENCHES = {"latte": bench_latte, "mmdit": bench_mmdit, "videodit": bench_videodi
 
 # Which sizes? The published ones, "sd3", unless one asks for the presets that this machine can train. The
 # weights are random: a network that knows nothing computes as long as one that does.
-
-def mmdit_config(args):
-    return MMDiTConfig() if args.preset == "sd3" else PRESETS[args.preset]["dit"]
-
-
-def vae_config(args):
-    return SD3 if args.preset == "sd3" else PRESETS[args.preset]["vae"]
+SIZED = {"sd3": {"dit": MMDiTConfig(), "vae": SD3, "frames": 32, "size": 256},
+         "toy": PRESETS["toy"], "tiny": PRESETS["tiny"]}
 
 
 def prepared(args, net):
@@ -276,6 +271,8 @@ def measure(args, device):
 def clock(device):
     if device == "cuda":
         torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()
 
 
@@ -438,6 +435,12 @@ def pixels(cfg, clips, frames=None):
     return torch.empty(clips, 3, frames or cfg.frames, cfg.size, cfg.size)                  # (B,3,T,H,W)
 
 
+def latents(cfg, clips, frames):
+    vae = vae_of(cfg)
+    side = cfg.size // 2 ** (len(vae.ch_mult) - 1)
+    return torch.empty(clips, vae.z_channels, frames, side, side)                           # (B,C,T',h,w)
+
+
 def trains(cfg, stage):
     """Whether the preset trains this network itself, or begins with a published one."""
     return stage in PRESETS[cfg.config]["stages"]
@@ -551,11 +554,9 @@ def moments_of_latte(cfg, rows):
     vae, frames = KLVAE(vae_of(cfg)).requires_grad_(False), cfg.frames
     if cfg.latents == "dpvae":
         vae, frames = video_vae(cfg), cfg.frames // GOP
-    side, images = cfg.size // vae.downsampling, cfg.joint_images
-    z = torch.empty(rows, cfg.latte.in_channels, frames + images, side, side)               # (B,C,T'+M,h,w)
-    shape = (rows,)                                             # what is told of a clip, and of its images
-    if images:
-        shape = (rows, 1 + images)
+    images = cfg.joint_images
+    z = latents(cfg, rows, frames + images)                                                 # (B,C,T'+M,h,w)
+    shape = (rows, 1 + images) if images else (rows,)           # what is told of a clip, and of its images
     cond = {}
     if cfg.latte.condition == "class":
         cond["labels"] = torch.zeros(shape, dtype=torch.long)
@@ -591,8 +592,7 @@ def checkpoint(cfg, net):
 
 def flow_step(cfg, net, rows, frames):
     """VideoDiT Eq. 5, forward and backward. The text encoders answer before it, and keep nothing."""
-    side = cfg.size // 2 ** (len(vae_of(cfg).ch_mult) - 1)
-    z = torch.empty(rows, cfg.dit.in_channels, frames, side, side)                          # (B,C,T',h,w)
+    z = latents(cfg, rows, frames)                                                          # (B,C,T',h,w)
     cond = {"context": torch.empty(rows, caption_tokens(cfg), cfg.dit.context_dim),
             "pooled": torch.empty(rows, cfg.dit.pooled_dim)}
     return lambda: flow_loss(net, z, cond, t=torch.empty(rows), noise=torch.empty_like(z)).backward()
@@ -605,8 +605,7 @@ def encoding(cfg, vae, clips, frames=None):
 
 def preview(cfg, vae, frames):
     """sample.decode has one clip at a time."""
-    side = cfg.size // vae.downsampling
-    z = torch.empty(1, vae.config.z_channels, frames, side, side)                           # (1,C,T',h,w)
+    z = latents(cfg, 1, frames)                                                             # (1,C,T',h,w)
 
     def decode():
         with torch.no_grad():
@@ -621,13 +620,6 @@ MOMENTS = {"classifier": moments_of_classifier, "vae": moments_of_vae, "dit": mo
 READ_LATENTS = ("dit", "videodit", "latte")                    # of the cache, with --cached
 
 
-def rows_of(cfg, gpus):
-    """Clips of a micro-batch on one GPU."""
-    if cfg.batch % (gpus * cfg.accumulate):
-        raise UserError(f"--batch {cfg.batch}: must divide by {gpus} GPUs x {cfg.accumulate} micro-batches")
-    return cfg.batch // (gpus * cfg.accumulate)
-
-
 class Work:
     """What a stage is made of, on one of so many GPUs.
 
@@ -637,7 +629,11 @@ class Work:
     trained     numbers that learn"""
 
     def __init__(self, cfg, gpus):
-        self.cfg, self.gpus, self.rows = cfg, gpus, rows_of(cfg, gpus)
+        parts = gpus * cfg.accumulate
+        if cfg.batch % parts:
+            raise UserError(f"--batch {cfg.batch}: must divide by {gpus} GPUs x {cfg.accumulate} "
+                            "micro-batches")
+        self.cfg, self.gpus, self.rows = cfg, gpus, cfg.batch // parts
         with torch.device("meta"):
             self.nets, self.frozen, self.moments = MOMENTS[cfg.stage](cfg, self.rows)
             self.readers = text_encoders(cfg)
@@ -954,7 +950,7 @@ def parse(argv):
                        "step --config PRESET --stage STAGE, where a step's time goes; --help of each")
     add = flags.add_argument
     add("model", choices=MODELS)
-    add("--preset", default="sd3", choices=["tiny", "toy", "sd3"], help="of everything but Latte")
+    add("--preset", default="sd3", choices=list(SIZED), help="of everything but Latte")
     add("--frames", type=int, default=0, help="0: 1 (mmdit, vae), 16 (Latte), or the preset's")
     add("--size", type=int, default=0, help="pixels, 8 to one of a latent; 0: 256 (Latte), or the preset's")
     add("--batch", type=int, default=1, help="clips")
@@ -968,7 +964,7 @@ def parse(argv):
     add("--warmup", type=int, default=2, help="runs before those")
     add("--peak", type=finite, default=0.0, help="TFLOP/s for MFU; 0: what the GPU's maker states")
     args = flags.parse_args(argv)
-    preset = PRESETS.get(args.preset, {"frames": 32, "size": 256})
+    preset = SIZED[args.preset]
     frames = {"mmdit": 1, "vae": 1, "dpvae": preset["frames"], "videodit": preset["frames"]}
     args.frames = args.frames or frames.get(args.model, 16)
     if not args.size:
