@@ -25,6 +25,7 @@ def test_the_report_is_one_page_with_curves_images_and_settings(tiny, tmp_path, 
     assert "step 20" in page and "&quot;batch&quot;: 8" in page and "123.4" in page
     dit = page[page.index('id="dit"'):]
     assert dit.index("<b>loss</b>") < dit.index("learning rate") < dit.index("<img") < dit.index("<table")
+    assert "<b>t = 0.44</b>" in dit and "held out" in dit       # by its time, beside the held-out loss
     with pytest.raises(UserError, match="no stage's log.jsonl in it"):
         pages.report(tmp_path / "nowhere")
 
