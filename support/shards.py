@@ -22,6 +22,7 @@ import os
 import re
 import signal
 import struct
+import sys
 from multiprocessing import Pool
 
 import numpy as np
@@ -114,11 +115,17 @@ def read_all_indexes(root, names):
     if len(paths) < 16:
         yield from map(read_index, paths)
         return
-    # Ctrl-C is for this process, which then ends the others.
-    with Pool(min(8, os.cpu_count()), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with Pool(min(8, os.cpu_count()), be_quiet) as pool:
         yield from pool.imap(read_index, paths, 4)
         pool.close()               # not ended by SIGTERM, which they may have learned to note (cli.py)
         pool.join()
+
+
+# Ctrl-C is for the process that asks, which then ends the others. If it is killed, they find nobody to answer:
+# that is no news, either.
+def be_quiet():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stderr = open(os.devnull, "w")
 
 
 def read_index(path):
