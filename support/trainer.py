@@ -304,8 +304,9 @@ def shard(net, player, half):
     if half:
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     inside = set(net.modules())
-    for part in inside.intersection(player.precise):
-        fully_shard(part)
+    for part in player.precise:
+        if part in inside:
+            fully_shard(part)
     for block in player.blocks:
         if block in inside:
             fully_shard(block, mp_policy=policy)
@@ -500,8 +501,9 @@ class Learner:
     def load(self, state, file):
         """Weights, EMA and moments, each to the parameter of its name, all of the right shape."""
         mine, weights = self.player.state_dict(), dict(state["players"])
-        for key in mine.keys() & weights.keys():
-            weights[key] = part_of(weights[key], mine[key])
+        for key, part in mine.items():                      # TRAP: all ranks in one order, so of no set
+            if key in weights:
+                weights[key] = part_of(weights[key], part)
         load_strict(self.player, weights, file)
         names = state["names"]
         places = [place for group in state["optimizers"]["param_groups"] for place in group["params"]]
