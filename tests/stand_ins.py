@@ -1,6 +1,7 @@
 """Small stand-ins for what README's commands name: CLIPS, IMAGES, FFS ... and weights/ in the exact layouts
 of the released files, with random numbers in small networks. test_readme.py runs README on them."""
 
+import json
 import shutil
 
 import torch
@@ -8,11 +9,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from support import toy_world
-from conftest import write_sd3
+from conftest import GOLDEN, golden, write_sd3
+from demos import scrambled
 from dit import DiT, DiTConfig, PixArt, PixArtConfig
 from support.detectors import LPIPS
 from latte import Latte, LatteConfig
-from test_sample import random_state, released_t2v, t5_files
+from text import T5Config, T5Encoder
 from vae import KLVAE, KLVAEConfig
 from support.video_io import save_video
 
@@ -41,6 +43,41 @@ def data(root):
         frames_of(root / "TAICHI" / f"film{number}", number)
 
 
+def t5_files(folder, shards=1):
+    """T5's encoder with the tokenizer of the fixtures, small; in shards with an index if asked."""
+    vocab = json.loads((GOLDEN / "t5_tokenizer.json").read_text())["total_with_extra_ids"]
+    state = T5Encoder(T5Config(vocab, 24, 1, 2, 8, 16)).state_dict()
+    for part in ("text_encoder", "tokenizer"):
+        (folder / part).mkdir(parents=True)
+    shutil.copy(GOLDEN / "t5_tokenizer/spiece.model", folder / "tokenizer/spiece.model")
+    names = sorted(state)
+    files = [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
+    where = {name: files[i % shards] for i, name in enumerate(names)}
+    for file in files:
+        part = {name: state[name] for name in names if where[name] == file}
+        save_file(part, folder / "text_encoder" / file)
+    (folder / "text_encoder/model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+
+
+def random_state(net, std=0.05):
+    torch.manual_seed(0)
+    return scrambled(net, std).state_dict()
+
+
+def latte_1(folder, vae):
+    """Diffusers' folder, a part in each subfolder, sizes that shapes do not tell in config.json."""
+    tensors, _, _, config = golden("latte_t2v_diffusers")
+    config, transformer = config["diffusers"], folder / "transformer"
+    transformer.mkdir(parents=True)
+    first = "caption_projection.linear_1.weight"
+    narrow = config["caption_channels"]
+    tensors[first] = torch.nn.functional.pad(tensors[first], (0, 24 - narrow))      # of our small T5
+    save_file(tensors, transformer / "diffusion_pytorch_model.safetensors")
+    (transformer / "config.json").write_text(json.dumps(config))
+    t5_files(folder, shards=2)
+    shutil.copytree(vae, folder / "vae")
+
+
 def weights(root):
     """Released names, small networks: sizes that the loaders read off the shapes."""
     root.mkdir()
@@ -56,10 +93,9 @@ def weights(root):
     for name, more in (("ffs", {}), ("ucf101", {"condition": "class", "classes": 101})):
         net = Latte(LatteConfig(depth=2, width=64, heads=1, frames=4, input_size=4, **more))
         torch.save({"ema": random_state(net)}, root / f"{name}.pt")
-    released_t2v(root, root / "sd-v1-4/vae")
-    (root / "latte1").rename(root / "Latte-1")
-    pixart, place = PixArt(PixArtConfig(width=72, depth=1, heads=1, caption_channels=24, sample_size=4)), \
-        root / "PixArt-XL-2-512x512"
+    latte_1(root / "Latte-1", root / "sd-v1-4/vae")
+    pixart = PixArt(PixArtConfig(width=72, depth=1, heads=1, caption_channels=24, sample_size=4))
+    place = root / "PixArt-XL-2-512x512"
     (place / "transformer").mkdir(parents=True)
     save_file(random_state(pixart), place / "transformer/diffusion_pytorch_model.safetensors")
     shutil.copytree(root / "sd-v1-4/vae", place / "vae")

@@ -14,16 +14,17 @@ from torch.testing import assert_close
 import pretrained
 import flow
 import sample
+import stand_ins
 from support import order
 from support.checkpoints import read_state, save_network
 from support.cli import UserError, polite
 from conftest import GOLDEN, golden
 from demos import scrambled
-from dit import DiT, DiTConfig, PixArt, PixArtConfig
 from latte import Latte, LatteConfig
 from sample import (Models, file_name, generate, given_frames, go_on, how_of, load_models,
                     released_models, sample_latents, windows_of)
 from support.folders import label_of
+from stand_ins import t5_files
 from text import T5Config, T5Encoder
 from vae import KLVAE, KLVAEConfig
 from support.video_io import read_image, read_video, save_video, to_frames
@@ -421,88 +422,28 @@ def test_strength_is_how_much_of_the_clip_is_forgotten(make, tmp_path):
 # ------------------------------------------------------------ released models, by their layouts
 
 @pytest.fixture(scope="module")
-def sd_vae(tmp_path_factory):
-    """Stable Diffusion 1's VAE, small: a folder as Diffusers has it."""
-    folder = tmp_path_factory.mktemp("sd") / "vae"
-    folder.mkdir()
-    torch.manual_seed(0)
-    vae = KLVAE(KLVAEConfig(4, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, quant_conv=True))
-    save_file(vae.state_dict(), folder / "diffusion_pytorch_model.safetensors")
+def released(tmp_path_factory):
+    """What README's commands name, small: the layouts of the released files with random weights."""
+    folder = tmp_path_factory.mktemp("released") / "weights"
+    stand_ins.weights(folder)
     return folder
 
 
-def t5_files(folder, shards=1):
-    """T5's encoder with the tokenizer of the fixtures, small; in shards with an index if asked."""
-    vocab = json.loads((GOLDEN / "t5_tokenizer.json").read_text())["total_with_extra_ids"]
-    state = T5Encoder(T5Config(vocab, 24, 1, 2, 8, 16)).state_dict()
-    for part in ("text_encoder", "tokenizer"):
-        (folder / part).mkdir(parents=True)
-    shutil.copy(GOLDEN / "t5_tokenizer/spiece.model", folder / "tokenizer/spiece.model")
-    names = sorted(state)
-    files = [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
-    where = {name: files[i % shards] for i, name in enumerate(names)}
-    for file in files:
-        part = {name: state[name] for name in names if where[name] == file}
-        save_file(part, folder / "text_encoder" / file)
-    (folder / "text_encoder/model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-
-
-def random_state(net, std=0.05):
-    torch.manual_seed(0)
-    return scrambled(net, std).state_dict()
-
-
-def released_dit(folder, vae):
-    """DiT-XL-2-256x256.pt: the bare state."""
-    net = DiT(DiTConfig(input_size=4, width=72, depth=2, heads=1, classes=10))
-    torch.save(random_state(net), folder / "DiT.pt")
-    return ["3", "--weights", folder / "DiT.pt", "--vae", vae]
-
-
-def released_latte(folder, vae, **more):
-    """ffs.pt, ucf101.pt: {"ema": state}."""
-    net = Latte(LatteConfig(depth=2, width=64, heads=1, frames=4, input_size=4, **more))
-    torch.save({"ema": random_state(net)}, folder / "latte.pt")
-    return ["--weights", folder / "latte.pt", "--vae", vae]
-
-
-def released_pixart(folder, vae):
-    """PixArt-XL-2-512x512.pth: {"state_dict": ...} with table and null caption; T5 in shards elsewhere."""
-    net = PixArt(PixArtConfig(width=72, depth=1, heads=1, caption_channels=24, sample_size=4))
-    extra = {"pos_embed": torch.zeros(1, 4, 72), "y_embedder.y_embedding": torch.zeros(120, 24)}
-    torch.save({"state_dict": random_state(net) | extra}, folder / "PixArt.pth")
-    t5_files(folder / "t5", shards=3)
-    return ["a cat", "--weights", folder / "PixArt.pth", "--weights", folder / "t5", "--vae", vae]
-
-
-def released_t2v(folder, vae):
-    """Latte-1: Diffusers' folder, a part in each subfolder, sizes that shapes do not tell in config.json."""
-    weights, _, _, config = golden("latte_t2v_diffusers")
-    config, transformer = config["diffusers"], folder / "latte1/transformer"
-    transformer.mkdir(parents=True)
-    narrow = config["caption_channels"]
-    first = "caption_projection.linear_1.weight"
-    weights[first] = torch.nn.functional.pad(weights[first], (0, 24 - narrow))      # of our small T5
-    save_file(weights, transformer / "diffusion_pytorch_model.safetensors")
-    (transformer / "config.json").write_text(json.dumps(config))
-    t5_files(folder / "latte1", shards=2)
-    shutil.copytree(vae, folder / "latte1/vae")
-    return ["a cat", "--weights", folder / "latte1"]
-
-
+SD_VAE = "sd-v1-4/vae"
 LAYOUTS = {
-    "DiT": (released_dit, (1, 32)), "Latte, no condition": (released_latte, (4, 32)),
-    "Latte, classes": (lambda folder, vae: ["2", *released_latte(folder, vae, condition="class", classes=5)],
-                       (4, 32)),
-    "PixArt": (released_pixart, (1, 32)), "Latte-T2V": (released_t2v, (5, 64)),
-    "Latte-T2V, an image": (lambda folder, vae: [*released_t2v(folder, vae), "--image"], (1, 64))}
+    "DiT": (["207", "--weights", "DiT-XL-2-256x256.pt", "--vae", SD_VAE], (1, 32)),
+    "Latte, no condition": (["--weights", "ffs.pt", "--vae", SD_VAE], (4, 32)),
+    "Latte, classes": (["2", "--weights", "ucf101.pt", "--vae", SD_VAE], (4, 32)),
+    "PixArt": (["a cat", "--weights", "PixArt-XL-2-512x512", "--size", "32"], (1, 32)),
+    "Latte-T2V": (["a cat", "--weights", "Latte-1"], (5, 64)),
+    "Latte-T2V, an image": (["a cat", "--weights", "Latte-1", "--image"], (1, 64))}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_released_layout_becomes_a_clip(name, sd_vae, make, tmp_path):
+def test_a_released_layout_becomes_a_clip(name, released, make):
     """Random weights in the very layout of the release, through the command, to the file that it makes."""
-    build, (frames, size) = LAYOUTS[name]
-    folder = make(*build(tmp_path, sd_vae))
+    words, (frames, size) = LAYOUTS[name]
+    folder = make(*[released / word if (released / word).exists() else word for word in words])
     about, = (json.loads(path.read_text()) for path in folder.glob("*.json"))
     assert (about["frames"], about["pixels"]) == (frames, size)
     assert len(list(folder.glob("*.mp4"))) == (frames > 1) and len(list(folder.glob("*.png"))) == 1
@@ -553,19 +494,19 @@ def test_what_is_missing_is_said_first_and_with_its_publisher(sd3, tmp_path, cap
     assert answer in error and "stabilityai" in error and not (tmp_path / "out").exists()
 
 
-def test_other_things_that_people_have_are_explained(sd3, sd_vae, tmp_path, capsys):
+def test_other_things_that_people_have_are_explained(sd3, released, tmp_path, capsys):
     """Scaled fp8; a shard that is not there; a VAE of other channels; two models in a folder; a U-Net."""
     state = read_state(sd3[0])
     save_file(state | {"model.diffusion_model.x_embedder.proj.scale_weight": torch.ones(1)},
               tmp_path / "scaled.safetensors")
     assert "scaled fp8" in refused(capsys, "a", "--weights", tmp_path / "scaled.safetensors")
-    words = released_pixart(tmp_path, sd_vae)
-    (tmp_path / "t5/text_encoder/model-00002-of-00003.safetensors").unlink()
-    assert "lacks model-00002-of-00003.safetensors" in refused(capsys, *words)
-    assert "16 channels" in refused(capsys, "3", *released_dit(tmp_path, sd3[1])[1:])
-    released_latte(tmp_path, sd_vae)
+    shutil.copytree(released / "Latte-1", tmp_path / "latte")
+    (tmp_path / "latte/text_encoder/model-00002-of-00002.safetensors").unlink()
+    assert "lacks model-00002-of-00002.safetensors" in refused(capsys, "a", "--weights", tmp_path / "latte")
+    two = [shutil.copy(released / name, tmp_path) for name in ("ffs.pt", "DiT-XL-2-256x256.pt")]
+    assert "16 channels" in refused(capsys, "3", "--weights", two[1], "--vae", sd3[1])
     (tmp_path / "scaled.safetensors").unlink()
-    assert "several transformers" in refused(capsys, "3", "--weights", tmp_path, "--vae", sd_vae)
+    assert "several transformers" in refused(capsys, "3", "--weights", tmp_path)
     torch.save({"input_blocks.0.0.weight": torch.zeros(2)}, tmp_path / "unet.pt")
     assert "no network that is known here" in refused(capsys, "a", "--weights", tmp_path / "unet.pt")
 
@@ -602,11 +543,11 @@ TRANSFORMER, DECODER = ("transformer/diffusion_pytorch_model.safetensors", "proj
      "not finite"),
     (TRANSFORMER, 3e38, "the latents are not finite numbers"),
     (DECODER, 3e38, "the decoded frames are not finite numbers")])
-def test_what_is_no_number_is_no_black_clip(sd_vae, tmp_path, capsys, file, value, answer):
+def test_what_is_no_number_is_no_black_clip(released, tmp_path, capsys, file, value, answer):
     """A weight that is none, or one that makes the sums overflow: an error says where; nothing is written."""
-    words = released_t2v(tmp_path, sd_vae)
-    spoil(words[-1] / file[0], file[1], value)
-    assert answer in refused(capsys, *words, "--steps", 2, "--out", tmp_path / "out")
+    weights = shutil.copytree(released / "Latte-1", tmp_path / "latte")
+    spoil(weights / file[0], file[1], value)
+    assert answer in refused(capsys, "a cat", "--weights", weights, "--steps", 2, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -27,7 +27,7 @@ from latte import Latte
 from support.trainer import Run
 from presets import parse
 from test_trainer import run, signals  # noqa: F401  signals works by being here
-from test_sample import random_state, t5_files
+from stand_ins import random_state, t5_files
 from vae import DPVAE, KLVAE, DPVAEConfig, KLVAEConfig
 from support.video_io import save_video
 from videodit import VideoDiT
