@@ -37,7 +37,10 @@ def keyed_noise(shape, seed, step, first_index=0, device="cpu", dtype=torch.floa
     """Row i is clip first_index + i of the global batch; draw=torch.rand gives uniform numbers. On the CPU,
     in float32, because a GPU's generator gives other numbers for the same seed."""
     keys = [keyed_generator(seed, step, first_index + i, stream) for i in range(shape[0])]
-    return torch.stack([draw(shape[1:], generator=key) for key in keys]).to(device, dtype)      # (B,...)
+    noise = torch.stack([draw(shape[1:], generator=key) for key in keys])                       # (B,...)
+    if torch.device(device).type == "cuda" and torch.cuda.is_available():
+        noise = noise.pin_memory()      # its copy waits in the GPU's queue, and the CPU goes on to the next
+    return noise.to(device, dtype, non_blocking=noise.is_pinned())
 
 
 # --------------------------------------------------------------------------------------------------- batches
