@@ -25,7 +25,8 @@ import itertools
 import json
 import os
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded: see sample.py
@@ -107,19 +108,14 @@ def score_set(logits, splits=10):
 # looked at first: if it is broken or too small, the hour on the real one is saved.
 def distance(name, argv):
     """`fvd REAL FAKE` and `fid REAL FAKE`: prints the number and returns it as a dict."""
-    kinds = ("i3d", "toy") if name == "fvd" else ("inception", "toy")
-    args, protocol = parse_metric(name, argv, kinds, ("real", "fake"))
-    if args.full and name != "fid":
-        raise UserError("--full: FVD compares clips of one length; leave it out, or ask for fid")
-    if args.full and parse_toy(args.real):
-        raise UserError(f"--full: clips of {args.real} are whole already; leave it out")
+    args, protocol = parse_metric(name, argv)
+    if args.full and (name == "fvd" or parse_toy(args.real)):
+        raise UserError("--full: all frames of a folder, for fid alone; leave it out")
     real_side = Side(args.real, protocol, whole=args.full)
     fake_side = Side(args.fake, protocol, fake=True)
-    look, mark = open_detector(args.features, args, name)
-    if args.full:
-        mark += " whole"
+    look, mark = open_detector(args, name)
     if args.sheet:
-        draw_sides(args.sheet, (real_side, fake_side))
+        draw_sides(args.sheet, {"real": real_side, "fake": fake_side})
 
     fake = extract(fake_side, look, args)                                           # (N,R,F)  the strict side
     real = extract_real(real_side, look, mark, args)                                        # (M,R,F)
@@ -140,9 +136,9 @@ def distance(name, argv):
 
 
 def score(argv):
-    """`is FAKE`: C3D on the clips (UCF101), or Inception on their frames."""
-    args, protocol = parse_metric("is", argv, ("c3d", "inception", "toy"), ("fake",))
-    look, _ = open_detector(args.features, args, "is")
+    """`is FAKE`: C3D on the clips (UCF101)."""
+    args, protocol = parse_metric("is", argv)
+    look, _ = open_detector(args, "is")
     logits = extract(Side(args.fake, protocol, fake=True), look, args)                      # (N,R,K)
     if args.splits > len(logits):
         raise UserError(f"--splits {args.splits}: must be at most the number of clips, {len(logits)}")
@@ -170,7 +166,7 @@ def score(argv):
 # the clip's latent can at best be as good as from the image's own: the difference in dB is what sharing the
 # latent with motion costs.
 @torch.no_grad()
-def measure(vae, x, label="", lpips=None):
+def measure(vae, x, measures):
     """x (B,3,T,H,W) -> {measure: its mean over frames}, the reconstruction, z, and z_k of the key frames."""
     image = vae.image if isinstance(vae, DPVAE) else vae
     keys = x[:, :, ::GOP]                                                                   # (B,3,T/4,H,W)
@@ -178,9 +174,9 @@ def measure(vae, x, label="", lpips=None):
     x_hat = vae.decode(z).float().clamp(-1, 1)                                              # (B,3,T,H,W)
     keys_hat = image.decode(z_k).float().clamp(-1, 1)                                       # (B,3,T/4,H,W)
     held = keys_hat.repeat_interleave(GOP, dim=2)[:, :, :x.shape[2]]                        # (B,3,T,H,W)
-    row = {"frames": x.shape[2], "psnr": per_frame(psnr, x, x_hat), "ssim": per_frame(ssim, x, x_hat)}
-    if lpips:
-        row[label] = per_frame(lpips, x, x_hat)
+    row = {"frames": x.shape[2]}
+    for name, compare in measures.items():
+        row[name] = per_frame(compare, x, x_hat)
     row["held_psnr"] = per_frame(psnr, x, held)
     if isinstance(vae, DPVAE):
         row["key_psnr"] = per_frame(psnr, keys, vae.decode_keys(z).float().clamp(-1, 1))
@@ -188,22 +184,13 @@ def measure(vae, x, label="", lpips=None):
     return row, x_hat, z, z_k
 
 
-@torch.no_grad()
-def reconstruct(vae, x):
-    return vae.decode(vae.encode(x)).float().clamp(-1, 1)                                   # (B,3,T,H,W)
-
-
 # A clip's PSNR is taken as the mean of its frames' PSNRs. The PSNR of the mean error would be lower: a
 # logarithm of a mean is above the mean of logarithms, so one bad frame weighs less here.
 # ASSUMED: a clip's PSNR and SSIM are its frames' means; the papers do not say.
-@torch.no_grad()
-def per_frame(measure, x, y):
-    """Mean over frames of measure((N,C,H,W) twice), 8 at a time: 64 of 512x512 in float64 are 400 MB."""
+def per_frame(compare, x, y):
+    """Mean over frames of compare((N,C,H,W) twice), 8 at a time: 64 of 512x512 in float64 are 400 MB."""
     pairs = zip(fold(x).split(8), fold(y).split(8))                                         # (8,3,H,W) twice
-    try:
-        return torch.cat([measure(a, b) for a, b in pairs]).mean().item()
-    except ValueError as error:                                                     # SSIM of tiny images
-        raise UserError(f"{error}: give --size")
+    return torch.cat([compare(a, b) for a, b in pairs]).mean().item()
 
 
 def latent_statistics(latents):
@@ -230,7 +217,6 @@ def recon(argv):
     flags.add_argument("-n", type=int, default=50, help="videos; VideoDiT 4.1 takes 50")
     flags.add_argument("--frames", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 64")
     flags.add_argument("--size", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 512")
-    flags.add_argument("--stride", type=int, default=1)
     flags.add_argument("--part", type=finite, nargs=2, default=(0.0, 1.0), help="of each video: 0.75 1")
     flags.add_argument("--split", default="test", help="of a root that holds train and test; all: every one")
     flags.add_argument("--windows", type=int, default=1, help="random windows of each video")
@@ -241,34 +227,34 @@ def recon(argv):
     flags.add_argument("--sheet", type=drawing, default="",
                        help="a .png to be drawn: video, reconstruction, error")
     args = flags.parse_args(argv)
-    at_least(vars(args), n=1, stride=1, windows=1, frames=0, size=0, seed=0)
-    one_of(vars(args), split=("train", "test", "val", "all"))
-    if parse_toy(args.data) and (args.stride, args.windows, *args.part, args.seed) != (1, 1, 0, 1, 0):
-        raise UserError("--stride, --windows, --part, --seed: for videos; other clips of the toy are "
-                        "toy:video:1")
+    at_least(vars(args), n=1, windows=1, frames=0, seed=0)
+    one_of(vars(args), split=("train", "test", "val", "all"), features=("alex", "vgg", "toy"))
+    if parse_toy(args.data) and (args.windows, *args.part, args.seed) != (1, 0, 1, 0):
+        raise UserError("--windows, --part, --seed: for videos; other clips of the toy are toy:video:1")
     if not 0 <= args.part[0] < args.part[1] <= 1:
         raise UserError(f"--part {args.part[0]} {args.part[1]}: must rise, between 0 and 1")
     vae, made = open_vae(args.ckpt)
-    args.frames = args.frames or made.get("frames", 64)
-    args.size = args.size or made.get("size", 512)
+    config = ClipConfig(args.frames or made.get("frames", 64), args.size or made.get("size", 512),
+                        part=tuple(args.part), crop="center", seed=args.seed, split=args.split)
+    at_least({"size": config.size}, size=11)                # the window of SSIM
     group = GOP if isinstance(vae, DPVAE) else 1
-    if args.frames % group:
-        raise UserError(f"--frames {args.frames}: must be a multiple of {GOP}")
-    label, lpips = image_distance(args)
-    rows, shown, latents = measure_videos(vae, video_windows(args, group), label, lpips)
+    if config.frames % group:
+        raise UserError(f"--frames {config.frames}: must be a multiple of {GOP}")
+    windows = video_windows(args.data, args.n, config, group, args.windows)
+    rows, shown, latents = measure_videos(vae, windows, frame_measures(args))
     if args.sheet and shown:
         contact_sheet(args.sheet, shown.values(), [*shown])
     return report_recon(rows, latents)
 
 
 # A video at a time: 64 frames of 512 x 512 with their reconstruction are 400 MB in float32.
-def measure_videos(vae, windows, label="", lpips=None):
+def measure_videos(vae, windows, measures):
     """{video: a row a window}; clips to look at: the first four videos, what became of them, the error; and
     of a DP-VAE [(z, z_k)]."""
     rows, shown, latents = {}, {}, []
     for name, clip in windows:
         x = clip[None].to(device())                                                         # (1,3,T,H,W)
-        row, x_hat, z, z_k = measure(vae, x, label, lpips)
+        row, x_hat, z, z_k = measure(vae, x, measures)
         if isinstance(vae, DPVAE):
             latents.append((z.cpu(), z_k.cpu()))
         rows.setdefault(name, []).append(row)
@@ -315,62 +301,58 @@ def open_vae(path):
     if path.is_dir():
         is_image = (path / "vae.safetensors").is_file() and not (path / "dpvae.safetensors").is_file()
         path = path / ("vae.safetensors" if is_image else "dpvae.safetensors")
-    kinds = {"KLVAE": KLVAE, "DPVAE": DPVAE}
-    return load_network(kinds.get(class_of(path), DPVAE), path).to(device()), read_config(path)
+    network = KLVAE if class_of(path) == "KLVAE" else DPVAE
+    return load_network(network, path).to(device()), read_config(path)
 
 
 # Which frames are reconstructed matters as much as how: VideoDiT 4.1 takes 50 videos "randomly sampled", 64
 # frames of each, and which ones stays unknown. Here the videos are drawn by --seed, the windows in them too;
 # and --part 0.75 1 leaves the first three quarters, on which a model of one's own may have been trained, out
 # of the test.
-def video_windows(args, group=GOP):
-    """(name, clip (3,T,H,W)) for each window of each video. One that is too short for --frames gives as many
-    as it has, in whole groups."""
-    if toy := parse_toy(args.data):
+def video_windows(data, n, config, group=1, windows=1):
+    """(name, clip (3,T,H,W)) for each window of n videos. One that is too short for config.frames gives as
+    many as it has, in whole groups."""
+    if toy := parse_toy(data):
         kind, seed, vocabulary = toy
-        for index in range(args.n):
+        for index in range(n):
             spec = toy_world.sample_spec(UNSEEN + seed, index, kind, vocabulary)
-            yield f"{args.data} {index}", to_video(toy_world.render(spec, args.frames, args.size))
+            yield f"{data} {index}", to_video(toy_world.render(spec, config.frames, config.size))
         return
-    split = "" if args.split == "all" else args.split
-    videos = ClipFolder(args.data, ClipConfig(GOP, args.size, stride=args.stride, part=tuple(args.part),
-                                              crop="center", seed=args.seed, split=split))
+    split = "" if config.split == "all" else config.split
+    videos = ClipFolder(data, dataclasses.replace(config, frames=group, split=split))
     # ASSUMED: 4.1's videos were "randomly sampled", nobody knows which: drawn by --seed, not the first 50 by
     # name, which would be one uploader's, or one class's
-    drawn = np.random.default_rng(args.seed).permutation(len(videos))[:args.n].tolist()
+    drawn = np.random.default_rng(config.seed).permutation(len(videos))[:n].tolist()
     for index in sorted(drawn):
         name = videos.names[index]
         try:
-            times = videos.video(index).times
-            first, last = (round(share * len(times)) for share in videos.config.part)
-            there = (last - first - 1) // args.stride + 1
-            videos.config.frames = min(args.frames, there) // group * group
-            if videos.config.frames < group:
-                raise Unusable(f"{last - first} frames in --part, {(group - 1) * args.stride + 1} needed")
-            for window in range(args.windows):
-                yield name, videos.read(index, np.random.default_rng([args.seed, index, window]))["video"]
-        except Unusable as reason:
+            first, last = (round(share * len(videos.video(index).times)) for share in config.part)
+            there = (last - first - 1) // config.stride + 1
+            videos.config.frames = max(min(config.frames, there) // group, 1) * group
+            for window in range(windows):
+                yield name, videos.read(index, np.random.default_rng([config.seed, index, window]))["video"]
+        except Unusable as reason:                          # not one group in it
             warn(f"{name}: {reason}; skipped")
 
 
 # LPIPS measures with AlexNet where a metric is asked for, with VGG where it is a training loss: a model that
 # was trained to please VGG would otherwise be judged by whom it pleases. In the toy world a classifier stands
 # in, and says "toy".
-def image_distance(args):
-    """(label, (N,3,H,W) twice -> (N,)): LPIPS, or the classifier for it; None where there are no weights."""
+def frame_measures(args):
+    """{name: (N,3,H,W) twice -> (N,)}: PSNR, SSIM and, where there are weights, LPIPS or the classifier."""
+    measures = {"psnr": psnr, "ssim": ssim}
     if args.features == "toy":
         classifier = load_network(AttributeClassifier, args.classifier).to(device())
-        return "toy_lpips", lambda a, b: perceptual_distance(classifier.pyramid, a, b)
-    one_of(vars(args), features=("alex", "vgg", "toy"))
+        measures["toy_lpips"] = partial(perceptual_distance, classifier.pyramid)
+        return measures
     kind = f"lpips_{args.features}"
     try:
-        net = load_detector(args.weights or DETECTORS / FILES[kind], kind)
+        measures["lpips"] = load_detector(args.weights or DETECTORS / FILES[kind], kind).to(device())
     except UserError as error:
         if args.weights:
             raise
         warn(f"no LPIPS: {error}")
-        return "lpips", None
-    return "lpips", net.to(device())
+    return measures
 
 
 # ------------------------------------------------------------------------------------------ samples
@@ -381,6 +363,12 @@ def image_distance(args):
 # was killed starts again. Both have one answer: clip i is a function of i, so it is known which are missing.
 # Its noise is drawn from (seed, i), never from a generator's state: clip 1,700 is the same whether it is made
 # first or last, in a batch of 4 or of 32 (to rounding), on one rank or on eight.
+def batches(items, size):
+    """(index of the first, items), `size` of them at a time."""
+    for first in range(0, len(items), size):
+        yield first, items[first:first + size]
+
+
 def make(models, prompts, frames, args, first_index):
     """Clips (B,3,T,H,W) by the parsed flags, on the CPU."""
     return generate(models, prompts, frames, steps=args.steps, guidance=args.guidance, seed=args.seed,
@@ -406,7 +394,6 @@ def sample_set(argv):
     flags.add_argument("--prompts", default="", help="toy:KIND, a text file, a folder of classes; default: "
                        "toy:video, or of a model of classes random ones")
     flags.add_argument("--frames", type=int, default=0, help="0: what the model was trained on; 1: images")
-    flags.add_argument("--fps", type=finite, default=8.0, help="of the .mp4; Latte's tool writes 8")
     flags.add_argument("--png", action="store_true", help="folders of frames without loss, instead of .mp4")
     flags.add_argument("--sheet", type=drawing, default="", help="a .png to be drawn: the first eight clips")
     flags.add_argument("--weights", default=[], action="append", help="as in sample.py: text encoders")
@@ -440,21 +427,21 @@ def fill_folder(models, prompt, frames, args):
         suffix = ".png"
     elif args.png:
         suffix = ""
-    blocks = [range(start, min(start + args.batch, args.n)) for start in range(0, args.n, args.batch)]
-    blocks = blocks[rank::world_size]
+    blocks = list(batches(range(args.n), args.batch))[rank::world_size]
     made = 0
-    for block in tqdm(blocks, desc=str(out), unit="batch", disable=rank > 0):
+    for first, block in tqdm(blocks, desc=str(out), unit="batch", disable=rank > 0):
         missing = [index for index in block if not (out / f"{index:06d}{suffix}").exists()]
         if not missing:
             continue
         prompts = [prompt(index) for index in block]    # a block is made whole: rounding depends on the batch
-        clips = make(models, prompts, frames, args, block[0])                               # (B,3,T,H,W)
-        if args.sheet and block[0] == 0:
+        clips = make(models, prompts, frames, args, first)                                  # (B,3,T,H,W)
+        if args.sheet and first == 0:
             contact_sheet(args.sheet, clips[:8], prompts[:8])
         for index in missing:
-            save_clip(out / f"{index:06d}{suffix}", clips[index - block[0]], args.fps)
-            made += 1
-    print(f"rank {rank}: {made} clips made, {sum(map(len, blocks)) - made} were there; in {out}")
+            save_clip(out / f"{index:06d}{suffix}", clips[index - first], fps=8)            # as Latte's tool
+        made += len(missing)
+    total = sum(len(block) for _, block in blocks)
+    print(f"rank {rank}: {made} clips made, {total - made} were there; in {out}")
     return made
 
 
@@ -528,7 +515,7 @@ def reproduce(argv):
     flags = FlagParser(prog="eval.py reproduce")
     flags.add_argument("weights", help="a released file: ffs.pt, skytimelapse.pt, taichi-hd.pt, ucf101.pt")
     flags.add_argument("--data", required=True, help="the real videos: what it was trained on")
-    flags.add_argument("--vae", default="", help="Stable Diffusion 1.4's VAE, file or folder")
+    flags.add_argument("--vae", required=True, help="Stable Diffusion 1.4's VAE, file or folder")
     flags.add_argument("--set", default="", help=f"which of {', '.join(RELEASED)}; default: the file's name")
     flags.add_argument("-n", type=int, default=2048, help="clips; as published 2048")
     flags.add_argument("-o", "--out", default="", help="folder of the clips; default: out/reproduce/SET")
@@ -541,8 +528,17 @@ def reproduce(argv):
         raise UserError("reproduce runs in one process; share the sampling by torchrun eval.py sample, with "
                         "the flags that reproduce prints, then give this command again")
     printed, reported, changes = RELEASED[name]
+    out = args.out or f"out/reproduce/{name}"
+    common = ["--protocol", "latte", "--clips", str(args.n)]
+    if args.trust_torchscript:
+        common.append("--trust-torchscript")
+    i3d, c3d = (str(Path(args.detectors) / FILES[kind]) for kind in ("i3d", "c3d"))
+    commands = [["sample", args.weights, "-n", str(args.n), "-o", out, "--vae", args.vae],
+                ["fvd", args.data, out, *changes, *common, "--weights", i3d]]
+    if "is" in printed:
+        commands.append(["is", out, *common, "--weights", c3d])
     result = {"set": name}
-    for command in published_commands(args, name, printed, changes):
+    for command in commands:
         print(f"\npython eval.py {' '.join(command)}", flush=True)
         found = COMMANDS[command[0]](command[1:])
         if command[0] in printed:
@@ -554,24 +550,6 @@ def reproduce(argv):
     if args.n != 2048:
         print(f"-n {args.n}: the published numbers are of 2048 clips; FVD of fewer is larger")
     return finish(result)
-
-
-def published_commands(args, name, metrics, changes):
-    """The commands of a reproduction, as words of this file's own."""
-    out = args.out or f"out/reproduce/{name}"
-    sample = ["sample", args.weights, "-n", str(args.n), "-o", out]
-    if args.vae:
-        sample += ["--vae", args.vae]
-    commands = [sample]
-    for metric in metrics:
-        sides, network = [args.data, out, *changes], "i3d"
-        if metric == "is":
-            sides, network = [out], "c3d"
-        commands.append([metric, *sides, "--protocol", "latte", "--clips", str(args.n),
-                         "--weights", str(Path(args.detectors) / FILES[network])])
-        if args.trust_torchscript:
-            commands[-1].append("--trust-torchscript")
-    return commands
 
 
 # ------------------------------------------------------------------------------------------ inside a Latte
@@ -601,10 +579,9 @@ def similarity(argv):
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, stride=1, seed=0)
     for time_step in args.times:
-        if not 0 <= time_step < 1000:
-            raise UserError(f"--times {time_step}: must lie between 0 and 999")
+        one_of({"times": time_step}, times=range(1000))
     net, vae, objective = open_latte(args.ckpt, args.vae)
-    z = vae.scaled(encode_clips(net, vae, args))                                            # (B,C,T,h,w)
+    z = encode_clips(net, vae, args)                                                        # (B,C,T,h,w)
     squares, labels = [], []
     for time_step in args.times:
         found = frame_similarity(net, noisy(z, time_step, objective, args.seed),
@@ -630,22 +607,21 @@ def open_latte(ckpt, vae=""):
         return net, vae_at(vae), "ddpm"
     made = read_config(path)
     kind = made.get("latents", "vae")
-    own = load_network({"vae": KLVAE, "dpvae": DPVAE}[kind], path.with_name(f"{kind}.safetensors"))
-    return net, own, made.get("objective", "ddpm")
+    own, _ = open_vae(path.with_name(f"{kind}.safetensors"))
+    return net, own.cpu(), made.get("objective", "ddpm")
 
 
 @torch.no_grad()
 def encode_clips(net, vae, args):
-    """Latents (B,C,T,h,w) of the first -n clips that --seed draws, as long and large as the Latte's."""
-    args.frames = net.config.frames * (GOP if isinstance(vae, DPVAE) else 1)
-    args.size = net.config.input_size * vae.downsampling
-    args.windows = 1
-    args.part = 0.0, 1.0
-    args.split = "train"
-    clips = [clip for _, clip in video_windows(args) if clip.shape[1] == args.frames]       # (3,T,H,W) each
+    """Scaled latents (B,C,T,h,w) of -n clips that --seed draws, as long and large as the Latte's."""
+    frames = net.config.frames * (GOP if isinstance(vae, DPVAE) else 1)
+    config = ClipConfig(frames, net.config.input_size * vae.downsampling, stride=args.stride, crop="center",
+                        seed=args.seed)
+    windows = video_windows(args.data, args.n, config)
+    clips = [clip for _, clip in windows if clip.shape[1] == frames]                        # (3,T,H,W) each
     if not clips:
-        raise UserError(f"--data {args.data}: no video of {args.frames} frames, {args.stride} apart")
-    return torch.cat([vae.encode(clip[None]) for clip in clips])                            # (B,C,T,h,w)
+        raise UserError(f"--data {args.data}: no video of {frames} frames, {args.stride} apart")
+    return vae.scaled(torch.cat([vae.encode(clip[None]) for clip in clips]))                # (B,C,T,h,w)
 
 
 def noisy(z, time_step, objective, seed):
@@ -685,13 +661,23 @@ TITLES = {"classifier": "the classifier itself, on unseen rendered clips",
 # prompts and the same noise can then be compared clip by clip, which needs far fewer clips than comparing two
 # shares (ablate.py does). A model that draws the right animal in the wrong colour is told apart from one that
 # does the opposite.
-def word_scores(classifier, specs, clips):
-    """({word: is it named right? (B,) bool}, the motions that are named). clips (B,3,T,H,W)."""
-    targets = classifier_targets(classifier, specs, device())
-    with torch.no_grad():
-        named = {key: logits.argmax(1) for key, logits in classifier(clips.to(device())).items()}
-    right = {key: named[key] == targets[key] for key in ATTRIBUTES if key != "motion" or clips.shape[2] > 1}
-    return right, [classifier.config.motions[number] for number in named["motion"].tolist()]
+@torch.no_grad()
+def clip_scores(classifier, specs, clips, batch, motion=False):
+    """{question: 1 or 0 for each clip}: words named right, with `motion` also how it goes wrong.
+    clips (N,3,T,H,W), and their Specs; `batch` at once."""
+    questions = [key for key in ATTRIBUTES if key != "motion" or clips.shape[2] > 1]
+    scores = defaultdict(list)
+    for first, part in batches(specs, batch):
+        shown = clips[first:first + batch]                                                  # (B,3,T,H,W)
+        targets = classifier_targets(classifier, part, device())
+        named = {key: logits.argmax(1) for key, logits in classifier(shown.to(device())).items()}
+        answers = {key: named[key] == targets[key] for key in questions}                    # (B,) each
+        if motion:
+            motions = [classifier.config.motions[number] for number in named["motion"].tolist()]
+            answers |= motion_scores(part, shown, motions)
+        for key, answer in answers.items():
+            scores[key] += answer.int().tolist()
+    return dict(scores)
 
 
 # A motion that is not named right is wrong in one of three ways: nothing moves; or it runs backwards, which
@@ -717,31 +703,19 @@ def movement(clips):
     return clips.float().diff(dim=2).abs().mean((1, 2, 3, 4))                               # (B,)
 
 
-def clip_scores(classifier, specs, clips, batch, motion=False):
-    """{question: 1 or 0 for each clip}: words named right, with `motion` also how it goes wrong.
-    clips (N,3,T,H,W), and their Specs; `batch` at once."""
-    scores = defaultdict(list)
-    for first in range(0, len(specs), batch):
-        part = specs[first:first + batch], clips[first:first + batch]
-        answers, motions = word_scores(classifier, *part)
-        if motion:
-            answers |= motion_scores(*part, motions)
-        for key, answer in answers.items():
-            scores[key] += answer.int().tolist()
-    return dict(scores)
-
-
 def shares(scores):
     return {key: sum(answers) / len(answers) for key, answers in scores.items()}
 
 
 # Clips that nobody trained on: their seed is one that train.py never draws from. Specs are numbers, so "the
 # same clip, true and generated" is a pair that exists here and nowhere else.
-def unseen(kind, n, batch, vocabulary):
-    """(index of the first, Specs) of n clips that no training drew, a batch at a time."""
-    for start in range(0, n, batch):
-        block = range(start, min(start + batch, n))
-        yield start, [toy_world.sample_spec(UNSEEN, index, kind, vocabulary) for index in block]
+def unseen(kind, n, vocabulary="full"):
+    """Specs of n clips that no training drew."""
+    return [toy_world.sample_spec(UNSEEN, index, kind, vocabulary) for index in range(n)]
+
+
+def captions(specs):
+    return [toy_world.caption(spec) for spec in specs]
 
 
 def world_of(classifier):
@@ -751,7 +725,7 @@ def world_of(classifier):
         if (tuple(names.subjects), tuple(names.motions)) == (world.subjects, world.motions):
             return vocabulary
     raise UserError("eval.py toy: the classifier names other words than the toy worlds have; "
-                    "give --classifier a classifier.safetensors of train.py --stage classifier")
+                    "train one by train.py --stage classifier")
 
 
 # True clips, for the classifier's own check, the VAE's, and the frames that are given away.
@@ -759,124 +733,100 @@ def render_all(specs, frames, size):
     return torch.stack([to_video(toy_world.render(spec, frames, size)) for spec in specs])      # (B,3,T,H,W)
 
 
-def generated(models, kind, args, bar):
-    """(Specs, what the model makes of their prompts (N,3,T,H,W))."""
-    frames = 1 if kind.startswith("image") else models.frames
-    asked, made = [], []
-    for first, specs in unseen(kind, args.n, args.batch, args.vocabulary):
-        made.append(make(models, [toy_world.caption(spec) for spec in specs], frames, args, first))
-        asked += specs
-        bar.update(len(specs))
-    return asked, torch.cat(made)
+def generated(models, specs, frames, args, bar):
+    """What the model makes of the Specs' prompts (N,3,T,H,W)."""
+    made = []
+    for first, part in batches(specs, args.batch):
+        made.append(make(models, captions(part), frames, args, first))                      # (B,3,T,H,W)
+        bar.update(len(part))
+    return torch.cat(made)
 
 
-# What nobody trained it for: a clip from an image, on from a clip, between two images (see sample.py). Each
-# of the four renders scenes that no training saw and gives part of them away: a first frame, a first half,
-# both ends. What has to be invented must fit to what was given, and to the prompt.
-@dataclasses.dataclass
-class Continued:
-    """Clips that were made from given frames."""
-    clips: torch.Tensor             # (B,3,T,H,W)
-    given: dict                     # {name: (its place in the clips, the frame (B,3,1,H,W))}
-    begin: int                      # the first frame that the classifier sees: given ones are not evidence
+# What nobody trained it for: a clip from an image, on from a clip, between two images (see sample.py). Scenes
+# that no training saw are rendered, and part of them is given away: a first frame, a first half, both ends.
+# What has to be invented must fit to what was given, and to the prompt.
+#
+#     image          the first frame
+#     image_alone    the same, and a prompt of subject and motion: colour and scene must be taken from the
+#                    image. Were it ignored, the colour would be right in one clip of ten, the scene in one of
+#                    six
+#     in_between     the first frame and the first one of the last group, which D_k makes an image. The hardest:
+#                    a motion has to arrive where it must
+#     onwards        half of a clip twice as long as any in training, which is made in windows: each goes on
+#                    from what the one before left. TRAP: a whole clip of the training's length will not do,
+#                    for in it the motion is over: what has moved left is at the left edge, and no video exists
+#                    that goes on and still does so
+GIVEN = ("image", "image_alone", "onwards", "in_between")
 
 
-def from_image(models, how, specs, first, said=None):
-    """The first frame and a prompt: of the Specs `said`, or the whole one."""
-    x = render_all(specs, models.frames, models.size)                                       # (B,3,T,H,W)
-    given = given_ends(models, models.size, how, models.frames, x[:, :, :1])
-    prompts = [toy_world.caption(spec) for spec in said or specs]
+def continued(models, row, how, specs, first):
+    """-> clips (B,3,T,H,W), what was given {name: (its place, the frames (B,3,1,H,W))}, and the first frame
+    that the classifier sees: given ones are not evidence."""
+    frames, size = models.frames, models.size
+    prompts = captions(specs)
+    if row == "onwards":
+        x = render_all(specs, 2 * frames, size)[:, :, :frames]                              # (B,3,T/2,H,W)
+        z = go_on(models, prompts, encode(models, x), 2 * frames, how, first)               # (B,C,T',h,w)
+        return decode(models.vae, z, 2 * frames), {}, frames
+    if row == "image_alone":
+        prompts = captions([dataclasses.replace(spec, colour="", scene="") for spec in specs])
+    x = render_all(specs, frames, size)                                                     # (B,3,T,H,W)
+    places, begin = {"first": 0}, models.group
+    if row == "in_between":
+        places["last"] = frames - models.group
+        begin = 0
+    ends = {name: (place, x[:, :, place:place + 1]) for name, place in places.items()}
+    given = given_ends(models, size, how, frames, *[frame for _, frame in ends.values()])
     z = sample_latents(models, prompts, given.base.shape, how, first, given)                # (B,C,T',h,w)
-    return Continued(decode(models.vae, z, models.frames), {"first": (0, x[:, :, :1])}, models.group)
-
-
-# What the prompt does not say must be taken from the image: were it ignored, the colour would be right in
-# one clip of ten, the scene in one of six.
-def from_image_alone(models, how, specs, first):
-    """A prompt of subject and motion: colour and scene have to come from the image."""
-    said = [dataclasses.replace(spec, colour="", scene="") for spec in specs]
-    return from_image(models, how, specs, first, said)
-
-
-# A clip twice as long as any in training, made in windows: each goes on from what the one before left. Given
-# is half a video of that length. TRAP: a whole clip of the training's length will not do, for in it the
-# motion is over: what has moved left is at the left edge, and no video exists that goes on and still does so.
-def onwards(models, how, specs, first):
-    """Half a clip goes on to its end; the classifier sees the second half."""
-    prompts = [toy_world.caption(spec) for spec in specs]
-    frames = 2 * models.frames
-    x = render_all(specs, frames, models.size)[:, :, :models.frames]                        # (B,3,T,H,W)
-    z = go_on(models, prompts, encode(models, x), frames, how, first)
-    return Continued(decode(models.vae, z, frames), {}, models.frames)
-
-
-# The hardest of the four: both ends are fixed, and a motion has to arrive where it must.
-def in_between(models, how, specs, first):
-    """From the first frame to the first one of the last group, which D_k makes an image."""
-    last = models.frames - models.group
-    x = render_all(specs, models.frames, models.size)                                       # (B,3,T,H,W)
-    start, end = x[:, :, :1], x[:, :, last:last + 1]                                        # (B,3,1,H,W)
-    given = given_ends(models, models.size, how, models.frames, start, end)
-    prompts = [toy_world.caption(spec) for spec in specs]
-    z = sample_latents(models, prompts, given.base.shape, how, first, given)                # (B,C,T',h,w)
-    return Continued(decode(models.vae, z, models.frames), {"first": (0, start), "last": (last, end)}, 0)
-
-
-CONTINUED = {"image": from_image, "image_alone": from_image_alone, "onwards": onwards,
-             "in_between": in_between}
+    return decode(models.vae, z, frames), ends, begin
 
 
 # A model may obey the prompt and ignore the image: so the PSNR of the given frames stands beside the shares.
 def given_score(classifier, models, row, how, args, bar):
     """(shares and the PSNR of given frames, three clips with their captions to look at)."""
-    asked, seen, shown, squares = [], [], [], Counter()
-    for first, specs in unseen("video_heldout", args.given, args.batch, args.vocabulary):
-        made = CONTINUED[row](models, how, specs, first)
-        for name, (place, frame) in made.given.items():
-            squares[name] += per_frame(psnr, made.clips[:, :, place:place + 1], frame) * len(specs)
-        shown += zip(made.clips[:3], map(toy_world.caption, specs))
-        seen.append(made.clips[:, :, made.begin:])
-        asked += specs
-        bar.update(len(specs))
-    found = shares(clip_scores(classifier, asked, torch.cat(seen), args.batch))
-    return found | {key: value / args.given for key, value in squares.items()}, shown[:3]
+    specs = unseen("video_heldout", args.given, args.vocabulary)
+    seen, shown, decibels = [], [], defaultdict(float)
+    for first, part in batches(specs, args.batch):
+        clips, ends, begin = continued(models, row, how, part, first)                       # (B,3,T,H,W)
+        for name, (place, frame) in ends.items():
+            decibels[name] += per_frame(psnr, clips[:, :, place:place + 1], frame) * len(part)
+        shown += zip(clips[:3], captions(part))
+        seen.append(clips[:, :, begin:])
+        bar.update(len(part))
+    found = shares(clip_scores(classifier, specs, torch.cat(seen), args.batch))
+    return found | {name: total / len(specs) for name, total in decibels.items()}, shown[:3]
 
 
 # A classifier is content once it can name a clip. How near it comes to one that the world could have drawn
 # (support/nearest.py) goes on counting: two heads, a tail that melts, legs out of step all cost. No model can
 # be nearer than its VAE's reconstructions of true clips, so they are fitted in the same way: the ceiling. And
 # so are true clips, where only the search errs. Of both the true Spec is known, and what it would score.
-def nearest_rows(models, clips, ceiling=True, vocabulary="full"):
-    """{"generated": nearest.summary(...), and, for the ceiling, "reconstructed" and "rendered"}. clips
-    (N,3,T,H,W): the first of the first row."""
-    kind = "video" if clips.shape[2] > 1 else "image"
-    specs = next(unseen(kind, len(clips), len(clips), vocabulary))[1]
-    captions = [toy_world.caption(spec) for spec in specs]
+@torch.no_grad()
+def nearest_rows(vae, clips, ceiling=True, vocabulary="full"):
+    """{"generated": nearest.summary(...), and, for the ceiling, "reconstructed" and "rendered"}, printed as
+    well. clips (N,3,T,H,W): the first of the first row."""
+    specs = unseen("video" if clips.shape[2] > 1 else "image", len(clips), vocabulary)
     sets = {"generated": clips}
     if ceiling:
         x = render_all(specs, clips.shape[2], clips.shape[-1])                              # (B,3,T,H,W)
-        again = [reconstruct(models.vae, part.to(device())).cpu() for part in x.split(8)]
+        again = [vae.decode(vae.encode(part.to(device()))).clamp(-1, 1).cpu() for part in x.split(8)]
         sets |= {"reconstructed": torch.cat(again), "rendered": x}
+    print(f"nearest rendering of {len(clips)} clips: dB over the subject")
     rows = {}
     for row, videos in sets.items():
         videos = videos.float().cpu().numpy()
-        fits = nearest.nearest(videos, captions, workers=os.cpu_count(), vocabulary=vocabulary)
-        rows[row] = nearest.summary(fits) | {"each": [round(fit.db, 3) for fit in fits]}
+        fits = nearest.nearest(videos, captions(specs), workers=os.cpu_count(), vocabulary=vocabulary)
+        found = nearest.summary(fits) | {"each": [round(fit.db, 3) for fit in fits]}
+        line = ("{:14}{db:6.2f} +- {error:.2f}, first frame {first:.2f}, last {last:.2f}, "
+                "{share_20:.0%} of clips at 20 dB or more").format(row, **found)
         if row != "generated":
-            rows[row]["truth"] = float(np.mean([nearest.beside(*pair).db for pair in zip(videos, specs)]))
-    print_nearest(rows, len(clips))
-    return rows
-
-
-def print_nearest(rows, count):
-    print(f"nearest rendering of {count} clips: dB over the subject\n"
-          f"{'':18}    mean            first    last  >= 20  true Spec")
-    for row, found in rows.items():
-        truth = f"{found['truth']:.2f}" if "truth" in found else "-"
-        print("{:18}{db:8.2f} +- {error:.2f} {first:8.2f}{last:8.2f}{share_20:7.0%}".format(row, **found)
-              + f"{truth:>11}")
+            found["truth"] = float(np.mean([nearest.beside(*pair).db for pair in zip(videos, specs)]))
+            line += f", the true Spec {found['truth']:.2f}"
+        print(line)
+        rows[row] = found
     subjects = [f"{name} {db:.1f}" for name, db in rows["generated"]["subjects"].items()]
     print(f"by subject: {', '.join(subjects)}")
+    return rows
 
 
 # Shares of so many clips are coarse: of 128, one is 0.8 %. Rows that were given an image say how well they
@@ -904,29 +854,31 @@ def toy(argv):
     args = parse_toy_flags(argv)
     models = load_models(args.ckpt, device(), "", args.model)
     how = settle(models, args)
-    file = args.classifier or classifier_file(args.ckpt)
-    if not Path(file).is_file() and not args.classifier:
+    file = classifier_file(args.ckpt)
+    if not file.is_file():
         file = CLASSIFIER
     classifier = load_network(AttributeClassifier, file).to(device())
     args.vocabulary = world_of(classifier)
 
     moves = models.frames > 1
     rows = {row: kind for row, kind in ROWS.items() if moves or kind.startswith("image")}
-    continued = CONTINUED if moves and args.given else {}
-    specs = next(unseen("any", args.n, args.n, args.vocabulary))[1]
+    given = GIVEN if moves and args.given else ()
+    specs = unseen("any", args.n, args.vocabulary)
     true = render_all(specs, models.frames if moves else 16, models.size)                   # (N,3,T,H,W)
     result = {"classifier": shares(clip_scores(classifier, specs, true, args.batch))}
     each, shown = {}, []
-    with tqdm(total=args.n * len(rows) + args.given * len(continued), unit="clip", mininterval=1) as bar:
+    with tqdm(total=args.n * len(rows) + args.given * len(given), unit="clip", mininterval=1) as bar:
         for row, kind in rows.items():
             bar.set_description(row)
-            specs, clips = generated(models, kind, args, bar)
+            specs = unseen(kind, args.n, args.vocabulary)
+            frames = 1 if kind.startswith("image") else models.frames
+            clips = generated(models, specs, frames, args, bar)                             # (N,3,T,H,W)
             if not each:
                 first = clips[:args.nearest]                            # of the first row, to be fitted
-            scores = clip_scores(classifier, specs, clips, args.batch, motion=clips.shape[2] > 1)
+            scores = clip_scores(classifier, specs, clips, args.batch, motion=frames > 1)
             result[row] = shares(scores)
             each[row] = {key: "".join(map(str, answers)) for key, answers in scores.items()}
-        for row in continued:
+        for row in given:
             bar.set_description(row)
             result[row], clips = given_score(classifier, models, row, how, args, bar)
             shown += clips
@@ -935,7 +887,7 @@ def toy(argv):
         contact_sheet(args.sheet, *zip(*shown))
     print_shares(result)
     if args.nearest:
-        result["nearest"] = nearest_rows(models, first, args.ceiling, args.vocabulary)
+        result["nearest"] = nearest_rows(models.vae, first, args.ceiling, args.vocabulary)
     result["each"] = each                                               # a digit a clip
     return finish(result)
 
@@ -943,7 +895,6 @@ def toy(argv):
 def parse_toy_flags(argv):
     flags = FlagParser(prog="eval.py toy")
     flags.add_argument("--ckpt", default=str(TOY), help="a folder of train.py")
-    flags.add_argument("--classifier", default="", help="default: the one in --ckpt, else the shipped one")
     flags.add_argument("-n", type=int, default=256, help="clips, and images, of each row")
     flags.add_argument("--nearest", type=int, default=64,
                        help="of the first row's, how many to fit (5 to 10 s of CPU each); 0: none")
@@ -972,9 +923,10 @@ DETECTORS = TOY.parent / "detectors"          # where the networks' files are lo
 # A network that looks is somebody's file, and which one decides the number: the I3D of StyleGAN-V's FVD and
 # the one of pytorch-i3d have the same plan and other weights. So the file's hash is a part of what remembered
 # features are known by, and a toy number says "toy" in its name wherever it is printed.
-def open_detector(kind, args, purpose):
+def open_detector(args, purpose):
     """(look, mark): look(video (B,3,T,H,W)) -> (B,R,F); mark tells two networks apart in the cache.
-    kind: i3d, inception, c3d, or toy, the classifier. purpose: fvd, fid or is."""
+    purpose: fvd, fid or is."""
+    kind = args.features
     if kind == "toy":
         classifier = load_network(AttributeClassifier, args.classifier).to(device())
 
@@ -989,15 +941,11 @@ def open_detector(kind, args, purpose):
     net = load_detector(path, kind, args.trust_torchscript).to(device())
 
     def look(video):
-        if kind != "inception":
-            return net(video)[:, None]                                                      # (B,1,F)
-        images = fold(video)                                                                # (B*T,3,H,W)
-        # TensorFlow's Inception Score leaves the bias out
-        found = net.features(images) if purpose == "fid" else net(images, bias=False)       # (B*T,F)
-        return found.unflatten(0, (len(video), -1))                                         # (B,T,F)
+        if kind == "inception":
+            return net.features(fold(video)).unflatten(0, (len(video), -1))                 # (B,T,F)
+        return net(video)[:, None]                                                          # (B,1,F)
 
-    with open(path, "rb") as file:
-        return look, f"{purpose} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return look, f"{purpose} {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 # Distances are computed on one GPU; only sampling is shared among ranks (torchrun's processes, one a GPU),
@@ -1014,17 +962,18 @@ def device():
 def extract(side, look, args):
     """Features (N,R,F) of every usable clip of a side."""
     clips = side.stream(args.workers)
-    found = []
+    found, count = [], 0
     with tqdm(total=min(side.protocol.clips, len(side.clips)), desc=Path(side.root).name, unit="clip") as bar:
         while pack := list(itertools.islice(clips, args.batch)):
-            for frames in sorted({len(clip) for clip in pack}):    # of one length, but for the ends of videos
+            for frames in sorted(set(map(len, pack))):         # of one length, but for the ends of videos
                 video = torch.stack([to_video(clip) for clip in pack if len(clip) == frames])
-                video = video.to(device())                                                  # (B,3,T,H,W)
-                found.append(look(video).float().cpu())                                     # (B,R,F)
+                features = look(video.to(device())).float().cpu()                           # (B,R,F)
+                if side.whole:
+                    features = features.flatten(0, 1)[:, None]                              # (B*R,1,F)
+                found.append(features)
             bar.update(len(pack))
-    check_count(side, sum(map(len, found)))
-    if side.spans:
-        found = [part.flatten(0, 1)[:, None] for part in found]                             # (B*R,1,F)
+            count += len(pack)
+    check_count(side, count)
     return torch.cat(found)                                                                 # (N,R,F)
 
 
@@ -1035,11 +984,10 @@ def extract_real(side, look, mark, args):
     """The same, remembered under --cache by the files' names, sizes and times, protocol and network."""
     if not args.cache:
         return extract(side, look, args)
-    about = json.dumps([side.contents(), dataclasses.asdict(side.protocol), mark])
+    about = json.dumps([side.contents(), side.whole, dataclasses.asdict(side.protocol), mark])
     path = Path(args.cache) / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.safetensors"
     if not path.is_file():
-        features = extract(side, look, args)
-        save_tensors(path, {"features": features}, {})
+        save_tensors(path, {"features": extract(side, look, args)}, {})
     print(f"features of {side.root} are in {path}")
     return read_state(path)["features"]
 
@@ -1048,32 +996,34 @@ def extract_real(side, look, mark, args):
 # asked for would be a choice made in silence. What a preset says holds where no flag is given, and all of it
 # is printed.
 OF_THE_REAL_SIDE = ("real_stride", "window", "split")
+NETWORKS = {"fvd": ("i3d", "toy"), "fid": ("inception", "toy"), "is": ("c3d", "toy")}
 
 
-def parse_metric(name, argv, kinds, sides):
-    """The flags that fvd, fid and is share -> (args, protocol)."""
+def parse_metric(name, argv):
+    """The flags of fvd, fid and is -> (args, protocol)."""
+    networks = NETWORKS[name]
     flags = FlagParser(prog=f"eval.py {name}")
-    for side in sides:
-        flags.add_argument(side, help="a folder of videos or of folders of frames, or toy:KIND:SEED")
-    flags.add_argument("--features", default=kinds[0], help=", ".join(kinds))
+    if name == "is":
+        flags.add_argument("--splits", type=int, default=10, help="the mean over this many parts")
+    else:
+        flags.add_argument("real", help="a folder of videos or of folders of frames, or toy:KIND:SEED")
+        flags.add_argument("--cache", default="cache/features", help='keeps features of REAL; "": nowhere')
+        flags.add_argument("--full", action="store_true", help="all frames of REAL, as fid50k_full, for fid")
+        flags.add_argument("--sheet", type=drawing, default="",
+                           help="a .png to be drawn: four clips of each side")
+    flags.add_argument("fake", help="a folder of clips, as eval.py sample writes it, or toy:KIND:SEED")
+    flags.add_argument("--features", default=networks[0], help=", ".join(networks))
     flags.add_argument("--weights", default="", help="file of the network; default: in checkpoints/detectors")
     flags.add_argument("--trust-torchscript", action="store_true", help="run a TorchScript file's program")
     flags.add_argument("--classifier", default=str(CLASSIFIER), help="the network of --features toy")
     flags.add_argument("--batch", type=int, default=8, help="clips that the network sees at once")
     flags.add_argument("--workers", type=int, default=2, help="threads that decode")
-    if name == "is":
-        flags.add_argument("--splits", type=int, default=10, help="the mean over this many parts")
-    if "real" in sides:
-        flags.add_argument("--cache", default="cache/features", help='keeps features of REAL; "": nowhere')
-        flags.add_argument("--full", action="store_true", help="all frames of REAL, as fid50k_full, for fid")
-        flags.add_argument("--sheet", type=drawing, default="",
-                           help="a .png to be drawn: four clips of each side")
     flags.add_argument("--protocol", default="", help=f"{', '.join(PROTOCOLS)}; default latte; toy's is toy")
     for item in dataclasses.fields(Protocol):
-        if "real" in sides or item.name not in OF_THE_REAL_SIDE:
+        if name != "is" or item.name not in OF_THE_REAL_SIDE:
             flags.add_argument(f"--{item.name}", type=type(item.default), default=None)
     args = flags.parse_args(argv)
-    one_of(vars(args), features=kinds)
+    one_of(vars(args), features=networks)
     at_least(vars(args), batch=1, workers=1, splits=1)
     return args, read_protocol(args)
 
@@ -1083,12 +1033,12 @@ def parse_metric(name, argv, kinds, sides):
 def draw_sides(path, sides, count=4):
     """Clips as the network sees them, after crop, size and JPEG: a wrong stride or crop shows at a glance."""
     shown = {}
-    for name, side in zip(("real", "fake"), sides):
-        clips = (side.read(index) for index in range(len(side.clips)))
-        usable = itertools.islice((clip for clip in clips if not isinstance(clip, str)), count)
-        for index, clip in enumerate(usable):
+    for name, side in sides.items():
+        clips = map(side.read, range(len(side.clips)))
+        usable = (clip for clip in clips if not isinstance(clip, str))
+        for index, clip in enumerate(itertools.islice(usable, count)):
             shown[f"{name} {index}"] = clip
-    contact_sheet(path, [*shown.values()], [*shown])
+    contact_sheet(path, shown.values(), [*shown])
 
 
 # ------------------------------------------------------------------------------------------ commands
@@ -1116,16 +1066,8 @@ def drawing(path):
 
 # A table instead of subparsers: each command parses its own flags, so that a reader finds them where they are
 # used, and ablate.py composes commands whose flags are checked by the same code as a person's.
-def fvd(argv):
-    return distance("fvd", argv)
-
-
-def fid(argv):
-    return distance("fid", argv)
-
-
-COMMANDS = {"toy": toy, "fvd": fvd, "fid": fid, "is": score, "recon": recon, "sample": sample_set,
-            "similarity": similarity, "reproduce": reproduce}
+COMMANDS = {"toy": toy, "fvd": partial(distance, "fvd"), "fid": partial(distance, "fid"), "is": score,
+            "recon": recon, "sample": sample_set, "similarity": similarity, "reproduce": reproduce}
 HELP = """eval.py COMMAND ..., each with its own --help
 
   toy                    the toy's checkpoint: does it obey prompts, how near is it to what can be drawn

@@ -20,14 +20,13 @@ import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 import numpy as np
 
 from support import toy_world
 from support.cli import UserError
-from support.folders import group_frames, list_source, open_image
+from support.folders import describe, group_frames, list_source, open_image
 from support.toy_world import UNSEEN, parse_toy
 from support.video_io import VIDEOS, Unusable, read_some, scan_times
 
@@ -136,15 +135,16 @@ class Side:
         self.fake = fake
         self.skipped = []               # why clips could not be used
         self.small = 0                  # clips that had to be enlarged
+        self.whole = whole
         self.spans = None               # whole: the frames of each clip
         self.stride = protocol.fake_stride if fake else protocol.real_stride
         self.window = "first" if fake else protocol.window
         self.toy = parse_toy(self.root)
         if self.toy:
-            self.clips = list(range(protocol.clips))
+            self.clips = range(protocol.clips)
             return
-        one_split = protocol.split != "all" and not fake
-        source = list_source(root, protocol.split if one_split else "")
+        split = "" if fake or protocol.split == "all" else protocol.split
+        source = list_source(root, split)
         source.refuse_empty()
         images = source.images
         if source.videos:                               # beside them, images are covers or videos' frames
@@ -163,35 +163,25 @@ class Side:
         """Every frame of every video counts, once: videos are cut into clips without gap or overlap, the
         last of each as short as it is (fid50k_full of the published tools)."""
         frames = self.protocol.frames
-        clips, spans = [], []
-        for names in self.clips:
+        videos, self.clips, self.spans = self.clips, [], []
+        for names in videos:
             try:
                 count = len(names)
-                if names[0].lower().endswith(VIDEOS):
+                if is_video(names):
                     count = len(scan_times(os.path.join(self.folder, names[0]))[1])
             except Unusable as reason:
                 self.skipped.append(f"{names[0]}: {reason}")
                 continue
             for at in range(0, count, frames):
-                clips.append(names)
-                spans.append(range(at, min(at + frames, count)))
-        self.clips, self.spans = clips, spans
-        self.protocol = dataclasses.replace(self.protocol, clips=len(clips))
+                self.clips.append(names)
+                self.spans.append(range(at, min(at + frames, count)))
+        self.protocol = dataclasses.replace(self.protocol, clips=len(self.clips))
 
-    # A cache of features must not outlive the files: a name, a size and a time of writing say whether they
-    # are the same ones, without reading gigabytes to be sure.
     def contents(self):
-        """What the cache knows a set by: names, sizes and times of its files."""
+        """What a cache of features knows a set by: names, sizes and times of its files."""
         if self.toy:
-            return [self.toy]
-        found = []
-        for name in itertools.chain(*self.clips):
-            path = Path(self.folder, name)
-            if not os.path.isdir(self.folder):              # a .zip: its own size and time
-                path = Path(self.folder.split("!/")[0])
-            stat = path.stat()
-            found.append((name, stat.st_size, stat.st_mtime_ns))
-        return found
+            return self.root
+        return describe(self.folder, list(itertools.chain(*self.clips)))
 
     # What cannot be read gives its reason as a text instead of a clip: threads decode ahead of their turn,
     # and an exception in one of them would end a day's run for a video that might never have been needed.
@@ -220,13 +210,10 @@ class Side:
             spec = toy_world.sample_spec(UNSEEN + seed, names, kind, vocabulary)
             length = (frames - 1) * stride + 1
             raw = toy_world.render(spec, length, self.protocol.size, only=range(0, length, stride))
-        elif names[0].lower().endswith(VIDEOS):
+        elif is_video(names):
             path = os.path.join(self.folder, names[0])
-            pts, count = None, None
-            if self.window == "random" or span:
-                pts, times = scan_times(path)
-                count = len(times)
-            raw = read_some(path, pts, span or self.numbers(count, rng))
+            pts, times = scan_times(path)
+            raw = read_some(path, pts, span or self.numbers(len(times), rng))
         else:
             numbers = span or self.numbers(len(names), rng)
             raw = [open_image(self.folder, names[number]) for number in numbers]
@@ -236,10 +223,10 @@ class Side:
     # side has the stride of the training (Latte: every third frame), the generated side 1, since the model
     # makes what it has seen.
     def numbers(self, count, rng):
-        """Which frames of `count` (None: not known, and not needed, as we start at the first)."""
+        """Which frames of `count`."""
         frames, stride = self.protocol.frames, self.stride
         # as Latte's tool: videos of less than 16 * stride frames are left out; 15 * stride + 1 would do
-        if count is not None and count < frames * stride:
+        if count < frames * stride:
             raise Unusable(f"{count} frames, {frames * stride} needed")
         start = 0 if self.window == "first" else rng.integers(count - (frames - 1) * stride)
         return start + stride * np.arange(frames)                                           # (T,)
@@ -266,6 +253,10 @@ class Side:
                     yield clip
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def is_video(names):
+    return names[0].lower().endswith(VIDEOS)
 
 
 # Two orders, both in use. Crop first and the crop has the video's full height, whatever its shape; resize
@@ -300,10 +291,7 @@ def check_count(side, found):
     """Too few clips to go on, or reasons to doubt the number."""
     want, lost = side.protocol.clips, ""
     if side.skipped:
-        reasons = "; ".join(side.skipped[:3])
-        if len(side.skipped) > 3:
-            reasons += " ..."
-        lost = f" ({len(side.skipped)} of {len(side.clips)} skipped: {reasons})"
+        lost = f" ({len(side.skipped)} of {len(side.clips)} skipped: {'; '.join(side.skipped[:3])})"
     if found < 2 or (side.fake and found < want):
         raise UserError(f"{side.root} has {found} usable clips, {want} wanted{lost}; "
                         f"sample more, or give --clips {max(found, 2)}")
