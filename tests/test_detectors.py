@@ -13,8 +13,8 @@ import pretrained
 from conftest import GOLDEN
 from support.checkpoints import load_network, save_network, save_state
 from support.cli import UserError
-from support.detectors import (C3D, I3D, AttributeClassifier, AttributeClassifierConfig, classifier_file,
-                               classifier_loss, layer_distances, perceptual_distance)
+from support.detectors import (C3D, I3D, AttributeClassifier, AttributeClassifierConfig, Inception,
+                               classifier_file, classifier_loss, layer_distances, perceptual_distance)
 
 COUNTS = {"subjects": 12, "colours": 10, "motions": 6, "scenes": 6}
 
@@ -94,9 +94,8 @@ def toy_classifier(**options):
 @pytest.mark.parametrize("net", ["vgg", "alex"])
 def test_golden_lpips_equals_the_lpips_package(net):
     """LPIPS Eq. 1, version 0.1, with its real linear heads: each layer's share and the sum."""
-    config, trunk, stored = golden(f"lpips_{net}_fill")
-    heads = {key.removeprefix("weights."): w for key, w in stored.items() if key.startswith("weights.")}
-    lpips = pretrained.lpips(trunk, heads, net=config["net"])
+    _, trunk, stored = golden(f"lpips_{net}_fill")
+    lpips = pretrained.lpips(trunk)
     layers = layer_distances(lpips.pyramid, stored["in.a"], stored["in.b"], lpips.heads)
     want = torch.stack([stored[f"out.layer{i}"] for i in range(5)], 1)
     torch.testing.assert_close(layers, want, rtol=1e-4, atol=1e-7)
@@ -107,7 +106,7 @@ def test_golden_lpips_equals_the_lpips_package(net):
 def test_golden_i3d_equals_pytorch_i3d():
     """FVD's network, with TensorFlow's padding, at its own size and in its intermediates."""
     config, state, stored = golden("i3d_fill")
-    net = pretrained.i3d(state)
+    net = pretrained.detector(I3D, state)
     names = [key.removeprefix("out.mean_") for key in stored if key.startswith("out.mean_")]
     seen, video = watch(net, names), golden_input(config["input_shape"], config["salt"])
     vector = net.features(video)
@@ -121,7 +120,7 @@ def test_golden_i3d_equals_pytorch_i3d():
 def test_golden_inception_equals_pytorch_fid():
     """FID's network: its resize, its average pools, its one max pool, and the Inception Score's logits."""
     config, state, stored = golden("fid_inception_fill")
-    net = pretrained.inception(state)
+    net = pretrained.detector(Inception, state)
     blocks = {"MaxPool_1": "block0", "MaxPool_2": "block1", "Mixed_6e": "block2"}
     seen, images = watch(net, blocks), golden_input(config["input_shape"], config["salt"])
     vector = net.features((images + 0.75) / 1.5 * 2 - 1)
@@ -136,7 +135,7 @@ def test_golden_inception_equals_pytorch_fid():
 def test_golden_c3d_equals_its_port():
     """The video Inception Score's network on raw pixels, before its softmax."""
     config, state, stored = golden("c3d_fill")
-    net = pretrained.c3d(state)
+    net = pretrained.detector(C3D, state)
     seen, pixels = watch(net, ["conv1", "fc6"]), golden_input(config["input_shape"], config["salt"])
     fc7 = net.from_pixels(pixels)
     assert_near(seen["conv1"].mean((2, 3, 4)), stored["out.conv1_mean"])         # before its ReLU
