@@ -1077,6 +1077,21 @@ def main(argv):
                 check_source(flag, name)
         for config in configs:
             train(config, run)
+        if run.rank == 0:
+            print("\n".join(["next:", *commands_after(configs[-1])]))
+
+
+def commands_after(cfg):
+    """How to look at what a stage has left."""
+    commands = [f"  python train.py report {cfg.out}"]
+    if cfg.stage in ("dit", "videodit", "latte"):
+        prompt = ' "A PROMPT"'
+        if cfg.stage == "latte" and cfg.latte.condition != "text":
+            prompt = {"class": " CLASS", "none": ""}[cfg.latte.condition]
+        elif cfg.data in toy_world.WORLDS:
+            prompt = f' "{PROMPTS[cfg.data][1]}"'
+        commands.append(f"  python sample.py{prompt} --ckpt {cfg.out} --model {cfg.stage}")
+    return commands
 
 
 if __name__ == "__main__":

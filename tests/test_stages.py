@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -318,6 +319,14 @@ def test_stage_cache_stores_latents_and_prompts(sd3, from_sd3, films, tmp_path):
     train.main([*words, "--stage", "videodit", "--cached", "--steps", "1"])
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == written
     assert (tmp_path / "videodit.safetensors").is_file()
+
+
+def test_a_training_ends_with_the_commands_that_look_at_it(tiny, tmp_path):
+    """They are printed, and the one that samples makes a clip."""
+    *_, word, report, example = tiny.trained.out.strip().splitlines()
+    assert word == "next:" and report == f"  python train.py report {tiny.folder}"
+    made = script(*shlex.split(example)[1:], "--steps", "2", "--out", tmp_path)
+    assert made.code == 0 and list(tmp_path.glob("*.mp4"))
 
 
 def test_a_clip_from_the_published_road(sd3, from_sd3, tmp_path, capsys):
