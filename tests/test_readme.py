@@ -20,6 +20,7 @@ from stand_ins import stand_ins
 # counts may stand here: a flag that changes which road is taken would test another command than README's.
 OVERRIDES = {
     "train.py": "--steps 2 --save_every 1 --log_every 1 --preview_every 2 --no-compile --no-bf16 --warmup 1",
+    "--config small": "--items 16 --batch 2",
     "--config toy": "--items 16 --batch 2",
     "--config videodit": "--frames 4 --size 32 --batch 2 --accumulate 1 --disc_start 1 --disc_warmup 1 "
                          "--disc.width 8 --disc.layers 1 --long 0",
