@@ -141,11 +141,11 @@ def reading(what, source):
         raise UserError(f"{source} has not the shapes of {what} ({first_line(error)}); download it again")
 
 
-def fill(build, state, source):
-    """build() with exactly these weights. Built on the meta device, so that nothing is held twice; the network
-    keeps the file's dtype, half precision as a rule."""
+def fill(cls, config, state, source):
+    """cls(config) with exactly these weights. Built on the meta device, so that nothing is held twice; the
+    network keeps the file's dtype, half precision as a rule."""
     with torch.device("meta"):
-        net = build()
+        net = cls(config)
     load_strict(net, state, source, assign=True)
     return net.eval()
 
@@ -177,7 +177,7 @@ def kl_vae(state, groups=0, scale=None, shift=None):
         groups=groups or math.gcd(32, ch), quant_conv="quant_conv.weight" in state,
         scale=released.scale if scale is None else scale,
         shift=released.shift if shift is None else shift)
-    return fill(lambda: KLVAE(config), state, "the VAE's weights")
+    return fill(KLVAE, config, state, "the VAE's weights")
 
 
 # decoder.up_blocks.0.resnets.1.conv_shortcut.weight -> decoder.up.3.block.1.nin_shortcut.weight, for example
@@ -227,7 +227,7 @@ def clip(state, heads=None, act="quick_gelu", source="the CLIP weights"):
             length=len(state["text_model.embeddings.position_embedding.weight"]))
         if "text_projection.weight" in state:
             config.projection = len(state["text_projection.weight"])
-        return fill(lambda: CLIPText(config), state, source)
+        return fill(CLIPText, config, state, source)
 
 
 def t5(state, max_distance=128, source="the T5 weights"):
@@ -245,7 +245,7 @@ def t5(state, max_distance=128, source="the T5 weights"):
             layers=count_blocks(state, r"encoder\.block\.(\d+)\."),
             head_dim=len(state[block + "0.SelfAttention.q.weight"]) // heads,
             mlp_width=state[block + "1.DenseReluDense.wo.weight"].shape[1])
-        return fill(lambda: T5Encoder(config), state, source)
+        return fill(T5Encoder, config, state, source)
 
 
 def sd3_text(parts, t5_tokenizer=None, heads=None, width=4096):
@@ -287,7 +287,7 @@ def mmdit(state, head_dim=64):
         pos_grid=math.isqrt(state["pos_embed"].shape[1]),
         qk_norm="rms" if first + "attn.ln_q.weight" in state else "",
         dual_attention=count_blocks(state, r"joint_blocks\.(\d+)\.x_block\.attn2\."))
-    return fill(lambda: MMDiT(config), state, "the given MMDiT checkpoint")
+    return fill(MMDiT, config, state, "the given MMDiT checkpoint")
 
 
 # The order matters: a pair sees what those above it made of a name. `@1`, `@2` stand in for the two Linears
@@ -351,7 +351,7 @@ def dit(state, head_dim=0):
     config = DiTConfig(
         **sizes, input_size=sizes["patch"] * math.isqrt(state["pos_embed"].shape[1]),
         classes=len(state["y_embedder.embedding_table.weight"]) - 1, learn_sigma=learns_sigma(state, sizes))
-    return fill(lambda: DiT(config), state, "the given DiT checkpoint")
+    return fill(DiT, config, state, "the given DiT checkpoint")
 
 
 def pixart(state, head_dim=0, sample_size=64, interpolation=None):
@@ -365,7 +365,7 @@ def pixart(state, head_dim=0, sample_size=64, interpolation=None):
         out_channels=len(state["final_layer.linear.weight"]) // sizes["patch"] ** 2,
         caption_channels=state["y_embedder.y_proj.fc1.weight"].shape[1],
         micro_conditions="csize_embedder.mlp.0.weight" in state)
-    return fill(lambda: PixArt(config), state, "the given PixArt checkpoint")
+    return fill(PixArt, config, state, "the given PixArt checkpoint")
 
 
 # Here attn1 is self-attention, attn2 cross-attention: its k and v come from the text, so they are stacked
@@ -404,7 +404,7 @@ def latte(state, head_dim=0):
         sizes |= dict(condition="class", classes=len(state["y_embedder.embedding_table.weight"]) - 1)
     elif "text_embedding_projection.1.weight" in state:
         sizes |= dict(condition="text", pooled_dim=state["text_embedding_projection.1.weight"].shape[1])
-    return fill(lambda: Latte(LatteConfig(**sizes)), state, "the given Latte checkpoint")
+    return fill(Latte, LatteConfig(**sizes), state, "the given Latte checkpoint")
 
 
 def latte_t2v(state, head_dim=0, input_size=64, frames=16):
@@ -420,7 +420,7 @@ def latte_t2v(state, head_dim=0, input_size=64, frames=16):
     grid = torch.arange(input_size // config.patch)
     state["pos_embed"] = sincos_2d(config.width, grid, grid).view(1, -1, config.width)      # (1,N,D)
     state["temp_embed"] = sincos(torch.arange(frames), config.width)[None]                  # (1,T,D)
-    return fill(lambda: Latte(config), state, "the given Latte checkpoint")
+    return fill(Latte, config, state, "the given Latte checkpoint")
 
 
 def load_latte(path):
@@ -506,10 +506,10 @@ def published_as(path):
             folder = path.parent
             if folder.name == "text_encoders":
                 folder = folder.parent
-            return fetch(repository, files, about, folder)
+            return "it is " + fetch(repository, files, about, folder)
         for folder in (path, path.parent):
             if "*" in files and folder.name == Path(repository).name:
-                return fetch(repository, files, about, folder)
+                return "it is " + fetch(repository, files, about, folder)
     return ""
 
 
@@ -813,10 +813,10 @@ def load_t5_text(*sources, length=120):
 HEADS = SHIPPED / "lpips"      # shipped: a few kB, licence beside them
 
 
-def frozen(build, state, source):
+def frozen(cls, config, state, source):
     """A network that is never trained here, in float32; batch norms' step counters are left out."""
     state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    return fill(build, state, source).float().requires_grad_(False)
+    return fill(cls, config, state, source).float().requires_grad_(False)
 
 
 # LPIPS is two files: torchvision's classifier, which knows nothing of LPIPS, and five small heads. The first
@@ -827,13 +827,13 @@ def lpips(trunk, source="LPIPS weights"):
     net = "alex" if "features.3.weight" in trunk else "vgg"
     heads = {name.replace("lin", "heads.").replace(".model.1.weight", ""): tensor
              for name, tensor in read_state(HEADS / f"{net}.safetensors").items()}
-    return frozen(lambda: LPIPS(net), trunk | heads, source)
+    return frozen(LPIPS, net, trunk | heads, source)
 
 
 def detector(cls, state, source="the given weights"):
-    """Inception, I3D or C3D; a file of other classes than the usual ones brings their number."""
-    last = state.get(cls.last)
-    return frozen(cls if last is None else lambda: cls(len(last)), state, source)
+    """Inception, I3D or C3D, of as many classes as the file has."""
+    classes = len(state[cls.last]) if cls.last in state else 1          # 1: what is missing will be named
+    return frozen(cls, classes, state, source)
 
 
 # kind: (how it is built, the file's name, who publishes it). Sizes in 10^6 bytes. TRAP: an FVD is a number of

@@ -121,9 +121,11 @@ class WordTokenizer:
 
     def __call__(self, prompts):
         """list of B strings -> ids (B,L); an unknown word is left out."""
-        rows = [[self.ids[self.known[word]] for word in self.split(prompt) if word in self.known]
-                for prompt in prompts]
-        return pad_rows([[self.bos, *row, self.eos] for row in rows], self.length, self.eos, 0)    # (B,L)
+        rows = []
+        for prompt in prompts:
+            read = [self.known[word] for word in self.split(prompt) if word in self.known]
+            rows.append([self.bos, *(self.ids[word] for word in read), self.eos])
+        return pad_rows(rows, self.length, self.eos, 0)                                            # (B,L)
 
     def near(self, word):
         """An unknown word -> three known words or phrases, nearest first, and whether the first may stand for
