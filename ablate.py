@@ -160,10 +160,11 @@ TABLES = {
         Row("absolute", "--joint_images 0", {"FVD": "slightly better"}),
         Row("RoPE", "--joint_images 0 --latte.temporal rope", {"FVD": "slightly worse"})), "latte-ffs",
         steps=CURVE),
-    # {image}: --image_model. DEVIATES Latte Fig. 5d: the toy has no DiT to start from, so it does not show it
+    # The image model's released file lies where one starts this.
+    # DEVIATES Latte Fig. 5d: the toy has no DiT to start from, so it does not show it
     "latte-5d": Table("Fig. 5d: start from DiT", "latte", (
         Row("random", "--joint_images 0", {"FVD": "better in the end"}),
-        Row("ImageNet", "--joint_images 0 --init {image}", {"FVD": "better at first"})),
+        Row("ImageNet", "--joint_images 0 --init DiT-XL-2-256x256.pt", {"FVD": "better at first"})),
         "latte-ffs", "data", CURVE),
     # ASSUMED: the intervals are in the figure alone; the paper goes on with 3.
     # DEVIATES: each row is compared with real clips of its own interval; the published tool takes every 3rd
@@ -269,24 +270,23 @@ LOWER = ("loss share",)                                                         
 # that is drawn after base: weights, noise, the order of the clips and, in the toy world, the clips too.
 
 class Job(NamedTuple):
-    """A folder and the commands that fill it, each a list of words that begins with its script."""
+    """A row's folder and the commands that fill it, each a list of words that begins with its script."""
     folder: Path
     training: list
     measuring: list        # (name, command)
-    model: str = ""
-    config: object = None  # of the model's training
-    drawing: tuple = ()    # (what it leaves in the folder, command): of this table alone, and no result
+    drawing: list          # (what it leaves in the folder, command): of this table alone, and no result
+    config: object         # of the model's training
 
 
 def base(args):
     return Path(args.out) / args.config / "base"
 
 
-def shared_job(args):
+def shared_training(args):
     """The stages before the rows' own, in the preset's order."""
     stages = PRESETS[args.config]["stages"]
     before = [stage for stage in ("classifier", "vae", "dit", "dpvae") if stage in stages]
-    return Job(base(args), [train_command(args, stage, base(args), "") for stage in before], [])
+    return [train_command(args, stage, base(args), []) for stage in before]
 
 
 # At toy size a few rows need other flags to mean the same thing: Latte-XL is 28 blocks of width 1,152 as
@@ -298,8 +298,8 @@ def flags_of(args, key, row):
     flags = row.flags
     if row.small and args.config in SMALL:
         flags = row.small
-    words = shlex.split(flags.replace("{image}", shlex.quote(args.image_model)))
-    if table.steps and args.config not in SMALL and "steps" not in given(args, table.model, args.train):
+    words = flags.split()
+    if table.steps and args.config not in SMALL and "steps" not in names_of(args.train):
         words += ["--steps", str(table.steps)]
     usual = presets.flatten(config_of(args, table.model, []))
     asked = presets.flatten(config_of(args, table.model, words))
@@ -314,7 +314,7 @@ def flags_of(args, key, row):
 
 
 def config_of(args, stage, flags):
-    return presets.parse(["--config", args.config, "--stage", stage, *flags, *shlex.split(args.train)])[0]
+    return presets.parse(["--config", args.config, "--stage", stage, *flags, *args.train])[0]
 
 
 def row_job(args, key, row, seed=0):
@@ -329,13 +329,14 @@ def row_job(args, key, row, seed=0):
     if own:
         name = re.sub(r"[^\w.]+", "-", " ".join([model, *flags])).strip("-")
         folder = base(args).with_name(name) / str(seed)
-    training = []
-    for stage in own:
-        states = points(args, key) if stage == model else 0
-        training.append(train_command(args, stage, folder, flags, seed, states))
+    training = [train_command(args, stage, folder, flags, seed) for stage in own]
     config = presets.parse(train_command(args, model, folder, flags, seed)[1:])[0]
-    return Job(folder, training, measure_commands(args, key, folder, config), model, config,
-               drawings(key, folder, config))
+    between, kept = 0, points(args, key)
+    if kept:
+        between = max(config.steps // kept, 1)                  # steps; the curve's last point is the end
+    if kept and own:
+        training[-1] += ["--save_every", str(between), "--keep", str(kept)]
+    return Job(folder, training, measure_commands(args, config, between), drawings(key, config), config)
 
 
 # A cache of latents is the other reason why rows are cheap in the toy world: clips go through the VAE once,
@@ -343,18 +344,14 @@ def row_job(args, key, row, seed=0):
 # row that trains its own DP-VAE has its own latents in the same folder. At the papers' size clips are encoded
 # in the step, as the papers do: cached, a video would be 8 windows for ever, each visited dozens of times.
 # --train "--cached" takes that for two thirds of the hours (python train.py prints both).
-def train_command(args, stage, folder, flags, seed=0, states=0):
-    """states: so many stay on disk, for a curve over iterations."""
+def train_command(args, stage, folder, flags, seed=0):
     words = ["--config", args.config, "--stage", stage, *flags, "--out", str(folder), "--seed", str(seed),
-             *shlex.split(args.train)]
-    config = presets.parse(words)[0]
-    if config.cached:
+             *args.train]
+    if presets.parse(words)[0].cached:
         cache = base(args) / (f"cache-{seed}" if seed else "cache")
         if "--stride" in flags:                                 # its clips are other ones
             cache = folder / "cache"
         words += ["--cache", str(cache)]
-    if states:
-        words += ["--save_every", str(every(config, states)), "--keep", str(states)]
     return ["train.py", *words]
 
 
@@ -367,169 +364,160 @@ def points(args, key):
     return 15 if TABLES[key].steps else 0
 
 
-def every(config, points):
-    """Steps between two points of a curve whose last is the end."""
-    return max(config.steps // points, 1)
-
-
 # A row is measured by what its table has: PSNR, SSIM and LPIPS where a VAE differs, FVD and IS or FID where
 # clips do. The toy world adds what it alone can count: does the clip obey its prompt, and how near is it to
 # one that can exist (eval.py toy). All rows are measured with the same real clips, the same prompts in the
 # same order, and noise that is keyed by seed and clip, so two rows of one seed differ in their weights and in
 # nothing else.
-def measure_commands(args, key, folder, config):
-    """eval.py: reconstruction where there is a DP-VAE, and clips where there is a transformer."""
-    model = TABLES[key].model
+def measure_commands(args, config, between):
+    """eval.py: reconstruction where there is a DP-VAE, and clips where there is a transformer. between: the
+    steps from one point of a curve to the next, 0: no curve."""
+    folder, model = config.out, config.stage
     toy = config.data in WORLDS
     commands = []
     if model != "latte":                                        # VideoDiT 4.1: 50 videos of 64 frames
-        videos = [config.data, "-n", str(args.n), *by_classifier(folder)]
+        videos = [config.data, "-n", str(args.n), *by_classifier(config)]
         if not toy:
-            videos = [args.videos or config.data, "--frames", "64", "--size", "512",
-                      *weights(args, "lpips_alex")]
-        sheet = ["--sheet", str(folder / "recon.png")]
-        commands.append(("recon", ["eval.py", "recon", str(folder), *videos, *sheet]))
+            videos = [args.videos or config.data, "--frames", "64", "--size", "512", *weights(args, "recon")]
+        commands.append(("recon", ["eval.py", "recon", folder, *videos, "--sheet", f"{folder}/recon.png"]))
     if model == "dpvae":
         return commands
     if toy:
-        words = ["--ckpt", str(folder), "--model", model, "--seed", str(config.seed), "-n", str(args.n),
+        words = ["--ckpt", folder, "--model", model, "--seed", str(config.seed), "-n", str(args.n),
                  "--nearest", str(args.n // 8), "--no-ceiling", "--given", "0", "--bf16"]
         commands.append(("toy", ["eval.py", "toy", *words]))
-    commands += clip_commands(args, model, folder, config, folder)
+    commands += clip_commands(args, config, folder)
     if model == "videodit":
-        commands += image_commands(args, folder, config)
-    if points(args, key):
-        between = every(config, points(args, key))
-        for step in range(between, config.steps, between):
-            early = folder / model / f"{step:07d}"             # a state that train.py kept, a folder like any
-            commands += clip_commands(args, model, folder, config, early, f"@{step}")
+        commands += image_commands(args, config)
+    if between:
+        for step in range(between, config.steps, between):      # of states that train.py kept
+            commands += clip_commands(args, config, f"{folder}/{model}/{step:07d}", f"@{step}")
     return commands
 
 
-def by_classifier(folder):
-    return ["--features", "toy", "--classifier", str(folder / "classifier.safetensors")]
+def by_classifier(config):
+    return ["--features", "toy", "--classifier", f"{config.out}/classifier.safetensors"]
 
 
 # Some figures are drawn of a table's rows and measure nothing. VideoDiT Fig. 5: before anything is trained,
 # the image model attends over all frames at once, and each row's D decodes what it makes. Where D's latents
 # are distributed as an image's, something can be seen. Latte Figs. 6 and 8: how alike frames are inside.
-def drawings(key, folder, config):
+def drawings(key, config):
     if key == "videodit-3":
-        return (DRAWN["untrained"], untrained_command(folder, config)),
+        return [(DRAWN["untrained"], untrained_command(config))]
     if key == "latte-5f":
-        words = [str(folder), "--data", config.data, "--out", str(folder / DRAWN["similarity"])]
+        words = [config.out, "--data", config.data, "--out", f"{config.out}/{DRAWN['similarity']}"]
         if config.data not in WORLDS:
             words += ["--stride", str(config.stride)]
-        return (DRAWN["similarity"], ["eval.py", "similarity", *words]),
-    return ()
+        return [(DRAWN["similarity"], ["eval.py", "similarity", *words])]
+    return []
 
 
-def untrained_command(folder, config):
-    words = ["sample.py", "a cat jumping", "--ckpt", str(folder), "--model", "dit"]
+def untrained_command(config):
+    words = ["sample.py", "a cat jumping", "--ckpt", config.out, "--model", "dit"]
     if config.data not in WORLDS:
         words = ["sample.py", "A cat sleeping on a windowsill.", "--weights", config.init,
                  "--size", str(config.size)]
-    return [*words, "--zero-shot-video", "--vae", str(folder / "dpvae.safetensors"), "--frames",
-            str(config.frames), "--out", str(folder / "untrained")]
+    return [*words, "--zero-shot-video", "--vae", f"{config.out}/dpvae.safetensors", "--frames",
+            str(config.frames), "--out", f"{config.out}/untrained"]
 
 
 # Latte's figures are curves, FVD over iterations, because orders change on the way: a model that starts from
 # ImageNet's weights leads first and loses later (Fig. 5d). A curve needs the weights of earlier steps:
 # train.py keeps them (--keep), each a folder to sample from. All points have as many clips, since FVD depends
 # on how many there are.
-def clip_commands(args, model, folder, config, source, when=""):
+def clip_commands(args, config, source, when=""):
     """Clips by the weights in `source`, and how far they are from real ones. when: "", or "@STEP", where the
     distance of a curve's point is enough."""
-    clips = str(folder / f"samples{when}")
-    sample = sample_command(source, model, config, clips, args.n)
+    clips = f"{config.out}/samples{when}"
+    sample = sample_command(source, config, clips, args.n)
     if not when:
         sample += ["--sheet", f"{clips}.png"]
-    real = args.real or config.data
     if config.data in WORLDS:
-        real = f"{config.data}:video"
-        sample += ["--prompts", real, "--png", "--bf16"]
-    elif asks_text(model, config):
-        sample += ["--prompts", args.real]
+        sample += ["--prompts", f"{config.data}:video", "--png", "--bf16"]
+        distances = toy_distances(args, config, clips)
+    else:
+        if asks_text(config):
+            sample += ["--prompts", args.real]
+        distances = published_distances(args, config, clips)
     commands = [(f"sample{when}", sample)]
-    for kind, network in distances(model, config):
+    for kind, words in distances.items():
         if kind == "fvd" or not when:
-            sides = [clips] if kind == "is" else [real, clips]
-            look = protocol(args, model, folder, config, kind)
-            look += weights(args, network)
-            commands.append((f"{kind}{when}", ["eval.py", kind, *sides, *look]))
+            commands.append((f"{kind}{when}", ["eval.py", kind, *words]))
     return commands
 
 
-def sample_command(source, model, config, out, n):
-    return ["eval.py", "sample", str(source), "-n", str(n), "-o", out, "--model", model, "--seed",
+def sample_command(source, config, out, n):
+    return ["eval.py", "sample", source, "-n", str(n), "-o", out, "--model", config.stage, "--seed",
             str(config.seed)]
 
 
-def protocol(args, model, folder, config, kind):
-    """eval.py's flags for how clips are cut and looked at."""
-    look = ["--clips", str(args.n)]
-    if config.data in WORLDS:
-        look += [*by_classifier(folder), "--frames", str(config.frames), "--size", str(config.size)]
-    else:
-        look += ["--protocol", "videodit" if model == "videodit" else "latte"]
-        if config.size < 256:                                   # smaller than published: at its own size
-            look += ["--size", str(config.size)]
-        if config.frames < 16:
-            look += ["--frames", str(config.frames)]
-        if kind == "fid":
-            look.append("--full")                               # FID's published form: all real frames
-        if kind == "fvd" and model == "latte":                  # real clips move as those of the training did
-            # every 6th frame of Taichi is an author's word, for the published numbers (support/eval_clips.py)
-            stride = 6 if "taichi" in args.config else config.stride
-            look += ["--real_stride", str(stride)]
-        if kind != "is" and "ucf101" in args.config:            # Latte trains on both splits of it
-            look += ["--split", "all"]
-    if kind != "is":
-        look += ["--cache", str(base(args) / "features")]       # of the real clips, which all rows share
-    elif args.n < 10:                                           # its parts are 10
-        look += ["--splits", str(args.n)]
-    return look
+def asks_text(config):
+    return config.stage == "videodit" or config.latte.condition == "text"
+
+
+def toy_distances(args, config, clips):
+    """{eval.py's command: its words}: the toy's classifier stands for the networks that look."""
+    look = ["--clips", str(args.n), *by_classifier(config), "--frames", str(config.frames), "--size",
+            str(config.size), *real_cache(args)]
+    return {kind: [f"{config.data}:video", clips, *look] for kind in ("fvd", "fid")}
+
+
+def real_cache(args):
+    return ["--cache", f"{base(args)}/features"]                # of the real clips, which all rows share
+
+
+def published_distances(args, config, clips):
+    """{eval.py's command: its words}, as the papers have them: IS where clips have UCF101's classes, FID in
+    Latte's tables of faces and of text-to-video."""
+    real = args.real or config.data
+    look = ["--clips", str(args.n), "--protocol", config.stage]
+    if config.size < 256:                                       # smaller than published: at its own size
+        look += ["--size", str(config.size)]
+    if config.frames < 16:
+        look += ["--frames", str(config.frames)]
+    fvd = [real, clips, *look]
+    if config.stage == "latte":                                 # real clips move as those of the training did
+        # every 6th frame of Taichi is an author's word, for the published numbers (support/eval_clips.py)
+        stride = 6 if "taichi" in args.config else config.stride
+        fvd += ["--real_stride", str(stride)]
+    if "ucf101" in args.config:                                 # Latte trains on both splits of it
+        fvd += ["--split", "all"]
+    distances = {"fvd": [*fvd, *real_cache(args), *weights(args, "fvd")]}
+    if config.stage == "videodit" or config.latte.condition == "class":
+        distances["is"] = [clips, *look, *weights(args, "is")]
+    else:                                                       # FID's published form: all real frames
+        distances["fid"] = [real, clips, *look, "--full", *real_cache(args), *weights(args, "fid")]
+    return distances
 
 
 # A video model asked for one frame is an image model again: the key frames' decoder makes it. Fig. 7 asks
 # whether it still can, and shows eight images of each row; sixteen are made as published, of the prompts that
 # the paper's figures print, and laid side by side by show().
-def image_commands(args, folder, config):
+def image_commands(args, config):
     """VideoDiT Fig. 7: what the model still knows of images. The paper shows eight, the toy can count."""
-    out = str(folder / "images")
+    out, real = f"{config.out}/images", f"{config.data}:image"
     toy = config.data in WORLDS
-    sample = sample_command(folder, "videodit", config, out, args.n if toy else 16)
-    sample += ["--frames", "1", "--sheet", f"{out}.png"]
+    sample = sample_command(config.out, config, out, args.n if toy else 16)
+    sample += ["--frames", "1", "--sheet", f"{out}.png", "--prompts"]
     if not toy:
-        return [("sample images", [*sample, "--prompts", str(PROMPTS)])]
-    real = f"{config.data}:image"
-    look = ["eval.py", "fid", real, out, *by_classifier(folder), "--clips", str(args.n), "--frames", "1",
-            "--size", str(config.size), "--cache", str(base(args) / "features")]
-    return [("sample images", [*sample, "--prompts", real, "--bf16"]), ("fid images", look)]
-
-
-def asks_text(model, config):
-    return model == "videodit" or config.latte.condition == "text"
-
-
-def distances(model, config):
-    """(eval.py's command, its network), as the papers have them: IS where clips have UCF101's classes, FID in
-    Latte's tables of faces and of text-to-video. The toy's classifier needs no network's file."""
-    if config.data in WORLDS:
-        return [("fvd", ""), ("fid", "")]
-    if model == "videodit" or config.latte.condition == "class":
-        return [("fvd", "i3d"), ("is", "c3d")]
-    return [("fvd", "i3d"), ("fid", "inception")]
+        return [("sample images", [*sample, str(PROMPTS)])]
+    look = ["eval.py", "fid", real, out, *by_classifier(config), "--clips", str(args.n), "--frames", "1",
+            "--size", str(config.size), *real_cache(args)]
+    return [("sample images", [*sample, real, "--bf16"]), ("fid images", look)]
 
 
 # The networks of the published metrics are other people's files (eval.py says whose). A TorchScript is a
 # program, so it runs only where --trust-torchscript says that its maker is trusted.
-def weights(args, network):
-    """The flags for a published network that looks."""
+NETWORKS = {"recon": "lpips_alex", "fvd": "i3d", "fid": "inception", "is": "c3d"}
+
+
+def weights(args, command):
+    """The flags for the published network that one of eval.py's commands looks with."""
     words = []
-    if network and args.detectors:
-        words += ["--weights", str(Path(args.detectors) / FILES[network])]
-    if args.trust_torchscript and network not in ("", "lpips_alex"):
+    if args.detectors:
+        words += ["--weights", str(Path(args.detectors) / FILES[NETWORKS[command]])]
+    if args.trust_torchscript and command != "recon":
         words.append("--trust-torchscript")
     return words
 
@@ -548,7 +536,7 @@ HOURS = {"videodit-256": {"dpvae": (57, 57), "videodit": (10, 5)},
          "latte": {"latte": (64, 39)}, "latte-img": {"latte": (69, 39)}, "latte-t2v": {"latte": (729, 580)}}
 
 
-def cost(args, key, jobs):
+def cost(args, key, shared, jobs):
     """What is still to be trained, in words: hours, and what a curve's states and a cache take on disk."""
     if args.config in SMALL:
         return ""
@@ -556,7 +544,7 @@ def cost(args, key, jobs):
     of = args.config
     if of not in HOURS:                                         # the four sets are alike
         of = "latte-img" if of.endswith("-img") else "latte"
-    commands = {shown(command): command for job in jobs for command in job.training}
+    commands = {shown(command): command for command in all_training(shared, jobs)}
     for command in commands.values():
         config = presets.parse(command[1:])[0]
         encoding, cached = HOURS[of][config.stage]
@@ -571,15 +559,19 @@ def cost(args, key, jobs):
     return "\n".join([text, *(f"{row.name}: {row.note}" for row in TABLES[key].rows if row.note)])
 
 
+def all_training(shared, jobs):
+    return [*shared, *(command for job in jobs for command in job.training)]
+
+
 # Each seed has its cache, and a row that trains its own DP-VAE has latents of its own in it.
 def cached_bytes(jobs):
     """Of the latents of all videos, in 16 bits; 0 where nothing is cached, or the videos are not there."""
     caches = {}
     for job in jobs:
         config = job.config
-        if config and config.cached and config.data and Path(config.data).expanduser().exists():
+        if config.cached and config.data and Path(config.data).expanduser().exists():
             channels, frames = config.latte.in_channels, config.frames
-            if job.model == "videodit":
+            if config.stage == "videodit":
                 channels, frames = config.dit.in_channels, config.frames // GOP
             windows = config.windows * len(list_source(config.data).videos)
             vae = job.folder if len(job.training) > 1 else ""
@@ -592,20 +584,36 @@ def cached_bytes(jobs):
 # A table at paper size is weeks of a machine's work, of which the last minute opens I3D's file. So everything
 # that the last command will need is opened before the first one starts.
 
-# In the order of what people forget: a flag that fights the rows', videos, real clips, weights to start from,
-# networks that look. Those are not only found but loaded, since a download that broke off is found as well.
-def look_for(args, key, jobs, shared):
+# In the order of what people forget. What the first command opens (--data, --lpips) is left to it, it stops
+# at once. The networks that look are not only found but loaded, since a download that broke off is found as
+# well.
+def look_for(args, key, shared, jobs):
     """Raise for the first thing that is missing, or that would make two rows the same."""
     refuse_rows_flags(args, key)
-    configs = [presets.parse(command[1:])[0] for job in (shared, *jobs) for command in job.training]
-    toy = configs[-1].data in WORLDS
-    look_for_data(args, key, configs, toy)
-    look_for_files(args, key, configs)
-    if not toy:
-        asked = {command[1] for job in jobs for _, command in job.measuring}
-        for name, kind in (("recon", "lpips_alex"), ("fvd", "i3d"), ("fid", "inception"), ("is", "c3d")):
-            if name in asked:
-                load_detector(Path(args.detectors or DETECTORS) / FILES[kind], kind, args.trust_torchscript)
+    table = TABLES[key]
+    configs = [presets.parse(command[1:])[0] for command in all_training(shared, jobs)]
+    data = configs[-1].data
+    toy = data in WORLDS
+    if not data or (toy and table.needs == "data"):
+        raise UserError(f'{key} at --config {args.config} needs videos; give --train "--data FOLDER"')
+    if toy:
+        return
+    if table.needs == "images" and not any(config.images for config in configs):
+        raise UserError(f"{key} trains on images beside videos, the paper's are JourneyDB's; give --train "
+                        '"--images FOLDER"')
+    if not args.real and table.model != "dpvae" and asks_text(configs[-1]):
+        raise UserError(f"{key} is compared with clips that no training saw; give --real UCF101, its folder")
+    places = [("real", args.real), ("videos", args.videos)]
+    for config in configs:
+        for name in ("init", "images", "vae_weights", "text_weights"):
+            places.append((name, getattr(config, name)))
+    for name, place in places:
+        if place and not Path(place).expanduser().exists():
+            raise UserError(f"{key} needs --{name} {place}, and there is none; give another")
+    asked = {name for job in jobs for name, _ in job.measuring}
+    for command, kind in NETWORKS.items():
+        if command in asked:
+            load_detector(Path(args.detectors or DETECTORS) / FILES[kind], kind, args.trust_torchscript)
 
 
 # "--train" is for what all rows have in common. A flag in it that a row is about would win over the row's,
@@ -613,57 +621,19 @@ def look_for(args, key, jobs, shared):
 # even differ a little.
 def refuse_rows_flags(args, key):
     """A flag of --train's that the rows set would make them one."""
-    table = TABLES[key]
     reserved = {"out", "cache", "seed", "config", "stage"}
-    for row in table.rows:
-        reserved |= given(args, table.model, row.flags.replace("{image}", "X"))
+    for row in TABLES[key].rows:
+        reserved |= names_of(row.flags.split())
     if points(args, key):
         reserved |= {"save_every", "keep"}                      # --curve 0 leaves them to you
-    for name in sorted(given(args, table.model, args.train) & reserved):
+    for name in sorted(names_of(args.train) & reserved):
         raise UserError(f"--train: --{name} would be the same in every row; {key}'s rows set it, or "
                         "ablate.py by its own --out, --config, --seeds, --curve: leave it out of --train")
 
 
-def given(args, stage, flags):
-    """The names of train.py's flags among these words, however they are written: --no-x, --x=1."""
-    words = shlex.split(flags)
-    own = {word[2:].partition("=")[0] for word in words} & {"config", "stage"}
-    if own:
-        return own
-    return set(presets.parse(["--config", args.config, "--stage", stage, *words])[0].given)
-
-
-def look_for_data(args, key, configs, toy):
-    """What is trained on, and compared with."""
-    table = TABLES[key]
-    if not configs[-1].data:
-        raise UserError(f'{key} at --config {args.config} trains on videos; give --train "--data FOLDER"')
-    if toy and table.needs == "data":
-        raise UserError(f'{key} shows nothing on the toy world; give --train "--data FOLDER_OF_VIDEOS"')
-    if toy:
-        return
-    if table.needs == "images" and not any(config.images for config in configs):
-        raise UserError(f"{key} trains on images beside videos, the paper's are JourneyDB's; give --train "
-                        '"--images FOLDER"')
-    for config in configs:
-        if config.stage == "dpvae" and config.lpips_weight and not config.lpips:
-            raise UserError(f"{key} trains a DP-VAE, whose LPIPS term (Eq. 4) needs VGG16's weights; give "
-                            '--train "--lpips FILE", or "--lpips_weight 0" to leave it out')
-    if not args.real and table.model != "dpvae" and asks_text(table.model, configs[-1]):
-        raise UserError(f"{key} is compared with clips that no training saw; give --real UCF101, its folder")
-
-
-def look_for_files(args, key, configs):
-    """Files and folders that are named."""
-    places = {"--real": args.real, "--videos": args.videos, "--detectors": args.detectors}
-    for config in configs:
-        for name in ("init", "data", "images", "vae_weights", "text_weights", "lpips"):
-            places[f"--{name}, of --train,"] = getattr(config, name)
-        if config.init == args.image_model:
-            places["--image_model"] = places.pop("--init, of --train,")
-        for flag, place in places.items():
-            if place and place not in WORLDS and not Path(place).expanduser().exists():
-                raise UserError(f"{key} needs {flag} {place}, and there is none; give another")
+def names_of(words):
+    """The flags among these words, however they are written: x of --no-x, --x=1."""
+    return {word[2:].removeprefix("no-").partition("=")[0] for word in words if word.startswith("--")}
 
 
 # ------------------------------------------------------------------------------------------------- running
@@ -682,7 +652,7 @@ def run(args, command):
     print(f"\n{shown(command)}", flush=True)
     launcher = [sys.executable]
     if args.launch and (command[0] == "train.py" or command[1] == "sample"):        # ranks divide the clips
-        launcher = shlex.split(args.launch)
+        launcher = args.launch
     words = [*launcher, str(HERE / command[0]), *command[1:]]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
     print(done.stdout, end="", flush=True)
@@ -697,7 +667,7 @@ def run(args, command):
 def run_row(args, job, shared):
     """{"ours": {name: what eval.py says of the row}, "params", "cpu_s" of training}; and its drawings."""
     path = job.folder / "result.json"
-    training = [shown(command) for command in (*shared.training, *job.training)]
+    training = [shown(command) for command in (*shared, *job.training)]
     measuring = [shown(command) for _, command in job.measuring]
     found = {"training": training, "cpu_s": 0.0}
     if path.is_file():
@@ -705,7 +675,7 @@ def run_row(args, job, shared):
     if found.get("training") != training:
         raise UserError(f"{path} is of other commands; delete {job.folder}, or give another --out")
     if "ours" not in found:
-        train_row(args, job, shared, found)
+        train_row(args, job, found)
     if found.get("measuring") != measuring:
         found["ours"] = {}
         for name, command in job.measuring:
@@ -722,10 +692,10 @@ def run_row(args, job, shared):
 # The row's folder gets copies of what base trained, so that it is whole: eval.py and sample.py take it like
 # any --out, and it can be kept when base is deleted. What the row trains itself (Table 3's DP-VAE) is not
 # among them: train.py would not write over it. The time is added up over all attempts, interrupted ones too.
-def train_row(args, job, shared, found):
+def train_row(args, job, found):
     own = {presets.parse(command[1:])[0].stage for command in job.training}
     for name in ("classifier", "vae", "dit", "text", "dpvae"):
-        theirs, ours = (folder / f"{name}.safetensors" for folder in (shared.folder, job.folder))
+        theirs, ours = (folder / f"{name}.safetensors" for folder in (base(args), job.folder))
         if name not in own and theirs.exists() and not ours.exists():
             write_atomic(ours, lambda temporary: shutil.copy(theirs, temporary))
     before = children_seconds()
@@ -736,7 +706,7 @@ def train_row(args, job, shared, found):
         found["cpu_s"] = round(found["cpu_s"] + children_seconds() - before, 1)
         write_result(job, found)
     found["steps"] = job.config.steps
-    found["params"] = count_parameters(job.folder / f"{job.model}.safetensors")
+    found["params"] = count_parameters(job.folder / f"{job.config.stage}.safetensors")
 
 
 def write_result(job, found):
@@ -764,18 +734,18 @@ def count_parameters(path):
 def run_table(args, key):
     """For each row its runs, one a seed, after everything that can be wrong has been looked at."""
     rows = [[row_job(args, key, row, seed) for seed in range(args.seeds)] for row in TABLES[key].rows]
-    jobs, shared = [job for row in rows for job in row], shared_job(args)
-    look_for(args, key, jobs, shared)
+    jobs, shared = [job for row in rows for job in row], shared_training(args)
+    look_for(args, key, shared, jobs)
     missing = [job for job in jobs if not (job.folder / "result.json").is_file()]
     if missing:
-        print(cost(args, key, [shared, *missing]), flush=True)
-        for command in shared.training:
+        print(cost(args, key, shared, missing), flush=True)
+        for command in shared:
             run(args, command)
-    found = {}
-    for seed in range(args.seeds):                  # seed by seed: stopped early, whole tables are there
-        for number, row in enumerate(rows):
-            found[number, seed] = run_row(args, row[seed], shared)
-    return [[found[number, seed] for seed in range(args.seeds)] for number in range(len(rows))]
+    results = [[] for _ in rows]
+    for seed in range(args.seeds):                              # stopped early, whole tables are there
+        for row, runs in zip(rows, results):
+            runs.append(run_row(args, row[seed], shared))
+    return results
 
 
 # ------------------------------------------------------------------------------------------- what came out
@@ -790,8 +760,8 @@ def run_table(args, key):
 #     equal within the margin   the interval lies within +- margin
 #     not told apart            none of these: too few clips, or too small an effect
 #
-# Of rows that the paper calls alike the margin is asked first: "equal" agrees with the paper, and "refuted"
-# is an interval beyond the margin. One seed shows nothing. Where neither row has learned the thing at all,
+# Of rows that the paper calls alike "equal" agrees with the paper, and "refuted" is an interval beyond the
+# margin. One seed shows nothing. Where neither row has learned the thing at all,
 # "equal" says nothing about it either: look at the two means. Several measures are several chances to be
 # deceived: that is why each table has one primary claim (CLAIMS), written before its runs.
 def verdict(claim, differences):
@@ -803,8 +773,6 @@ def verdict(claim, differences):
     beyond = claim.margin if claim.alike else 0
     if len(means) == 1:
         word = "not told apart"
-    elif claim.alike and equal:
-        word = "equal within the margin"
     elif low > beyond and min(means) > 0:
         word = "refuted" if claim.alike else "shown"
     elif high < -beyond and max(means) < 0:
@@ -816,69 +784,66 @@ def verdict(claim, differences):
     return word, mean(means), (low, high)
 
 
-def clip_scores(ours, measure):
-    """(N,) of a run: what PER_CLIP asks of its clips, in percent, or dB; empty: it is measured once a run."""
-    scored = ours.get("toy", {})
-    if measure == "nearest dB" and "nearest" in scored:
-        return np.array(scored["nearest"]["generated"]["each"])
-    if measure not in PER_CLIP or "each" not in scored:
-        return np.array([])
-    scores = []
-    rows, questions = PER_CLIP[measure]
-    for row in rows:
-        answers = [[*map(int, scored["each"][row][question])] for question in questions]    # (Q,N)
-        scores.append(100.0 * np.min(answers, 0))
-    return np.concatenate(scores)
-
-
-# "+-" is the standard error: how far another set of clips of the SAME weights would have scored. The range in
-# brackets is the seeds': how far the same flags' OTHER weights did. Papers print neither.
-def summary(ours):
-    """{eval.py's command: its JSON} -> {column: (number, its standard error or None)}."""
-    line = {}
-    recon = ours.get("recon", {})
-    for key, name in (("psnr", "PSNR"), ("ssim", "SSIM"), ("lpips", "LPIPS"), ("toy_lpips", "toy LPIPS"),
-                      ("key_psnr", "D_k(z) dB")):
-        if key in recon:
-            line[name] = recon[key], None
-    for key, found in ours.items():                     # metric: "fvd", or of the classifier "toy fvd"
-        kind, _, what = key.partition(" ")
-        if kind in ("fvd", "fid", "is"):
-            name = f'{found["metric"].replace(kind, kind.upper())} {what}'.strip()
-            line[name] = found[kind], found["standard_error"]
-    for name in (*PER_CLIP, "nearest dB"):
-        scores = clip_scores(ours, name)
-        if len(scores):
-            line[name] = float(scores.mean()), float(scores.std() / len(scores) ** 0.5)
-    return line
-
-
 # The training loss compares rows that learn from the same clips under the same noise, and nothing else. The
 # held-out loss (train.py --valid_every: clips that no step sees, the EMA, fixed noise, eight times) compares
 # more; but with another VAE it is a loss of something else. So beside it stands its share of what the best
 # constant would lose: the variance of a velocity, which is 1 for the noise and the latents' own, in units of
 # images' latents. That says how predictable latents are, whatever their variance.
-def losses(job, ours):
-    """{column: (number, None)} of what the training's log says at its end."""
-    path = job.folder / job.model / "log.jsonl"
-    if not path.is_file():
-        return {}
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    late = [line[job.model] for line in lines if line["step"] > 0.8 * lines[-1]["step"]]
+def measures(config, ours):
+    """{eval.py's command: its JSON}, and the training's log -> {column: (scores, standard error or None)}:
+    (N,) scores of clips where PER_CLIP asks them, else one number."""
     found = {}
-    if late:
-        found["training loss"] = mean(late), None
+    recon, toy = ours.get("recon", {}), ours.get("toy", {})
+    for name, column in (("psnr", "PSNR"), ("ssim", "SSIM"), ("lpips", "LPIPS"), ("toy_lpips", "toy LPIPS"),
+                         ("key_psnr", "D_k(z) dB")):
+        if name in recon:
+            found[column] = once(recon[name])
+    for name, told in ours.items():                     # metric: "fvd", or of the classifier "toy fvd"
+        kind, _, what = name.partition(" ")
+        if kind in ("fvd", "fid", "is"):
+            column = f'{told["metric"].replace(kind, kind.upper())} {what}'.strip()
+            found[column] = once(told[kind], told["standard_error"])
+    if "each" in toy:
+        for column, (rows, questions) in PER_CLIP.items():
+            found[column] = by_clip(percent(toy["each"], rows, questions))
+    if "nearest" in toy:
+        found["nearest dB"] = by_clip(np.array(toy["nearest"]["generated"]["each"]))
+
+    log = Path(config.out) / config.stage / "log.jsonl"
+    if not log.is_file():
+        return found
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    late = [line[config.stage] for line in lines if line["step"] > 0.8 * lines[-1]["step"]]
+    found["training loss"] = once(mean(late))
     held_out = []
-    for line in lines:                                          # the last one, where it is not every line's
+    for line in lines:                                  # the last one, where it is not every line's
         told = [value for name, value in line.items() if name.startswith("valid_")]
-        if told:
-            held_out = told
+        held_out = told or held_out
     if held_out:
-        found["held-out loss"] = mean(held_out), None
-    if held_out and "z_std" in ours.get("recon", {}):
-        variance = (ours["recon"]["z_std"] / ours["recon"]["z_k_std"]) ** 2
-        found["loss share"] = mean(held_out) / (1 + variance), None
+        found["held-out loss"] = once(mean(held_out))
+    if held_out and "z_std" in recon:
+        variance = (recon["z_std"] / recon["z_k_std"]) ** 2
+        found["loss share"] = once(mean(held_out) / (1 + variance))
     return found
+
+
+# "+-" is the standard error: how far another set of clips of the SAME weights would have scored. The range in
+# brackets is the seeds': how far the same flags' OTHER weights did. Papers print neither.
+def once(number, standard_error=None):
+    return np.array([number]), standard_error
+
+
+def by_clip(scores):
+    return scores, float(scores.std() / len(scores) ** 0.5)
+
+
+def percent(each, rows, questions):
+    """(N,) 100 for a clip whose answers are all yes, else 0."""
+    scores = []
+    for row in rows:
+        answers = [[*map(int, each[row][question])] for question in questions]              # (Q,n)
+        scores.append(100.0 * np.min(answers, 0))
+    return np.concatenate(scores)
 
 
 def paper_of(args, row):
@@ -893,70 +858,62 @@ def paper_of(args, row):
 def collect(args, key, results):
     """A table as JSON: the paper's numbers, ours of every seed, what made them, and what they decide."""
     table = TABLES[key]
-    rows = []
+    rows, scores = {}, {}
     for row, runs in zip(table.rows, results):
-        lines = [summary(found["ours"]) | losses(row_job(args, key, row, seed), found["ours"])
+        seeds = [measures(row_job(args, key, row, seed).config, found["ours"])
                  for seed, found in enumerate(runs)]
         curve, ours = {}, {}
         for name in runs[0]["ours"]:
             if name.startswith("fvd@"):
-                curve[name.partition("@")[2]] = [found["ours"][name]["fvd"] for found in runs]
-        for name in lines[0]:
-            ours[name] = {"seeds": [line[name][0] for line in lines],
-                          "standard_error": [line[name][1] for line in lines]}
-        rows.append({"name": row.name, "paper": paper_of(args, row), "params": runs[0]["params"],
-                     "steps": runs[0]["steps"], "cpu_s": [found["cpu_s"] for found in runs], "curve": curve,
-                     "ours": ours})
+                curve[name.removeprefix("fvd@")] = [found["ours"][name]["fvd"] for found in runs]
+        for name in seeds[0]:
+            ours[name] = {"seeds": [float(np.mean(found[name][0])) for found in seeds],
+                          "standard_error": [found[name][1] for found in seeds]}
+        scores[row.name] = seeds
+        rows[row.name] = {"name": row.name, "paper": paper_of(args, row), "params": runs[0]["params"],
+                          "steps": runs[0]["steps"], "cpu_s": [found["cpu_s"] for found in runs],
+                          "curve": curve, "ours": ours}
     command = ["ablate.py", key, "--config", args.config, "--seeds", str(args.seeds), "-n", str(args.n)]
     if args.train:
-        command += ["--train", args.train]
+        command += ["--train", shlex.join(args.train)]
     at = table.at
     if key == "latte-3" and args.config not in SMALL:
         at = args.config                                # each set has its own numbers
     return {"table": key, "title": table.title, "config": args.config, "paper_at": at,
             "command": shown(command), "seeds": args.seeds, "clips": args.n,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}",
-            "rows": rows, "claims": decided(key, rows, results)}
+            "rows": [*rows.values()], "claims": decided(key, rows, scores)}
 
 
-def decided(key, rows, results):
+def decided(key, rows, scores):
     """What became of the table's claims, as far as they were measured."""
-    numbers = {row["name"]: number for number, row in enumerate(rows)}
     claims = []
     for claim in CLAIMS.get(key, ()):
-        better, worse = numbers[claim.better], numbers[claim.worse]
-        ours, theirs = (measured(rows[number], results[number], claim.measure) for number in (better, worse))
-        if not ours or not theirs or len(ours) == len(ours[0]) == 1:    # not measured, or once: no interval
+        pair = scores[claim.better], scores[claim.worse]
+        if any(claim.measure not in found for seeds in pair for found in seeds):
+            continue
+        ours, theirs = ([found[claim.measure][0] for found in seeds] for seeds in pair)     # (N,) a seed
+        if len(ours) == len(ours[0]) == 1:                      # one number: no interval
             continue
         sign = -1 if claim.measure in LOWER else 1
         word, difference, between = verdict(claim, [sign * (a - b) for a, b in zip(ours, theirs)])
+        better, worse = rows[claim.better], rows[claim.worse]
         claims.append(claim._asdict() | {
             "verdict": word, "difference": difference, "interval": between,
             "means": [float(np.mean(ours)), float(np.mean(theirs))],
-            "params": rows[better]["params"] / rows[worse]["params"],
-            "cpu": mean(rows[better]["cpu_s"]) / mean(rows[worse]["cpu_s"])})
+            "params": better["params"] / worse["params"],
+            "cpu": mean(better["cpu_s"]) / mean(worse["cpu_s"])})
     return claims
 
 
-def measured(row, runs, measure):
-    """Of each seed an array: a score a clip, or the one number of the run; [] if this was not measured."""
-    scores = [clip_scores(found["ours"], measure) for found in runs]
-    if len(scores[0]):
-        return scores
-    return [np.array([value]) for value in row["ours"].get(measure, {"seeds": []})["seeds"]]
-
-
 # A difference is printed as the paper's side has it: above 0 is better, of a loss, too.
-def claim_line(found, claim):
-    paper = {row["name"]: row["paper"] for row in found["rows"]}
-    printed = [f"{name} {value} against {paper[claim['worse']].get(name, '-')}"
-               for name, value in paper[claim["better"]].items() if "(" not in name]        # but its sizes
+def claim_line(claim):
     low, high = claim["interval"]
     alike = " (alike in the paper)" if claim["alike"] else ""
     return (f"{claim['verdict']}: {claim['measure']}, {claim['better']} {claim['means'][0]:.4g} against "
             f"{claim['worse']} {claim['means'][1]:.4g}{alike}: {claim['difference']:+.3g} "
             f"(95 %: {low:+.3g} to {high:+.3g}; margin {claim['margin']}); {claim['params']:.0%} of the "
-            f"parameters, {claim['cpu']:.0%} of the time. The paper: {'; '.join(printed)}")
+            f"parameters, {claim['cpu']:.0%} of the time")
 
 
 # Four digits: more would be noise, as the brackets beside them show.
@@ -977,26 +934,25 @@ def markdown(found):
     columns = []
     for row in found["rows"]:
         column = {"row": row["name"]}
-        for name, value in row["paper"].items():
-            column[f"paper's {name}"] = value
+        column |= {f"paper's {name}": str(value) for name, value in row["paper"].items()}
         column["our params (M)"] = f"{row['params'] / 1e6:.2f}"
         column["our CPU s"] = f"{mean(row['cpu_s']):.0f}"
-        for name, numbers in row["ours"].items():
-            column[f"our {name}"] = cell(numbers)
+        column |= {f"our {name}": cell(numbers) for name, numbers in row["ours"].items()}
         columns.append(column)
     names = list(dict.fromkeys(name for column in columns for name in column))
     lines = [names, ["---"] * len(names)]
-    lines += [[str(column.get(name, "-")) for name in names] for column in columns]
-    widths = [max(len(line[number]) for line in lines) for number in range(len(names))]
-    text = [f"- {claim_line(found, claim)}" for claim in found["claims"]]
+    lines += [[column.get(name, "-") for name in names] for column in columns]
+    widths = [max(map(len, cells)) for cells in zip(*lines)]
+    text = [f"- {claim_line(claim)}" for claim in found["claims"]]
     text += ["", *("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines), ""]
     if found["config"] != found["paper_at"]:
         text += [f"The paper's numbers are of {found['paper_at']}, ours of {found['config']}: only the order "
                  "of the rows compares.", ""]
-    said = "One seed: no evidence."
-    if found["seeds"] > 1:
-        said = f"{found['seeds']} seeds: mean (least to most) +- standard error over clips."
-    return "\n".join([*text, said])
+    if found["seeds"] == 1:
+        text.append("One seed: no evidence.")
+    else:
+        text.append(f"{found['seeds']} seeds: mean (least to most) +- standard error over clips.")
+    return "\n".join(text)
 
 
 def show(args, key, results):
@@ -1012,13 +968,22 @@ def show(args, key, results):
 
 
 # A dot a seed and no bars: a bar's length asks to be compared from 0, which no FVD means, and hides how few
-# runs it is.
+# runs it is. A curve's last point is the row's own result; those before it are of weights that training has
+# long overwritten.
 def draw_table(path, found, most=4):
-    """A chart a measure, those of the claims first: the curves over iterations where there are some, else a
-    dot a seed."""
+    """A chart a measure, those of the claims first; before them FVD over iterations, as Latte's Figs. 5, 7:
+    a line through the means, a dot a seed."""
     rows, charts = found["rows"], []
     if rows[0]["curve"]:
-        charts.append(draw_curves(found))
+        last = next(name for name in rows[0]["ours"] if "FVD" in name)
+        curves = {}
+        for row in rows:
+            steps = [*map(int, row["curve"]), row["steps"]]
+            values = [*row["curve"].values(), row["ours"][last]["seeds"]]                   # (points,seeds)
+            curves[row["name"]] = steps, [mean(seeds) for seeds in values]
+            for seed, line in enumerate(zip(*values)):
+                curves[f"_{row['name']} {seed}"] = steps, line, "."
+        charts.append(plot(None, curves, found["title"], "steps", last, size=(520, 340)))
     names = [claim["measure"] for claim in found["claims"]]
     for name in dict.fromkeys([*names, "PSNR", "toy FVD", "FVD", "IS", "toy FID", "FID"]):
         if name in rows[0]["ours"] and len(charts) < most:
@@ -1028,21 +993,6 @@ def draw_table(path, found, most=4):
             title = f"{found['title']}: {name}"
             charts.append(plot(None, dots, title, "row", "a dot is a seed", size=(520, 340)))
     page(path, charts)
-
-
-# The curve's last point is the row's own result; those before it are of weights that training has long
-# overwritten.
-def draw_curves(found):
-    """FVD over iterations, as Latte's Figs. 5 and 7: a line through the means, a dot a seed."""
-    last = next(name for name in found["rows"][0]["ours"] if "FVD" in name)
-    curves = {}
-    for row in found["rows"]:
-        steps = [*map(int, row["curve"]), row["steps"]]
-        values = [*row["curve"].values(), row["ours"][last]["seeds"]]                       # (points,seeds)
-        curves[row["name"]] = steps, [mean(seeds) for seeds in values]
-        for seed in range(found["seeds"]):
-            curves[f"_{row['name']} {seed}"] = steps, [seeds[seed] for seeds in values], "."
-    return plot(None, curves, found["title"], "steps", last, size=(520, 340))
 
 
 # Numbers rank, images explain. The rows' reconstructions (with their errors), clips and images, of the same
@@ -1073,9 +1023,10 @@ def dry_run(args, key):
         for seed in range(args.seeds):
             job = row_job(args, key, row, seed)
             jobs.append(job)
-            for command in [*job.training, *(command for _, command in (*job.measuring, *job.drawing))]:
+            measuring = [command for _, command in (*job.measuring, *job.drawing)]
+            for command in (*job.training, *measuring):
                 print(f"  {row.name:16}{shown(command)}")
-    print(cost(args, key, [shared_job(args), *jobs]))
+    print(cost(args, key, shared_training(args), jobs))
 
 
 # -------------------------------------------------------------------------------------------- command line
@@ -1088,20 +1039,21 @@ def parse(argv):
     flags = FlagParser(prog="ablate.py", description="a table of a paper, row by row; without one: a list")
     add = flags.add_argument
     add("table", choices=[*TABLES, "all"])
-    add("--config", default="small", help="of train.py: tiny, small, toy, or videodit-256, latte-ffs ...")
+    add("--config", default="small", choices=PRESETS, metavar="PRESET",
+        help="of train.py: tiny, small, toy, or videodit-256, latte-ffs ...")
     add("--out", default="runs/ablate", help="folder; it holds CONFIG/RUN/SEED/result.json")
     add("--results", default="", help="folder for TABLE.json, .md and .png; default: OUT/CONFIG")
     add("--seeds", type=int, default=1, help="runs of each row; 3 or more tell rows apart")
     add("--curve", type=int, default=-1,
         help="points of FVD over iterations; default: for Latte's 4 in the toy world, 15 in its figures")
-    add("--train", default="", help="further flags of train.py for every row, in quotes")
-    add("--launch", default="", help='instead of python for train.py: "torchrun --nproc-per-node 8"')
+    add("--train", default="", type=shlex.split, help="further flags of train.py for every row, in quotes")
+    add("--launch", default="", type=shlex.split,
+        help='instead of python for train.py: "torchrun --nproc-per-node 8"')
     add("--real", default="", help="folder of the real clips of FVD, such as UCF101; default: --data")
     add("--videos", default="", help="folder of the videos to be reconstructed (VideoDiT's: 50 of Pexels); "
         "default: --data")
     add("--detectors", default="", help="folder of the published networks that look; see eval.py --weights")
     add("--trust-torchscript", action="store_true", help="run the program that a TorchScript file is")
-    add("--image_model", default="DiT-XL-2-256x256.pt", help="latte-5d: the image model's file")
     add("-n", type=int, default=0, help="clips to look at; 0: tiny 16, small 128, toy 256, else 2048")
     add("--dry-run", action="store_true", help="print the commands of every row, run none")
     argv = list(argv)
@@ -1113,13 +1065,6 @@ def parse(argv):
 
 def check(args):
     """Defaults that depend on others; one line for what cannot be."""
-    for name in ("train", "launch"):
-        try:
-            shlex.split(getattr(args, name))
-        except ValueError as error:                             # "No closing quotation"
-            raise UserError(f"--{name} {getattr(args, name)}: {error}; close the quote")
-    if args.config not in PRESETS:
-        raise UserError(f"--config {args.config}: must be one of {', '.join(PRESETS)}")
     if args.table in TABLES and not fits(args.config, args.table):
         fitting = [name for name in PRESETS if fits(name, args.table)]
         raise UserError(f"--config {args.config} has not the stages, the size, or the images beside clips of "
@@ -1150,7 +1095,7 @@ def tables(args):
     """The tables that were asked for; of all, those that the preset and its data can show."""
     if args.table != "all":
         return [args.table]
-    toy = presets.parse(["--config", args.config, *shlex.split(args.train)])[-1].data in WORLDS
+    toy = presets.parse(["--config", args.config, *args.train])[-1].data in WORLDS
     return [key for key in TABLES if fits(args.config, key) and not (toy and TABLES[key].needs == "data")]
 
 
@@ -1169,7 +1114,7 @@ def main(argv):
         return
     args = parse(argv)
     if args.dry_run:
-        for command in shared_job(args).training:
+        for command in shared_training(args):
             print(f"  {'once':16}{shown(command)}")
     for key in tables(args):
         if args.dry_run:
