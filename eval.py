@@ -49,7 +49,8 @@ from support.cli import FlagParser, UserError, check_writable, finite, polite
 from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_targets,
                                perceptual_distance)
 from support.drawing import contact_sheet, heat, page
-from support.eval_clips import PROTOCOLS, Protocol, Side, at_least, check_count, one_of, read_protocol, warn
+from support.eval_clips import (CHOICES, PROTOCOLS, SPLITS, Protocol, Side, at_least, check_count,
+                                read_protocol, warn)
 from support.latent_cache import fingerprint
 from support.metrics import frechet, gaussian, inception_score, kernel_distance, psnr, ssim, standard_error
 from support.ops import has_bf16
@@ -199,10 +200,7 @@ def latent_statistics(latents):
     z_k = torch.cat([z_k.flatten() for _, z_k in latents])
     found = {"z_mean": z.mean().item(), "z_std": z.std().item(),
              "z_k_mean": z_k.mean().item(), "z_k_std": z_k.std().item()}
-    ratio = abs(found["z_std"] / found["z_k_std"] - 1)
-    shift = abs(found["z_mean"] - found["z_k_mean"]) / found["z_k_std"]
-    print("latents: z {z_mean:.4f} +- {z_std:.4f}, z_k {z_k_mean:.4f} +- {z_k_std:.4f}; ".format(**found)
-          + f"deviations differ by {ratio:.1%}, means by {shift:.1%} of z_k's deviation")
+    print("latents: z {z_mean:.4f} +- {z_std:.4f}, z_k {z_k_mean:.4f} +- {z_k_std:.4f}".format(**found))
     return found
 
 
@@ -218,17 +216,15 @@ def recon(argv):
     flags.add_argument("--frames", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 64")
     flags.add_argument("--size", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 512")
     flags.add_argument("--part", type=finite, nargs=2, default=(0.0, 1.0), help="of each video: 0.75 1")
-    flags.add_argument("--split", default="test", help="of a root that holds train and test; all: every one")
+    flags.add_argument("--split", default="test", choices=SPLITS, help="of a root that holds train and test")
     flags.add_argument("--windows", type=int, default=1, help="random windows of each video")
-    flags.add_argument("--features", default="alex", help="network of LPIPS: alex, vgg, or toy")
+    flags.add_argument("--features", default="alex", choices=["alex", "vgg", "toy"], help="LPIPS' network")
     flags.add_argument("--weights", default="", help="its file; default: in checkpoints/detectors")
     flags.add_argument("--classifier", default=str(CLASSIFIER), help="the network of --features toy")
     flags.add_argument("--seed", type=int, default=0, help="of which videos, and of their windows")
-    flags.add_argument("--sheet", type=drawing, default="",
-                       help="a .png to be drawn: video, reconstruction, error")
+    flags.add_argument("--sheet", type=drawing, default="", help="a .png: video, reconstruction, error")
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, windows=1, frames=0, seed=0)
-    one_of(vars(args), split=("train", "test", "val", "all"), features=("alex", "vgg", "toy"))
     if parse_toy(args.data) and (args.windows, *args.part, args.seed) != (1, 0, 1, 0):
         raise UserError("--windows, --part, --seed: for videos; other clips of the toy are toy:video:1")
     if not 0 <= args.part[0] < args.part[1] <= 1:
@@ -363,16 +359,16 @@ def frame_measures(args):
 # was killed starts again. Both have one answer: clip i is a function of i, so it is known which are missing.
 # Its noise is drawn from (seed, i), never from a generator's state: clip 1,700 is the same whether it is made
 # first or last, in a batch of 4 or of 32 (to rounding), on one rank or on eight.
-def batches(items, size):
-    """(index of the first, items), `size` of them at a time."""
-    for first in range(0, len(items), size):
-        yield first, items[first:first + size]
-
-
 def make(models, prompts, frames, args, first_index):
     """Clips (B,3,T,H,W) by the parsed flags, on the CPU."""
     return generate(models, prompts, frames, steps=args.steps, guidance=args.guidance, seed=args.seed,
                     first_index=first_index, sampler=args.sampler)
+
+
+def batches(items, size):
+    """(index of the first, items), `size` of them at a time."""
+    for first in range(0, len(items), size):
+        yield first, items[first:first + size]
 
 
 # Prompts are a part of the protocol, too. VideoDiT 4.2 is zero-shot on UCF101: the names of its classes are
@@ -391,8 +387,7 @@ def sample_set(argv):
     flags.add_argument("ckpt", help="a folder of train.py, or a released model (see sample.py --weights)")
     flags.add_argument("-n", type=int, default=2048)
     flags.add_argument("-o", "--out", required=True, help="folder for the clips")
-    flags.add_argument("--prompts", default="", help="toy:KIND, a text file, a folder of classes; default: "
-                       "toy:video, or of a model of classes random ones")
+    flags.add_argument("--prompts", default="", help="toy:KIND, a text file, or a folder of classes")
     flags.add_argument("--frames", type=int, default=0, help="0: what the model was trained on; 1: images")
     flags.add_argument("--png", action="store_true", help="folders of frames without loss, instead of .mp4")
     flags.add_argument("--sheet", type=drawing, default="", help="a .png to be drawn: the first eight clips")
@@ -516,17 +511,18 @@ def reproduce(argv):
     flags.add_argument("weights", help="a released file: ffs.pt, skytimelapse.pt, taichi-hd.pt, ucf101.pt")
     flags.add_argument("--data", required=True, help="the real videos: what it was trained on")
     flags.add_argument("--vae", required=True, help="Stable Diffusion 1.4's VAE, file or folder")
-    flags.add_argument("--set", default="", help=f"which of {', '.join(RELEASED)}; default: the file's name")
     flags.add_argument("-n", type=int, default=2048, help="clips; as published 2048")
     flags.add_argument("-o", "--out", default="", help="folder of the clips; default: out/reproduce/SET")
     flags.add_argument("--trust-torchscript", action="store_true", help="run I3D's and C3D's TorchScript")
     flags.add_argument("--detectors", default=str(DETECTORS), help="folder of i3d and c3d, as published")
     args = flags.parse_args(argv)
-    name = args.set or Path(args.weights).stem
-    one_of({"set": name}, set=RELEASED)
+    name = Path(args.weights).stem
+    if name not in RELEASED:
+        raise UserError(f"{args.weights}: give a file that is called as released: "
+                        f"{', '.join(RELEASED)}")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("reproduce runs in one process; share the sampling by torchrun eval.py sample, with "
-                        "the flags that reproduce prints, then give this command again")
+        raise UserError("reproduce runs in one process; share what it samples by torchrun eval.py sample, "
+                        "then give this command again")
     printed, reported, changes = RELEASED[name]
     out = args.out or f"out/reproduce/{name}"
     common = ["--protocol", "latte", "--clips", str(args.n)]
@@ -544,11 +540,9 @@ def reproduce(argv):
         if command[0] in printed:
             result[command[0]] = found[command[0]]
     for metric, (without, joint) in printed.items():
-        print(f"\n{metric.upper()} {result[metric]:.2f}; the paper {without} without joint images, "
-              f"{joint} with")
-    print(f"users report an FVD of {reported}")
-    if args.n != 2048:
-        print(f"-n {args.n}: the published numbers are of 2048 clips; FVD of fewer is larger")
+        print(f"\n{metric.upper()} {result[metric]:.2f} of {args.n} clips; the paper has, of 2048, {without} "
+              f"without joint images, {joint} with")
+    print(f"users report an FVD of {reported}; of fewer clips it is larger")
     return finish(result)
 
 
@@ -578,8 +572,8 @@ def similarity(argv):
     flags.add_argument("--out", type=drawing, default="out/similarity.png", help="the drawing")
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, stride=1, seed=0)
-    for time_step in args.times:
-        one_of({"times": time_step}, times=range(1000))
+    if not 0 <= min(args.times) <= max(args.times) < 1000:
+        raise UserError("--times: must lie between 0 and 999")
     net, vae, objective = open_latte(args.ckpt, args.vae)
     z = encode_clips(net, vae, args)                                                        # (B,C,T,h,w)
     squares, labels = [], []
@@ -724,8 +718,7 @@ def world_of(classifier):
     for vocabulary, world in toy_world.VOCABULARIES.items():
         if (tuple(names.subjects), tuple(names.motions)) == (world.subjects, world.motions):
             return vocabulary
-    raise UserError("eval.py toy: the classifier names other words than the toy worlds have; "
-                    "train one by train.py --stage classifier")
+    raise UserError("the classifier knows other words than the toy worlds; train.py --stage classifier")
 
 
 # True clips, for the classifier's own check, the VAE's, and the frames that are given away.
@@ -750,12 +743,12 @@ def generated(models, specs, frames, args, bar):
 #     image_alone    the same, and a prompt of subject and motion: colour and scene must be taken from the
 #                    image. Were it ignored, the colour would be right in one clip of ten, the scene in one of
 #                    six
-#     in_between     the first frame and the first one of the last group, which D_k makes an image. The hardest:
-#                    a motion has to arrive where it must
+#     in_between     the first frame and the first one of the last group, which D_k makes an image: the
+#                    hardest, since a motion has to arrive where it must
 #     onwards        half of a clip twice as long as any in training, which is made in windows: each goes on
 #                    from what the one before left. TRAP: a whole clip of the training's length will not do,
-#                    for in it the motion is over: what has moved left is at the left edge, and no video exists
-#                    that goes on and still does so
+#                    for in it the motion is over: what has moved left is at the left edge, and no video
+#                    exists that goes on and still does so
 GIVEN = ("image", "image_alone", "onwards", "in_between")
 
 
@@ -824,8 +817,6 @@ def nearest_rows(vae, clips, ceiling=True, vocabulary="full"):
             line += f", the true Spec {found['truth']:.2f}"
         print(line)
         rows[row] = found
-    subjects = [f"{name} {db:.1f}" for name, db in rows["generated"]["subjects"].items()]
-    print(f"by subject: {', '.join(subjects)}")
     return rows
 
 
@@ -896,14 +887,11 @@ def parse_toy_flags(argv):
     flags = FlagParser(prog="eval.py toy")
     flags.add_argument("--ckpt", default=str(TOY), help="a folder of train.py")
     flags.add_argument("-n", type=int, default=256, help="clips, and images, of each row")
-    flags.add_argument("--nearest", type=int, default=64,
-                       help="of the first row's, how many to fit (5 to 10 s of CPU each); 0: none")
+    flags.add_argument("--nearest", type=int, default=64, help="of the first row, to fit: 5 to 10 s each")
     flags.add_argument("--ceiling", action=argparse.BooleanOptionalAction, default=True,
                        help="fit reconstructions and true clips as well, which no model can beat")
-    flags.add_argument("--given", type=int, default=-1,
-                       help="clips of each row that begins with an image or a clip; 0: none; -1: as -n")
-    flags.add_argument("--sheet", type=drawing, default="",
-                       help="a .png to be drawn: clips from an image, on, in between")
+    flags.add_argument("--given", type=int, default=-1, help="clips a row with given frames; -1: as -n")
+    flags.add_argument("--sheet", type=drawing, default="", help="a .png: clips from given frames")
     generation_flags(flags)
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, steps=1, batch=1, nearest=0, given=-1)
@@ -1009,21 +997,19 @@ def parse_metric(name, argv):
         flags.add_argument("real", help="a folder of videos or of folders of frames, or toy:KIND:SEED")
         flags.add_argument("--cache", default="cache/features", help='keeps features of REAL; "": nowhere')
         flags.add_argument("--full", action="store_true", help="all frames of REAL, as fid50k_full, for fid")
-        flags.add_argument("--sheet", type=drawing, default="",
-                           help="a .png to be drawn: four clips of each side")
+        flags.add_argument("--sheet", type=drawing, default="", help="a .png: four clips of each side")
     flags.add_argument("fake", help="a folder of clips, as eval.py sample writes it, or toy:KIND:SEED")
-    flags.add_argument("--features", default=networks[0], help=", ".join(networks))
+    flags.add_argument("--features", default=networks[0], choices=networks)
     flags.add_argument("--weights", default="", help="file of the network; default: in checkpoints/detectors")
     flags.add_argument("--trust-torchscript", action="store_true", help="run a TorchScript file's program")
     flags.add_argument("--classifier", default=str(CLASSIFIER), help="the network of --features toy")
     flags.add_argument("--batch", type=int, default=8, help="clips that the network sees at once")
     flags.add_argument("--workers", type=int, default=2, help="threads that decode")
-    flags.add_argument("--protocol", default="", help=f"{', '.join(PROTOCOLS)}; default latte; toy's is toy")
+    flags.add_argument("--protocol", choices=PROTOCOLS, help="default: latte; of --features toy: toy")
     for item in dataclasses.fields(Protocol):
         if name != "is" or item.name not in OF_THE_REAL_SIDE:
-            flags.add_argument(f"--{item.name}", type=type(item.default), default=None)
+            flags.add_argument(f"--{item.name}", type=type(item.default), choices=CHOICES.get(item.name))
     args = flags.parse_args(argv)
-    one_of(vars(args), features=networks)
     at_least(vars(args), batch=1, workers=1, splits=1)
     return args, read_protocol(args)
 

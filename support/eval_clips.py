@@ -76,6 +76,11 @@ PROTOCOLS = {
 FILTERS = {"lanczos": Image.LANCZOS, "bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
 
 
+SPLITS = ("train", "test", "val", "all")
+CHOICES = {"filter": FILTERS, "window": ("random", "first"), "order": ("crop-resize", "resize-crop"),
+           "split": SPLITS, "ddof": (0, 1)}
+
+
 # A preset is where one starts, a flag what one changes, and what comes out is printed with the result, whole.
 # Somebody who finds another number can then look for the line in which the two protocols differ.
 def read_protocol(args):
@@ -88,27 +93,16 @@ def read_protocol(args):
         value = getattr(args, item.name, None)
         if value is not None:
             given[item.name] = value
-    one_of({"protocol": name}, protocol=PROTOCOLS)
-    one_of(given, filter=FILTERS, window=("random", "first"), order=("crop-resize", "resize-crop"),
-           split=("train", "test", "val", "all"), ddof=(0, 1), jpeg=range(101))
-    at_least(given, clips=2, frames=1, real_stride=1, fake_stride=1, size=8, seed=0)
+    at_least(given, clips=2, frames=1, real_stride=1, fake_stride=1, size=8, jpeg=0, seed=0)
     changed = "".join(f" --{key} {value}" for key, value in given.items())
     protocol = dataclasses.replace(PROTOCOLS[name], **given)
+    if protocol.jpeg > 100:
+        raise UserError(f"--jpeg {protocol.jpeg}: must be 0, for none, or a quality up to 100")
     print(f"protocol {name}{changed}: {str(protocol)[9:-1]}")
     return protocol
 
 
 # A protocol that cannot be is found before the first video is opened, and the flag is named.
-def one_of(values, **choices):
-    """One line for a flag that has another value than its choices."""
-    for key, allowed in choices.items():
-        if key in values and values[key] not in allowed:
-            names = ", ".join(map(str, allowed))
-            if isinstance(allowed, range):
-                names = f"0 to {allowed[-1]}"
-            raise UserError(f"--{key} {values[key]}: must be one of {names}")
-
-
 def at_least(values, **bounds):
     for key, bound in bounds.items():
         if values.get(key) is not None and values[key] < bound:
