@@ -485,6 +485,8 @@ def published_distances(args, config, clips):
         fvd += ["--split", "all"]
     distances = {"fvd": [*fvd, *real_cache(args), *weights(args, "fvd")]}
     if config.stage == "videodit" or config.latte.condition == "class":
+        if args.n < 10:                                         # its parts are 10
+            look += ["--splits", str(args.n)]
         distances["is"] = [clips, *look, *weights(args, "is")]
     else:                                                       # FID's published form: all real frames
         distances["fid"] = [real, clips, *look, "--full", *real_cache(args), *weights(args, "fid")]
@@ -626,8 +628,8 @@ def refuse_rows_flags(args, key):
         reserved |= names_of(row.flags.split())
     if points(args, key):
         reserved |= {"save_every", "keep"}                      # --curve 0 leaves them to you
-    for name in sorted(names_of(args.train) & reserved):
-        raise UserError(f"--train: --{name} would be the same in every row; {key}'s rows set it, or "
+    if twice := sorted(names_of(args.train) & reserved):
+        raise UserError(f"--train: --{twice[0]} would be the same in every row; {key}'s rows set it, or "
                         "ablate.py by its own --out, --config, --seeds, --curve: leave it out of --train")
 
 
@@ -956,24 +958,49 @@ def markdown(found):
 
 
 def show(args, key, results):
-    """Print the table; write TABLE.json, TABLE.md and the chart; lay the rows' drawings one above another."""
+    """Print the table; write TABLE.json, .md and .png; lay the rows' drawings one above another."""
     found = collect(args, key, results)
     folder = Path(args.results or Path(args.out) / args.config)
     text = f"{key}: {found['title']}\n\n{markdown(found)}\n"
     print(f"\n{text}")
     write_atomic(folder / f"{key}.json", lambda to: to.write_text(json.dumps(found, indent=1), "utf-8"))
     write_atomic(folder / f"{key}.md", lambda to: to.write_text(text, "utf-8"))
-    draw_table(folder / f"{key}.png", found)
+    draw_table(folder / f"{key}.png", found, strips(args, key, found["claims"]))
     draw_rows(args, key)
+
+
+def strips(args, key, claims):
+    """{row: four clips of seed 0} of the two rows of the first claim, to be seen beside its interval."""
+    found = {}
+    for row in TABLES[key].rows:
+        sheet = row_job(args, key, row).folder / "samples.png"
+        if claims and row.name in (claims[0]["better"], claims[0]["worse"]) and sheet.is_file():
+            image = Image.open(sheet)
+            found[row.name] = image.crop((0, 0, image.width, image.height // 2))            # of eight clips
+    return found
+
+
+def draw_claim(claim, rows):
+    """The difference of two rows: its 95 % interval, the seeds', and the margin within which they are equal."""
+    ahead, behind = (rows[name]["ours"][claim["measure"]]["seeds"] for name in (claim["better"], claim["worse"]))
+    seeds = [one - other for one, other in zip(ahead, behind)]
+    low, high = -claim["margin"], claim["margin"]
+    curves = {"95 %": (claim["interval"], [1, 1]), "seeds": (seeds, [1] * len(seeds), "."),
+              "margin": ([low, low], [0, 2], "--"), "_high": ([high, high], [0, 2], "--")}
+    title = f"{claim['better']} less {claim['worse']}: {claim['verdict']}"
+    return plot(None, curves, title, claim["measure"], size=(520, 260))
 
 
 # A dot a seed and no bars: a bar's length asks to be compared from 0, which no FVD means, and hides how few
 # runs it is. A curve's last point is the row's own result; those before it are of weights that training has
 # long overwritten.
-def draw_table(path, found, most=4):
-    """A chart a measure, those of the claims first; before them FVD over iterations, as Latte's Figs. 5, 7:
-    a line through the means, a dot a seed."""
+def draw_table(path, found, strips, most=4):
+    """Clips of the rows that are compared; a chart a claim; FVD over iterations, as Latte's Figs. 5, 7: a
+    line through the means, a dot a seed; a chart a distance."""
     rows, charts = found["rows"], []
+    by_name = {row["name"]: row for row in rows}
+    if found["seeds"] > 1:
+        charts = [draw_claim(claim, by_name) for claim in found["claims"]]
     if rows[0]["curve"]:
         last = next(name for name in rows[0]["ours"] if "FVD" in name)
         curves = {}
@@ -984,15 +1011,14 @@ def draw_table(path, found, most=4):
             for seed, line in enumerate(zip(*values)):
                 curves[f"_{row['name']} {seed}"] = steps, line, "."
         charts.append(plot(None, curves, found["title"], "steps", last, size=(520, 340)))
-    names = [claim["measure"] for claim in found["claims"]]
-    for name in dict.fromkeys([*names, "PSNR", "toy FVD", "FVD", "IS", "toy FID", "FID"]):
+    for name in ("PSNR", "toy FVD", "FVD", "IS", "toy FID", "FID"):
         if name in rows[0]["ours"] and len(charts) < most:
             dots = {}
             for number, row in enumerate(rows):
                 dots[row["name"]] = [number] * found["seeds"], row["ours"][name]["seeds"], "."
             title = f"{found['title']}: {name}"
             charts.append(plot(None, dots, title, "row", "a dot is a seed", size=(520, 340)))
-    page(path, charts)
+    page(path, [*strips.values(), *charts], [*strips, *("" for _ in charts)])
 
 
 # Numbers rank, images explain. The rows' reconstructions (with their errors), clips and images, of the same

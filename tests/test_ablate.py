@@ -601,7 +601,7 @@ def published(tmp_path, monkeypatch, capsys):
         last = (capsys.readouterr().out.strip().splitlines() or [""])[-1]
         return json.loads(last) if last.startswith("{") else {}
     monkeypatch.setattr(ablate, "run", run)
-    return tmp_path, ["-n", "10", "--out", str(tmp_path / "out"), "--videos", str(tmp_path / "one"),
+    return tmp_path, ["-n", "4", "--out", str(tmp_path / "out"), "--videos", str(tmp_path / "one"),
                       "--detectors", str(tmp_path / "detectors"), "--trust-torchscript"]
 
 
