@@ -91,7 +91,9 @@ MODELS = [*(f"latte-{size}/2" for size in SIZES), "mmdit", "videodit", "vae", "d
 # such frames has 24,576, and attention is three quarters: which is why Latte attends along one axis at a time
 # and why VideoDiT compresses time fourfold before its transformer sees anything.
 
-def bench_latte(args, device):
+# Each gives the network, {row: function} of what it does besides learning, and its training step's loss.
+
+def bench_latte(args):
     """Unconditional, as the published code was measured; the loss is Latte 3.1's L_simple + L_vlb."""
     size, patch = re.fullmatch(r"latte-(\w+)/(\d)", args.model).groups()
     side = args.size // 8
@@ -99,53 +101,55 @@ def bench_latte(args, device):
     net, ddpm = Latte(config), DDPM()
     z, noise = torch.randn(2, args.batch, config.in_channels, args.frames, side, side)      # (B,C,T,h,w) each
     t = torch.randint(1000, (args.batch,))
-    return prepared(args, net), trained(
-        args, net, lambda: net(z, t), lambda: ddpm_loss(ddpm, net, z, {}, t=t, noise=noise))
+    return net, {"forward": lambda: net(z, t)}, lambda: ddpm_loss(ddpm, net, z, {}, t=t, noise=noise)
 
 
-def bench_mmdit(args, device):
+def bench_mmdit(args):
     """SD3's transformer on an image, or on --frames of them at once (VideoDiT Fig. 2): the square of their
-    number in attention. VideoDiT's own row, with a quarter of the frames, is what the DP-VAE buys."""
-    config = SIZED[args.preset]["dit"]
-    net = MMDiT(config)
-    return prepared(args, net), rectified_flow(args, net, config, args.frames)
+    number in attention."""
+    return rectified_flow(args, MMDiT(SIZED[args.preset]["dit"]), args.frames)
 
 
-def bench_videodit(args, device):
-    """On the DP-VAE's latents, so a fourth of the frames. Attention over all of them at once, "2d->3d", or in
-    trainable copies beside the image's own, "2d+3d", the costly way of Table 4: run both, and compare."""
-    config = VideoDiTConfig(**vars(SIZED[args.preset]["dit"]), attention=args.attention)
-    net = VideoDiT(config)
-    latent_frames = args.frames if args.frames == 1 else args.frames // GOP
-    return prepared(args, net), rectified_flow(args, net, config, latent_frames)
+def bench_videodit(args):
+    """On the DP-VAE's latents, so a fourth of the frames: compare with mmdit. Attention over all of them at
+    once, "2d->3d", or in trainable copies beside the image's own, "2d+3d", the costly way of Table 4."""
+    net = VideoDiT(VideoDiTConfig(**vars(SIZED[args.preset]["dit"]), attention=args.attention))
+    return rectified_flow(args, net, args.frames if args.frames == 1 else args.frames // GOP)
 
 
-def rectified_flow(args, net, config, frames):
+def rectified_flow(args, net, frames):
     """VideoDiT Eq. 5, with as many text tokens as SD3's 77 + 77, or the toy's 12."""
+    config, side = SIZED[args.preset]["dit"], args.size // 8
     tokens = 154 if args.preset == "sd3" else PRESETS[args.preset]["text"].length
-    side = args.size // 8
-    z, noise = torch.randn(2, args.batch, config.in_channels, frames, side, side)       # (B,C,T',h,w) each
-    cond = {"context": torch.randn(args.batch, tokens, config.context_dim),
-            "pooled": torch.randn(args.batch, config.pooled_dim)}
-    t = torch.rand(args.batch)
-    return trained(args, net, lambda: net(z, t, **cond), lambda: flow_loss(net, z, cond, t=t, noise=noise))
+    z = torch.randn(args.batch, config.in_channels, frames, side, side)                     # (B,C,T',h,w)
+    t, cond = torch.rand(args.batch), random_text(config, args.batch, tokens)
+    return net, {"forward": lambda: net(z, t, **cond)}, flow_of(net, z, cond)
 
 
-def bench_vae(args, device):
+def random_text(config, rows, tokens):
+    return {"context": torch.randn(rows, tokens, config.context_dim),
+            "pooled": torch.randn(rows, config.pooled_dim)}
+
+
+def flow_of(net, z, cond):
+    """VideoDiT Eq. 5's loss, as a function; it draws times and noise, as a step does."""
+    return lambda: flow_loss(net, z, cond, t=torch.rand(len(z), device=z.device), noise=torch.randn_like(z))
+
+
+def bench_vae(args):
     """Both ways of the image VAE, and its training step without LPIPS. Convolutions at full resolution: the
     FLOPs lie in the outermost levels, the fewest parameters, and a decoder costs twice its encoder."""
-    net = KLVAE(SIZED[args.preset]["vae"]).to(memory_format=conv_layout(device))
+    net = KLVAE(SIZED[args.preset]["vae"])
     x, side = torch.rand(args.batch, 3, args.frames, args.size, args.size), args.size // 8
     z = torch.randn(args.batch, net.config.z_channels, args.frames, side, side)
     rows = {"encode": lambda: net.encode(x), "decode": lambda: net.decode(z)}
-    return net, rows | trained(args, net, None, lambda: kl_vae_loss(net, x, z)[0])
+    return net, rows, lambda: kl_vae_loss(net, x, z)[0]
 
 
-def bench_dpvae(args, device):
+def bench_dpvae(args):
     """A long clip is decoded window by window: its peak is to stay near that of one window. The training step
     is that of Eq. 2 and 3, without LPIPS and adversary."""
-    net = DPVAE(DPVAEConfig(**vars(SIZED[args.preset]["vae"]))).to(memory_format=conv_layout(device))
-    net.residual.checkpointing = net.decoder.checkpointing = args.checkpointing
+    net = DPVAE(DPVAEConfig(**vars(SIZED[args.preset]["vae"])))
     x = torch.rand(args.batch, 3, args.frames, args.size, args.size)
     side, window = args.size // 8, net.config.window
     z = torch.randn(args.batch, net.config.z_channels, args.frames // GOP, side, side)
@@ -154,7 +158,7 @@ def bench_dpvae(args, device):
         rows[f"decode {window} frames"] = lambda: net.decode(z[:, :, :window // GOP])
     rows |= {f"decode {args.frames} frames": lambda: net.decode(z), "encode": lambda: net.encode(x)}
     clip = x[:, :, :window]                                     # a training step is never longer
-    return net, rows | trained(args, net, None, lambda: dp_vae_loss(net, clip)[0])
+    return net, rows, lambda: dp_vae_loss(net, clip)[0]
 
 
 BENCHES = {"latte": bench_latte, "mmdit": bench_mmdit, "videodit": bench_videodit, "vae": bench_vae,
@@ -167,25 +171,12 @@ SIZED = {"sd3": {"dit": MMDiTConfig(), "vae": SD3, "frames": 32, "size": 256},
          "toy": PRESETS["toy"], "tiny": PRESETS["tiny"]}
 
 
-def prepared(args, net):
-    """--checkpointing and --compile, as train.py has them. A block at a time, because all blocks are alike:
-    one is compiled, and the others find it done."""
-    net.checkpointing = args.checkpointing
-    if args.compile:
-        for block in blocks_of(net):
-            block.compile()
-    return net
-
-
-def trained(args, net, forward, loss):
-    """The rows of a network: forward alone, then a step without and with its optimizer.
+def training_rows(net, loss):
+    """A step without and with its optimizer.
 
     Each row contains the one before it, so that differences can be read: backward is the second less the
     first, AdamW the third less the second. The optimizer is made at its first step, because its two moments
     are twice the weights' memory, and the rows before must not be charged with them."""
-    rows = {} if forward is None else {"forward": forward}
-    if not args.backward:
-        return rows
     learning = []                                               # made at the first step: its state is memory
 
     def backward():
@@ -198,7 +189,7 @@ def trained(args, net, forward, loss):
         backward()
         learning[0].step()
 
-    return rows | {"forward + backward": backward, "and AdamW": step}
+    return {"forward + backward": backward, "and AdamW": step}
 
 
 # -------------------------------------------------------------------------------------- how it is measured
@@ -213,11 +204,19 @@ def trained(args, net, forward, loss):
 # The fifth has no cure here: a processor that others use as well. Compare two things in one run, in turn.
 
 def build(args, device):
-    """A bench on `device`; everything in it, weights and inputs, is made there."""
-    name = "latte" if args.model.startswith("latte") else args.model
+    """The network on `device`, its inputs made there, and its rows. --compile and --checkpointing are
+    train.py's. A block at a time, because all blocks are alike: one is compiled, the others find it done."""
     with torch.device(device):
-        net, rows = BENCHES[name](args, device)
-    if args.dtype == "bf16" and not args.backward:
+        net, rows, loss = BENCHES[args.model.split("-")[0]](args)
+    if isinstance(net, (KLVAE, DPVAE)):
+        net = net.to(memory_format=conv_layout(device))
+    elif args.compile:
+        for block in blocks_of(net):
+            block.compile()
+    checkpoint(net, args.checkpointing)
+    if args.backward:
+        rows |= training_rows(net, loss)
+    elif args.dtype == "bf16":
         net = net.bfloat16()
     return net, rows
 
@@ -242,10 +241,14 @@ def flops(args):
         if name == "and AdamW":                                 # a few for each weight: nothing
             counts[name] = counts["forward + backward"]
             continue
-        with FlopCounterMode(display=False) as counter:
-            once(plain, "cpu", net, function, "backward" in name)
-        counts[name] = counter.get_total_flops()
+        counts[name] = flops_of(lambda: once(plain, "cpu", net, function, "backward" in name))
     return counts
+
+
+def flops_of(function):
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
 
 
 def measure(args, device):
@@ -375,14 +378,15 @@ class Memory(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.now = self.peak = 0
-        self.seen = weakref.WeakKeyDictionary()
+        self.seen = weakref.WeakSet()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         made = storages(out) - storages((args, kwargs))     # no views, no gradients added into their buckets
         for storage in made:
             if storage not in self.seen:
-                self.seen[storage] = size = storage.nbytes()
+                size = storage.nbytes()
+                self.seen.add(storage)
                 weakref.finalize(storage, self.free, size)
                 self.now += size
                 self.peak = max(self.peak, self.now)
@@ -496,7 +500,7 @@ def moments_of_vae(cfg, rows):
 
 def moments_of_dit(cfg, rows):
     net, text, vae = MMDiT(cfg.dit), ToyText(cfg.text), KLVAE(vae_of(cfg)).requires_grad_(False)
-    checkpoint(cfg, net)
+    checkpoint(net, cfg.checkpointing, cfg.checkpoint_every)
     steps = {"a step": flow_step(cfg, net, rows, 1), "encoding": encoding(cfg, vae, rows, 1)}
     return [net, text], [vae], steps
 
@@ -504,37 +508,31 @@ def moments_of_dit(cfg, rows):
 def moments_of_dpvae(cfg, rows):
     """A game of two, in one moment. (The preview keeps no gradient: it is far below that.)"""
     dp = DPVAE(DPVAEConfig(**vars(vae_of(cfg))))
-    dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
+    checkpoint(dp, cfg.checkpointing)
     disc, vgg = PatchGAN3D(cfg.disc), LPIPS("vgg").requires_grad_(False)
     lpips_weight = cfg.lpips_weight
     if trains(cfg, "classifier"):                               # which then is in VGG's place, and small
         lpips_weight = 0.0
     x = pixels(cfg, rows)
 
-    def perceptual(a, b):
-        return vgg(a, b).mean()
-
     def step():
         disc.requires_grad_(False)
-        loss, x_hat, _ = dp_vae_loss(dp, x, perceptual, disc, disc_weight=cfg.disc_weight,
+        loss, x_hat, _ = dp_vae_loss(dp, x, lambda a, b: vgg(a, b).mean(), disc, disc_weight=cfg.disc_weight,
                                      lpips_weight=lpips_weight)
         loss.backward()
         del loss
         disc.requires_grad_(True)
         if cfg.disc_weight:
             discriminator_loss(disc, x, x_hat).backward()
-    nets, frozen = [dp], []
-    if cfg.disc_weight:
-        nets.append(disc)
-    if lpips_weight:
-        frozen.append(vgg)
+    nets = [dp, disc] if cfg.disc_weight else [dp]
+    frozen = [vgg] if lpips_weight else []
     return nets, frozen, {"a step": step}
 
 
 def moments_of_videodit(cfg, rows):
     """Steps of images stand beside those of clips (VideoDiT A.2)."""
     net = VideoDiT(VideoDiTConfig(**vars(cfg.dit), attention=cfg.attention, patchify_3d=cfg.patchify_3d))
-    checkpoint(cfg, net)
+    checkpoint(net, cfg.checkpointing, cfg.checkpoint_every)
     if cfg.lora:
         add_lora(net, cfg.lora, torch.bfloat16)
     dp = video_vae(cfg)
@@ -550,7 +548,7 @@ def moments_of_latte(cfg, rows):
     """With the images of joint training as further frames. The loss is a stand-in of the same shape: what
     L_vlb keeps is a few latents, little beside what the blocks keep."""
     net = Latte(cfg.latte)
-    checkpoint(cfg, net)
+    checkpoint(net, cfg.checkpointing, cfg.checkpoint_every)
     vae, frames = KLVAE(vae_of(cfg)).requires_grad_(False), cfg.frames
     if cfg.latents == "dpvae":
         vae, frames = video_vae(cfg), cfg.frames // GOP
@@ -584,18 +582,20 @@ def blocks_of(net):
     return net.blocks
 
 
-def checkpoint(cfg, net):
-    net.checkpointing = cfg.checkpointing
-    for number, block in enumerate(blocks_of(net)):
-        block.keeps_all = number % cfg.checkpoint_every > 0
+def checkpoint(net, on, every=1):
+    """As train.py does: a VAE has two halves, and of a transformer's blocks one in `every` is recomputed."""
+    if isinstance(net, DPVAE):
+        net.residual.checkpointing = net.decoder.checkpointing = on
+    elif not isinstance(net, KLVAE):
+        net.checkpointing = on
+        for number, block in enumerate(blocks_of(net)):
+            block.keeps_all = number % every > 0
 
 
 def flow_step(cfg, net, rows, frames):
-    """VideoDiT Eq. 5, forward and backward. The text encoders answer before it, and keep nothing."""
-    z = latents(cfg, rows, frames)                                                          # (B,C,T',h,w)
-    cond = {"context": torch.empty(rows, caption_tokens(cfg), cfg.dit.context_dim),
-            "pooled": torch.empty(rows, cfg.dit.pooled_dim)}
-    return lambda: flow_loss(net, z, cond, t=torch.empty(rows), noise=torch.empty_like(z)).backward()
+    """The text encoders answer before it, and keep nothing."""
+    loss = flow_of(net, latents(cfg, rows, frames), random_text(cfg.dit, rows, caption_tokens(cfg)))
+    return lambda: loss().backward()
 
 
 def encoding(cfg, vae, clips, frames=None):
@@ -606,11 +606,7 @@ def encoding(cfg, vae, clips, frames=None):
 def preview(cfg, vae, frames):
     """sample.decode has one clip at a time."""
     z = latents(cfg, 1, frames)                                                             # (1,C,T',h,w)
-
-    def decode():
-        with torch.no_grad():
-            vae.decode(z).float()
-    return decode
+    return torch.no_grad()(lambda: vae.decode(z).float())
 
 
 MOMENTS = {"classifier": moments_of_classifier, "vae": moments_of_vae, "dit": moments_of_dit,
@@ -658,11 +654,13 @@ def memory(work):
     if cfg.cached and readers:                              # they come for a preview, one by one
         peaks["a preview's prompts"] = max(weight_bytes([reader]) for reader in readers)
         readers = []
+    # All micro-batches of a step lie on the GPU: as bytes, where a frozen VAE makes floats of one at a time.
+    pixel_bytes = 3 if cfg.stage in READ_LATENTS else 12
     ranks = gpus if cfg.shard else 1
     parts = {"weights": weight_bytes(work.nets) / ranks, "gradients": 4 * trained / ranks,
              "AdamW's moments": 8 * trained / ranks, "EMA": 4 * trained / ranks,
              "frozen VAE, LPIPS": weight_bytes(work.frozen), "text encoders": weight_bytes(readers),
-             "clips of a step": clip_bytes(work)}
+             "clips of a step": pixel_bytes * loaded_pixels(work)}
     if ranks > 1:
         parts["gathered blocks"] = gathered_bytes(work.nets)
     fullest = max(peaks, key=peaks.get)
@@ -674,20 +672,13 @@ def memory(work):
     return {name: size for name, size in parts.items() if size}, peaks
 
 
-def clip_bytes(work):
-    """All micro-batches of a step lie on the GPU: clips, and images beside them, as bytes where a frozen VAE
-    makes floats of them, one at a time; else in float32."""
-    size = 1 if work.cfg.stage in READ_LATENTS else 4
-    return size * 3 * loaded_pixels(work) * work.rows * work.cfg.accumulate
-
-
 def loaded_pixels(work):
-    """Of one clip and the images beside it; of latents that are cached: a thousandth of that, so none."""
+    """Of a step's clips and the images beside them; of latents that are cached: a thousandth, so none."""
     cfg = work.cfg
     if cfg.cached and cfg.stage in READ_LATENTS:
         return 0
     frames = 1 if cfg.stage in ("vae", "dit") else cfg.frames
-    return (frames + cfg.joint_images) * cfg.size ** 2
+    return cfg.accumulate * work.rows * (frames + cfg.joint_images) * cfg.size ** 2
 
 
 def gathered_bytes(nets):
@@ -725,12 +716,6 @@ def step_flops(work):
     return {name: cfg.accumulate * count for name, count in parts.items() if count}
 
 
-def flops_of(function):
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
-
-
 def hours(work, flops):
     """{part: hours of the whole stage}, of the FLOPs of its steps."""
     steps, peak = work.cfg.steps, peak_of_card(work.cfg)
@@ -739,8 +724,7 @@ def hours(work, flops):
 
 def peak_of_card(cfg):
     """FLOP/s of an H100, in bf16 or TF32."""
-    peak = 1e12 * PEAKS["H100"]
-    return peak if cfg.bf16 else peak / 2
+    return 1e12 * PEAKS["H100"] / (1 if cfg.bf16 else 2)
 
 
 # The floor of a step: what stays if nothing is lost. Products at the card's peak. Then what has to pass
@@ -762,7 +746,7 @@ def floor(work, flops):
     moved = 4 * 12 * work.trained / ranks + cfg.accumulate * (10 * weights + frozen)
     parts = {"products at the peak": sum(flops.values()) / peak_of_card(cfg),
              "weights and states moved": moved / BANDWIDTH}
-    loading = PER_PIXEL * loaded_pixels(work) * work.rows * cfg.accumulate
+    loading = PER_PIXEL * loaded_pixels(work)
     if cfg.stage == "videodit":
         loading *= cfg.p_video                              # a step of images loads next to nothing
     if cfg.workers:
@@ -804,10 +788,10 @@ def told(work):
     parts, peaks = memory(work)
     for name, size in parts.items():
         print(f"  {name:26s}{size / GB:8.2f} GB")
-    total = sum(parts.values())
-    card = next((card for card, usable in CARDS.items() if total <= usable * GB), None)
-    advice = f"fits a card of {card}" if card else "fits no card: --accumulate, --checkpointing"
-    print(f"  {'in all':26s}{total / GB:8.2f} GB: {advice}")
+    total = sum(parts.values()) / GB
+    cards = [card for card, usable in CARDS.items() if total <= usable]
+    advice = f"fits a card of {cards[0]}" if cards else "fits no card: --accumulate, --checkpointing"
+    print(f"  {'in all':26s}{total:8.2f} GB: {advice}")
     print("  the moments: " + ", ".join(f"{name} {size / GB:.2f} GB" for name, size in peaks.items()))
 
     flops = step_flops(work)
@@ -831,7 +815,7 @@ def told(work):
     saved = state + 4 * sum(p.numel() for net in work.nets for p in net.parameters())       # NAME.safetensors
     kept = (1 + cfg.keep) * saved
     print(f"  a save writes {saved / 1e9:.3g} GB; --keep {cfg.keep} has {kept / 1e9:.3g} GB on disk\n")
-    return {"GB": total / GB, "hours": whole, "floor": sum(least.values())}
+    return {"GB": total, "hours": whole, "floor": sum(least.values())}
 
 
 # --------------------------------------------------------------------------------- where a step's time goes
@@ -857,7 +841,6 @@ def told(work):
 # --workers, or --cached, which also takes "encode" away: for a Latte-S nine tenths of the step's FLOPs.
 
 PARTS = ["data", "encode", "text", "forward", "backward", "optimizer", "EMA", "the rest"]
-STAGED = [name for name in train.RECIPES if name != "cache"]
 
 
 class Stopwatch:
@@ -898,7 +881,7 @@ def watched(watch, trainer):
 
 
 def whose_time(cfg, run, steps, warmup=2):
-    """{part: seconds a step, the mean of `steps`} of a stage. The mean and not the median, because parts are
+    """{part: ms a step, the mean of `steps`} of a stage. The mean and not the median, because parts are
     to add up to the whole, and because steps differ: one is of clips, the next of images (A.2)."""
     stage = train.RECIPES[cfg.stage](cfg, run)      # encodes what is to be cached: not in the step
     trainer = Trainer(cfg, run, stage)
@@ -911,7 +894,7 @@ def whose_time(cfg, run, steps, warmup=2):
             if count == warmup:
                 watch.spent.clear()
             step()
-    return {part: watch.spent[part] / steps for part in PARTS}
+    return {part: 1e3 * watch.spent[part] / steps for part in PARTS}
 
 
 # Nothing of such a run is worth keeping, so it runs in a folder that ends with it. What a stage needs of an
@@ -927,19 +910,19 @@ def step_of(argv):
         raise UserError(f"--steps {args.steps}: must be at least 1")
     cfgs = parse_recipe(more)
     if len(cfgs) != 1 or cfgs[0].stage == "cache":
-        raise UserError(f"--stage: give one that trains: {', '.join(STAGED)}")
+        raise UserError(f"--stage: give one that trains: {', '.join(MOMENTS)}")
     cfg, run = cfgs[0], setup()
     with tempfile.TemporaryDirectory() as out:
         spent = whose_time(replace(cfg, out=out), run, args.steps)
-    whole, fast = sum(spent.values()), cfg.bf16 and has_bf16(run.device)
-    print(f"stage {cfg.stage}, {cfg.batch} x {cfg.frames} x {cfg.size} x {cfg.size}, "
-          f"{'bf16' if fast else 'fp32'}, {'cached latents' if cfg.cached else 'clips as they come'}; "
-          f"{run.device}: {1e3 * whole:.0f} ms a step")
-    for part, seconds in spent.items():
-        print(f"  {part:10s}{1e3 * seconds:10.1f} ms{seconds / whole:8.1%}")
-    result = {part: 1e3 * seconds for part, seconds in spent.items()}
-    print(json.dumps({"stage": cfg.stage, "ms": result, "wait": spent["data"] / whole}))
-    return result
+    whole = sum(spent.values())
+    dtype = "bf16" if cfg.bf16 and has_bf16(run.device) else "fp32"
+    source = "cached latents" if cfg.cached else "clips as they come"
+    print(f"stage {cfg.stage}, {cfg.batch} x {cfg.frames} x {cfg.size} x {cfg.size}, {dtype}, {source}; "
+          f"{run.device}: {whole:.0f} ms a step")
+    for part, took in spent.items():
+        print(f"  {part:10s}{took:10.1f} ms{took / whole:8.1%}")
+    print(json.dumps({"stage": cfg.stage, "ms": spent, "wait": spent["data"] / whole}))
+    return spent
 
 
 # -------------------------------------------------------------------------------------------- command line
@@ -964,11 +947,12 @@ def parse(argv):
     add("--warmup", type=int, default=2, help="runs before those")
     add("--peak", type=finite, default=0.0, help="TFLOP/s for MFU; 0: what the GPU's maker states")
     args = flags.parse_args(argv)
-    preset = SIZED[args.preset]
-    frames = {"mmdit": 1, "vae": 1, "dpvae": preset["frames"], "videodit": preset["frames"]}
-    args.frames = args.frames or frames.get(args.model, 16)
-    if not args.size:
-        args.size = preset["size"] if args.model in frames else 256
+    size, frames = SIZED[args.preset]["size"], SIZED[args.preset]["frames"]
+    if args.model.startswith("latte"):
+        size, frames = 256, 16
+    elif args.model in ("mmdit", "vae"):
+        frames = 1
+    args.size, args.frames = args.size or size, args.frames or frames
     for name, least in {"batch": 1, "steps": 1, "warmup": 0, "frames": 1}.items():
         if getattr(args, name) < least:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
@@ -1014,10 +998,9 @@ def demo():
     """{what: (FLOPs counted, FLOPs by hand)}: a Linear's step, and SD3-medium's forward on an image."""
     linear = nn.Linear(64, 32, device="meta")
     x = torch.randn(8, 64, device="meta", requires_grad=True)
-    with FlopCounterMode(display=False) as counter:
-        linear(x).sum().backward()                      # y = x W, dx = dy W', dW = x' dy: three products
+    step = flops_of(lambda: linear(x).sum().backward())     # y = x W, dx = dy W', dW = x' dy: three products
     image = flops(parse(["mmdit", "--frames", "1", "--size", "512", "--no-backward"]))["forward"]
-    return {"a Linear's step": (counter.get_total_flops(), 3 * 2 * 8 * 64 * 32),
+    return {"a Linear's step": (step, 3 * 2 * 8 * 64 * 32),
             "SD3-medium, 512 x 512": (image, 2 * sd3_products(1024, 154, 1536, 24))}
 
 
