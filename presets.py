@@ -73,7 +73,8 @@ class Config:
     images: str = ""               # images: "toy", "toy-small", a folder or a .zip; "": frames of --data
     init: str = ""                 # weights to start from: a folder or file of ours, or published ones
                                    # (Stable Diffusion 3, DiT, PixArt, Latte; one file or a Diffusers folder)
-    resume: str = "auto"           # auto: where --out stopped; none: start again; or a folder with a state.pt
+    resume: str = "auto"           # auto: where --out stopped; none: start again; anyway: go on though flags
+                                   # differ; or a folder with a state.pt
     seed: int = 0                  # of the weights, the data's order, and every step's noise
     # WHAT A CLIP IS. A window of a video: `frames` of its frames, `stride` apart, a crop of `size` x `size`
     # pixels out of each. The price of attention grows with the square of their product, so the window is the
@@ -136,7 +137,8 @@ class Config:
     # the papers' ablations: each of those is one field whose default is the paper's choice, read by one `if`.
     # TRAP: shift is used in training and in sampling, and belongs to the weights: sampled with another one, a
     # model spends its steps at noise levels that it hardly knows. So it is saved with them.
-    shift: float = 1.0             # of the noise levels, in training and sampling; SD3: 3
+    shift: float = 1.0             # of a flow's noise levels, in training and sampling: above 1 more of them
+                                   # are noisy, which large frames need; SD3: 3. DDPM does not read it
     guidance: float = 0.0          # in sampling, as the checkpoint will ask for it; 0: sample.py's own
     text_drop: float = 0.1         # VideoDiT 4.1: prompts dropped for guidance
     p_video: float = 0.8           # VideoDiT 4.1: probability that a step trains on videos
@@ -262,13 +264,14 @@ PRESETS = {
                               lpips_weight=0.0),
                 # guidance 2.5 for SD3's 4: clips are nearer to what can be drawn, and those that go on from
                 # others keep their motion more often. The shipped one was then made deeper, and trained for
-                # 28,000 steps more (README, The toy world, has the commands)
+                # 28,000 steps more (docs/toy.md has the commands)
                 "videodit": dict(steps=16_000, batch=48, lr=1e-3, guidance=2.5),
                 # DEVIATES Latte 3.1: a flow, which needs 28 calls where DDPM takes 250, on a CPU a minute a
                 # clip; and DP-VAE's latents, a quarter of the tokens and already cached.
                 "latte": dict(steps=6000, batch=48, lr=1e-3, objective="flow", latents="dpvae",
                               joint_images=1)}),
-    # VideoDiT 4.3, the ablations' setting: size, frames, steps, batch, p_video; 4.1: dpvae's row, lr, EMA.
+    # VideoDiT 4.3, the ablations' setting: size, frames, steps, batch, p_video; 4.1: dpvae's row; EMA; lr 5e-5,
+    # which 4.1 prints for both stages.
     # The data, --data and --images, are yours to bring. The paper's:
     #     dpvae           "a self-collected, high-quality video dataset" (4.1), which nobody else has
     #     videodit-256    1 million videos drawn at random from WebVid-10M, no images (4.3)

@@ -901,8 +901,9 @@ def settle_prompts(args, models):
     if isinstance(models.text, ToyText):
         for prompt in filter(str.strip, args.prompt):       # the toy's, which knows some hundred words
             if not models.text.tokenizer.understand(prompt)[0]:
-                raise UserError(f'"{prompt}": this model knows no word of it; a prompt is such as "a red cat '
-                                'jumping", and one with blanks in it stands in quotes')
+                words = ", ".join(models.text.config.words[:12])
+                raise UserError(f'"{prompt}": this model knows no word of it; it knows such as {words}. A prompt '
+                                'with blanks in it stands in quotes')
     if models.condition == "none" and any(args.prompt):
         print("this model reads no prompts: yours is the clip's name and nothing else", file=sys.stderr)
 

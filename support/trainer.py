@@ -799,9 +799,9 @@ class Trainer:
                 differs.append(f"--{name} {before[name]}, now {value}")
         if state.get("data", self.data) != self.data and not differs:
             differs.append(f"the data were {', '.join(state['data'])}; now {', '.join(self.data)}")
-        schedule = [f"--{name} {before[name]}, now {now[name]}" for name in ("steps", "decay")
+        schedule = [f"--{name} {before[name]}, now {now[name]}" for name in ("steps", "decay", "lr")
                     if before[name] != now[name]]
-        if schedule and (before["decay"] or now["decay"]):
+        if before["lr"] != now["lr"] or schedule and (before["decay"] or now["decay"]):
             self.say(f"{', '.join(schedule)}: the learning rate goes on by the new numbers, not where it was")
         if differs and not consent:
             raise UserError(f"{file} is of another run: {'; '.join(differs)}. --resume anyway goes on from "

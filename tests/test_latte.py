@@ -370,7 +370,7 @@ def test_what_the_model_needs_is_asked_for():
             make(1, option)(torch.zeros(1, 4, 4, 8, 8), torch.zeros(1))
 
 
-@pytest.mark.parametrize("change", [{"variant": 5}, {"joint": "both"}, {"depth": 3}, {"width": 25},
+@pytest.mark.parametrize("change", [{"variant": 9}, {"joint": "both"}, {"depth": 3}, {"width": 25},
                                     {"variant": 4, "heads": 3, "width": 36}])
 def test_a_config_that_cannot_be_is_named(change):
     """The field, its value, and what to choose instead."""

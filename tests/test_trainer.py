@@ -371,6 +371,8 @@ def test_a_longer_schedule_is_said(tmp_path, capsys):
     fit(tmp_path / "constant", 2)
     fit(tmp_path / "constant", 3)
     assert "learning rate" not in capsys.readouterr().out
+    fit(tmp_path / "constant", 4, lr=1e-4)
+    assert "now 0.0001: the learning rate goes on by the new numbers" in capsys.readouterr().out
 
 
 def test_data_that_changed_are_another_run(films, tmp_path):
