@@ -994,7 +994,7 @@ def draw_claim(claim, rows):
 # A dot a seed and no bars: a bar's length asks to be compared from 0, which no FVD means, and hides how few
 # runs it is. A curve's last point is the row's own result; those before it are of weights that training has
 # long overwritten.
-def draw_table(path, found, strips, most=4):
+def draw_table(path, found, strips, most=2):
     """Clips of the rows that are compared; a chart a claim; FVD over iterations, as Latte's Figs. 5, 7: a
     line through the means, a dot a seed; a chart a distance."""
     rows, charts = found["rows"], []
@@ -1011,7 +1011,7 @@ def draw_table(path, found, strips, most=4):
             for seed, line in enumerate(zip(*values)):
                 curves[f"_{row['name']} {seed}"] = steps, line, "."
         charts.append(plot(None, curves, found["title"], "steps", last, size=(520, 340)))
-    for name in ("PSNR", "toy FVD", "FVD", "IS", "toy FID", "FID"):
+    for name in ("toy FVD", "FVD", "IS", "FID", "PSNR"):
         if name in rows[0]["ours"] and len(charts) < most:
             dots = {}
             for number, row in enumerate(rows):
