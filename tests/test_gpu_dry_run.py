@@ -102,6 +102,8 @@ def gpu(guard, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)               # else autocast is off
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     monkeypatch.setattr(FakeTensor, "tolist", numbers)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)      # fakes know no pinned memory
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: True)
     monkeypatch.setattr(FakeTensorMode, "avoid_device_init", True, raising=False)
     monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)
     monkeypatch.setattr(torch.nn.Module, "_apply", applied)
