@@ -15,6 +15,8 @@ Run me   python ablate.py                        # the tables
              --train "--init SD3 --data VIDEOS --lpips VGG16"      # as the paper; --dry-run prints it all
 Stopped, the same command goes on: a row with a result.json is kept, a stage goes on where it was."""
 
+from support.cli import FlagParser, UserError, polite    # first: see say_stopped
+
 import json
 import math
 import os
@@ -38,7 +40,6 @@ from latte import SIZES
 from presets import PRESETS
 from pretrained import FILES, load_detector
 from support.checkpoints import write_atomic
-from support.cli import FlagParser, UserError, polite
 from support.drawing import page, plot
 from support.folders import list_source
 from support.metrics import paired_interval

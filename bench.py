@@ -33,6 +33,8 @@ gets more clips a second for nothing), or the step waits for its data (`step`, f
 Memory is the other half of the budget, and harder: a run that is slow still ends, one that does not fit does
 not begin. So every row has its peak, and `fits` finds it without the card."""
 
+from support.cli import FlagParser, UserError, finite, polite    # first: see say_stopped
+
 import argparse
 import contextlib
 import json
@@ -65,7 +67,6 @@ from train import encoded
 from vae import (DPVAE, GOP, KLVAE, SD14, SD3, DPVAEConfig, PatchGAN3D, discriminator_loss, dp_vae_loss,
                  kl_vae_loss)
 from videodit import VideoDiT, VideoDiTConfig, add_lora
-from support.cli import FlagParser, UserError, finite, polite
 from support.detectors import LPIPS, AttributeClassifier
 from support.ops import conv_layout, has_bf16
 from support.trainer import PEAKS, Trainer, peak_memory, setup

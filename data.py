@@ -34,6 +34,8 @@ crash could not be undone.
                                 as it is, every visit another window (what the papers do)
                                 or through the VAE once, and kept: latent_cache.py"""
 
+from support.cli import FlagParser, UserError, polite    # first: see say_stopped
+
 import dataclasses
 import functools
 import itertools
@@ -48,7 +50,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from support import folder_report, toy_world
-from support.cli import FlagParser, UserError, polite
 from support.folders import (Captions, all_captions, choose_caption, describe, is_hidden, is_text,
                              list_classes, list_source, nothing_of, open_image, series, stem_of,
                              warn_equal_captions)

@@ -39,6 +39,8 @@ Before this, the network was a U-Net of convolutions (Stable Diffusion 1): it se
 shortcuts between sizes, and needs layers of another kind for time. DiT showed that none of this is needed,
 and that quality follows compute, whether spent on depth, width or smaller patches (DiT 5)."""
 
+from support.cli import UserError, polite    # first: see say_stopped
+
 import copy
 import math
 from collections import Counter
@@ -48,7 +50,6 @@ from einops import rearrange
 import torch
 from torch import nn
 
-from support.cli import UserError, polite
 from support.ops import attend, gated, gelu, modulated_norm, run_block, without_autocast
 
 

@@ -18,6 +18,8 @@ Run me   python eval.py toy                     # does checkpoints/toy do what a
     videos --VAE--> videos again ----> PSNR, SSIM, LPIPS             is each video still itself?
     prompts --model--> clips ------> the classifier, nearest rendering  is it what was asked for? (the toy)"""
 
+from support.cli import FlagParser, UserError, check_writable, finite, polite    # first: see say_stopped
+
 import argparse
 import dataclasses
 import hashlib
@@ -45,7 +47,6 @@ from vae import DPVAE, GOP, KLVAE, fold
 from support import nearest, toy_world
 from support.checkpoints import (class_of, load_network, read_config, read_state, save_tensors, sweep,
                                  write_atomic)
-from support.cli import FlagParser, UserError, check_writable, finite, polite
 from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_targets,
                                perceptual_distance)
 from support.drawing import contact_sheet, heat, page

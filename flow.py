@@ -34,13 +34,14 @@ What was tried before: GANs answer in one step, but train by a game, forger agai
 autoregressive models go piece by piece, stable and slow (Latte 1). Diffusion trains by plain regression; that
 is why it scales. "Clips" here are what the VAE makes of pixels, "latents" (vae.py, next), or any data."""
 
+from support.cli import UserError, polite    # first: see say_stopped
+
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from support.cli import UserError, polite
 
 
 def along(values, x):

@@ -42,6 +42,8 @@ thing that moves to another place is found in two steps, through patches that ha
 attention need not store the square ("fused" kernels), most large video models pay for it (CogVideoX,
 Hunyuan, VideoDiT); where clips are long or machines small, the split is still the way."""
 
+from support.cli import UserError, polite    # first: see say_stopped
+
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,7 +54,6 @@ from torch import nn
 
 from dit import (MLP, AdaLN, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, SingleFinalLayer,
                  TimestepEmbedder, initialise, sincos, sincos_2d, unpatchify)
-from support.cli import UserError, polite
 from support.ops import attend, gated, modulated_norm, run_block
 
 

@@ -22,6 +22,8 @@ Tried by others: YAML files that include each other (which of five files set thi
 experiment (ninety-nine equal lines hide the one that differs), command lines in a README (the defaults behind
 them move). A dict in Python needs no language of its own, and a difference of two presets is a diff."""
 
+from support.cli import FlagParser, UserError, polite    # first: see say_stopped
+
 import argparse
 import dataclasses
 import functools
@@ -37,7 +39,6 @@ from latte import SIZES, LatteConfig
 from text import ToyTextConfig
 from vae import GOP, KLVAEConfig, PatchGAN3DConfig
 from support import toy_world
-from support.cli import FlagParser, UserError, polite
 from support.detectors import AttributeClassifierConfig
 
 

@@ -37,6 +37,8 @@ compared block by block (test_golden_* in test_dit.py, test_latte.py, test_vae.p
 Tried by others: to build the model with the library that wrote the file (then its code is the lesson, not
 ours), or to convert once with a script and ship the result (then nobody can check it)."""
 
+from support.cli import UserError, first_line    # first: see say_stopped
+
 import contextlib
 import json
 import math
@@ -56,7 +58,6 @@ from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, T5Text,
 from vae import DPVAE, KLVAE, SD14, SD3, KLVAEConfig
 from support.checkpoints import (SHIPPED, class_of, is_a, load_network, load_strict, read_state, save_network,
                                  write_atomic)
-from support.cli import UserError, first_line
 from support.detectors import (C3D, I3D, LPIPS, AttributeClassifier, Inception, classifier_file,
                                perceptual_distance, resize_frames)
 from support.latent_cache import fingerprint

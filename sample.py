@@ -37,6 +37,8 @@ When a clip comes out wrong, what it looks like tells where to look:
 Tried by others: a pipeline class for each model, with the sampling in each of them once more. Then --start
 for one is not --start for the next, and a fix to the one is not a fix to the others."""
 
+from support.cli import FlagParser, UserError, check_writable, polite, printable
+
 import json
 import math
 import os
@@ -64,7 +66,6 @@ from text import ToyText
 from vae import DPVAE, GOP, KLVAE, check_frames
 from videodit import VideoDiT
 from support.checkpoints import TOY, class_of, load_network, read_config, sweep
-from support.cli import FlagParser, UserError, check_writable, polite, printable
 from support.drawing import contact_sheet
 from support.folders import label_of
 from support.ops import best_device, has_bf16

@@ -28,6 +28,8 @@ letters suffer most (SD3 5.3.3). Tried by others: CLIP alone (Stable Diffusion 1
 Latte's text-to-video model), and language models of today. VideoDiT changes nothing here: "frozen", all
 three."""
 
+from support.cli import polite    # first: see say_stopped
+
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -37,7 +39,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from support.cli import polite
 from support.tokenizers import CLIPTokenizer, WordTokenizer, tell
 
 

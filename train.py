@@ -22,6 +22,8 @@ Tried by others: a script for each stage with the loop copied into it (five loop
 resume); a Trainer class with forty hooks (then the recipe is spread over the hooks); a joint training of VAE
 and transformer (REPA-E, 2025, needs a third network that tells what latents should mean)."""
 
+from support.cli import STOP, UserError, catch_signals, polite, stop_if_asked    # first: see say_stopped
+
 import contextlib
 import dataclasses
 import functools
@@ -54,7 +56,6 @@ from vae import DPVAE, GOP, KLVAE, PatchGAN3D, discriminator_loss, dp_vae_loss, 
 from videodit import VideoDiT, add_lora
 from support import toy_world
 from support.checkpoints import class_of, hold, load_network, read_config
-from support.cli import STOP, UserError, catch_signals, polite, stop_if_asked
 from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_loss, classifier_right,
                                classifier_targets)
 from support.drawing import contact_sheet

@@ -54,6 +54,8 @@ lower is better; both in metrics.py). With neither key frames nor preservation 3
 alone 38.2 dB and 645; both 37.5 dB and 556. The regularization costs 0.7 dB and buys a better generator: the
 best VAE is not the one that reconstructs best."""
 
+from support.cli import UserError, polite    # first: see say_stopped
+
 from dataclasses import asdict, dataclass
 
 from einops import rearrange
@@ -61,7 +63,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from support.cli import UserError, polite
 from support.ops import (attend, conv_layout, conv_of_doubled, group_norm, run_block, silu,
                          unfold_with_ends)
 

@@ -33,6 +33,8 @@ goes, and the MLP sees one token at a time. So take the patches of ALL frames as
          2   |     |     |#####|       |#####|#####|#####|       SD3's 2.028 B numbers, and no new one
              +-----+-----+-----+       +-----+-----+-----+"""
 
+from support.cli import UserError, polite    # first: see say_stopped
+
 import copy
 from dataclasses import asdict, dataclass, fields
 
@@ -42,7 +44,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from dit import MLP, MMDiT, Attention, MMDiTConfig, centred, in_our_time, sincos, unpatchify
-from support.cli import UserError, polite
 from support.ops import run_block
 
 

@@ -57,6 +57,18 @@ def polite(main):
         end(f"{first_line(error)}; make less at once: a smaller --batch or --size, fewer --frames", 2)
 
 
+# Most of a command's first second is torch's import, before polite() can catch anything. So every script imports
+# this file first, and Ctrl-C is a line from then on; what Python does after it, exit code 130, stays.
+def say_stopped(kind, error, trace):
+    if kind is KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = say_stopped
+
+
 def end(message, code):
     line = printable(message).replace("\n", "\\n")          # a file's name may hold one
     if len(line) > 1000:                                    # of a prompt of a page: the beginning is enough

@@ -112,3 +112,14 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(tmp_path):
             check_writable("--out", tmp_path / name)
     check_writable("--out", tmp_path / "new" / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+@pytest.mark.parametrize("name", ("sample.py", "train.py", "eval.py", "ablate.py", "flow.py"))
+def test_ctrl_c_while_torch_is_imported_is_one_line(tmp_path, name):
+    """Most of a command's first second; here it takes a minute."""
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen([sys.executable, name], env={**os.environ, "PYTHONPATH": str(tmp_path)},
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "stopped by Ctrl-C\n" and process.returncode in (-2, 130)
