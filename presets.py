@@ -597,7 +597,7 @@ def check_together(config):
 # where they are computed they are said.
 GUIDE = {
     "tiny": ("", "seconds on a CPU; only to see that everything runs"),
-    "small": ("", "half an hour on one CPU core; what ablate.py's rows are runs of"),
+    "small": ("", "eleven minutes on two CPU cores; what ablate.py's rows are runs of"),
     "toy": ("", "5 hours on two cores with AMX, about 15 with AVX2; the shipped one's road but its last 7"),
     "videodit-256": ("--init SD3 --data VIDEOS --lpips VGG16", ""),
     "videodit-320": ("--init SD3 --data VIDEOS --images IMAGES --lpips VGG16", ""),
