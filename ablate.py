@@ -218,7 +218,7 @@ TABLES = {
 class Claim(NamedTuple):
     better: str            # the row that the paper has ahead; of two alike ones, the one that it keeps
     worse: str
-    measure: str           # of PER_CLIP or ONCE
+    measure: str           # a column of measures()
     margin: float
     alike: bool = False
 
@@ -500,11 +500,11 @@ def published_distances(args, config, clips):
 def image_commands(args, config):
     """VideoDiT Fig. 7: what the model still knows of images. The paper shows eight, the toy can count."""
     out, real = f"{config.out}/images", f"{config.data}:image"
-    toy = config.data in WORLDS
-    sample = sample_command(config.out, config, out, args.n if toy else 16)
-    sample += ["--frames", "1", "--sheet", f"{out}.png", "--prompts"]
-    if not toy:
-        return [("sample images", [*sample, str(PROMPTS)])]
+    how = ["--frames", "1", "--sheet", f"{out}.png", "--prompts"]
+    if config.data not in WORLDS:
+        sample = sample_command(config.out, config, out, 16)
+        return [("sample images", [*sample, *how, str(PROMPTS)])]
+    sample = [*sample_command(config.out, config, out, args.n), *how]
     look = ["eval.py", "fid", real, out, *by_classifier(config), "--clips", str(args.n), "--frames", "1",
             "--size", str(config.size), *real_cache(args)]
     return [("sample images", [*sample, real, "--bf16"]), ("fid images", look)]
@@ -612,7 +612,7 @@ def look_for(args, key, shared, jobs):
             places.append((name, getattr(config, name)))
     for name, place in places:
         if place and not Path(place).expanduser().exists():
-            raise UserError(f"{key} needs --{name} {place}, and there is none; give another")
+            raise UserError(f"{key} needs --{name} {place}, and there is none; put it there, or give another")
     asked = {name for job in jobs for name, _ in job.measuring}
     for command, kind in NETWORKS.items():
         if command in asked:
@@ -763,10 +763,11 @@ def run_table(args, key):
 #     equal within the margin   the interval lies within +- margin
 #     not told apart            none of these: too few clips, or too small an effect
 #
-# Of rows that the paper calls alike "equal" agrees with the paper, and "refuted" is an interval beyond the
-# margin. One seed shows nothing. Where neither row has learned the thing at all,
-# "equal" says nothing about it either: look at the two means. Several measures are several chances to be
-# deceived: that is why each table has one primary claim (CLAIMS), written before its runs.
+# The first that holds. Of rows that the paper calls alike "equal" agrees with the paper, and "refuted" is an
+# interval beyond the margin, on either side. One seed shows nothing. Where neither row has learned the thing
+# at all, or both have learned it whole, "equal" says little: look at the two means. Several measures are
+# several chances to be deceived: that is why each table has one primary claim (CLAIMS), written before its
+# runs.
 def verdict(claim, differences):
     """(one of the four words, mean, (low, high)). differences: of each seed an array, above 0 on the paper's
     side: a number for each clip, or one for what is measured once a run."""
@@ -982,8 +983,9 @@ def strips(args, key, claims):
 
 
 def draw_claim(claim, rows):
-    """The difference of two rows: its 95 % interval, the seeds', and the margin within which they are equal."""
-    ahead, behind = (rows[name]["ours"][claim["measure"]]["seeds"] for name in (claim["better"], claim["worse"]))
+    """The difference of two rows: its 95 % interval, each seed's, and the margin within which they are equal."""
+    ahead = rows[claim["better"]]["ours"][claim["measure"]]["seeds"]
+    behind = rows[claim["worse"]]["ours"][claim["measure"]]["seeds"]
     seeds = [one - other for one, other in zip(ahead, behind)]
     low, high = -claim["margin"], claim["margin"]
     curves = {"95 %": (claim["interval"], [1, 1]), "seeds": (seeds, [1] * len(seeds), "."),

@@ -785,6 +785,7 @@ def told(work):
         how.append(f"checkpoint_every {cfg.checkpoint_every}")
     print(f"{cfg.config}, stage {cfg.stage}: {gpus} GPUs x {work.rows} clips x {cfg.accumulate} "
           f"micro-batches, {cfg.frames} frames of {cfg.size} x {cfg.size}", *(f"--{name}" for name in how))
+    print("  counting what its steps keep, a minute or more", file=sys.stderr)
 
     parts, peaks = memory(work)
     for name, size in parts.items():
@@ -939,7 +940,7 @@ def parse(argv):
     add("--size", type=int, default=0, help="pixels, 8 to one of a latent; 0: 256 (Latte), or the preset's")
     add("--batch", type=int, default=1, help="clips")
     add("--dtype", default="fp32", choices=["fp32", "bf16"], help="bf16: see the top of this file")
-    add("--variant", type=int, default=1, choices=[1, 2, 3, 4], help="of Latte (Fig. 2)")
+    add("--variant", type=int, default=1, help="of Latte (Fig. 2)")
     add("--attention", default="2d->3d", choices=["2d->3d", "2d+3d"], help="of VideoDiT (Table 4)")
     add("--backward", action=argparse.BooleanOptionalAction, default=True, help="training steps too")
     add("--checkpointing", action="store_true", help="recompute blocks in the backward pass")

@@ -217,8 +217,8 @@ PRESETS = {
                 "dpvae": dict(steps=12, batch=2, lr=2e-5, disc_start=4, disc_warmup=4),
                 "videodit": dict(steps=20, batch=8, lr=1e-4),
                 "latte": dict(steps=20, batch=4, joint_images=2)}),
-    # the narrow world (toy_world.VOCABULARIES): README's first training, and what ablate.py's rows are runs of.
-    # 32 x 32, a VAE of 4 channels that halves twice, three subjects that move in one of four ways.
+    # the narrow world (toy_world.VOCABULARIES): README's first training, and what ablate.py's rows are runs
+    # of. 32 x 32, a VAE of 4 channels that halves twice, three subjects that move in one of four ways.
     # DEVIATES VideoDiT 4.1, Latte 4.1: Muon for the blocks' matrices, where both papers have AdamW. With
     # AdamW, motion was a guess after 800 steps; with Muon every clip moved as asked after 1,000 (seed 0).
     "small": dict(
@@ -271,8 +271,8 @@ PRESETS = {
                 # clip; and DP-VAE's latents, a quarter of the tokens and already cached.
                 "latte": dict(steps=6000, batch=48, lr=1e-3, objective="flow", latents="dpvae",
                               joint_images=1)}),
-    # VideoDiT 4.3, the ablations' setting: size, frames, steps, batch, p_video; 4.1: dpvae's row; EMA; lr 5e-5,
-    # which 4.1 prints for both stages.
+    # VideoDiT 4.3, the ablations' setting: size, frames, steps, batch, p_video; 4.1: dpvae's row, EMA, and the
+    # lr of both stages, 5e-5.
     # The data, --data and --images, are yours to bring. The paper's:
     #     dpvae           "a self-collected, high-quality video dataset" (4.1), which nobody else has
     #     videodit-256    1 million videos drawn at random from WebVid-10M, no images (4.3)
@@ -469,8 +469,8 @@ def apply(config, flat):
 # (heads that do not divide a width, a size that no whole number of patches fills), or it is a wish that
 # cannot be had (Muon on halves of a matrix). Each kind is a function; `check` goes through them.
 
-LEAST = {name: 1 for name in ("steps", "batch", "checkpoint_every", "accumulate", "frames", "stride", "windows", "encode_batch",
-                              "save_every", "preview_every", "previews", "log_every")}
+LEAST = {name: 1 for name in ("steps", "batch", "checkpoint_every", "accumulate", "frames", "stride", "windows",
+                              "encode_batch", "save_every", "preview_every", "previews", "log_every")}
 LEAST |= {"size": 8, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12}
 SIZES_OF_NETWORKS = ("ch", "groups", "width", "heads", "head_dim", "depth", "layers", "patch", "features",
                      "length", "in_channels", "z_channels", "num_res_blocks", "input_size", "pos_grid",

@@ -903,8 +903,8 @@ def settle_prompts(args, models):
         for prompt in filter(str.strip, args.prompt):       # the toy's, which knows some hundred words
             if not models.text.tokenizer.understand(prompt)[0]:
                 words = ", ".join(models.text.config.words[:12])
-                raise UserError(f'"{prompt}": this model knows no word of it; it knows such as {words}. A prompt '
-                                'with blanks in it stands in quotes')
+                raise UserError(f'"{prompt}": this model knows no word of it; it knows such as {words}. A '
+                                'prompt with blanks in it stands in quotes')
     if models.condition == "none" and any(args.prompt):
         print("this model reads no prompts: yours is the clip's name and nothing else", file=sys.stderr)
 

@@ -780,6 +780,7 @@ def held_out(cfg, run, kind, vae, errors, text=None, classes=(), times=TIMES):
         return None
     try:
         clips = unseen(cfg, kind)
+        clips.item(0)                                       # parts that are too short are found now
     except UserError as error:
         if run.rank == 0:
             print(f"{cfg.stage}: no held-out loss: {error}")
@@ -909,7 +910,7 @@ def feed(cfg, run, kind, vae, text=None):
     if run.rank == 0 and not folder.exists():
         size = encode(collate([dataset.item(0)]))["latent"].numel()
         print(f"{cfg.stage}: {windows * len(dataset):,} latents of {kind}s, "
-              f"{2e-9 * size * windows * len(dataset):.1f} GB, will be cached in {folder}")
+              f"{2e-9 * size * windows * len(dataset):.2g} GB, will be cached in {folder}")
     write_cache(folder, dataset, encode, cfg.encode_batch, mark, shift=vae.config.shift,
                 scale=vae.config.scale, epochs=windows, dtype=dtype, workers=cfg.workers, rank=run.rank,
                 world_size=run.world, text=store, speaker=speaker,

@@ -57,8 +57,8 @@ def polite(main):
         end(f"{first_line(error)}; make less at once: a smaller --batch or --size, fewer --frames", 2)
 
 
-# Most of a command's first second is torch's import, before polite() can catch anything. So every script imports
-# this file first, and Ctrl-C is a line from then on; what Python does after it, exit code 130, stays.
+# Most of a command's first second is torch's import, before polite() can catch anything. So every script
+# imports this file first, and Ctrl-C is a line from then on. (Python then ends with exit code 130 itself.)
 def say_stopped(kind, error, trace):
     if kind is KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)

@@ -204,3 +204,6 @@ def test_of_videos_the_held_out_part_is_what_part_leaves(films, capsys):
     cfg = config("--stage", "videodit", "--data", films)
     assert held_out(cfg, Run(), "video", None, None) is None
     assert "videodit: no held-out loss: " in (told := capsys.readouterr().out) and "--part 0 0.9" in told
+    cfg = config("--stage", "videodit", "--data", films, "--part", "0", "0.9")          # of 24 frames, 2
+    assert held_out(cfg, Run(), "video", None, None) is None
+    assert "no held-out loss: nothing usable in" in capsys.readouterr().out
