@@ -397,8 +397,11 @@ def sample_set(argv):
     generation_flags(flags)
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, steps=1, batch=1)
-    prompt = prompt_at(args.prompts or "toy:video")
+    if args.prompts:
+        prompt = prompt_at(args.prompts)                    # a wrong one is told before weights are read
     models = load_models(args.ckpt, device(), args.weights, args.model, args.vae)
+    if not args.prompts:
+        prompt = prompt_at(f"{own_world(models)}:video")
     settle(models, args)
     if hasattr(models.text, "kept"):                        # published encoders stay: a next block asks
         models.text.kept = {} if device() != "cpu" else None
@@ -412,6 +415,14 @@ def sample_set(argv):
         prompt = str                                        # unread: on --sheet a clip has its number
     check_made(Path(args.out), args, about)
     return fill_folder(models, prompt, about["frames"], args)
+
+
+def own_world(models):
+    """Of which toy world the default prompts are: the narrow one's model knows no other words."""
+    words = getattr(getattr(models.text, "config", None), "words", ())
+    if set(words) == set(toy_world.VOCABULARIES["small"].words):
+        return "toy-small"
+    return "toy"
 
 
 def fill_folder(models, prompt, frames, args):

@@ -476,3 +476,13 @@ def test_a_released_file_goes_to_fvd_and_is(tmp_path, shots, monkeypatch, capsys
     found = json.loads(out.splitlines()[-1])
     assert found["set"] == "ucf101" and found["fvd"] >= 0 and found["is"] >= 1
     assert "of 12 clips; the paper has, of 2048," in out
+
+
+def test_a_model_of_the_narrow_world_is_asked_for_what_it_knows():
+    """By default the prompts are of its own world: of the whole one it would know half of the words."""
+    for name, vocabulary in toy_world.WORLDS.items():
+        words = toy_world.VOCABULARIES[vocabulary].words
+        text = SimpleNamespace(config=SimpleNamespace(words=words))
+        own = eval.own_world(SimpleNamespace(text=text))
+        assert own == name and set(eval.prompt_at(f"{own}:video")(3).split()) <= {*words}
+    assert eval.own_world(SimpleNamespace(text=None)) == "toy"
