@@ -710,9 +710,10 @@ class Trainer:
     #
     # Two things are written: NAME.safetensors, the EMA, which sampling loads and people share; and
     # STAGE/state.pt with all that the next step depends on: weights, EMA, optimizer states, the step.
-    # No position in the data and no generator's state belongs to it, for both are functions of the step.
-    # Between the two files a kill may fall: then resuming redoes the steps since the older state, to the same
-    # weights, and writes both again.
+    # No position in the data belongs to it: that is a function of the step. Torch's generators do, for what
+    # draws from them (the classifier's first frame; a dropout that a reader adds). Between the two files a
+    # kill may fall: then resuming redoes the steps since the older state, to the same weights, and writes both
+    # again.
     # test_faults.py shoots runs at random moments and compares the ends byte by byte.
 
     def save(self):
@@ -747,8 +748,11 @@ class Trainer:
         test_trainer.py moves a run from 1 process to 2 sharded ones and back; the weights agree to 1e-5."""
         learned = {name: learner.state() for name, learner in self.learners.items()}
         state = {part: {name: parts[part] for name, parts in learned.items()} for part in PARTS}
-        return state | {"step": self.step, "skipped": int(self.skipped), "data": self.data,
-                        "config": json.dumps(self.cfg.settings())}
+        state |= {"step": self.step, "skipped": int(self.skipped), "data": self.data,
+                  "config": json.dumps(self.cfg.settings()), "rng": torch.get_rng_state()}
+        if self.run.on_cuda:
+            state["rng_cuda"] = torch.cuda.get_rng_state()
+        return state
 
     def resume(self):
         """Take up the run in --out (auto) or in the folder that --resume names.
@@ -818,6 +822,10 @@ class Trainer:
             learner.load({part: state[part][name] for part in PARTS}, file)
         self.step = self.saved = int(state["step"])
         self.skipped = self.skipped + int(state["skipped"])
+        if "rng" in state:
+            torch.set_rng_state(state["rng"])
+        if self.run.on_cuda and "rng_cuda" in state:
+            torch.cuda.set_rng_state(state["rng_cuda"])
 
 
 # A run that finds no state begins at step 0, and its first save writes over the weights that are there. That
