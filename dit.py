@@ -287,8 +287,8 @@ class LabelEmbedder(nn.Module):
 #
 # Is a network of zeros not stuck? A weight of 0 that multiplies something has that something for a gradient.
 # So the first step of training moves the head alone; the second also the gates, which multiply what attention
-# and MLP found, and the patch embedding; and from the third on everything learns
-# (test_zeros_open_one_after_the_other).
+# and MLP found, and the patch embedding; and from the third on everything learns (of SD3's text, attention's
+# output and MLP a step later: its gates are behind those of the image) (test_zeros_open_one_after_the_other).
 def initialise(net):
     """How every transformer here starts when it is not loaded; the last line of its constructor."""
     for name, module in net.named_modules():
@@ -539,9 +539,9 @@ class DiT(nn.Module):
 
 # ---------------------------------------------------------------------------- PixArt-alpha (Chen et al. 2024)
 # DiT that reads. Two changes, and Latte's text-to-video model inherits both:
-#   * cross-attention between self-attention and MLP: queries from patches, keys and values from words. Its
-#     last Linear starts at zero, so a trained DiT goes on as if it were not there. No norm and no gate, as
-#     released.
+#   * cross-attention between self-attention and MLP: queries from patches, keys and values from words. In
+#     training its last Linear starts at zero (latte.py does so; a PixArt here is always loaded), so a trained
+#     DiT goes on as if it were not there. No norm and no gate, as released.
 #   * adaLN-single. Of the 22 D^2 weights of a block (attention 4, MLP 8, cross-attention 4) 6 D^2 would be
 #     the Linear that turns c into shifts, scales and gates; but c is now the time alone, and all blocks need
 #     much the same of it. So one Linear serves the network, and each block adds a small table of its own:
