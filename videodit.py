@@ -70,7 +70,8 @@ class VideoDiT(nn.Module):
     Config = VideoDiTConfig
 
     def __init__(self, config, image=None):
-        """image: a trained MMDiT; it becomes a part of this network, not copied. None: random weights."""
+        """image: a trained MMDiT; it becomes a part of this network, not copied, and with "2d+3d" is frozen.
+        None: random weights."""
         super().__init__()
         if config.attention not in ("2d->3d", "2d+3d"):
             raise UserError(f'attention="{config.attention}" is not known; choose "2d->3d" or "2d+3d"')
@@ -86,6 +87,7 @@ class VideoDiT(nn.Module):
         if config.attention == "2d+3d":
             width = config.heads * config.head_dim
             self.twins = nn.ModuleList(TrainableCopy(block, width) for block in image.joint_blocks)
+            # TRAP: freezing comes after the copies, of patchify above, too: a copy of what is frozen is frozen.
             # Frozen, embedders and head too: "only the newly added global attention weights are updated"
             # (4.3). ASSUMED: 3D patchify, new as well, is trained beside them; the paper does not name it.
             image.requires_grad_(False)
@@ -142,14 +144,14 @@ class VideoDiT(nn.Module):
 # ----------------------------------------------------------------------------------------------- 3D patchify
 # VideoDiT 3.2 and Fig. 8. Global attention lets frames attend to each other but not know which came first:
 # the image model gives each frame the same position embedding, and attention is blind to order. Played
-# backwards, the clip gets the same answer backwards; "moving left" and "moving right" are one prompt. So a
-# branch tells each token its time:
+# backwards, the clip gets the same answer backwards, and noise is as likely backwards: "moving left" and
+# "moving right" are one prompt. So a branch tells each token its time:
 #
 #     z (B,C,T,H,W) --+--> 2D patchify, + 2D positions ----------------------------------> + --> tokens
 #                     +--> its copy,    + 3D positions (t, h, w) --> zero Linear (B,T*N,D) +     (B,T*N,D)
 #
 # Why not add the 3D positions themselves? The blocks have never met them and would be disturbed. Why patchify
-# again? So that what is added may depend on what is in the patch: time matters where something moves. The
+# again? So that what is added holds the patch beside its time, since time matters where something moves. The
 # branch is 2.5 M numbers, all that VideoDiT adds to SD3's 2.028 B. Without it FVD is 756.25 and clips show
 # blocks (Fig. 6), with it 556.42 (Table 5).
 # (test_the_3d_patchify_branch_adds_nothing_at_step_0,
