@@ -281,14 +281,16 @@ class LabelEmbedder(nn.Module):
 
 
 # ADALN-ZERO (DiT 3.2): the Linear that makes shift, scale AND gate starts at zero. So each block starts as
-# the identity (PixArt's does not: below), however deep the network: nothing explodes, and each block joins in as soon as its gate has
-# learned that this helps. The head starts at zero, too: the first answer is 0, the best guess of somebody who
-# knows nothing (test_a_new_network_predicts_zero_and_its_blocks_change_nothing).
+# the identity (PixArt's does not: below), however deep the network: nothing explodes, and each block joins in
+# as soon as its gate has learned that this helps. The head starts at zero, too: the first answer is 0, the
+# best guess of somebody who knows nothing
+# (test_a_new_network_predicts_zero_and_its_blocks_change_nothing).
 #
 # Is a network of zeros not stuck? A weight of 0 that multiplies something has that something for a gradient.
 # So the first step of training moves the head alone; the second also the gates, which multiply what attention
-# and MLP found, the head's modulation and the patch embedding; and from the third on everything learns (of SD3's text, attention's
-# output and MLP a step later: its gates are behind those of the image) (test_zeros_open_one_after_the_other).
+# and MLP found, the head's modulation and the patch embedding; and from the third on everything learns (of
+# SD3's text, attention's output and MLP a step later: its gates are behind those of the image)
+# (test_zeros_open_one_after_the_other).
 def initialise(net):
     """How every transformer here starts when it is not loaded; the last line of its constructor."""
     for name, module in net.named_modules():
