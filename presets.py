@@ -50,7 +50,6 @@ STAGES = {
     "dpvae": "VideoDiT 3.1: the VAE that also sees between the key frames",
     "videodit": "VideoDiT 3.2: the image transformer, made to move",
     "latte": "Latte 3: blocks over space, blocks over time",
-    "cache": "latents and text of all clips and images, once",
 }
 
 
@@ -499,8 +498,6 @@ def check_numbers(config):
         least = LEAST.get(name, 0)
         if network and leaf in SIZES_OF_NETWORKS:
             least = 1
-        if name == "steps" and config.stage == "cache":
-            least = 0
         if not least <= value < math.inf:
             raise UserError(f"--{name} {value}: must be at least {least}, and finite")
         if value >= 2 ** 63:

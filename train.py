@@ -22,7 +22,7 @@ Tried by others: a script for each stage with the loop copied into it (five loop
 resume); a Trainer class with forty hooks (then the recipe is spread over the hooks); a joint training of VAE
 and transformer (REPA-E, 2025, needs a third network that tells what latents should mean)."""
 
-from support.cli import STOP, UserError, catch_signals, polite, stop_if_asked    # first: see say_stopped
+from support.cli import STOP, UserError, catch_signals, polite    # first: see say_stopped
 
 import contextlib
 import dataclasses
@@ -47,7 +47,7 @@ from data import ClipConfig, ClipFolder, Mixture, ToyClips, check_source, open_s
 from dit import AdaLN, DiT, MMDiT, PixArt, deepen
 from flow import DDPM, along, ddpm_terms, drop_labels, drop_prompt, flow_errors, sample_times, velocity_of
 from latte import Latte, init_from_image
-from presets import PRESETS, overview, parse
+from presets import overview, parse
 from pretrained import (WITH_COMPANIONS, bring_companions, check_widths, frozen_vae, image_vae, own_file,
                         perceptual_for, refuse_other_sizes)
 from sample import Models, advice, generate
@@ -105,7 +105,7 @@ def step(trainer, micros):
         learner.update_ema(trainer.step, finite[-1])
         learner.optimizer.zero_grad(set_to_none=True)
         shown |= learner.numbers(answers, norm)
-    trainer.count_step(micros, finite)
+    trainer.count_step(finite)
     return shown
 
 
@@ -405,17 +405,14 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
 # read, those of the videos to come among them. (After this stage the toy's encoder is frozen as well: what
 # words mean must not drift while another network learns to obey them.)
 def stage_dit(cfg, run):                                  # the text-to-image model that the papers start from
-    file = own_file(cfg, "dit", "videodit")
+    file = own_file(cfg, "dit")
     if cfg.init and not file:
         raise UserError(f"--init {cfg.init}: stage dit trains the toy's image model; published weights are "
                         "one already, so go on with --stage dpvae and --stage videodit")
     bring_companions(cfg, run)
     vae = frozen_vae(cfg, run, "vae")
-    if file:                                              # train an earlier one, or a VideoDiT's image half
-        if class_of(file) == "VideoDiT":
-            dit = load_network(VideoDiT, file).image.train()
-        else:
-            dit = load_network(MMDiT, file).train()
+    if file:                                              # train an earlier one further
+        dit = load_network(MMDiT, file).train()
         text = load_network(ToyText, file.with_name("text.safetensors")).train()
         refuse_other_sizes(cfg, "dit", dit.config, file)
         refuse_other_sizes(cfg, "text", text.config, file.with_name("text.safetensors"))
@@ -661,33 +658,8 @@ def drop_conditions(cfg, run, batch, cond, null=0):
     return cond
 
 
-def stage_cache(cfg, run):                                  # latents and text of all clips and images, once
-    """What --cached does before a transformer's first step, and nothing else: on another machine, say.
-    Interrupted, the same command goes on; ranks share the work."""
-    if "cached" in cfg.given and not cfg.cached:
-        raise UserError("--no-cached with --stage cache: nobody would read it; leave out one of the two")
-    cfg = dataclasses.replace(cfg, cached=True)
-    bring_companions(cfg, run)
-    stages = PRESETS[cfg.config]["stages"]
-    if "videodit" in stages:
-        vae = frozen_vae(cfg, run, "dpvae")
-        text = reader(cfg, run)
-        reads_images = cfg.p_video < 1
-    else:
-        vae = frozen_vae(cfg, run, cfg.latents)
-        text = None
-        if cfg.latte.condition == "text":
-            text = reader(cfg, run, alone=not cfg.latte.pooled_dim)
-        reads_images = cfg.joint_images
-        if "joint_images" not in cfg.given:                 # this is not Latte's row, where its number stands
-            reads_images = stages["latte"]["joint_images"]
-    feed(cfg, run, "video", vae, text)
-    if reads_images:
-        feed(cfg, run, "image", vae, text)
-
-
 RECIPES = {"classifier": stage_classifier, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae,
-           "videodit": stage_videodit, "latte": stage_latte, "cache": stage_cache}
+           "videodit": stage_videodit, "latte": stage_latte}
 
 
 # ------------------------------------------------------------------------------------------ what stages share
@@ -913,8 +885,7 @@ def feed(cfg, run, kind, vae, text=None):
               f"{2e-9 * size * windows * len(dataset):.2g} GB, will be cached in {folder}")
     write_cache(folder, dataset, encode, cfg.encode_batch, mark, shift=vae.config.shift,
                 scale=vae.config.scale, epochs=windows, dtype=dtype, workers=cfg.workers, rank=run.rank,
-                world_size=run.world, text=store, speaker=speaker,
-                watch=lambda: stop_if_asked(f"the encoding to {folder}"))
+                world_size=run.world, text=store, speaker=speaker)
     run.wait()
     if store:
         text.encoder.to(text.device)            # T5's 9.5 GB leave; the prompts of previews call it back
@@ -1055,9 +1026,7 @@ def train(cfg, run=None):
     with one_run:
         refuse_to_overwrite(cfg)
         torch.manual_seed(cfg.seed)
-        stage = RECIPES[cfg.stage](cfg, run)
-        if stage is not None:                               # stage cache only writes files
-            fit(cfg, run, stage)
+        fit(cfg, run, RECIPES[cfg.stage](cfg, run))
         run.wait()                                          # the next stage reads what this one wrote
 
 

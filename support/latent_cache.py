@@ -8,8 +8,6 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -18,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from support.checkpoints import save_tensors, sweep
-from support.cli import UserError
+from support.cli import UserError, stop_if_asked
 from support.folders import list_classes
 from support.order import load
 
@@ -60,14 +58,13 @@ def shards_of(folder):
 
 
 def write_cache(folder, dataset, encode, batch, vae, *, shift=0.0, scale=1.0, epochs=1, shard=512,
-                dtype=torch.float16, workers=0, rank=0, world_size=1, text=None, speaker="", watch=None):
+                dtype=torch.float16, workers=0, rank=0, world_size=1, text=None, speaker=""):
     """Encode every item (`epochs` windows of each video) into NNNNN-of-MMMMM.safetensors under `folder`.
 
     encode    batch -> {"latent": (B,C,T',h,w) raw, ...}; it is given `batch` items at a time
     vae       fingerprint() of the encoder: a cache of another one's latents is refused
     text      [captions] -> {"context": (B,L,D), ...}, asked once for each different caption, `batch` at once;
               speaker names its encoders as `vae` does the VAE
-    watch     called after every batch: the place to stop, by an exception, when a signal has come
     Shards that are there are kept, so an interrupted run goes on; ranks take every world_size-th shard."""
     total, folder = epochs * len(dataset), Path(folder)
     sweep(folder)
@@ -77,74 +74,59 @@ def write_cache(folder, dataset, encode, batch, vae, *, shift=0.0, scale=1.0, ep
         check_made(folder, cache_made(path)[0], made)
     shards = math.ceil(total / shard)
     with tqdm(total=total // world_size, unit="clip", desc=f"encode to {folder}", disable=rank > 0) as bar:
-        writer = CacheWriter(folder, dataset, encode, text, batch, dtype, workers, bar, watch)
         for number in range(rank, shards, world_size):
             path = folder / f"{number:05d}-of-{shards:05d}.safetensors"
             positions = range(number * shard, min((number + 1) * shard, total))
             if path.exists():
                 bar.update(len(positions))
             else:
-                writer.write_shard(path, positions, made)
+                rows = [divmod(position, len(dataset))[::-1] for position in positions]     # (index, epoch)
+                batches = load(dataset, in_batches(rows, batch), workers)
+                write_shard(path, batches, encode, dtype, made, bar)
             if text:
-                writer.write_texts(cache_made(path)[1])
+                captions = cache_made(path)[1]
+                write_texts(folder, captions, lambda asked: stored(text(asked), dtype), batch)
 
 
-@dataclass
-class CacheWriter:
-    """What writing a shard needs to know; see write_cache."""
-    folder: Path
-    dataset: object
-    encode: Callable
-    text: Callable | None
-    batch: int
-    dtype: torch.dtype
-    workers: int
-    bar: tqdm
-    watch: Callable | None
+def in_batches(items, batch):
+    return [items[start:start + batch] for start in range(0, len(items), batch)]
 
-    # Only whole shards exist. If a process dies inside one, the next run makes it again, from its positions
-    # alone; nobody has to ask what is done, so ranks need no lock: each has the shards of its own number.
-    def write_shard(self, path, positions, made):
-        """One file: tensors, and as metadata the captions and how it was made. Whole or not at all."""
-        rows = [divmod(position, len(self.dataset))[::-1] for position in positions]     # (index, epoch)
-        chunks = [rows[start:start + self.batch] for start in range(0, len(rows), self.batch)]
-        parts, captions, places = [], [], []
-        for loaded in load(self.dataset, chunks, self.workers):
-            parts.append(self.stored(self.encode(loaded)))
-            captions += loaded["caption"]
-            places += loaded["place"]
-            self.tick(len(loaded["caption"]))
-        state = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
-        if not all(tensor.isfinite().all() for tensor in state.values()):
-            raise UserError(f"latents for {path} are not finite in {self.dtype}; try bfloat16, or look at "
-                            "the VAE")
-        metadata = {"made": json.dumps(made), "captions": json.dumps(captions), "places": json.dumps(places)}
-        save_tensors(path, state, metadata)                                              # (n,C,T',h,w), ...
 
-    # Prompts repeat far more than clips do (a class has a hundred videos), and an encoder of 5 billion
-    # weights is the dearest part of a cache. So first it is seen which captions are new, and only these are
-    # read.
-    def write_texts(self, captions):
-        """What the text encoders say of these captions, as far as it is not there yet."""
-        missing = [caption for caption in dict.fromkeys(captions)
-                   if not text_path(self.folder, caption).exists()]
-        for start in range(0, len(missing), self.batch):
-            asked = missing[start:start + self.batch]
-            vectors = self.stored(self.text(asked))                                      # (n,L,D), ...
-            for row, caption in enumerate(asked):
-                state = {key: tensor[row].contiguous() for key, tensor in vectors.items()}   # (L,D), ...
-                save_tensors(text_path(self.folder, caption), state, {})
-            self.tick(0)
+def stored(tensors, dtype):
+    """On the CPU, floats in the cache's dtype; token numbers stay whole."""
+    return {key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+            for key, tensor in tensors.items()}
 
-    def stored(self, tensors):
-        """On the CPU, floats in the cache's dtype; token numbers stay whole."""
-        return {key: tensor.detach().to("cpu", self.dtype if tensor.is_floating_point() else None)
-                for key, tensor in tensors.items()}
 
-    def tick(self, items):
-        self.bar.update(items)
-        if self.watch:
-            self.watch()
+# Only whole shards exist. If a process dies inside one, the next run makes it again, from its positions
+# alone; nobody has to ask what is done, so ranks need no lock: each has the shards of its own number.
+def write_shard(path, batches, encode, dtype, made, bar):
+    """One file: tensors, and as metadata the captions and how it was made. Whole or not at all."""
+    parts, captions, places = [], [], []
+    for batch in batches:
+        parts.append(stored(encode(batch), dtype))
+        captions += batch["caption"]
+        places += batch["place"]
+        bar.update(len(batch["caption"]))
+        stop_if_asked(f"the encoding to {path.parent}")
+    state = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise UserError(f"latents for {path} are not finite in {dtype}; try bfloat16, or look at the VAE")
+    metadata = {"made": json.dumps(made), "captions": json.dumps(captions), "places": json.dumps(places)}
+    save_tensors(path, state, metadata)                                                  # (n,C,T',h,w), ...
+
+
+# Prompts repeat far more than clips do (a class has a hundred videos), and an encoder of 5 billion weights is
+# the dearest part of a cache. So first it is seen which captions are new, and only these are read.
+def write_texts(folder, captions, read, batch):
+    """What the text encoders say of these captions, as far as it is not there yet."""
+    missing = [caption for caption in dict.fromkeys(captions) if not text_path(folder, caption).exists()]
+    for asked in in_batches(missing, batch):
+        vectors = read(asked)                                                            # (n,L,D), ...
+        for row, caption in enumerate(asked):
+            state = {key: tensor[row].contiguous() for key, tensor in vectors.items()}   # (L,D), ...
+            save_tensors(text_path(folder, caption), state, {})
+        stop_if_asked(f"the encoding to {folder}")
 
 
 # Text is found by its hash: the file of a caption is where 128 bits of its SHA-256 say. No list has to be
@@ -176,8 +158,8 @@ def check_made(folder, made, want):
 
 
 @functools.lru_cache(maxsize=4096)
-def open_shard(path, written, process):
-    """Memory-mapped, one handle a process. `written`, its time, tells it from an older one of that name."""
+def open_shard(path, process):
+    """Memory-mapped, one handle a process."""
     return safe_open(path, "pt")
 
 
@@ -197,13 +179,11 @@ class LatentCache:
         if len(self.paths) != shards:
             raise UserError(f"the latent cache in {folder} has {len(self.paths)} of {shards} shards: it was "
                             "interrupted; run the encoding again to go on")
-        self.written = [path.stat().st_mtime_ns for path in self.paths]
         self.captions, self.places = [], []
         for path in self.paths:
             self.made, captions, places = cache_made(path)
             self.captions += captions
             self.places += places
-        self.shift, self.scale, self.shard = (self.made[key] for key in ("shift", "scale", "shard"))
 
     def __len__(self):
         return len(self.captions)
@@ -217,8 +197,8 @@ class LatentCache:
         return list_classes(self.places)
 
     def item(self, index, epoch=0):
-        shard, row = divmod(index, self.shard)
-        file = open_shard(str(self.paths[shard]), self.written[shard], os.getpid())
+        shard, row = divmod(index, self.made["shard"])
+        file = open_shard(str(self.paths[shard]), os.getpid())
         tensors = {key: file.get_slice(key)[row] for key in file.keys()}                 # (C,T',h,w)
         caption = self.words(index, epoch) if self.words else self.captions[index]
         if self.made["text"]:

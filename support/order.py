@@ -133,7 +133,7 @@ class Rows:
         self.dataset, self.as_bytes = dataset, as_bytes
 
     def __getitem__(self, row):
-        item = {**self.dataset.item(*row), "index": torch.tensor(row[0])}
+        item = self.dataset.item(*row)
         if self.as_bytes and "video" in item:
             item["video"] = to_bytes(item["video"])
         return item

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,24 +96,22 @@ def refuse_different_flags(run, configs):
     if run.world == 1:
         return
     everyones = [None] * run.world
-    dist.all_gather_object(everyones, [config.settings() for config in configs])
-    for rank, settings in enumerate(everyones):
-        for flag, (first, other) in differences(everyones[0], settings).items():
-            raise UserError(f"--{flag} is {first} on rank 0 and {other} on rank {rank}: give the same "
-                            "command on every machine")
+    mine = {config.stage: flat(config.settings()) for config in configs}
+    dist.all_gather_object(everyones, mine)
+    for rank, theirs in enumerate(everyones):
+        if theirs != everyones[0]:
+            raise UserError(f"{first_difference(everyones[0], theirs)} on rank {rank}: give the same command "
+                            "on every machine")
 
 
-def differences(some, others):
-    """{flag: (its value in some, its value in others)} of two lists of settings, one a stage."""
-    stages = [" ".join(settings["stage"] for settings in each) for each in (some, others)]
-    if stages[0] != stages[1]:
-        return {"stage": tuple(stages)}
-    found = {}
-    for here, there in zip(map(flat, some), map(flat, others)):
-        for name, value in here.items():
-            if value != there[name]:
-                found[name] = (value, there[name])
-    return found
+def first_difference(some, others):
+    """Of two {stage: {flag: value}}, in words."""
+    if some.keys() != others.keys():
+        return f"--stage is {' '.join(some)} on rank 0 and {' '.join(others)}"
+    for stage, flags in some.items():
+        for flag, value in flags.items():
+            if value != others[stage][flag]:
+                return f"--{flag} is {value} on rank 0 and {others[stage][flag]}"
 
 
 # The store is a table of a few words at the launcher's address, over plain TCP, beside the gradients'
@@ -555,7 +553,7 @@ class Trainer:
         self.saved = None                                                   # the step of the last save
         self.data = []                                                      # what identifies the data sets
         self.failed = self.skipped = torch.zeros((), device=run.device)     # steps: in a row, in all
-        self.recent = deque(maxlen=max(cfg.log_every, 10))                  # (step, clips, was it left out)
+        self.told = 0                                       # steps left out that a person has been told of
         self.under_way = deque()                                            # events at the ends of steps
 
     def begin(self):
@@ -594,14 +592,13 @@ class Trainer:
         """Whether what is done every so many steps (0: never), and after the last, is done now."""
         return every > 0 and (self.step % every == 0 or self.step == self.cfg.steps)
 
-    def count_step(self, micros, finite):
+    def count_step(self, finite):
         """A step more. finite: for each player, whether its gradient was. In a game one that was not is
         enough for the step to count as left out."""
         bad = 1 - torch.stack(finite).float().amin()
         self.failed = (self.failed + bad) * bad
         self.skipped = self.skipped + bad
         self.step += 1
-        self.recent.append((self.step, [clip for micro in micros for clip in clips_of(micro)], bad))
         if self.run.on_cuda:                                # at most two steps are under way; see stops_after
             self.under_way.append(torch.cuda.Event())
             self.under_way[-1].record()
@@ -609,23 +606,15 @@ class Trainer:
                 self.under_way.popleft().synchronize()
 
     def check(self):
-        """Is all well? The one place where the processor waits for the answer. Names the clips of steps that
-        were left out, and ends the run after ten in a row.
+        """Is all well? The one place where the processor waits for the answer. Says that steps were left out,
+        and ends the run after ten in a row.
 
         One such step in a week is a broken video or a rare overflow, and costs nothing. Ten in a row are a
         run that is over: the weights do not move any more, so the loss will not heal by itself."""
-        recent = list(self.recent)
-        self.recent.clear()
-        for step, clips, left_out in recent:
-            if not left_out:
-                continue
-            if self.run.world > 1:
-                shares = [None] * self.run.world
-                dist.all_gather_object(shares, clips)
-                clips = [clip for share in shares for clip in share]
-            if self.run.rank == 0:
-                tqdm.write(f"step {step} was left out: loss or gradient not finite; its clips: "
-                           f"{', '.join(clips[:8])}", file=sys.stderr)
+        if self.skipped > self.told and self.run.rank == 0:
+            tqdm.write(f"{int(self.skipped) - self.told} steps left out, the last before step {self.step + 1}: "
+                       "loss or gradient not finite", file=sys.stderr)
+        self.told = int(self.skipped)
         if self.failed >= 10:
             raise UserError(f"{self.cfg.stage}: the loss was not finite {int(self.failed)} times in a row at "
                             f"step {self.step}; {self.whereabouts()}. Lower --lr, or try --no-bf16")
@@ -781,14 +770,10 @@ class Trainer:
                             f"{first_line(error)}); --resume none starts again")
 
     def tidy(self):
-        """What a kill left undone or half done: an unfinished file, or a state without its second name."""
-        if self.run.rank:
-            return
-        sweep(self.cfg.out)
-        sweep(self.folder)
-        here = self.saved and self.cfg.resume in ("auto", "anyway")
-        if here and not (self.folder / f"{self.step:07d}").is_dir():
-            keep(Path(self.cfg.out), self.cfg.stage, self.step, self.cfg.keep)
+        """What a kill left half done: unfinished files."""
+        if self.run.rank == 0:
+            sweep(self.cfg.out)
+            sweep(self.folder)
 
     def compare(self, file, state, consent):
         """A run is its seed, its data and its shapes: with others, steps 1 to 500 and 501 to 1000 belong to
@@ -821,7 +806,8 @@ class Trainer:
         for name, learner in self.learners.items():
             learner.load({part: state[part][name] for part in PARTS}, file)
         self.step = self.saved = int(state["step"])
-        self.skipped = self.skipped + int(state["skipped"])
+        self.told = int(state["skipped"])
+        self.skipped = self.skipped + self.told
         if "rng" in state:
             torch.set_rng_state(state["rng"])
         if self.run.on_cuda and "rng_cuda" in state:
@@ -871,12 +857,6 @@ def flat(config, prefix=""):
         else:
             found[prefix + name] = value
     return found
-
-
-def clips_of(batch):
-    """How a person finds the clips of a batch again: their numbers and their captions."""
-    pairs = zip(batch.get("index", ()), batch.get("caption", ()))
-    return [f"{int(index)} {caption[:40]!r}" for index, caption in pairs]
 
 
 def kept(folder):
@@ -944,7 +924,7 @@ class Watch:
         self.tokens = 0
         self.pairs = {}                                     # what is logged as a (sum, count) over steps
         self.peak = self.peak_flops()
-        self.steps_of, self.flops_of = Counter(), {}        # by kind of step: of clips, of images
+        self.flops, self.flops_of = 0, {}                   # so far; and of a step, of clips or of images
         for learner in trainer.learners.values():
             for layer in learner.player.last_layers:
                 layer.register_forward_pre_hook(self.count_tokens)
@@ -964,7 +944,7 @@ class Watch:
     def fetch(self, source):
         """The step's micro-batches, on their way to the device. The loader pins them (order.load), so the
         copy is asked for while the GPU still computes the last step; that, and workers that read ahead, is
-        all the prefetching there is. The clips' numbers stay behind: they are for people."""
+        all the prefetching there is."""
         # What is measured is how long Python waited. On a GPU that may be while the last step still runs, so
         # a share of 0.3 can cost nothing; one near 1 means that the GPU has nothing to do.
         before = time.perf_counter()
@@ -973,15 +953,15 @@ class Watch:
             micro = next(source)
             if self.run.device != "cpu":
                 for key, value in micro.items():
-                    if torch.is_tensor(value) and key != "index":
+                    if torch.is_tensor(value):
                         micro[key] = value.to(self.run.device, non_blocking=True)
             micros.append(micro)
         self.waited += time.perf_counter() - before
         if self.peak:
             kind = micros[0].get("latent", micros[0].get("video")).shape
-            self.steps_of[kind] += 1
             if kind not in self.flops_of:
                 self.flops_of[kind] = self.count_flops(micros)
+            self.flops += self.flops_of[kind]
         return micros
 
     def count(self, shown):
@@ -1018,7 +998,7 @@ class Watch:
         if self.tokens:
             line["tokens_per_s"] = self.tokens * self.run.world / took
         if self.peak:
-            line["mfu"] = self.mfu(took)
+            line["mfu"] = self.flops / took / self.peak
         line |= by_time
         self.bar.set_postfix({key: f"{value:.4g}" for key, value in line.items()
                               if key in numbers or key in ("samples_per_s", "wait", "mfu")})
@@ -1036,12 +1016,9 @@ class Watch:
             peak /= 2
         return 1e12 * peak
 
-    def mfu(self, seconds):
-        """Model FLOPs utilisation: the arithmetic that the trained networks need (forward, and twice that
-        backward; what is computed again to save memory is not counted) over what the card could do. A step of
-        images is a small part of one of clips, so each kind is counted by itself (VideoDiT A.2)."""
-        done = sum(steps * self.flops_of[kind] for kind, steps in self.steps_of.items())
-        return done / seconds / self.peak
+    # Model FLOPs utilisation (MFU): the arithmetic that the trained networks need (forward, and twice that
+    # backward; what is computed again to save memory is not counted) over what the card could do. A step of
+    # images is a small part of one of clips, so each kind is counted by itself (VideoDiT A.2).
 
     @torch.no_grad()
     def count_flops(self, micros):

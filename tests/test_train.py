@@ -60,7 +60,7 @@ def test_the_draw_is_that_of_the_step_on_every_rank_and_after_every_resume():
 @pytest.mark.parametrize("flags, answer", [
     ("--lr nan", "--lr nan: must"),
     ("--batch 7 --accumulate 2", "must divide by 1 processes x 2 micro-batches"),
-    ("--stage cache", "dpvae.safetensors: train --stage dpvae first"),
+    ("--stage videodit", "dpvae.safetensors: train --stage dpvae first"),
     ("--stage dit", "vae.safetensors: train --stage vae first"),
     ("--stage classifier --classifier.subjects cat dog", "--classifier.subjects: lacks ball, "),
     ("--stage vae --data nowhere", "nowhere is ")])
