@@ -229,11 +229,10 @@ def conditions(models, prompts, negative=""):
     if models.text is None:
         return {}, {}
     names = getattr(models.text, "gives", ("context", "pooled"))
-    read = getattr(models.text, "read", models.text)        # says what it does not know, or has to cut
-    cond = dict(zip(names, read(prompts)))                                      # (B,L,D), (B,P) or (B,L)
+    cond = dict(zip(names, models.text(prompts)))                               # (B,L,D), (B,P) or (B,L)
     if negative or models.null == "empty":
         null_cond = {}
-        for name, value in zip(names, read([negative])):
+        for name, value in zip(names, models.text([negative])):
             null_cond[name] = value.expand(len(prompts), *value.shape[1:])      # (B,L,D), (B,P) or (B,L)
     else:
         null_cond = {name: torch.zeros_like(value) for name, value in cond.items()}
@@ -241,9 +240,6 @@ def conditions(models, prompts, negative=""):
     # pipeline shortens both texts to the prompt's length, so the prompt's mask serves both.
     if "mask" in cond and isinstance(network, Latte):
         null_cond["mask"] = cond["mask"]
-    for name, value in [*null_cond.items(), *cond.items()]:
-        finite(value, f"the text encoder's {name}", "its weights are damaged, or its dtype too small: T5 "
-               "overflows in float16")
     return cond, null_cond
 
 
@@ -667,8 +663,7 @@ class ReadOnce:
 
     def __init__(self, text, prompts):
         self.gives = getattr(text, "gives", ("context", "pooled"))
-        read = getattr(text, "read", text)
-        self.found = dict(zip(prompts, zip(*read(prompts))))
+        self.found = dict(zip(prompts, zip(*text(prompts))))
 
     def __call__(self, prompts):
         rows = [self.found[prompt] for prompt in prompts]
@@ -899,14 +894,21 @@ def settle_prompts(args, models):
     if models.condition == "class":
         for prompt in args.prompt:
             label_of(prompt, models.classes)                # refuses what is none
-    if isinstance(models.text, ToyText):
-        for prompt in filter(str.strip, args.prompt):       # the toy's, which knows some hundred words
-            if not models.text.tokenizer.understand(prompt)[0]:
-                words = ", ".join(models.text.config.words[:12])
-                raise UserError(f'"{prompt}": this model knows no word of it; it knows such as {words}. A '
-                                'prompt with blanks in it stands in quotes')
+    if models.text:
+        for prompt in dict.fromkeys([*args.prompt, args.negative]):
+            check_words(models.text, prompt)
     if models.condition == "none" and any(args.prompt):
         print("this model reads no prompts: yours is the clip's name and nothing else", file=sys.stderr)
+
+
+def check_words(text, prompt):
+    """What an encoder does not know of a prompt, or has to cut, is said on stderr."""
+    if isinstance(text, ToyText) and prompt.strip() and not text.tokenizer.read(prompt):
+        words = ", ".join(text.config.words[:12])
+        raise UserError(f'"{prompt}": this model knows no word of it; it knows such as {words}. A prompt with '
+                        "blanks in it stands in quotes")
+    for note in text.notes(prompt):
+        print(f"{prompt!r}: {note}", file=sys.stderr)
 
 
 def recipe(args, models, how):

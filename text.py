@@ -39,7 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from support.tokenizers import CLIPTokenizer, WordTokenizer, tell
+from support.tokenizers import CLIPTokenizer, WordTokenizer
 
 
 # ---------------------------------------------------------------------------------- CLIP's transformer
@@ -190,7 +190,6 @@ class ToyText(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = WordTokenizer(config.words, config.length)
-        self.told = set()                                # prompts whose notes a person has had
         self.clip = CLIPText(CLIPTextConfig(self.tokenizer.size, config.width, config.layers, config.heads,
                                             4 * config.width, config.length, "gelu"))
 
@@ -203,14 +202,9 @@ class ToyText(nn.Module):
         out = self.clip(ids)
         return out.last, out.pooled                                             # (B,L,D), (B,D)
 
-    def read(self, prompts):
-        """forward for what a person typed: near words stand in for unknown ones, and it is told on stderr."""
-        tell(prompts, self.notes, self.told)
-        return self([self.tokenizer.understand(prompt)[0] for prompt in prompts])
-
     def notes(self, prompt):
-        """What a person should hear about a prompt, a line each; [] where all of it is understood."""
-        return self.tokenizer.understand(prompt)[1]
+        """What a person should hear about a prompt, a line each; [] where all of it is read."""
+        return self.tokenizer.notes(prompt)
 
     def reading_loss(self, prompts):
         """Which words were in the prompt? Asked of its pooled vector, one yes or no for each known word."""
@@ -352,7 +346,6 @@ class Encoders:
         self.build = build
         self.device, self.dtype = "cpu", None
         self.kept = None                                 # {name: encoder} where they stay
-        self.told = set()                                # prompts whose notes a person has had
 
     def to(self, device, dtype=None, keep=False):
         """Where and in what to compute; by default as stored, but bf16 for fp8 and for T5 in fp16.
@@ -368,11 +361,6 @@ class Encoders:
         if name not in self.kept:
             self.kept[name] = self.build[name]()
         return run_frozen(self.kept[name], self.device, self.dtype, *inputs)
-
-    def read(self, prompts):
-        """Encode, with a word on stderr about each prompt that is cut."""
-        tell(prompts, self.notes, self.told)
-        return self(prompts)
 
 
 @torch.no_grad()
