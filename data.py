@@ -17,8 +17,7 @@ run is started again.
 
     batch = {"video":   (B,3,T,H,W) in [-1,1],                an image is a video with T = 1
              "caption": ["a red cat jumping in snow", ...],   B texts
-             "place":   ["cats/0017", ...],                   where each lies: its class is a folder's name
-             "index":   (B,)}                                 which clips of the data set these are
+             "place":   ["cats/0017", ...]}                   where each lies: its class is a folder's name
 
 People have another thing: a folder. Between the two lie four questions, and each is answered in one place, as
 a function of numbers, never of luck: two runs that disagree about what they saw cannot be compared, and a

@@ -248,7 +248,6 @@ def test_the_printed_recipes_fit_a_card_of_80_gb(preset, stage, capsys):
 
 @pytest.mark.parametrize("words, hint", [(["--gpus", "7"], "must divide by 7 GPUs"),
                                          (["--gpus", "0"], "--gpus 0"),
-                                         (["--stage", "cache"], "one that trains"),
                                          (["--stage", "dpvae", "--shard"], "for transformers")])
 def test_a_recipe_that_cannot_run_is_an_error(words, hint):
     with pytest.raises(UserError, match=hint):
@@ -300,7 +299,6 @@ def test_the_parts_of_a_step_are_all_seen_and_nothing_stays_patched(capsys):
 
 
 @pytest.mark.parametrize("words, hint", [(["--config", "toy", "--stage", "all"], "one that trains"),
-                                         (["--config", "toy", "--stage", "cache"], "one that trains"),
                                          (["--steps", "0"], "at least 1")])
 def test_a_step_of_no_stage_is_an_error(words, hint):
     with pytest.raises(UserError, match=hint):

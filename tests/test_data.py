@@ -13,6 +13,7 @@ import sys
 import time
 import tracemalloc
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from PIL import Image
 
 import data
 from demos import show_data
-from support import latent_cache, order
+from support import cli, latent_cache, order
 from support import folders
 import presets
 import train
@@ -373,7 +374,7 @@ def test_an_error_of_a_worker_is_one_line(tmp_path, workers):
 def test_fewer_items_than_a_batch_repeat_with_a_warning(caplog):
     """facts/performance.md 2.2: no endless epoch, no division by zero."""
     batch = next(order.batches(data.ToyClips(frames=1, size=16, count=3), 8))
-    assert sorted(batch["index"].bincount().tolist()) == [2, 3, 3] and "repeats" in caplog.text
+    assert sorted(Counter(batch["place"]).values()) == [2, 3, 3] and "repeats" in caplog.text
 
 
 # --------------------------------------------------------------------------------------------- the toy world
@@ -390,7 +391,7 @@ def test_toy_images_are_never_captioned_with_a_motion():
 
 def encode(batch):
     """A stand-in for a VAE: every 8th pixel. And token numbers, which must stay whole."""
-    return {"latent": batch["video"][..., ::8, ::8], "tokens": batch["index"][:, None]}
+    return {"latent": batch["video"][..., ::8, ::8], "tokens": torch.tensor([[len(c)] for c in batch["caption"]])}
 
 
 def test_the_cache_gives_back_what_was_encoded_with_its_constants(tmp_path):
@@ -398,12 +399,12 @@ def test_the_cache_gives_back_what_was_encoded_with_its_constants(tmp_path):
     toy = data.ToyClips(frames=2, size=16, count=11, drop=1.0)
     latent_cache.write_cache(tmp_path, toy, encode, 3, vae="v1", shift=0.5, scale=2.0, epochs=2, shard=4)
     cache, told = latent_cache.LatentCache(tmp_path), latent_cache.LatentCache(tmp_path, words=toy.words)
-    assert (len(cache), cache.shift, cache.scale) == (22, 0.5, 2.0)
+    assert (len(cache), cache.made["shift"], cache.made["scale"]) == (22, 0.5, 2.0)
     assert cache.made.items() >= toy.identity().items()
     for row in range(22):
         item, want = cache.item(row), toy.item(row % 11, row // 11)
         torch.testing.assert_close(item["latent"], want["video"][..., ::8, ::8], rtol=1e-3, atol=1e-3)
-        assert item["caption"] == want["caption"] and item["tokens"].tolist() == [row % 11]
+        assert item["caption"] == want["caption"] and item["tokens"].tolist() == [len(want["caption"])]
     assert next(order.batches(cache, 5, workers=1))["latent"].shape == (5, 3, 2, 2, 2)
     for epoch in range(9):
         assert told.item(2, epoch)["caption"] == toy.item(2, epoch)["caption"]
@@ -516,12 +517,10 @@ def test_text_is_encoded_once_for_each_different_caption_in_bounded_batches(tmp_
     def text(captions):
         asked.append(captions)
         return {"context": torch.tensor([[len(caption), ord(caption[2])] for caption in captions]).float()}
-    watched = []
     for _ in range(2):                                                 # the second time all is there
-        latent_cache.write_cache(tmp_path, toy, encode, 3, "v1", epochs=3, shard=16, text=text, speaker="T5",
-                         watch=lambda: watched.append(1))
+        latent_cache.write_cache(tmp_path, toy, encode, 3, "v1", epochs=3, shard=16, text=text, speaker="T5")
     said = [caption for captions in asked for caption in captions]
-    assert len(said) == len(set(said)) < 120 and max(map(len, asked)) <= 3 and len(watched) >= 40
+    assert len(said) == len(set(said)) < 120 and max(map(len, asked)) <= 3
     cache = latent_cache.LatentCache(tmp_path)
     for row in (0, 57, 119):
         item = cache.item(row)
@@ -530,20 +529,22 @@ def test_text_is_encoded_once_for_each_different_caption_in_bounded_batches(tmp_
         latent_cache.write_cache(tmp_path, toy, encode, 3, "v1", epochs=3, shard=16, text=text, speaker="CLIP")
 
 
-def test_an_encoding_that_a_signal_stops_goes_on_where_it_stopped(tmp_path):
-    """write_cache calls watch() after every batch; finished shards stay, and are not encoded again; reading
-    early is an error."""
+def test_an_encoding_that_a_signal_stops_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    """It is heard after every batch; finished shards stay, and are not encoded again; reading early is an
+    error."""
     toy, calls = data.ToyClips(frames=1, size=16, count=12), []
 
-    def watch():
+    def signalled(batch):
         calls.append(1)
         if len(calls) == 4:
-            raise UserError("stopped by a signal")
-    with pytest.raises(UserError, match="stopped"):
-        latent_cache.write_cache(tmp_path, toy, encode, 2, vae="v1", shard=4, watch=watch)
+            monkeypatch.setattr(cli, "STOP", [15])
+        return encode(batch)
+    with pytest.raises(UserError, match="stopped by a signal during the encoding"):
+        latent_cache.write_cache(tmp_path, toy, signalled, 2, vae="v1", shard=4)
     with pytest.raises(UserError, match="1 of 3 shards"):
         latent_cache.LatentCache(tmp_path)
-    latent_cache.write_cache(tmp_path, toy, encode, 2, vae="v1", shard=4, watch=watch)
+    monkeypatch.undo()
+    latent_cache.write_cache(tmp_path, toy, signalled, 2, vae="v1", shard=4)
     assert len(calls) == 8 and len(latent_cache.LatentCache(tmp_path)) == 12     # 2, 2 of a lost shard, then 4
 
 
