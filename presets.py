@@ -5,7 +5,7 @@ Flags    one for each field of Config, a network's among them (--dit.depth): a f
          the row beats its preset, the preset beats Config
 Differs  grep ASSUMED and DEVIATES: both papers name fewer numbers than a run needs
 Reads    beside train.py, whose stages read these fields; before ablate.py
-Run me   python presets.py                   # CPU, 3 s: each preset's stages, steps, batch, size
+Run me   python presets.py                   # CPU, 3 s: what can be trained
          python presets.py videodit-512      # every field of its stages
 
 THE PROBLEM. A paper's section on training is half a page; a run is a hundred numbers. Whoever repeats the
@@ -28,7 +28,6 @@ import argparse
 import dataclasses
 import functools
 import inspect
-import math
 import re
 import sys
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ from text import ToyTextConfig
 from vae import GOP, KLVAEConfig, PatchGAN3DConfig
 from support import toy_world
 from support.detectors import AttributeClassifierConfig
+from support.trainer import flat
 
 
 # train.py has a function for each; a preset names those that it trains, in order.
@@ -88,8 +88,8 @@ class Config:
     fps: float = 0.0               # resample real videos to this rate instead; 0: their own
     flip: bool = False             # mirror half of the real clips
     crop: str = "random"           # where in a real video's frame the crop lies: "random" or "center"
-    short: int = 0                 # resize real videos to this short side before the crop; 0: to --size
-    long: int = 0                  # instead: to a long side of at most this (VideoDiT 4.1: 1080)
+    long: int = 0                  # resize real videos to a long side of at most this before the crop
+                                   # (VideoDiT 4.1: 1080); 0: to a short side of --size
     part: tuple = (0.0, 1.0)       # of each real video: (0, 0.75) leaves its last quarter for a test
     workers: int = 0               # processes that load data
     # THE OPTIMIZER. AdamW moves each weight by about lr a step, along its first moment (the running mean of
@@ -382,7 +382,7 @@ def parse(argv):
 
 
 # Built once in a process: a flag for each of some hundred fields takes argparse longer than all the rest of
-# parse, and `python presets.py` asks for each preset.
+# parse, and ablate.py parses a command for each row.
 @functools.cache
 def parser():
     """A flag for each field, its help the comment beside it: what a reader of this file reads, no more."""
@@ -414,7 +414,7 @@ def parser():
 def notes(kind=Config, prefix="", group="what is trained, on what"):
     """{flag: (its group, the comment beside its field)}, read from the source of Config and of the networks'
     configs. Words in capitals begin a group; a comment far to the right goes on with the one above."""
-    nested = {item.name: item.type for item in fields_of(kind)}
+    nested = {item.name: item.type for item in dataclasses.fields(kind) if item.compare}     # not `given`
     told, last = {}, ""
     for line in inspect.getsource(kind).splitlines():
         if found := re.match(r"    (\w+): .*?(?:  # (.*))?$", line):
@@ -430,26 +430,14 @@ def notes(kind=Config, prefix="", group="what is trained, on what"):
     return told
 
 
-def fields_of(config):
-    """Those that are flags; `given` is none."""
-    return [item for item in dataclasses.fields(config) if item.compare]
-
-
-def flatten(config, prefix=""):
+def flatten(config):
     """{"lr": 0.001, "dit.depth": 6, ...}: a network's fields are flags with its name in front."""
-    flat = {}
-    for item in fields_of(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            flat.update(flatten(value, f"{prefix}{item.name}."))
-        else:
-            flat[prefix + item.name] = value
-    return flat
+    return flat(config.settings())
 
 
-def apply(config, flat):
-    """The config with the given flags set."""
-    for name, value in flat.items():
+def apply(config, flags):
+    """The config with these flags, {"dit.depth": 12}, set."""
+    for name, value in flags.items():
         if name == "data" and isinstance(value, list):
             value = " ".join(value)
         if isinstance(value, list):
@@ -471,9 +459,7 @@ def apply(config, flat):
 LEAST = {name: 1 for name in ("steps", "batch", "checkpoint_every", "accumulate", "frames", "stride", "windows",
                               "encode_batch", "save_every", "preview_every", "previews", "log_every")}
 LEAST |= {"size": 8, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12}
-SIZES_OF_NETWORKS = ("ch", "groups", "width", "heads", "head_dim", "depth", "layers", "patch", "features",
-                     "length", "in_channels", "z_channels", "num_res_blocks", "input_size", "pos_grid",
-                     "base_size", "tube", "size")                           # --dit.depth: at least 1, too
+MAY_BE_0 = ("context_dim", "pooled_dim", "dual_attention")     # whole numbers of networks; all others: from 1
 MULTIPLES = (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads"))
 CHOICES = {"crop": ("random", "center"), "attention": ("2d->3d", "2d+3d"), "objective": ("ddpm", "flow"),
            "latents": ("vae", "dpvae"), "image_start": ("all", "silent")}
@@ -481,8 +467,7 @@ CHOICES = {"crop": ("random", "center"), "attention": ("2d->3d", "2d+3d"), "obje
 
 def check(config):
     """Every value that would fail later fails now, before anything is allocated or written."""
-    for rule in (check_numbers, check_multiples, check_borders, check_shares, check_clip, check_words,
-                 check_together):
+    for rule in (check_numbers, check_multiples, check_shares, check_clip, check_words, check_together):
         rule(config)
     return config
 
@@ -496,45 +481,22 @@ def check_numbers(config):
             continue
         network, _, leaf = name.rpartition(".")
         least = LEAST.get(name, 0)
-        if network and leaf in SIZES_OF_NETWORKS:
+        if network and type(value) is int and leaf not in MAY_BE_0:
             least = 1
-        if not least <= value < math.inf:
-            raise UserError(f"--{name} {value}: must be at least {least}, and finite")
-        if value >= 2 ** 63:
-            raise UserError(f"--{name} {value}: must have at most 18 digits")
+        if not least <= value < 1e18:
+            raise UserError(f"--{name} {value}: must be at least {least}, with at most 18 digits")
     if min(config.vae.ch_mult, default=0) < 1:
         raise UserError(f"--vae.ch_mult {' '.join(map(str, config.vae.ch_mult))}: must be at least 1 each")
 
 
 def check_multiples(config):
     """A width is divided by its heads or groups."""
-    flat = flatten(config)
+    values = flatten(config)
     for name, by in MULTIPLES:
-        if flat[name] % flat[by]:
-            raise UserError(f"--{name} {flat[name]}: must be a multiple of --{by} {flat[by]}")
+        if values[name] % values[by]:
+            raise UserError(f"--{name} {values[name]}: must be a multiple of --{by} {values[by]}")
     if config.classifier.width % 2:                         # half of its norms' 4 groups
         raise UserError(f"--classifier.width {config.classifier.width}: must be a multiple of 2")
-
-
-# Networks read each other: a transformer's tokens are cut out of the VAE's channels, and its words are the
-# text encoder's vectors. Two numbers then have to be one, though each is a flag of its own network. Only what
-# the preset trains itself is compared; published weights bring their sizes (pretrained.refuse_other_sizes).
-def check_borders(config):
-    """What a transformer reads is as wide as what this preset's VAE and text encoder write."""
-    if config.stage not in ("dit", "latte") or config.init:
-        return
-    flat, trained = flatten(config), PRESETS[config.config]["stages"]
-    pairs = []
-    if "vae" in trained and not config.vae_weights:
-        pairs.append(("in_channels", "vae.z_channels"))
-    reads_text = config.stage == "dit" or config.latte.condition == "text"
-    if "dit" in trained and not config.text_weights and reads_text:
-        pairs += [("context_dim", "text.width"), ("pooled_dim", "text.width")]
-    for leaf, by in pairs:
-        value, written = flat[f"{config.stage}.{leaf}"], flat[by]
-        nothing_read = config.stage == "latte" and value == 0
-        if value != written and not nothing_read:
-            raise UserError(f"--{config.stage}.{leaf} {value}: must be --{by} {written}, which it reads")
 
 
 def check_shares(config):
@@ -571,8 +533,6 @@ def check_together(config):
     """Flags that need or exclude each other."""
     if config.cached and toy_world.WORLDS.keys() & {config.data, config.images} and not config.items:
         raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
-    if Path(config.out).is_file():
-        raise UserError(f"--out {config.out}: is a file; give a folder")
     if config.muon and config.shard:
         raise UserError("--muon with --shard: Muon needs whole matrices; give one of the two")
     if config.muon and config.lora:
@@ -580,8 +540,6 @@ def check_together(config):
     if config.stage == "latte" and "latte.joint" in config.given and not config.joint_images:
         raise UserError("--latte.joint says what images do beside clips, and there are none; give "
                         "--joint_images 8, or leave it out")
-    if config.short and config.long:
-        raise UserError(f"--short {config.short} and --long {config.long}: give one, and 0 for the other")
 
 
 # ---------------------------------------------------------------------------------------------- what there is
@@ -622,14 +580,10 @@ def overview():
 
 
 def main(argv):
-    if argv:
-        for config in parse(["--config", *argv]):
-            print("\n".join(f"{name:24}{value}" for name, value in flatten(config).items()), "\n")
-        return
-    for name in PRESETS:
-        for config in parse(["--config", name]):
-            print(f"{name:17}{config.stage:12}{config.steps:>9,} steps x {config.batch:<4}"
-                  f"{config.frames:>4} frames of {config.size} x {config.size}")
+    if not argv:
+        return print(overview())
+    for config in parse(["--config", *argv]):
+        print("\n".join(f"{name:24}{value}" for name, value in flatten(config).items()), "\n")
 
 
 if __name__ == "__main__":

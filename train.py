@@ -202,8 +202,7 @@ def toy_or_folder(cfg, kind):
     if not name:
         raise UserError("--data: give a folder of videos, or toy")
     how = ClipConfig(frames=frames, size=cfg.size, stride=cfg.stride, fps=cfg.fps or None,
-                     part=tuple(cfg.part), crop=cfg.crop, short=cfg.short or None, long=cfg.long or None,
-                     flip=cfg.flip, seed=cfg.seed)
+                     part=tuple(cfg.part), crop=cfg.crop, long=cfg.long or None, flip=cfg.flip, seed=cfg.seed)
     return open_source(name, how, cfg.items or None, holds)
 
 

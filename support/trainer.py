@@ -612,8 +612,8 @@ class Trainer:
         One such step in a week is a broken video or a rare overflow, and costs nothing. Ten in a row are a
         run that is over: the weights do not move any more, so the loss will not heal by itself."""
         if self.skipped > self.told and self.run.rank == 0:
-            tqdm.write(f"{int(self.skipped) - self.told} steps left out, the last before step {self.step + 1}: "
-                       "loss or gradient not finite", file=sys.stderr)
+            tqdm.write(f"up to step {self.step} {int(self.skipped) - self.told} more were left out: loss or "
+                       "gradient not finite", file=sys.stderr)
         self.told = int(self.skipped)
         if self.failed >= 10:
             raise UserError(f"{self.cfg.stage}: the loss was not finite {int(self.failed)} times in a row at "
