@@ -978,7 +978,7 @@ def refuse_other_sizes(cfg, owner, config, source):
 
 def check_widths(cfg, config, vae, text=None):
     """The files that --out carries may be another run's than the flags are: what the transformer reads has to
-    be as wide as what they write. (presets.check_borders sees flags alone, before anything is trained.)"""
+    be as wide as what they write."""
     owner = "latte" if cfg.stage == "latte" else "dit"
     written = [("in_channels", vae.config.z_channels, "the VAE's latents have")]
     if isinstance(text, ToyText):
