@@ -46,8 +46,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from support import folder_report, toy_world
-from support.folders import (Captions, all_captions, choose_caption, describe, list_classes, list_source,
-                             nothing_of, open_image, stem_of, warn_equal_captions)
+from support.folders import (Captions, choose_caption, describe, list_classes, list_source, nothing_of,
+                             open_image, stem_of, warn_equal_captions)
 from support.order import deal, log, mix
 from support.shards import Shards
 from support.video_io import (IMAGES, ROUNDING, VIDEOS, Unusable, VideoFile, crop_clip, nearest_in_time,
@@ -152,9 +152,8 @@ class Files:
             except Unusable as reason:
                 self.skip(candidate, reason)
         reasons = [f"{name}: {reason}" for name, reason in self.skipped.items()]
-        more = " ..." if len(reasons) > 3 else ""
         raise UserError(f"nothing usable in {self.root}: all {len(reasons)} files tried were skipped; "
-                        f"{'; '.join(reasons[:3])}{more}")
+                        f"{'; '.join(reasons[:3])}")
 
     def skip(self, index, reason):
         """Note it, and say it once."""
@@ -176,7 +175,13 @@ class Files:
     @functools.cached_property
     def captions(self):
         """All of them, of which a vocabulary is made."""
-        return all_captions(self.texts.lookup, len(self))
+        captions = []
+        for index in range(len(self)):
+            try:
+                captions += self.texts.lookup(index)[0]
+            except Unusable:                              # met, counted and named when it is trained on
+                continue
+        return captions
 
     @functools.cached_property
     def places(self):
@@ -338,28 +343,23 @@ class ClipFolder(Files):
     def look(self, index):
         """Decoded whole if it fits its share of memory: which of the two never depends on luck."""
         share = self.memory * 3 // 4 // len(self.names)
-        frames = self.frames_of(index)
-        if frames:
-            pts, times = None, np.arange(len(frames))                                    # (frames,)
-            size = self.decode(index, None, [0]).nbytes
-        else:
-            pts, times = scan_times(self.file(index))
-            with VideoFile(self.file(index), self.config.short, self.config.long) as video:
-                size = video.width * video.height * 3
-        if len(times) * size > share:
-            return Remembered(times, pts)
-        if frames:
-            return Remembered(times, decoded=self.decode(index, None, range(len(frames))))
-        times, decoded = read_all(self.file(index), self.config.short, self.config.long)
-        return Remembered(times, decoded=decoded)
+        if frames := self.frames_of(index):
+            return Remembered(np.arange(len(frames)))                  # images are read as they are wanted
+        file, short, long = self.file(index), self.config.short, self.config.long
+        pts, times = scan_times(file)                                                    # (frames,)
+        with VideoFile(file, short, long) as video:
+            fits = len(times) * video.width * video.height * 3 <= share
+        if not fits:
+            return Remembered(times, pts=pts)
+        return Remembered(*read_all(file, short, long))
 
 
 @dataclass
 class Remembered:
     """What looking at a video has found."""
     times: np.ndarray                          # (frames,) seconds; whole numbers in a folder of frames
-    pts: np.ndarray | None = None              # (frames,) the file's own time stamps, where they can be sought
     decoded: np.ndarray | None = None          # (frames,h,w,3), if it fits
+    pts: np.ndarray | None = None              # (frames,) else the file's time stamps, where they can be sought
 
     @property
     def nbytes(self):
@@ -382,14 +382,10 @@ class ImageFolder(Files):
 
     def __init__(self, root, config):
         super().__init__(root, config)
-        source = self.source
-        self.names = source.images or source.covers        # beside videos, but asked for by name
-        if source.images and source.covers:
-            log.warning("%s: %d images beside videos are left out; first: %s", self.root,
-                        len(source.covers), source.covers[0])
+        self.names = self.source.images
         if not self.names:
-            nothing_of(self.root, source.names, IMAGES, "images")
-        self.texts = Captions(self.root, source.names, self.names)
+            nothing_of(self.root, self.source.names, IMAGES, "images")
+        self.texts = Captions(self.root, self.source.names, self.names)
         self.check()
 
     def read(self, index, rng):
@@ -423,12 +419,10 @@ def open_source(name, config, count=None, kind=None):
     if config.frames > 1:
         return ClipFolder(name, config)
     source = list_source(name, config.split)
-    if source.shards:
-        as_videos = True
-    elif kind == "video":
-        as_videos = source.videos or source.folders
+    if kind == "video":
+        as_videos = source.videos or source.folders or source.shards
     else:
-        as_videos = source.videos and len(source.videos) >= len(source.images)
+        as_videos = len(source.videos + source.shards) >= len(source.images)
     if not as_videos or not os.path.isdir(source.root):
         return ImageFolder(source, config)
     if kind != "video" and source.images:
@@ -446,10 +440,7 @@ def check_source(flag, name, split="train"):
         for path, _ in split_sources(name):
             list_source(path, split).refuse_empty()
     except UserError as error:
-        several = ""
-        if " " in str(name):
-            several = "; several are PATH:WEIGHT each"
-        raise UserError(f"{flag}: {error}{several}")
+        raise UserError(f"{flag}: {error}")
 
 
 # ------------------------------------------------------------------------------------------- several sources

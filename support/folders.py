@@ -72,7 +72,7 @@ def list_files(root):
         names = [name[len(prefix):] for name in members if name.startswith(prefix) and not name.endswith("/")]
     else:
         what = "neither a folder nor a .zip of images" if os.path.exists(root) else "not there"
-        raise UserError(f"{root} is {what}; give 'toy' or the path of a folder")
+        raise UserError(f"{root} is {what}; give 'toy', the path of a folder, or several, PATH:WEIGHT each")
     return sorted({name for name in names if not any(map(is_hidden, name.split("/")))})
 
 
@@ -105,7 +105,7 @@ def walk(root):
             name = f"{folder}/{entry.name}" if folder else entry.name
             if is_hidden(entry.name):
                 continue
-            if not is_text(name):
+            if re.search("[\ud800-\udfff]", name):         # Python's way to hold what no terminal or JSON takes
                 left_out[ascii(name)] = "its name is not UTF-8"
             elif entry.is_symlink() and not os.path.exists(entry.path):         # or to itself
                 left_out[name] = "a link to nothing"
@@ -121,11 +121,6 @@ def walk(root):
         first = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:5])
         log.warning("left out %d entries of %s: %s", len(left_out), root, first)
     return names
-
-
-def is_text(name):
-    """Python keeps a name that is not UTF-8 as a string that no terminal and no JSON file takes."""
-    return not re.search("[\ud800-\udfff]", name)
 
 
 # A .zip is a folder in one file: a table at its end says where each member lies and how large it is, packed
@@ -663,17 +658,6 @@ def choose_caption(captions, key):
     if len(captions) == 1:
         return captions[0]
     return captions[int(np.random.default_rng(key).integers(len(captions)))]
-
-
-def all_captions(lookup, count):
-    """Every caption of every file, in order: what a vocabulary is made from."""
-    captions = []
-    for number in range(count):
-        try:
-            captions += lookup(number)[0]
-        except Unusable:                                  # met, counted and named when it is trained on
-            continue
-    return captions
 
 
 # A caption that all clips share teaches no word; mostly a table was meant that has not been found.
