@@ -1,4 +1,4 @@
-"""eval.py - what a model is worth: PSNR, SSIM, LPIPS, FVD, FID, KVD, IS, and the toy world's prompt score.
+"""eval.py - what a model is worth: PSNR, SSIM, LPIPS, FVD, FID, IS, and the toy world's prompt score.
 Paper    VideoDiT 4.1-4.2 (reconstruction; UCF101, on which it never trained, "zero-shot"), Latte 4.1 (FVD
          over 2,048 clips of 16 frames)
 Shapes   video (B,3,T,H,W) in [-1,1]; features (N,R,F): N clips, R rows a clip
@@ -53,7 +53,7 @@ from support.drawing import contact_sheet, heat, page
 from support.eval_clips import (CHOICES, PROTOCOLS, SPLITS, Protocol, Side, at_least, check_count,
                                 read_protocol, warn)
 from support.latent_cache import fingerprint
-from support.metrics import frechet, gaussian, inception_score, kernel_distance, psnr, ssim, standard_error
+from support.metrics import frechet, gaussian, inception_score, psnr, ssim, standard_error
 from support.ops import has_bf16
 from support.order import keyed_noise
 from support.toy_world import UNSEEN, parse_toy, prompt_at
@@ -77,17 +77,13 @@ from support.video_io import Unusable, save_clip, to_video
 # with other weights; two FVDs compare only if every choice behind them is the same (support/eval_clips.py).
 #
 # A Frechet distance is biased: of two sets from one source it is above 0, the more so the fewer clips and the
-# more features. Its standard error is the deviation over halves of the sets (metrics.standard_error). The
-# kernel distance (KVD, KID) stands beside it because it has no such bias: where the two disagree about which
-# model is better, believe neither.
+# more features. Its standard error is the deviation over halves of the sets (metrics.standard_error).
 def compare_sets(real, fake, ddof=0, seed=0):
-    """Features (M,R,F) and (N,R,F) -> Frechet distance, its standard error, kernel distance."""
+    """Features (M,R,F) and (N,R,F) -> Frechet distance, its standard error."""
     def measure(a, b):
         return frechet(*gaussian(a.flatten(0, 1), ddof), *gaussian(b.flatten(0, 1), ddof))      # of (N*R,F)
 
-    error = standard_error(measure, real, fake, seed=seed)
-    kernel = kernel_distance(real.flatten(0, 1), fake.flatten(0, 1), seed=seed)             # of (N*R,F)
-    return measure(real, fake), error, kernel
+    return measure(real, fake), standard_error(measure, real, fake, seed=seed)
 
 
 # Inception Score needs no real clips. It asks whether the network is sure what each clip shows, and whether
@@ -111,29 +107,23 @@ def score_set(logits, splits=10):
 def distance(name, argv):
     """`fvd REAL FAKE` and `fid REAL FAKE`: prints the number and returns it as a dict."""
     args, protocol = parse_metric(name, argv)
-    if args.full and (name == "fvd" or parse_toy(args.real)):
-        raise UserError("--full: all frames of a folder, for fid alone; leave it out")
-    real_side = Side(args.real, protocol, whole=args.full)
+    full = name == "fid" and args.full
+    real_side = Side(args.real, protocol, whole=full)
     fake_side = Side(args.fake, protocol, fake=True)
     look, mark = open_detector(args, name)
-    if args.sheet:
-        draw_sides(args.sheet, {"real": real_side, "fake": fake_side})
-
     fake = extract(fake_side, look, args)                                           # (N,R,F)  the strict side
     real = extract_real(real_side, look, mark, args)                                        # (M,R,F)
     rows = min(real.shape[:2].numel(), fake.shape[:2].numel())
     if rows < real.shape[2]:
         warn(f"{rows} samples for {real.shape[2]} features: the covariance is rank-deficient and the "
              "distance biased upwards; compare with nothing but sets of this very size")
-    value, error, kernel_value = compare_sets(real, fake, protocol.ddof, protocol.seed)
+    value, error = compare_sets(real, fake, protocol.ddof, protocol.seed)
 
-    kernel = "kvd" if name == "fvd" else "kid"
     label = "toy " if args.features == "toy" else ""
-    unit = "frames" if args.full else "clips"
-    print(f"{label}{name.upper()} {value:.4g} +- {error:.3g} (standard error over random halves), "
-          f"{label}{kernel.upper()} {kernel_value:.4g}; {len(real)} real {unit}, {len(fake)} fake clips, "
-          f"{real.shape[2]} features of {args.features}")
-    return finish({"metric": f"{label}{name}", name: value, "standard_error": error, kernel: kernel_value,
+    unit = "frames" if full else "clips"
+    print(f"{label}{name.upper()} {value:.4g} +- {error:.3g} (standard error over random halves); "
+          f"{len(real)} real {unit}, {len(fake)} fake clips, {real.shape[2]} features of {args.features}")
+    return finish({"metric": f"{label}{name}", name: value, "standard_error": error,
                    f"real_{unit}": len(real), "fake_clips": len(fake)})
 
 
@@ -218,43 +208,40 @@ def recon(argv):
     flags.add_argument("--size", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 512")
     flags.add_argument("--part", type=finite, nargs=2, default=(0.0, 1.0), help="of each video: 0.75 1")
     flags.add_argument("--split", default="test", choices=SPLITS, help="of a root that holds train and test")
-    flags.add_argument("--windows", type=int, default=1, help="random windows of each video")
     flags.add_argument("--features", default="alex", choices=["alex", "vgg", "toy"], help="LPIPS' network")
     flags.add_argument("--weights", default="", help="its file; default: in checkpoints/detectors")
     flags.add_argument("--classifier", default=str(CLASSIFIER), help="the network of --features toy")
-    flags.add_argument("--seed", type=int, default=0, help="of which videos, and of their windows")
+    flags.add_argument("--seed", type=int, default=0, help="of which videos, and where in them")
     flags.add_argument("--sheet", type=drawing, default="", help="a .png: video, reconstruction, error")
     args = flags.parse_args(argv)
-    at_least(vars(args), n=1, windows=1, frames=0, seed=0)
-    if parse_toy(args.data) and (args.windows, *args.part, args.seed) != (1, 0, 1, 0):
-        raise UserError("--windows, --part, --seed: for videos; other clips of the toy are toy:video:1")
+    at_least(vars(args), n=1, frames=0, seed=0)
+    if parse_toy(args.data) and (*args.part, args.seed) != (0, 1, 0):
+        raise UserError("--part, --seed: for videos; other clips of the toy are toy:video:1")
     if not 0 <= args.part[0] < args.part[1] <= 1:
         raise UserError(f"--part {args.part[0]} {args.part[1]}: must rise, between 0 and 1")
     vae, made = open_vae(args.ckpt)
     config = ClipConfig(args.frames or made.get("frames", 64), args.size or made.get("size", 512),
                         part=tuple(args.part), crop="center", seed=args.seed, split=args.split)
-    at_least({"size": config.size}, size=11)                # the window of SSIM
     group = GOP if isinstance(vae, DPVAE) else 1
     if config.frames % group:
         raise UserError(f"--frames {config.frames}: must be a multiple of {GOP}")
-    windows = video_windows(args.data, args.n, config, group, args.windows)
-    rows, shown, latents = measure_videos(vae, windows, frame_measures(args))
+    clips = video_clips(args.data, args.n, config, group)
+    rows, shown, latents = measure_videos(vae, clips, frame_measures(args))
     if args.sheet and shown:
         contact_sheet(args.sheet, shown.values(), [*shown])
     return report_recon(rows, latents)
 
 
 # A video at a time: 64 frames of 512 x 512 with their reconstruction are 400 MB in float32.
-def measure_videos(vae, windows, measures):
-    """{video: a row a window}; clips to look at: the first four videos, what became of them, the error; and
-    of a DP-VAE [(z, z_k)]."""
+def measure_videos(vae, clips, measures):
+    """{video: its row}; clips to look at: the first four videos, what became of them, the error; and of a
+    DP-VAE [(z, z_k)]."""
     rows, shown, latents = {}, {}, []
-    for name, clip in windows:
+    for name, clip in clips:
         x = clip[None].to(device())                                                         # (1,3,T,H,W)
-        row, x_hat, z, z_k = measure(vae, x, measures)
+        rows[name], x_hat, z, z_k = measure(vae, x, measures)
         if isinstance(vae, DPVAE):
             latents.append((z.cpu(), z_k.cpu()))
-        rows.setdefault(name, []).append(row)
         if len(rows) <= 4:
             error = (2 * (x_hat - x)).clamp(-1, 1)                          # twice as large, and grey is none
             for what, video in (("video", x), ("reconstruction", x_hat), ("error x 2", error)):
@@ -262,28 +249,19 @@ def measure_videos(vae, windows, measures):
     return rows, shown, latents
 
 
-def mean_of(rows):
-    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-
-
-# A video counts once however many windows it gave: the mean is over videos. Wins and losses stand beside the
-# mean gain, because a mean can be one video's.
 def report_recon(rows, latents):
-    """A line a video (its windows averaged), the mean of the videos, the comparison with held key frames."""
+    """A line a video, the mean of the videos, the comparison with held key frames."""
     if not rows:
         raise UserError("no video could be reconstructed; see the warnings above")
-    videos = {name: mean_of(found) for name, found in rows.items()}
-    videos["mean"] = mean_of(list(videos.values()))
-    print(f"{'':40}" + "".join(f"{key:>12}" for key in (*videos["mean"], "gain")))
-    for name, row in videos.items():
+    columns = list(rows.values())[0]
+    mean = {key: float(np.mean([row[key] for row in rows.values()])) for key in columns}
+    print(f"{'':40}" + "".join(f"{key:>12}" for key in (*columns, "gain")))
+    for name, row in (rows | {"mean": mean}).items():
         row["gain"] = row["psnr"] - row["held_psnr"]
         print(f"{name[-40:]:40}" + "".join(f"{value:12.4g}" for value in row.values()))
-    mean = videos.pop("mean")
-    wins = sum(row["gain"] > 0 for row in videos.values())
-    losses = sum(row["gain"] < 0 for row in videos.values())
     print(f"against each key frame decoded and held for {GOP} frames: {mean['gain']:+.2f} dB on the mean of "
-          f"{len(videos)} clips, better on {wins}, worse on {losses}")
-    result = {**mean, "clips": len(videos), "wins": wins, "losses": losses}
+          f"{len(rows)} clips")
+    result = {**mean, "clips": len(rows)}
     if latents:
         print("key frames by D_k(z) {key_psnr:.2f} dB, by D_k(z_k) {key_psnr_2d:.2f} dB".format(**mean))
         result |= latent_statistics(latents)
@@ -303,12 +281,12 @@ def open_vae(path):
 
 
 # Which frames are reconstructed matters as much as how: VideoDiT 4.1 takes 50 videos "randomly sampled", 64
-# frames of each, and which ones stays unknown. Here the videos are drawn by --seed, the windows in them too;
+# frames of each, and which ones stays unknown. Here the videos are drawn by --seed, the clips in them too;
 # and --part 0.75 1 leaves the first three quarters, on which a model of one's own may have been trained, out
 # of the test.
-def video_windows(data, n, config, group=1, windows=1):
-    """(name, clip (3,T,H,W)) for each window of n videos. One that is too short for config.frames gives as
-    many as it has, in whole groups."""
+def video_clips(data, n, config, group=1):
+    """(name, clip (3,T,H,W)) of n videos. One that is too short for config.frames gives as many as it has, in
+    whole groups."""
     if toy := parse_toy(data):
         kind, seed, vocabulary = toy
         for index in range(n):
@@ -326,8 +304,7 @@ def video_windows(data, n, config, group=1, windows=1):
             first, last = (round(share * len(videos.video(index).times)) for share in config.part)
             there = (last - first - 1) // config.stride + 1
             videos.config.frames = max(min(config.frames, there) // group, 1) * group
-            for window in range(windows):
-                yield name, videos.read(index, np.random.default_rng([config.seed, index, window]))["video"]
+            yield name, videos.read(index, np.random.default_rng([config.seed, index, 0]))["video"]
         except Unusable as reason:                          # not one group in it
             warn(f"{name}: {reason}; skipped")
 
@@ -336,19 +313,14 @@ def video_windows(data, n, config, group=1, windows=1):
 # was trained to please VGG would otherwise be judged by whom it pleases. In the toy world a classifier stands
 # in, and says "toy".
 def frame_measures(args):
-    """{name: (N,3,H,W) twice -> (N,)}: PSNR, SSIM and, where there are weights, LPIPS or the classifier."""
+    """{name: (N,3,H,W) twice -> (N,)}: PSNR, SSIM, and LPIPS by its network or by the toy's classifier."""
     measures = {"psnr": psnr, "ssim": ssim}
     if args.features == "toy":
         classifier = load_network(AttributeClassifier, args.classifier).to(device())
         measures["toy_lpips"] = partial(perceptual_distance, classifier.pyramid)
         return measures
     kind = f"lpips_{args.features}"
-    try:
-        measures["lpips"] = load_detector(args.weights or DETECTORS / FILES[kind], kind).to(device())
-    except UserError as error:
-        if args.weights:
-            raise
-        warn(f"no LPIPS: {error}")
+    measures["lpips"] = load_detector(args.weights or DETECTORS / FILES[kind], kind).to(device())
     return measures
 
 
@@ -491,10 +463,8 @@ def settle(models, args):
     """The model's own settings where the flags are silent: into args, and so into what is written down."""
     how = how_of(models, steps=args.steps, guidance=args.guidance, seed=args.seed, sampler=args.sampler)
     args.steps, args.guidance, args.sampler = how.steps, how.guidance, how.sampler
-    if args.bf16 and not has_bf16(next(models.vae.parameters()).device):
-        print("--bf16: this device does not multiply in bf16: in float32, which is faster", file=sys.stderr)
-        args.bf16 = False
-    models.bf16 |= args.bf16                                # SD3's weights are in bf16 and stay so
+    if args.bf16 and has_bf16(device()):                    # elsewhere float32 is faster
+        models.bf16 = True
     tokens = tokens_of(models, getattr(args, "frames", 0) or models.frames, models.size)
     args.batch = min(args.batch, max(TOKENS // tokens, 1))  # 96 frames of 512 pixels: one at a time
     return how
@@ -526,25 +496,19 @@ def reproduce(argv):
     flags.add_argument("-n", type=int, default=2048, help="clips; as published 2048")
     flags.add_argument("-o", "--out", default="", help="folder of the clips; default: out/reproduce/SET")
     flags.add_argument("--trust-torchscript", action="store_true", help="run I3D's and C3D's TorchScript")
-    flags.add_argument("--detectors", default=str(DETECTORS), help="folder of i3d and c3d, as published")
     args = flags.parse_args(argv)
     name = Path(args.weights).stem
     if name not in RELEASED:
-        raise UserError(f"{args.weights}: give a file that is called as released: "
-                        f"{', '.join(RELEASED)}")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("reproduce runs in one process; share what it samples by torchrun eval.py sample, "
-                        "then give this command again")
+        raise UserError(f"{args.weights}: give a file that is called as released: {', '.join(RELEASED)}")
     printed, reported, changes = RELEASED[name]
     out = args.out or f"out/reproduce/{name}"
     common = ["--protocol", "latte", "--clips", str(args.n)]
     if args.trust_torchscript:
         common.append("--trust-torchscript")
-    i3d, c3d = (str(Path(args.detectors) / FILES[kind]) for kind in ("i3d", "c3d"))
     commands = [["sample", args.weights, "-n", str(args.n), "-o", out, "--vae", args.vae],
-                ["fvd", args.data, out, *changes, *common, "--weights", i3d]]
+                ["fvd", args.data, out, *changes, *common]]
     if "is" in printed:
-        commands.append(["is", out, *common, "--weights", c3d])
+        commands.append(["is", out, *common])
     result = {"set": name}
     for command in commands:
         print(f"\npython eval.py {' '.join(command)}", flush=True)
@@ -623,8 +587,8 @@ def encode_clips(net, vae, args):
     frames = net.config.frames * (GOP if isinstance(vae, DPVAE) else 1)
     config = ClipConfig(frames, net.config.input_size * vae.downsampling, stride=args.stride, crop="center",
                         seed=args.seed)
-    windows = video_windows(args.data, args.n, config)
-    clips = [clip for _, clip in windows if clip.shape[1] == frames]                        # (3,T,H,W) each
+    found = video_clips(args.data, args.n, config)
+    clips = [clip for _, clip in found if clip.shape[1] == frames]                          # (3,T,H,W) each
     if not clips:
         raise UserError(f"--data {args.data}: no video of {frames} frames, {args.stride} apart")
     return vae.scaled(torch.cat([vae.encode(clip[None]) for clip in clips]))                # (B,C,T,h,w)
@@ -804,31 +768,25 @@ def given_score(classifier, models, row, how, args, bar):
 
 # A classifier is content once it can name a clip. How near it comes to one that the world could have drawn
 # (support/nearest.py) goes on counting: two heads, a tail that melts, legs out of step all cost. No model can
-# be nearer than its VAE's reconstructions of true clips, so they are fitted in the same way: the ceiling. And
-# so are true clips, where only the search errs. Of both the true Spec is known, and what it would score.
+# be nearer than its VAE's reconstructions of true clips, so they are fitted in the same way: the ceiling.
 @torch.no_grad()
 def nearest_rows(vae, clips, ceiling=True, vocabulary="full"):
-    """{"generated": nearest.summary(...), and, for the ceiling, "reconstructed" and "rendered"}, printed as
-    well. clips (N,3,T,H,W): the first of the first row."""
+    """{"generated": nearest.summary(...), and, for the ceiling, "reconstructed"}, printed as well.
+    clips (N,3,T,H,W): the first of the first row."""
     specs = unseen("video" if clips.shape[2] > 1 else "image", len(clips), vocabulary)
     sets = {"generated": clips}
     if ceiling:
         x = render_all(specs, clips.shape[2], clips.shape[-1])                              # (B,3,T,H,W)
         again = [vae.decode(vae.encode(part.to(device()))).clamp(-1, 1).cpu() for part in x.split(8)]
-        sets |= {"reconstructed": torch.cat(again), "rendered": x}
+        sets["reconstructed"] = torch.cat(again)
     print(f"nearest rendering of {len(clips)} clips: dB over the subject")
     rows = {}
     for row, videos in sets.items():
         videos = videos.float().cpu().numpy()
-        fits = nearest.nearest(videos, captions(specs), workers=os.cpu_count(), vocabulary=vocabulary)
-        found = nearest.summary(fits) | {"each": [round(fit.db, 3) for fit in fits]}
-        line = ("{:14}{db:6.2f} +- {error:.2f}, first frame {first:.2f}, last {last:.2f}, "
-                "{share_20:.0%} of clips at 20 dB or more").format(row, **found)
-        if row != "generated":
-            found["truth"] = float(np.mean([nearest.beside(*pair).db for pair in zip(videos, specs)]))
-            line += f", the true Spec {found['truth']:.2f}"
-        print(line)
-        rows[row] = found
+        fits = nearest.nearest(videos, specs, workers=os.cpu_count(), vocabulary=vocabulary)
+        rows[row] = nearest.summary(fits) | {"each": [round(fit.db, 3) for fit in fits]}
+        print(("{:14}{db:6.2f} +- {error:.2f}, first frame {first:.2f}, last {last:.2f}, "
+               "{share_20:.0%} of clips at 20 dB or more").format(row, **rows[row]))
     return rows
 
 
@@ -901,7 +859,7 @@ def parse_toy_flags(argv):
     flags.add_argument("-n", type=int, default=256, help="clips, and images, of each row")
     flags.add_argument("--nearest", type=int, default=64, help="of the first row, to fit: 5 to 10 s each")
     flags.add_argument("--ceiling", action=argparse.BooleanOptionalAction, default=True,
-                       help="fit reconstructions and true clips as well, which no model can beat")
+                       help="fit the VAE's reconstructions as well, which no model can beat")
     flags.add_argument("--given", type=int, default=-1, help="clips a row with given frames; -1: as -n")
     flags.add_argument("--sheet", type=drawing, default="", help="a .png: clips from given frames")
     generation_flags(flags)
@@ -1008,8 +966,8 @@ def parse_metric(name, argv):
     else:
         flags.add_argument("real", help="a folder of videos or of folders of frames, or toy:KIND:SEED")
         flags.add_argument("--cache", default="cache/features", help='keeps features of REAL; "": nowhere')
-        flags.add_argument("--full", action="store_true", help="all frames of REAL, as fid50k_full, for fid")
-        flags.add_argument("--sheet", type=drawing, default="", help="a .png: four clips of each side")
+    if name == "fid":
+        flags.add_argument("--full", action="store_true", help="all frames of REAL, as fid50k_full")
     flags.add_argument("fake", help="a folder of clips, as eval.py sample writes it, or toy:KIND:SEED")
     flags.add_argument("--features", default=networks[0], choices=networks)
     flags.add_argument("--weights", default="", help="file of the network; default: in checkpoints/detectors")
@@ -1024,19 +982,6 @@ def parse_metric(name, argv):
     args = flags.parse_args(argv)
     at_least(vars(args), batch=1, workers=1, splits=1)
     return args, read_protocol(args)
-
-
-# Most wrong FVDs are wrong before any network: a folder of covers beside the videos, a stride that makes
-# people run, black bars on one side. Eight clips on a sheet show it in a second, so look before you believe.
-def draw_sides(path, sides, count=4):
-    """Clips as the network sees them, after crop, size and JPEG: a wrong stride or crop shows at a glance."""
-    shown = {}
-    for name, side in sides.items():
-        clips = map(side.read, range(len(side.clips)))
-        usable = (clip for clip in clips if not isinstance(clip, str))
-        for index, clip in enumerate(itertools.islice(usable, count)):
-            shown[f"{name} {index}"] = clip
-    contact_sheet(path, shown.values(), [*shown])
 
 
 # ------------------------------------------------------------------------------------------ commands

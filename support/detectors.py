@@ -387,10 +387,6 @@ class Inception(nn.Module):
                 x = layer(x)                                     # ... (N,2048,8,8)
         return x.mean((2, 3))                                    # (N,2048)
 
-    def forward(self, images, bias=True):
-        """(N,3,H,W) -> (N,1008) logits. TensorFlow's Inception Score leaves the bias out."""
-        return F.linear(self.features(images), self.fc.weight, self.fc.bias if bias else None)
-
 
 # ---------------------------------------------------------------------------------------------- I3D (FVD)
 # How does one get a network for videos without videos enough? Carreira & Zisserman "inflate" one for images:

@@ -17,23 +17,14 @@ from support.video_io import save_image, to_frames
 def contact_sheet(path, videos, labels=None, columns=8, side=96, gap=4):
     """A .png with a clip a row and `columns` of its frames, first to last, enlarged whole times to `side`.
     labels: a line of text above each row. Returns the image; path None: it is not saved."""
-    rows, head = [], 16 if labels else 0
-    for number, frames in enumerate(map(to_frames, videos)):
+    rows = []
+    for frames in map(to_frames, videos):
         zoom = math.ceil(side / max(frames.shape[1:3]))
         picks = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
         frames = frames[picks].repeat(zoom, axis=1).repeat(zoom, axis=2)                 # (columns,H,W,3)
-        frames = np.pad(frames, ((0, 0), (head, gap), (0, gap), (0, 0)), constant_values=255)
-        row = Image.fromarray(np.concatenate(list(frames), axis=1))
-        if labels:
-            ImageDraw.Draw(row).text((2, 2), labels[number], fill="black")
-        rows.append(row)
-    size = max(row.width for row in rows) + gap, sum(row.height for row in rows) + gap
-    sheet = Image.new("RGB", size, "white")
-    top = gap
-    for row in rows:
-        sheet.paste(row, (gap, top))
-        top += row.height
-    return save_image(path, sheet)
+        frames = np.pad(frames, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+        rows.append(np.concatenate(list(frames), axis=1)[:, :-gap])                      # (H,columns*W,3)
+    return page(path, rows, labels, columns=1, gap=gap)
 
 
 # ------------------------------------------------------------------------------------- what the lessons draw
@@ -101,9 +92,6 @@ def plot(path, curves, title="", x="", y="", *, size=(640, 400), square=False):
 
 def fit_axes(points, size, square):
     """Axes that hold all of these points, with some room."""
-    points = points[np.isfinite(points).all(1)]                                          # (n,2)
-    if not len(points):
-        points = np.array([[0.0, 0.0], [1.0, 1.0]])                                      # an empty frame
     low, high = points.min(0), points.max(0)
     room = np.where(high > low, high - low, np.maximum(np.abs(high), 1)) / 20
     low, high = low - room, high + room
@@ -139,22 +127,18 @@ def draw_frame(pen, axes):
 
 
 def draw_curve(pen, points, style, ink):
-    """One curve, (n,2) in pixels. What is not a number leaves a gap, as a step whose loss was NaN should."""
-    gaps, wide = ~np.isfinite(points).all(1), 2 * FINE
+    """One curve, (n,2) in pixels."""
+    wide = 2 * FINE
+    if style == ".":
+        for dot in points:
+            pen.ellipse([*(dot - wide), *(dot + wide)], fill=ink)
+        return
     if style == "~":
         ink = tuple(255 - (255 - level) * 2 // 5 for level in ImageColor.getrgb(ink))
         wide = FINE
-    if style == ".":
-        for dot in points[~gaps]:
-            pen.ellipse([*(dot - wide), *(dot + wide)], fill=ink)
-        return
-    for part in np.split(points, np.flatnonzero(gaps)):
-        part = part[np.isfinite(part).all(1)]
-        if len(part) < 2:
-            continue
-        pieces = dashed(part) if style == "--" else part[None]
-        for piece in pieces:
-            pen.line(piece.ravel().tolist(), fill=ink, width=wide, joint="curve")
+    pieces = dashed(points) if style == "--" else points[None]
+    for piece in pieces:
+        pen.line(piece.ravel().tolist(), fill=ink, width=wide, joint="curve")
 
 
 def dashed(points):
@@ -185,7 +169,7 @@ def heat(matrix, cell=8, top=None):
 def page(path, images, labels=None, columns=2, gap=12):
     """Several images (of plot, of heat, uint8 (H,W,3)) on one .png, `columns` in a row, labels above."""
     images = [image if isinstance(image, Image.Image) else Image.fromarray(image) for image in images]
-    head = 22 if labels else 0
+    head = 16 if labels else 0
     rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
     widths = [max(image.width for image in images[column::columns]) for column in range(len(rows[0]))]
     heights = [max(images[number].height for number in row) + head for row in rows]
@@ -197,8 +181,7 @@ def page(path, images, labels=None, columns=2, gap=12):
         for number, width in zip(row, widths):
             sheet.paste(images[number], (left, top + head))
             if labels:
-                ImageDraw.Draw(sheet).text((left, top + 4), labels[number], fill="#222222",
-                                           font=ImageFont.load_default(13))
+                ImageDraw.Draw(sheet).text((left + 2, top + 2), labels[number], fill="black")
             left += width + gap
         top += height + gap
     return save_image(path, sheet)

@@ -17,7 +17,6 @@ import io
 import itertools
 import os
 import sys
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -47,7 +46,6 @@ class Protocol:
     frames: int = 16
     split: str = "train"           # of a real root that holds train and test; all: every video
     real_stride: int = 3           # every 3rd frame of the real videos, as in Latte's training
-    fake_stride: int = 1
     window: str = "random"         # of a real video; or first. Of a generated one it is always the first
     order: str = "crop-resize"     # the middle crop, then size; or resize-crop: short side to size, then crop
     filter: str = "lanczos"        # or bicubic, bilinear
@@ -93,11 +91,9 @@ def read_protocol(args):
         value = getattr(args, item.name, None)
         if value is not None:
             given[item.name] = value
-    at_least(given, clips=2, frames=1, real_stride=1, fake_stride=1, size=8, jpeg=0, seed=0)
+    at_least(given, clips=2, frames=1, real_stride=1, size=8, jpeg=0, seed=0)
     changed = "".join(f" --{key} {value}" for key, value in given.items())
     protocol = dataclasses.replace(PROTOCOLS[name], **given)
-    if protocol.jpeg > 100:
-        raise UserError(f"--jpeg {protocol.jpeg}: must be 0, for none, or a quality up to 100")
     print(f"protocol {name}{changed}: {str(protocol)[9:-1]}")
     return protocol
 
@@ -128,11 +124,11 @@ class Side:
         self.protocol = protocol
         self.fake = fake
         self.skipped = []               # why clips could not be used
-        self.small = 0                  # clips that had to be enlarged
         self.whole = whole
         self.spans = None               # whole: the frames of each clip
-        self.stride = protocol.fake_stride if fake else protocol.real_stride
-        self.window = "first" if fake else protocol.window
+        self.stride, self.window = protocol.real_stride, protocol.window
+        if fake:                        # what was generated is looked at as it is
+            self.stride, self.window = 1, "first"
         self.toy = parse_toy(self.root)
         if self.toy:
             self.clips = range(protocol.clips)
@@ -190,7 +186,6 @@ class Side:
             if self.fake and short < self.protocol.size:
                 raise UserError(f"{self.root} holds clips of {short} pixels, the protocol compares at "
                                 f"{self.protocol.size}: give --size {short}, or sample larger clips")
-            self.small += short < self.protocol.size
             is_jpeg = not self.toy and self.clips[index][0].lower().endswith((".jpg", ".jpeg"))
             return np.stack([prepare(image, self.protocol, is_jpeg) for image in images])   # (T,H,W,3)
         except Unusable as reason:
@@ -227,26 +222,21 @@ class Side:
 
     # The order is drawn, so the first 2,048 usable videos are a sample of all, not the letter A; and it is a
     # permutation, so no video counts twice.
-    def stream(self, workers):
+    def stream(self, workers, ahead=32):
         """Usable clips, uint8 (T,H,W,3), in a seeded random order, at most --clips of them. Threads decode
-        ahead, so that the network never waits: FFmpeg, Pillow and NumPy let go of Python's lock."""
-        order = iter(np.random.default_rng(self.protocol.seed).permutation(len(self.clips)).tolist())
-        pool, pending = ThreadPoolExecutor(workers), deque()
+        the next ones while the network looks: FFmpeg, Pillow and NumPy let go of Python's lock."""
+        order = np.random.default_rng(self.protocol.seed).permutation(len(self.clips)).tolist()
         found = 0
-        try:
-            while found < self.protocol.clips:
-                ahead = itertools.islice(order, 4 * workers - len(pending))
-                pending.extend(pool.submit(self.read, index) for index in ahead)
-                if not pending:
-                    return
-                clip = pending.popleft().result()
-                if isinstance(clip, str):
-                    self.skipped.append(clip)
-                else:
+        with ThreadPoolExecutor(workers) as pool:
+            for first in range(0, len(order), ahead):
+                for clip in pool.map(self.read, order[first:first + ahead]):
+                    if isinstance(clip, str):
+                        self.skipped.append(clip)
+                        continue
                     found += 1
                     yield clip
-        finally:
-            pool.shutdown(cancel_futures=True)
+                    if found == self.protocol.clips:
+                        return
 
 
 def is_video(names):
@@ -291,8 +281,6 @@ def check_count(side, found):
                         f"sample more, or give --clips {max(found, 2)}")
     if found < want or lost:
         warn(f"{side.root}: {found} usable clips, {want} wanted{lost}")
-    if side.small:
-        warn(f"{side.root}: {side.small} clips were enlarged to {side.protocol.size} pixels")
 
 
 # On stderr, so that the last line of stdout stays the result.

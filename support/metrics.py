@@ -12,7 +12,7 @@ How good is a video model? There are two questions, and they need two kinds of a
     clip ----> VAE ----> clip'                  real clips            generated clips
       |                    |                        |   a network that looks  |
       +------ PSNR --------+                    (N,F) points              (M,F) points
-              SSIM   a number a pair                +-- Frechet, kernel ------+   a number for the sets
+              SSIM   a number a pair                +------- Frechet ---------+   a number for the sets
 
 A reconstruction has an original, so the two are compared pixel by pixel. A sample has none: no real clip is
 the one that "a cat jumping" should have become. So a network trained for something else (naming what people
@@ -23,6 +23,8 @@ itself, one that lies elsewhere a model whose clips look wrong. One number sees 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from support.cli import UserError
 
 
 # ------------------------------------------------------------------------------------------ images in pairs
@@ -55,7 +57,8 @@ def ssim(a, b, peak=2.0, sigma=1.5, window=11, k1=0.01, k2=0.03):
     """(N,C,H,W) twice -> (N,). In float64: a variance is mean(x^2) - mean(x)^2, and where a image is flat
     the two are nearly equal, so that float32 loses 1e-4."""
     if min(a.shape[-2:]) < window:
-        raise ValueError(f"SSIM needs images of {window} pixels; these are {a.shape[-1]}x{a.shape[-2]}")
+        raise UserError(f"SSIM needs images of {window} pixels, these are {a.shape[-1]} x {a.shape[-2]}; give "
+                        "a larger --size")
     offsets = torch.arange(window, dtype=torch.float64, device=a.device) - window // 2
     weights = torch.exp(-offsets ** 2 / (2 * sigma ** 2))
     weights = (weights / weights.sum()).view(1, 1, -1, 1)                                   # (1,1,11,1)
@@ -106,28 +109,6 @@ def frechet(mean_a, cov_a, mean_b, cov_b):
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
     return max(distance.item(), 0.0)                    # of equal sets rounding can make it - 1e-9
-
-
-# The kernel distance does without the Gaussians. Two sets are alike if points of one are as similar to each
-# other as they are to points of the other; k(x, y) says how similar, and Binkowski et al. 2018 (KID) take
-#     k(x, y) = (x.y / F + 1)^3
-# whose cube sees means, covariances and skewness. Their Eq. 4, the unbiased squared maximum mean discrepancy:
-#     MMD_u^2 =   sum_{i != j} k(x_i, x_j) / (m (m-1))
-#               + sum_{i != j} k(y_i, y_j) / (n (n-1))  -  2 sum_{i, j} k(x_i, y_j) / (m n)
-# Leaving out i = j, a point's similarity to itself, is what removes the bias: of two sets from one source the
-# expectation is 0 for any number of clips, so small sets can be compared, and a value may be below zero. KVD
-# is the same with I3D's features. VideoDiT and Latte report Frechet's; eval.py prints both.
-def kernel_distance(a, b, subset=1000, subsets=100, seed=0):
-    """(N,F), (M,F) -> mean over random subsets, since (N,M) matrices grow with the square of the sets;
-    everything at once where one subset holds all."""
-    size = min(len(a), len(b), subset)
-    picks, results = np.random.default_rng(seed), []
-    for _ in range(1 if size == max(len(a), len(b)) else subsets):
-        x, y = (s[picks.choice(len(s), size, replace=False)].double() for s in (a, b))      # (size,F)
-        xx, yy, xy = ((p @ q.T / p.shape[1] + 1) ** 3 for p, q in ((x, x), (y, y), (x, y)))  # (size,size)
-        within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (size * (size - 1))
-        results.append((within - 2 * xy.mean()).item())
-    return float(np.mean(results))
 
 
 # The Inception Score needs no real clips. A classifier looks at each generated one: p(y|x) should be sharp

@@ -10,8 +10,8 @@ from multiprocessing import Pool
 from PIL import Image, ImageDraw
 import numpy as np
 
-from support.toy_world import (BACKDROPS, COLOURS, DRIFTING, RANGES, SCENES, SHAPES, SUBJECTS, VOCABULARIES,
-                               Spec, _backdrop, _draw_subject, pose, swing_at)
+from support.toy_world import (BACKDROPS, DRIFTING, RANGES, SHAPES, VOCABULARIES, Spec, _backdrop,
+                               _draw_subject, pose, swing_at)
 
 
 # ---------------------------------------------------------------------------------------------- reading back
@@ -43,18 +43,15 @@ from support.toy_world import (BACKDROPS, COLOURS, DRIFTING, RANGES, SCENES, SHA
 class Fit:
     """What `nearest` says of one clip. dB are PSNR over the subject."""
     spec: Spec                     # of the nearest clip; drift is empty, since it is not fitted
-    clip: np.ndarray               # that clip, uint8 (T,H,W,3), with nothing drifting
-    area: np.ndarray               # where it was compared, bool (T,H,W)
     db: float                      # of all frames' errors together
     frames: np.ndarray             # dB of each frame (T,)
 
 
-def nearest(clips, told, workers=1, vocabulary="full"):
-    """(B,3,T,H,W) in [-1,1], and for each what it was to show -> B Fits.
+def nearest(clips, specs, workers=1, vocabulary="full"):
+    """(B,3,T,H,W) in [-1,1], and for each a Spec with the words that it was to show -> B Fits.
 
-    told: captions, or Specs, of which only the words are read. Words left out, or "", are fitted as well.
     workers: processes. vocabulary: of the world that the clips are to be of."""
-    jobs = [(np.asarray(clip), words, vocabulary) for clip, words in zip(clips, told)]
+    jobs = [(np.asarray(clip), spec, vocabulary) for clip, spec in zip(clips, specs)]
     if min(workers, len(jobs)) < 2:
         return [_nearest_to(*job) for job in jobs]
     with Pool(min(workers, len(jobs))) as pool:
@@ -62,17 +59,6 @@ def nearest(clips, told, workers=1, vocabulary="full"):
         pool.close()               # else `with` ends them by SIGTERM, which the children of a process that
         pool.join()                # notes signals (cli.py, catch_signals) only note: it waits for ever
     return fits
-
-
-# Told "a red cat" or a Spec, only the words count; a Spec's numbers are what is looked for.
-def read_words(told, vocabulary="full"):
-    """A caption, or a Spec -> (subject, colour, motion, scene), "" for what it does not say."""
-    world = VOCABULARIES[vocabulary]
-    if isinstance(told, Spec):
-        return told.subject, told.colour, told.motion, told.scene
-    said = f" {' '.join(told.lower().split())} "
-    return tuple(next((word for word in words if f" {word} " in said), "")
-                 for words in (world.subjects, world.colours, world.motions, world.scenes))
 
 
 # What a pixel costs. The subject covers a share a of it with paint p; behind is the backdrop b, or a drifting
@@ -137,19 +123,18 @@ class PixelCosts:
                    for t in frames)
 
     def compare(self, t, spec, pose, swing):
-        """Frame t beside the subject drawn there: image (H,W,3), the area of trap 1 (H,W), the squared error
-        summed over it."""
-        image, cost = self.back.copy(), self.empty[t].copy()
+        """Frame t beside the subject drawn there: the pixels of the area of trap 1, the squared error summed
+        over them."""
+        cost = self.empty[t].copy()
         rows, columns = (np.indices(cost.shape) + 0.5) / self.size                            # (H,W) each
         x, y, scale, _ = pose
         near = np.hypot(columns - 0.5 - x, rows - 0.54 - y) < 1.4 * 0.29 * scale              # (H,W)
         area = near & self.seen[t]
         if (layer := _layer(spec, pose, swing, self.size)) is not None:
-            box, paint, through = layer
-            image[box] = paint + through * self.back[box]
+            box, _, through = layer
             cost[box] = self.cost(t, *layer)
             area[box] |= through[..., 0] < 1
-        return image, area, cost[area].sum()
+        return area.sum(), cost[area].sum()
 
 
 # Thousands of trials draw the same backdrop under a subject that fills a fifth of it. So the subject is drawn
@@ -230,13 +215,10 @@ def _by_cost(costs, specs, frames, corners):
 #     35 near that    full size     6        true      the best searched, by other steps
 #     1               full size     all      true      searched, to 1/32 of a pixel
 def _fit(clip, told, vocabulary):
-    """float32 (T,H,W,3) of 0..255 -> (its PixelCosts, the nearest Spec)."""
-    *words, scene = read_words(told, vocabulary)
-    scene = scene or _guess_scene(clip)
-    fine, coarse = PixelCosts(clip, scene), PixelCosts(_halved(clip), scene)
+    """float32 (T,H,W,3) of 0..255, a Spec of which the words are read -> (its PixelCosts, the nearest Spec)."""
+    fine, coarse = PixelCosts(clip, told.scene), PixelCosts(_halved(clip), told.scene)
     four, six = (sorted({round(t) for t in np.linspace(0, len(clip) - 1, count)}) for count in (4, 6))
-    starts = [_by_cost(coarse, places, four, False)[0]
-              for places in _starts(words, fine, VOCABULARIES[vocabulary])]
+    starts = [_by_cost(coarse, places, four, False)[0] for places in _starts(told, VOCABULARIES[vocabulary])]
     found = [_search(coarse, spec, four, 1, 1 / 4, False)
              for spec in _by_cost(coarse, starts, four, False)[:6]]
     found = [_search(fine, spec, six, 1 / 2, 1 / 8, False)
@@ -257,40 +239,15 @@ def _fit(clip, told, vocabulary):
     return fine, replace(spec, phase=spec.phase % 1.0)
 
 
-def _starts(words, costs, world):
-    """Lists of nine Specs, nine places each: of each word left open, side, and eighth of a swing, one."""
-    subject, colour, motion = words
-    subjects = [subject] if subject else world.subjects
-    colours = [colour] if colour else _guess_colours(costs)
-    motions = [motion] if motion else world.motions
-    if len(costs.clip) == 1:
-        motions = [""]
-    for subject, colour, motion, flip in itertools.product(subjects, colours, motions, (False, True)):
-        is_mover = world.faces_its_way and motion.startswith("moving")
-        if is_mover and flip != (motion == "moving left"):
+def _starts(told, world):
+    """Lists of nine Specs, nine places each: of each side and eighth of a swing, one."""
+    is_mover = world.faces_its_way and told.motion.startswith("moving")
+    for flip in (False, True):
+        if is_mover and flip != (told.motion == "moving left"):
             continue                                      # movers face where they go
-        for phase in (i / 8 for i in range(8 if _swings(subject) else 1)):
-            yield [Spec(subject, colour, motion, costs.scene, x, y, 1.0, flip, phase)
+        for phase in (i / 8 for i in range(8 if _swings(told.subject) else 1)):
+            yield [Spec(told.subject, told.colour, told.motion, told.scene, x, y, 1.0, flip, phase)
                    for x in (-0.04, 0.0, 0.04) for y in (-0.015, 0.01, 0.035)]
-
-
-# Words that nobody said are candidates like sides and phases, but 6 scenes x 10 colours x 6 motions would be
-# 360 searches. The scene can be seen without one, the colour nearly so; only the motion has to be tried.
-def _guess_scene(clip):
-    """The scene whose empty backdrop explains most of the first and last frame."""
-    ends = _halved(clip[::max(len(clip) - 1, 1)])                                             # (2,H/2,W/2,3)
-    unlike = {}
-    for scene in SCENES:
-        unlike[scene] = np.minimum(PixelCosts(ends, scene).empty, PixelCosts.SEEN ** 2).mean()
-    return min(unlike, key=unlike.get)
-
-
-def _guess_colours(costs, count=3):
-    """The colours most often seen where neither backdrop nor drift is."""
-    pixels, table = costs.clip[costs.seen], np.array(list(COLOURS.values()), np.float32)     # (n,3), (10,3)
-    gaps = np.stack([((pixels - colour) ** 2).sum(-1) for colour in table])                   # (10,n)
-    votes = np.bincount(gaps.argmin(0)[gaps.min(0) < 60 ** 2], minlength=len(table))          # (10,)
-    return [list(COLOURS)[i] for i in votes.argsort()[::-1][:count]]
 
 
 def _halved(clip):
@@ -303,11 +260,6 @@ def _nearest_to(clip, told, vocabulary):
     return _report(*_fit(_levels(clip), told, vocabulary))
 
 
-def beside(clip, spec):
-    """(3,T,H,W) in [-1,1] -> the Fit of this very Spec, nothing searched: what the true one would score."""
-    return _report(PixelCosts(_levels(clip), spec.scene), spec)
-
-
 def _levels(clip):
     """(3,T,H,W) in [-1,1] -> (T,H,W,3) in 0..255."""
     clip = (np.asarray(clip, np.float32).clip(-1, 1) + 1) * 127.5
@@ -318,15 +270,10 @@ def _levels(clip):
 # mean of its frames' dB, in which one perfect frame would outweigh three bad ones.
 def _report(costs, spec):
     frames = len(costs.clip)
-    images, areas, errors = [], [], []
-    for t in range(frames):
-        image, area, error = costs.compare(t, spec, pose(spec, t, frames), swing_at(spec, t))
-        images.append(np.rint(image).astype(np.uint8))
-        areas.append(area)
-        errors.append(error)
-    each = [decibels(error / area.sum()) for error, area in zip(errors, areas)]
-    areas, errors = np.stack(areas), np.array(errors)                                         # (T,H,W), (T,)
-    return Fit(spec, np.stack(images), areas, decibels(errors.sum() / areas.sum()), np.array(each))
+    found = [costs.compare(t, spec, pose(spec, t, frames), swing_at(spec, t)) for t in range(frames)]
+    pixels, errors = map(np.array, zip(*found))                                               # (T,) each
+    each = [decibels(error / count) for count, error in zip(pixels, errors)]
+    return Fit(spec, decibels(errors.sum() / pixels.sum()), np.array(each))
 
 
 def decibels(error):
@@ -342,10 +289,7 @@ def summary(fits):
     error = math.nan
     if len(db) > 1:
         error = float(db.std(ddof=1) / len(db) ** 0.5)
-    subjects = {}
-    for name in sorted({fit.spec.subject for fit in fits}, key=SUBJECTS.index):
-        subjects[name] = float(np.mean([fit.db for fit in fits if fit.spec.subject == name]))
     return {"db": float(db.mean()), "error": error,
             "first": float(np.mean([fit.frames[0] for fit in fits])),
             "last": float(np.mean([fit.frames[-1] for fit in fits])),
-            "share_20": float(np.mean(db >= 20)), "subjects": subjects}
+            "share_20": float(np.mean(db >= 20))}

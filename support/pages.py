@@ -24,7 +24,7 @@ STYLE = """
 body { margin: 0 auto; padding: 1.5rem clamp(.8rem, 3vw, 2rem); max-width: 1200px; color: var(--ink);
        background: var(--page); font: 15px/1.5 system-ui, sans-serif }
 h1 { margin: 0 0 .8rem; font-size: 1.6rem } h2 { margin: 0 0 .6rem; font-size: 1.25rem }
-.soft, figcaption small, summary, th { color: var(--soft) } h2 .soft { font-size: .9rem; font-weight: normal }
+.soft, figcaption small, summary { color: var(--soft) } h2 .soft { font-size: .9rem; font-weight: normal }
 section, .clips figure { margin: 1.2rem 0; padding: 1rem; background: var(--card); border-radius: 8px;
        border: 1px solid var(--edge) }
 figure { margin: 0; min-width: 0 } figcaption { overflow-wrap: anywhere }
@@ -44,9 +44,6 @@ img, video { display: block; max-width: 100%; border-radius: 4px; image-renderin
        color: var(--soft) }
 polyline { fill: none; stroke: var(--line); stroke-width: 1.6; vector-effect: non-scaling-stroke }
 polyline.each { stroke: var(--pale); stroke-width: 1 } polyline.beside { stroke-dasharray: 6 3 }
-table { border-collapse: collapse; margin-top: .8rem } th { font-weight: normal; text-align: left }
-td, th { padding: .15rem .9rem .15rem 0; vertical-align: top; overflow-wrap: anywhere }
-td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 details { margin-top: .8rem } pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px }
 """
 
@@ -80,25 +77,23 @@ def short(value):
 # the resumed run is not the same run, which here would be a bug.
 
 # What the columns of log.jsonl are. The first that is no bookkeeping is the stage's loss.
-MEANING = {
+BOOKKEEPING = {
     "lr": "learning rate", "norm": "gradient norm, before it is clipped", "skipped": "steps left out so far",
-    "steps_per_s": "steps a second", "samples_per_s": "clips or images a second",
-    "tokens_per_s": "tokens of the transformer a second", "wait": "share of the time spent waiting for data",
-    "eta_s": "seconds to the end", "memory_gb": "GB, the peak", "mfu": "share of the card's arithmetic",
+    "wait": "share of the time spent waiting for data", "steps_per_s": "steps a second",
+    "samples_per_s": "clips or images a second", "tokens_per_s": "tokens of the transformer a second",
+    "mfu": "share of the card's arithmetic", "memory_gb": "GB, the peak", "eta_s": "seconds to the end"}
+LOSSES = {
     "mse": "squared error of the pixels", "kl": "KL divergence of the latents from N(0,1)",
     "lpips": "perceptual distance", "gan": "the discriminator's verdict, as a loss",
     "disc": "the discriminator's own loss", "key": "squared error of the key frames by D_k",
     "stat": "VideoDiT Eq. 3: z's statistics against z_k's", "vb": "L_vlb, in bits",
     "words": "which words are in the prompt, asked of the text encoder"}
-BOOKKEEPING = ("step", "lr", "norm", "skipped", "steps_per_s", "samples_per_s", "tokens_per_s", "wait",
-               "eta_s", "memory_gb", "mfu")
+MEANING = BOOKKEEPING | LOSSES
 BY_TIME = ("train_t", "valid_t")                            # train.py: the loss in eighths of the path
-DRAWN = ("lr", "norm", "wait")                              # of the bookkeeping; the others are one number
 
 
 def report(out):
-    """OUT/report.html: of each stage its curves, last numbers, previews and settings, and what eval.py
-    found."""
+    """OUT/report.html: of each stage its curves, previews and settings."""
     out = Path(out)
     stages = sorted((path.parent for path in out.glob("*/log.jsonl")), key=lambda path: path.stat().st_mtime)
     if not stages:
@@ -108,11 +103,6 @@ def report(out):
             "line of the log says, dark the mean of its neighbours; the number is where that ends.</p>"]
     for stage in stages:
         body += [f'<section id="{quote(stage.name)}">', *stage_report(stage), "</section>"]
-    for path in sorted([*out.glob("*.json"), *out.glob("*/*.json")]):
-        if path.name != "settings.json" and path.is_file():
-            text = path.read_text("utf-8", errors="replace")[:4000]
-            body.append(f"<section><h2>{html.escape(str(path.relative_to(out)))}</h2>"
-                        f"<pre>{html.escape(text)}</pre></section>")
     write_html(out / "report.html", out.resolve().name, body)
     print(f"{out / 'report.html'}: {len(stages)} stages")
 
@@ -129,10 +119,10 @@ def stage_report(folder):
     def points(key):
         return [(line["step"], line.get(key)) for line in lines]
 
-    losses = [key for key in last if key not in BOOKKEEPING and not key.startswith(BY_TIME)]
+    losses = [key for key in last if key not in ("step", *BOOKKEEPING) and not key.startswith(BY_TIME)]
     if losses:
         parts.append(f'<div class="loss">{curve("loss", points(losses[0]))}</div>')
-    drawn = losses[1:] + [key for key in DRAWN if key in last]
+    drawn = losses[1:] + [key for key in BOOKKEEPING if key in last]
     parts.append('<div class="curves">' + "".join(curve(key, points(key)) for key in drawn) + "</div>")
     times = {key.partition("_t")[2] for line in lines for key in line if key.startswith(BY_TIME)}
     if times:
@@ -142,17 +132,6 @@ def stage_report(folder):
                   for time in sorted(times, key=float)]
         parts.append("</div>")
     parts += previews(folder)
-    rows = []
-    meanings = dict(MEANING)
-    for loss in losses[:1]:
-        meanings[loss] = "the loss that is trained on"
-    for key, value in last.items():
-        if isinstance(value, (int, float)) and key != "step":
-            meaning = meanings.get(key, "")
-            rows.append(f'<tr><td>{html.escape(key)}<td class="number">{short(value)}'
-                        f'<td class="soft">{meaning}')
-    parts.append("<details open><summary>the last line of the log</summary><table>" + "".join(rows)
-                 + "</table></details>")
     if (folder / "settings.json").is_file():
         settings = html.escape((folder / "settings.json").read_text("utf-8", errors="replace"))
         parts.append(f"<details><summary>settings</summary><pre>{settings}</pre></details>")

@@ -46,6 +46,8 @@ ALONE = (                       # patterns of files, and of keys in them, that o
     "stdout.txt * reversed",
     "stdout.txt * alone", "stdout.txt * colour_drift", "stdout.txt * shape_drift",              # gone from it
     "stdout.txt * dpvae *",                                     # and leaves the VAE to recon
+    "stdout.txt * kvd", "stdout.txt * kid", "stdout.txt * wins", "stdout.txt * losses",         # gone
+    "stdout.txt * subjects *",
 )
 LEFT_OUT = {                    # keys whose values may differ: what a clock decides, then what was changed
     "made", "steps_per_s", "samples_per_s", "tokens_per_s", "wait", "eta_s", "memory_gb", "mfu",
@@ -95,7 +97,7 @@ COMMANDS = {
     "eval-fid": "eval.py fid toy:video_heldout:1 eval-sample/clips --features toy --clips 6",
     "eval-is": "eval.py is eval-sample/clips --features toy --clips 6 --splits 2",
     "eval-recon": f"eval.py recon {TOY} toy -n 3 --sheet recon.png --features toy",
-    "eval-recon-films": f"eval.py recon {TOY} stand-ins/CLIPS -n 2 --frames 8 --windows 2 --features toy",
+    "eval-recon-films": f"eval.py recon {TOY} stand-ins/CLIPS -n 2 --frames 8 --features toy",
 
     "stand-ins": (STAND_INS, None),               # films, and the released files' layouts with random numbers
     "sd3-train": f"train.py --config videodit-256 --init {SD3} --lpips stand-ins/weights/vgg16.pth --long 0 "

@@ -110,7 +110,7 @@ def test_the_text_encoders_norms_have_the_released_eps():
 
 def test_the_detectors_norms_have_tensorflows_eps():
     assert eps_of(lambda: I3D().eval()(torch.zeros(1, 3, 9, 224, 224))) == {1e-3}
-    assert eps_of(lambda: Inception().eval()(torch.zeros(1, 3, 75, 75))) == {1e-3}
+    assert eps_of(lambda: Inception().eval().features(torch.zeros(1, 3, 75, 75))) == {1e-3}
 
 
 # ------------------------------------------------------------------------------------------ other machines

@@ -31,7 +31,6 @@ OVERRIDES = {
     "sample.py": "--steps 2",
     "a panda taking a selfie": "--size 64",
     "--zero-shot-video": "--size 64",
-    "eval.py recon": "--windows 1",
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from support.nearest import PixelCosts, beside, compass, nearest, read_words, summary
+from support.nearest import PixelCosts, _levels, _report, compass, nearest, summary
 from support.toy_world import (BACKDROPS, COLOURS, IMAGE_ONLY, KINDS, MOTIONS, SCENES, SHAPES, SUBJECTS,
                                VOCABULARIES, WORDS, Spec, caption, is_heldout, pose, render, sample_spec)
 
@@ -346,7 +346,7 @@ def test_a_rendering_is_read_back(subject, motion):
     assert abs(fit.spec.scale - spec.scale) < 0.01 and fit.spec.flip is False
     if subject == "fish":                                   # a house does not swing, a rocket's flame hardly
         assert abs((fit.spec.phase - spec.phase + 0.5) % 1 - 0.5) < 0.01
-    assert caption(fit.spec) == caption(spec) and fit.clip.shape == (8, 32, 32, 3)
+    assert caption(fit.spec) == caption(spec)
 
 
 @pytest.mark.slow
@@ -355,7 +355,7 @@ def test_every_subject_is_read_back(size):
     """64 clips of all kinds and words: each above 30 dB; and 7 CPU seconds a clip at most, on the mean."""
     specs = [sample_spec(77, index, "any") for index in range(64)]
     start = time.process_time()
-    levels = [read(spec, caption(spec), frames=16, size=size).db for spec in specs]
+    levels = [read(spec, frames=16, size=size).db for spec in specs]
     assert min(levels) > 30 and np.mean(levels) > 38
     assert time.process_time() - start < 7 * 64
 
@@ -365,22 +365,6 @@ def test_a_wrong_subject_is_far_from_all_that_could_be_drawn(subject, other):
     """Below 14 dB, however it is placed."""
     spec = replace(HOUSE, subject=subject)
     assert read(spec, replace(spec, subject=other)).db < 14
-
-
-@pytest.mark.slow
-def test_what_the_caption_leaves_out_is_found():
-    """Told "a house" and no more: colour, motion and scene too."""
-    for colour, motion, scene in (("red", "moving right", "at night"), ("white", "growing", "in snow")):
-        spec = replace(HOUSE, colour=colour, motion=motion, scene=scene)
-        fit = read(spec, "a house")
-        assert caption(fit.spec) == caption(spec) and fit.db > 30
-
-
-def test_words_are_read_from_captions_and_from_specs():
-    """Whole words only: no star in "starfish"; what is not said is ""."""
-    assert read_words("A red  cat moving left in snow") == ("cat", "red", "moving left", "in snow")
-    assert read_words("a starfish") == ("", "", "", "") and read_words("a dog at night")[3] == "at night"
-    assert read_words(HOUSE) == ("house", "red", "moving right", "at night")
 
 
 def noisy(deviation):
@@ -407,6 +391,11 @@ def test_the_more_damage_the_further_from_the_nearest_clip(damage, amounts):
     clips = [damage(amount)(as_video(render(HOUSE, 8, 32))) for amount in amounts]
     levels = [whole().db, *(fit.db for fit in nearest(clips, [HOUSE] * len(clips), workers=2))]
     assert all(b < a - 0.2 for a, b in zip(levels, levels[1:]))
+
+
+def beside(clip, spec):
+    """The Fit of this very Spec, nothing searched."""
+    return _report(PixelCosts(_levels(clip), spec.scene), spec)
 
 
 @pytest.mark.slow
@@ -450,16 +439,16 @@ def test_a_second_head_costs():
 
 def test_images_are_read_back_too():
     """T=1: no motion to ask for."""
-    fit = read(replace(HOUSE, motion=""), "a red house at night", frames=1)
+    fit = read(replace(HOUSE, motion=""), frames=1)
     assert fit.db > 30 and fit.spec.motion == "" and fit.frames.shape == (1,)
 
 
 @pytest.mark.slow
 def test_processes_change_nothing():
     """Two of them, the same Fits in the same order; a GPU's or a torch clip goes as an array."""
-    clips = [as_video(render(replace(HOUSE, colour=colour), 4, 32)) for colour in ("red", "blue")]
-    told = ["a red house moving right at night", "a blue house moving right at night"]
-    one, two = nearest(clips, told), nearest(clips, told, workers=2)
+    specs = [HOUSE, replace(HOUSE, colour="blue")]
+    clips = [as_video(render(spec, 4, 32)) for spec in specs]
+    one, two = nearest(clips, specs), nearest(clips, specs, workers=2)
     assert [fit.spec for fit in one] == [fit.spec for fit in two] and one[1].db == two[1].db
 
 
@@ -471,9 +460,9 @@ def test_the_search_gets_down_a_slanting_staircase():
 
 
 def test_the_summary_counts():
-    """Means over clips, the share at 20 dB or more, and by subject."""
+    """Means over clips, and the share at 20 dB or more."""
     one, two = whole(), read(HOUSE, change=noisy(0.4))
     row = summary([one, two])
     assert row["db"] == pytest.approx((one.db + two.db) / 2) and row["share_20"] == 0.5
-    assert row["subjects"] == {"house": pytest.approx(row["db"])} and row["first"] > row["db"] - 10
+    assert row["first"] > row["db"] - 10
     assert row["error"] == pytest.approx(abs(one.db - two.db) / 2)
