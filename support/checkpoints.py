@@ -3,8 +3,7 @@ Paper    none; this is the engineering that every stage stands on
 Shapes   a network is one .safetensors file: {name: tensor}, its config as JSON in the file's metadata
 Safety   pickles are read with weights_only=True and never otherwise; nothing in a checkpoint is executed
 Differs  DCP, Lightning and friends solve sharded states; one file a network is enough for 2 B parameters
-Run me   python -m support.checkpoints halve runs/toy checkpoints/toy     # copies in float16
-         python -m support.checkpoints between A B 0.6 C         # C: six tenths of the way from A to B"""
+Run me   python -m support.checkpoints halve runs/toy checkpoints/toy     # copies in float16"""
 
 import contextlib
 import dataclasses
@@ -140,10 +139,8 @@ def alive(process):
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:                                         # somebody else's
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)    # another error: it is somebody else's
     return True
 
 
@@ -426,28 +423,6 @@ def halve(source, target):
         save_state(Path(target) / path.name, state, about.pop("class"), about.pop("config"), about)
 
 
-# Two trainings that began at the same weights end in one valley, and the networks between them work, too: the
-# mean of several is often better than each ("model soups", Wortsman et al. 2022), and one that was trained on
-# for a new task can be moved back a little towards its old one. Of two that began apart the mean is rubbish.
-
-def between(first, second, share, target):
-    """A network on the straight line from one file's weights (share 0) to another's of its config (1)."""
-    try:
-        far = float(share)
-    except ValueError:
-        far = math.nan
-    if not math.isfinite(far):
-        raise UserError(f"{share}: the third argument is how far to go, a number such as 0.6")
-    known, about = read_config(first), read_config(second)
-    if known["class"] != about["class"] or known["config"] != about["config"]:
-        raise UserError(f"{first} and {second} are not the same network: another class or config")
-    start, state = read_state(first), dict(read_state(second))
-    for name, tensor in state.items():
-        if tensor.is_floating_point():
-            state[name] = torch.lerp(start[name].float(), tensor.float(), far).to(tensor.dtype)
-    save_state(Path(target), state, about.pop("class"), about.pop("config"), about)
-
-
 # A log is written for weeks by processes that are killed, and so its reader believes nothing: half a line, a
 # line that is a list, a step that is text are passed over.
 
@@ -458,13 +433,8 @@ def read_log(path):
         return lines
     for text in path.read_text("utf-8", "replace").splitlines():
         with contextlib.suppress(ValueError, RecursionError):
-            lines.append(json.loads(text, parse_int=whole_number))
+            lines.append(json.loads(text))
     return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
-
-
-def whole_number(digits):
-    """JSON bounds no number: one of 400 digits is infinite here, as 1e400 is."""
-    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def cut_log(path, step):
@@ -473,14 +443,9 @@ def cut_log(path, step):
     if path.is_file():
         text = "".join(json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step)
         write_atomic(path, lambda to: to.write_text(text, "utf-8"))
-    elif path.exists():                                     # a pipe would wait for ever for a reader
-        raise UserError(f"{path} is not a file; move it away, and the same command goes on")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4 and sys.argv[1] == "halve":
-        polite(lambda: halve(*sys.argv[2:]))
-    elif len(sys.argv) == 6 and sys.argv[1] == "between":
-        polite(lambda: between(*sys.argv[2:]))
-    else:
-        sys.exit("python -m support.checkpoints halve FOLDER TARGET, or between FIRST SECOND SHARE TARGET")
+    if len(sys.argv) != 4 or sys.argv[1] != "halve":
+        sys.exit("python -m support.checkpoints halve FOLDER TARGET")
+    polite(lambda: halve(*sys.argv[2:]))

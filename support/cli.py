@@ -29,9 +29,6 @@ class UserError(Exception):
 def polite(main):
     """Run a script's main(). What a person can mend, or did, becomes one line on stderr and an exit code: 2,
     Ctrl-C 130, an output that nobody reads 141. Only a bug ends in a stack trace."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:                      # `>&-`, `2>&-`: the shell has closed it
-            setattr(sys, name, open(os.devnull, "w"))
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")       # a terminal that knows ASCII alone
     try:
@@ -71,8 +68,6 @@ sys.excepthook = say_stopped
 
 def end(message, code):
     line = printable(message).replace("\n", "\\n")          # a file's name may hold one
-    if len(line) > 1000:                                    # of a prompt of a page: the beginning is enough
-        line = f"{line[:300]} ... {line[-600:]}"
     with contextlib.suppress(OSError):                      # where not even this can be written
         print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
     sys.exit(code)

@@ -265,28 +265,6 @@ def test_words_may_stand_between_the_flags():
     assert given.prompt == ["a cat", "a dog"] and given.steps == 5
 
 
-def test_between_two_files_is_their_weighted_mean(tmp_path):
-    """By hand; what both share stays to the bit; what the second says of itself is kept."""
-    ends = [Tiny(TinyConfig()) for _ in "ab"]
-    ends[1].layer.bias.data = ends[0].layer.bias.data.clone()
-    for step, (name, net) in enumerate(zip("ab", ends)):
-        checkpoints.save_network(tmp_path / f"{name}.safetensors", net, extra={"step": step})
-    words = ["between", *(str(tmp_path / f"{name}.safetensors") for name in "ab"), "0.6",
-             str(tmp_path / "new" / "c.safetensors")]
-    subprocess.run([sys.executable, "-m", "support.checkpoints", *words], check=True)
-    middle, (a, b) = load_network(Tiny, words[-1]), ends
-    assert_close(middle.layer.weight, 0.4 * a.layer.weight + 0.6 * b.layer.weight)
-    assert torch.equal(middle.layer.bias, a.layer.bias)
-    assert checkpoints.read_config(words[-1])["step"] == 1
-
-    checkpoints.save_network(tmp_path / "b.safetensors", Tiny(TinyConfig(width=5)))
-    with pytest.raises(UserError, match="not the same network"):
-        checkpoints.between(*words[1:])
-    for share in ("far", "nan", "inf"):
-        with pytest.raises(UserError, match=f"{share}: the third argument is how far to go"):
-            checkpoints.between(*words[1:3], share, words[-1])
-
-
 # -------------------------------------------------------------------------------- kills, signals, equal files
 
 def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
@@ -351,15 +329,10 @@ def test_the_second_signal_ends_the_process_but_not_an_echo():
 
 
 def test_a_log_is_believed_in_nothing(tmp_path):
-    """Bytes that are no UTF-8, brackets without end, a step of 400 digits: passed over. A pipe in its place is refused."""
+    """Bytes that are no UTF-8, brackets without end: passed over."""
     path = tmp_path / "log.jsonl"
-    path.write_bytes(b'{"step": 1}\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"step": 2, "loss": '
-                     + b"9" * 400 + b"}\n" + b'{"step": ' + b"9" * 400 + b"}\n")
-    assert checkpoints.read_log(path) == [{"step": 1}, {"step": 2, "loss": float("inf")}]
-    path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(UserError, match="log.jsonl is not a file; move it away"):
-        checkpoints.cut_log(path, 1)
+    path.write_bytes(b'{"step": 1}\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"step": 2}\n')
+    assert checkpoints.read_log(path) == [{"step": 1}, {"step": 2}]
 
 
 def test_a_line_of_a_log_is_strict_json_or_an_error(tmp_path):

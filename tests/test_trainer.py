@@ -671,15 +671,10 @@ def test_mfu_counts_steps_of_images_as_what_they_are(tiny, tmp_path, monkeypatch
     assert min(watch.flops_of.values()) * 12 < line["mfu"] * 1e12 * 12 / line["steps_per_s"] < clips * 12
 
 
-def test_a_log_that_was_cut_is_still_read(tmp_path, capsys):
-    """A full disk or a kill can leave half a line; a resumed run drops it, and what it will write again. Where
-    the log is no file, one line says so, and no bar is drawn before it."""
+def test_a_log_that_was_cut_is_still_read(tmp_path):
+    """A full disk or a kill can leave half a line; a resumed run drops it, and what it will write again."""
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n[3]\n{"step": 3, "lo')
     assert [line["step"] for line in checkpoints.read_log(path)] == [1, 2]
     checkpoints.cut_log(path, 1)
     assert path.read_text() == '{"step": 1}\n'
-    (tmp_path / "line" / "log.jsonl").mkdir(parents=True)
-    with pytest.raises(UserError, match="log.jsonl is not a file"):
-        fit(tmp_path, 1)
-    assert capsys.readouterr().err == ""
