@@ -125,7 +125,7 @@ class Files:
     def __init__(self, root, config):
         self.source = list_source(root, config.split)
         self.root, self.seed = self.source.root, config.seed
-        self.config = dataclasses.replace(config, short=max(config.short or 0, config.size))
+        self.config = dataclasses.replace(config)
         self.skipped = {}                                    # name -> why it cannot be used
 
     def check(self):
@@ -196,7 +196,7 @@ class Files:
     def identity(self):
         """What these clips are: equal for two data sets that give equal clips. A cache of latents is compared
         with it; lists for tuples, as JSON has them."""
-        found = {"data": f"{self.what} {describe(self.source.root, self.source.names)}"}
+        found = {"data": f"{self.what} {describe(self.source.root, self.source.names)}", "short": self.config.size}
         if self.source.split:
             found["data"] += f", {self.source.split}"
         for name in self.decisive:
@@ -225,8 +225,8 @@ class ClipConfig:
     fps: float | None = None      # instead: the frames nearest to that many a second, by time stamp
     part: tuple = (0.0, 1.0)      # of each video that may be seen: (0, 0.75) to train on, (0.75, 1) to test
     crop: str = "random"          # or "center": where in the frame the crop lies
-    short: int | None = None      # the short side before the crop; None: size, so that it sees all it can
-    long: int | None = None       # instead: the long side, at most (VideoDiT 4.1: 1080)
+    long: int | None = None       # the long side before the crop, at most (VideoDiT 4.1: 1080); None: the
+                                  # short side is `size`, so that the crop sees all it can
     flip: bool = False            # mirror half of the clips
     seed: int = 0
     split: str = "train"          # of a root that holds train and test
@@ -237,7 +237,7 @@ class ClipFolder(Files):
 
     memory    bytes that are kept, in each process, of decoded frames and lists of times"""
     what = "clips"
-    decisive = ("frames", "size", "stride", "fps", "flip", "part", "crop", "short", "long", "seed")
+    decisive = ("frames", "size", "stride", "fps", "flip", "part", "crop", "long", "seed")
 
     def __init__(self, root, config, memory=1 << 30):
         super().__init__(root, config)
@@ -295,7 +295,7 @@ class ClipFolder(Files):
 
     def decode(self, index, pts, numbers):
         """These frames, of a file (pts: its time stamps) or of a folder."""
-        short, long = self.config.short, self.config.long
+        short, long = self.config.size, self.config.long
         names = self.frames_of(index)
         if not names:
             return read_some(self.file(index), pts, numbers, short, long)                # (T,h,w,3)
@@ -345,7 +345,7 @@ class ClipFolder(Files):
         share = self.memory * 3 // 4 // len(self.names)
         if frames := self.frames_of(index):
             return Remembered(np.arange(len(frames)))                  # images are read as they are wanted
-        file, short, long = self.file(index), self.config.short, self.config.long
+        file, short, long = self.file(index), self.config.size, self.config.long
         pts, times = scan_times(file)                                                    # (frames,)
         with VideoFile(file, short, long) as video:
             fits = len(times) * video.width * video.height * 3 <= share
@@ -378,7 +378,7 @@ class ImageFolder(Files):
 
     root may be "photos.zip" or, for a part of it, "photos.zip!/train"."""
     what = "pictures"
-    decisive = ("size", "flip", "crop", "short", "long", "seed")
+    decisive = ("size", "flip", "crop", "long", "seed")
 
     def __init__(self, root, config):
         super().__init__(root, config)
@@ -391,7 +391,7 @@ class ImageFolder(Files):
     def read(self, index, rng):
         """One image, cropped as rng has it, or Unusable."""
         how = self.config
-        image = open_image(self.root, self.names[index], how.short, how.long)            # (h,w,3)
+        image = open_image(self.root, self.names[index], how.size, how.long)             # (h,w,3)
         return {"video": to_video(crop_clip(image[None], how.size, how.crop, how.flip, rng))}    # (3,1,H,W)
 
 
@@ -519,14 +519,8 @@ def main():
     parser = FlagParser(description="what of a folder can be trained on")
     parser.add_argument("folder", help="videos, folders of frames and images at any depth, or a .zip of "
                         "images, or one video or image")
-    parser.add_argument("--frames", type=int, default=16)
-    parser.add_argument("--stride", type=int, default=1)
-    flags = parser.parse_args()
-    if min(flags.frames, flags.stride) < 1:
-        raise UserError(f"--frames {flags.frames} --stride {flags.stride}: each must be at least 1")
-    config = ClipConfig(flags.frames, stride=flags.stride)
-    folder_report.scan(list_source(flags.folder), lambda source: ClipFolder(source, config),
-                       lambda source: ImageFolder(source, config))
+    source = list_source(parser.parse_args().folder)
+    folder_report.scan(source, lambda: ClipFolder(source, ClipConfig()), lambda: ImageFolder(source, ClipConfig()))
 
 
 if __name__ == "__main__":

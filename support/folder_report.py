@@ -77,8 +77,8 @@ def scan(source, open_clips, open_images):
     frames = {name for names in source.folders.values() for name in names}
     is_archive = not os.path.isdir(source.root)             # read as images
     if not is_archive and (source.videos or source.folders or source.shards):
-        report("videos", open_clips(source), measure_video)
+        report("videos", open_clips(), measure_video)
     if is_archive or set(source.images) - frames:
-        report("images", open_images(source), measure_image)
+        report("images", open_images(), measure_image)
     if others := source.passed_over():
         print("  passed by ", ", ".join(f"{count} {ending}" for ending, count in others.most_common(8)))

@@ -344,12 +344,6 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 UCF_LISTS = {"trainlist01.txt": "train", "testlist01.txt": "test"}
 
 
-@functools.lru_cache(maxsize=4096)
-def split_named(folder):
-    """sky_train -> train; "" for a name that speaks of no split."""
-    return SPLITS.get(re.split(r"[^a-z0-9]", folder.lower())[-1], "")
-
-
 def choose_split(root, names, split="train"):
     """(names of this split and of none, the split) where a root holds folders of several splits, or UCF101's
     lists; else (all names, ""). It is said in the log."""
@@ -382,8 +376,9 @@ def folder_splits(names):
     for folder in {name.rpartition("/")[0] for name in names if name.lower().endswith(media)}:
         while folder:
             parent, _, own = folder.rpartition("/")
-            if split_named(own):
-                beside.setdefault(parent, {})[folder] = split_named(own)
+            which = SPLITS.get(re.split(r"[^a-z0-9]", own.lower())[-1])                # sky_train -> train
+            if which:
+                beside.setdefault(parent, {})[folder] = which
             folder = parent
     found = {}
     for folders in beside.values():
@@ -632,11 +627,9 @@ class Captions:
                 return [text], "a .txt beside it"
         if number in self.rows:
             return self.rows[number]
-        folder, own = class_name(stem), stem.rpartition("/")[2]
+        folder, own = class_name(stem), os.path.basename(os.path.abspath(os.path.join(self.root, stem)))
         if folder:
             return [" ".join(folder.replace("_", " ").replace("-", " ").split())], "its folder's name"
-        if own == ".":
-            own = Path(self.root).resolve().name
         words = own.replace("_", " ").replace("-", " ").split()
         # 19216241-hd_1280_30fps: numbers are a camera's, and nobody's words
         words = [word for word in words if not re.search(r"\d", word)] or words

@@ -225,10 +225,9 @@ def upright(pixels, frame):
     return pixels[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
 
 
-# How large a frame is before it is cropped decides what the crop sees. Three protocols: the short side
+# How large a frame is before it is cropped decides what the crop sees. Two protocols: the short side
 # becomes the crop's (Latte 4.1: as much as it can see); the long side at most 1080 and then a crop of 256
-# (VideoDiT 4.1, for the DP-VAE: a piece at its own resolution, whose texture a shrunken video has lost); or a
-# short side somewhat larger than the crop, so that a random one has room.
+# (VideoDiT 4.1, for the DP-VAE: a piece at its own resolution, whose texture a shrunken video has lost).
 def resized(width, height, short=None, long=None):
     """(width, height) with the short side `short` long. long: instead, the long side at most that long, and
     the short side not below `short`. Neither: as it is."""
@@ -251,10 +250,9 @@ def scan_times(file):
     mp4 and mkv name each frame's time beside its packet, so their list costs no decoding (a video of 280
     frames: 6 ms). Elsewhere we decode, once."""
     with VideoFile(file) as video:
-        if video.seekable:
-            pts = list_stamps(video)
-            if pts is not None:
-                return pts, pts * float(video.stream.time_base)
+        pts = list_stamps(video) if video.seekable else None
+        if pts is not None:
+            return pts, pts * float(video.stream.time_base)
     with VideoFile(file) as video:
         return None, order_times(video, [frame.time for frame in video.frames()])
 

@@ -1,4 +1,4 @@
-"""Small stand-ins for what README's commands name: CLIPS, IMAGES, FFS ... and weights/ in the exact layouts
+"""Small stand-ins for what README's commands name: CLIPS, IMAGES, UCF101 and weights/ in the exact layouts
 of the released files, with random numbers in small networks. test_readme.py runs README on them."""
 
 import json
@@ -19,28 +19,18 @@ from vae import KLVAE, KLVAEConfig
 from support.video_io import save_video
 
 
-def frames_of(folder, seed, count=60):
-    """A film as numbered pictures."""
-    folder.mkdir(parents=True)
-    for number, frame in enumerate(toy_world.render(toy_world.sample_spec(seed, 0), count, 48), 1):
-        Image.fromarray(frame).save(folder / f"{number:05}.jpg")
-
-
 def data(root):
-    """Films in a row and pictures in another; Latte's four data sets in the trees that they come in."""
-    for folder in ("CLIPS", "IMAGES", "FFS", "UCF101/Archery", "UCF101/JumpRope"):
+    """Videos in a folder and images in another; UCF101 in the tree that it comes in."""
+    for folder in ("CLIPS", "IMAGES", "UCF101/Archery", "UCF101/JumpRope"):
         (root / folder).mkdir(parents=True)
     for number, name in enumerate(("cockatoo", "newtonscradle", "a slow train")):
-        film = toy_world.render(toy_world.sample_spec(7, number), 96, 64)
-        save_video(root / "CLIPS" / f"{name}.mp4", film, 25)
-        Image.fromarray(film[0]).save(root / "IMAGES" / f"{name}.png")
+        video = toy_world.render(toy_world.sample_spec(7, number), 96, 64)
+        save_video(root / "CLIPS" / f"{name}.mp4", video, 25)
+        Image.fromarray(video[0]).save(root / "IMAGES" / f"{name}.png")
     for number in range(2):
-        save_video(root / "FFS" / f"{number}.mp4", toy_world.render(toy_world.sample_spec(8, number), 60, 48), 25)
         for name in ("Archery", "JumpRope"):
             save_video(root / "UCF101" / name / f"v_{name}_g01_c0{number}.avi.mp4",
                        toy_world.render(toy_world.sample_spec(9, number), 60, 48), 25)
-        frames_of(root / "SKY/sky_train" / f"film{number}" / f"film{number}_1", number)
-        frames_of(root / "TAICHI" / f"film{number}", number)
 
 
 def t5_files(folder, shards=1):

@@ -168,16 +168,6 @@ def test_ucf101s_lists_choose_a_split(tmp_path):
     assert media == [["UCF-101/YoYo/v_YoYo_g08_c01.avi", "frames/YoYo/v_YoYo_g08_c01/1.jpg"], names[:1]]
 
 
-def test_another_split_is_other_data(tmp_path):
-    """A cache of latents of train is none of test."""
-    for name in ("train/a.png", "train/b.png", "test/a.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        make_image(tmp_path / name)
-    sets = [images_in(tmp_path, 8, split=split) for split in ("train", "test", "")]
-    assert [len(images) for images in sets] == [2, 1, 3]
-    assert len({images.identity()["data"] for images in sets}) == 3
-
-
 def test_the_same_clips_as_videos_and_as_frames_are_refused(tmp_path):
     """FaceForensics as it is handed out: train/videos and train/images."""
     names = ["train/videos/1.mp4", "train/videos/2.mp4"]

@@ -132,15 +132,6 @@ def test_beside_videos_a_tar_is_passed_over_and_counted(tmp_path):
     assert clips.names == ["b.mp4"] and clips.source.passed_over() == {".tar": 1}
 
 
-def test_another_shard_is_other_data(tmp_path):
-    """identity() knows names, sizes and times."""
-    root = as_video2dataset(tmp_path / "wds", tmp_path, count=2)
-    before = clips_in(root, 4, 16).identity()
-    assert before == clips_in(root, 4, 16).identity()
-    os.utime(root / "00001.tar", (1, 1))
-    assert before != clips_in(root, 4, 16).identity()
-
-
 @pytest.mark.slow
 def test_a_run_on_shards_that_is_killed_goes_on_to_the_bit(tmp_path):
     """By a real SIGKILL after the save of step 4; the weights after step 8 are those of a run that was left

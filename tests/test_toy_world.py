@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,26 +60,11 @@ def test_the_first_clips_are_the_ones_that_were_published():
         np.testing.assert_allclose(render(spec, 4, 32).mean((0, 1, 2)), colour, atol=2.0)
 
 
-@pytest.mark.parametrize("frames, size", [(1, 32), (1, 64), (7, 40), (16, 64)])
-def test_a_clip_has_the_shape_that_was_asked_for(frames, size):
-    """uint8 (T,H,W,3); an image is T=1."""
-    clip = render(sample_spec(0, 0, "image" if frames == 1 else "video"), frames, size)
-    assert clip.shape == (frames, size, size, 3) and clip.dtype == np.uint8 and clip.std() > 10
-
-
 def test_only_draws_the_named_frames_of_the_same_clip():
     """`only` equals slicing, in the order and number asked for."""
     for spec in specs("video", 6):
         whole = render(spec, 12, 32)
         assert np.array_equal(render(spec, 12, 32, only=[0, 7, 3, 3]), whole[[0, 7, 3, 3]])
-
-
-def test_sizes_show_the_same_image():
-    """64 pixels halved is 32 pixels, but for the rounding of an outline's width."""
-    for spec in specs("video", 4):
-        large, small = render(spec, 1, 64)[0].astype(float), render(spec, 1, 32)[0].astype(float)
-        halved = large.reshape(32, 2, 32, 2, 3).mean((1, 3))
-        assert np.abs(halved - small).mean() < 8
 
 
 # --------------------------------------------------------------------------------------- a narrower world
@@ -303,14 +288,6 @@ def test_every_word_has_its_image():
     assert set(SHAPES) == set(SUBJECTS) and set(BACKDROPS) == set(SCENES)
 
 
-def test_captions_say_all_that_names_do():
-    """A Spec's four words are strings, not numpy's, so that they can be hashed, stored and compared."""
-    spec = sample_spec(0, 0, "any")
-    assert all(type(getattr(spec, field.name)) is str for field in fields(Spec)[:4])
-    assert all(type(value) is float for value in (spec.x, spec.y, spec.scale, spec.phase))
-    assert type(spec.flip) is bool
-
-
 # ---------------------------------------------------------------------------------------------- reading back
 
 DRIFT = ((0.2, 0.5, 0.5), (0.7, 0.2, 0.5), (0.5, 0.8, 0.2), (0.9, 0.4, 0.9), (0.1, 0.1, 0.1))
@@ -335,8 +312,7 @@ def whole():
 
 @pytest.mark.parametrize("subject, motion", [
     ("house", "moving right"), ("star", "spinning"),
-    pytest.param("fish", "moving right", marks=pytest.mark.slow),
-    pytest.param("rocket", "jumping", marks=pytest.mark.slow)])
+    pytest.param("fish", "moving right", marks=pytest.mark.slow)])
 def test_a_rendering_is_read_back(subject, motion):
     """Its own Spec, to a third of a pixel (of 64) and a hundredth of the size and of a swing; above 30 dB."""
     spec = replace(HOUSE, subject=subject, motion=motion, phase=0.3)
@@ -344,7 +320,7 @@ def test_a_rendering_is_read_back(subject, motion):
     assert fit.db > 30 and fit.frames.min() > 30 and fit.frames.shape == (8,)
     assert max(abs(fit.spec.x - spec.x), abs(fit.spec.y - spec.y)) < 0.3 / 64
     assert abs(fit.spec.scale - spec.scale) < 0.01 and fit.spec.flip is False
-    if subject == "fish":                                   # a house does not swing, a rocket's flame hardly
+    if subject == "fish":                                   # a house does not swing
         assert abs((fit.spec.phase - spec.phase + 0.5) % 1 - 0.5) < 0.01
     assert caption(fit.spec) == caption(spec)
 
