@@ -107,14 +107,6 @@ def convert(state, table):
             for name, part in parts.items()}
 
 
-def shape_of(state, name, network, source="these"):
-    """The shape of one tensor that every checkpoint of this kind must have."""
-    if name not in state:
-        found = ", ".join(list(state)[:4]) or "nothing"
-        raise UserError(f"{source} are not the weights of {network}: {name} is missing; found {found}, ...")
-    return state[name].shape
-
-
 def count_blocks(state, pattern):
     """How many different numbers the pattern's group finds at the beginning of the names: how deep a list is,
     whether its numbers are in order or not."""
@@ -130,7 +122,7 @@ def read_weights(path):
 
 
 # Shapes are read without asking each whether it is there: a network of others' has a hundred of them. What a
-# damaged file makes of that, a tensor without axes, or more heads than channels, is said in one place.
+# damaged file makes of that, a tensor that is missing or has no axes, is said in one place.
 @contextlib.contextmanager
 def reading(what, source):
     """Around code that reads a network off its tensors: what goes wrong there is wrong with the file."""
@@ -167,7 +159,7 @@ def kl_vae(state, groups=0, scale=None, shift=None):
              if not name.startswith(("loss.", "model_ema."))}
     if any(name.startswith("encoder.down_blocks.") for name in state):
         state = diffusers_vae(state)
-    channels = shape_of(state, "decoder.conv_in.weight", "a Stable Diffusion VAE")[1]
+    channels = state["decoder.conv_in.weight"].shape[1]
     ch = state["encoder.conv_in.weight"].shape[0]
     widths = [state[f"encoder.down.{level}.block.0.conv1.weight"].shape[0]
               for level in range(count_blocks(state, r"encoder\.down\.(\d+)\."))]
@@ -219,8 +211,7 @@ def clip(state, heads=None, act="quick_gelu", source="the CLIP weights"):
     unused = ("position_ids", "logit_scale")             # in older files: the numbers 0..76, CLIP's loss
     state = {name: value for name, value in state.items() if not name.endswith(unused)}
     with reading("CLIP's text encoder", source):
-        vocabulary, width = shape_of(state, "text_model.embeddings.token_embedding.weight",
-                                     "CLIP's text encoder", source)
+        vocabulary, width = state["text_model.embeddings.token_embedding.weight"].shape
         config = CLIPTextConfig(
             vocab_size=vocabulary, width=width, act=act, heads=heads or max(1, width // 64),
             layers=count_blocks(state, r"text_model\.encoder\.layers\.(\d+)\."),
@@ -239,7 +230,7 @@ def t5(state, max_distance=128, source="the T5 weights"):
         state.setdefault("shared.weight", tied)
     block = "encoder.block.0.layer."
     with reading("T5's encoder", source):
-        vocabulary, width = shape_of(state, "shared.weight", "T5's encoder", source)
+        vocabulary, width = state["shared.weight"].shape
         buckets, heads = state[block + "0.SelfAttention.relative_attention_bias.weight"].shape
         config = T5Config(
             vocab_size=vocabulary, width=width, heads=heads, buckets=buckets, max_distance=max_distance,
@@ -277,7 +268,7 @@ def mmdit(state, head_dim=64):
     state = unwrap(state, "model.diffusion_model.")
     if "pos_embed.proj.weight" in state:
         state = swap_halves(convert(state, DIFFUSERS_SD3))
-    width, channels, patch, _ = shape_of(state, "x_embedder.proj.weight", "an MMDiT")
+    width, channels, patch, _ = state["x_embedder.proj.weight"].shape
     first = "joint_blocks.0.x_block."
     config = MMDiTConfig(
         in_channels=channels, patch=patch, depth=count_blocks(state, r"joint_blocks\.(\d+)\."),
@@ -329,10 +320,10 @@ def swap_halves(state):
 # encoded "" instead, and so do we. TRAP: a PixArt for 1024 x 1024 squeezes its positions by 2; no tensor says
 # so, but config.json or the size of the table does.
 
-def common_sizes(state, network, head_dim):
+def common_sizes(state, head_dim):
     """The fields that DiT's, PixArt's and Latte's configs share. How wide a head is no shape tells; head_dim
     0: as in the papers' tables, 72 in XL, whose width is 1152, and 64 in S, B and L."""
-    width, channels, patch, _ = shape_of(state, "x_embedder.proj.weight", network)
+    width, channels, patch, _ = state["x_embedder.proj.weight"].shape
     if not head_dim:
         head_dim = 72 if width == 1152 else min(width, 64)
     return dict(in_channels=channels, patch=patch, width=width, heads=width // head_dim,
@@ -348,7 +339,7 @@ def learns_sigma(state, sizes):
 def dit(state, head_dim=0):
     """The released DiT-XL/2, and its kind in other sizes."""
     state = unwrap(state)
-    sizes = common_sizes(state, "a DiT", head_dim)
+    sizes = common_sizes(state, head_dim)
     config = DiTConfig(
         **sizes, input_size=sizes["patch"] * math.isqrt(state["pos_embed"].shape[1]),
         classes=len(state["y_embedder.embedding_table.weight"]) - 1, learn_sigma=learns_sigma(state, sizes))
@@ -360,7 +351,7 @@ def pixart(state, head_dim=0, sample_size=64, interpolation=None):
     state = convert(unwrap(state), DIFFUSERS_PIXART)
     for name in ("pos_embed", "y_embedder.y_embedding"):        # a table we compute, and the null caption
         state.pop(name, None)
-    sizes = common_sizes(state, "a PixArt", head_dim)
+    sizes = common_sizes(state, head_dim)
     config = PixArtConfig(
         **sizes, sample_size=sample_size, interpolation=interpolation or max(sample_size // 64, 1),
         out_channels=len(state["final_layer.linear.weight"]) // sizes["patch"] ** 2,
@@ -397,7 +388,7 @@ DIFFUSERS_PIXART = [
 def latte(state, head_dim=0):
     """Released Latte (`ema`, `model` or bare), without or with classes, and its kind with a text vector."""
     state = {name.replace("time_embed", "temp_embed"): tensor for name, tensor in unwrap(state).items()}
-    sizes = common_sizes(state, "a Latte", head_dim)
+    sizes = common_sizes(state, head_dim)
     sizes |= dict(input_size=sizes["patch"] * math.isqrt(state["pos_embed"].shape[1]),
                   frames=state["temp_embed"].shape[1], learn_sigma=learns_sigma(state, sizes),
                   condition="none", context_dim=0, pooled_dim=0)
@@ -412,7 +403,7 @@ def latte_t2v(state, head_dim=0, input_size=64, frames=16):
     """Latte's text-to-video model, which is in Diffusers' names. Its tables are not in the file: input_size
     and frames say what they were."""
     state = convert(unwrap(state), DIFFUSERS_LATTE)
-    sizes = common_sizes(state, "a Latte", head_dim)
+    sizes = common_sizes(state, head_dim)
     config = LatteConfig(
         **sizes, input_size=input_size, frames=frames, learn_sigma=learns_sigma(state, sizes),
         condition="text", conditioning="adaln_single",
@@ -438,17 +429,17 @@ DIFFUSERS_LATTE = [
 # ------------------------------------------------------------------------------------- the files people have
 # WHAT TO GET for what; sample.py and train.py take any of the layouts, and ask for what is missing:
 #
-#     VideoDiT     Stable Diffusion 3: its file (transformer and VAE) and text_encoders/ beside it; T5's
+#     VideoDiT     Stable Diffusion 3: its file (transformer and VAE) and its folder text_encoders/; T5's
 #                  spiece.model of PixArt, folder tokenizer/
 #     Latte        the authors' file of a data set, and Stable Diffusion 1.4's folder vae/
 #     Latte, text  the authors' Diffusers folder: transformer/, vae/, text_encoder/ (T5), tokenizer/
 #     DiT, PixArt  to start a Latte from: the authors' file, or Diffusers' folder transformer/
 #     FVD, FID, IS, LPIPS: DETECTORS, below
 #
-# One model is published as one file, as a folder with a part in each subfolder, or as a file with its text
-# encoders beside it, and every community adds a layout. Names of files differ from one download to the next;
-# names of tensors do not, for they come from the code that was trained. So a file is told by its tensors, and
-# a file's name decides only between the two CLIPs, which are built alike.
+# One model is published as one file, as a folder with a part in each subfolder, or as several files, and every
+# community adds a layout. Names of files differ from one download to the next; names of tensors do not, for
+# they come from the code that was trained. So a file is told by its tensors, and a file's name decides only
+# between the two CLIPs, which are built alike.
 
 # What stands before a network's names in a file of several, and which part that is.
 PREFIXES = {"model.diffusion_model.": "transformer", "first_stage_model.": "vae",
@@ -462,7 +453,7 @@ SIGNS = (                           # the first that fits the beginning of a ten
 TRANSFORMERS = {"mmdit": mmdit, "latte_t2v": latte_t2v, "latte": latte, "pixart": pixart, "dit": dit}
 
 
-# (repository on huggingface.co or an address, what hf's --include takes of it, size and license where known)
+# (repository on huggingface.co, what hf's --include takes of it, size and license where known)
 SD3_FILES, STABILITY = "stabilityai/stable-diffusion-3-medium", "Stability Community License, agreed to there"
 PIXART, LATTE = "PixArt-alpha/PixArt-XL-2-512x512", "maxin-cn/Latte"
 PARTS = {                           # of what may be missing; a VAE by the channels of its latents
@@ -483,16 +474,12 @@ FAMILIES = (                        # what a person may name before it is there
     ("CompVis/stable-diffusion-v-1-4-original", "sd-v1-4.ckpt", "CreativeML OpenRAIL-M"),
     (LATTE, "ffs.pt", "2.7 GB, MIT"), (LATTE, "skytimelapse.pt", "2.7 GB, MIT"),
     (LATTE, "taichi-hd.pt", "2.7 GB, MIT"), (LATTE, "ucf101.pt", "2.7 GB, MIT"),
-    (LATTE, "t2v.pt", "4.23 GB, MIT"),
-    ("https://github.com/facebookresearch/DiT", "DiT-XL-2-256x256.pt", "CC BY-NC 4.0"))
+    (LATTE, "t2v.pt", "4.23 GB, MIT"))
 
 
 def fetch(repository, files, about, folder=""):
     """What a message says of other people's weights that are missing: who has them, and what fetches them."""
-    text = f"{files} of {repository} ({about})"
-    if repository.startswith("http"):
-        return text
-    return (f'{text}: hf download {repository} --include "{files}" '
+    return (f'{files} of {repository} ({about}): hf download {repository} --include "{files}" '
             f"--local-dir {folder or Path(repository).name}")
 
 
@@ -504,35 +491,14 @@ def published_as(path):
     fetch it to where the path looks for it; "" if none has."""
     for repository, files, about in FAMILIES:
         if path.name == Path(files).name:
-            folder = path.parent
-            if folder.name == "text_encoders":
-                folder = folder.parent
-            return "it is " + fetch(repository, files, about, folder)
-        for folder in (path, path.parent):
-            if "*" in files and folder.name == Path(repository).name:
-                return "it is " + fetch(repository, files, about, folder)
+            return "it is " + fetch(repository, files, about, path.parents[files.count("/")])
+        if path.name == Path(repository).name and "*" in files:
+            return "it is " + fetch(repository, files, about, path)
     return ""
 
 
 FOLDERS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")     # Diffusers'
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-
-# A class is a number to the network and a word to a person. Latte numbers UCF101's classes as sorted() does
-# the names of its folders; another order would make videos of the wrong action, and no error.
-UCF101 = tuple("""
-    ApplyEyeMakeup ApplyLipstick Archery BabyCrawling BalanceBeam BandMarching BaseballPitch Basketball
-    BasketballDunk BenchPress Biking Billiards BlowDryHair BlowingCandles BodyWeightSquats Bowling
-    BoxingPunchingBag BoxingSpeedBag BreastStroke BrushingTeeth CleanAndJerk CliffDiving CricketBowling
-    CricketShot CuttingInKitchen Diving Drumming Fencing FieldHockeyPenalty FloorGymnastics FrisbeeCatch
-    FrontCrawl GolfSwing Haircut HammerThrow Hammering HandstandPushups HandstandWalking HeadMassage
-    HighJump HorseRace HorseRiding HulaHoop IceDancing JavelinThrow JugglingBalls JumpRope JumpingJack
-    Kayaking Knitting LongJump Lunges MilitaryParade Mixing MoppingFloor Nunchucks ParallelBars PizzaTossing
-    PlayingCello PlayingDaf PlayingDhol PlayingFlute PlayingGuitar PlayingPiano PlayingSitar PlayingTabla
-    PlayingViolin PoleVault PommelHorse PullUps Punch PushUps Rafting RockClimbingIndoor RopeClimbing Rowing
-    SalsaSpin ShavingBeard Shotput SkateBoarding Skiing Skijet SkyDiving SoccerJuggling SoccerPenalty
-    StillRings SumoWrestling Surfing Swing TableTennisShot TaiChi TennisSwing ThrowDiscus TrampolineJumping
-    Typing UnevenBars VolleyballSpiking WalkingWithDog WallPushups WritingOnBoard YoYo
-""".split())
 
 
 @dataclass
@@ -562,7 +528,7 @@ class Released:
     def config(self, part):
         """Diffusers' config.json of a part; {} where there is none. It knows what shapes do not tell."""
         path = self.paths[part].parent / "config.json"
-        if part not in ("transformer", "vae") or not path.is_file():
+        if not path.is_file():
             return {}
         try:
             config = dict(json.loads(path.read_text("utf-8")))
@@ -588,15 +554,14 @@ class Released:
             if self.kind == "pixart":       # the released file holds its position embedding, which tells it
                 rows = math.isqrt(state["pos_embed"].shape[1]) if "pos_embed" in state else 32
                 more["sample_size"] = config.get("sample_size", 2 * rows)
-                more["interpolation"] = config.get("interpolation_scale")
             return TRANSFORMERS[self.kind](state, **more)
 
     def vae(self):
         """The VAE, in float32."""
         config = self.config("vae")
         with reading("a Stable Diffusion VAE", self.paths["vae"]):
-            return kl_vae(self.states["vae"], config.get("norm_num_groups", 0),
-                          config.get("scaling_factor"), config.get("shift_factor")).float()
+            return kl_vae(self.states["vae"], scale=config.get("scaling_factor"),
+                          shift=config.get("shift_factor")).float()
 
     def text(self):
         """What turns prompts into the conditions of this transformer (or, without one, of SD3); None for
@@ -623,10 +588,8 @@ class Released:
 
 # Of config.json what is read, {name: (kind, the least and the most that is believed)}: heads, sizes in
 # latents, frames, and by what latents are scaled.
-CONFIG = {"attention_head_dim": (int, 1, 1024), "sample_size": (int, 1, 1024),
-          "video_length": (int, 1, 4096), "norm_num_groups": (int, 1, 1024),
-          "interpolation_scale": (float, 1e-9, 100), "scaling_factor": (float, 1e-9, 100),
-          "shift_factor": (float, -100, 100)}
+CONFIG = {"attention_head_dim": (int, 1, 1024), "sample_size": (int, 1, 1024), "video_length": (int, 1, 4096),
+          "scaling_factor": (float, 1e-9, 100), "shift_factor": (float, -100, 100)}
 
 
 # One file, many names. What it is follows from the first sign that fits; the order of SIGNS matters, since a
@@ -653,9 +616,6 @@ def sort_out(state, path):
     which its tensors name. What no prefix explains and no sign tells is left out if there is another part:
     files carry a training's step counters and more."""
     state = {name: tensor for name, tensor in unwrap(state).items() if torch.is_tensor(tensor)}
-    if any(name.endswith(("scale_weight", "scaled_fp8")) for name in state):
-        raise UserError(f"{path} is scaled fp8 (it has tensors named scale_weight), which is not read here; "
-                        "take the same file in fp16, bf16 or plain fp8")
     parts = {}
     for name, tensor in state.items():
         prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
@@ -680,22 +640,18 @@ def sort_out(state, path):
 # the strict load would list some hundred missing tensors instead of one file; but each says how many there
 # are: model-00001-of-00002.safetensors. So the index, a stranger's list of paths, is not needed.
 def networks_in(folder):
-    """[[files of one network], ...]: shards belong together; of the same network in several precisions the
-    plainest name is taken, model.safetensors before model.fp16.safetensors and before .bin."""
-    chosen = {}                                                         # {network: its files}
+    """[[files of one network], ...]: shards belong together; the plainest name comes first,
+    model.safetensors before model.fp16.safetensors and before .bin."""
+    networks = {}
     for path in sorted(folder.iterdir(), key=plainness):
         if path.suffix in WEIGHTS and not path.name.startswith("."):
-            name = SHARD.sub("", path.name)
-            network = Path(re.sub(r"\.(fp16|bf16|fp32|ema|non_ema)(?=\.)", "", name)).stem
-            files = chosen.setdefault(network, [])
-            if not files or SHARD.sub("", files[0].name) == name:       # else another precision
-                files.append(path)
-    for files in chosen.values():
+            networks.setdefault(SHARD.sub("", path.name), []).append(path)
+    for files in networks.values():
         shard = SHARD.search(files[0].name)
         if shard and len(files) < int(shard[1]):
             raise UserError(f"{folder} has {len(files)} of {int(shard[1])} shards, {files[0].name} for one; "
                             "download the others too")
-    return list(chosen.values())
+    return list(networks.values())
 
 
 SHARD = re.compile(r"-\d+-of-(\d+)")
@@ -703,40 +659,34 @@ SHARD = re.compile(r"-\d+-of-(\d+)")
 
 def plainness(path):
     """Sorts the plainest name to the front."""
-    return path.suffix != ".safetensors", len(SHARD.sub("", path.name)), path.name
+    return path.suffix != ".safetensors", path.name.count("."), path.name
 
 
 def networks_at(path):
-    """[[files of one network], ...], those first that were meant. Diffusers: a part in each subfolder; any
-    other folder: its files; a file: itself, then the text encoders that its publisher puts beside it. So a
-    person who downloaded a whole repository may name it, or the one file in it that he thinks of."""
+    """[[files of one network], ...] of a file, of a Diffusers folder, a part in each subfolder, or of any
+    other folder: its files, and SD3's folder of text encoders."""
     if not path.exists():
-        raise UserError(f"no file or folder {path}; {published_as(path) or 'check the path'}")
+        known = published_as(path) or published_as(path.parent)
+        raise UserError(f"no file or folder {path}; {known or 'check the path'}")
     if path.is_file():
-        beside, found = path.parent, [[path]]
-        for file in sorted(beside.glob("*.safetensors")):
-            if re.match(r"clip_[lg]|t5xxl", file.name) and file != path:
-                found.append([file])
-    else:
-        beside, found = path, networks_in(path)
-        if (path / "transformer").is_dir() or not found:
-            parts = [path / part for part in FOLDERS if (path / part).is_dir()]
-            return [files for part in parts for files in networks_in(part)[:1]]
-    if (beside / "text_encoders").is_dir():
-        found = found + networks_in(beside / "text_encoders")
-    return found
+        return [[path]]
+    parts = [path / part for part in FOLDERS if (path / part).is_dir()]
+    if parts:
+        return [files for part in parts for files in networks_in(part)[:1]]
+    if (path / "text_encoders").is_dir():
+        return networks_in(path) + networks_in(path / "text_encoders")
+    return networks_in(path)
 
 
 # T5's words are in no tensor. TRAP: the CLIPs' tokenizers lie in folders of like names (SD3: tokenizer,
 # tokenizer_2; T5's is tokenizer_3), and a T5 that is fed their numbers reads nonsense, silently.
 def tokenizer_near(path):
-    """T5's: spiece.model or tokenizer.json (CLIP's folders have vocab.json) at a path or beside it."""
-    beside = path if path.is_dir() else path.parent
-    for place in (beside / "tokenizer_3", beside / "tokenizer", beside, beside / "text_encoders",
-                  beside.parent / "tokenizer_3", beside.parent / "tokenizer"):
-        for name in ("spiece.model", "tokenizer.json"):
-            if (place / name).is_file() and not (place / "vocab.json").is_file():
-                return place / name
+    """T5's spiece.model, which no CLIP has, at a path or beside it."""
+    folder = path if path.is_dir() else path.parent
+    for place in (folder, folder / "tokenizer_3", folder / "tokenizer", folder.parent / "tokenizer_3",
+                  folder.parent / "tokenizer"):
+        if (place / "spiece.model").is_file():
+            return place / "spiece.model"
     return None
 
 
@@ -751,10 +701,9 @@ def open_released(*paths, vae=""):
         found.states, found.paths = more.states | found.states, more.paths | found.paths
         found.tokenizer = found.tokenizer or more.tokenizer
     if vae:
-        path = Path(vae).expanduser()
-        more = released_at(path / "vae" if (path / "vae").is_dir() else path)
+        more = released_at(Path(vae).expanduser())
         if "vae" not in more.states:
-            raise UserError(f"no VAE in {path}; give {WHERE[4]}, or {WHERE[16]}")
+            raise UserError(f"no VAE in {vae}; give {WHERE[4]}, or {WHERE[16]}")
         found.states["vae"], found.paths["vae"] = more.states["vae"], more.paths["vae"]
     return found
 

@@ -58,7 +58,7 @@ import torch
 from tqdm import tqdm
 
 import pretrained
-from dit import DiT, MMDiT, PixArt
+from dit import DiT, MMDiT
 from flow import (DDPM, Known, ddim_sample, ddpm_sample, euler, guided, held, interpolate, pulled, sigmas,
                   velocity_of)
 from latte import Latte
@@ -124,8 +124,6 @@ def sample_latents(models, prompts, shape, how, first_index=0, given=None, windo
     if not cond:
         how = replace(how, guidance=1.0)                    # nothing to be guided by
     device = models.take_turn()
-    cond = add_resolution(models, cond, shape, device)
-    null_cond = add_resolution(models, null_cond, shape, device)
 
     def new_noise(n):
         number = n + 1_000_000 * window
@@ -243,17 +241,6 @@ def conditions(models, prompts, negative=""):
     return cond, null_cond
 
 
-def add_resolution(models, cond, shape, device):
-    """PixArt at 1024 pixels is also told how large an image it makes ("micro-conditions")."""
-    network = models.transformer
-    if not (isinstance(network, PixArt) and network.config.micro_conditions):
-        return cond
-    batch, _, _, height, width = shape
-    pixels = models.vae.downsampling * torch.tensor([[height, width]], device=device).float()   # (1,2)
-    ratio = pixels[:, :1] / pixels[:, 1:]                                       # (1,1)
-    return {**cond, "resolution": pixels.expand(batch, 2), "aspect_ratio": ratio.expand(batch, 1)}
-
-
 def diffusion_of(network, how):
     """Latte 3.1: learned variances; DiT's and PixArt's too. A network without has the larger fixed ones.
 
@@ -351,13 +338,10 @@ def how_of(models, sampler="", steps=None, guidance=None, seed=0, negative=""):
         how.steps = steps
     if guidance is not None:
         how.guidance = guidance
-    if models.objective == "flow" and how.sampler != "euler":
-        raise UserError(f"--sampler {how.sampler}: this model was trained as a flow; its sampler is euler")
-    if models.objective == "ddpm" and how.sampler not in ("ddpm", "ddim"):
-        raise UserError(f"--sampler {how.sampler}: this model was trained by DDPM; its samplers are ddpm and "
-                        "ddim")
-    if how.sampler != "euler" and how.steps > 1000:
-        raise UserError(f"--steps {how.steps}: DDPM was trained on 1000 steps; ask for 1 to 1000")
+    samplers = {"flow": ("euler",), "ddpm": ("ddpm", "ddim")}[models.objective]
+    if how.sampler not in samplers:
+        raise UserError(f"--sampler {how.sampler}: this model was trained as a {models.objective}; its samplers "
+                        f"are {', '.join(samplers)}")
     if how.negative and models.condition == "none":
         raise UserError("--negative: this model reads no prompts, so there is nothing to lead it away from")
     return how
@@ -634,9 +618,7 @@ def released_models(found, device="cpu"):
     if isinstance(network, Latte):
         models.frames = config.frames
     if kind == "dit" or getattr(config, "condition", "") == "class":
-        models.classes = tuple(map(str, range(config.classes)))
-        if config.classes == 101:
-            models.classes = pretrained.UCF101
+        models.classes = tuple(map(str, range(config.classes)))     # UCF101's are numbered as they sort
     # DEVIATES from SD3's scripts: zeros are its null prompt, too, where they let all three encoders read "".
     # In training SD3 dropped each encoder's output on its own, in 46.4 % of the steps, which is all three in
     # 10 % (its appendix); zeros are what stands for an absent T5 in those scripts, and one null prompt then
@@ -740,7 +722,6 @@ def store(out, number, clip, about, gif=False):
 # shown cannot be questioned.
 
 TOKENS = 1 << 15    # in one batch: eight images of SD3 at 1024, one clip of 96 frames at 512, 512 toy clips
-MOST = 1 << 17      # in one clip: 5 times VideoDiT's largest; attention over more would take hours, or fail
 
 
 # A batch is bounded by tokens and not by the memory that is free: then the same command makes the same
@@ -755,9 +736,7 @@ def parse(argv):
     add("--model", default="", choices=["", *KINDS], help="which of the folder's models")
     add("--weights", metavar="PATH", default=[], action="append",
         help="a released model, file or folder: SD3, SD3.5, DiT, PixArt-alpha, Latte; may be repeated, for "
-             "parts that lie elsewhere. With --ckpt: its text encoders serve that checkpoint. SD3 needs 5 GB "
-             "for its transformer in bf16 (9 on a CPU that has none) and, if there is T5, 10 GB for that, "
-             "one after the other")
+             "parts that lie elsewhere. With --ckpt: its text encoders serve that checkpoint")
     add("--vae", metavar="PATH", default="", help="the VAE of --weights, where it is not in them")
     add("--zero-shot-video", action="store_true",
         help="with SD3's --weights: VideoDiT Fig. 2, the untrained image model attending over --frames "
@@ -810,11 +789,6 @@ def check_flags(args):
             raise UserError(f"{flag} {value}: must be at least {least} and at most ten million")
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength {args.strength}: must be above 0 and at most 1")
-    released = args.weights and not args.ckpt
-    own_image_model = args.model == "dit" and not args.weights
-    if args.zero_shot_video and not (released or own_image_model):
-        raise UserError("--zero-shot-video shows an untrained Stable Diffusion 3: give --weights; or the "
-                        "image model of one of ours: --ckpt FOLDER --model dit")
     given = [f"--{name}" for name in ("extend", "video", "image") if getattr(args, name)]
     if args.start or args.end:
         given.append("--start/--end")
@@ -855,8 +829,6 @@ def settle(args, models):
     unit = models.vae.downsampling * models.transformer.config.patch
     if args.size % unit:
         raise UserError(f"--size {args.size}: must be a multiple of {unit}")
-    if isinstance(models.transformer, DiT) and args.size != models.size:
-        raise UserError(f"--size {args.size}: this DiT makes images of {models.size} and no others")
     if args.size != models.size:
         own = f"{models.size} x {models.size}"
         print(f"--size {args.size}: this model was trained at {own}", file=sys.stderr)
@@ -867,18 +839,14 @@ def settle(args, models):
     elif not args.frames:
         args.frames = 2 * own if args.extend else own
     check_frames(args.frames, models.group)
-    moving = [f"--{name}" for name in ("start", "end", "extend", "video") if getattr(args, name)]
-    if args.frames > 1:
-        moving.append(f"--frames {args.frames}")
-    if models.frames == 1 and moving and not args.zero_shot_video:
-        instead = "add --image, or train stage videodit"
-        if args.weights and not args.ckpt:
-            instead = "add --zero-shot-video, or --ckpt"
-        raise UserError(f"{moving[0]}: this is an image model; {instead}")
+    moves = args.frames > 1 or args.start or args.end
+    if moves and models.frames == 1 and not args.zero_shot_video:
+        raise UserError("this is an image model; add --image, train stage videodit, or let it attend over "
+                        "several images as it is: --zero-shot-video")
+    if args.zero_shot_video and models.frames > 1:
+        raise UserError("--zero-shot-video shows an untrained image model: give Stable Diffusion 3's --weights, "
+                        "or one of ours with --model dit")
     tokens = tokens_of(models, models.frames if args.extend else args.frames, args.size)
-    if tokens > MOST:
-        raise UserError(f"--frames {args.frames} --size {args.size}: {tokens:,} tokens in one clip, "
-                        f"{MOST:,} at most; take fewer, and go on from the clip with --extend")
     args.batch = args.batch or max(TOKENS // tokens, 1)
     return how_of(models, args.sampler, args.steps, args.guidance, args.seed, args.negative)
 

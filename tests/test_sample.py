@@ -165,7 +165,7 @@ def test_latte_has_samplers_of_its_own(make, tmp_path, capsys):
     """Latte 3.1: DDPM, or DDIM; a flow's sampler is refused."""
     assert len(list(make("a cat", "--model", "latte").glob("*.mp4"))) == 1
     make("a cat", "--model", "latte", "--sampler", "ddim")
-    with pytest.raises(UserError, match="--sampler euler: this model was trained by DDPM"):
+    with pytest.raises(UserError, match="--sampler euler: this model was trained as a ddpm"):
         make("a cat", "--model", "latte", "--sampler", "euler")
 
 
@@ -182,11 +182,10 @@ def test_latte_has_samplers_of_its_own(make, tmp_path, capsys):
     (["a cat", "--size", "4096"], "256 x 256 patches do not"), ([], "give a prompt, such as"),
     (["--prompts", "nowhere.txt"], "no file nowhere.txt"),
     (["a cat", "--weights", "nowhere.safetensors"], "no file or folder nowhere.safetensors"),
-    (["a cat", "--zero-shot-video"], "shows an untrained Stable Diffusion 3: give --weights"),
+    (["a cat", "--zero-shot-video"], "shows an untrained image model"),
     (["a cat", "--negative", "dog", "--vae", "x"], "--vae belongs to --weights"),
     (["a cat", "--start", "nowhere.png"], "--start nowhere.png: no such file"),
     (["a cat", "--start", "a.png", "--video", "b.mp4"], "--video and --start/--end are different wishes"),
-    (["a cat", "--frames", "800000"], "tokens in one clip"),
     (["a cat", "--strength", "0"], "--strength 0.0: must"),
     (["a cat", "--sampler", "ddim"], "--sampler ddim: this model was trained as a flow"),
     (["a cat", "--size", "64", "96"], '"96": this model knows no word of it'),
@@ -223,7 +222,7 @@ def broken(tiny, folder, how):
     ("truncated", "videodit.safetensors is truncated"), ("another class", "holds a MMDiT, not a VideoDiT"),
     ("dpvae.safetensors", "no checkpoint at"), ("a link to nothing", "videodit.safetensors"),
     ("text.safetensors", "holds no text encoder; give with --weights"),
-    ("image model", "this is an image model; add --image, or train stage videodit")])
+    ("image model", "this is an image model; add --image, train stage videodit")])
 def test_a_damaged_folder_is_explained(tiny, tmp_path, capsys, how, answer):
     """One line that names the file, exit code 2, and nothing is written."""
     ckpt = broken(tiny, tmp_path / "ckpt", how)
@@ -470,17 +469,15 @@ def official_sd35(sd3, folder):
 
 @pytest.mark.slow
 def test_sd35_as_its_publisher_lays_it_out(sd3, make, tmp_path):
-    """The file, the folder, or the parts one by one: the encoders are found beside it, T5 too, and heard."""
+    """The folder, or its parts one by one: the encoders are found, T5 too, and heard."""
     folder = official_sd35(sd3, tmp_path)
-    file = folder / "sd3.5_medium.safetensors"
-    found = pretrained.open_released(file)
-    assert {*found.states} == {"transformer", "vae", "clip_l", "clip_g", "t5xxl"} and found.tokenizer
-    for number, weights in enumerate((file, folder)):
-        made = make("a cat", "--weights", weights, "--size", 32, out=f"out{number}")
-        assert len(list(made.glob("*.png"))) == 1
-    with_t5 = Image.open(made / "0000-a-cat.png").tobytes()
+    parts = "--weights", folder / "sd3.5_medium.safetensors", "--weights", folder / "text_encoders"
+    whole = make("a cat", "--weights", folder, "--size", 32, out="whole")
+    by_parts = make("a cat", *parts, "--size", 32, out="parts")
+    with_t5 = Image.open(whole / "0000-a-cat.png").tobytes()
+    assert Image.open(by_parts / "0000-a-cat.png").tobytes() == with_t5
     (folder / "text_encoders/t5xxl_fp16.safetensors").unlink()
-    without = make("a cat", "--weights", file, "--size", 32, out="without")
+    without = make("a cat", "--weights", folder, "--size", 32, out="without")
     assert Image.open(without / "0000-a-cat.png").tobytes() != with_t5
 
 
@@ -495,17 +492,12 @@ def test_what_is_missing_is_said_first_and_with_its_publisher(sd3, tmp_path, cap
 
 
 def test_other_things_that_people_have_are_explained(sd3, released, tmp_path, capsys):
-    """Scaled fp8; a shard that is not there; a VAE of other channels; two models in a folder; a U-Net."""
-    state = read_state(sd3[0])
-    save_file(state | {"model.diffusion_model.x_embedder.proj.scale_weight": torch.ones(1)},
-              tmp_path / "scaled.safetensors")
-    assert "scaled fp8" in refused(capsys, "a", "--weights", tmp_path / "scaled.safetensors")
+    """A shard that is not there; a VAE of other channels; two models in a folder; a U-Net."""
     shutil.copytree(released / "Latte-1", tmp_path / "latte")
     (tmp_path / "latte/text_encoder/model-00002-of-00002.safetensors").unlink()
     assert "text_encoder has 1 of 2 shards" in refused(capsys, "a", "--weights", tmp_path / "latte")
     two = [shutil.copy(released / name, tmp_path) for name in ("ffs.pt", "DiT-XL-2-256x256.pt")]
     assert "16 channels" in refused(capsys, "3", "--weights", two[1], "--vae", sd3[1])
-    (tmp_path / "scaled.safetensors").unlink()
     assert "several transformers" in refused(capsys, "3", "--weights", tmp_path)
     torch.save({"input_blocks.0.0.weight": torch.zeros(2)}, tmp_path / "unet.pt")
     assert "no network that is known here" in refused(capsys, "a", "--weights", tmp_path / "unet.pt")
@@ -580,7 +572,7 @@ def test_zero_shot_video_has_t_frames(sd3, make, capsys):
     folder = make("", "--weights", sd3[0], "--zero-shot-video", "--frames", 3, "--size", 32)
     clip, = folder.glob("*.mp4")
     assert len(read_video(clip)) == 3
-    with pytest.raises(UserError, match="--frames 8: this is an image model; add --zero-shot-video"):
+    with pytest.raises(UserError, match="this is an image model; .*--zero-shot-video"):
         make("a cat", "--weights", sd3[0], "--frames", 8)
 
 
