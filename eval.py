@@ -39,8 +39,8 @@ from tqdm import tqdm
 
 from data import ClipConfig, ClipFolder
 from flow import DDPM, interpolate
-from latte import frame_similarity, summary, unconditional
-from pretrained import FILES, load_detector, load_latte, vae_at
+from latte import Latte, frame_similarity, summary, unconditional
+from pretrained import FILES, load_detector
 from sample import (TOKENS, TOY, decode, encode, generate, given_ends, go_on, how_of, load_models,
                     sample_latents, tokens_of)
 from vae import DPVAE, GOP, KLVAE, fold
@@ -135,11 +135,9 @@ def score(argv):
     if args.splits > len(logits):
         raise UserError(f"--splits {args.splits}: must be at most the number of clips, {len(logits)}")
     mean, error, deviation = score_set(logits, args.splits)
-    label = "toy " if args.features == "toy" else ""
-    print(f"{label}IS {mean:.4g} +- {error:.3g} (standard error over random halves; "
-          f"deviation over {args.splits} splits {deviation:.2g}); {len(logits)} clips, "
-          f"{logits.shape[2]} classes of {args.features}")
-    return finish({"metric": f"{label}is", "is": mean, "standard_error": error, "deviation": deviation})
+    print(f"IS {mean:.4g} +- {error:.3g} (standard error over random halves; deviation over {args.splits} "
+          f"splits {deviation:.2g}); {len(logits)} clips, {logits.shape[2]} classes of c3d")
+    return finish({"metric": "is", "is": mean, "standard_error": error, "deviation": deviation})
 
 
 # ------------------------------------------------------------------------------------------ reconstruction
@@ -369,11 +367,8 @@ def sample_set(argv):
     generation_flags(flags)
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, steps=1, batch=1)
-    if args.prompts:
-        prompt = prompt_at(args.prompts)                    # a wrong one is told before weights are read
     models = load_models(args.ckpt, device(), args.weights, args.model, args.vae)
-    if not args.prompts:
-        prompt = prompt_at(f"{own_world(models)}:video")
+    prompt = prompt_at(args.prompts or f"{own_world(models)}:video")
     settle(models, args)
     if hasattr(models.text, "kept"):                        # published encoders stay: a next block asks
         models.text.kept = {} if device() != "cpu" else None
@@ -543,6 +538,7 @@ def similarity(argv):
     flags.add_argument("-n", type=int, default=4, help="clips, over which is averaged")
     flags.add_argument("--stride", type=int, default=1, help="of the videos' frames; as in training")
     flags.add_argument("--times", type=int, nargs="+", default=[100], help="of 1000: how much noise; 0: none")
+    flags.add_argument("--weights", default=[], action="append", help="as in sample.py: text encoders")
     flags.add_argument("--vae", default="", help="of a released Latte: Stable Diffusion 1.4's")
     flags.add_argument("--seed", type=int, default=0, help="of the videos and the noise")
     flags.add_argument("--out", type=drawing, default="out/similarity.png", help="the drawing")
@@ -550,11 +546,14 @@ def similarity(argv):
     at_least(vars(args), n=1, stride=1, seed=0)
     if not 0 <= min(args.times) <= max(args.times) < 1000:
         raise UserError("--times: must lie between 0 and 999")
-    net, vae, objective = open_latte(args.ckpt, args.vae)
-    z = encode_clips(net, vae, args)                                                        # (B,C,T,h,w)
+    models = load_models(args.ckpt, "cpu", args.weights, "latte", args.vae)         # it is a few passes
+    net = models.transformer
+    if not isinstance(net, Latte):
+        raise UserError(f"{args.ckpt} is no Latte; give one")
+    z = encode_clips(models, args)                                                          # (B,C,T,h,w)
     squares, labels = [], []
     for time_step in args.times:
-        found = frame_similarity(net, noisy(z, time_step, objective, args.seed),
+        found = frame_similarity(net, noisy(z, time_step, models.objective, args.seed),
                                  torch.full((len(z),), float(time_step)), unconditional(net, len(z)))
         print(f"time {time_step:<19d} {'mean':>8s} {'variance':>10s} {'inverted':>9s}")
         for name, matrix in found.items():
@@ -565,32 +564,15 @@ def similarity(argv):
     print(f"drawn in {args.out}")
 
 
-def open_latte(ckpt, vae=""):
-    """(Latte, its VAE, its objective), in float32 on the CPU: it is a few passes."""
-    path = Path(ckpt).expanduser()
-    if path.is_dir() and (path / "latte.safetensors").is_file():
-        path = path / "latte.safetensors"
-    net = load_latte(path)
-    if not class_of(path):
-        if not vae:
-            raise UserError(f"{path} holds no VAE; give --vae, Stable Diffusion 1.4's")
-        return net, vae_at(vae), "ddpm"
-    made = read_config(path)
-    kind = made.get("latents", "vae")
-    own, _ = open_vae(path.with_name(f"{kind}.safetensors"))
-    return net, own.cpu(), made.get("objective", "ddpm")
-
-
 @torch.no_grad()
-def encode_clips(net, vae, args):
-    """Scaled latents (B,C,T,h,w) of -n clips that --seed draws, as long and large as the Latte's."""
-    frames = net.config.frames * (GOP if isinstance(vae, DPVAE) else 1)
-    config = ClipConfig(frames, net.config.input_size * vae.downsampling, stride=args.stride, crop="center",
-                        seed=args.seed)
+def encode_clips(models, args):
+    """Scaled latents (B,C,T,h,w) of -n clips that --seed draws, as long and large as the model's."""
+    config = ClipConfig(models.frames, models.size, stride=args.stride, crop="center", seed=args.seed)
     found = video_clips(args.data, args.n, config)
-    clips = [clip for _, clip in found if clip.shape[1] == frames]                          # (3,T,H,W) each
+    clips = [clip for _, clip in found if clip.shape[1] == models.frames]                   # (3,T,H,W) each
     if not clips:
-        raise UserError(f"--data {args.data}: no video of {frames} frames, {args.stride} apart")
+        raise UserError(f"--data {args.data}: no video of {models.frames} frames, {args.stride} apart")
+    vae = models.vae
     return vae.scaled(torch.cat([vae.encode(clip[None]) for clip in clips]))                # (B,C,T,h,w)
 
 
@@ -891,8 +873,6 @@ def open_detector(args, purpose):
         def look(video):
             if purpose == "fid":
                 return classifier.frame_features(video)                                     # (B,T,F)
-            if purpose == "is":
-                return classifier(video)["subject"][:, None]                                # (B,1,12)
             return classifier.clip_features(video)[:, None]                                 # (B,1,F)
         return look, f"{purpose} {fingerprint(classifier)}"
     path = Path(args.weights or DETECTORS / FILES[kind])
@@ -954,7 +934,7 @@ def extract_real(side, look, mark, args):
 # asked for would be a choice made in silence. What a preset says holds where no flag is given, and all of it
 # is printed.
 OF_THE_REAL_SIDE = ("real_stride", "window", "split")
-NETWORKS = {"fvd": ("i3d", "toy"), "fid": ("inception", "toy"), "is": ("c3d", "toy")}
+NETWORKS = {"fvd": ("i3d", "toy"), "fid": ("inception", "toy"), "is": ("c3d",)}
 
 
 def parse_metric(name, argv):

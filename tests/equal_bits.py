@@ -95,7 +95,6 @@ COMMANDS = {
     "eval-sample": f"eval.py sample {TOY} -n 6 --steps 4 --prompts toy:video_heldout --png -o clips",
     "eval-fvd": "eval.py fvd toy:video_heldout:1 eval-sample/clips --features toy --clips 6",
     "eval-fid": "eval.py fid toy:video_heldout:1 eval-sample/clips --features toy --clips 6",
-    "eval-is": "eval.py is eval-sample/clips --features toy --clips 6 --splits 2",
     "eval-recon": f"eval.py recon {TOY} toy -n 3 --sheet recon.png --features toy",
     "eval-recon-films": f"eval.py recon {TOY} stand-ins/CLIPS -n 2 --frames 8 --features toy",
 
