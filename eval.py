@@ -7,10 +7,15 @@ Numbers  distances are computed in float64; each is printed with its whole proto
 Differs  papers print a distance and nothing else; and no clip counts twice on several GPUs, as it does in
          published samplers. grep DEVIATES, ASSUMED
 Reads    after sample.py, before presets.py; which pixels are compared: support/eval_clips.py
-Run me   python eval.py toy                     # does checkpoints/toy do what a prompt says?
-         python eval.py fvd REAL FAKE     # also: fid, is FAKE, recon CKPT DATA, sample CKPT -n 2048 -o DIR
-         python eval.py similarity CKPT         # how alike a Latte's frames are, block by block
-         python eval.py reproduce ffs.pt --data FFS --vae SD1       # a released Latte's FVD, in one command
+Run me   python eval.py COMMAND ..., each with its own --help:
+
+  toy                    the toy's checkpoint: does it obey prompts, how near is it to what can be drawn
+  sample CKPT -o DIR     make the clips that the next three look at; again, it goes on
+  fvd REAL FAKE          Frechet distance of two sets of clips, by I3D; fid: of their frames, by Inception
+  is FAKE                Inception Score of clips, by C3D
+  recon CKPT VIDEOS      PSNR, SSIM, LPIPS of what a VAE gives back; D_k(z) beside D_k(z_k)
+  similarity CKPT        how alike a Latte's frames are, block by block
+  reproduce WEIGHTS      the FVD and IS of a released Latte, as published
 
     a model --sample--> clips --+
                                 +--> features --> FVD, FID, IS       is the set like the real set?
@@ -204,7 +209,6 @@ def recon(argv):
     flags.add_argument("-n", type=int, default=50, help="videos; VideoDiT 4.1 takes 50")
     flags.add_argument("--frames", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 64")
     flags.add_argument("--size", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 512")
-    flags.add_argument("--part", type=finite, nargs=2, default=(0.0, 1.0), help="of each video: 0.75 1")
     flags.add_argument("--split", default="test", choices=SPLITS, help="of a root that holds train and test")
     flags.add_argument("--features", default="alex", choices=["alex", "vgg", "toy"], help="LPIPS' network")
     flags.add_argument("--weights", default="", help="its file; default: in checkpoints/detectors")
@@ -213,13 +217,9 @@ def recon(argv):
     flags.add_argument("--sheet", type=drawing, default="", help="a .png: video, reconstruction, error")
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, frames=0, seed=0)
-    if parse_toy(args.data) and (*args.part, args.seed) != (0, 1, 0):
-        raise UserError("--part, --seed: for videos; other clips of the toy are toy:video:1")
-    if not 0 <= args.part[0] < args.part[1] <= 1:
-        raise UserError(f"--part {args.part[0]} {args.part[1]}: must rise, between 0 and 1")
     vae, made = open_vae(args.ckpt)
     config = ClipConfig(args.frames or made.get("frames", 64), args.size or made.get("size", 512),
-                        part=tuple(args.part), crop="center", seed=args.seed, split=args.split)
+                        crop="center", seed=args.seed, split=args.split)
     group = GOP if isinstance(vae, DPVAE) else 1
     if config.frames % group:
         raise UserError(f"--frames {config.frames}: must be a multiple of {GOP}")
@@ -279,16 +279,14 @@ def open_vae(path):
 
 
 # Which frames are reconstructed matters as much as how: VideoDiT 4.1 takes 50 videos "randomly sampled", 64
-# frames of each, and which ones stays unknown. Here the videos are drawn by --seed, the clips in them too;
-# and --part 0.75 1 leaves the first three quarters, on which a model of one's own may have been trained, out
-# of the test.
+# frames of each, and which ones stays unknown. Here the videos are drawn by --seed, the clips in them too.
 def video_clips(data, n, config, group=1):
     """(name, clip (3,T,H,W)) of n videos. One that is too short for config.frames gives as many as it has, in
     whole groups."""
     if toy := parse_toy(data):
         kind, seed, vocabulary = toy
         for index in range(n):
-            spec = toy_world.sample_spec(UNSEEN + seed, index, kind, vocabulary)
+            spec = toy_world.sample_spec(UNSEEN + seed + config.seed, index, kind, vocabulary)
             yield f"{data} {index}", to_video(toy_world.render(spec, config.frames, config.size))
         return
     split = "" if config.split == "all" else config.split
@@ -299,8 +297,7 @@ def video_clips(data, n, config, group=1):
     for index in sorted(drawn):
         name = videos.names[index]
         try:
-            first, last = (round(share * len(videos.video(index).times)) for share in config.part)
-            there = (last - first - 1) // config.stride + 1
+            there = (len(videos.video(index).times) - 1) // config.stride + 1
             videos.config.frames = max(min(config.frames, there) // group, 1) * group
             yield name, videos.read(index, np.random.default_rng([config.seed, index, 0]))["video"]
         except Unusable as reason:                          # not one group in it
@@ -385,7 +382,7 @@ def sample_set(argv):
 
 
 def own_world(models):
-    """Of which toy world the default prompts are: the narrow one's model knows no other words."""
+    """Of which toy world the prompts are by default: the narrow one's model knows no other words."""
     words = getattr(getattr(models.text, "config", None), "words", ())
     if set(words) == set(toy_world.VOCABULARIES["small"].words):
         return "toy-small"
@@ -670,15 +667,6 @@ def captions(specs):
     return [toy_world.caption(spec) for spec in specs]
 
 
-def world_of(classifier):
-    """The vocabulary whose words this classifier names: a narrow one is asked in its own words."""
-    names = classifier.config
-    for vocabulary, world in toy_world.VOCABULARIES.items():
-        if (tuple(names.subjects), tuple(names.motions)) == (world.subjects, world.motions):
-            return vocabulary
-    raise UserError("the classifier knows other words than the toy worlds; train.py --stage classifier")
-
-
 # True clips, for the classifier's own check, the VAE's, and the frames that are given away.
 def render_all(specs, frames, size):
     return torch.stack([to_video(toy_world.render(spec, frames, size)) for spec in specs])      # (B,3,T,H,W)
@@ -801,7 +789,9 @@ def toy(argv):
     if not file.is_file():
         file = CLASSIFIER
     classifier = load_network(AttributeClassifier, file).to(device())
-    args.vocabulary = world_of(classifier)
+    args.vocabulary = toy_world.WORLDS[own_world(models)]
+    if not {*toy_world.VOCABULARIES[args.vocabulary].subjects} <= {*classifier.config.subjects}:
+        raise UserError(f"{file} knows other words than the toy world; train.py --stage classifier")
 
     moves = models.frames > 1
     rows = {row: kind for row, kind in ROWS.items() if moves or kind.startswith("image")}
@@ -991,20 +981,11 @@ def drawing(path):
 # used, and ablate.py composes commands whose flags are checked by the same code as a person's.
 COMMANDS = {"toy": toy, "fvd": partial(distance, "fvd"), "fid": partial(distance, "fid"), "is": score,
             "recon": recon, "sample": sample_set, "similarity": similarity, "reproduce": reproduce}
-HELP = """eval.py COMMAND ..., each with its own --help
-
-  toy                    the toy's checkpoint: does it obey prompts, how near is it to what can be drawn
-  sample CKPT -o DIR     make the clips that the next three look at; again, it goes on
-  fvd REAL FAKE          Frechet distance of two sets of clips, by I3D; fid: of their frames, by Inception
-  is FAKE                Inception Score of clips, by C3D
-  recon CKPT VIDEOS      PSNR, SSIM, LPIPS of what a VAE gives back; D_k(z) beside D_k(z_k)
-  similarity CKPT        how alike a Latte's frames are, block by block
-  reproduce WEIGHTS      the FVD and IS of a released Latte, as published"""
 
 
 def main(argv):
     if not argv or argv[0] in ("-h", "--help"):
-        return print(HELP)
+        return print(__doc__)
     if argv[0] not in COMMANDS:
         raise UserError(f"unknown command {argv[0]}; give one of {', '.join(COMMANDS)}")
     torch.backends.cudnn.allow_tf32 = False                 # distances are compared with other people's

@@ -141,8 +141,6 @@ class Side:
             images = [name for name in images if (name.rpartition("/")[0] or ".") in source.folders]
         self.folder = source.root
         self.clips = [[name] for name in source.videos] + group_frames(images, protocol.frames)
-        if fake and len(self.clips) < protocol.clips:      # now, not after an hour of looking at the others
-            check_count(self, len(self.clips))
         if whole:
             self.cut_whole()
 

@@ -158,11 +158,10 @@ def test_bf16_on_a_device_without_it_is_float32(ckpt, tmp_path, monkeypatch):
 
 
 def test_recon_finds_no_gain_in_an_untrained_dp_vae(ckpt, shots, capsys):
-    """At step 0 D(z) is the held key frame, so both have the same PSNR;
-    the last quarter of 16 frames is 4."""
-    result = eval.recon([str(ckpt), str(shots), "--part", "0.75", "1", "--features", "toy",
+    """At step 0 D(z) is the held key frame, so both have the same PSNR; of 64 frames a video of 16 has 16."""
+    result = eval.recon([str(ckpt), str(shots), "--frames", "64", "--features", "toy",
                              "--classifier", str(ckpt / "classifier.safetensors")])
-    assert result["clips"] == 4 and result["frames"] == 4
+    assert result["clips"] == 4 and result["frames"] == 16
     assert result["gain"] == pytest.approx(0, abs=1e-3) and "toy_lpips" in result
     assert result["key_psnr"] == pytest.approx(result["key_psnr_2d"])          # Eq. 3: at step 0 z = z_k
     assert result["z_mean"] == pytest.approx(result["z_k_mean"]) and result["z_std"] > 0
@@ -333,7 +332,6 @@ def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
     (["is", "toy", "--real_stride", "2"], "unknown flag --real_stride"),
     (["fvd", "toy", "toy", *TOY_FLAGS, "--splits", "2"], "unknown flag --splits"),
     (["fvd", "toy:video", "toy", *TOY_FLAGS, "--full"], "unknown flag --full"),
-    (["recon", "nowhere", "toy", "--part", "0.5", "1"], "--part, --seed: for videos"),
     (["recon", "nowhere", "toy"], "no checkpoint at nowhere"),
     (["toy", "--ckpt", "nowhere"], "no file or folder nowhere"),
     (["fvd", "toy", "toy", "--split", "mine"], "--split: invalid choice: 'mine'.*train"),
