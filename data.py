@@ -47,7 +47,7 @@ import numpy as np
 
 from support import folder_report, toy_world
 from support.folders import (Captions, choose_caption, describe, list_classes, list_source, nothing_of,
-                             open_image, stem_of, warn_equal_captions)
+                             open_image, stem_of)
 from support.order import deal, log, mix
 from support.shards import Shards
 from support.video_io import (IMAGES, ROUNDING, VIDEOS, Unusable, VideoFile, crop_clip, nearest_in_time,
@@ -129,9 +129,14 @@ class Files:
         self.skipped = {}                                    # name -> why it cannot be used
 
     def check(self):
-        """What is said of a folder when it is opened."""
-        warn_equal_captions(self.root, self.texts.lookup, len(self))
-        self.item(0)                                         # nothing usable: say so now, not in a worker
+        """What is said of a folder when it is opened: nothing usable, or one caption for all of 32 files, which
+        teaches no word; mostly a table was meant that has not been found."""
+        self.item(0)
+        some = {int(place) for place in np.linspace(0, len(self) - 1, 32)}
+        said = {self.words(index) for index in some}
+        if len(some) > 1 and len(said) == 1:
+            log.warning('%s: all of the captions looked at are "%s"; docs/data.md says where others may stand',
+                        self.root, said.pop()[:60])
 
     def __len__(self):
         return len(self.names)

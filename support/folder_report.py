@@ -1,8 +1,8 @@
 """folder_report.py - python data.py FOLDER: how many hours, which sizes and rates, whence the captions,
 and what is broken.
 
-Each file is tried as training will try it, by the data sets of data.py, which are handed in, and which say
-themselves what they skip, and why."""
+Each file is tried as a training on clips of 16 frames will try it, by the data sets of data.py, which are
+handed in, and which say themselves what they skip, and why."""
 
 import os
 from collections import Counter

@@ -254,10 +254,9 @@ def stem_of(name):
 # all to find out would cost more than making it anew; their names, sizes and times of writing are known to
 # the file system, and change whenever a person changes a file. (A copy that loses its times is new data to
 # us: a needless encoding, which is the better of the two errors.)
-def describe(root, names=None):
+def describe(root, names):
     """A data set in a few letters that change when one of its videos, images or captions does: by name, by
     size, or by the time at which it was written."""
-    names = list_files(root) if names is None else names
     names = [name for name in names if name.lower().endswith(VIDEOS + IMAGES + TABLES + (".txt", ".tar"))]
     mark, is_folder = 0, os.path.isdir(root)
     for name in names:
@@ -639,9 +638,7 @@ class Captions:
         """A caption's .txt, on one line."""
         try:
             return " ".join(decode(read_bytes(self.root, name, CAPTION_BYTES)).split())
-        except ValueError:
-            raise Unusable(f"its caption {name} is not UTF-8")
-        except Unusable as reason:
+        except (ValueError, Unusable) as reason:
             raise Unusable(f"its caption {name}: {reason}")
 
 
@@ -651,21 +648,6 @@ def choose_caption(captions, key):
     if len(captions) == 1:
         return captions[0]
     return captions[int(np.random.default_rng(key).integers(len(captions)))]
-
-
-# A caption that all clips share teaches no word; mostly a table was meant that has not been found.
-def warn_equal_captions(root, lookup, count):
-    """Say so if all of 32 files, evenly spread, have one caption."""
-    sources = {}
-    for number in sorted({int(place) for place in np.linspace(0, count - 1, 32)}):
-        try:
-            captions, source = lookup(number)
-        except Unusable:
-            continue
-        sources |= dict.fromkeys(captions, source)
-    if count > 1 and len(sources) == 1:
-        (caption, source), = sources.items()
-        log.warning('%s: all of the captions looked at are "%s", from %s', root, caption[:60], source)
 
 
 # --------------------------------------------------------------------------------------------------- classes

@@ -39,18 +39,15 @@ class Shards:
     """The samples of a root's .tar files: for each a name, captions, and the bytes of a video."""
 
     def __init__(self, root, names):
-        self.root, self.shards = root, []
-        found, first = [], [0]
+        self.root, self.shards, found = root, names, []
         for name, (rows, problem) in zip(names, read_all_indexes(root, names)):          # (n,6)
             if problem:
                 log.warning("%s/%s: %s; %d samples of it are used", root, name, problem, len(rows))
-            if len(rows):
-                self.shards.append(name)
-                found.append(rows)
-                first.append(first[-1] + len(rows))
-        if not found:
+            found.append(rows)
+        self.rows = np.concatenate(found)                                                # (n,6)
+        self.first = np.cumsum([0, *map(len, found)])                                    # (shards+1,)
+        if not len(self.rows):
             raise UserError(f"no sample with a video in the {len(names)} shards (.tar) of {root}")
-        self.rows, self.first = np.concatenate(found), np.array(first)                   # (n,6), (shards+1,)
 
     def __len__(self):
         return len(self.rows)

@@ -121,7 +121,7 @@ def test_captions_that_all_are_equal_are_said(tmp_path, caplog):
     clips_in(tmp_path / "videos/a.mp4", 4, 16)
     assert "captions" not in caplog.text
     clips_in(tmp_path, 4, 16)
-    assert 'all of the captions looked at are "videos", from its folder\'s name' in caplog.text
+    assert 'all of the captions looked at are "videos"; docs/data.md' in caplog.text
 
 
 @pytest.mark.parametrize("make, words", [
@@ -250,17 +250,13 @@ def test_frames_are_ordered_by_number():
 
 def test_captions_come_from_the_nearest_source(tmp_path):
     """Issue: .txt beside the file, else metadata at the root, else the folder's name, else the file's."""
-    (tmp_path / "red_cat-1").mkdir()
-    for name in ("red_cat-1/a.png", "red_cat-1/b.png", "red_cat-1/c.png", "my_dog.png"):
-        make_image(tmp_path / name)
-    (tmp_path / "red_cat-1/a.txt").write_text("\ufeffein Käse\n", "utf-8")
-    rows = [("red_cat-1/a.png", "the .txt wins"), ("./red_cat-1/b.png", "from the table")]
-    lines = [json.dumps({"path": path, "prompt": prompt}) for path, prompt in rows]
-    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    said = images_in(tmp_path, 8)
-    assert dict(zip(said.names, said.captions)) == {
-        "red_cat-1/a.png": "ein Käse", "red_cat-1/b.png": "from the table", "red_cat-1/c.png": "red cat 1",
-        "my_dog.png": "my dog"}
+    names = ["red_cat-1/a.png", "red_cat-1/b.png", "red_cat-1/c.png", "my_dog.png"]
+    table = ('{"path": "red_cat-1/a.png", "prompt": "the .txt wins"}\n'
+             '{"path": "./red_cat-1/b.png", "prompt": "from the table"}')
+    write(tmp_path, dict.fromkeys(names, "") | {"red_cat-1/a.txt": "\ufeffein Käse\n", "metadata.jsonl": table})
+    assert told(tmp_path, names) == [
+        ("ein Käse", "a .txt beside it"), ("from the table", "metadata.jsonl"),
+        ("red cat 1", "its folder's name"), ("my dog", "its own name")]
 
 
 @pytest.mark.parametrize("text", ["text", "caption", "prompt"])
@@ -366,7 +362,7 @@ def test_a_caption_that_cannot_be_read_skips_its_clip(tmp_path):
     write(tmp_path, {"a.txt": "caf\xe9".encode("latin-1"), "b.txt": long})
     images = images_in(tmp_path, 8)
     assert images.item(1)["caption"] == "c" and sorted(images.skipped) == ["a.png", "b.png"]
-    assert "not UTF-8" in images.skipped["a.png"] and "too large" in images.skipped["b.png"]
+    assert "'utf-8' codec can't decode" in images.skipped["a.png"] and "too large" in images.skipped["b.png"]
     assert images.captions == ["c"] and [images.words(index) for index in range(3)] == ["", "", "c"]
 
 

@@ -275,20 +275,6 @@ def test_white_stays_white_when_a_video_is_made_smaller(tmp_path):
     torch.testing.assert_close(clips_in(tmp_path, 2, 24).item(0)["video"], torch.ones(3, 2, 24, 24))
 
 
-def test_the_first_of_several_streams_is_the_video(tmp_path):
-    """data/README: nasa_13013.mp4 holds several streams."""
-    with av.open(str(tmp_path / "a.mp4"), "w") as container:
-        streams = [container.add_stream("libx264", rate=25) for _ in range(2)]
-        for stream, side in zip(streams, (32, 64)):
-            stream.width = stream.height = side
-        for stream in streams:
-            for _ in range(8):
-                black = np.zeros((stream.height, stream.width, 3), np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(black, format="rgb24")))
-            container.mux(stream.encode())
-    assert video_io.read_video(tmp_path / "a.mp4").shape == (8, 32, 32, 3)
-
-
 # -------------------------------------------------------------------------------------------------- images
 
 @pytest.mark.parametrize("mode,colour,name,want", [
