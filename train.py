@@ -314,15 +314,12 @@ def singles(cfg, kind):
     if kind == "image":
         return toy_or_folder(cfg, kind)
     if cfg.data in toy_world.WORLDS:
-        return ToyFrames(cfg.frames, cfg.size, cfg.seed, toy_world.WORLDS[cfg.data])
+        return ToyFrames("video", cfg.frames, cfg.size, seed=cfg.seed, vocabulary=toy_world.WORLDS[cfg.data])
     return toy_or_folder(dataclasses.replace(cfg, frames=1), kind)
 
 
 class ToyFrames(ToyClips):
     """One frame, at random, of each toy clip."""
-
-    def __init__(self, frames, size, seed, vocabulary):
-        super().__init__("video", frames, size, None, seed, vocabulary=vocabulary)
 
     def item(self, index, epoch=0):
         spec = toy_world.sample_spec(self.seed, index, "video", self.vocabulary)
@@ -729,17 +726,14 @@ def by_time(errors, t, times=TIMES):
 
 def unseen(cfg, kind):
     """Clips, or images, that no step sees: of a toy world the combinations that are held out, of videos what
-    --part leaves out."""
+    comes after --part."""
     name, frames, _ = source_of(cfg, kind)
     if name in toy_world.WORLDS:
         return ToyClips(f"{kind}_heldout", frames, cfg.size, 16, toy_world.UNSEEN, drop=0.0,
                         vocabulary=toy_world.WORLDS[name])
-    first, last = cfg.part
-    rest = (last, 1.0)
-    if first > 1 - last:
-        rest = (0.0, first)
-    if rest[0] < rest[1]:
-        clips = toy_or_folder(dataclasses.replace(cfg, part=rest, seed=0, flip=False), kind)
+    last = cfg.part[1]
+    if last < 1:
+        clips = toy_or_folder(dataclasses.replace(cfg, part=(last, 1.0), seed=0, flip=False), kind)
         if all(isinstance(source, ClipFolder) for source in getattr(clips, "sources", [clips])):
             return clips                                    # of images nothing is left out
     raise UserError(f"{name} is trained on whole; of videos, --part 0 0.9 leaves out the last tenth of each")
@@ -955,14 +949,8 @@ def prompts_for(cfg, dataset, asks="text", classes=()):
     elif asks == "text" and cfg.data in toy_world.WORLDS:
         found = PROMPTS[cfg.data]
     elif asks == "text":
-        found = list(dict.fromkeys(caption_of(dataset, index) for index in range(min(len(dataset), 64))))
+        found = list(dict.fromkeys(dataset.words(index, 0) for index in range(min(len(dataset), 64))))
     return [found[index % len(found)] for index in range(cfg.previews)]
-
-
-def caption_of(dataset, index):
-    if dataset.words:
-        return dataset.words(index, 0)
-    return dataset.captions[index]
 
 
 def show_samples(cfg, run, vae, text, frames, prompts, classes=()):
@@ -1055,12 +1043,10 @@ def commands_after(cfg):
     """How to look at what a stage has left."""
     commands = [f"  python train.py report {cfg.out}"]
     if cfg.stage in ("dit", "videodit", "latte"):
-        prompt = ' "A PROMPT"'
-        if cfg.stage == "latte" and cfg.latte.condition != "text":
-            prompt = {"class": " CLASS", "none": ""}[cfg.latte.condition]
-        elif cfg.data in toy_world.WORLDS:
-            prompt = f' "{PROMPTS[cfg.data][1]}"'
-        commands.append(f"  python sample.py{prompt} --ckpt {cfg.out} --model {cfg.stage}")
+        asks = cfg.latte.condition if cfg.stage == "latte" else "text"
+        text = PROMPTS.get(cfg.data, ["", "A PROMPT"])[1]
+        words = {"text": f' "{text}"', "class": " CLASS", "none": ""}[asks]
+        commands.append(f"  python sample.py{words} --ckpt {cfg.out} --model {cfg.stage}")
     return commands
 
 

@@ -172,7 +172,7 @@ class LatentCache:
     words     (index, epoch) -> caption, for captions that change with the epoch; None: those stored"""
 
     def __init__(self, folder, words=None):
-        self.folder, self.paths, self.words = Path(folder), shards_of(folder), words
+        self.folder, self.paths, self.words = Path(folder), shards_of(folder), words or self.stored_words
         if not self.paths:
             raise UserError(f"no latent cache in {folder}; encode one first, or check --cache")
         shards = int(SHARD.fullmatch(self.paths[0].name)[2])
@@ -188,6 +188,9 @@ class LatentCache:
     def __len__(self):
         return len(self.captions)
 
+    def stored_words(self, index, epoch=0):
+        return self.captions[index]
+
     def identity(self):
         """Of the data that were encoded, and of their encoders."""
         return self.made
@@ -200,7 +203,7 @@ class LatentCache:
         shard, row = divmod(index, self.made["shard"])
         file = open_shard(str(self.paths[shard]), os.getpid())
         tensors = {key: file.get_slice(key)[row] for key in file.keys()}                 # (C,T',h,w)
-        caption = self.words(index, epoch) if self.words else self.captions[index]
+        caption = self.words(index, epoch)
         if self.made["text"]:
             tensors |= self.text(caption)                                                # (L,D), (P)
         for key, tensor in tensors.items():

@@ -526,14 +526,14 @@ class Learner:
             if "times" in group:                            # Muon's
                 kinds = {"momentum", "step"}
             for name in [self.names[parameter] for parameter in group["params"]]:
-                if moments[name] and moments[name].keys() != kinds:
-                    raise UserError(f"{file}: {name} was trained by another optimizer (--muon); "
-                                    "--resume none starts again")
-                for key, tensor in {"EMA": ema[name], **moments[name]}.items():
-                    shape = () if key == "step" else self.trained[name].shape
-                    if tensor.shape != shape:
-                        raise UserError(f"{file}: {key} of {name} has the shape {tuple(tensor.shape)}, "
-                                        f"not {tuple(shape)}; --resume none starts again")
+                shape = self.trained[name].shape
+                wanted = {"EMA": shape}
+                if moments[name]:
+                    wanted |= dict.fromkeys(kinds, shape) | {"step": ()}
+                found = {key: tuple(value.shape) for key, value in {"EMA": ema[name], **moments[name]}.items()}
+                if found != wanted:
+                    raise UserError(f"{file}: of {name}, here {tuple(shape)}, it has {found}: another network's "
+                                    "or another optimizer's (--muon); --resume none starts again")
 
 
 class Trainer:
@@ -574,15 +574,8 @@ class Trainer:
         return True
 
     def identify_data(self):
-        """A data set in a few letters each: names, sizes and times of its files, looked up by one rank."""
-        told = set()
-        for dataset in self.stage.data:
-            if dataset is not None and self.run.rank == 0:
-                told.add(dataset.identity()["data"])
-        answer = [sorted(told)]
-        if self.run.world > 1:
-            dist.broadcast_object_list(answer)
-        return answer[0]
+        """A data set in a few letters each: names, sizes and times of its files."""
+        return sorted({dataset.identity()["data"] for dataset in self.stage.data if dataset is not None})
 
     def say(self, text):
         if self.run.rank == 0:
@@ -825,18 +818,13 @@ BEGUN = ".begun"
 def refuse_to_overwrite(cfg):
     """Weights of this stage, or kept states, without a state.pt to go on from."""
     folder, weights = Path(cfg.out) / cfg.stage, Path(cfg.out) / f"{cfg.stage}.safetensors"
-    state, older = folder / "state.pt", kept(folder)
+    state, older = folder / "state.pt", [path for _, path in kept(folder)]
     if cfg.resume not in ("auto", "anyway") or state.is_file() or (folder / BEGUN).exists():
         return
-    if older:
-        back = f"--resume {older[-1][1]} goes on from the last state that was kept"
-    elif weights.is_file() or state.is_symlink():
-        back = "--resume FOLDER goes on from a copy of it"
-    else:
-        return
-    raise UserError(f"no {state}, beside work of stage {cfg.stage} that a run from step 0 would write over: "
-                    f"{back}; --init {weights} with another --out trains its weights further; "
-                    "--resume none starts again")
+    if older or weights.is_file() or state.is_symlink():
+        raise UserError(f"no {state}, beside work of stage {cfg.stage} that a run from step 0 would write "
+                        f"over: --resume {[folder / 'STEP', *older][-1]} goes on from a state; --init {weights} "
+                        "with another --out trains its weights further; --resume none starts again")
 
 
 # Flags that may change in the middle of a run: how far it goes, how fast, what is seen of it, and how the

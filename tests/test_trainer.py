@@ -308,7 +308,7 @@ def link_to_nothing(out):
 
 
 @pytest.mark.parametrize("lose, back", [(lose_state, "--resume .*line/0000002 goes on"),
-                                        (lose_all_states, "--resume FOLDER goes on from a copy"),
+                                        (lose_all_states, "--resume .*line/STEP goes on from a state"),
                                         (link_to_nothing, "--resume .*line/0000002 goes on")])
 def test_work_without_its_state_is_not_written_over(tmp_path, lose, back):
     """Findings: the run began at step 0, its first save replaced the weights and deleted kept states."""
@@ -412,11 +412,11 @@ def moments_of(state):
 
 
 @pytest.mark.parametrize("spoil, said", [
-    (lambda state: moments_of(state).update(exp_avg=torch.zeros(9, 9)), "exp_avg of .*shape"),
-    (lambda state: moments_of(state).update(exp_avg=torch.zeros(())), "exp_avg of .*shape"),
+    (lambda state: moments_of(state).update(exp_avg=torch.zeros(9, 9)), "'exp_avg': .9, 9.,.* another network"),
+    (lambda state: moments_of(state).update(exp_avg=torch.zeros(())), "'exp_avg': ..,"),
     (lambda state: moments_of(state).pop("exp_avg"), "another optimizer"),
-    (lambda state: state["ema"]["line"].reverse(), "EMA of .*shape"),
-    (lambda state: state["names"]["line"]["ema"].reverse(), "EMA of .*shape"),
+    (lambda state: state["ema"]["line"].reverse(), "'EMA': .1,.,"),
+    (lambda state: state["names"]["line"]["ema"].reverse(), "'EMA': .1,.,"),
     (lambda state: state["names"]["line"].update(ema=["a", "b"]), "other parameters .a, b")])
 def test_a_state_that_does_not_fit_is_never_written_into(tmp_path, spoil, said):
     """Findings: moments of another shape made the fused AdamW write into memory that was not its own."""
