@@ -155,8 +155,7 @@ def kl_vae(state, groups=0, scale=None, shift=None):
 
     Shapes do not tell groups, scale and shift; the defaults are the released values of SD3 (16 channels) and
     SD 1.4 (4 channels): 32 groups, or where a level has fewer channels as many as divide it."""
-    state = {name: tensor for name, tensor in unwrap(state, "first_stage_model.").items()
-             if not name.startswith(("loss.", "model_ema."))}
+    state = unwrap(state, "first_stage_model.")
     if any(name.startswith("encoder.down_blocks.") for name in state):
         state = diffusers_vae(state)
     channels = state["decoder.conv_in.weight"].shape[1]
@@ -208,8 +207,6 @@ DIFFUSERS_VAE = [
 def clip(state, heads=None, act="quick_gelu", source="the CLIP weights"):
     """Sizes from shapes; heads defaults to width/64 as in both released models; act cannot be seen in the
     weights: "quick_gelu" for CLIP-L, "gelu" for CLIP-G."""
-    unused = ("position_ids", "logit_scale")             # in older files: the numbers 0..76, CLIP's loss
-    state = {name: value for name, value in state.items() if not name.endswith(unused)}
     with reading("CLIP's text encoder", source):
         vocabulary, width = state["text_model.embeddings.token_embedding.weight"].shape
         config = CLIPTextConfig(
@@ -507,8 +504,7 @@ class Released:
     is {name: tensor}, mapped: nothing is read from the disk before it is used, so that to look into a file of
     15 GB takes no time and no memory."""
     states: dict = field(default_factory=dict)      # transformer, vae, clip_l, clip_g, t5xxl
-    paths: dict = field(default_factory=dict)       # where each was found
-    tokenizer: Path = None                          # T5's
+    paths: dict = field(default_factory=dict)       # where each was found, and tokenizer: T5's
 
     @property
     def kind(self):
@@ -517,7 +513,7 @@ class Released:
     def need(self, *parts):
         """Say what is missing, and who publishes it, before anything is computed."""
         for part in parts:
-            if part in self.states or part == "tokenizer" and self.tokenizer:
+            if part in self.paths:
                 continue
             found = ", ".join(sorted(f"{name} in {path}" for name, path in self.paths.items()))
             flag, what = "--weights", WHERE.get(part)
@@ -576,14 +572,15 @@ class Released:
         """T5 with its mask, as PixArt and Latte's text-to-video model read it."""
         self.need("t5xxl", "tokenizer")
         build = partial(t5, self.states["t5xxl"], source=self.paths["t5xxl"])
-        return T5Text({"t5xxl": build}, T5Tokenizer.load(self.tokenizer), length)
+        return T5Text({"t5xxl": build}, T5Tokenizer.load(self.paths["tokenizer"]), length)
 
     def sd3_text(self):
         """SD3's two CLIPs, and T5 where it is there."""
         self.need("clip_l", "clip_g")
-        if "t5xxl" in self.states:
-            self.need("tokenizer")
-        return sd3_text(self.states, T5Tokenizer.load(self.tokenizer) if self.tokenizer else None)
+        if "t5xxl" not in self.states:
+            return sd3_text(self.states)
+        self.need("tokenizer")
+        return sd3_text(self.states, T5Tokenizer.load(self.paths["tokenizer"]))
 
 
 # Of config.json what is read, {name: (kind, the least and the most that is believed)}: heads, sizes in
@@ -699,7 +696,6 @@ def open_released(*paths, vae=""):
     for path in paths:
         more = released_at(Path(path).expanduser())
         found.states, found.paths = more.states | found.states, more.paths | found.paths
-        found.tokenizer = found.tokenizer or more.tokenizer
     if vae:
         more = released_at(Path(vae).expanduser())
         if "vae" not in more.states:
@@ -711,7 +707,9 @@ def open_released(*paths, vae=""):
 # Two transformers in one folder are too many: which one was meant is not ours to guess, so both are named.
 def released_at(path):
     """What lies at one path."""
-    found = Released(tokenizer=tokenizer_near(path))
+    found = Released()
+    if tokenizer := tokenizer_near(path):
+        found.paths["tokenizer"] = tokenizer
     for files in networks_at(path):
         if class_of(files[0]):
             raise UserError(f"{files[0]} was written by train.py: give its folder with --ckpt")

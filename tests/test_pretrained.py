@@ -169,7 +169,7 @@ def test_golden_old_attention_names_are_accepted(name):
 def test_golden_released_keys_are_all_consumed(name):
     """Every tensor of the published files has its place, none is left without a value, at the real sizes."""
     state, config = released(name)
-    vae = pretrained.kl_vae({**state, "loss.logvar": torch.empty((), device="meta")})       # of its training
+    vae = pretrained.kl_vae(state)
     assert len(vae.state_dict()) == len(state)
     assert vae.config == (SD3 if config["z_channels"] == 16 else SD14)
     assert (vae.config.scale, vae.config.shift) == (config["scaling_factor"], config["shift_factor"])
@@ -214,7 +214,7 @@ def save_in_shards(state, folder):
 
 
 def test_golden_all_layouts_on_disk_give_the_same_vectors(tmp_path):
-    """One file, three files, and a Diffusers folder with shards."""
+    """One file, three files, the same beside a transformer in SD3's own folder, and Diffusers' with shards."""
     (tmp_path / "tokenizer").symlink_to((GOLDEN / "t5_tokenizer").resolve())
     states, ids = tiny_sd3(), torch.tensor([[49406, 5, 49407]])
     save_file({f"text_encoders.{name}.transformer.{key}": value for name, state in states.items()
@@ -224,8 +224,12 @@ def test_golden_all_layouts_on_disk_give_the_same_vectors(tmp_path):
                          ("t5xxl", "text_encoder_3")):
         save_file(states[name], tmp_path / "three" / f"{name}.safetensors")
         save_in_shards(states[name], tmp_path / "diffusers" / folder)
+    (tmp_path / "sd3").mkdir()
+    (tmp_path / "sd3/text_encoders").symlink_to(tmp_path / "three")
+    save_file(golden("sd3_mmdit")[0], tmp_path / "sd3/sd3_medium.safetensors")
+    assert pretrained.open_released(tmp_path / "sd3").kind == "mmdit"
     results = [pretrained.load_sd3_text(tmp_path / source).assemble(ids, ids, ids % 60)
-               for source in ("one.safetensors", "three", "diffusers")]
+               for source in ("one.safetensors", "three", "sd3", "diffusers")]
     for context, pooled in results[1:]:
         assert_close(context, results[0][0])
         assert_close(pooled, results[0][1])

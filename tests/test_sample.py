@@ -18,14 +18,12 @@ import stand_ins
 from support import order
 from support.checkpoints import read_state, save_network
 from support.cli import UserError, polite
-from conftest import GOLDEN, golden
+from conftest import golden
 from demos import scrambled
 from latte import Latte, LatteConfig
 from sample import (Models, file_name, generate, given_frames, go_on, how_of, load_models,
                     released_models, sample_latents, windows_of)
-from support.folders import label_of
 from stand_ins import t5_files
-from text import T5Config, T5Encoder
 from vae import KLVAE, KLVAEConfig
 from support.video_io import read_image, read_video, save_video, to_frames
 
@@ -293,16 +291,6 @@ def test_a_model_of_classes_takes_a_name_or_a_number(tmp_path, make):
     assert (folder / name).read_bytes() != (away / name).read_bytes()
 
 
-@pytest.mark.parametrize("prompt, classes, answer", [
-    ("jump rope", ("jump", "jump rope"), 1), ("Archery", ("archery", "biking"), 0), ("1", ("a", "b"), 1),
-    ("101", ("1", "101", "3"), 1), ("3", ("1", "101", "3"), 2),
-    ("v_Archery_g01_c01", ("Archery", "Biking"), 0),
-    ("apply eye makeup", ("ApplyEyeMakeup", "ApplyLipstick"), 0), ("a red cat jumping", ("dog", "cat"), 1)])
-def test_a_class_is_found_by_name_before_number(prompt, classes, answer):
-    """The longest name that stands in the prompt; a folder called 101 is not number 101."""
-    assert label_of(prompt, classes) == answer
-
-
 def test_negative_prompts_are_what_guidance_leaves(models):
     """Another negative is another clip; with guidance 1 there is nothing to leave."""
     plain, away = (generate(models, ["a cat"], steps=2, negative=word) for word in ("", "a red dog"))
@@ -448,39 +436,6 @@ def test_a_released_layout_becomes_a_clip(name, released, make):
     assert len(list(folder.glob("*.mp4"))) == (frames > 1) and len(list(folder.glob("*.png"))) == 1
 
 
-def official_sd35(sd3, folder):
-    """sd3.5_medium.safetensors: transformer and VAE; text_encoders/ beside it, and tokenizer_3/."""
-    state, folder = read_state(sd3[0]), folder / "sd3.5"
-    (folder / "text_encoders").mkdir(parents=True)
-    t5_files(folder / "t5")
-    (folder / "t5/tokenizer").rename(folder / "tokenizer_3")
-    wide = T5Encoder(T5Config(json.loads((GOLDEN / "t5_tokenizer.json").read_text())["total_with_extra_ids"],
-                              4096, 1, 1, 8, 16)).half().state_dict()
-    shutil.rmtree(folder / "t5")
-    save_file(wide, folder / "text_encoders/t5xxl_fp16.safetensors")
-    for name in ("clip_l", "clip_g"):
-        prefix = f"text_encoders.{name}.transformer."
-        save_file({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)},
-                  folder / f"text_encoders/{name}.safetensors")
-    save_file({key: value for key, value in state.items() if not key.startswith("text_encoders.")},
-              folder / "sd3.5_medium.safetensors")
-    return folder
-
-
-@pytest.mark.slow
-def test_sd35_as_its_publisher_lays_it_out(sd3, make, tmp_path):
-    """The folder, or its parts one by one: the encoders are found, T5 too, and heard."""
-    folder = official_sd35(sd3, tmp_path)
-    parts = "--weights", folder / "sd3.5_medium.safetensors", "--weights", folder / "text_encoders"
-    whole = make("a cat", "--weights", folder, "--size", 32, out="whole")
-    by_parts = make("a cat", *parts, "--size", 32, out="parts")
-    with_t5 = Image.open(whole / "0000-a-cat.png").tobytes()
-    assert Image.open(by_parts / "0000-a-cat.png").tobytes() == with_t5
-    (folder / "text_encoders/t5xxl_fp16.safetensors").unlink()
-    without = make("a cat", "--weights", folder, "--size", 32, out="without")
-    assert Image.open(without / "0000-a-cat.png").tobytes() != with_t5
-
-
 @pytest.mark.parametrize("missing, answer", [
     ("text_encoder", "no clip_l"), ("vae", "no vae"), ("transformer", "no transformer")])
 def test_what_is_missing_is_said_first_and_with_its_publisher(sd3, tmp_path, capsys, missing, answer):
@@ -530,10 +485,7 @@ TRANSFORMER, DECODER = ("transformer/diffusion_pytorch_model.safetensors", "proj
 
 
 @pytest.mark.parametrize("file, value, answer", [
-    (TRANSFORMER, math.nan, "not finite"), (DECODER, math.nan, "not finite"),
-    (("text_encoder/model-00001-of-00002.safetensors", "encoder.final_layer_norm.weight"), math.nan,
-     "not finite"),
-    (TRANSFORMER, 3e38, "the latents are not finite numbers"),
+    (TRANSFORMER, math.nan, "not finite"), (TRANSFORMER, 3e38, "the latents are not finite numbers"),
     (DECODER, 3e38, "the decoded frames are not finite numbers")])
 def test_what_is_no_number_is_no_black_clip(released, tmp_path, capsys, file, value, answer):
     """A weight that is none, or one that makes the sums overflow: an error says where; nothing is written."""
@@ -556,15 +508,6 @@ def test_one_file_and_a_diffusers_folder_make_the_same_image(sd3):
     one, folder = (sd3_image(path, ["a cat"], 64, steps=2, seed=3) for path in sd3)
     assert one.shape == (1, 3, 1, 64, 64) and one.std() > 0
     assert_close(one, folder, atol=0.1, rtol=0)
-
-
-def test_prompts_and_guidance_reach_the_released_model(sd3):
-    """Another prompt or another guidance is another image; clip i can be made alone here, too."""
-    cat, dog, more = (sd3_image(sd3[0], [prompt], 32, steps=2, guidance=guidance, first_index=1)
-                      for prompt, guidance in (("a cat", 4.0), ("a dog", 4.0), ("a cat", 9.0)))
-    assert not torch.equal(cat, dog) and not torch.equal(cat, more)
-    both = sd3_image(sd3[0], ["a dog", "a cat"], 32, steps=2, guidance=4.0)
-    assert_close(both[1:], cat, atol=0.1, rtol=0)
 
 
 def test_zero_shot_video_has_t_frames(sd3, make, capsys):
