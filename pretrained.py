@@ -433,10 +433,10 @@ DIFFUSERS_LATTE = [
 #     DiT, PixArt  to start a Latte from: the authors' file, or Diffusers' folder transformer/
 #     FVD, FID, IS, LPIPS: DETECTORS, below
 #
-# One model is published as one file, as a folder with a part in each subfolder, or as several files, and every
-# community adds a layout. Names of files differ from one download to the next; names of tensors do not, for
-# they come from the code that was trained. So a file is told by its tensors, and a file's name decides only
-# between the two CLIPs, which are built alike.
+# One model is published as one file, as a folder with a part in each subfolder, or as several files, and
+# every community adds a layout. Names of files differ from one download to the next; names of tensors do not,
+# for they come from the code that was trained. So a file is told by its tensors, and a file's name decides
+# only between the two CLIPs, which are built alike.
 
 # What stands before a network's names in a file of several, and which part that is.
 PREFIXES = {"model.diffusion_model.": "transformer", "first_stage_model.": "vae",
@@ -453,14 +453,13 @@ TRANSFORMERS = {"mmdit": mmdit, "latte_t2v": latte_t2v, "latte": latte, "pixart"
 # (repository on huggingface.co, what hf's --include takes of it, size and license where known)
 SD3_FILES, STABILITY = "stabilityai/stable-diffusion-3-medium", "Stability Community License, agreed to there"
 PIXART, LATTE = "PixArt-alpha/PixArt-XL-2-512x512", "maxin-cn/Latte"
-PARTS = {                           # of what may be missing; a VAE by the channels of its latents
+PARTS = {                           # of what may be missing
     "transformer": (SD3_FILES, "sd3_medium.safetensors", f"4.34 GB, {STABILITY}"),
     "clip_l": (SD3_FILES, "text_encoders/clip_l.safetensors", f"0.25 GB, {STABILITY}"),
     "clip_g": (SD3_FILES, "text_encoders/clip_g.safetensors", f"1.39 GB, {STABILITY}"),
     "t5xxl": (PIXART, "text_encoder/*", "19.1 GB, OpenRAIL++"),
     "tokenizer": (PIXART, "tokenizer/*", "OpenRAIL++"),
-    4: ("CompVis/stable-diffusion-v1-4", "vae/*", "CreativeML OpenRAIL-M"),
-    16: ("stabilityai/stable-diffusion-3-medium-diffusers", "vae/*", STABILITY)}
+    "vae": ("CompVis/stable-diffusion-v1-4", "vae/*", f"CreativeML OpenRAIL-M; SD3's: {SD3_FILES}")}
 FAMILIES = (                        # what a person may name before it is there
     ("maxin-cn/Latte-1", "*", "Apache-2.0"),
     (PIXART, "*", "OpenRAIL++"),
@@ -516,10 +515,8 @@ class Released:
             if part in self.paths:
                 continue
             found = ", ".join(sorted(f"{name} in {path}" for name, path in self.paths.items()))
-            flag, what = "--weights", WHERE.get(part)
-            if part == "vae":                   # SD3 reads 16 channels, all others those of SD 1's VAE
-                flag, what = "--vae", WHERE[16 if self.kind in ("", "mmdit") else 4]
-            raise UserError(f"no {part} ({found or 'nothing was found'}); add {flag} PATH with {what}")
+            flag = "--vae" if part == "vae" else "--weights"
+            raise UserError(f"no {part} ({found or 'nothing was found'}); add {flag} PATH with {WHERE[part]}")
 
     def config(self, part):
         """Diffusers' config.json of a part; {} where there is none. It knows what shapes do not tell."""
@@ -699,7 +696,7 @@ def open_released(*paths, vae=""):
     if vae:
         more = released_at(Path(vae).expanduser())
         if "vae" not in more.states:
-            raise UserError(f"no VAE in {vae}; give {WHERE[4]}, or {WHERE[16]}")
+            raise UserError(f"no VAE in {vae}; give {WHERE['vae']}")
         found.states["vae"], found.paths["vae"] = more.states["vae"], more.paths["vae"]
     return found
 

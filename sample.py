@@ -340,8 +340,8 @@ def how_of(models, sampler="", steps=None, guidance=None, seed=0, negative=""):
         how.guidance = guidance
     samplers = {"flow": ("euler",), "ddpm": ("ddpm", "ddim")}[models.objective]
     if how.sampler not in samplers:
-        raise UserError(f"--sampler {how.sampler}: this model was trained as a {models.objective}; its samplers "
-                        f"are {', '.join(samplers)}")
+        raise UserError(f"--sampler {how.sampler}: this model was trained as a {models.objective}; "
+                        f"its samplers are {', '.join(samplers)}")
     if how.negative and models.condition == "none":
         raise UserError("--negative: this model reads no prompts, so there is nothing to lead it away from")
     return how
@@ -611,7 +611,7 @@ def released_models(found, device="cpu"):
     if vae.config.z_channels != config.in_channels:
         raise UserError(f"the VAE in {found.paths['vae']} has {vae.config.z_channels} channels, the "
                         f"transformer in {found.paths['transformer']} reads {config.in_channels}; add --vae "
-                        f"PATH with {pretrained.WHERE.get(config.in_channels, 'its own')}")
+                        f"PATH with its own: {pretrained.WHERE['vae']}")
     models = Models(vae.to(device), None, network.requires_grad_(False), frames=1, objective="ddpm")
     models.device, models.dtype = device, torch.float32
     side = getattr(config, "sample_size", 0) or getattr(config, "input_size", 0)        # of the latents
@@ -684,12 +684,8 @@ def reserve(out, number, about):
 
 def free_number(out, first):
     """The number after the largest in the folder, and at least `first`."""
-    free = first
-    for path in out.glob("*-*"):
-        number = path.name.partition("-")[0]
-        if len(number) >= 4 and number.isdecimal():
-            free = max(free, int(number) + 1)
-    return free
+    named = [re.match(r"(\d{4,})-", path.name) for path in out.glob("*-*")]
+    return max([first, *(int(name[1]) + 1 for name in named if name)])
 
 
 def store(out, number, clip, about, gif=False):
@@ -844,8 +840,8 @@ def settle(args, models):
         raise UserError("this is an image model; add --image, train stage videodit, or let it attend over "
                         "several images as it is: --zero-shot-video")
     if args.zero_shot_video and models.frames > 1:
-        raise UserError("--zero-shot-video shows an untrained image model: give Stable Diffusion 3's --weights, "
-                        "or one of ours with --model dit")
+        raise UserError("--zero-shot-video shows an untrained image model: give Stable Diffusion 3's "
+                        "--weights, or one of ours with --model dit")
     tokens = tokens_of(models, models.frames if args.extend else args.frames, args.size)
     args.batch = args.batch or max(TOKENS // tokens, 1)
     return how_of(models, args.sampler, args.steps, args.guidance, args.seed, args.negative)
@@ -873,8 +869,8 @@ def check_words(text, prompt):
     """What an encoder does not know of a prompt, or has to cut, is said on stderr."""
     if isinstance(text, ToyText) and prompt.strip() and not text.tokenizer.read(prompt):
         words = ", ".join(text.config.words[:12])
-        raise UserError(f'"{prompt}": this model knows no word of it; it knows such as {words}. A prompt with '
-                        "blanks in it stands in quotes")
+        raise UserError(f'"{prompt}": this model knows no word of it; it knows such as {words}. A prompt '
+                        "with blanks in it stands in quotes")
     for note in text.notes(prompt):
         print(f"{prompt!r}: {note}", file=sys.stderr)
 

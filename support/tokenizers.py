@@ -47,8 +47,8 @@ from support.cli import UserError
 #     catt           -              unknown: left out, the words that are spelled alike are named (difflib)
 #     13 words       10 of them     the table of positions ends there
 #
-# Tried by others, and here for a while: a table of what people say instead ("tiger" read as "cat"). It was 260
-# words for a vocabulary of 42, and what was made was another animal than the one that was asked for.
+# Tried here for a while: a table of what people say instead ("tiger" read as "cat"). It was 260 words for a
+# vocabulary of 42, and what was made was another animal than the one that was asked for.
 #
 # The numbers themselves could not be simpler. Two are kept for the prompt's begin and end, one for nothing:
 #
@@ -279,9 +279,9 @@ def words_for_clip(text):
 # What SentencePiece's rules do before NFKC: spaces of all kinds and directions of writing become a space,
 # control characters nothing.
 # DEVIATES from SentencePiece's code: it reads these rules, NFKC's too, from a table in T5's file. They stand
-# here instead, which spares a reader of that table. Held against one for all 1,112,064 characters they differ
-# in 100, 99 of them younger than Python 3.11's Unicode; and of accents stacked in another order than Unicode's
-# own NFKC still makes one letter.
+# here instead, which spares a reader of that table. Held against one for all 1,112,064 characters they
+# differ in 100, 99 of them younger than Python 3.11's Unicode; and of accents stacked in another order than
+# Unicode's own NFKC still makes one letter.
 SPACES = "\t\n\f\r\u061c\u1680\u200b\u200c\u200e\u200f\u2028\u2029\u2581\ufeff\ufffd"
 RULES = dict.fromkeys([*range(1, 32), 0x7F, 0x8F, 0x9F]) | dict.fromkeys(map(ord, SPACES), " ")
 WIDE_TILDE = "\uff5e"                                    # the one that NFKC would change and they do not

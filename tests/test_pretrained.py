@@ -214,7 +214,7 @@ def save_in_shards(state, folder):
 
 
 def test_golden_all_layouts_on_disk_give_the_same_vectors(tmp_path):
-    """One file, three files, the same beside a transformer in SD3's own folder, and Diffusers' with shards."""
+    """One file, three files, these beside a transformer in SD3's own folder, and Diffusers' with shards."""
     (tmp_path / "tokenizer").symlink_to((GOLDEN / "t5_tokenizer").resolve())
     states, ids = tiny_sd3(), torch.tensor([[49406, 5, 49407]])
     save_file({f"text_encoders.{name}.transformer.{key}": value for name, state in states.items()

@@ -155,6 +155,7 @@ def test_t5_in_half_precision_runs_in_bfloat16():
 def test_sd3_says_where_it_stops_reading():
     """CLIP's 77 tokens, and T5's where there is one."""
     long = "a cat and " * 30
-    assert pretrained.sd3_text(tiny_sd3(with_t5=False)).notes(long) == ["too long: CLIP reads 75 of 90 tokens"]
+    clips = pretrained.sd3_text(tiny_sd3(with_t5=False))
+    assert clips.notes(long) == ["too long: CLIP reads 75 of 90 tokens"]
     both = pretrained.sd3_text(tiny_sd3(), letters_tokenizer())
     assert [note.split()[2] for note in both.notes(long)] == ["CLIP", "T5"]
