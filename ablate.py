@@ -41,15 +41,13 @@ from presets import PRESETS
 from pretrained import FILES, load_detector
 from support.checkpoints import write_atomic
 from support.drawing import page, plot
-from support.folders import list_source
 from support.metrics import paired_interval
 from support.toy_world import WORLDS
-from vae import GOP
 
 
 HERE = Path(__file__).parent
 SMALL = ("tiny", "small", "toy")                        # presets of the toy world; the others are the papers'
-DETECTORS = HERE / "checkpoints" / "detectors"          # where eval.py looks if no --weights are given
+DETECTORS = HERE / "checkpoints" / "detectors"          # where eval.py looks
 PROMPTS = HERE / "assets" / "prompts.txt"               # those that VideoDiT's figures print
 
 
@@ -295,9 +293,9 @@ def shared_training(args):
 # At toy size a few rows need other flags to mean the same thing: Latte-XL is 28 blocks of width 1,152 as
 # published and 4 of width 144 in the toy; "eight images beside a clip of 16 frames" is one beside four frames
 # of latents.
-def flags_of(args, key, row):
+def flags_of(args, row):
     """A row's flags in this preset; without those that say what the preset says anyway."""
-    table = TABLES[key]
+    table = TABLES[args.table]
     flags = row.flags
     if row.small and args.config in SMALL:
         flags = row.small
@@ -320,9 +318,9 @@ def config_of(args, stage, flags):
     return presets.parse(["--config", args.config, "--stage", stage, *flags, *args.train])[0]
 
 
-def row_job(args, key, row, seed=0):
+def row_job(args, row, seed=0):
     """Train what is the row's own, then measure what came out."""
-    model, flags = TABLES[key].model, flags_of(args, key, row)
+    model, flags = TABLES[args.table].model, flags_of(args, row)
     own = [model]
     if model == "dpvae" and seed == 0:
         own = []                                                # base has it
@@ -334,12 +332,12 @@ def row_job(args, key, row, seed=0):
         folder = base(args).with_name(name) / str(seed)
     training = [train_command(args, stage, folder, flags, seed) for stage in own]
     config = presets.parse(train_command(args, model, folder, flags, seed)[1:])[0]
-    between, kept = 0, points(args, key)
+    between, kept = 0, points(args)
     if kept:
         between = max(config.steps // kept, 1)                  # steps; the curve's last point is the end
     if kept and own:
         training[-1] += ["--save_every", str(between), "--keep", str(kept)]
-    return Job(folder, training, measure_commands(args, config, between), drawings(key, config), config)
+    return Job(folder, training, measure_commands(args, config, between), drawings(args, config), config)
 
 
 # A cache of latents is the other reason why rows are cheap in the toy world: clips go through the VAE once,
@@ -358,13 +356,14 @@ def train_command(args, stage, folder, flags, seed=0):
     return ["train.py", *words]
 
 
-def points(args, key):
+def points(args):
     """Of the curve of FVD over iterations: Latte's figures are curves, tables are not."""
     if args.curve >= 0:
         return args.curve
+    table = TABLES[args.table]
     if args.config in SMALL:
-        return 4 if TABLES[key].model == "latte" else 0
-    return 15 if TABLES[key].steps else 0
+        return 4 if table.model == "latte" else 0
+    return 15 if table.steps else 0
 
 
 # A row is measured by what its table has: PSNR, SSIM and LPIPS where a VAE differs, FVD and IS or FID where
@@ -381,7 +380,7 @@ def measure_commands(args, config, between):
     if model != "latte":                                        # VideoDiT 4.1: 50 videos of 64 frames
         videos = [config.data, "-n", str(args.n), *by_classifier(config)]
         if not toy:
-            videos = [args.videos or config.data, "--frames", "64", "--size", "512", *weights(args, "recon")]
+            videos = [args.videos or config.data, "--frames", "64", "--size", "512"]
         commands.append(("recon", ["eval.py", "recon", folder, *videos, "--sheet", f"{folder}/recon.png"]))
     if model == "dpvae":
         return commands
@@ -405,10 +404,10 @@ def by_classifier(config):
 # Some figures are drawn of a table's rows and measure nothing. VideoDiT Fig. 5: before anything is trained,
 # the image model attends over all frames at once, and each row's D decodes what it makes. Where D's latents
 # are distributed as an image's, something can be seen. Latte Figs. 6 and 8: how alike frames are inside.
-def drawings(key, config):
-    if key == "videodit-3":
+def drawings(args, config):
+    if args.table == "videodit-3":
         return [(DRAWN["untrained"], untrained_command(config))]
-    if key == "latte-5f":
+    if args.table == "latte-5f":
         words = [config.out, "--data", config.data, "--out", f"{config.out}/{DRAWN['similarity']}"]
         if config.data not in WORLDS:
             words += ["--stride", str(config.stride)]
@@ -486,13 +485,14 @@ def published_distances(args, config, clips):
         fvd += ["--real_stride", str(stride)]
     if "ucf101" in args.config:                                 # Latte trains on both splits of it
         fvd += ["--split", "all"]
-    distances = {"fvd": [*fvd, *real_cache(args), *weights(args, "fvd")]}
+    distances = {"fvd": [*fvd, *real_cache(args)]}
     if config.stage == "videodit" or config.latte.condition == "class":
-        if args.n < 10:                                         # its parts are 10
-            look += ["--splits", str(args.n)]
-        distances["is"] = [clips, *look, *weights(args, "is")]
+        distances["is"] = [clips, *look]
     else:                                                       # FID's published form: all real frames
-        distances["fid"] = [real, clips, *look, "--full", *real_cache(args), *weights(args, "fid")]
+        distances["fid"] = [real, clips, *look, "--full", *real_cache(args)]
+    if args.trust_torchscript:
+        for words in distances.values():
+            words.append("--trust-torchscript")
     return distances
 
 
@@ -512,19 +512,10 @@ def image_commands(args, config):
     return [("sample images", [*sample, real, "--bf16"]), ("fid images", look)]
 
 
-# The networks of the published metrics are other people's files (eval.py says whose). A TorchScript is a
-# program, so it runs only where --trust-torchscript says that its maker is trusted.
+# The networks of the published metrics are other people's files (eval.py says whose; they are looked for in
+# checkpoints/detectors). A TorchScript is a program, so it runs only where --trust-torchscript says that its
+# maker is trusted.
 NETWORKS = {"recon": "lpips_alex", "fvd": "i3d", "fid": "inception", "is": "c3d"}
-
-
-def weights(args, command):
-    """The flags for the published network that one of eval.py's commands looks with."""
-    words = []
-    if args.detectors:
-        words += ["--weights", str(Path(args.detectors) / FILES[NETWORKS[command]])]
-    if args.trust_torchscript and command != "recon":
-        words.append("--trust-torchscript")
-    return words
 
 
 # As one would type it.
@@ -541,8 +532,8 @@ HOURS = {"videodit-256": {"dpvae": (57, 57), "videodit": (10, 5)},
          "latte": {"latte": (64, 39)}, "latte-img": {"latte": (69, 39)}, "latte-t2v": {"latte": (729, 580)}}
 
 
-def cost(args, key, shared, jobs):
-    """What is still to be trained, in words: hours, and what a curve's states and a cache take on disk."""
+def cost(args, shared, jobs):
+    """What is still to be trained, in words: hours, and what a curve's states take on disk."""
     if args.config in SMALL:
         return ""
     hours = 0.0
@@ -555,33 +546,16 @@ def cost(args, key, shared, jobs):
         encoding, cached = HOURS[of][config.stage]
         whole = PRESETS[args.config]["stages"][config.stage]["steps"]
         hours += (cached if config.cached else encoding) * config.steps / whole
-    text = (f"{key}: about {hours:.0f} h of 8 H100 for {len(commands)} trainings (computed, as if each "
-            "network were the preset's own)")
-    if points(args, key):
-        text += f"; {points(args, key)} states of each stay on disk, each 13 GB of a Latte-XL (--curve)"
-    if latents := cached_bytes(jobs):
-        text += f"; --cached writes {latents / 1e9:,.3g} GB of latents first, and the text of the captions"
-    return "\n".join([text, *(f"{row.name}: {row.note}" for row in TABLES[key].rows if row.note)])
+    text = (f"{args.table}: about {hours:.0f} h of 8 H100 for {len(commands)} trainings (computed, as if "
+            "each network were the preset's own)")
+    if points(args):
+        text += f"; {points(args)} states of each stay on disk, each 13 GB of a Latte-XL (--curve)"
+    notes = [f"{row.name}: {row.note}" for row in TABLES[args.table].rows if row.note]
+    return "\n".join([text, *notes])
 
 
 def all_training(shared, jobs):
     return [*shared, *(command for job in jobs for command in job.training)]
-
-
-# Each seed has its cache, and a row that trains its own DP-VAE has latents of its own in it.
-def cached_bytes(jobs):
-    """Of the latents of all videos, in 16 bits; 0 where nothing is cached, or the videos are not there."""
-    caches = {}
-    for job in jobs:
-        config = job.config
-        if config.cached and config.data and Path(config.data).expanduser().exists():
-            channels, frames = config.latte.in_channels, config.frames
-            if config.stage == "videodit":
-                channels, frames = config.dit.in_channels, config.frames // GOP
-            windows = config.windows * len(list_source(config.data).videos)
-            vae = job.folder if len(job.training) > 1 else ""
-            caches[config.cache, vae] = 2 * windows * channels * frames * (config.size // 8) ** 2
-    return sum(caches.values())
 
 
 # --------------------------------------------------------------------------------- looked for before anything
@@ -592,48 +566,47 @@ def cached_bytes(jobs):
 # In the order of what people forget. What the first command opens (--data, --lpips) is left to it, it stops
 # at once. The networks that look are not only found but loaded, since a download that broke off is found as
 # well.
-def look_for(args, key, shared, jobs):
+def look_for(args, shared, jobs):
     """Raise for the first thing that is missing, or that would make two rows the same."""
-    refuse_rows_flags(args, key)
-    table = TABLES[key]
+    refuse_rows_flags(args)
+    table = TABLES[args.table]
     configs = [presets.parse(command[1:])[0] for command in all_training(shared, jobs)]
     data = configs[-1].data
     toy = data in WORLDS
     if not data or (toy and table.needs == "data"):
-        raise UserError(f'{key} at --config {args.config} needs videos; give --train "--data FOLDER"')
+        raise UserError(f'{args.table} at --config {args.config} needs videos; give --train "--data FOLDER"')
     if toy:
         return
     if table.needs == "images" and not any(config.images for config in configs):
-        raise UserError(f"{key} trains on images beside videos, the paper's are JourneyDB's; give --train "
-                        '"--images FOLDER"')
+        raise UserError(f"{args.table} trains on images beside videos, the paper's are JourneyDB's; give "
+                        '--train "--images FOLDER"')
     if not args.real and table.model != "dpvae" and asks_text(configs[-1]):
-        raise UserError(f"{key} is compared with clips that no training saw; give --real UCF101, its folder")
+        raise UserError(f"{args.table} is compared with clips that no training saw; give --real UCF101")
     places = [("real", args.real), ("videos", args.videos)]
     for config in configs:
         for name in ("init", "images", "vae_weights", "text_weights"):
             places.append((name, getattr(config, name)))
     for name, place in places:
         if place and not Path(place).expanduser().exists():
-            raise UserError(f"{key} needs --{name} {place}, and there is none; put it there, or give another")
-    asked = {name for job in jobs for name, _ in job.measuring}
+            raise UserError(f"{args.table} needs --{name} {place}, and there is none; give another")
     for command, kind in NETWORKS.items():
-        if command in asked:
-            load_detector(Path(args.detectors or DETECTORS) / FILES[kind], kind, args.trust_torchscript)
+        if command in dict(jobs[0].measuring):
+            load_detector(DETECTORS / FILES[kind], kind, args.trust_torchscript)
 
 
 # "--train" is for what all rows have in common. A flag in it that a row is about would win over the row's,
 # and the table would show four times the same run under four names; nothing would fail, and the numbers would
 # even differ a little.
-def refuse_rows_flags(args, key):
+def refuse_rows_flags(args):
     """A flag of --train's that the rows set would make them one."""
     reserved = {"out", "cache", "seed", "config", "stage"}
-    for row in TABLES[key].rows:
+    for row in TABLES[args.table].rows:
         reserved |= names_of(row.flags.split())
-    if points(args, key):
+    if points(args):
         reserved |= {"save_every", "keep"}                      # --curve 0 leaves them to you
     if twice := sorted(names_of(args.train) & reserved):
-        raise UserError(f"--train: --{twice[0]} would be the same in every row; {key}'s rows set it, or "
-                        "ablate.py by its own --out, --config, --seeds, --curve: leave it out of --train")
+        raise UserError(f"--train: --{twice[0]} would be the same in every row; {args.table}'s rows set it, "
+                        "or ablate.py by its own --out, --config, --seeds, --curve: leave it out of --train")
 
 
 def names_of(words):
@@ -699,9 +672,9 @@ def run_row(args, job, shared):
 # among them: train.py would not write over it. The time is added up over all attempts, interrupted ones too.
 def train_row(args, job, found):
     own = {presets.parse(command[1:])[0].stage for command in job.training}
-    for name in ("classifier", "vae", "dit", "text", "dpvae"):
-        theirs, ours = (folder / f"{name}.safetensors" for folder in (base(args), job.folder))
-        if name not in own and theirs.exists() and not ours.exists():
+    for theirs in base(args).glob("*.safetensors"):
+        ours = job.folder / theirs.name
+        if theirs.stem not in own and not ours.exists():
             write_atomic(ours, lambda temporary: shutil.copy(theirs, temporary))
     before = children_seconds()
     try:
@@ -736,14 +709,14 @@ def count_parameters(path):
                    if not name.endswith(("pos_embed", "temp_embed")))
 
 
-def run_table(args, key):
+def run_table(args):
     """For each row its runs, one a seed, after everything that can be wrong has been looked at."""
-    rows = [[row_job(args, key, row, seed) for seed in range(args.seeds)] for row in TABLES[key].rows]
+    rows = [[row_job(args, row, seed) for seed in range(args.seeds)] for row in TABLES[args.table].rows]
     jobs, shared = [job for row in rows for job in row], shared_training(args)
-    look_for(args, key, shared, jobs)
+    look_for(args, shared, jobs)
     missing = [job for job in jobs if not (job.folder / "result.json").is_file()]
     if missing:
-        print(cost(args, key, shared, missing), flush=True)
+        print(cost(args, shared, missing), flush=True)
         for command in shared:
             run(args, command)
     results = [[] for _ in rows]
@@ -775,7 +748,6 @@ def verdict(claim, differences):
     side: a number for each clip, or one for what is measured once a run."""
     means = [float(np.mean(seed)) for seed in differences]
     low, high = paired_interval(differences)
-    equal = -claim.margin <= low and high <= claim.margin
     beyond = claim.margin if claim.alike else 0
     if len(means) == 1:
         word = "not told apart"
@@ -783,7 +755,7 @@ def verdict(claim, differences):
         word = "refuted" if claim.alike else "shown"
     elif high < -beyond and max(means) < 0:
         word = "refuted"
-    elif equal:
+    elif -claim.margin <= low and high <= claim.margin:
         word = "equal within the margin"
     else:
         word = "not told apart"
@@ -861,12 +833,12 @@ def paper_of(args, row):
 # The JSON has every seed, not only means: who doubts the rule above can apply his own. The command in it is
 # the one that makes it; machine and CPU time stand beside, because a result without them cannot be repeated
 # or planned.
-def collect(args, key, results):
+def collect(args, results):
     """A table as JSON: the paper's numbers, ours of every seed, what made them, and what they decide."""
-    table = TABLES[key]
+    table = TABLES[args.table]
     rows, scores = {}, {}
     for row, runs in zip(table.rows, results):
-        seeds = [measures(row_job(args, key, row, seed).config, found["ours"])
+        seeds = [measures(row_job(args, row, seed).config, found["ours"])
                  for seed, found in enumerate(runs)]
         curve, ours = {}, {}
         for name in runs[0]["ours"]:
@@ -879,16 +851,17 @@ def collect(args, key, results):
         rows[row.name] = {"name": row.name, "paper": paper_of(args, row), "params": runs[0]["params"],
                           "steps": runs[0]["steps"], "cpu_s": [found["cpu_s"] for found in runs],
                           "curve": curve, "ours": ours}
-    command = ["ablate.py", key, "--config", args.config, "--seeds", str(args.seeds), "-n", str(args.n)]
+    command = ["ablate.py", args.table, "--config", args.config]
+    command += ["--seeds", str(args.seeds), "-n", str(args.n)]
     if args.train:
         command += ["--train", shlex.join(args.train)]
     at = table.at
-    if key == "latte-3" and args.config not in SMALL:
+    if args.table == "latte-3" and args.config not in SMALL:
         at = args.config                                # each set has its own numbers
-    return {"table": key, "title": table.title, "config": args.config, "paper_at": at,
+    return {"table": args.table, "title": table.title, "config": args.config, "paper_at": at,
             "command": shown(command), "seeds": args.seeds, "clips": args.n,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}",
-            "rows": [*rows.values()], "claims": decided(key, rows, scores)}
+            "rows": [*rows.values()], "claims": decided(args.table, rows, scores)}
 
 
 def decided(key, rows, scores):
@@ -961,23 +934,24 @@ def markdown(found):
     return "\n".join(text)
 
 
-def show(args, key, results):
+def show(args, results):
     """Print the table; write TABLE.json, .md and .png; lay the rows' drawings one above another."""
-    found = collect(args, key, results)
+    found = collect(args, results)
     folder = Path(args.results or Path(args.out) / args.config)
+    key = args.table
     text = f"{key}: {found['title']}\n\n{markdown(found)}\n"
     print(f"\n{text}")
     write_atomic(folder / f"{key}.json", lambda to: to.write_text(json.dumps(found, indent=1), "utf-8"))
     write_atomic(folder / f"{key}.md", lambda to: to.write_text(text, "utf-8"))
-    draw_table(folder / f"{key}.png", found, strips(args, key, found["claims"]))
-    draw_rows(args, key)
+    draw_table(folder / f"{key}.png", found, strips(args, found["claims"]))
+    draw_rows(args)
 
 
-def strips(args, key, claims):
+def strips(args, claims):
     """{row: four clips of seed 0} of the two rows of the first claim, to be seen beside its interval."""
     found = {}
-    for row in TABLES[key].rows:
-        sheet = row_job(args, key, row).folder / "samples.png"
+    for row in TABLES[args.table].rows:
+        sheet = row_job(args, row).folder / "samples.png"
         if claims and row.name in (claims[0]["better"], claims[0]["worse"]) and sheet.is_file():
             image = Image.open(sheet)
             found[row.name] = image.crop((0, 0, image.width, image.height // 2))            # of eight clips
@@ -1032,32 +1006,34 @@ DRAWN = {"recon": "recon.png", "samples": "samples.png", "images": "images.png",
          "similarity": "similarity.png", "untrained": "untrained/*.png"}
 
 
-def draw_rows(args, key):
+def draw_rows(args):
     """VideoDiT Figs. 3, 5, 6, 7, Latte Fig. 6: what seed 0 drew of each row, a row above another."""
     for kind, pattern in DRAWN.items():
         there = {}
-        for row in TABLES[key].rows:
-            if files := sorted(row_job(args, key, row).folder.glob(pattern)):
+        for row in TABLES[args.table].rows:
+            if files := sorted(row_job(args, row).folder.glob(pattern)):
                 there[row.name] = Image.open(files[0])
         if there:
-            path = Path(args.out) / args.config / f"{key}-{kind}.png"
+            path = Path(args.out) / args.config / f"{args.table}-{kind}.png"
             page(path, list(there.values()), list(there), columns=1)
             print(f"{path}: {kind} of each row, by seed 0")
 
 
 # The commands alone, for a cluster whose jobs one starts by hand, and to see what a table would do before it
 # does it.
-def dry_run(args, key):
-    print(f"\n{key}: {TABLES[key].title}")
-    jobs = []
-    for row in TABLES[key].rows:
+def dry_run(args):
+    shared, jobs = shared_training(args), []
+    for command in shared:
+        print(f"  {'once':16}{shown(command)}")
+    print(f"\n{args.table}: {TABLES[args.table].title}")
+    for row in TABLES[args.table].rows:
         for seed in range(args.seeds):
-            job = row_job(args, key, row, seed)
+            job = row_job(args, row, seed)
             jobs.append(job)
             measuring = [command for _, command in (*job.measuring, *job.drawing)]
             for command in (*job.training, *measuring):
                 print(f"  {row.name:16}{shown(command)}")
-    print(cost(args, key, shared_training(args), jobs))
+    print(cost(args, shared, jobs))
 
 
 # -------------------------------------------------------------------------------------------- command line
@@ -1069,7 +1045,7 @@ def dry_run(args, key):
 def parse(argv):
     flags = FlagParser(prog="ablate.py", description="a table of a paper, row by row; without one: a list")
     add = flags.add_argument
-    add("table", choices=[*TABLES, "all"])
+    add("table", choices=TABLES)
     add("--config", default="small", choices=PRESETS, metavar="PRESET",
         help="of train.py: tiny, small, toy, or videodit-256, latte-ffs ...")
     add("--out", default="runs/ablate", help="folder; it holds CONFIG/RUN/SEED/result.json")
@@ -1083,7 +1059,6 @@ def parse(argv):
     add("--real", default="", help="folder of the real clips of FVD, such as UCF101; default: --data")
     add("--videos", default="", help="folder of the videos to be reconstructed (VideoDiT's: 50 of Pexels); "
         "default: --data")
-    add("--detectors", default="", help="folder of the published networks that look; see eval.py --weights")
     add("--trust-torchscript", action="store_true", help="run the program that a TorchScript file is")
     add("-n", type=int, default=0, help="clips to look at; 0: tiny 16, small 128, toy 256, else 2048")
     add("--dry-run", action="store_true", help="print the commands of every row, run none")
@@ -1096,10 +1071,10 @@ def parse(argv):
 
 def check(args):
     """Defaults that depend on others; one line for what cannot be."""
-    if args.table in TABLES and not fits(args.config, args.table):
-        fitting = [name for name in PRESETS if fits(name, args.table)]
-        raise UserError(f"--config {args.config} has not the stages, the size, or the images beside clips of "
-                        f"{args.table}; give {' or '.join(fitting)}")
+    trained = PRESETS[TABLES[args.table].at]["stages"]
+    if not PRESETS[args.config]["stages"].keys() >= trained.keys():     # videodit-512 trains no DP-VAE
+        raise UserError(f"--config {args.config} trains no {' and '.join(trained)} for {args.table}; give "
+                        f"small, or {TABLES[args.table].at} as the paper")
     if args.n == 0:
         args.n = {"tiny": 16, "small": 128, "toy": 256}.get(args.config, 2048)
     if args.n < 2 or args.seeds < 1:
@@ -1107,51 +1082,16 @@ def check(args):
     return args
 
 
-# A preset that goes on from another's result (videodit-512 from 320) trains no DP-VAE, so it cannot fill a
-# table about one.
-def fits(config, key):
-    """Has the preset the stages that the table's rows train? Table 3's train a DP-VAE each. And what they
-    differ by: 96 x 512 x 512 in Table 2, images beside clips in 3.3.4."""
-    stages = PRESETS[config]["stages"]
-    if key == "videodit-2":
-        return config in (*SMALL, "videodit-512")
-    if key == "latte-mask" and not stages.get("latte", {}).get("joint_images"):
-        return False
-    if key == "videodit-3" and "dpvae" not in stages:
-        return False
-    return TABLES[key].model in stages
-
-
-def tables(args):
-    """The tables that were asked for; of all, those that the preset and its data can show."""
-    if args.table != "all":
-        return [args.table]
-    toy = presets.parse(["--config", args.config, *args.train])[-1].data in WORLDS
-    return [key for key in TABLES if fits(args.config, key) and not (toy and TABLES[key].needs == "data")]
-
-
-# Without a table to run, the tables are listed, and each row's flags are shown to train.py's parser: a flag
-# that was renamed there would otherwise be found by whoever runs the table next.
-def listed():
-    """{table: rows whose commands train.py understands}. An unknown flag raises."""
-    args = parse(["all"])
-    return {key: len([row_job(args, key, row) for row in TABLES[key].rows]) for key in TABLES}
-
-
 def main(argv):
     if not argv:
-        for key, rows in listed().items():
-            print(f"{key:12}{rows} row{'s' if rows > 1 else ' '}   {TABLES[key].title}")
+        for key, table in TABLES.items():
+            print(f"{key:12}{len(table.rows)} row{'s' if len(table.rows) > 1 else ' '}   {table.title}")
         return
     args = parse(argv)
     if args.dry_run:
-        for command in shared_training(args):
-            print(f"  {'once':16}{shown(command)}")
-    for key in tables(args):
-        if args.dry_run:
-            dry_run(args, key)
-        else:
-            show(args, key, run_table(args, key))
+        dry_run(args)
+    else:
+        show(args, run_table(args))
 
 
 if __name__ == "__main__":
