@@ -64,8 +64,7 @@ from support.ops import attend, gated, gelu, modulated_norm, run_block, without_
 #
 # Why is that enough to tell a network the time? A scale near -1 mutes a channel, a large one makes it loud,
 # a shift decides which of its values pass the next nonlinearity: c picks, out of one network, a somewhat
-# different one for each t. "1 +", so that a Linear that says 0 leaves an ordinary LayerNorm. out/dit.png
-# shows what the toy's blocks made of it: some channels matter early, some late.
+# different one for each t. "1 +", so that a Linear that says 0 leaves an ordinary LayerNorm.
 class AdaLN(nn.Sequential):
     """c (B,D) -> (B,parts*D): `parts` of shift, scale and gate, for the caller to cut."""
 
@@ -203,7 +202,7 @@ class StreamBlock(nn.Module):
 # cuts into patches and applies one Linear to each. On the way back the Linear is the model's last layer.
 # TRAP: the convolution reads a patch as (channel, row, column), the last Linear writes (row, column,
 # channel): the released weights do, so one helper for both directions would scramble every patch
-# (test_patches_are_put_back_where_they_were_cut, test_the_patch_convolution_reads_the_same_patches).
+# (test_golden_mmdit_equals_the_published_network).
 class PatchEmbed(nn.Module):
     """2D patchify: each p x p patch of each frame becomes one token."""
 
@@ -318,7 +317,7 @@ def initialise(net):
 # others: a learned table (Vision Transformer) knows no other size; rotary embeddings turn q and k in every
 # block instead (latte.rotate; most video models since) and would change these trained models.
 # TRAPS, both as released: the COLUMN comes first; positions are [sin|cos], times are [cos|sin]
-# (test_golden_sincos_table_of_mmdit, test_golden_conditions_and_positions_of_mmdit).
+# (test_golden_sincos_table_of_mmdit, test_golden_mmdit_equals_the_published_network).
 
 def sincos(positions, width):
     """(P,) coordinates -> (P,width) = [sin(p w_k) | cos(p w_k)], w_k = 10000^(-k / (width/2))."""

@@ -6,7 +6,7 @@ Time     DDPM's integer steps, 999 noise. As a rectified flow: flow.velocity_of(
 Differs  x is never reordered, adaLN runs once a clip; the rest: grep DEVIATES
 Reads    after videodit.py, before data.py; `eval.py similarity` draws Fig. 6 and 8
 Run me   python latte.py      # CPU, 15 s: Tables 1 and 2 to the digit, an untrained Latte predicts exactly 0;
-                              # which tokens attend to which, and Fig. 6 of the toy, in out/latte.png
+                              # which tokens attend to which, in out/latte.png
 
 THE PROBLEM. In videodit.py every patch of a clip attends to every other: (T*N)^2 pairs, and the work grows
 with the square of the clip's length. 16 frames of 16 x 16 tokens are 4,096 tokens, 16.8 million pairs in each

@@ -4,7 +4,7 @@ Shapes   ids (B,L)  context (B,L,D)  pooled (B,P)        B prompts, L text token
 Sizes    toy L=16 D=P=128; SD3 L=77+77 D=4096 P=768+1280; Latte's text-to-video T5 alone, L<=120
 Differs  only what SD3 and Latte use: no decoder of T5, no image half of CLIP
 Reads    after vae.py, before dit.py; pretrained.py fills the encoders with released weights
-Run me   python text.py      # CPU, 3 s: which words the toy's encoder finds near, drawn in out/text.png
+Run me   python text.py      # CPU, 3 s: T5's buckets; which words the toy's encoder finds near
 
 THE PROBLEM. A tokenizer made numbers of a prompt. Number 2368 says nothing: it is a row in a table. What
 the diffusion transformer (dit.py) needs are vectors in which what looks alike lies close and what must be

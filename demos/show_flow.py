@@ -15,11 +15,10 @@ from support.order import keyed_noise
 # Gaussian's correlation, for Known. out/flow.png shows, by row:
 #
 #     the lines of training          the paths of sampling          the same with shift 3
-#     which times are drawn          the error by time              a second frame, the first one given
+#     which times are drawn          a second frame, the first one given
 #
 # Lines cross, paths do not: they run to the middle first (at t=0 the answer is "the mean of all data") and
-# part late. The error is largest in the middle, and is what nobody can know (the exact velocity has it, too);
-# the network adds its own at both ends, where the logit-normal hardly ever looks.
+# part late.
 
 
 def circle(points=8):
@@ -96,7 +95,7 @@ def demo(path=None, steps=1200, seed=0):
 
 
 def plot_all(path, net, data, noise):
-    """out/flow.png, six panels."""
+    """out/flow.png, five panels."""
     wide = dict(size=(440, 440))
     points = {"data": (*data.T, ".")}
     ends = data[torch.randint(len(data), (24,))]                               # (24,2)
@@ -110,10 +109,6 @@ def plot_all(path, net, data, noise):
     normal = torch.special.ndtri(torch.linspace(0, 1, 50_001)[1:-1])           # (49999,) an even N(0,1)
     drawn = {f"shift {shift}": density(sample_times(normal, shift), times) for shift in (1, 3)}
     panels.append(plot(None, drawn, "which times are drawn", "t", **wide))
-    error = {"the network": (times, loss_by_time(net, data, times)),
-             "the exact average velocity": (times, loss_by_time(oracle(data), data, times), "--")}
-    panels.append(plot(None, error, "squared error by time", "t", **wide))
-
     values = torch.linspace(-2, 3, 51)                                         # (51,)
     second = {name: density(found, values) for name, found in second_frames().items()}
     right = (-0.5 * (values - 1.35) ** 2 / 0.19).exp() / math.sqrt(0.38 * math.pi)                 # (51,)
@@ -136,14 +131,6 @@ def density(values, places):
     """A histogram as a curve: places (n,), equally far apart -> (places, share at each)."""
     nearest = (values[:, None] - places).abs().argmin(1)                       # (B,)
     return places, nearest.bincount(minlength=len(places)) / len(values) / (places[1] - places[0])
-
-
-@torch.no_grad()
-def loss_by_time(model, data, times, rows=1600):
-    """flow_loss at each of the times, over all data points alike."""
-    x1 = data.repeat(rows // len(data), 1)                                     # (rows,2)
-    noise = keyed_noise(x1.shape, seed=0, step=0)                              # (rows,2)
-    return [flow_loss(model, x1, {}, t=t.expand(len(x1)), noise=noise).item() for t in times]
 
 
 # REPAINT (Lugmayr et al. 2022), "again" in the last panel: after each step add noise back to the level before

@@ -5,13 +5,8 @@ import math
 import torch
 
 from demos import scrambled
-from latte import CHOICES, Latte, LatteConfig, Shared, frame_similarity, paper_count, summary, temporal_mask
-from text import ToyText
-from vae import DPVAE
-from support import toy_world
-from support.checkpoints import TOY, load_network
-from support.drawing import heat, page, plot
-from support.video_io import to_video
+from latte import CHOICES, Latte, LatteConfig, Shared, paper_count
+from support.drawing import heat, page
 
 TABLE_1 = {  # (params in M, operations in G) as printed. Variant 4 is counted at patch 4: see paper_count
     "Variant 1": (LatteConfig(), 673.68, 5572.69),
@@ -43,11 +38,7 @@ def demo():
 # all of them in turn. Row i: what token i depends on; 3 frames of 4 patches. Squares are frames, stripes are
 # places. A token depends on 4 or 3 tokens of 12 after one block of 1 or 2, on both, 6, after one of Variant
 # 4, and on all after one of Variant 3, in two steps; and in 2 no frame depends on another before the middle
-# of the network. Beneath, 2 images beside the clip: the mask of Fig. 4, and what it makes of Variant 1.
-#
-# Last, Fig. 6 for the shipped toy, a Variant 1: how alike its 4 latent frames are after each block, of clips
-# half in noise. Each temporal block makes them more alike, each spatial block hardly moves them: nothing of
-# what Fig. 6 shows of Variant 2, whose spatial blocks come in a row (eval.py similarity draws other ones).
+# of the network.
 
 @torch.no_grad()
 def dependence(block, c, clip, shape):
@@ -63,38 +54,19 @@ def dependence(block, c, clip, shape):
     return change.T > 1e-12 * out.abs().max()                                           # (T*N,T*N)
 
 
-def patterns(variant, frames=3, images=0):
-    """{name: (T*N,T*N)} for each block of a small Latte with random weights, and for all of them in turn.
-    Images beside the clip are hidden by the Temporal Mask."""
+def patterns(variant, frames=3):
+    """{name: (T*N,T*N)} for each block of a small Latte with random weights, and for all of them in turn."""
     config = LatteConfig(variant, depth=4, width=16, heads=2, frames=frames, input_size=4, in_channels=1)
     net = scrambled(Latte(config), std=0.2).double()
-    shared = Shared(frames)
-    if images:
-        shared = Shared(frames, temporal_mask=temporal_mask(frames, images))
     c = torch.ones(1, 1, 16).double()
-    whole = torch.eye(4 * (frames + images))
+    whole = torch.eye(4 * frames)
     found = {}
     for i, block in enumerate(net.blocks):
         name = f"{i} " + "+".join(block.axes)
-        found[name] = dependence(block, c, shared, (frames + images, 4, 16))
+        found[name] = dependence(block, c, Shared(frames), (frames, 4, 16))
         whole = found[name].float() @ whole             # by way of all that this block attends to
     found["all"] = whole > 0
     return found
-
-
-@torch.no_grad()
-def toy_similarity(clips=4, t=0.5):
-    """{block: (T,T)} of the shipped Latte: frame_similarity of toy clips half in noise."""
-    net = load_network(Latte, TOY / "latte.safetensors")
-    vae = load_network(DPVAE, TOY / "dpvae.safetensors")
-    text = load_network(ToyText, TOY / "text.safetensors")
-    specs = [toy_world.sample_spec(0, i, "video") for i in range(clips)]
-    videos = torch.stack([to_video(toy_world.render(spec)) for spec in specs])          # (B,3,16,64,64)
-    z = vae.scaled(vae.encode(videos))                                                  # (B,C,4,8,8)
-    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))            # (B,C,4,8,8)
-    context, pooled = text([toy_world.caption(spec) for spec in specs])                 # (B,L,D) (B,P)
-    times = torch.full((clips,), 1000 * (1 - t))                                        # flow.velocity_of
-    return frame_similarity(net, (1 - t) * noise + t * z, times, {"context": context, "pooled": pooled})
 
 
 def dependence_page(found, prefix=""):
@@ -104,18 +76,11 @@ def dependence_page(found, prefix=""):
 
 
 def draw_page(path):
-    """out/latte.png; returns ({variant: patterns}, {block: (T,T)})."""
+    """out/latte.png; returns {variant: patterns}."""
     found = {variant: patterns(variant) for variant in CHOICES["variant"]}
     rows = [dependence_page(found[variant], f"V{variant}: ") for variant in found]
-    rows.append(dependence_page({"Fig. 4": temporal_mask(3, 2), **patterns(1, images=2)}))
-    alike = toy_similarity()
-    means = [summary(matrix)[0] for matrix in alike.values()]
-    rows.append(page(None, [heat(matrix.numpy(), cell=30, top=1) for matrix in alike.values()],
-                     [f"{name}: {mean:.2f}" for name, mean in zip(alike, means)], 8))
-    rows.append(plot(None, {"mean": (range(len(means)), means)}, "how alike the toy's frames are, by block",
-                     "block, even ones space, odd ones time", size=(640, 260)))
     page(path, rows, None, 1)
-    return found, alike
+    return found
 
 
 def main():
@@ -124,7 +89,7 @@ def main():
     for row in rows:
         print("{:10s} {:10.2f} {:8.2f} {:10.2f} {:8.2f} {:12.1f}".format(*row))
     print(f"largest output of an untrained Latte: {largest}   (a right one: 0.0)")
-    found, _ = draw_page("out/latte.png")
+    found = draw_page("out/latte.png")
     print("tokens of 12 that a token attends to in its first block:")
     for variant, seen in found.items():
         first = next(iter(seen.values()))               # (T*N,T*N)

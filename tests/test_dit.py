@@ -10,7 +10,6 @@ from torch.testing import assert_close
 import dit
 from demos import scrambled, show_dit
 import pretrained
-from support.checkpoints import load_network
 from conftest import close, golden
 from dit import AdaLN, DiT, DiTConfig, FinalLayer, MMDiT, MMDiTConfig, PatchEmbed, SingleFinalLayer
 from flow import guided
@@ -73,17 +72,6 @@ def test_golden_mmdit_equals_the_published_network(name):
             close(context, expected[f"block{i}.context"])
     assert context is None
     close(out, still(expected["model_output"]))
-
-
-@pytest.mark.parametrize("name", ["sd3_mmdit", "sd35_mmditx", "sd35m_mmditx"])
-def test_golden_conditions_and_positions_of_mmdit(name):
-    """[cos|sin] time embedding; the table is cropped in its centre."""
-    weights, given, expected, config = golden(name)
-    net = pretrained.mmdit(weights, head_dim=config["head_dim"])
-    close(net.t_embedder(given["t"]), expected["t_embed"])
-    close(net.y_embedder(given["y"]), expected["y_embed"])
-    h, w = (n // config["patch_size"] for n in config["latent_hw"])
-    close(net.positions(h, w).flatten(0, 1)[None], expected["pos_embed_cropped"])
 
 
 @pytest.mark.parametrize("name", MMDIT_FILES)
@@ -150,27 +138,6 @@ def test_golden_pixart_equals_the_published_network(name):
         close(net(z, given["t"], text, **sizes), still(expected["model_output_nomask"]))
 
 
-@pytest.mark.parametrize("name", PIXART_FILES)
-def test_golden_pixart_positions(name):
-    """Not in the checkpoint: computed from the training size and the interpolation."""
-    net, _, expected, _ = golden_pixart(name)
-    side = net.config.sample_size // net.config.patch
-    close(net.positions(side, side).flatten(0, 1)[None], expected["pos_embed"])
-
-
-@pytest.mark.parametrize("name", PIXART_FILES)
-def test_golden_pixart_hidden_text_is_not_read(name):
-    """The text mask: changing a padded token changes nothing, changing a real one does."""
-    net, given, _, sizes = golden_pixart(name)
-    padded = given["text"] + 3 * (1 - given["text_mask"]).unsqueeze(-1)
-    real = given["text"] + 3 * given["text_mask"].unsqueeze(-1)
-    with torch.no_grad():
-        out, same, other = (net(still(given["x"]), given["t"], text, given["text_mask"], **sizes)
-                            for text in (given["text"], padded, real))
-    close(out, same)
-    assert not torch.allclose(out, other, atol=1e-3)
-
-
 # ------------------------------------------------------------------------------------------------- the parts
 
 def test_a_new_network_predicts_zero_and_its_blocks_change_nothing():
@@ -215,22 +182,6 @@ def test_zeros_open_one_after_the_other():
     assert learning[2] == {name for name, _ in net.named_parameters()}
 
 
-def test_patches_are_put_back_where_they_were_cut():
-    """SD3: (p,q,c) out, row-major tokens, frames outermost."""
-    z = torch.randn(2, 3, 4, 6, 8)
-    patches = z.unfold(3, 2, 2).unfold(4, 2, 2).permute(0, 2, 3, 4, 5, 6, 1)    # (B,T,h,w,p,q,C)
-    assert_close(dit.unpatchify(patches.reshape(2, 4 * 3 * 4, 12), z, 2), z)
-
-
-def test_the_patch_convolution_reads_the_same_patches():
-    """SD3: tokens are row-major; a one-hot kernel picks one pixel of each patch."""
-    z, embed = torch.randn(2, 3, 4, 6, 8), dit.PatchEmbed(3, 1, 2)
-    torch.nn.init.zeros_(embed.proj.weight)
-    torch.nn.init.zeros_(embed.proj.bias)
-    embed.proj.weight.data[0, 2, 1, 0] = 1
-    assert_close(embed(z)[..., 0], z[:, 2, :, 1::2, 0::2])
-
-
 def test_a_larger_image_moves_no_token():
     """Coordinates are centred, so 320 -> 512 keeps the meaning of every position; SD3: (p - 64) / 4."""
     assert_close(dit.centred(20, 192, 64), (torch.arange(86, 106) - 64) / 4)
@@ -247,15 +198,6 @@ def test_one_condition_for_many_rows_is_that_condition_repeated(head):
     assert_close(head(x, c), head(x, c.repeat_interleave(3, dim=0)))
 
 
-def test_the_toys_image_model_is_its_video_model_at_one_frame():
-    """The branch for time is linear before the blocks, so for one frame it is a part of patchify."""
-    from videodit import VideoDiT
-    video, image = load_network(VideoDiT, show_dit.TOY / "videodit.safetensors"), show_dit.toy_image()
-    z, t, cond = draw(config=image.config, height=8, width=8)
-    with torch.no_grad():
-        close(image(z, t, **cond), video(z, t, **cond), atol=1e-5)
-
-
 def test_attention_that_is_watched_is_the_attention_that_was_used():
     """Rows sum to 1, every block is seen, and nothing is left changed."""
     net, (z, t, cond) = scrambled(MMDiT(SMALL), 0.2), draw(batch=1)
@@ -268,9 +210,8 @@ def test_attention_that_is_watched_is_the_attention_that_was_used():
 
 
 def test_a_patch_of_the_toy_attends_to_the_words_that_concern_it():
-    """What out/dit.png shows: attention finds the words, and gates are wider open in noise (DiT 3.2)."""
-    words, wider = show_dit.draw_toy(None)
-    assert {"red", "cat"} <= set(words[:5]) and wider > 1
+    """What out/dit.png shows: attention finds the words."""
+    assert {"red", "cat"} <= set(show_dit.draw_toy(None)[:5])
 
 
 def test_autocast_does_not_reach_what_modulates():

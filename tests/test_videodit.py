@@ -200,10 +200,9 @@ def test_checkpointing_gives_the_same_gradients(attention):
 
 def test_in_2d_a_frame_is_alone_and_in_3d_without_times_all_frames_are_alike():
     """What out/videodit.png shows of the toy: Fig. 2's sets, and Table 5's reason for 3D patchify."""
-    (alone, timeless, trained), backwards, errors = show_videodit.draw_toy(None, clips=2)
+    alone, timeless, trained = show_videodit.draw_toy(None)
     assert abs(alone) < 1e-6                                        # 1 - the sum of a softmax, which rounds
     assert abs(timeless - 0.75) < 0.03 and 0.1 < trained < 0.75
-    assert backwards[0] < 1e-5 and backwards[1] > 0.1 and errors[1] < errors[0]
 
 
 # ------------------------------------------------------------------------------------------------------ LoRA
