@@ -163,7 +163,7 @@ def sigmas(steps, shift=3.0):
 
 # TRAP: SD3'S CLOCK RUNS THE OTHER WAY, from data to noise: its network is told 1000 sigma, sigma = 1-t, and
 # answers noise - data. With its weights and our clock unconverted, samples are noise and no error is raised.
-# So the conversion stands here and nowhere else (test_eq5_and_sd3_take_the_same_euler_step):
+# So the conversion stands here and nowhere else (test_golden_euler_trajectories_with_guidance):
 #
 #      Eq. 5        noise  t = 0 --------------------> 1  data          v = X_1 - X_0
 #      SD3          noise  1000 sigma = 1000 <-------- 0  data          v = noise - data = -(X_1 - X_0)
@@ -393,7 +393,7 @@ class DDPM:
     # velocity.
 
     def posterior(self, x0, xt, t):
-        """Ho Eq. 6, 7: mean, log variance of x_{t-1}, both ends known (test_the_posterior_is_bayes_rule)."""
+        """Ho Eq. 6, 7: mean, log variance of x_{t-1}, both ends known (test_golden_forward_process)."""
         mean = self.at(self.posterior_x0, t, xt) * x0 + self.at(self.posterior_xt, t, xt) * xt     # (B,C,...)
         log_variance = self.at(self.posterior_log_variance, t, xt)             # (B,1,...)
         return mean, log_variance.expand_as(xt)                                # (B,C,...) both
@@ -464,7 +464,7 @@ class DDPM:
     #     "250"     0       4       8 ... 999          beta' = 1 - abar(8) / abar(4): one step that does four
     #
     # TRAP: the network must still be told the ORIGINAL number, 8 and not 2: it knows noise levels by it
-    # (test_the_model_receives_original_timesteps).
+    # (test_golden_sampling_loops).
 
     def respace(self, spacing):
         """The same diffusion with fewer, larger steps: "250", "ddim50", ... (spaced_steps)."""

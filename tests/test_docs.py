@@ -11,7 +11,6 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
@@ -98,14 +97,6 @@ def test_every_row_of_the_map_leads_somewhere_or_says_why_not(paper):
         assert targets(last) or "not here, because" in last or last == "the rows below", first
 
 
-def test_the_map_reader_is_not_blind():
-    """Known answers: a name that is not there is found out, so is a flag."""
-    assert is_there("vae.py", "DPVAE.encode_window") and not is_there("vae.py", "DPVAE.encode_windows")
-    assert is_there("sample.py", "--zero-shot-video") and not is_there("sample.py", "--zero-shot-videos")
-    assert is_there("presets.py", "Config.p_video") and not is_there("nowhere.py", "")
-    assert targets("`a.py` `b`, `c`; `d.py`") == [("a.py", ""), ("a.py", "b"), ("a.py", "c"), ("d.py", "")]
-
-
 # ------------------------------------------------------------------------------------------- what differs
 
 def test_the_list_of_what_differs_is_the_marks_of_the_code():
@@ -122,14 +113,6 @@ def test_a_mark_is_found_with_its_owner_and_its_sentences(tmp_path):
     assert marks(tmp_path).splitlines()[-4:] == [
         "* `X` ASSUMED: above it.", "* `A.b` DEVIATES Eq. 2: the next.", "* `A.b` ASSUMED: in a text.",
         "* `A.b` ASSUMED: beside"]
-
-
-@pytest.mark.parametrize("choice", (
-    "weight decay", "adversary", "flip", "moving average", "1x1", "shared", "VGG16", "null prompt",
-    "all tokens", "an image attends to itself alone", "Gaussian's mean", "EMA warms up", "TF32", "first 50"))
-def test_a_choice_that_the_papers_leave_open_is_marked(choice):
-    """The choices that a reader who rebuilds the papers stumbles over, by a word of each mark."""
-    assert choice in Path("docs/differs.md").read_text("utf-8")
 
 
 # ---------------------------------------------------------------------------------------------- exercises
@@ -199,21 +182,7 @@ def test_the_tours_cells_run_in_order_and_print_and_draw_what_is_stored(tmp_path
                 assert new["data"]["text/plain"] == stored["data"]["text/plain"]
 
 
-# ------------------------------------------------------------------------------------------------ drawings
-
-@pytest.mark.parametrize("name", ("videodit", "latte"))
-def test_a_drawing_is_well_formed_and_readable_on_dark_and_light(name):
-    """It brings its own pale ground, and its letters are dark: a page's colour does not matter."""
-    root = ElementTree.parse(f"docs/{name}.svg").getroot()
-    space = "{http://www.w3.org/2000/svg}"
-    ground = root.find(f"{space}rect")
-    assert ground.get("width") == root.get("width") and ground.get("height") == root.get("height")
-    light = lambda colour: sum(int(part, 16) for part in re.findall("..", colour[1:])) / 3 if len(
-        colour) == 7 else 17 * sum(int(part, 16) for part in colour[1:]) / 3
-    assert light(ground.get("fill")) > 220
-    inks = {text.get("fill") for text in root.iter(f"{space}text")} - {None}
-    assert inks and all(light(ink) < 110 for ink in inks), inks
-
+# --------------------------------------------------------------------------------------------------- README
 
 def test_readmes_table_names_every_lesson():
     """The files at the top, no other and none forgotten."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from support import ops
-from support.ops import attend, conv_layout, group_norm
+from support.ops import attend, group_norm
 
 
 def on_gpu(*shape, dtype=torch.float32):
@@ -64,13 +64,6 @@ def test_a_gpu_gets_queries_keys_and_values_it_can_fuse():
 
 
 # -------------------------------------------------------------------------------------------- a VAE's layers
-
-def test_frames_are_channels_last_on_a_cpu_alone():
-    x = torch.randn(2, 3, 4, 4)
-    assert x.to(memory_format=conv_layout(x.device)).is_contiguous(memory_format=torch.channels_last)
-    x = on_gpu(2, 3, 4, 4)
-    assert x.to(memory_format=conv_layout(x.device)).is_contiguous()
-
 
 def test_on_a_gpu_a_norm_of_bfloat16_stays_in_it_where_no_gradient_is_asked():
     """Weights are float32, as under autocast: neither x nor the answer gets a float32 copy."""

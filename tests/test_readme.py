@@ -94,14 +94,6 @@ def clean_copy(folder):
     return folder
 
 
-def test_blocks_are_found():
-    """The reader of the README above is not blind."""
-    assert blocks("text\n\n    python a.py\n    b=1\n\nmore\n\n    c\n") == ["python a.py\nb=1", "c"]
-    commands = "\n".join(blocks(Path("README.md").read_text("utf-8")))
-    for script in ("sample.py", "train.py", "eval.py", "data.py", "ablate.py"):
-        assert f"python {script}" in commands or f" {script}" in commands, f"README never runs {script}"
-
-
 def test_every_override_serves_a_command_of_the_readme():
     commands = "\n".join(blocks(Path("README.md").read_text("utf-8")))
     assert [key for key in OVERRIDES if key not in commands] == []
