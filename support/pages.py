@@ -31,7 +31,7 @@ figure { margin: 0; min-width: 0 } figcaption { overflow-wrap: anywhere }
 img, video { display: block; max-width: 100%; border-radius: 4px; image-rendering: pixelated }
 .clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)); gap: 1.2rem }
 .clips figure { margin: 0; padding: .7rem } .clips img, .clips video { width: 100% }
-.clips figcaption { margin-top: .5rem } .clips summary { font-size: .85em }
+.clips figcaption { margin-top: .5rem }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 220px), 1fr)); gap: 1rem }
 .previews { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); gap: 1rem;
        margin-top: 1rem }
@@ -242,13 +242,12 @@ def player(path, prompt):
     return ""
 
 
+COMPARED = ("sampler", "steps", "guidance", "cfg", "seed", "negative")
+
+
 def card(path, about, shown):
-    """A clip with its prompt, what one compares clips by, and the rest for who opens it."""
-    told = {key: html.escape(f"{key} {short(value)[:200]}") for key, value in about.items()
-            if key not in ("prompt", "torch") and value not in ("", None, [])}
-    compared = ("sampler", "steps", "guidance", "cfg", "seed", "negative")
-    first = [told.pop(key) for key in compared if key in told]
+    """A clip with its prompt, its name, and what one compares clips by; the rest is in the .json beside it."""
+    told = [f"{key} {short(about[key])[:200]}" for key in COMPARED if about.get(key) not in ("", None, [])]
     return (f"<figure>{shown}<figcaption><b>{html.escape(about['prompt'] or path.stem)}</b>"
-            f"<br><small>{', '.join(first)}</small>"
-            f"<details><summary>{html.escape(path.stem)}</summary>"
-            f"<small>{', '.join(told.values())}</small></details></figcaption></figure>")
+            f"<br><small>{html.escape(', '.join(told))}<br>{html.escape(path.stem)}</small>"
+            "</figcaption></figure>")
