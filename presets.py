@@ -162,7 +162,6 @@ class Config:
     cache: str = ""                # --cached: folder of the latents; "": OUT/cache
     items: int = 0                 # toy: this many clips, and as many images; 0: a million, as they come
     windows: int = 8               # --cached: random windows of each real video
-    encode_batch: int = 4          # --cached: clips, and prompts, that are encoded at once
     # LOOKING. How often a run leaves something behind. A save costs seconds and is what a crash sends one
     # back to; a preview costs a clip's sampling and is the only thing that shows what a loss does not.
     save_every: int = 500          # steps between two states on disk
@@ -301,13 +300,13 @@ PRESETS = {
 # 512 costs 4.5 times as much (its attention 6.4 times), and how things move is learned as well at 320. The
 # DP-VAE needs no second training: its convolutions do not know how large a frame is.
 # 64 clips on 8 cards of 80 GB go through in micro-batches (python bench.py fits videodit-512).
-_phase = dict(steps=200_000, batch=64, accumulate=2)
-_sharp = dict(steps=200_000, batch=64, accumulate=4)
-_dpvae = {**PRESETS["videodit-256"]["stages"]["dpvae"], "size": 256, "frames": 32}
-for _name, _size, _stages in (("videodit-320", 320, {"dpvae": _dpvae, "videodit": _phase}),
-                              ("videodit-512", 512, {"videodit": _sharp})):
-    PRESETS[_name] = {**PRESETS["videodit-256"], "size": _size, "frames": 96, "p_video": 0.8,
-                      "stages": _stages}
+PRESETS["videodit-320"] = {
+    **PRESETS["videodit-256"], "size": 320, "frames": 96, "p_video": 0.8,
+    "stages": {"dpvae": {**PRESETS["videodit-256"]["stages"]["dpvae"], "size": 256, "frames": 32},
+               "videodit": dict(steps=200_000, batch=64, accumulate=2)}}
+PRESETS["videodit-512"] = {
+    **PRESETS["videodit-320"], "size": 512,
+    "stages": {"videodit": dict(steps=200_000, batch=64, accumulate=4)}}
 
 # Latte 4.1 and the published configurations: XL/2, 16 frames three apart, 8 GPUs x 5 clips, or x 4 clips with
 # 8 images each. The paper says "AdamW optimizer with a constant learning rate" and prints no rate, batch or
@@ -457,7 +456,7 @@ def apply(config, flags):
 # cannot be had (Muon on halves of a matrix). Each kind is a function; `check` goes through them.
 
 LEAST = {name: 1 for name in ("steps", "batch", "checkpoint_every", "accumulate", "frames", "stride", "windows",
-                              "encode_batch", "save_every", "preview_every", "previews", "log_every")}
+                              "save_every", "preview_every", "previews", "log_every")}
 LEAST |= {"size": 8, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12}
 MAY_BE_0 = ("context_dim", "pooled_dim", "dual_attention")     # whole numbers of networks; all others: from 1
 MULTIPLES = (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads"))

@@ -431,8 +431,7 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
         words = nets["text"].reading_loss(captions)
         return total + 0.1 * words, {"words": words.detach(), **log}
 
-    player = transformer_player(cfg, {"dit": dit, "text": text}, loss, dit.joint_blocks, dit.final_layer,
-                                methods=["reading_loss"])
+    player = transformer_player(cfg, {"dit": dit, "text": text}, loss, dit.joint_blocks, ["reading_loss"])
     return Stage({"dit": player}, loader(cfg, run, images, as_bytes=True),
                  show_samples(cfg, run, vae, None, 1, prompts_for(cfg, images)),
                  valid=held_out(cfg, run, "image", vae, flow_errors), about=about(cfg, "flow"),
@@ -472,7 +471,7 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
     source = mixed(cfg, loader(cfg, run, clips, as_bytes=True), loader(cfg, run, images, as_bytes=True),
                    cfg.p_video)
     blocks = [*net.image.joint_blocks, *(net.twins or ())]
-    player = transformer_player(cfg, {"videodit": net}, loss, blocks, net.image.final_layer)
+    player = transformer_player(cfg, {"videodit": net}, loss, blocks)
     return Stage({"videodit": player}, source,
                  show_samples(cfg, run, dp, text, cfg.frames, prompts_for(cfg, clips)),
                  valid=held_out(cfg, run, "video", dp, flow_errors, text),
@@ -556,7 +555,7 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
 
     prompts = prompts_for(cfg, clips, asks, classes)
     told = {"objective": cfg.objective, "classes": list(classes), "latents": cfg.latents}
-    player = transformer_player(cfg, {"latte": net}, loss, net.blocks, net.final_layer)
+    player = transformer_player(cfg, {"latte": net}, loss, net.blocks)
     return Stage({"latte": player}, source,
                  show_samples(cfg, run, vae, text, cfg.frames, prompts, classes),
                  valid=held_out(cfg, run, "video", vae, errors, text, classes, times),
@@ -876,7 +875,7 @@ def feed(cfg, run, kind, vae, text=None):
         size = encode(collate([dataset.item(0)]))["latent"].numel()
         print(f"{cfg.stage}: {windows * len(dataset):,} latents of {kind}s, "
               f"{2e-9 * size * windows * len(dataset):.2g} GB, will be cached in {folder}")
-    write_cache(folder, dataset, encode, cfg.encode_batch, mark, shift=vae.config.shift,
+    write_cache(folder, dataset, encode, 4, mark, shift=vae.config.shift,
                 scale=vae.config.scale, epochs=windows, dtype=dtype, workers=cfg.workers, rank=run.rank,
                 world_size=run.world, text=store, speaker=speaker)
     run.wait()
@@ -895,7 +894,7 @@ def feed(cfg, run, kind, vae, text=None):
 # operations between matrix products (norms, gates, activations) into one pass over memory each. --muon moves
 # the blocks' matrices, but not adaLN's: those are six in one, for shift, scale and gate.
 
-def transformer_player(cfg, nets, loss, blocks, last_layer, methods=()):
+def transformer_player(cfg, nets, loss, blocks, methods=()):
     """A transformer, and what learns beside it, with its loss."""
     for number, block in enumerate(blocks):
         block.keeps_all = number % cfg.checkpoint_every > 0
@@ -905,8 +904,7 @@ def transformer_player(cfg, nets, loss, blocks, last_layer, methods=()):
     adaln = [part for part in parts if isinstance(part, AdaLN)]
     inside = {layer for part in adaln for layer in part}
     matrices = [part.weight for part in parts if isinstance(part, nn.Linear) and part not in inside]
-    return Player(nets, loss, blocks=blocks, precise=adaln, matrices=matrices, last_layers=[last_layer],
-                  methods=methods)
+    return Player(nets, loss, blocks=blocks, precise=adaln, matrices=matrices, methods=methods)
 
 
 def show_reconstruction(clips, run):

@@ -173,8 +173,6 @@ class LatentCache:
 
     def __init__(self, folder, words=None):
         self.folder, self.paths, self.words = Path(folder), shards_of(folder), words or self.stored_words
-        if not self.paths:
-            raise UserError(f"no latent cache in {folder}; encode one first, or check --cache")
         shards = int(SHARD.fullmatch(self.paths[0].name)[2])
         if len(self.paths) != shards:
             raise UserError(f"the latent cache in {folder} has {len(self.paths)} of {shards} shards: it was "

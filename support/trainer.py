@@ -202,7 +202,7 @@ def fails_first(run):
 # has two: VAE and discriminator each have a loss of their own, an optimizer of their own, and turns.
 #
 # The loop knows no network by its name. What it has to know of one beside its weights (where it repeats
-# itself, which layer sees the tokens), the stage that made the network says in the player's fields.
+# itself, which weights are matrices), the stage that made the network says in the player's fields.
 
 class Player(nn.Module):
     """Networks that one optimizer trains, with their loss as forward(): that is what DDP can wrap.
@@ -212,19 +212,16 @@ class Player(nn.Module):
     blocks          what repeats in the networks: --shard gathers one at a time; with none it is refused
     precise         parts of blocks that --shard gathers in float32, whatever --bf16 says
     matrices        the weights that --muon moves
-    last_layers     layers whose inputs are a network's tokens, to be counted for the log
     methods         ways into a network beside forward(), which --shard has to know
     aside           its loss and gradient norm are not the stage's, and so are not logged"""
 
-    def __init__(self, nets, loss, *, blocks=(), precise=(), matrices=(), last_layers=(), methods=(),
-                 aside=False):
+    def __init__(self, nets, loss, *, blocks=(), precise=(), matrices=(), methods=(), aside=False):
         super().__init__()
         self.nets = nn.ModuleDict(nets)
         self.loss = loss
         self.blocks = list(blocks)                          # lists, so that torch takes none for its children
         self.precise = list(precise)
         self.matrices = list(matrices)
-        self.last_layers = list(last_layers)
         self.methods = list(methods)
         self.aside = aside
 
@@ -465,16 +462,13 @@ class Learner:
 
     def numbers(self, answers, norm):
         """What the log shows: [(loss, {name: number}), ...] of the micro-batches -> their means, tensors."""
-        logs, means = [], {}
-        for loss, log in answers:
-            if not self.player.aside:
-                log = {self.name: loss, **log}
-            logs.append(log)
+        losses, logs = zip(*answers)
+        means = {}
+        if not self.player.aside:
+            means = {self.name: sum(losses).float() / len(losses), "norm": norm}
         for key in logs[-1]:
             values = [torch.as_tensor(log[key], dtype=torch.float32, device=self.run.device) for log in logs]
             means[key] = sum(values) / len(values)
-        if not self.player.aside:
-            means["norm"] = norm
         return means
 
     # In state.pt the optimizer's states and the EMA are lists, as torch has them, so their names stand beside
@@ -832,7 +826,7 @@ def refuse_to_overwrite(cfg):
 # once too often is the cheaper mistake. A network's fields are compared where the stage trains it.
 MAY_CHANGE = {"config", "stage", "out", "resume", "steps", "lr", "warmup", "decay", "clip", "ema", "workers",
               "accumulate", "bf16", "compile", "checkpointing", "checkpoint_every", "shard", "cache",
-              "cached", "encode_batch", "save_every", "preview_every", "valid_every", "previews", "log_every",
+              "cached", "save_every", "preview_every", "valid_every", "previews", "log_every",
               "keep", "init", "vae_weights", "text_weights", "lpips"}
 
 
@@ -887,7 +881,7 @@ def keep(out, stage, step, older):
 # ---------------------------------------------------------------------------------------------- looking
 
 # Is it learning, how fast, and what does it wait for? A line of the log answers with a loss, a gradient norm
-# (its jumps come before the loss's), samples and tokens a second, the share of time spent waiting for data
+# (its jumps come before the loss's), samples a second, the share of time spent waiting for data
 # (above 0.05: more --workers, or cached latents), peak memory, and on a GPU with MFU: 0.4 is very good for a
 # transformer of this kind, below 0.1 something waits. log.jsonl is strict JSON, a line a time, so that any
 # tool reads it; a number that is none (a left-out step's loss) is null there.
@@ -901,21 +895,16 @@ PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; T
 class Watch:
     """The bar, log.jsonl, and what a step's time went to.
 
-    Rates are means since this process began; a resumed run begins to count anew. Tokens are counted at the
-    door of the last layer, by a hook, whatever the stage feeds in."""
+    Rates are means since this process began; a resumed run begins to count anew."""
 
     def __init__(self, trainer):
         cfg = trainer.cfg
         self.cfg, self.run, self.trainer = cfg, trainer.run, trainer
         self.first, self.started = trainer.step, time.perf_counter()
         self.waited = 0.0                                   # seconds, for data
-        self.tokens = 0
         self.pairs = {}                                     # what is logged as a (sum, count) over steps
         self.peak = self.peak_flops()
         self.flops, self.flops_of = 0, {}                   # so far; and of a step, of clips or of images
-        for learner in trainer.learners.values():
-            for layer in learner.player.last_layers:
-                layer.register_forward_pre_hook(self.count_tokens)
         if self.run.rank == 0:
             text = json.dumps(cfg.settings(), indent=1)
             write_atomic(trainer.folder / "settings.json", lambda to: to.write_text(text, "utf-8"))
@@ -924,10 +913,6 @@ class Watch:
             cut_log(trainer.folder / "log.jsonl", trainer.step)
         self.bar = tqdm(total=cfg.steps, initial=trainer.step, desc=cfg.stage, disable=self.run.rank > 0,
                         mininterval=1)
-
-    def count_tokens(self, module, given):
-        if torch.is_grad_enabled():
-            self.tokens += given[0].shape[:-1].numel()
 
     def fetch(self, source):
         """The step's micro-batches, on their way to the device. The loader pins them (order.load), so the
@@ -983,8 +968,6 @@ class Watch:
                 "steps_per_s": done / took, "samples_per_s": done * self.cfg.batch / took,
                 "wait": self.waited / took, "eta_s": (self.cfg.steps - step) * took / done,
                 "memory_gb": peak_memory(self.run.device) / 1e9}
-        if self.tokens:
-            line["tokens_per_s"] = self.tokens * self.run.world / took
         if self.peak:
             line["mfu"] = self.flops / took / self.peak
         line |= by_time
@@ -994,8 +977,8 @@ class Watch:
 
     def peak_flops(self):
         """What the card could do in a second; 0 where there is no MFU: on a processor or an unknown card, for
-        networks without tokens, and with --shard, since rank 0 counts by a forward pass of its own."""
-        counts = any(learner.player.last_layers for learner in self.trainer.learners.values())
+        networks without blocks, and with --shard, since rank 0 counts by a forward pass of its own."""
+        counts = any(learner.player.blocks for learner in self.trainer.learners.values())
         if not self.run.on_cuda or self.run.rank or self.cfg.shard or not counts:
             return 0.0
         card = torch.cuda.get_device_name()
