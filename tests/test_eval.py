@@ -24,7 +24,6 @@ from support.metrics import frechet, gaussian
 from test_latte import trained
 from text import ToyText
 from vae import DPVAE, KLVAE, KLVAEConfig
-from support.video_io import to_video
 from videodit import VideoDiT
 
 TOY_FLAGS = ["--features", "toy", "--size", "32", "--frames", "8"]
@@ -44,24 +43,11 @@ def ckpt(tmp_path_factory):
     return folder
 
 
-def rendered(count, frames=16, size=32, kind="video"):
-    """(B,3,T,H,W) of the toy world."""
-    return torch.stack([to_video(toy_world.render(toy_world.sample_spec(7, index, kind), frames, size))
-                        for index in range(count)])
-
-
-def quiet_classifier(width=8):
-    """An untrained classifier: random features are enough to tell two sets apart."""
-    torch.manual_seed(1)
-    config = eval.dataclasses.replace(presets.PRESETS["tiny"]["classifier"], width=width, size=32)
-    return AttributeClassifier(config).eval()
-
-
 def latte_folder(folder, option, condition="", classes=()):
     """A folder as train.py leaves it, with a Latte of two frames of latents and its image VAE."""
     net = trained(1 if condition else 2, condition or option)
     config = presets.PRESETS["tiny"]["vae"]
-    vae = KLVAE(eval.dataclasses.replace(config, z_channels=net.config.in_channels))
+    vae = KLVAE(replace(config, z_channels=net.config.in_channels))
     save_network(folder / "vae.safetensors", vae)
     extra = {"size": net.config.input_size * vae.downsampling, "frames": net.config.frames, "shift": 1.0,
              "objective": "ddpm", "latents": "vae"}
@@ -74,25 +60,20 @@ def latte_folder(folder, option, condition="", classes=()):
 
 # ---------------------------------------------------------------------------------------------- monotony
 
-def noisy(video, level):
-    return video + 0.15 * level * torch.randn(video.shape, generator=torch.Generator().manual_seed(0))
-
-
-def shuffled(video, level):
-    """The first 4, the first 8, all 16 frames in random order, another one for each clip."""
-    size, generator = 2 ** (level + 1), torch.Generator().manual_seed(0)
-    orders = [[*torch.randperm(size, generator=generator), *range(size, video.shape[2])] for _ in video]
-    return torch.stack([clip[:, torch.tensor(order)] for clip, order in zip(video, orders)])
-
-
-@pytest.mark.parametrize("damage", [noisy, shuffled])
-def test_toy_fvd_grows_with_damage(damage):
-    """FVD on an untrained classifier's features: the more noise or disorder, the farther."""
-    classifier, clips = quiet_classifier(), rendered(24)
-    with torch.no_grad():
-        real = gaussian(classifier.clip_features(clips))
-        values = [frechet(*real, *gaussian(classifier.clip_features(damage(clips, level))))
-                  for level in (1, 2, 3)]
+@torch.no_grad()
+def test_toy_fvd_grows_with_disorder():
+    """FVD on an untrained classifier's features: the first 4, the first 8, all 16 frames in random order,
+    another one for each clip."""
+    torch.manual_seed(1)
+    classifier = AttributeClassifier(replace(presets.PRESETS["tiny"]["classifier"], width=8, size=32)).eval()
+    specs = [toy_world.sample_spec(7, index) for index in range(24)]
+    clips = eval.render_all(specs, 16, 32)                                                  # (24,3,16,32,32)
+    real, values = gaussian(classifier.clip_features(clips)), []
+    for size in (4, 8, 16):
+        generator = torch.Generator().manual_seed(0)
+        orders = [[*torch.randperm(size, generator=generator), *range(size, 16)] for _ in clips]
+        shuffled = torch.stack([clip[:, torch.tensor(order)] for clip, order in zip(clips, orders)])
+        values.append(frechet(*real, *gaussian(classifier.clip_features(shuffled))))
     assert 0 < values[0] < values[1] < values[2]
 
 
@@ -268,7 +249,7 @@ def test_a_clip_is_still_where_only_legs_and_clouds_move(vocabulary, motion):
 # ---------------------------------------------------------------------------------------------- what is drawn
 
 def test_help_is_help(capsys):
-    """Every command with what it does, and no picture is drawn for it."""
+    """Every command with what it does."""
     eval.main(["--help"])
     out = capsys.readouterr().out
     assert all(f"\n  {name}" in out or f"; {name}:" in out for name in eval.COMMANDS)
@@ -402,9 +383,7 @@ def test_a_latte_of_classes_is_asked_for_random_ones(tmp_path, capsys):
     """As its published sampler: drawn, keyed by seed and number, so two calls agree and two seeds do not."""
     classes = eval.random_class(tuple("abcdefgh"), 0)
     drawn = [classes(index) for index in range(200)]
-    assert drawn == [classes(index) for index in range(200)] and len(set(drawn)) == 8
-    counts = sorted(drawn.count(name) for name in set(drawn))
-    assert counts[0] < counts[-1]                                              # drawn, not dealt in turn
+    assert drawn == [classes(index) for index in range(200)] and len(set(drawn[:8])) < 8    # not dealt in turn
     assert drawn != [eval.random_class(tuple("abcdefgh"), 1)(index) for index in range(200)]
     folder = latte_folder(tmp_path / "run", "", "class")
     eval.main(["sample", str(folder), "-n", "2", "--steps", "1", "--png", "-o", str(tmp_path / "clips")])
@@ -421,11 +400,10 @@ def test_a_released_latte_is_reproduced_by_one_command(tmp_path, monkeypatch, ca
     result = eval.reproduce(["ucf101.pt", "--data", "UCF101", "--vae", "sd", "--trust-torchscript"])
     assert [words[0] for words in ran] == ["sample", "fvd", "is"] and result["fvd"] == 100
     args, protocol = eval.parse_metric("fvd", ran[1][1:])
-    assert protocol == eval.dataclasses.replace(eval.PROTOCOLS["latte"], split="all")
+    assert protocol == replace(eval.PROTOCOLS["latte"], split="all")
     assert args.real == "UCF101"
     eval.parse_metric("is", ran[2][1:])
-    out = capsys.readouterr().out
-    assert "202.23 with" in out and "IS 100.00 of 2048 clips" in out and "168 to 190" in out
+    assert "168 to 190" in capsys.readouterr().out
     eval.reproduce(["taichi-hd.pt", "--data", "T", "--vae", "sd"])
     assert ran[-1][0] == "fvd" and eval.parse_metric("fvd", ran[-1][1:])[1].real_stride == 6
 
