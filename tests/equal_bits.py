@@ -38,6 +38,7 @@ RENAMED = {                     # words in file names, keys and texts of the bas
 ALONE = (                       # patterns of files, and of keys in them, that one side alone may have
     "* lora",                   # a new flag, 0 by default
     "* recon_weight", "* valid_every", "* checkpoint_every",    # new flags; their defaults change nothing
+    "* short", "* encode_batch", "*log.jsonl * tokens_per_s",   # flags and a number that are gone
     "*log.jsonl * valid_t*", "*log.jsonl * train_t*",           # the loss by its time
     "*state.pt rng",            # of a generator that no step draws from
     "*state.pt names *", "*state.pt data*",                    # of what, and from what, a state is
