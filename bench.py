@@ -165,7 +165,7 @@ def moments_of_vae(cfg, rows):
 def moments_of_dit(cfg, rows):
     net, text, vae = MMDiT(cfg.dit), ToyText(cfg.text), KLVAE(vae_of(cfg))
     net.checkpointing = cfg.checkpointing
-    player = transformer_player(cfg, {"dit": net, "text": text}, None, net.joint_blocks, net.final_layer)
+    player = transformer_player(cfg, {"dit": net, "text": text}, None, net.joint_blocks)
     return [player], [vae], {"a step": flow_step(cfg, net, rows, 1), "encoding": encoding(cfg, vae, rows, 1)}
 
 
@@ -194,9 +194,9 @@ def moments_of_videodit(cfg, rows):
     net = VideoDiT(VideoDiTConfig(**vars(cfg.dit), attention=cfg.attention, patchify_3d=cfg.patchify_3d))
     net.checkpointing = cfg.checkpointing
     if cfg.lora:
-        add_lora(net, cfg.lora, torch.bfloat16)
+        add_lora(net, cfg.lora, torch.bfloat16 if cfg.bf16 else torch.float32)
     blocks = [*net.image.joint_blocks, *(net.twins or ())]
-    player = transformer_player(cfg, {"videodit": net}, None, blocks, net.image.final_layer)
+    player = transformer_player(cfg, {"videodit": net}, None, blocks)
     dp = video_vae(cfg)
     moments = {"a step": flow_step(cfg, net, rows, cfg.frames // GOP),
                "encoding": encoding(cfg, dp, rows), "a preview": preview(cfg, dp, cfg.frames // GOP)}
@@ -211,7 +211,7 @@ def moments_of_latte(cfg, rows):
     L_vlb keeps is a few latents, little beside what the blocks keep."""
     net = Latte(cfg.latte)
     net.checkpointing = cfg.checkpointing
-    player = transformer_player(cfg, {"latte": net}, None, net.blocks, net.final_layer)
+    player = transformer_player(cfg, {"latte": net}, None, net.blocks)
     vae, frames = KLVAE(vae_of(cfg)), cfg.frames
     if cfg.latents == "dpvae":
         vae, frames = video_vae(cfg), cfg.frames // GOP
@@ -315,12 +315,13 @@ def measured(cfg, gpus, runs):
     one of so many GPUs has it, and what stands beside it. (`step` has the optimizer, too.)"""
     run = setup()                                               # with TF32 on, as in training
     device = run.device.split(":")[0]
+    cfg = replace(cfg, bf16=cfg.bf16 and has_bf16(device))
     counted, work = Work(replace(cfg, checkpointing=False), gpus), Work(cfg, gpus, device)
     machine = torch.cuda.get_device_name() if run.on_cuda else device
     peak = peak_flops(cfg, machine)                             # 0 where no maker states one: then no MFU
-    dtype = "bf16" if cfg.bf16 and has_bf16(device) else "fp32"
-    print(f"{cfg.config}, stage {cfg.stage}: {work.rows} x {cfg.frames} x {cfg.size} x {cfg.size}, {dtype}; "
-          f"{machine}\n{'':18s}{'ms':>10s}{'GFLOP':>12s}{'TFLOP/s':>10s}{'MFU':>8s}{'new GB':>9s}")
+    print(f"{cfg.config}, stage {cfg.stage}: {work.rows} x {cfg.frames} x {cfg.size} x {cfg.size}, "
+          f"{'bf16' if cfg.bf16 else 'fp32'}; {machine}")
+    print(f"{'':18s}{'ms':>10s}{'GFLOP':>12s}{'TFLOP/s':>10s}{'MFU':>8s}{'new GB':>9s}")
     for name, moment in work.moments.items():
         reset_peak(device)
         held = peak_memory(device)                      # what was there before: weights, inputs, Python
