@@ -558,7 +558,9 @@ class Trainer:
                             "whole")
         self.data = self.identify_data()
         self.resume()
-        self.tidy()
+        if self.run.rank == 0:                              # what a kill left half done
+            sweep(cfg.out)
+            sweep(self.folder)
         if self.step >= cfg.steps:
             self.say(f"already at step {self.step} of {cfg.steps}; --resume none starts again")
             return False
@@ -755,12 +757,6 @@ class Trainer:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise UserError(f"{file} is no whole state of this stage ({type(error).__name__}: "
                             f"{first_line(error)}); --resume none starts again")
-
-    def tidy(self):
-        """What a kill left half done: unfinished files."""
-        if self.run.rank == 0:
-            sweep(self.cfg.out)
-            sweep(self.folder)
 
     def compare(self, file, state, consent):
         """A run is its seed, its data and its shapes: with others, steps 1 to 500 and 501 to 1000 belong to

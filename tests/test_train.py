@@ -79,12 +79,6 @@ def test_every_stage_has_its_function():
     assert train.RECIPES.keys() == presets.STAGES.keys()
 
 
-def test_the_command_line_itself_exits_with_2(tmp_path):
-    """From the shell, once: no stack trace."""
-    done = script("train.py", "--lr", "nan", "--out", tmp_path / "out")
-    assert done.code == 2 and done.err.startswith("train.py: --lr nan") and done.err.count("\n") == 1
-
-
 # ------------------------------------------------------------ what the stages leave
 
 def test_from_nothing_to_a_clip_in_90_seconds(tiny, tmp_path):

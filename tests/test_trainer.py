@@ -322,12 +322,6 @@ def test_work_without_its_state_is_not_written_over(tmp_path, lose, back):
     trainer.refuse_to_overwrite(dataclasses.replace(cfg, resume="none"))
 
 
-def test_a_shipped_folder_is_no_out_to_begin_in():
-    """checkpoints/toy has weights and no states."""
-    with pytest.raises(UserError, match="no .*videodit/state.pt.* --init .*/videodit.safetensors with anoth"):
-        train.main(["--config", "toy", "--stage", "videodit", "--out", "checkpoints/toy"])
-
-
 def test_a_kill_inside_the_first_save_is_no_loss(tmp_path, monkeypatch):
     """After the weights, before the state: the same command goes on. After that save it would be a loss."""
     honest = trainer.write_atomic
