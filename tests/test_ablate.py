@@ -564,6 +564,9 @@ def published(tmp_path, monkeypatch, capsys):
     looker = lambda *args: Looker()
     monkeypatch.setattr(eval, "load_detector", looker)
     monkeypatch.setattr(ablate, "load_detector", looker)
+    monkeypatch.setattr(eval, "DETECTORS", tmp_path)
+    for name in eval.FILES.values():
+        (tmp_path / name).write_bytes(b"a network")
 
     def run(args, command):
         scripts = {"train.py": train, "eval.py": eval, "sample.py": sample}
