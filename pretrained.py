@@ -464,13 +464,10 @@ FAMILIES = (                        # what a person may name before it is there
     ("maxin-cn/Latte-1", "*", "Apache-2.0"),
     (PIXART, "*", "OpenRAIL++"),
     *PARTS.values(),
-    (SD3_FILES, "sd3_medium_incl_clips.safetensors", f"5.97 GB, {STABILITY}"),
     (SD3_FILES, "sd3_medium_incl_clips_t5xxlfp16.safetensors", f"15.8 GB, {STABILITY}"),
-    (SD3_FILES, "text_encoders/t5xxl_fp16.safetensors", f"9.79 GB, {STABILITY}"),
     ("CompVis/stable-diffusion-v-1-4-original", "sd-v1-4.ckpt", "CreativeML OpenRAIL-M"),
     (LATTE, "ffs.pt", "2.7 GB, MIT"), (LATTE, "skytimelapse.pt", "2.7 GB, MIT"),
-    (LATTE, "taichi-hd.pt", "2.7 GB, MIT"), (LATTE, "ucf101.pt", "2.7 GB, MIT"),
-    (LATTE, "t2v.pt", "4.23 GB, MIT"))
+    (LATTE, "taichi-hd.pt", "2.7 GB, MIT"), (LATTE, "ucf101.pt", "2.7 GB, MIT"))
 
 
 def fetch(repository, files, about, folder=""):
@@ -814,12 +811,12 @@ def load_detector(path, kind, trust_torchscript=False):
     if not is_torchscript(path):
         with reading(kind, path):
             return build(read_weights(path), source=path)
-    if kind not in SCRIPTED:
+    if kind not in ("i3d", "c3d"):
         raise UserError(f"{path} is a TorchScript program; {kind} needs {publisher_of(kind)}")
     if not trust_torchscript:
         raise UserError(f"{path} is a TorchScript program, and loading it runs its code; if you trust who "
                         "made it, add --trust-torchscript")
-    return SCRIPTED[kind](torch.jit.load(path, map_location="cpu")).eval()
+    return Scripted(torch.jit.load(path, map_location="cpu"), kind).eval()
 
 
 def is_torchscript(path):
@@ -836,34 +833,21 @@ def is_torchscript(path):
 # are read with weights_only, which lets tensors and plain values through and nothing else
 # (checkpoints.read_state).
 class Scripted(nn.Module):
-    def __init__(self, script):
+    """StyleGAN-V's i3d_torchscript.pt, with which the FVD of Latte and of most papers is computed, or its
+    c3d_ucf101.pt. All other detectors are read as tensors only."""
+
+    def __init__(self, script, kind):
         super().__init__()
-        self.script = script
-
-
-class ScriptedI3D(Scripted):
-    """StyleGAN-V's i3d_torchscript.pt: the FVD of Latte and of most papers is computed with this one.
-
-    StyleGAN-V feeds it 0..255 and asks it to rescale and resize; here both are done first, by that rule."""
+        self.script, self.kind = script, kind
 
     def forward(self, video):
-        """(B,3,T,H,W) in [-1,1] -> (B,400)"""
-        return self.script(resize_frames(video, 224), rescale=False, resize=False, return_features=True)
-
-
-class ScriptedC3D(Scripted):
-    """StyleGAN-V's c3d_ucf101.pt: takes uint8, returns probabilities, whose logarithms are logits again.
-
-    ASSUMED: it resizes and subtracts its mean clip itself: StyleGAN-V gives it nothing but the frames."""
-
-    def forward(self, video):
-        """(B,3,T,H,W) in [-1,1], T >= 16 -> (B,101)"""
-        pixels = ((video[:, :, :16] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # (B,3,16,H,W)
+        """(B,3,T,H,W) in [-1,1], for C3D T >= 16 -> I3D's (B,400) or C3D's (B,101)"""
+        if self.kind == "i3d":              # which rescales and resizes if asked; both are done here
+            return self.script(resize_frames(video, 224), rescale=False, resize=False, return_features=True)
+        # C3D takes bytes and returns probabilities, whose logarithms are logits again.
+        # ASSUMED: it resizes and subtracts its mean clip itself: StyleGAN-V gives it nothing but the frames.
+        pixels = ((video[:, :, :16] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)     # (B,3,16,H,W)
         return self.script(pixels).clamp(min=1e-12).log()
-
-
-# Those two can be read as programs, if trusted; all other detectors as tensors only.
-SCRIPTED = {"i3d": ScriptedI3D, "c3d": ScriptedC3D}
 
 
 # ------------------------------------------------------------------------------------------ where weights are
