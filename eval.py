@@ -587,8 +587,7 @@ def noisy(z, time_step, objective, seed):
 # things can be measured that no real set allows. Does it obey? A classifier (detectors.py) reads subject,
 # colour, motion and scene off the clip, also of combinations that were never trained on, and of subjects
 # that were never seen moving. How does it go wrong, where it does? And how near does a clip come to any that
-# the world could have drawn? Each with its check: the classifier on rendered clips, the VAE's bound, true
-# clips.
+# the world could have drawn? Each with its check: the classifier on rendered clips, the VAE's bound.
 
 # The rows of the prompt score: of which kind of the world's clips their prompts are, and their titles (those
 # of docs/toy.md). "held out" are pairs that no training clip had (a red cat was seen, a jumping cat was seen,
