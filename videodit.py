@@ -87,7 +87,7 @@ class VideoDiT(nn.Module):
         if config.attention == "2d+3d":
             width = config.heads * config.head_dim
             self.twins = nn.ModuleList(TrainableCopy(block, width) for block in image.joint_blocks)
-            # TRAP: freezing comes after the copies, of patchify above, too: a copy of what is frozen is frozen.
+            # TRAP: freezing comes after the copies, patchify's above, too: a copy of what is frozen is so.
             # Frozen, embedders and head too: "only the newly added global attention weights are updated"
             # (4.3). ASSUMED: 3D patchify, new as well, is trained beside them; the paper does not name it.
             image.requires_grad_(False)
@@ -257,9 +257,9 @@ class TrainableCopy(nn.Module):
 # ASSUMED: VideoDiT trains everything; LoRA is in neither paper. Adapters go to attention and MLP, 3D patchify
 # is trained whole, Hu's alpha is the rank. What it gives up: each matrix moves in `rank` directions of
 # hundreds; adaLN, embedders and head stay an image model's; frozen blocks are rounded to bf16. And little
-# time is won: gradients still go through every W, only those of W itself need not be computed. Measured once
-# (preset small, width 96, one image model and 400 steps of the same batches, lr 1e-3, a DP-VAE of 300 steps):
-# training loss of the last 100 steps 0.577 whole, 0.650 at rank 16, 0.722 at rank 4.
+# time is won: gradients still go through every W, only those of W itself need not be computed. What it keeps:
+# the image model. In the narrow world (docs/scale.md; videos alone, 2,000 steps) rank 16 moves 97 % of clips
+# as asked and whole training 100 %, but a boat, known from images alone, is still drawn in 95 % and 27 %.
 class LoRA(nn.Module):
     """A frozen Linear with a trained correction of low rank. The Linear keeps its names."""
 
