@@ -35,7 +35,6 @@ not begin. So every row has its peak, and `fits` finds it without the card."""
 from support.cli import FlagParser, UserError, polite    # first: see say_stopped
 
 import contextlib
-import re
 import statistics
 import sys
 import tempfile
@@ -268,8 +267,7 @@ class Work:
     def __init__(self, cfg, gpus, device="meta"):
         parts = gpus * cfg.accumulate
         if cfg.batch % parts:
-            raise UserError(f"--batch {cfg.batch}: must divide by {gpus} GPUs x {cfg.accumulate} "
-                            "micro-batches")
+            raise UserError(f"--batch {cfg.batch}: must divide by {gpus} GPUs x --accumulate {cfg.accumulate}")
         cfg = replace(cfg, compile=cfg.compile and device != "meta")
         self.cfg, self.gpus, self.rows = cfg, gpus, cfg.batch // parts
         self.ranks = gpus if cfg.shard else 1
@@ -722,7 +720,7 @@ def sd3_flops(frames):
 # tokens: from there on, who wants longer clips pays for pairs of tokens, not for tokens.
 def attention_share(frames):
     counts = sd3_flops(frames)
-    pairs = sum(flop for kind, flop in counts.items() if re.search("bmm|attention", str(kind)))
+    pairs = sum(flop for kind, flop in counts.items() if "bmm" in str(kind) or "attention" in str(kind))
     return pairs / sum(counts.values())
 
 
