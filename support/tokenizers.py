@@ -12,7 +12,7 @@ vectors (text.py), so the question is what to number:
     pieces          frequent words whole, rare ones put together: both at once
 
                            "A catnip mushrooming!"
-    the toy's words        [BOS]  a   mushroom  [EOS]                   catnip: unknown, left out and said
+    the toy's words        [BOS]  a   [EOS]                             the others: unknown, left out and said
     CLIP, byte pairs       [BOS]  a   cat nip   mush room ing   !  [EOS]          glued from below
     T5, unigram            _a   _cat nip   _mushroom ing   !  [EOS]               cut from above
                            [BOS], [EOS]: the prompt begins, ends; _ a space before the word

@@ -117,13 +117,10 @@ def test_unigram_finds_the_most_probable_of_all_cuts():
     assert tokenizer.unigram(word) == [tokenizer.pieces[piece][0] for piece in best[1]]
 
 
-def test_unknown_characters_are_one_token():
-    """SentencePiece merges a run of unknowns."""
-    assert letters_tokenizer().encode("axyzb") == [3, 4, 2, 5, 1]
-
-
 def test_an_unknown_character_is_the_last_resort():
-    """SentencePiece: it costs 10 more than the rarest piece, so a piece that covers the text wins."""
+    """SentencePiece: a run of unknowns is one token, and costs 10 more than the rarest piece, so a piece that
+    covers the text wins."""
+    assert letters_tokenizer().encode("axyzb") == [3, 4, 2, 5, 1]
     specials = {"<pad>": 0, "</s>": 1, "<unk>": 2}
     tokenizer = T5Tokenizer({"\u2581": (3, -1.0), "b": (4, -1.0), "ab": (5, -12.0)}, specials)
     assert tokenizer.encode("ab") == [3, 5, 1]
