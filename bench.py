@@ -267,7 +267,7 @@ class Work:
     def __init__(self, cfg, gpus, device="meta"):
         parts = gpus * cfg.accumulate
         if cfg.batch % parts:
-            raise UserError(f"--batch {cfg.batch}: must divide by {gpus} GPUs x --accumulate {cfg.accumulate}")
+            raise UserError(f"--batch {cfg.batch}: must divide by {gpus} GPUs, --accumulate {cfg.accumulate}")
         cfg = replace(cfg, compile=cfg.compile and device != "meta")
         self.cfg, self.gpus, self.rows = cfg, gpus, cfg.batch // parts
         self.ranks = gpus if cfg.shard else 1
