@@ -96,14 +96,15 @@ KINDS = {"videodit": VideoDiT, "dit": MMDiT, "latte": Latte}
 # or after a restart, up to the last bits of rounding: a batch of another size multiplies in another order.
 
 @torch.no_grad()
-def generate(models, prompts, frames=0, *, steps=None, guidance=None, seed=0, sampler="", first_index=0):
+def generate(models, prompts, frames=0, *, steps=None, guidance=None, seed=0, sampler="", negative="",
+             first_index=0):
     """prompts (B strings) -> clips (B,3,T,H,W) in [-1,1], on the CPU. Clip i depends on seed and
     first_index + i alone, so a clip of a batch can be made again by itself. frames=1 makes images.
 
     steps, guidance and sampler are by default the model's own."""
     frames = frames or models.frames
     check_frames(frames, models.group)
-    how = how_of(models, sampler, steps, guidance, seed)
+    how = how_of(models, sampler, steps, guidance, seed, negative)
     shape = models.shape(len(prompts), frames, models.size)                     # (B,C,T',h,w)
     z = sample_latents(models, prompts, shape, how, first_index)                # (B,C,T',h,w)
     return decode(models.vae, z, frames, models.bf16)                           # (B,3,T,H,W)
@@ -119,7 +120,7 @@ def sample_latents(models, prompts, shape, how, first_index=0, given=None, windo
     The prompts are read first, then the transformer takes its place on the device: the order keeps the peak
     of memory at the larger of the two, and T5 is larger than any transformer here.
     window: number of a window in a long clip; each has noise of its own."""
-    cond, null_cond = conditions(models, prompts)
+    cond, null_cond = conditions(models, prompts, how.negative)
     if not cond:
         how = replace(how, guidance=1.0)                    # nothing to be guided by
     device = models.take_turn()
@@ -212,22 +213,24 @@ def finite(x, what, hint):
 # Guidance compares two answers, with the prompt and without, and goes further in the direction in which they
 # differ (flow.guided). "Without" must be something the model has been trained on: for our models and SD3
 # zeros, for classes the label after the last one, for the released PixArt and Latte the encoded empty prompt,
-# as in their pipelines. (A negative prompt is another text in the place of that one.)
-def conditions(models, prompts):
+# as in their pipelines. With --negative, the negative prompt takes its place.
+def conditions(models, prompts, negative=""):
     """(what the transformer is told, what guidance leads away from): {name: tensor} both."""
     network = models.transformer
     if models.classes:
         device = models.device or next(network.parameters()).device
         labels = torch.tensor([label_of(prompt, models.classes) for prompt in prompts], device=device)  # (B,)
-        no_class = torch.full_like(labels, network.config.classes)                                      # (B,)
-        return {"labels": labels}, {"labels": no_class}
+        null = network.config.classes                       # the label after the last class
+        if negative:
+            null = label_of(negative, models.classes)
+        return {"labels": labels}, {"labels": torch.full_like(labels, null)}
     if models.text is None:
         return {}, {}
     names = getattr(models.text, "gives", ("context", "pooled"))
     cond = dict(zip(names, models.text(prompts)))                               # (B,L,D), (B,P) or (B,L)
-    if models.null == "empty":
+    if negative or models.null == "empty":
         null_cond = {}
-        for name, value in zip(names, models.text([""])):
+        for name, value in zip(names, models.text([negative])):
             null_cond[name] = value.expand(len(prompts), *value.shape[1:])      # (B,L,D), (B,P) or (B,L)
     else:
         null_cond = {name: torch.zeros_like(value) for name, value in cond.items()}
@@ -324,12 +327,13 @@ class How:
     steps: int = 28
     guidance: float = 4.0
     seed: int = 0
+    negative: str = ""
 
 
-def how_of(models, sampler="", steps=None, guidance=None, seed=0):
+def how_of(models, sampler="", steps=None, guidance=None, seed=0, negative=""):
     """The model's own settings, and those that were asked for in their place."""
     own = advice(models.objective, models.condition) | models.sampling
-    how = How(sampler or own["sampler"], own["steps"], own["guidance"], seed)
+    how = How(sampler or own["sampler"], own["steps"], own["guidance"], seed, negative)
     if steps is not None:
         how.steps = steps
     if guidance is not None:
@@ -338,6 +342,8 @@ def how_of(models, sampler="", steps=None, guidance=None, seed=0):
     if how.sampler not in samplers:
         raise UserError(f"--sampler {how.sampler}: this model was trained as a {models.objective}; "
                         f"its samplers are {', '.join(samplers)}")
+    if how.negative and models.condition == "none":
+        raise UserError("--negative: this model reads no prompts, so there is nothing to lead it away from")
     return how
 
 
@@ -721,6 +727,7 @@ def parse(argv):
     add = flags.add_argument
     add("prompt", nargs="*", help="one clip for each; a name or number for a model of classes")
     add("--prompts", metavar="FILE", help="a text file, one prompt a line")
+    add("--negative", default="", help="what guidance leads away from")
     add("--ckpt", default="", help="a folder that train.py wrote; by default checkpoints/toy")
     add("--model", default="", choices=["", *KINDS], help="which of the folder's models")
     add("--weights", metavar="PATH", default=[], action="append",
@@ -837,7 +844,7 @@ def settle(args, models):
                         "--weights, or one of ours with --model dit")
     tokens = tokens_of(models, models.frames if args.extend else args.frames, args.size)
     args.batch = args.batch or max(TOKENS // tokens, 1)
-    return how_of(models, args.sampler, args.steps, args.guidance, args.seed)
+    return how_of(models, args.sampler, args.steps, args.guidance, args.seed, args.negative)
 
 
 def settle_prompts(args, models):
@@ -852,7 +859,7 @@ def settle_prompts(args, models):
         for prompt in args.prompt:
             label_of(prompt, models.classes)                # refuses what is none
     if models.text:
-        for prompt in dict.fromkeys(args.prompt):
+        for prompt in dict.fromkeys([*args.prompt, args.negative]):
             check_words(models.text, prompt)
     if models.condition == "none" and any(args.prompt):
         print("this model reads no prompts: yours is the clip's name and nothing else", file=sys.stderr)
@@ -927,7 +934,7 @@ def main(argv=None):
     device = best_device()
     models = models_of(args, device)
     how = settle(args, models)
-    wanted = list(dict.fromkeys([*args.prompt, ""]))        # guidance may lead away from ""
+    wanted = list(dict.fromkeys([*args.prompt, args.negative]))
     if models.text and len(wanted) <= 256:                  # more are asked for batch by batch
         models.text = ReadOnce(models.text, wanted)
     length = ""

@@ -52,7 +52,7 @@ ALONE = (                       # patterns of files, and of keys in them, that o
 )
 LEFT_OUT = {                    # keys whose values may differ: what a clock decides, then what was changed
     "made", "steps_per_s", "samples_per_s", "tokens_per_s", "wait", "eta_s", "memory_gb", "mfu",
-    "workers", "negative",      # the papers' presets load data by 8; a flag that sample.py had
+    "workers",                  # the papers' presets load data by 8
 }
 WORDS = ("*.html", "stderr.txt")                                # files that may be worded otherwise
 
@@ -78,7 +78,7 @@ COMMANDS = {
     "extend": "sample.py 'a cat' --extend cat/out/0000-a-cat.mp4 --frames 24 --steps 4 --out out",
     "anew": "sample.py 'a dog' --video cat/out/0000-a-cat.mp4 --strength 0.5 --steps 8 --out out",
     "several": tuple(f"sample.py 'a red fish moving left underwater' 'a blue car in snow' {guidance} 4 "
-                     "--seed 3 --steps 8 --gif --out out"
+                     "--seed 3 --steps 8 --negative 'a dog' --gif --out out"
                      for guidance in ("--cfg", "--guidance")),
 
     "tiny": f"{TINY} all",

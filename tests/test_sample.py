@@ -287,6 +287,15 @@ def test_a_model_of_classes_takes_a_name_or_a_number(tmp_path, make):
     assert name == number != other
 
 
+def test_negative_prompts_are_what_guidance_leaves(models):
+    """Another negative is another clip; with guidance 1 there is nothing to leave."""
+    plain, away = (generate(models, ["a cat"], steps=2, negative=word) for word in ("", "a red dog"))
+    assert (plain - away).abs().max() > 1e-4
+    one, other = (generate(models, ["a cat"], steps=2, guidance=1.0, negative=word)
+                  for word in ("", "a red dog"))
+    assert torch.equal(one, other)
+
+
 # ------------------------------------------------------------ many, kept and seen
 
 def test_nothing_is_written_over(make):
