@@ -533,7 +533,7 @@ HOURS = {"videodit-256": {"dpvae": (57, 57), "videodit": (10, 5)},
 
 
 def cost(args, shared, jobs):
-    """What is still to be trained, in words: hours, and what a curve's states take on disk."""
+    """What is still to be trained, in words: hours, and what a curve's EMAs take on disk."""
     if args.config in SMALL:
         return ""
     hours = 0.0
@@ -549,7 +549,7 @@ def cost(args, shared, jobs):
     text = (f"{args.table}: about {hours:.0f} h of 8 H100 for {len(commands)} trainings (computed, as if "
             "each network were the preset's own)")
     if points(args):
-        text += f"; {points(args)} states of each stay on disk, each 13 GB of a Latte-XL (--curve)"
+        text += f"; {points(args)} EMAs of each stay on disk, each 2.7 GB of a Latte-XL (--curve)"
     notes = [f"{row.name}: {row.note}" for row in TABLES[args.table].rows if row.note]
     return "\n".join([text, *notes])
 

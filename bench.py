@@ -617,9 +617,10 @@ def fits(cfg, gpus):
         print(f"  {name:26s}{time_of:8.3f} s")
     print(f"  {'a step, at least':26s}{sum(least.values()):8.3f} s")
 
-    saved = weight_bytes(work.nets) + 12 * work.trained + 4 * work.numbers      # state.pt, NAME.safetensors
-    print(f"  a save writes {saved / 1e9:.3g} GB; --keep {cfg.keep} has "
-          f"{(1 + cfg.keep) * saved / 1e9:.3g} GB on disk\n")
+    ema = 4 * work.numbers                                                      # NAME.safetensors
+    saved = weight_bytes(work.nets) + 12 * work.trained + ema                   # and state.pt
+    on_disk = saved if cfg.keep == 0 else 2 * saved + (cfg.keep - 1) * ema      # see trainer.keep
+    print(f"  a save writes {saved / 1e9:.3g} GB; --keep {cfg.keep} has {on_disk / 1e9:.3g} GB on disk\n")
     return {"GB": total, "hours": whole, "floor": sum(least.values())}
 
 

@@ -169,7 +169,8 @@ class Config:
     valid_every: int = 500         # steps between two held-out losses: on 16 clips that no step sees; 0: none
     previews: int = 4              # how many clips are made for a preview
     log_every: int = 20            # steps between two lines of OUT/STAGE/log.jsonl
-    keep: int = 2                  # older states that stay, in OUT/STAGE/STEP/, beside the newest; 0: none
+    keep: int = 2                  # older states that stay, in OUT/STAGE/STEP/, beside the newest: the last
+                                   # one whole, those before as EMA; 0: none
     # NETWORKS. Their sizes; each is a dataclass in the network's own file, and its fields are flags, too.
     classifier: AttributeClassifierConfig = field(default_factory=lambda: AttributeClassifierConfig(
         toy_world.SUBJECTS, tuple(toy_world.COLOURS), toy_world.MOTIONS, toy_world.SCENES))

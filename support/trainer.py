@@ -684,7 +684,8 @@ class Trainer:
     # One file a network, whole, whatever the number of ranks. Formats that save every rank's part (DCP) are
     # faster for 100 B parameters and tie a checkpoint to a layout; here one rank writes all, and the file is
     # the one that sample.py reads and that people send to each other. For VideoDiT's 2 B a save is 41 GB: the
-    # EMA's 8, and 33 of state.pt (weights, EMA and two moments). With --keep 2 a run holds three: 122 GB.
+    # EMA's 8, and 33 of state.pt (weights, EMA and two moments). With --keep 2 a run holds two such saves and
+    # the EMA before them: 90 GB.
     #
     # Two things are written: NAME.safetensors, the EMA, which sampling loads and people share; and
     # STAGE/state.pt with all that the next step depends on: weights, EMA, optimizer states, the step.
@@ -744,7 +745,7 @@ class Trainer:
         file = folder / "state.pt"
         if named and not file.is_file():
             raise UserError(f"--resume {asked}: no state.pt there; "
-                            "give auto, none, or a folder OUT/STAGE or OUT/STAGE/STEP")
+                            "give auto, none, or a folder OUT/STAGE or OUT/STAGE/STEP (of the newest two)")
         if asked == "none" or not file.is_file():
             return
         state = read_state(file)
@@ -845,8 +846,11 @@ def kept(folder):
 
 # Why older states? A run that diverges does so over some hundred steps: the loss creeps up, then there are
 # nans. Every save in between is finite, sick, and written over the last good one. And a curve over training
-# (FVD at 10, 20, 30 thousand steps) needs the weights of those steps: --keep 100. A
-# name is not a file but an entry that points at one; two names may point at the same bytes, and the bytes
+# (FVD at 10, 20, 30 thousand steps) needs the weights of those steps: --keep 100. The newest and the one
+# before it are whole, to be resumed from; of those before, whose moments nobody takes up, the EMA stays, a
+# fifth of the bytes: to sample from, or to begin anew from by --init.
+#
+# A name is not a file but an entry that points at one; two names may point at the same bytes, and the bytes
 # stay until the last name goes. save() never writes into a file, it puts a new one under the old name: so
 # the older name goes on pointing at what it was given.
 
@@ -872,6 +876,8 @@ def keep(out, stage, step, older):
     for at, path in there:
         if at not in newest:            # those after it are of a run that was given up, for an older state
             shutil.rmtree(path, ignore_errors=True)
+    for _, path in kept(out / stage)[:-2]:
+        (path / "state.pt").unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------------- looking

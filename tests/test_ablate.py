@@ -180,7 +180,7 @@ def test_the_cost_is_said_before_anything_starts(capsys):
     out = capsys.readouterr().out
     assert "videodit-4: about 77 h of 8 H100 for 3 trainings" in out and "--accumulate 2" in out
     ablate.main(["latte-5a", "--config", "latte-ffs", "--dry-run", "--train", FLAGS["latte"]])
-    assert "15 states of each stay on disk" in capsys.readouterr().out
+    assert "15 EMAs of each stay on disk" in capsys.readouterr().out
 
 
 def test_latte_3_prints_the_numbers_of_its_set(capsys):
@@ -506,8 +506,6 @@ def test_fig_5_the_image_models_latents_are_decoded_by_a_row_of_table_3(sd3, tmp
     sample.main(["", *command[2:], "--steps", "1"])
     clip, = (tmp_path / "untrained").glob("*.mp4")
     assert len(read_video(clip)) == 8
-    with pytest.raises(UserError, match="--ckpt FOLDER --model dit"):
-        sample.parse(["a cat", "--zero-shot-video", "--ckpt", "x"])
 
 
 def test_a_command_that_fails_ends_the_table(tmp_path, monkeypatch):

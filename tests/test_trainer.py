@@ -344,18 +344,25 @@ def test_a_kill_inside_the_first_save_is_no_loss(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("older, there", [(2, [3, 4, 5]), (0, []), (9, [1, 2, 3, 4, 5])])
-def test_older_states_stay_and_can_be_gone_back_to(tmp_path, older, there):
-    """--keep K: each is a folder of its own to sample and to resume from; later ones go when one does."""
+def test_older_states_stay_the_newest_two_whole(tmp_path, older, there):
+    """--keep K: each is a folder of its own to sample from, and the newest two to resume from."""
     states = [fit(tmp_path, step, save_every=1, keep=older) for step in range(1, 6)]
     assert [step for step, _ in trainer.kept(tmp_path / "line")] == there
     for step, folder in trainer.kept(tmp_path / "line"):
-        assert differs(states[step - 1], read_state(folder / "state.pt")) == []
         assert load_network(Line, folder / "line.safetensors").layer.weight.shape == (1, 2)
-    if older == 9:
-        again = fit(tmp_path, 3, keep=9, resume=str(tmp_path / "line" / "0000002"))
-        assert differs(again, states[2]) == []
-        assert [step for step, _ in trainer.kept(tmp_path / "line")] == [1, 2, 3]
-        assert [line["step"] for line in checkpoints.read_log(tmp_path / "line" / "log.jsonl")] == [1, 2, 3]
+        assert (folder / "state.pt").is_file() == (step > 3)
+        if step > 3:
+            assert differs(states[step - 1], read_state(folder / "state.pt")) == []
+
+
+def test_a_run_goes_back_to_an_older_state(tmp_path):
+    """It is the uninterrupted run; those after it were of a run that was given up, and go when one is saved."""
+    straight = fit(tmp_path / "straight", 4)
+    fit(tmp_path, 6, save_every=3, keep=9)
+    again = fit(tmp_path, 4, save_every=1, keep=9, resume=str(tmp_path / "line" / "0000003"))
+    assert differs(again, straight) == []
+    assert [step for step, _ in trainer.kept(tmp_path / "line")] == [3, 4]
+    assert [line["step"] for line in checkpoints.read_log(tmp_path / "line" / "log.jsonl")] == [1, 2, 3, 4]
 
 
 def test_a_longer_schedule_is_said(tmp_path, capsys):
