@@ -145,7 +145,7 @@ def random_text(config, tokens, *shape):
 
 
 # Each function below gives the trained networks, the frozen ones, and {moment: function}, of one micro-batch
-# of `rows` clips. What a moment is given lies outside of it and is a row of its own, "clips of a step".
+# of `rows` clips. What a moment is given lies outside of it and is a row of its own, "clips copied a step".
 
 def backward(loss):
     return lambda: loss().backward()
@@ -495,7 +495,7 @@ def memory(work):
     parts = {"weights": weight_bytes(work.nets) / ranks, "gradients": 4 * trained / ranks,
              "AdamW's moments": 8 * trained / ranks, "EMA": 4 * trained / ranks,
              "frozen VAE, LPIPS": weight_bytes(work.frozen), "text encoders": weight_bytes(readers),
-             "clips of a step": pixel_bytes * loaded_pixels(work)}
+             "clips copied a step": pixel_bytes * loaded_pixels(work)}
     if ranks > 1:
         parts["gathered blocks"] = gathered_bytes(work.nets)
     fullest = max(peaks, key=peaks.get)
