@@ -522,8 +522,8 @@ class Mixture:
 # try it, by the same functions (support/folder_report.py): what is called usable there is usable here.
 def main():
     parser = FlagParser(description="what of a folder can be trained on")
-    parser.add_argument("folder", help="videos, folders of frames and images at any depth, or a .zip of "
-                        "images, or one video or image")
+    parser.add_argument("folder", help="videos, folders of frames, images or .tar shards at any depth, a "
+                        ".zip of images, or a single file of these")
     source = list_source(parser.parse_args().folder)
     folder_report.scan(source, lambda: ClipFolder(source, ClipConfig()), lambda: ImageFolder(source, ClipConfig()))
 

@@ -219,7 +219,7 @@ def guided(model, cond, guidance=1.0, null_cond=None, channels=None):
     channels: how many are guided, by default all C of x; the rest of the output, such as DDPM's variance, is
     the conditional model's."""
     # TRAP: DiT's released code guides 3 of its 4 channels, a slip that it keeps so that its numbers can be
-    # repeated: channels=3. Latte guides all 4 (test_guidance_leaves_the_variance_channels_...).
+    # repeated: channels=3. Latte guides all 4 (test_golden_guidance_is_on_the_noise_...).
     if guidance == 1:
         return lambda x, t: model(x, t, **cond)
     if null_cond is None:

@@ -5,7 +5,7 @@ Shapes   z (B,C,T,H,W) scaled latents, images after the clip if there are any; x
 Time     DDPM's integer steps, 999 noise. As a rectified flow: flow.velocity_of(net), t in [0,1], 1 data
 Differs  x is never reordered, adaLN runs once a clip; the rest: grep DEVIATES
 Reads    after videodit.py, before data.py; `eval.py similarity` draws Fig. 6 and 8
-Run me   python latte.py      # CPU, 15 s: Tables 1 and 2 to the digit, an untrained Latte predicts exactly 0;
+Run me   python latte.py      # CPU, 15 s: Table 1 to the digit, an untrained Latte predicts exactly 0;
                               # which tokens attend to which, in out/latte.png
 
 THE PROBLEM. In videodit.py every patch of a clip attends to every other: (T*N)^2 pairs, and the work grows

@@ -66,7 +66,7 @@ STAGES = {
 @dataclass
 class Config:
     """Every field is a flag; a preset's table and the stage's row in it are the defaults."""
-    config: str = "toy"            # the preset: toy, tiny, or one of the papers'
+    config: str = "toy"            # the preset: tiny, small, toy, or one of the papers'
     stage: str = "all"             # one of STAGES, or all of a preset's
     out: str = ""                  # folder of the weights; "": runs/PRESET
     data: str = "toy"              # clips: "toy", "toy-small", a folder of videos, or several: A:0.5 B:0.5

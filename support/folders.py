@@ -2,11 +2,12 @@
 Paper    VideoDiT 4.1 trains on WebVid, Pexels, JourneyDB; Latte 4.1 on FaceForensics, SkyTimelapse, UCF101
          and Taichi-HD. This file reads all of them as they are handed out, and yours (docs/data.md)
 Shapes   names, relative to a folder, with / between; a caption is a str, a class a number
-Safety   nothing here hangs, unpacks without bound, or leaves a video or an image out without a word
+Safety   nothing here hangs or unpacks without bound; what is left out is said when the folder is opened, or
+         (covers, files of other kinds) counted by python data.py FOLDER
 Differs  the published loaders want one layout each, prepared by scripts; a wrong layout is an empty list, a
          wrong row a caption that never arrives
 
-    a folder, photos.zip, or a single clip.mp4
+    a folder, photos.zip, or a single clip.mp4 (of .tar shards: shards.py)
        |
        |  list_files      regular files with readable names; what is left out, and why
        |  choose_split    of a root that holds train and test: one of them
