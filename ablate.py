@@ -962,7 +962,8 @@ def draw_claim(claim, rows):
     """The difference of two rows: its 95 % interval, each seed's, and the margin within which they are equal."""
     ahead = rows[claim["better"]]["ours"][claim["measure"]]["seeds"]
     behind = rows[claim["worse"]]["ours"][claim["measure"]]["seeds"]
-    seeds = [one - other for one, other in zip(ahead, behind)]
+    sign = -1 if claim["measure"] in LOWER else 1                  # above 0 is better, of a loss, too
+    seeds = [sign * (one - other) for one, other in zip(ahead, behind)]
     low, high = -claim["margin"], claim["margin"]
     curves = {"95 %": (claim["interval"], [1, 1]), "seeds": (seeds, [1] * len(seeds), "."),
               "margin": ([low, low], [0, 2], "--"), "_high": ([high, high], [0, 2], "--")}
