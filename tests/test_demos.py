@@ -1,5 +1,5 @@
 """Every file is a lesson that runs: `python FILE.py` shows an answer that is known beforehand, and most draw
-a picture of it into out/."""
+an image of it into out/."""
 
 import re
 import subprocess
@@ -54,7 +54,7 @@ def looks_drawn(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DEMOS)
-def test_a_file_shows_its_known_answer_and_its_picture(name, tmp_path):
+def test_a_file_shows_its_known_answer_and_its_image(name, tmp_path):
     wanted, right, picture = DEMOS[name]
     said = run(tmp_path, name)
     found = re.search(wanted, said)
@@ -67,7 +67,7 @@ def test_a_file_shows_its_known_answer_and_its_picture(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_leaves_a_picture(name, tmp_path):
+def test_a_command_leaves_an_image(name, tmp_path):
     words, where = COMMANDS[name]
     run(tmp_path, name, *words)
     pictures = [tmp_path / where] if where.endswith(".png") else sorted((tmp_path / where).glob("*.png"))
