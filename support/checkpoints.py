@@ -433,8 +433,13 @@ def read_log(path):
         return lines
     for text in path.read_text("utf-8", "replace").splitlines():
         with contextlib.suppress(ValueError, RecursionError):
-            lines.append(json.loads(text))
+            lines.append(json.loads(text, parse_int=whole_number))
     return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+def whole_number(digits):
+    """JSON bounds no number, and no curve can hold one of 400 digits: it is infinite here, as 1e400 is."""
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def cut_log(path, step):
@@ -443,6 +448,8 @@ def cut_log(path, step):
     if path.is_file():
         text = "".join(json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step)
         write_atomic(path, lambda to: to.write_text(text, "utf-8"))
+    elif path.exists():                                     # a pipe would wait for ever for a reader
+        raise UserError(f"{path} is not a file; move it away, and the same command goes on")
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ def settings_of(path):
     try:
         if not path.is_file() or path.stat().st_size > 1 << 20:
             return None
-        about = json.loads(path.read_text("utf-8"))
+        about = json.loads(path.read_text("utf-8"), parse_int=float)      # no number of 400 digits
     except (ValueError, RecursionError, OSError):
         return None
     if isinstance(about, dict) and all(isinstance(about.get(key), str) for key in ("prompt", "made")):

@@ -667,9 +667,14 @@ def test_mfu_counts_steps_of_images_as_what_they_are(tiny, tmp_path, monkeypatch
 
 
 def test_a_log_that_was_cut_is_still_read(tmp_path):
-    """A full disk or a kill can leave half a line; a resumed run drops it, and what it will write again."""
+    """A full disk or a kill can leave half a line; a resumed run drops it, and what it will write again. A pipe
+    in its place would hold the run for ever: refused."""
     path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n[3]\n{"step": 3, "lo')
-    assert [line["step"] for line in checkpoints.read_log(path)] == [1, 2]
+    path.write_text('{"step": 1}\n{"step": 2, "loss": ' + "9" * 400 + '}\n[3]\n{"step": 3, "lo')
+    assert checkpoints.read_log(path) == [{"step": 1}, {"step": 2, "loss": math.inf}]
     checkpoints.cut_log(path, 1)
     assert path.read_text() == '{"step": 1}\n'
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="log.jsonl is not a file; move it away"):
+        checkpoints.cut_log(path, 1)
