@@ -128,7 +128,7 @@ def learning_rate(cfg, step):
 # diverges, and why --keep keeps older states); save before preview, so that a preview that fails costs an
 # image.
 #
-# Exercise: take `and not trainer.failed` out of fit() and run test_trainer.py. Which test falls, and what
+# Exercise: take `and not trainer.failed` out of fit() and run test_trainer.py. Which tests fall, and what
 # would a person have lost?
 
 def fit(cfg, run, stage):

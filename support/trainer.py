@@ -601,7 +601,7 @@ class Trainer:
         One such step in a week is a broken video or a rare overflow, and costs nothing. Ten in a row are a
         run that is over: the weights do not move any more, so the loss will not heal by itself."""
         if self.skipped > self.told and self.run.rank == 0:
-            tqdm.write(f"up to step {self.step} {int(self.skipped) - self.told} more were left out: loss or "
+            tqdm.write(f"up to step {self.step}, left out: {int(self.skipped) - self.told} more; loss or "
                        "gradient not finite", file=sys.stderr)
         self.told = int(self.skipped)
         if self.failed >= 10:

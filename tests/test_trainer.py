@@ -597,7 +597,7 @@ def test_a_step_that_is_not_finite_moves_nothing(tmp_path, capsys):
     assert "players" in differs(after, trainer.state()) and trainer.failed == 0
 
     fit(tmp_path, 4, bad={1})
-    assert "up to step 2 1 more were left out: loss or gradient" in capsys.readouterr().err
+    assert "up to step 2, left out: 1 more; loss or gradient" in capsys.readouterr().err
     lines = [json.loads(text, parse_constant=pytest.fail)
              for text in (tmp_path / "line" / "log.jsonl").read_text().splitlines()]
     assert [line["line"] is None for line in lines] == [False, True, False, False]
