@@ -883,8 +883,8 @@ def device():
 
 
 # The network is the slow part, so nothing else may be: threads decode the next clips while it works (where it
-# waits for them, more --workers). Features leave the GPU at once, a
-# clip's 400 numbers in float32: 2,048 clips would not fit anywhere, their features fit into 3 MB.
+# waits for them, more --workers). Features leave the GPU at once, a clip's 400 numbers in float32: 2,048
+# clips would not fit anywhere, their features fit into 3 MB.
 @torch.no_grad()
 def extract(side, look, args):
     """Features (N,R,F) of every usable clip of a side."""
