@@ -544,7 +544,7 @@ def similarity(argv):
     if not 0 <= min(args.times) <= max(args.times) < 1000:
         raise UserError("--times: must lie between 0 and 999")
     models = load_models(args.ckpt, "cpu", args.weights, "latte", args.vae)         # it is a few passes
-    net = models.transformer
+    net = models.transformer.float()
     if not isinstance(net, Latte):
         raise UserError(f"{args.ckpt} is no Latte; give one")
     z = encode_clips(models, args)                                                          # (B,C,T,h,w)

@@ -94,6 +94,8 @@ def read_protocol(args):
     at_least(given, clips=2, frames=1, real_stride=1, size=8, jpeg=0, seed=0)
     changed = "".join(f" --{key} {value}" for key, value in given.items())
     protocol = dataclasses.replace(PROTOCOLS[name], **given)
+    if protocol.jpeg > 100:
+        raise UserError(f"--jpeg {protocol.jpeg}: must be 0, for none, or a quality up to 100")
     print(f"protocol {name}{changed}: {str(protocol)[9:-1]}")
     return protocol
 

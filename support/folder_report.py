@@ -10,6 +10,7 @@ from collections import Counter
 import numpy as np
 from tqdm import tqdm
 
+from support.cli import printable
 from support.folders import open_image
 from support.video_io import Unusable, VideoFile
 
@@ -55,7 +56,8 @@ def report(what, dataset, measure):
         print(f"  hours      {total / 3600:.3g} ({total:,.0f} seconds)")
         print(f"  rates      {commonest(f'{frames / seconds:.4g} a second' for frames, seconds in timed)}")
     print(f"  sizes      {commonest(f'{width} x {height}' for *_, width, height in measured)}")
-    print(f"  captions   {', '.join(f'{count} from {source}' for source, count in sources.most_common())}")
+    told = ", ".join(f"{count} from {source}" for source, count in sources.most_common())
+    print(f"  captions   {printable(told)}")
 
 
 # The commonest rates and sizes are counted: 60 frames a second among 25 is a --stride or --fps to think of,
@@ -81,4 +83,5 @@ def scan(source, open_clips, open_images):
     if is_archive or set(source.images) - frames:
         report("images", open_images(), measure_image)
     if others := source.passed_over():
-        print("  passed by ", ", ".join(f"{count} {ending}" for ending, count in others.most_common(8)))
+        told = ", ".join(f"{count} {ending}" for ending, count in others.most_common(8))
+        print(f"  passed by  {printable(told)}")

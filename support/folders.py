@@ -38,11 +38,20 @@ from pathlib import Path
 
 import numpy as np
 
-from support.cli import UserError
+from support.cli import UserError, printable
 from support.video_io import IMAGES, VIDEOS, Unusable, read_image
 
 
 log = logging.getLogger("data")
+
+
+def make_printable(record):
+    """A name or a table's cell may hold codes that a terminal obeys."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
+log.addFilter(make_printable)
 
 
 # --------------------------------------------------------------------------------------------------- files

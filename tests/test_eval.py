@@ -320,6 +320,7 @@ def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
     (["toy", "--sheet", "x.pgn"], "x.pgn: a drawing is a .png"),
     (["sample", "x", "-o", "y", "--guidance", "nan"], "--guidance: nan is no finite number"),
     (["similarity", "x", "--times", "1000"], "--times: must lie between 0 and 999"),
+    (["fvd", "toy", "toy", "--features", "toy", "--jpeg", "300"], "--jpeg 300: must be 0"),
     (["reproduce", "mine.pt", "--data", "x", "--vae", "y"], "mine.pt: give a file that is called.*ffs, sky")])
 def test_bad_flags_are_answered_in_one_line(argv, says):
     """design: the file or flag, and the way out."""
@@ -364,6 +365,17 @@ def test_similarity_prints_every_block_and_draws_them(option, tmp_path, shots, c
     assert [line.split()[1] for line in lines[1:5]] == ["space", "space", "time", "time"]
     assert lines[0].startswith("time 0 ") and lines[5].startswith("time 500 ") and lines[1:5] != lines[6:10]
     assert Image.open(tmp_path / "s.png").size[0] > 300
+
+
+def test_a_latte_in_half_precision_is_looked_at_in_float32(tmp_path, capsys):
+    """A released file may be in float16, which no processor's convolution takes."""
+    latte = {name: tensor.half() for name, tensor in trained(1, "plain").state_dict().items()}
+    torch.save({"ema": latte}, tmp_path / "ffs.pt")
+    vae = KLVAE(KLVAEConfig(ch=8, ch_mult=(1, 2, 2, 2), groups=4, z_channels=4))
+    torch.save(vae.state_dict(), tmp_path / "vae.pt")
+    eval.main(["similarity", str(tmp_path / "ffs.pt"), "--vae", str(tmp_path / "vae.pt"), "-n", "1",
+               "--out", str(tmp_path / "s.png")])
+    assert "0 space" in capsys.readouterr().out
 
 
 def test_similarity_refuses_what_is_no_clip(tmp_path, capsys):

@@ -52,8 +52,10 @@ def test_links_that_lead_in_circles_end_and_pipes_are_left_out(tmp_path, caplog)
 
 
 def test_names_that_are_not_utf8_and_closed_folders_are_left_out_with_a_reason(tmp_path, caplog):
-    """They crash whatever prints them; a folder without permission must not vanish."""
+    """They crash whatever prints them; a folder without permission must not vanish. Codes that a terminal
+    would obey are shown instead."""
     make_image(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "\x1b[31mred.png")
     try:
         open(os.fsencode(tmp_path) + b"/b\xff.png", "wb").close()
     except OSError:
@@ -61,6 +63,7 @@ def test_names_that_are_not_utf8_and_closed_folders_are_left_out_with_a_reason(t
     (tmp_path / "closed").mkdir(mode=0)
     assert folders.list_files(tmp_path) == ["a.png"]
     assert "its name is not UTF-8" in caplog.text
+    assert "\\x1b[31mred.png: not a regular file" in caplog.text and "\x1b" not in caplog.text
     assert os.geteuid() == 0 or "closed: a folder that cannot be read" in caplog.text
 
 
