@@ -1025,7 +1025,7 @@ def draw_rows(args):
 def dry_run(args):
     shared, jobs = shared_training(args), []
     for command in shared:
-        print(f"  {'once':16}{shown(command)}")
+        print(f"  {'once':20}{shown(command)}")
     print(f"\n{args.table}: {TABLES[args.table].title}")
     for row in TABLES[args.table].rows:
         for seed in range(args.seeds):
@@ -1033,7 +1033,7 @@ def dry_run(args):
             jobs.append(job)
             measuring = [command for _, command in (*job.measuring, *job.drawing)]
             for command in (*job.training, *measuring):
-                print(f"  {row.name:16}{shown(command)}")
+                print(f"  {row.name:20}{shown(command)}")
     print(cost(args, shared, jobs))
 
 

@@ -58,7 +58,7 @@ import torch
 from tqdm import tqdm
 
 import pretrained
-from dit import DiT, MMDiT
+from dit import DiT, MMDiT, PixArt
 from flow import (DDPM, Known, ddim_sample, ddpm_sample, euler, guided, held, interpolate, pulled, sigmas,
                   velocity_of)
 from latte import Latte
@@ -124,6 +124,8 @@ def sample_latents(models, prompts, shape, how, first_index=0, given=None, windo
     if not cond:
         how = replace(how, guidance=1.0)                    # nothing to be guided by
     device = models.take_turn()
+    cond = add_resolution(models, cond, shape, device)
+    null_cond = add_resolution(models, null_cond, shape, device)
 
     def new_noise(n):
         number = n + 1_000_000 * window
@@ -239,6 +241,17 @@ def conditions(models, prompts, negative=""):
     if "mask" in cond and isinstance(network, Latte):
         null_cond["mask"] = cond["mask"]
     return cond, null_cond
+
+
+def add_resolution(models, cond, shape, device):
+    """PixArt at 1024 pixels is also told how large an image it makes ("micro-conditions")."""
+    network = models.transformer
+    if not (isinstance(network, PixArt) and network.config.micro_conditions):
+        return cond
+    batch, _, _, height, width = shape
+    pixels = models.vae.downsampling * torch.tensor([[height, width]], device=device).float()   # (1,2)
+    ratio = pixels[:, :1] / pixels[:, 1:]                                       # (1,1)
+    return {**cond, "resolution": pixels.expand(batch, 2), "aspect_ratio": ratio.expand(batch, 1)}
 
 
 def diffusion_of(network, how):

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from support.checkpoints import read_state, save_network
 from support.cli import UserError, polite
 from conftest import golden
 from demos import scrambled
+from dit import PixArt, PixArtConfig
 from latte import Latte, LatteConfig
 from sample import (Models, file_name, generate, given_frames, go_on, how_of, load_models,
                     released_models, sample_latents, windows_of)
@@ -430,6 +432,16 @@ def test_a_released_layout_becomes_a_clip(name, released, make):
     about, = (json.loads(path.read_text()) for path in folder.glob("*.json"))
     assert (about["frames"], about["pixels"]) == (frames, size)
     assert len(list(folder.glob("*.mp4"))) == (frames > 1) and len(list(folder.glob("*.png"))) == 1
+
+
+def test_pixart_at_1024_is_told_the_size_of_its_image():
+    """Micro-conditions: height and width in pixels, and their ratio."""
+    net = PixArt(PixArtConfig(depth=1, width=24, heads=2, caption_channels=8, micro_conditions=True))
+    models = Models(SimpleNamespace(downsampling=8), None, net)
+    z, context = torch.randn(2, net.config.in_channels, 1, 4, 8), torch.randn(2, 3, 8)
+    cond = sample.add_resolution(models, {"context": context}, z.shape, "cpu")
+    assert cond["resolution"].tolist() == [[32, 64]] * 2 and cond["aspect_ratio"].tolist() == [[0.5]] * 2
+    assert net(z, torch.tensor([3.0, 4.0]), **cond).shape[2:] == z.shape[2:]
 
 
 @pytest.mark.parametrize("missing, answer", [

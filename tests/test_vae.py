@@ -2,6 +2,9 @@
 
 import functools
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -372,6 +375,34 @@ def test_long_clips_are_coded_without_keeping_activations():
     z = dp.encode(x)
     assert not z.requires_grad and not dp.decode(dp.encode_window(x)[0]).requires_grad
     assert dp.encode_window(x)[0].requires_grad
+
+
+PEAK = """
+import sys, torch
+from bench import peak_memory       # not getrusage: its peak begins with that of the process that started us
+from vae import DPVAE, DPVAEConfig
+torch.set_num_threads(1)
+dp = DPVAE(DPVAEConfig(z_channels=4, ch=16, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4)).eval()
+z = torch.randn(1, 4, int(sys.argv[1]) // 4, 16, 16)
+dp.image.decode(z[:, :, :1, :2, :2])                             # whatever is loaded at first use
+before = peak_memory("cpu")
+dp.decode(z)
+print(peak_memory("cpu") - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_decoding_does_not_grow_with_the_length():
+    """96 frames are decoded in the memory of 32, but for the clip itself: at most 1.3 times the peak."""
+    peak = {}
+    exact = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}     # freed memory goes back at once
+    for frames in (32, 96):
+        done = subprocess.run([sys.executable, "-c", PEAK, str(frames)], capture_output=True, text=True,
+                              check=True, cwd=Path(vae.__file__).parent, env=exact)
+        peak[frames] = int(done.stdout)
+    ratio = peak[96] / peak[32]
+    print(f"decode at 128x128: 32 frames {peak[32] / 1e6:.0f} MB, 96 frames {ratio:.2f} times that")
+    assert peak[32] > 50e6 and ratio < 1.3
 
 
 # ---------------------------------------------------------------------------------------------------- losses
