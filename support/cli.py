@@ -29,6 +29,9 @@ class UserError(Exception):
 def polite(main):
     """Run a script's main(). What a person can mend, or did, becomes one line on stderr and an exit code: 2,
     Ctrl-C 130, an output that nobody reads 141. Only a bug ends in a stack trace."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:                      # `>&-`, `2>&-`: the shell has closed it
+            setattr(sys, name, open(os.devnull, "w"))
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")       # a terminal that knows ASCII alone
     try:

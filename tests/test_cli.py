@@ -65,6 +65,15 @@ def test_a_full_disk_behind_the_output_is_no_trace():
     assert code == 2 and error.count("\n") == 1 and "no space" in error
 
 
+@pytest.mark.parametrize("shell", [">&-", "2>&-"])
+def test_an_output_that_the_shell_has_closed_is_no_bug(shell):
+    """Of a daemon, say: what is done is done, and nothing is told."""
+    program = "import sys; from support.cli import polite\npolite(lambda: print(1, file=sys.stderr))"
+    done = subprocess.run(["sh", "-c", f'"$@" {shell}', "sh", sys.executable, "-c", program], cwd=ROOT,
+                          capture_output=True)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
 def test_a_terminal_of_ascii_shows_what_it_can():
     """A prompt of another script, and what was no UTF-8 on the command line."""
     code, error = run("print('\\u732b \\udcff')", env={**os.environ, "PYTHONIOENCODING": "ascii"},
