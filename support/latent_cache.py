@@ -142,8 +142,10 @@ def cache_made(path):
     """(how it was made, captions, places) of a shard."""
     try:
         with safe_open(path, "pt") as file:
-            return tuple(json.loads(file.metadata()[key]) for key in ("made", "captions", "places"))
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+            about = file.metadata()
+            made, captions, places = (json.loads(about[key]) for key in ("made", "captions", "places"))
+        return dict(made), captions, places
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is truncated or no latent cache ({error}); delete it and encode again")
 
 

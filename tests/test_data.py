@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import data
 from demos import show_data
@@ -384,6 +385,15 @@ def test_the_cache_gives_back_what_was_encoded_with_its_constants(tmp_path):
     for epoch in range(9):
         assert told.item(2, epoch)["caption"] == toy.item(2, epoch)["caption"]
         assert cache.item(2, epoch)["caption"] == toy.captions[2]
+
+
+@pytest.mark.parametrize("made", ["{", "[1]", "[" * 100_000])
+def test_a_damaged_cache_is_a_clear_error(tmp_path, made):
+    """What its metadata say is text that a broken disk or another program may have written."""
+    path = tmp_path / "00000-of-00001.safetensors"
+    save_file({"latent": torch.zeros(1)}, path, {"made": made, "captions": "[]", "places": "[]"})
+    with pytest.raises(UserError, match="no latent cache .*delete it and encode again"):
+        latent_cache.cache_made(path)
 
 
 def test_ranks_write_the_cache_that_one_rank_writes(tmp_path):
