@@ -47,6 +47,7 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.autograd.graph import _engine_run_backward as run_backward
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -580,6 +581,20 @@ def floor(work, flops):
     return parts | {"waiting for data": loading}
 
 
+# --compile turns Python into a graph, a minute of compiling each at the start of a run: one for each kind of
+# block (the last one of SD3 has less text) and of step (clips, images), not one for each block.
+def graphs(work):
+    """How many of them a stage's steps need. Its blocks stay compiled, so this comes last."""
+    torch._dynamo.reset()
+    counters.clear()
+    for block in work.nets[0].blocks:
+        block.compile(backend="eager")
+    for name, moment in work.moments.items():
+        if name.startswith("a step"):
+            moment()
+    return counters["stats"]["unique_graphs"]
+
+
 # A recipe is printed with the number of cards its authors had. With fewer, --accumulate keeps the batch, and
 # with it the learning rate, at the price of time: the same step in more pieces. So the answer names the
 # smallest card for a number of them, and where there is none, the two flags that make the step smaller.
@@ -620,7 +635,10 @@ def fits(cfg, gpus):
     ema = 4 * work.numbers                                                      # NAME.safetensors
     saved = weight_bytes(work.nets) + 12 * work.trained + ema                   # and state.pt
     on_disk = saved if cfg.keep == 0 else 2 * saved + (cfg.keep - 1) * ema      # see trainer.keep
-    print(f"  a save writes {saved / 1e9:.3g} GB; --keep {cfg.keep} has {on_disk / 1e9:.3g} GB on disk\n")
+    print(f"  a save writes {saved / 1e9:.3g} GB; --keep {cfg.keep} has {on_disk / 1e9:.3g} GB on disk")
+    if cfg.compile and cfg.stage in READ_LATENTS:
+        print(f"  --compile makes {graphs(work)} graphs of its blocks")
+    print()
     return {"GB": total, "hours": whole, "floor": sum(least.values())}
 
 

@@ -186,7 +186,8 @@ def test_a_page_adds_up_and_says_what_a_save_writes(capsys):
         sizes = [size for size, text in rows if text.split(":")[0].split()[0] == unit]
         assert sum(sizes[:-1]) == pytest.approx(sizes[-1], abs=0.06)
         assert sizes[-1] == pytest.approx(total, abs=0.006)
-    assert "a save writes 13.5 GB; --keep 2 has 29.6 GB on disk" in lines[-2]
+    assert "a save writes 13.5 GB; --keep 2 has 29.6 GB on disk" in lines[-3]
+    assert "--compile makes 2 graphs of its blocks" in lines[-2]
 
 
 def test_every_stage_of_the_toys_presets_has_a_page(capsys):
