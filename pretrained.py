@@ -464,15 +464,22 @@ FAMILIES = (                        # what a person may name before it is there
     ("maxin-cn/Latte-1", "*", "Apache-2.0"),
     (PIXART, "*", "OpenRAIL++"),
     *PARTS.values(),
+    (SD3_FILES, "sd3_medium_incl_clips.safetensors", f"5.97 GB, {STABILITY}"),
     (SD3_FILES, "sd3_medium_incl_clips_t5xxlfp16.safetensors", f"15.8 GB, {STABILITY}"),
+    (SD3_FILES, "text_encoders/t5xxl_fp16.safetensors", f"9.79 GB, {STABILITY}"),
     ("CompVis/stable-diffusion-v-1-4-original", "sd-v1-4.ckpt", "CreativeML OpenRAIL-M"),
     (LATTE, "ffs.pt", "2.7 GB, MIT"), (LATTE, "skytimelapse.pt", "2.7 GB, MIT"),
-    (LATTE, "taichi-hd.pt", "2.7 GB, MIT"), (LATTE, "ucf101.pt", "2.7 GB, MIT"))
+    (LATTE, "taichi-hd.pt", "2.7 GB, MIT"), (LATTE, "ucf101.pt", "2.7 GB, MIT"),
+    (LATTE, "t2v.pt", "4.23 GB, MIT"),
+    ("https://github.com/facebookresearch/DiT", "DiT-XL-2-256x256.pt", "CC BY-NC 4.0"))
 
 
 def fetch(repository, files, about, folder=""):
     """What a message says of other people's weights that are missing: who has them, and what fetches them."""
-    return (f'{files} of {repository} ({about}): hf download {repository} --include "{files}" '
+    text = f"{files} of {repository} ({about})"
+    if repository.startswith("http"):
+        return text
+    return (f'{text}: hf download {repository} --include "{files}" '
             f"--local-dir {folder or Path(repository).name}")
 
 

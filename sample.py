@@ -731,6 +731,7 @@ def store(out, number, clip, about, gif=False):
 # shown cannot be questioned.
 
 TOKENS = 1 << 15    # in one batch: eight images of SD3 at 1024, one clip of 96 frames at 512, 512 toy clips
+MOST = 1 << 17      # in one clip: 5 times VideoDiT's largest; attention over more would take hours, or fail
 
 
 # A batch is bounded by tokens and not by the memory that is free: then the same command makes the same
@@ -856,6 +857,9 @@ def settle(args, models):
         raise UserError("--zero-shot-video shows an untrained image model: give Stable Diffusion 3's "
                         "--weights, or one of ours with --model dit")
     tokens = tokens_of(models, models.frames if args.extend else args.frames, args.size)
+    if tokens > MOST:
+        raise UserError(f"--frames {args.frames} --size {args.size}: {tokens:,} tokens in one clip, "
+                        f"{MOST:,} at most; take fewer, and go on from the clip with --extend")
     args.batch = args.batch or max(TOKENS // tokens, 1)
     return how_of(models, args.sampler, args.steps, args.guidance, args.seed, args.negative)
 

@@ -242,6 +242,7 @@ def test_golden_all_layouts_on_disk_give_the_same_vectors(tmp_path):
                                '--include "sd3_medium.safetensors" --local-dir HERE$'),
     ("w/text_encoders/clip_l.safetensors", '"text_encoders/clip_l.safetensors" --local-dir HERE/w$'),
     ("ucf101.pt", '2.7 GB, MIT.*: hf download maxin-cn/Latte --include "ucf101.pt" --local-dir HERE$'),
+    ("DiT-XL-2-256x256.pt", "of https://github.com/facebookresearch/DiT .CC BY-NC 4.0.$"),
     ("sd-v1-4.ckpt", 'OpenRAIL-M.*: hf download CompVis/stable-diffusion-v-1-4-original --include "sd-v1'),
     ("stable-diffusion-v1-4/vae", 'hf download CompVis/stable-diffusion-v1-4 --include "vae/." '
                                   "--local-dir HERE/stable-diffusion-v1-4$"),

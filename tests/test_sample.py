@@ -174,6 +174,7 @@ def test_latte_has_samplers_of_its_own(make, tmp_path, capsys):
 @pytest.mark.parametrize("words, answer", [
     (["a cat", "--step", "5"], "unknown flag --step; did you mean --steps?"),
     (["a cat", "--frames", "13"], "--frames 13: must be 1 (an image) or a multiple of 4, such as 16"),
+    (["a cat", "--frames", "800000"], "tokens in one clip"),
     (["a cat", "--frames", "-4"], "--frames -4: must"), (["a cat", "--steps", "0"], "--steps 0: must be at"),
     (["a cat", "--steps", "many"], "invalid int value: 'many'"), (["a cat", "-n", "0"], "-n 0: must be at"),
     (["a cat", "--guidance", "nan"], "--guidance nan: must"), (["a cat", "--fps", "inf"], "--fps inf: must"),
