@@ -139,9 +139,9 @@ def write_sd3(folder):
 
 
 @pytest.fixture(scope="session")
-def films(tmp_path_factory):
+def mp4s(tmp_path_factory):
     """A folder of three clips of 24 frames, each with its caption beside it."""
-    folder = tmp_path_factory.mktemp("films")
+    folder = tmp_path_factory.mktemp("mp4s")
     for index in range(3):
         spec = toy_world.sample_spec(0, index, "video")
         save_video(folder / f"{index}.mp4", toy_world.render(spec, 24, 48))
@@ -158,13 +158,13 @@ def shots(tmp_path_factory):
     return folder
 
 
-# -------------------------------------------------------------------------------------- films and pictures
+# ------------------------------------------------------------------------------------ videos and images
 
 RED = (200, 40, 90)
 
 
 def make_clip(path, frames=40, codec="libx264", pix="yuv420p", size=(64, 64), rate=25, times=None, **options):
-    """A film whose frame n is flat grey 8 + 5n, so that a picture tells its number."""
+    """A video whose frame n is flat grey 8 + 5n, so that a frame tells its number."""
     with av.open(str(path), "w") as container:
         quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
         stream = container.add_stream(codec, rate=rate, options={**options, **quiet})

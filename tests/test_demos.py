@@ -48,21 +48,21 @@ def run(folder, name, *words):
 
 
 def looks_drawn(path):
-    """More than one colour: a page that stayed white is no picture."""
+    """More than one colour: a page that stayed white shows nothing."""
     return np.asarray(Image.open(path).convert("L"), np.float32).std() > 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DEMOS)
 def test_a_file_shows_its_known_answer_and_its_image(name, tmp_path):
-    wanted, right, picture = DEMOS[name]
+    wanted, right, image = DEMOS[name]
     said = run(tmp_path, name)
     found = re.search(wanted, said)
     assert found, said
     if right:
         assert right(*(float(text.strip(",").replace(",", "")) for text in found.groups())), found.group()
-    if picture:
-        assert looks_drawn(tmp_path / f"out/{picture}.png")
+    if image:
+        assert looks_drawn(tmp_path / f"out/{image}.png")
 
 
 @pytest.mark.slow
@@ -70,5 +70,5 @@ def test_a_file_shows_its_known_answer_and_its_image(name, tmp_path):
 def test_a_command_leaves_an_image(name, tmp_path):
     words, where = COMMANDS[name]
     run(tmp_path, name, *words)
-    pictures = [tmp_path / where] if where.endswith(".png") else sorted((tmp_path / where).glob("*.png"))
-    assert pictures and all(map(looks_drawn, pictures))
+    images = [tmp_path / where] if where.endswith(".png") else sorted((tmp_path / where).glob("*.png"))
+    assert images and all(map(looks_drawn, images))

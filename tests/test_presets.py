@@ -75,7 +75,7 @@ def test_the_presets_for_gpus_load_in_several_processes():
 
 @pytest.mark.parametrize("name", ["ffs", "sky", "taichi", "ucf101"])
 def test_lattes_runs_are_the_papers(name):
-    """Latte 4.1, 4.2: XL/2, 16 frames three apart, 256 x 256, EMA 0.9999; -img: 8 pictures a clip."""
+    """Latte 4.1, 4.2: XL/2, 16 frames three apart, 256 x 256, EMA 0.9999; -img: 8 images a clip."""
     clips, joint = (row(f"latte-{name}{suffix}", "latte") for suffix in ("", "-img"))
     size = {field: getattr(clips.latte, field) for field in SIZES["XL"]}
     assert size == SIZES["XL"] and clips.latte.patch == 2 and clips.latte.variant == 1

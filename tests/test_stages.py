@@ -91,10 +91,10 @@ def test_each_caption_is_read_by_itself_and_the_last_are_remembered():
     assert len(reader.encoder.asked) == 4
 
 
-def test_each_visit_to_a_video_is_another_window(films):
+def test_each_visit_to_a_video_is_another_window(mp4s):
     """VideoDiT 4.1, Latte 4.1: nothing is frozen for a million steps, neither clips nor the images of joint
     training."""
-    flags = ["--data", films, "--frames", "8", "--no-cached"]
+    flags = ["--data", mp4s, "--frames", "8", "--no-cached"]
     clips = train.feed(config(*flags), Run(), "video", None)
     assert isinstance(clips, ClipFolder)
     visits = [clips.item(0, epoch)["video"] for epoch in range(6)]
@@ -104,9 +104,9 @@ def test_each_visit_to_a_video_is_another_window(films):
     assert len({frames.item(0, epoch)["video"].numpy().tobytes() for epoch in range(6)}) > 3
 
 
-def test_a_cache_holds_what_the_step_would_have_made(films, tmp_path):
+def test_a_cache_holds_what_the_step_would_have_made(mp4s, tmp_path):
     """The same clip, the same VAE: the same latent, as far as float16 goes; of videos and of frames."""
-    cfg = config("--stage", "latte", "--data", films, "--windows", 2, "--out", tmp_path)
+    cfg = config("--stage", "latte", "--data", mp4s, "--windows", 2, "--out", tmp_path)
     vae = KLVAE(KLVAEConfig(**TINY_VAE))
     for kind in ("video", "image"):
         cache, fresh = train.feed(cfg, Run(), kind, vae), train.toy_or_folder(cfg, kind)
@@ -119,9 +119,9 @@ def test_a_cache_holds_what_the_step_would_have_made(films, tmp_path):
                                             ("--stride 2", "stride 1 instead of 2"), ("--flip", "flip"),
                                             ("--crop center", "crop"), ("--windows 3", "items"),
                                             ("--part 0 0.9", "part")])
-def test_a_cache_made_differently_is_refused(films, tmp_path, flags, differs):
+def test_a_cache_made_differently_is_refused(mp4s, tmp_path, flags, differs):
     """Findings: a checkpoint said 96 frames and had seen 8."""
-    vae, shared = KLVAE(KLVAEConfig(**TINY_VAE)), ["--data", films, "--out", tmp_path, "--windows", 2]
+    vae, shared = KLVAE(KLVAEConfig(**TINY_VAE)), ["--data", mp4s, "--out", tmp_path, "--windows", 2]
     train.feed(config(*shared), Run(), "video", vae)
     with pytest.raises(UserError, match=f"was made differently: .*{differs}"):
         train.feed(config(*shared, *flags.split()), Run(), "video", vae)
@@ -211,18 +211,18 @@ def test_no_class_is_the_networks_own_row_whatever_the_preset_has(tiny, tmp_path
 
 # ------------------------------------------------------------ VideoDiT, from Stable Diffusion 3's files
 
-def small(films, out, *flags):
+def small(mp4s, out, *flags):
     """The flags that make the papers' presets fit into a test."""
     sizes = ("--size 32 --frames 8 --batch 2 --accumulate 1 --steps 2 --no-compile --disc.width 8 "
              "--lpips_weight 0 --workers 0")
-    return ["--data", str(films), "--out", str(out), *sizes.split(), *map(str, flags)]
+    return ["--data", str(mp4s), "--out", str(out), *sizes.split(), *map(str, flags)]
 
 
 @pytest.fixture(scope="module")
-def from_sd3(sd3, films, tmp_path_factory):
+def from_sd3(sd3, mp4s, tmp_path_factory):
     """`--stage all` of videodit-256: the whole road, in one command."""
     out = tmp_path_factory.mktemp("videodit")
-    train.main(["--config", "videodit-256", "--stage", "all", "--init", str(sd3[0]), *small(films, out)])
+    train.main(["--config", "videodit-256", "--stage", "all", "--init", str(sd3[0]), *small(mp4s, out)])
     return out
 
 
@@ -259,9 +259,9 @@ def test_a_checkpoint_says_how_it_wants_to_be_sampled(sd3, from_sd3, tiny):
     assert read_config(tiny.folder / "dit.safetensors")["sampling"]["sampler"] == "euler"
 
 
-def test_previews_speak_the_runs_own_captions(films):
+def test_previews_speak_the_runs_own_captions(mp4s):
     """A model of your videos is not asked for the toy's cats."""
-    mine = config("--data", films, "--frames", 8, "--previews", 5)
+    mine = config("--data", mp4s, "--frames", 8, "--previews", 5)
     clips = train.toy_or_folder(mine, "video")
     prompts = train.prompts_for(mine, clips)
     assert len(prompts) == 5 and set(prompts) == set(clips.captions)
@@ -272,27 +272,27 @@ def test_previews_speak_the_runs_own_captions(films):
     assert train.prompts_for(config("--previews", 2), toy, "none") == ["", ""]
 
 
-def test_the_512_phase_is_one_init_from_the_320_phase(from_sd3, films, tmp_path):
+def test_the_512_phase_is_one_init_from_the_320_phase(from_sd3, mp4s, tmp_path):
     """VideoDiT 4.1. A folder of ours brings its DP-VAE along, and knows where its text encoders are."""
-    train.main(["--config", "videodit-512", "--init", str(from_sd3), *small(films, tmp_path, "--steps", 1)])
+    train.main(["--config", "videodit-512", "--init", str(from_sd3), *small(mp4s, tmp_path, "--steps", 1)])
     for name in ("dpvae.safetensors", "videodit.safetensors"):
         assert_close(read_state(tmp_path / name), read_state(from_sd3 / name), atol=1e-5, rtol=0)
     assert read_config(tmp_path / "videodit.safetensors")["text"] == "sd3"
 
 
-def test_the_320_phase_takes_a_dpvae_that_is_there_already(sd3, from_sd3, films, tmp_path):
+def test_the_320_phase_takes_a_dpvae_that_is_there_already(sd3, from_sd3, mp4s, tmp_path):
     """--vae_weights, with Stable Diffusion 3 as a Diffusers folder; images are frames of the videos."""
     train.main(["--config", "videodit-320", "--stage", "videodit", "--init", str(sd3[1]), "--vae_weights",
-                str(from_sd3 / "dpvae.safetensors"), *small(films, tmp_path, "--steps", 1, "--p_video", 0)])
+                str(from_sd3 / "dpvae.safetensors"), *small(mp4s, tmp_path, "--steps", 1, "--p_video", 0)])
     there, here = (load_network(DPVAE, folder / "dpvae.safetensors") for folder in (from_sd3, tmp_path))
     assert fingerprint(there) == fingerprint(here)
 
 
-def test_cached_stores_latents_and_prompts(sd3, from_sd3, films, tmp_path):
+def test_cached_stores_latents_and_prompts(sd3, from_sd3, mp4s, tmp_path):
     """Windows of each video with SD3's context (154 tokens) and pooled vector, a caption once; a second run
     reads them, encoding nothing."""
     shutil.copy(from_sd3 / "dpvae.safetensors", tmp_path)
-    words = ["--config", "videodit-256", "--init", str(sd3[0]), *small(films, tmp_path, "--windows", 2),
+    words = ["--config", "videodit-256", "--init", str(sd3[0]), *small(mp4s, tmp_path, "--windows", 2),
              "--stage", "videodit", "--cached", "--steps"]
     train.main([*words, "1"])
     folder, = (tmp_path / "cache").iterdir()
@@ -325,7 +325,7 @@ def test_a_clip_from_the_published_road(sd3, from_sd3, tmp_path, capsys):
     assert (tmp_path / "0001-a-cat.mp4").is_file()
 
 
-def test_text_encoders_that_are_nowhere_are_asked_for(from_sd3, films, tmp_path):
+def test_text_encoders_that_are_nowhere_are_asked_for(from_sd3, mp4s, tmp_path):
     """One line: which, and by which flag."""
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -335,7 +335,7 @@ def test_text_encoders_that_are_nowhere_are_asked_for(from_sd3, films, tmp_path)
     checkpoints.save_network(moved / "videodit.safetensors", net,
                              extra={"text_weights": "/gone/sd3.safetensors"})
     with pytest.raises(UserError, match="/gone/sd3.safetensors is there; give --text_weights Stable"):
-        train.main(["--config", "videodit-512", "--init", str(moved), *small(films, tmp_path / "out")])
+        train.main(["--config", "videodit-512", "--init", str(moved), *small(mp4s, tmp_path / "out")])
 
 
 def test_stage_vae_can_start_from_the_files_vae(sd3, tmp_path):
@@ -468,7 +468,7 @@ def test_the_vae_is_not_changed_under_a_runs_feet(sd1, sd3, tmp_path):
         pretrained.frozen_vae(config("--out", tmp_path / "empty"), Run(), "vae")
 
 
-def test_latte_t2v_starts_from_pixarts_folder(sd1, films, tmp_path):
+def test_latte_t2v_starts_from_pixarts_folder(sd1, mp4s, tmp_path):
     """Latte 4.5: transformer, T5 with its tokenizer, and VAE, all from the one folder that --init names."""
     pixart = tmp_path / "pixart"
     net = PixArt(PixArtConfig(width=72, depth=1, heads=1, caption_channels=24, sample_size=4))
@@ -480,7 +480,7 @@ def test_latte_t2v_starts_from_pixarts_folder(sd1, films, tmp_path):
               pixart / "vae/diffusion_pytorch_model.safetensors")
     t5_files(pixart)
     out = tmp_path / "out"
-    train.main(["--config", "latte-t2v", "--init", str(pixart), "--data", str(films), "--out", str(out),
+    train.main(["--config", "latte-t2v", "--init", str(pixart), "--data", str(mp4s), "--out", str(out),
                 *SMALL_LATTE, "--latte.width", "72", "--latte.heads", "1", "--latte.context_dim", "24",
                 "--joint_images", "1"])
     latte, made = load_network(Latte, out / "latte.safetensors"), read_config(out / "latte.safetensors")
@@ -489,7 +489,7 @@ def test_latte_t2v_starts_from_pixarts_folder(sd1, films, tmp_path):
     assert (out / "latte/0000001.png").is_file()
 
 
-def test_latte_starts_from_a_dit(sd1, films, tmp_path):
+def test_latte_starts_from_a_dit(sd1, mp4s, tmp_path):
     """Latte 3.3.4: DiT-XL-2-256x256.pt, without its label embedding."""
     net = DiT(DiTConfig(input_size=4, width=72, depth=2, heads=1, classes=10))
     torch.save(random_state(net), tmp_path / "DiT.pt")
@@ -503,16 +503,16 @@ def test_latte_starts_from_a_dit(sd1, films, tmp_path):
 # ------------------------------------------------------------ the toy, and your own videos
 
 
-def test_the_vocabulary_is_the_folders_own_where_there_are_folders(films):
+def test_the_vocabulary_is_the_folders_own_where_there_are_folders(mp4s):
     """A prompt about your own clips must reach the text encoder: its words come from their captions."""
     toy, mine = (config("--stage", "dit", *flags) for flags in
-                 ([], ["--data", str(films), "--images", str(films), "--frames", "4"]))
+                 ([], ["--data", str(mp4s), "--images", str(mp4s), "--frames", "4"]))
     assert train.vocabulary(toy) == toy_world.WORDS
     captions = train.toy_or_folder(mine, "video").captions
     words = {word for caption in captions for word in caption.lower().split()}
     assert words and words <= set(train.vocabulary(mine))
     assert "mushroom" not in train.vocabulary(mine)
-    frames_of_mine = config("--stage", "dit", "--data", films, "--frames", 4)           # no --images: theirs
+    frames_of_mine = config("--stage", "dit", "--data", mp4s, "--frames", 4)           # no --images: theirs
     assert set(train.vocabulary(frames_of_mine)) == set(train.vocabulary(mine))
 
 

@@ -130,9 +130,9 @@ def test_2d_plus_3d_keeps_the_image_model(tiny, tmp_path):
     assert made["attention"] == "2d+3d" and not made["patchify_3d"]
 
 
-def test_a_clip_that_goes_as_bytes_is_the_same_clip(films):
+def test_a_clip_that_goes_as_bytes_is_the_same_clip(mp4s):
     """To the bit: what a loader hands to a GPU is a quarter of the size. So are its latents."""
-    folder = toy_or_folder(config("--stage", "videodit", "--data", films), "video")
+    folder = toy_or_folder(config("--stage", "videodit", "--data", mp4s), "video")
     for clips in (folder, singles(config("--stage", "vae"), "video")):
         floats, small = (next(batches(clips, 2, as_bytes=how))["video"] for how in (False, True))
         assert small.dtype == torch.uint8 and torch.equal(from_bytes(small), floats)
@@ -189,14 +189,14 @@ def test_the_training_loss_is_told_by_the_time():
     assert told["train_t62"].tolist() == [2, 1] and told["train_t937"].tolist() == [4, 1]
 
 
-def test_of_videos_the_held_out_part_is_what_part_leaves(films, capsys):
+def test_of_videos_the_held_out_part_is_what_part_leaves(mp4s, capsys):
     """Where nothing is left, a line says so and names --part."""
     def clips(*flags):
-        return unseen(config("--stage", "videodit", "--data", films, *flags), "video")
+        return unseen(config("--stage", "videodit", "--data", mp4s, *flags), "video")
     assert clips("--part", "0", "0.6").config.part == (0.6, 1.0)
-    cfg = config("--stage", "videodit", "--data", films)
+    cfg = config("--stage", "videodit", "--data", mp4s)
     assert held_out(cfg, Run(), "video", None, None) is None
     assert "videodit: no held-out loss: " in (told := capsys.readouterr().out) and "--part 0 0.9" in told
-    cfg = config("--stage", "videodit", "--data", films, "--part", "0", "0.9")          # of 24 frames, 2
+    cfg = config("--stage", "videodit", "--data", mp4s, "--part", "0", "0.9")          # of 24 frames, 2
     assert held_out(cfg, Run(), "video", None, None) is None
     assert "no held-out loss: nothing usable in" in capsys.readouterr().out

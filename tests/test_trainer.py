@@ -284,7 +284,7 @@ def test_a_state_that_cannot_be_resumed_is_explained(tiny, tmp_path):
 def test_another_run_is_not_gone_on_from_without_a_word(tmp_path, capsys):
     """Seed, batch, size, frames, data: what differs is named. Rates and lengths may change."""
     fit(tmp_path, 2)
-    for flags, said in (({"seed": 7}, "--seed 0, now 7"), ({"data": "films"}, "--data toy, now films"),
+    for flags, said in (({"seed": 7}, "--seed 0, now 7"), ({"data": "mp4s"}, "--data toy, now mp4s"),
                         ({"batch": 8, "size": 32}, "--size 64, now 32; --batch 16, now 8"),
                         ({"frames": 32}, "--frames 16, now 32")):
         with pytest.raises(UserError, match=f"is of another run: {said}.* --resume anyway goes on"):
@@ -377,9 +377,9 @@ def test_a_longer_schedule_is_said(tmp_path, capsys):
     assert "now 0.0001: the learning rate goes on by the new numbers" in capsys.readouterr().out
 
 
-def test_data_that_changed_are_another_run(films, tmp_path):
+def test_data_that_changed_are_another_run(mp4s, tmp_path):
     """Findings: of three videos two were deleted, and the resume went on without a word."""
-    mine = Path(shutil.copytree(films, tmp_path / "mine"))
+    mine = Path(shutil.copytree(mp4s, tmp_path / "mine"))
     fit(tmp_path, 1, data_sets=(clips_in(mine, 8, 32),))
     for path in [*mine.glob("1.*"), *mine.glob("2.*")]:
         path.unlink()
