@@ -5,7 +5,7 @@ Flags    one for each field of Config, a network's among them (--dit.depth): a f
          the row beats its preset, the preset beats Config
 Differs  grep ASSUMED and DEVIATES: both papers name fewer numbers than a run needs
 Reads    beside train.py, whose stages read these fields; before ablate.py
-Run me   python presets.py                   # CPU, 3 s: what can be trained
+Run me   python presets.py                   # CPU, 3 s: each preset's stages, steps, batch, size
          python presets.py videodit-512      # every field of its stages
 
 THE PROBLEM. A paper's section on training is half a page; a run is a hundred numbers. Whoever repeats the
@@ -580,10 +580,14 @@ def overview():
 
 
 def main(argv):
-    if not argv:
-        return print(overview())
-    for config in parse(["--config", *argv]):
-        print("\n".join(f"{name:24}{value}" for name, value in flatten(config).items()), "\n")
+    if argv:
+        for config in parse(["--config", *argv]):
+            print("\n".join(f"{name:24}{value}" for name, value in flatten(config).items()), "\n")
+        return
+    for name in PRESETS:
+        for config in parse(["--config", name]):
+            print(f"{name:17}{config.stage:12}{config.steps:>9,} steps x {config.batch:<4}"
+                  f"{config.frames:>4} frames of {config.size} x {config.size}")
 
 
 if __name__ == "__main__":
