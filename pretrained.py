@@ -412,11 +412,6 @@ def latte_t2v(state, head_dim=0, input_size=64, frames=16):
     return fill(Latte, config, state, "the given Latte checkpoint")
 
 
-def load_latte(path):
-    """A Latte that train.py wrote, or one as its authors released it."""
-    return load_network(Latte, path) if class_of(path) else network_at(path, Latte)
-
-
 DIFFUSERS_LATTE = [
     (r"^transformer_blocks\.(\d+)", lambda found: f"blocks.{2 * int(found[1])}"),
     (r"^temporal_transformer_blocks\.(\d+)", lambda found: f"blocks.{2 * int(found[1]) + 1}"),

@@ -245,7 +245,10 @@ def _starts(told, world):
     for flip in (False, True):
         if is_mover and flip != (told.motion == "moving left"):
             continue                                      # movers face where they go
-        for phase in (i / 8 for i in range(8 if _swings(told.subject) else 1)):
+        phases = [0.0]
+        if _swings(told.subject):
+            phases = [i / 8 for i in range(8)]
+        for phase in phases:
             yield [Spec(told.subject, told.colour, told.motion, told.scene, x, y, 1.0, flip, phase)
                    for x in (-0.04, 0.0, 0.04) for y in (-0.015, 0.01, 0.035)]
 
