@@ -270,9 +270,8 @@ PRESETS = {
                 # clip; and DP-VAE's latents, a quarter of the tokens and already cached.
                 "latte": dict(steps=6000, batch=48, lr=1e-3, objective="flow", latents="dpvae",
                               joint_images=1)}),
-    # VideoDiT 4.3, the ablations' setting: size, frames, steps, batch, p_video; 4.1: dpvae's row, EMA, and the
-    # lr of both stages, 5e-5.
-    # The data, --data and --images, are yours to bring. The paper's:
+    # VideoDiT 4.3, the ablations' setting: size, frames, steps, batch, p_video; 4.1: dpvae's row, EMA, and
+    # the lr of both stages, 5e-5. The data, --data and --images, are yours to bring. The paper's:
     #     dpvae           "a self-collected, high-quality video dataset" (4.1), which nobody else has
     #     videodit-256    1 million videos drawn at random from WebVid-10M, no images (4.3)
     #     videodit-320    the same 1 million; images from JourneyDB in a fifth of the steps (4.1)
@@ -456,8 +455,8 @@ def apply(config, flags):
 # (heads that do not divide a width, a size that no whole number of patches fills), or it is a wish that
 # cannot be had (Muon on halves of a matrix). Each kind is a function; `check` goes through them.
 
-LEAST = {name: 1 for name in ("steps", "batch", "checkpoint_every", "accumulate", "frames", "stride", "windows",
-                              "save_every", "preview_every", "previews", "log_every")}
+LEAST = dict.fromkeys(("steps", "batch", "checkpoint_every", "accumulate", "frames", "stride", "windows",
+                       "save_every", "preview_every", "previews", "log_every"), 1)
 LEAST |= {"size": 8, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12}
 MAY_BE_0 = ("context_dim", "pooled_dim", "dual_attention")     # whole numbers of networks; all others: from 1
 MULTIPLES = (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads"))
@@ -508,6 +507,8 @@ def check_shares(config):
         values = getattr(config, name)
         if len(values) != 2 or not all(0 <= value <= top for value in values):
             raise UserError(f"--{name} {' '.join(map(str, values))}: must be two numbers between 0 and 1")
+    if config.part[0] >= config.part[1]:
+        raise UserError(f"--part {' '.join(map(str, config.part))}: must begin before it ends")
 
 
 def check_clip(config):

@@ -1041,10 +1041,14 @@ def commands_after(cfg):
     """How to look at what a stage has left."""
     commands = [f"  python train.py report {cfg.out}"]
     if cfg.stage in ("dit", "videodit", "latte"):
-        asks = cfg.latte.condition if cfg.stage == "latte" else "text"
-        text = PROMPTS.get(cfg.data, ["", "A PROMPT"])[1]
-        words = {"text": f' "{text}"', "class": " CLASS", "none": ""}[asks]
-        commands.append(f"  python sample.py{words} --ckpt {cfg.out} --model {cfg.stage}")
+        prompt = ' "A PROMPT"'
+        if cfg.stage == "latte" and cfg.latte.condition == "class":
+            prompt = " CLASS"
+        elif cfg.stage == "latte" and cfg.latte.condition == "none":
+            prompt = ""
+        elif cfg.data in toy_world.WORLDS:
+            prompt = f' "{PROMPTS[cfg.data][1]}"'
+        commands.append(f"  python sample.py{prompt} --ckpt {cfg.out} --model {cfg.stage}")
     return commands
 
 

@@ -139,8 +139,10 @@ def alive(process):
         return True
     try:
         os.kill(process, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)    # another error: it is somebody else's
+    except ProcessLookupError:
+        return False
+    except OSError:                                         # there is one, of somebody else
+        return True
     return True
 
 

@@ -524,10 +524,11 @@ class Learner:
                 wanted = {"EMA": shape}
                 if moments[name]:
                     wanted |= dict.fromkeys(kinds, shape) | {"step": ()}
-                found = {key: tuple(value.shape) for key, value in {"EMA": ema[name], **moments[name]}.items()}
+                there = {"EMA": ema[name], **moments[name]}
+                found = {key: tuple(value.shape) for key, value in there.items()}
                 if found != wanted:
-                    raise UserError(f"{file}: of {name}, here {tuple(shape)}, it has {found}: another network's "
-                                    "or another optimizer's (--muon); --resume none starts again")
+                    raise UserError(f"{file}: of {name}, here {tuple(shape)}, it has {found}: another "
+                                    "network's or another optimizer's (--muon); --resume none starts again")
 
 
 class Trainer:
@@ -570,8 +571,14 @@ class Trainer:
         return True
 
     def identify_data(self):
-        """A data set in a few letters each: names, sizes and times of its files."""
-        return sorted({dataset.identity()["data"] for dataset in self.stage.data if dataset is not None})
+        """A data set in a few letters each: names, sizes and times of its files. Rank 0's count for all: a
+        copy of the data on another machine's own disk has other times."""
+        found = [None]
+        if self.run.rank == 0:
+            found = [sorted({made.identity()["data"] for made in self.stage.data if made is not None})]
+        if self.run.world > 1:
+            dist.broadcast_object_list(found)
+        return found[0]
 
     def say(self, text):
         if self.run.rank == 0:
@@ -691,9 +698,8 @@ class Trainer:
     # STAGE/state.pt with all that the next step depends on: weights, EMA, optimizer states, the step.
     # No position in the data belongs to it: that is a function of the step. Torch's generators do, for what
     # draws from them (the classifier's first frame; a dropout that a reader adds). Between the two files a
-    # kill may fall: then resuming redoes the steps since the older state, to the same weights, and writes both
-    # again.
-    # test_faults.py shoots runs at random moments and compares the ends byte by byte.
+    # kill may fall: then resuming redoes the steps since the older state, to the same weights, and writes
+    # both again. test_faults.py shoots runs at random moments and compares the ends byte by byte.
 
     def save(self):
         """The EMA as NAME.safetensors, the rest as state.pt; and both, by a second name, in STAGE/STEP/."""
@@ -809,13 +815,18 @@ BEGUN = ".begun"
 def refuse_to_overwrite(cfg):
     """Weights of this stage, or kept states, without a state.pt to go on from."""
     folder, weights = Path(cfg.out) / cfg.stage, Path(cfg.out) / f"{cfg.stage}.safetensors"
-    state, older = folder / "state.pt", [path for _, path in kept(folder)]
+    state, older = folder / "state.pt", kept(folder)
     if cfg.resume not in ("auto", "anyway") or state.is_file() or (folder / BEGUN).exists():
         return
-    if older or weights.is_file() or state.is_symlink():
-        raise UserError(f"no {state}, beside work of stage {cfg.stage} that a run from step 0 would write "
-                        f"over: --resume {[folder / 'STEP', *older][-1]} goes on from a state; --init {weights} "
-                        "with another --out trains its weights further; --resume none starts again")
+    if older:
+        back = f"--resume {older[-1][1]} goes on from the last state that was kept"
+    elif weights.is_file() or state.is_symlink():
+        back = "--resume FOLDER goes on from a copy of it"
+    else:
+        return
+    raise UserError(f"no {state}, beside work of stage {cfg.stage} that a run from step 0 would write over: "
+                    f"{back}; --init {weights} with another --out trains its weights further; "
+                    "--resume none starts again")
 
 
 # Flags that may change in the middle of a run: how far it goes, how fast, what is seen of it, and how the

@@ -10,7 +10,7 @@ from support import pages
 from support.cli import UserError
 
 
-def test_the_report_is_one_page_with_curves_images_and_settings(tiny, tmp_path, capsys):
+def test_the_report_is_one_page_with_curves_images_and_settings(tiny, tmp_path):
     """Without a script, and with nothing beside it; the loss comes first, previews under their stage."""
     out = tmp_path / "run"
     for stage in ("dit", "vae"):

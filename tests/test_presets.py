@@ -175,6 +175,7 @@ def test_every_flag_is_read():
     ("--kl_weight nan", "--kl_weight nan: must"), ("--seed -1", "--seed -1: must"),
     ("--shift 0", "--shift 0.0: must"), ("--betas 0.9", "--betas 0.9: must be two numbers"),
     ("--part 0.5 2", "--part 0.5 2.0: must be two numbers"),
+    ("--part 0.5 0.4", "--part 0.5 0.4: must begin before it ends"),
     ("--attention 3d", "must be 2d->3d or 2d"), ("--items 0", "--items 0: give the number"),
     ("--classifier.width 3", "--classifier.width 3: must be a multiple of 2"),
     ("--vae.ch_mult 0 1 2", "--vae.ch_mult 0 1 2: must be at least 1 each"),

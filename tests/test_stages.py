@@ -315,7 +315,7 @@ def test_a_training_ends_with_the_commands_that_look_at_it(tiny, tmp_path):
     assert made.code == 0 and list(tmp_path.glob("*.mp4"))
 
 
-def test_a_clip_from_the_published_road(sd3, from_sd3, tmp_path, capsys):
+def test_a_clip_from_the_published_road(sd3, from_sd3, tmp_path):
     """The text encoders stay Stable Diffusion's: --weights names them, or the checkpoint remembers where."""
     words = ["a cat", "--ckpt", str(from_sd3), "--steps", "2", "--out", str(tmp_path)]
     sample.main([*words, "--weights", str(sd3[0])])
@@ -489,7 +489,7 @@ def test_latte_t2v_starts_from_pixarts_folder(sd1, mp4s, tmp_path):
     assert (out / "latte/0000001.png").is_file()
 
 
-def test_latte_starts_from_a_dit(sd1, mp4s, tmp_path):
+def test_latte_starts_from_a_dit(tmp_path):
     """Latte 3.3.4: DiT-XL-2-256x256.pt, without its label embedding."""
     net = DiT(DiTConfig(input_size=4, width=72, depth=2, heads=1, classes=10))
     torch.save(random_state(net), tmp_path / "DiT.pt")
