@@ -80,8 +80,7 @@ def short(value):
 BOOKKEEPING = {
     "lr": "learning rate", "norm": "gradient norm, before it is clipped", "skipped": "steps left out so far",
     "wait": "share of the time spent waiting for data", "steps_per_s": "steps a second",
-    "samples_per_s": "clips or images a second", "mfu": "share of the card's arithmetic",
-    "memory_gb": "GB, the peak", "eta_s": "seconds to the end"}
+    "samples_per_s": "clips or images a second", "memory_gb": "GB, the peak", "eta_s": "seconds to the end"}
 LOSSES = {
     "mse": "squared error of the pixels", "kl": "KL divergence of the latents from N(0,1)",
     "lpips": "perceptual distance", "gan": "the discriminator's verdict, as a loss",

@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from support.checkpoints import (HOST, append_line, cut_log, load_strict, read_state, save_state, sweep,
@@ -895,14 +894,8 @@ def keep(out, stage, step, older):
 
 # Is it learning, how fast, and what does it wait for? A line of the log answers with a loss, a gradient norm
 # (its jumps come before the loss's), samples a second, the share of time spent waiting for data
-# (above 0.05: more --workers, or cached latents), peak memory, and on a GPU with MFU: 0.4 is very good for a
-# transformer of this kind, below 0.1 something waits. log.jsonl is strict JSON, a line a time, so that any
-# tool reads it; a number that is none (a left-out step's loss) is null there.
-
-# The peak is what the maker prints for dense products, and nobody reaches it (FlashAttention 3's paper: 756
-# of 989 on an H100). It is used all the same: everybody knows it. TRAP: the first number in an advert is
-# often the one "with sparsity", twice as large, and of no use here.
-PEAKS = {"A100": 312, "H100": 989, "H200": 989}         # TFLOP/s, dense bf16; TF32, for fp32, is half of it
+# (above 0.05: more --workers, or cached latents) and peak memory. (MFU is bench.py's.) log.jsonl is strict
+# JSON, a line a time, so that any tool reads it; a number that is none (a left-out step's loss) is null there.
 
 
 class Watch:
@@ -916,8 +909,6 @@ class Watch:
         self.first, self.started = trainer.step, time.perf_counter()
         self.waited = 0.0                                   # seconds, for data
         self.pairs = {}                                     # what is logged as a (sum, count) over steps
-        self.peak = self.peak_flops()
-        self.flops, self.flops_of = 0, {}                   # so far; and of a step, of clips or of images
         if self.run.rank == 0:
             text = json.dumps(cfg.settings(), indent=1)
             write_atomic(trainer.folder / "settings.json", lambda to: to.write_text(text, "utf-8"))
@@ -943,11 +934,6 @@ class Watch:
                         micro[key] = value.to(self.run.device, non_blocking=True)
             micros.append(micro)
         self.waited += time.perf_counter() - before
-        if self.peak:
-            kind = micros[0].get("latent", micros[0].get("video")).shape
-            if kind not in self.flops_of:
-                self.flops_of[kind] = self.count_flops(micros)
-            self.flops += self.flops_of[kind]
         return micros
 
     def count(self, shown):
@@ -981,41 +967,10 @@ class Watch:
                 "steps_per_s": done / took, "samples_per_s": done * self.cfg.batch / took,
                 "wait": self.waited / took, "eta_s": (self.cfg.steps - step) * took / done,
                 "memory_gb": peak_memory(self.run.device) / 1e9}
-        if self.peak:
-            line["mfu"] = self.flops / took / self.peak
         line |= by_time
         self.bar.set_postfix({key: f"{value:.4g}" for key, value in line.items()
-                              if key in numbers or key in ("samples_per_s", "wait", "mfu")})
+                              if key in numbers or key in ("samples_per_s", "wait")})
         append_line(self.trainer.folder / "log.jsonl", line)
-
-    def peak_flops(self):
-        """What the card could do in a second; 0 where there is no MFU: on a processor or an unknown card, for
-        networks without blocks, and with --shard, since rank 0 counts by a forward pass of its own."""
-        counts = any(learner.player.blocks for learner in self.trainer.learners.values())
-        if not self.run.on_cuda or self.run.rank or self.cfg.shard or not counts:
-            return 0.0
-        card = torch.cuda.get_device_name()
-        peak = next((peak for known, peak in PEAKS.items() if known in card), 0)
-        if not self.cfg.bf16:
-            peak /= 2
-        return 1e12 * peak
-
-    # Model FLOPs utilisation (MFU): the arithmetic that the trained networks need (forward, and twice that
-    # backward; what is computed again to save memory is not counted) over what the card could do. A step of
-    # images is a small part of one of clips, so each kind is counted by itself (VideoDiT A.2).
-
-    @torch.no_grad()
-    def count_flops(self, micros):
-        """Of a step: three times the forward pass of what is trained. Counted by module, so that a frozen VAE
-        or text encoder in the step, which has no backward, is not tripled."""
-        with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"), \
-                autocast(self.cfg, self.run):
-            for learner in self.trainer.learners.values():
-                learner.player(dict(micros[0]))
-        counts = counter.get_flop_counts()
-        trained = [f"Player.nets.{name}" for name in self.trainer.nets]
-        forward = sum(sum(counts[name].values()) for name in trained if name in counts)
-        return 3 * len(micros) * forward
 
 
 # A GPU's allocator knows its own peak to the byte. A processor's memory belongs to the process as a whole:

@@ -661,22 +661,6 @@ def test_in_a_game_a_step_counts_once(tmp_path):
 
 # ------------------------------------------------------------ what is shown
 
-def test_mfu_counts_steps_of_images_as_what_they_are(tiny, tmp_path, monkeypatch):
-    """A step of images is a fraction of one of clips: the sum over steps, not the first one's times all."""
-    watches = []
-
-    def peak(watch):
-        watches.append(watch)
-        return 1e12
-    monkeypatch.setattr(trainer.Watch, "peak_flops", peak)
-    run(tiny.fork(tmp_path / "run"), "videodit", "--steps", 12, "--p_video", 0.5, "--log_every", 12)
-    watch, = watches
-    line = json.loads((tmp_path / "run/videodit/log.jsonl").read_text().splitlines()[-1])
-    images, clips = sorted(watch.flops_of.values())
-    assert 0 < images < 0.8 * clips
-    assert min(watch.flops_of.values()) * 12 < line["mfu"] * 1e12 * 12 / line["steps_per_s"] < clips * 12
-
-
 def test_a_log_that_was_cut_is_still_read(tmp_path):
     """A full disk or a kill can leave half a line; a resumed run drops it, and what it will write again. A pipe
     in its place would hold the run for ever: refused."""
