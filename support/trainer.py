@@ -95,22 +95,13 @@ def refuse_different_flags(run, configs):
     if run.world == 1:
         return
     everyones = [None] * run.world
-    mine = {config.stage: flat(config.settings()) for config in configs}
-    dist.all_gather_object(everyones, mine)
+    dist.all_gather_object(everyones, [flat(config.settings()) for config in configs])
     for rank, theirs in enumerate(everyones):
-        if theirs != everyones[0]:
-            raise UserError(f"{first_difference(everyones[0], theirs)} on rank {rank}: give the same command "
-                            "on every machine")
-
-
-def first_difference(some, others):
-    """Of two {stage: {flag: value}}, in words."""
-    if some.keys() != others.keys():
-        return f"--stage is {' '.join(some)} on rank 0 and {' '.join(others)}"
-    for stage, flags in some.items():
-        for flag, value in flags.items():
-            if value != others[stage][flag]:
-                return f"--{flag} is {value} on rank 0 and {others[stage][flag]}"
+        for first, other in itertools.zip_longest(everyones[0], theirs, fillvalue={}):
+            for flag in first | other:
+                if first.get(flag) != other.get(flag):
+                    raise UserError(f"--{flag} is {first.get(flag)} on rank 0 and {other.get(flag)} on rank "
+                                    f"{rank}: give the same command on every machine")
 
 
 # The store is a table of a few words at the launcher's address, over plain TCP, beside the gradients'
@@ -139,7 +130,7 @@ def setup():
 
 
 def all_ranks(run, flag):
-    """True where it is true on any rank, so that all skip, save or stop together."""
+    """True where it is true on any rank, so that all stop together."""
     if run.world == 1:
         return bool(flag)
     told = torch.tensor(float(bool(flag)), device=run.device)
@@ -176,21 +167,16 @@ def told_once(run=None):
         if run and run.world > 1 and isinstance(error, RuntimeError) and "onnection" in str(error):
             error = UserError("another rank is gone (killed, or its machine): the same command goes on from "
                               "the last save")
-        if fails_first(run):
+        first = os.environ.get("RANK", "0") == "0"          # rank 0 speaks, where there is no store yet
+        if run and run.store:
+            first = True                                    # also where the store is gone
+            with contextlib.suppress(Exception):
+                first = run.store.add("failed", 1) == 1
+        if first:
             raise error
         sys.exit(2 if isinstance(error, UserError) else 1)
     if run and dist.is_initialized():                       # not after an error: a dead peer would be awaited
         dist.destroy_process_group()
-
-
-def fails_first(run):
-    """Whether no other rank has failed before. Where there is no store yet, rank 0 speaks."""
-    if not run or not run.store:
-        return os.environ.get("RANK", "0") == "0"
-    try:
-        return run.store.add("failed", 1) == 1
-    except Exception:                                       # the store is gone, and with it who was first
-        return True
 
 
 # ---------------------------------------------------------------------------------------------- a stage
@@ -480,13 +466,10 @@ class Learner:
         optimizer = self.optimizer.state_dict()
         optimizer["state"] = {index: {key: gathered(self.run, value) for key, value in values.items()}
                               for index, values in optimizer["state"].items()}
+        moved = [self.names[p] for group in self.optimizer.param_groups for p in group["params"]]
         weights = {key: gathered(self.run, value) for key, value in self.player.state_dict().items()}
         return {"players": weights, "ema": [gathered(self.run, average) for average in self.ema.values()],
-                "optimizers": optimizer, "names": self.names_by_place()}
-
-    def names_by_place(self):
-        in_groups = [self.names[p] for group in self.optimizer.param_groups for p in group["params"]]
-        return {"ema": list(self.ema), "optimizers": in_groups}
+                "optimizers": optimizer, "names": {"ema": list(self.ema), "optimizers": moved}}
 
     @torch.no_grad()
     def load(self, state, file):
@@ -515,19 +498,17 @@ class Learner:
             raise UserError(f"{file} is of a run that trained other parameters ({', '.join(odd[:4])}); "
                             "--resume none starts again")
         for group in self.optimizer.param_groups:
-            kinds = {"exp_avg", "exp_avg_sq", "step"}
+            kinds = {"exp_avg", "exp_avg_sq"}
             if "times" in group:                            # Muon's
-                kinds = {"momentum", "step"}
-            for name in [self.names[parameter] for parameter in group["params"]]:
-                shape = self.trained[name].shape
-                wanted = {"EMA": shape}
-                if moments[name]:
-                    wanted |= dict.fromkeys(kinds, shape) | {"step": ()}
+                kinds = {"momentum"}
+            for parameter in group["params"]:
+                name = self.names[parameter]
                 there = {"EMA": ema[name], **moments[name]}
-                found = {key: tuple(value.shape) for key, value in there.items()}
-                if found != wanted:
-                    raise UserError(f"{file}: of {name}, here {tuple(shape)}, it has {found}: another "
-                                    "network's or another optimizer's (--muon); --resume none starts again")
+                step = there.pop("step", torch.zeros(()))
+                shapes = {tuple(value.shape) for value in there.values()}
+                if there.keys() - {"EMA"} not in (set(), kinds) or shapes != {parameter.shape} or step.ndim:
+                    raise UserError(f"{file}: {name}, here {tuple(parameter.shape)}, is another network's or "
+                                    "another optimizer's (--muon); --resume none starts again")
 
 
 class Trainer:
@@ -617,11 +598,10 @@ class Trainer:
     def whereabouts(self):
         """Which states there are to go back to. The command names the oldest: later ones may be sick, too,
         which the losses in the log tell."""
-        there = [step for step, _ in kept(self.folder)]
+        there = kept(self.folder)
         if not there:
             return "nothing was saved yet"
-        return (f"states of steps {', '.join(map(str, there))} are kept: "
-                f"--resume {self.folder}/{there[0]:07d} goes back")
+        return f"{len(there)} states are kept: --resume {there[0][1]} goes back"
 
     @contextlib.contextmanager
     def averaged(self):
@@ -789,9 +769,6 @@ class Trainer:
             self.say(f"goes on from another run: {'; '.join(differs)}")
 
     def load(self, state, file):
-        if "names" not in state:
-            self.say(f"{file} is of an earlier version, without names: EMA and moments are taken by place")
-            state["names"] = {name: learner.names_by_place() for name, learner in self.learners.items()}
         for name, learner in self.learners.items():
             learner.load({part: state[part][name] for part in PARTS}, file)
         self.step = self.saved = int(state["step"])
