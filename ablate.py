@@ -10,7 +10,7 @@ Differs  the papers run each row once and compare by eye; here --seeds 3 runs it
 Reads    after eval.py and presets.py, before bench.py
 Run me   python ablate.py                        # the tables
          python ablate.py videodit-5 --config tiny --seeds 2       # CPU, minutes: without 3D patchify, with
-         python ablate.py videodit-5 --seeds 3                     # CPU, hours: in an order that can be seen
+         python ablate.py videodit-5 --seeds 3                     # CPU, an hour: in an order that can be seen
          python ablate.py videodit-3 --config videodit-256 --real UCF101 \\
              --train "--init SD3 --data VIDEOS --lpips VGG16"      # as the paper; --dry-run prints it all
 Stopped, the same command goes on: a row with a result.json is kept, a stage goes on where it was."""
@@ -40,7 +40,7 @@ from latte import SIZES
 from presets import PRESETS
 from pretrained import FILES, load_detector
 from support.checkpoints import write_atomic
-from support.drawing import page, plot
+from support.drawing import page
 from support.metrics import paired_interval
 from support.toy_world import WORLDS
 
@@ -97,7 +97,11 @@ def size_flags(depth, width, heads):
     return f"--latte.depth {depth} --latte.width {width} --latte.heads {heads} --joint_images 0"
 
 
-CURVE = 150_000            # steps: where the curves of Latte's Figs. 5 and 7 end
+# Latte's Figs. 5 and 7 are curves, FVD over iterations, because orders change on the way: a model that starts
+# from ImageNet's weights leads first and loses later (Fig. 5d). A row here is a curve's last point. Of those
+# before, --train "--save_every 10000 --keep 15" keeps the EMA, each a folder that eval.py sample takes; give
+# every point as many clips, since FVD depends on how many there are.
+CURVE = 150_000            # steps: where they end
 TABLES = {
     # The VAE alone, no transformer: a video, and what is left of it. Only our row: the others are other
     # people's models.
@@ -264,7 +268,7 @@ LOWER = ("loss share",)                                                         
 #
 #     OUT/CONFIG/base/             classifier, vae, dit, dpvae: trained once, with seed 0
 #     OUT/CONFIG/RUN/SEED/         a row: base's networks, its own transformer, samples/, result.json
-#     OUT/CONFIG/TABLE.json .md .png                         what came out, for people and programs
+#     OUT/CONFIG/TABLE.json .md, TABLE-samples.png ...       what came out, for programs and people
 #
 # A RUN is named by those of its flags that change anything, so that two tables that ask for the same run
 # share it: "Variant 1", "absolute", "Latte-XL" and "every 3rd frame" are one training. A seed changes all
@@ -332,12 +336,7 @@ def row_job(args, row, seed=0):
         folder = base(args).with_name(name) / str(seed)
     training = [train_command(args, stage, folder, flags, seed) for stage in own]
     config = presets.parse(train_command(args, model, folder, flags, seed)[1:])[0]
-    between, kept = 0, points(args)
-    if kept:
-        between = max(config.steps // kept, 1)                  # steps; the curve's last point is the end
-    if kept and own:
-        training[-1] += ["--save_every", str(between), "--keep", str(kept)]
-    return Job(folder, training, measure_commands(args, config, between), drawings(args, config), config)
+    return Job(folder, training, measure_commands(args, config), drawings(args, config), config)
 
 
 # A cache of latents is the other reason why rows are cheap in the toy world: clips go through the VAE once,
@@ -356,24 +355,13 @@ def train_command(args, stage, folder, flags, seed=0):
     return ["train.py", *words]
 
 
-def points(args):
-    """Of the curve of FVD over iterations: Latte's figures are curves, tables are not."""
-    if args.curve >= 0:
-        return args.curve
-    table = TABLES[args.table]
-    if args.config in SMALL:
-        return 4 if table.model == "latte" else 0
-    return 15 if table.steps else 0
-
-
 # A row is measured by what its table has: PSNR, SSIM and LPIPS where a VAE differs, FVD and IS or FID where
 # clips do. The toy world adds what it alone can count: does the clip obey its prompt, and how near is it to
 # one that can exist (eval.py toy). All rows are measured with the same real clips, the same prompts in the
 # same order, and noise that is keyed by seed and clip, so two rows of one seed differ in their weights and in
 # nothing else.
-def measure_commands(args, config, between):
-    """eval.py: reconstruction where there is a DP-VAE, and clips where there is a transformer. between: the
-    steps from one point of a curve to the next, 0: no curve."""
+def measure_commands(args, config):
+    """eval.py: reconstruction where there is a DP-VAE, and clips where there is a transformer."""
     folder, model = config.out, config.stage
     toy = config.data in WORLDS
     commands = []
@@ -388,12 +376,9 @@ def measure_commands(args, config, between):
         words = ["--ckpt", folder, "--model", model, "--seed", str(config.seed), "-n", str(args.n),
                  "--nearest", str(args.n // 8), "--no-ceiling", "--given", "0", "--bf16"]
         commands.append(("toy", ["eval.py", "toy", *words]))
-    commands += clip_commands(args, config, folder)
+    commands += clip_commands(args, config)
     if model == "videodit":
         commands += image_commands(args, config)
-    if between:
-        for step in range(between, config.steps, between):      # of states that train.py kept
-            commands += clip_commands(args, config, f"{folder}/{model}/{step:07d}", f"@{step}")
     return commands
 
 
@@ -424,17 +409,10 @@ def untrained_command(config):
             str(config.frames), "--out", f"{config.out}/untrained"]
 
 
-# Latte's figures are curves, FVD over iterations, because orders change on the way: a model that starts from
-# ImageNet's weights leads first and loses later (Fig. 5d). A curve needs the weights of earlier steps:
-# train.py keeps them (--keep), each a folder to sample from. All points have as many clips, since FVD depends
-# on how many there are.
-def clip_commands(args, config, source, when=""):
-    """Clips by the weights in `source`, and how far they are from real ones. when: "", or "@STEP", where the
-    distance of a curve's point is enough."""
-    clips = f"{config.out}/samples{when}"
-    sample = sample_command(source, config, clips, args.n)
-    if not when:
-        sample += ["--sheet", f"{clips}.png"]
+def clip_commands(args, config):
+    """Clips, and how far they are from real ones."""
+    clips = f"{config.out}/samples"
+    sample = [*sample_command(config, clips, args.n), "--sheet", f"{clips}.png"]
     if config.data in WORLDS:
         sample += ["--prompts", f"{config.data}:video", "--png", "--bf16"]
         distances = toy_distances(args, config, clips)
@@ -442,15 +420,11 @@ def clip_commands(args, config, source, when=""):
         if asks_text(config):
             sample += ["--prompts", args.real]
         distances = published_distances(args, config, clips)
-    commands = [(f"sample{when}", sample)]
-    for kind, words in distances.items():
-        if kind == "fvd" or not when:
-            commands.append((f"{kind}{when}", ["eval.py", kind, *words]))
-    return commands
+    return [("sample", sample), *((kind, ["eval.py", kind, *words]) for kind, words in distances.items())]
 
 
-def sample_command(source, config, out, n):
-    return ["eval.py", "sample", source, "-n", str(n), "-o", out, "--model", config.stage, "--seed",
+def sample_command(config, out, n):
+    return ["eval.py", "sample", config.out, "-n", str(n), "-o", out, "--model", config.stage, "--seed",
             str(config.seed)]
 
 
@@ -504,9 +478,9 @@ def image_commands(args, config):
     out, real = f"{config.out}/images", f"{config.data}:image"
     how = ["--frames", "1", "--sheet", f"{out}.png", "--prompts"]
     if config.data not in WORLDS:
-        sample = sample_command(config.out, config, out, 16)
+        sample = sample_command(config, out, 16)
         return [("sample images", [*sample, *how, str(PROMPTS)])]
-    sample = [*sample_command(config.out, config, out, args.n), *how]
+    sample = [*sample_command(config, out, args.n), *how]
     look = ["eval.py", "fid", real, out, *by_classifier(config), "--clips", str(args.n), "--frames", "1",
             "--size", str(config.size), *real_cache(args)]
     return [("sample images", [*sample, real, "--bf16"]), ("fid images", look)]
@@ -533,7 +507,7 @@ HOURS = {"videodit-256": {"dpvae": (57, 57), "videodit": (10, 5)},
 
 
 def cost(args, shared, jobs):
-    """What is still to be trained, in words: hours, and what a curve's EMAs take on disk."""
+    """What is still to be trained, in words."""
     if args.config in SMALL:
         return ""
     hours = 0.0
@@ -548,8 +522,6 @@ def cost(args, shared, jobs):
         hours += (cached if config.cached else encoding) * config.steps / whole
     text = (f"{args.table}: about {hours:.0f} h of 8 H100 for {len(commands)} trainings (computed, as if "
             "each network were the preset's own)")
-    if points(args):
-        text += f"; {points(args)} EMAs of each stay on disk, each 2.7 GB of a Latte-XL (--curve)"
     notes = [f"{row.name}: {row.note}" for row in TABLES[args.table].rows if row.note]
     return "\n".join([text, *notes])
 
@@ -567,8 +539,7 @@ def all_training(shared, jobs):
 # at once. The networks that look are not only found but loaded, since a download that broke off is found as
 # well.
 def look_for(args, shared, jobs):
-    """Raise for the first thing that is missing, or that would make two rows the same."""
-    refuse_rows_flags(args)
+    """Raise for the first thing that is missing."""
     table = TABLES[args.table]
     configs = [presets.parse(command[1:])[0] for command in all_training(shared, jobs)]
     data = configs[-1].data
@@ -602,11 +573,9 @@ def refuse_rows_flags(args):
     reserved = {"out", "cache", "seed", "config", "stage"}
     for row in TABLES[args.table].rows:
         reserved |= names_of(row.flags.split())
-    if points(args):
-        reserved |= {"save_every", "keep"}                      # --curve 0 leaves them to you
     if twice := sorted(names_of(args.train) & reserved):
         raise UserError(f"--train: --{twice[0]} would be the same in every row; {args.table}'s rows set it, "
-                        "or ablate.py by its own --out, --config, --seeds, --curve: leave it out of --train")
+                        "or ablate.py by its own --out, --config, --seeds: leave it out of --train")
 
 
 def names_of(words):
@@ -840,17 +809,14 @@ def collect(args, results):
     for row, runs in zip(table.rows, results):
         seeds = [measures(row_job(args, row, seed).config, found["ours"])
                  for seed, found in enumerate(runs)]
-        curve, ours = {}, {}
-        for name in runs[0]["ours"]:
-            if name.startswith("fvd@"):
-                curve[name.removeprefix("fvd@")] = [found["ours"][name]["fvd"] for found in runs]
+        ours = {}
         for name in seeds[0]:
             ours[name] = {"seeds": [float(np.mean(found[name][0])) for found in seeds],
                           "standard_error": [found[name][1] for found in seeds]}
         scores[row.name] = seeds
         rows[row.name] = {"name": row.name, "paper": paper_of(args, row), "params": runs[0]["params"],
                           "steps": runs[0]["steps"], "cpu_s": [found["cpu_s"] for found in runs],
-                          "curve": curve, "ours": ours}
+                          "ours": ours}
     command = ["ablate.py", args.table, "--config", args.config]
     command += ["--seeds", str(args.seeds), "-n", str(args.n)]
     if args.train:
@@ -935,7 +901,7 @@ def markdown(found):
 
 
 def show(args, results):
-    """Print the table; write TABLE.json, .md and .png; lay the rows' drawings one above another."""
+    """Print the table; write TABLE.json and .md; lay the rows' drawings one above another."""
     found = collect(args, results)
     folder = Path(args.results or Path(args.out) / args.config)
     key = args.table
@@ -943,62 +909,7 @@ def show(args, results):
     print(f"\n{text}")
     write_atomic(folder / f"{key}.json", lambda to: to.write_text(json.dumps(found, indent=1), "utf-8"))
     write_atomic(folder / f"{key}.md", lambda to: to.write_text(text, "utf-8"))
-    draw_table(folder / f"{key}.png", found, strips(args, found["claims"]))
     draw_rows(args)
-
-
-def strips(args, claims):
-    """{row: four clips of seed 0} of the two rows of the first claim, to be seen beside its interval."""
-    found = {}
-    for row in TABLES[args.table].rows:
-        sheet = row_job(args, row).folder / "samples.png"
-        if claims and row.name in (claims[0]["better"], claims[0]["worse"]) and sheet.is_file():
-            image = Image.open(sheet)
-            found[row.name] = image.crop((0, 0, image.width, image.height // 2))            # of eight clips
-    return found
-
-
-def draw_claim(claim, rows):
-    """The difference of two rows: its 95 % interval, each seed's, and the margin within which they are equal."""
-    ahead = rows[claim["better"]]["ours"][claim["measure"]]["seeds"]
-    behind = rows[claim["worse"]]["ours"][claim["measure"]]["seeds"]
-    sign = -1 if claim["measure"] in LOWER else 1                  # above 0 is better, of a loss, too
-    seeds = [sign * (one - other) for one, other in zip(ahead, behind)]
-    low, high = -claim["margin"], claim["margin"]
-    curves = {"95 %": (claim["interval"], [1, 1]), "seeds": (seeds, [1] * len(seeds), "."),
-              "margin": ([low, low], [0, 2], "--"), "_high": ([high, high], [0, 2], "--")}
-    title = f"{claim['better']} less {claim['worse']}: {claim['verdict']}"
-    return plot(None, curves, title, claim["measure"], size=(520, 260))
-
-
-# A dot a seed and no bars: a bar's length asks to be compared from 0, which no FVD means, and hides how few
-# runs it is. A curve's last point is the row's own result; those before it are of weights that training has
-# long overwritten.
-def draw_table(path, found, strips, most=2):
-    """Clips of the rows that are compared; a chart a claim; FVD over iterations, as Latte's Figs. 5, 7: a
-    line through the means, a dot a seed; a chart a distance."""
-    rows, charts = found["rows"], []
-    by_name = {row["name"]: row for row in rows}
-    if found["seeds"] > 1:
-        charts = [draw_claim(claim, by_name) for claim in found["claims"]]
-    if rows[0]["curve"]:
-        last = next(name for name in rows[0]["ours"] if "FVD" in name)
-        curves = {}
-        for row in rows:
-            steps = [*map(int, row["curve"]), row["steps"]]
-            values = [*row["curve"].values(), row["ours"][last]["seeds"]]                   # (points,seeds)
-            curves[row["name"]] = steps, [mean(seeds) for seeds in values]
-            for seed, line in enumerate(zip(*values)):
-                curves[f"_{row['name']} {seed}"] = steps, line, "."
-        charts.append(plot(None, curves, found["title"], "steps", last, size=(520, 340)))
-    for name in ("toy FVD", "FVD", "IS", "FID", "PSNR"):
-        if name in rows[0]["ours"] and len(charts) < most:
-            dots = {}
-            for number, row in enumerate(rows):
-                dots[row["name"]] = [number] * found["seeds"], row["ours"][name]["seeds"], "."
-            title = f"{found['title']}: {name}"
-            charts.append(plot(None, dots, title, "row", "a dot is a seed", size=(520, 340)))
-    page(path, [*strips.values(), *charts], [*strips, *("" for _ in charts)])
 
 
 # Numbers rank, images explain. The rows' reconstructions (with their errors), clips and images, of the same
@@ -1050,10 +961,8 @@ def parse(argv):
     add("--config", default="small", choices=PRESETS, metavar="PRESET",
         help="of train.py: tiny, small, toy, or videodit-256, latte-ffs ...")
     add("--out", default="runs/ablate", help="folder; it holds CONFIG/RUN/SEED/result.json")
-    add("--results", default="", help="folder for TABLE.json, .md and .png; default: OUT/CONFIG")
+    add("--results", default="", help="folder for TABLE.json and .md; default: OUT/CONFIG")
     add("--seeds", type=int, default=1, help="runs of each row; 3 or more tell rows apart")
-    add("--curve", type=int, default=-1,
-        help="points of FVD over iterations; default: for Latte's 4 in the toy world, 15 in its figures")
     add("--train", default="", type=shlex.split, help="further flags of train.py for every row, in quotes")
     add("--launch", default="", type=shlex.split,
         help='instead of python for train.py: "torchrun --nproc-per-node 8"')
@@ -1080,6 +989,7 @@ def check(args):
         args.n = {"tiny": 16, "small": 128, "toy": 256}.get(args.config, 2048)
     if args.n < 2 or args.seeds < 1:
         raise UserError(f"-n {args.n} --seeds {args.seeds}: must be at least 2 clips and 1 seed")
+    refuse_rows_flags(args)
     return args
 
 
