@@ -64,11 +64,9 @@ def hold(folder):
         if fcntl is not None:                               # Windows: nobody is refused
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.close()
-        if error.errno not in (errno.EAGAIN, errno.EACCES):             # a file system without locks
-            yield
-            return
-        raise UserError(f"{folder} is in use by another process; wait for it, or give another --out")
+        if error.errno in (errno.EAGAIN, errno.EACCES):                 # else: a file system without locks
+            file.close()
+            raise UserError(f"{folder} is in use by another process; wait for it, or give another --out")
     try:
         yield
     finally:

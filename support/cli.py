@@ -94,8 +94,6 @@ def check_writable(flag, folder):
         while not (above.exists() or above.is_symlink()):       # a link to nothing is no folder
             above = above.parent
         tempfile.TemporaryFile(dir=above).close()
-    except NotADirectoryError:
-        raise UserError(f"{flag} {folder}: {above} is a file; give a folder")
     except OSError as error:
         raise UserError(f"{flag} {folder}: cannot be written ({error.strerror}); give another folder")
 

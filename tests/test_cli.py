@@ -99,9 +99,8 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(tmp_path):
     """A file on the way, a name of 300 letters, a link to nothing; what can be written is left as it was."""
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to("nowhere")
-    for name, answer in (("file", "is a file"), ("file/out", "is a file"), ("x" * 300, "too long"),
-                         ("link/out", "cannot be written")):
-        with pytest.raises(UserError, match=answer):
+    for name in ("file", "file/out", "x" * 300, "link"):
+        with pytest.raises(UserError, match="--out .*: cannot be written"):
             check_writable("--out", tmp_path / name)
     check_writable("--out", tmp_path / "new" / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
