@@ -435,12 +435,8 @@ def asks_text(config):
 def toy_distances(args, config, clips):
     """{eval.py's command: its words}: the toy's classifier stands for the networks that look."""
     look = ["--clips", str(args.n), *by_classifier(config), "--frames", str(config.frames), "--size",
-            str(config.size), *real_cache(args)]
+            str(config.size)]
     return {kind: [f"{config.data}:video", clips, *look] for kind in ("fvd", "fid")}
-
-
-def real_cache(args):
-    return ["--cache", f"{base(args)}/features"]                # of the real clips, which all rows share
 
 
 def published_distances(args, config, clips):
@@ -452,18 +448,18 @@ def published_distances(args, config, clips):
         look += ["--size", str(config.size)]
     if config.frames < 16:
         look += ["--frames", str(config.frames)]
-    fvd = [real, clips, *look]
+    sides = [real, clips, *look]
     if config.stage == "latte":                                 # real clips move as those of the training did
         # every 6th frame of Taichi is an author's word, for the published numbers (support/eval_clips.py)
         stride = 6 if "taichi" in args.config else config.stride
-        fvd += ["--real_stride", str(stride)]
+        sides += ["--real_stride", str(stride)]
     if "ucf101" in args.config:                                 # Latte trains on both splits of it
-        fvd += ["--split", "all"]
-    distances = {"fvd": [*fvd, *real_cache(args)]}
+        sides += ["--split", "all"]
+    distances = {"fvd": sides}
     if config.stage == "videodit" or config.latte.condition == "class":
         distances["is"] = [clips, *look]
-    else:                                                       # FID's published form: all real frames
-        distances["fid"] = [real, clips, *look, "--full", *real_cache(args)]
+    else:
+        distances["fid"] = [*sides]
     if args.trust_torchscript:
         for words in distances.values():
             words.append("--trust-torchscript")
@@ -482,7 +478,7 @@ def image_commands(args, config):
         return [("sample images", [*sample, *how, str(PROMPTS)])]
     sample = [*sample_command(config, out, args.n), *how]
     look = ["eval.py", "fid", real, out, *by_classifier(config), "--clips", str(args.n), "--frames", "1",
-            "--size", str(config.size), *real_cache(args)]
+            "--size", str(config.size)]
     return [("sample images", [*sample, real, "--bf16"]), ("fid images", look)]
 
 

@@ -27,7 +27,6 @@ from support.cli import FlagParser, UserError, check_writable, finite, polite   
 
 import argparse
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -48,10 +47,9 @@ from latte import Latte, frame_similarity, summary, unconditional
 from pretrained import FILES, load_detector
 from sample import (TOKENS, TOY, decode, encode, generate, given_ends, go_on, how_of, load_models,
                     sample_latents, tokens_of)
-from vae import DPVAE, GOP, KLVAE, fold
+from vae import DPVAE, GOP, fold
 from support import nearest, toy_world
-from support.checkpoints import (class_of, load_network, read_config, read_state, save_tensors, sweep,
-                                 write_atomic)
+from support.checkpoints import load_network, read_config, sweep, write_atomic
 from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_targets,
                                perceptual_distance)
 from support.drawing import contact_sheet, heat, page
@@ -112,12 +110,10 @@ def score_set(logits, splits=10):
 def distance(name, argv):
     """`fvd REAL FAKE` and `fid REAL FAKE`: prints the number and returns it as a dict."""
     args, protocol = parse_metric(name, argv)
-    full = name == "fid" and args.full
-    real_side = Side(args.real, protocol, whole=full)
-    fake_side = Side(args.fake, protocol, fake=True)
-    look, mark = open_detector(args, name)
+    real_side, fake_side = Side(args.real, protocol), Side(args.fake, protocol, fake=True)
+    look = open_detector(args, name)
     fake = extract(fake_side, look, args)                                           # (N,R,F)  the strict side
-    real = extract_real(real_side, look, mark, args)                                        # (M,R,F)
+    real = extract(real_side, look, args)                                                   # (M,R,F)
     rows = min(real.shape[:2].numel(), fake.shape[:2].numel())
     if rows < real.shape[2]:
         warn(f"{rows} samples for {real.shape[2]} features: the covariance is rank-deficient and the "
@@ -125,17 +121,16 @@ def distance(name, argv):
     value, error = compare_sets(real, fake, protocol.ddof, protocol.seed)
 
     label = "toy " if args.features == "toy" else ""
-    unit = "frames" if full else "clips"
     print(f"{label}{name.upper()} {value:.4g} +- {error:.3g} (standard error over random halves); "
-          f"{len(real)} real {unit}, {len(fake)} fake clips, {real.shape[2]} features of {args.features}")
+          f"{len(real)} real clips, {len(fake)} fake clips, {real.shape[2]} features of {args.features}")
     return finish({"metric": f"{label}{name}", name: value, "standard_error": error,
-                   f"real_{unit}": len(real), "fake_clips": len(fake)})
+                   "real_clips": len(real), "fake_clips": len(fake)})
 
 
 def score(argv):
     """`is FAKE`: C3D on the clips (UCF101)."""
     args, protocol = parse_metric("is", argv)
-    look, _ = open_detector(args, "is")
+    look = open_detector(args, "is")
     logits = extract(Side(args.fake, protocol, fake=True), look, args)                      # (N,R,K)
     if args.splits > len(logits):
         raise UserError(f"--splits {args.splits}: must be at most the number of clips, {len(logits)}")
@@ -163,19 +158,17 @@ def score(argv):
 @torch.no_grad()
 def measure(vae, x, measures):
     """x (B,3,T,H,W) -> {measure: its mean over frames}, the reconstruction, z, and z_k of the key frames."""
-    image = vae.image if isinstance(vae, DPVAE) else vae
     keys = x[:, :, ::GOP]                                                                   # (B,3,T/4,H,W)
-    z, z_k = vae.encode(x), image.encode(keys)                                              # (B,C,T/4,h,w)
+    z, z_k = vae.encode(x), vae.image.encode(keys)                                          # (B,C,T/4,h,w)
     x_hat = vae.decode(z).float().clamp(-1, 1)                                              # (B,3,T,H,W)
-    keys_hat = image.decode(z_k).float().clamp(-1, 1)                                       # (B,3,T/4,H,W)
+    keys_hat = vae.image.decode(z_k).float().clamp(-1, 1)                                   # (B,3,T/4,H,W)
     held = keys_hat.repeat_interleave(GOP, dim=2)[:, :, :x.shape[2]]                        # (B,3,T,H,W)
     row = {"frames": x.shape[2]}
     for name, compare in measures.items():
         row[name] = per_frame(compare, x, x_hat)
     row["held_psnr"] = per_frame(psnr, x, held)
-    if isinstance(vae, DPVAE):
-        row["key_psnr"] = per_frame(psnr, keys, vae.decode_keys(z).float().clamp(-1, 1))
-        row["key_psnr_2d"] = per_frame(psnr, keys, keys_hat)
+    row["key_psnr"] = per_frame(psnr, keys, vae.decode_keys(z).float().clamp(-1, 1))
+    row["key_psnr_2d"] = per_frame(psnr, keys, keys_hat)
     return row, x_hat, z, z_k
 
 
@@ -202,9 +195,9 @@ def latent_statistics(latents):
 # draws what the numbers average: the video, what became of it, and twice the error around grey, where one
 # sees whether edges, texture or motion were lost.
 def recon(argv):
-    """`recon CKPT DATA`: PSNR, SSIM and LPIPS of what a VAE gives back; of a DP-VAE, Eq. 3 as well."""
+    """`recon CKPT DATA`: PSNR, SSIM and LPIPS of what a DP-VAE gives back, and Eq. 3."""
     flags = FlagParser(prog="eval.py recon")
-    flags.add_argument("ckpt", help="a folder of train.py, or a dpvae.safetensors or vae.safetensors")
+    flags.add_argument("ckpt", help="a folder of train.py, or a dpvae.safetensors of one")
     flags.add_argument("data", help="a folder of videos, toy or toy:KIND")
     flags.add_argument("-n", type=int, default=50, help="videos; VideoDiT 4.1 takes 50")
     flags.add_argument("--frames", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 64")
@@ -217,13 +210,15 @@ def recon(argv):
     flags.add_argument("--sheet", type=drawing, default="", help="a .png: video, reconstruction, error")
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, frames=0, seed=0)
-    vae, made = open_vae(args.ckpt)
+    path = Path(args.ckpt)
+    if path.is_dir():
+        path = path / "dpvae.safetensors"
+    vae, made = load_network(DPVAE, path).to(device()), read_config(path)
     config = ClipConfig(args.frames or made.get("frames", 64), args.size or made.get("size", 512),
                         crop="center", seed=args.seed, split=args.split)
-    group = GOP if isinstance(vae, DPVAE) else 1
-    if config.frames % group:
+    if config.frames % GOP:
         raise UserError(f"--frames {config.frames}: must be a multiple of {GOP}")
-    clips = video_clips(args.data, args.n, config, group)
+    clips = video_clips(args.data, args.n, config, GOP)
     rows, shown, latents = measure_videos(vae, clips, frame_measures(args))
     if args.sheet and shown:
         contact_sheet(args.sheet, shown.values(), [*shown])
@@ -232,14 +227,13 @@ def recon(argv):
 
 # A video at a time: 64 frames of 512 x 512 with their reconstruction are 400 MB in float32.
 def measure_videos(vae, clips, measures):
-    """{video: its row}; clips to look at: the first four videos, what became of them, the error; and of a
-    DP-VAE [(z, z_k)]."""
+    """{video: its row}; clips to look at: the first four videos, what became of them, the error; and
+    [(z, z_k)]."""
     rows, shown, latents = {}, {}, []
     for name, clip in clips:
         x = clip[None].to(device())                                                         # (1,3,T,H,W)
         rows[name], x_hat, z, z_k = measure(vae, x, measures)
-        if isinstance(vae, DPVAE):
-            latents.append((z.cpu(), z_k.cpu()))
+        latents.append((z.cpu(), z_k.cpu()))
         if len(rows) <= 4:
             error = (2 * (x_hat - x)).clamp(-1, 1)                          # twice as large, and grey is none
             for what, video in (("video", x), ("reconstruction", x_hat), ("error x 2", error)):
@@ -259,23 +253,8 @@ def report_recon(rows, latents):
         print(f"{name[-40:]:40}" + "".join(f"{value:12.4g}" for value in row.values()))
     print(f"against each key frame decoded and held for {GOP} frames: {mean['gain']:+.2f} dB on the mean of "
           f"{len(rows)} clips")
-    result = {**mean, "clips": len(rows)}
-    if latents:
-        print("key frames by D_k(z) {key_psnr:.2f} dB, by D_k(z_k) {key_psnr_2d:.2f} dB".format(**mean))
-        result |= latent_statistics(latents)
-    return finish(result)
-
-
-# An image VAE can be measured, too: a video then goes through it frame by frame. Its latents are four times
-# as many as a DP-VAE's, so its PSNR is no rival's; it says what the compression of space alone has cost.
-def open_vae(path):
-    """(network, how it was trained) of a .safetensors of ours or of the folder it lies in."""
-    path = Path(path)
-    if path.is_dir():
-        is_image = (path / "vae.safetensors").is_file() and not (path / "dpvae.safetensors").is_file()
-        path = path / ("vae.safetensors" if is_image else "dpvae.safetensors")
-    network = KLVAE if class_of(path) == "KLVAE" else DPVAE
-    return load_network(network, path).to(device()), read_config(path)
+    print("key frames by D_k(z) {key_psnr:.2f} dB, by D_k(z_k) {key_psnr_2d:.2f} dB".format(**mean))
+    return finish({**mean, "clips": len(rows), **latent_statistics(latents)})
 
 
 # Which frames are reconstructed matters as much as how: VideoDiT 4.1 takes 50 videos "randomly sampled", 64
@@ -850,11 +829,10 @@ DETECTORS = TOY.parent / "detectors"          # where the networks' files are lo
 
 
 # A network that looks is somebody's file, and which one decides the number: the I3D of StyleGAN-V's FVD and
-# the one of pytorch-i3d have the same plan and other weights. So the file's hash is a part of what remembered
-# features are known by, and a toy number says "toy" in its name wherever it is printed.
+# the one of pytorch-i3d have the same plan and other weights. So a toy number says "toy" in its name wherever
+# it is printed.
 def open_detector(args, purpose):
-    """(look, mark): look(video (B,3,T,H,W)) -> (B,R,F); mark tells two networks apart in the cache.
-    purpose: fvd, fid or is."""
+    """look(video (B,3,T,H,W)) -> (B,R,F). purpose: fvd, fid or is."""
     kind = args.features
     if kind == "toy":
         classifier = load_network(AttributeClassifier, args.classifier).to(device())
@@ -863,8 +841,8 @@ def open_detector(args, purpose):
             if purpose == "fid":
                 return classifier.frame_features(video)                                     # (B,T,F)
             return classifier.clip_features(video)[:, None]                                 # (B,1,F)
-        return look, f"{purpose} {fingerprint(classifier)}"
-    path = Path(args.weights or DETECTORS / FILES[kind])
+        return look
+    path = args.weights or DETECTORS / FILES[kind]
     net = load_detector(path, kind, args.trust_torchscript).to(device())
 
     def look(video):
@@ -872,7 +850,7 @@ def open_detector(args, purpose):
             return net.features(fold(video)).unflatten(0, (len(video), -1))                 # (B,T,F)
         return net(video)[:, None]                                                          # (B,1,F)
 
-    return look, f"{purpose} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return look
 
 
 # Distances are computed on one GPU; only sampling is shared among ranks (torchrun's processes, one a GPU),
@@ -892,61 +870,39 @@ def extract(side, look, args):
     found, count = [], 0
     with tqdm(total=min(side.protocol.clips, len(side.clips)), desc=Path(side.root).name, unit="clip") as bar:
         while pack := list(itertools.islice(clips, args.batch)):
-            for frames in sorted(set(map(len, pack))):         # of one length, but for the ends of videos
-                video = torch.stack([to_video(clip) for clip in pack if len(clip) == frames])
-                features = look(video.to(device())).float().cpu()                           # (B,R,F)
-                if side.whole:
-                    features = features.flatten(0, 1)[:, None]                              # (B*R,1,F)
-                found.append(features)
+            video = torch.stack([to_video(clip) for clip in pack])                          # (B,3,T,H,W)
+            found.append(look(video.to(device())).float().cpu())                            # (B,R,F)
             bar.update(len(pack))
             count += len(pack)
     check_count(side, count)
     return torch.cat(found)                                                                 # (N,R,F)
 
 
-# The real side is the same for every model that one trains. It is remembered by everything that its features
-# depend on: the files as they are on disk, the protocol's every field, the network. What is not in that list
-# must not change them; a field that is added to Protocol is in it by itself.
-def extract_real(side, look, mark, args):
-    """The same, remembered under --cache by the files' names, sizes and times, protocol and network."""
-    if not args.cache:
-        return extract(side, look, args)
-    about = json.dumps([side.contents(), side.whole, dataclasses.asdict(side.protocol), mark])
-    path = Path(args.cache) / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.safetensors"
-    if not path.is_file():
-        save_tensors(path, {"features": extract(side, look, args)}, {})
-    print(f"features of {side.root} are in {path}")
-    return read_state(path)["features"]
-
-
 # Every field of the protocol is a flag, and the flags are made from the fields: a choice that could not be
 # asked for would be a choice made in silence. What a preset says holds where no flag is given, and all of it
 # is printed.
-OF_THE_REAL_SIDE = ("real_stride", "window", "split")
-NETWORKS = {"fvd": ("i3d", "toy"), "fid": ("inception", "toy"), "is": ("c3d",)}
+OF_DISTANCES = ("real_stride", "window", "split", "ddof")           # IS has no real clips and no covariance
 
 
 def parse_metric(name, argv):
     """The flags of fvd, fid and is -> (args, protocol)."""
-    networks = NETWORKS[name]
     flags = FlagParser(prog=f"eval.py {name}")
     if name == "is":
         flags.add_argument("--splits", type=int, default=10, help="the mean over this many parts")
+        flags.set_defaults(features="c3d")
     else:
+        published = {"fvd": "i3d", "fid": "inception"}[name]
         flags.add_argument("real", help="a folder of videos or of folders of frames, or toy:KIND:SEED")
-        flags.add_argument("--cache", default="cache/features", help='keeps features of REAL; "": nowhere')
-    if name == "fid":
-        flags.add_argument("--full", action="store_true", help="all frames of REAL, as fid50k_full")
+        flags.add_argument("--features", default=published, choices=(published, "toy"))
+        flags.add_argument("--classifier", default=str(CLASSIFIER), help="the network of --features toy")
     flags.add_argument("fake", help="a folder of clips, as eval.py sample writes it, or toy:KIND:SEED")
-    flags.add_argument("--features", default=networks[0], choices=networks)
     flags.add_argument("--weights", default="", help="file of the network; default: in checkpoints/detectors")
     flags.add_argument("--trust-torchscript", action="store_true", help="run a TorchScript file's program")
-    flags.add_argument("--classifier", default=str(CLASSIFIER), help="the network of --features toy")
     flags.add_argument("--batch", type=int, default=8, help="clips that the network sees at once")
     flags.add_argument("--workers", type=int, default=2, help="threads that decode")
     flags.add_argument("--protocol", choices=PROTOCOLS, help="default: latte; of --features toy: toy")
     for item in dataclasses.fields(Protocol):
-        if name != "is" or item.name not in OF_THE_REAL_SIDE:
+        if name != "is" or item.name not in OF_DISTANCES:
             flags.add_argument(f"--{item.name}", type=type(item.default), choices=CHOICES.get(item.name))
     args = flags.parse_args(argv)
     at_least(vars(args), batch=1, workers=1, splits=1)

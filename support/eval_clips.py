@@ -14,7 +14,6 @@ choice is a field, and a flag of eval.py, and is printed. grep DEVIATES, ASSUMED
 
 import dataclasses
 import io
-import itertools
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ import numpy as np
 
 from support import toy_world
 from support.cli import UserError
-from support.folders import describe, group_frames, list_source, open_image
+from support.folders import group_frames, list_source, open_image
 from support.toy_world import UNSEEN, parse_toy
 from support.video_io import VIDEOS, Unusable, read_some, scan_times
 
@@ -61,8 +60,9 @@ PROTOCOLS = {
     # facts of the published tools: they ask for JPEG quality 95 by a name that Pillow ignores, so it is 75.
     # The real clips are of the training split; of UCF101 both (--split all). A real_stride of 6 for Taichi is
     # an author's word, in an answer to a user; the tool itself takes 3 of every set
-    # ASSUMED: for FID, too. Latte 4.1 cites clean-fid (Parmar et al. 2022), which is about filters and JPEG,
-    # but states no protocol; its code has StyleGAN-V's tool, which looks at all real frames (--full)
+    # DEVIATES Latte 4.1, FID: it cites clean-fid (Parmar et al. 2022), which is about filters and JPEG, and
+    # states no protocol; the tool in its code compares with every frame of the real videos (fid50k_full).
+    # Here with those of one window of each, as in FVD
     "latte": Protocol(),
     "stylegan-v": Protocol(real_stride=1, order="resize-crop"),
     # ASSUMED: VideoDiT 4.1 says "zero-shot FVD on UCF101" and nothing more: all of it, since no training saw
@@ -119,15 +119,13 @@ def at_least(values, **bounds):
 # video), or the toy world by name. Covers and thumbnails beside videos are no clips, and are not counted.
 class Side:
     """REAL or FAKE: videos at any depth, folders of frames (one a clip), or "toy", "toy:KIND",
-    "toy:KIND:SEED". With --frames 1 every image is a clip. whole: all frames of all videos, not a window."""
+    "toy:KIND:SEED". With --frames 1 every image is a clip."""
 
-    def __init__(self, root, protocol, fake=False, whole=False):
+    def __init__(self, root, protocol, fake=False):
         self.root = str(root)
         self.protocol = protocol
         self.fake = fake
         self.skipped = []               # why clips could not be used
-        self.whole = whole
-        self.spans = None               # whole: the frames of each clip
         self.stride, self.window = protocol.real_stride, protocol.window
         if fake:                        # what was generated is looked at as it is
             self.stride, self.window = 1, "first"
@@ -143,35 +141,6 @@ class Side:
             images = [name for name in images if (name.rpartition("/")[0] or ".") in source.folders]
         self.folder = source.root
         self.clips = [[name] for name in source.videos] + group_frames(images, protocol.frames)
-        if whole:
-            self.cut_whole()
-
-    # FID's published form, fid50k_full, looks at every frame of the real videos, not at one window of each: a
-    # long video weighs more, and nothing is left to a draw. Faces that look at the camera for a minute are
-    # then a minute of faces.
-    def cut_whole(self):
-        """Every frame of every video counts, once: videos are cut into clips without gap or overlap, the
-        last of each as short as it is (fid50k_full of the published tools)."""
-        frames = self.protocol.frames
-        videos, self.clips, self.spans = self.clips, [], []
-        for names in videos:
-            try:
-                count = len(names)
-                if is_video(names):
-                    count = len(scan_times(os.path.join(self.folder, names[0]))[1])
-            except Unusable as reason:
-                self.skipped.append(f"{names[0]}: {reason}")
-                continue
-            for at in range(0, count, frames):
-                self.clips.append(names)
-                self.spans.append(range(at, min(at + frames, count)))
-        self.protocol = dataclasses.replace(self.protocol, clips=len(self.clips))
-
-    def contents(self):
-        """What a cache of features knows a set by: names, sizes and times of its files."""
-        if self.toy:
-            return self.root
-        return describe(self.folder, list(itertools.chain(*self.clips)))
 
     # What cannot be read gives its reason as a text instead of a clip: threads decode ahead of their turn,
     # and an exception in one of them would end a day's run for a video that might never have been needed.
@@ -179,7 +148,7 @@ class Side:
         """uint8 (T,size,size,3), or the reason why not."""
         try:
             rng = np.random.default_rng([self.protocol.seed, index])
-            images = self.images(self.clips[index], rng, self.spans and self.spans[index])
+            images = self.images(self.clips[index], rng)
             if len({image.size for image in images}) > 1:
                 raise Unusable("frames of different sizes")
             short = min(images[0].size)
@@ -191,21 +160,20 @@ class Side:
         except Unusable as reason:
             return f"{self.clips[index][0]}: {reason}"
 
-    def images(self, names, rng, span=None):
-        """The frames of one clip, as they lie on the disk: those of the protocol, or the numbers in span."""
+    def images(self, names, rng):
+        """The protocol's frames of one clip, as they lie on the disk."""
         frames, stride = self.protocol.frames, self.stride
         if self.toy:
             kind, seed, vocabulary = self.toy
             spec = toy_world.sample_spec(UNSEEN + seed, names, kind, vocabulary)
             length = (frames - 1) * stride + 1
             raw = toy_world.render(spec, length, self.protocol.size, only=range(0, length, stride))
-        elif is_video(names):
+        elif names[0].lower().endswith(VIDEOS):
             path = os.path.join(self.folder, names[0])
             pts, times = scan_times(path)
-            raw = read_some(path, pts, span or self.numbers(len(times), rng))
+            raw = read_some(path, pts, self.numbers(len(times), rng))
         else:
-            numbers = span or self.numbers(len(names), rng)
-            raw = [open_image(self.folder, names[number]) for number in numbers]
+            raw = [open_image(self.folder, names[number]) for number in self.numbers(len(names), rng)]
         return [Image.fromarray(frame) for frame in raw]
 
     # Which frames: a stride of 3 looks at 46 frames of a video and sees it move three times as fast. The real
@@ -237,10 +205,6 @@ class Side:
                     yield clip
                     if found == self.protocol.clips:
                         return
-
-
-def is_video(names):
-    return names[0].lower().endswith(VIDEOS)
 
 
 # Two orders, both in use. Crop first and the crop has the video's full height, whatever its shape; resize

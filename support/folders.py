@@ -260,7 +260,7 @@ def stem_of(name):
     return stem if extension.lower() in VIDEOS + IMAGES else name
 
 
-# A cache of latents, or of features, must know whether the data are still those it was made of. Reading them
+# A cache of latents must know whether the data are still those it was made of. Reading them
 # all to find out would cost more than making it anew; their names, sizes and times of writing are known to
 # the file system, and change whenever a person changes a file. (A copy that loses its times is new data to
 # us: a needless encoding, which is the better of the two errors.)

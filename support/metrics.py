@@ -32,7 +32,7 @@ from support.cli import UserError
 # PSNR, "peak signal to noise", asks how large the mean squared error is beside the largest value a pixel can
 # have, in decibels: + 10 dB is a tenth of the squared error.
 #     MSE = 1/(CHW) sum (a - b)^2          PSNR = 10 log10(peak^2 / MSE)
-# Ours runs from -1 to 1, so peak = 2. It is blunt: a image moved by one pixel scores terribly, a blurred
+# Ours runs from -1 to 1, so peak = 2. It is blunt: an image moved by one pixel scores terribly, a blurred
 # one well, since blur is the mean of all that could be there and the mean is what squared error likes best.
 # So PSNR alone would choose the VAE that blurs; SSIM and LPIPS stand beside it in VideoDiT's Table 1.
 def psnr(a, b, peak=2.0):
@@ -50,11 +50,11 @@ def psnr(a, b, peak=2.0):
 #     SSIM(x, y) = -----------------------------------------------------
 #                  (mu_x^2 + mu_y^2 + C1) (sigma_x^2 + sigma_y^2 + C2)
 # mu, sigma^2, sigma_xy: mean, variance, covariance under a Gaussian window around each pixel. The constants
-# C1 = (k1 peak)^2, C2 = (k2 peak)^2 calm the ratios where a image is black or flat. A image's score is
+# C1 = (k1 peak)^2, C2 = (k2 peak)^2 calm the ratios where an image is black or flat. An image's score is
 # the mean over all places of the window that lie inside it, each colour by itself, as scikit-image has it
 # (its answers are in tests/golden); libraries that pad the border differ.
 def ssim(a, b, peak=2.0, sigma=1.5, window=11, k1=0.01, k2=0.03):
-    """(N,C,H,W) twice -> (N,). In float64: a variance is mean(x^2) - mean(x)^2, and where a image is flat
+    """(N,C,H,W) twice -> (N,). In float64: a variance is mean(x^2) - mean(x)^2, and where an image is flat
     the two are nearly equal, so that float32 loses 1e-4."""
     if min(a.shape[-2:]) < window:
         raise UserError(f"SSIM needs images of {window} pixels, these are {a.shape[-1]} x {a.shape[-2]}; give "
@@ -138,10 +138,10 @@ def inception_score(logits, splits=10, seed=42):
 # How far from the first would a second set of clips have scored? No paper says, so nobody can tell whether an
 # FVD of 428 is better than one of 440. Making another set costs a day. Drawing the same clips again with
 # replacement shows a covariance some of them twice, which moves a Frechet distance. Halves drawn without
-# replacement do not, and their spread is the right one: the mean of half of n numbers, drawn so, has the
+# replacement do not, and their deviation is the right one: the mean of half of n numbers, drawn so, has the
 # variance sigma^2/(n/2) (1 - 1/2) = sigma^2/n, which is that of the mean of all n.
 def standard_error(measure, *sets, draws=10, seed=0):
-    """Spread of `measure` over random halves of each set (N,...); NaN where there is nothing to halve."""
+    """Standard deviation of `measure` over random halves of each set (N,...); NaN where there is nothing to halve."""
     rng, results = np.random.default_rng(seed), []
     if min(map(len, sets)) < 4:
         return float("nan")

@@ -86,23 +86,6 @@ def test_a_clip_of_a_video_is_the_video(shots):
     assert any((clip == whole[start:start + 13:3]).all() for start in range(16 - 12))
 
 
-def test_a_whole_side_has_every_frame_once(tmp_path, shots):
-    """fid50k_full: two folders of 20 and 7 frames, cut at 8: 27 frames, none twice, the ends short; a video's
-    16 frames are the video; what cannot be read is named and left out."""
-    numbered(tmp_path / "a", 20)
-    numbered(tmp_path / "b", 7)
-    side = Side(tmp_path, Protocol(clips=2, frames=8, size=8, jpeg=0), whole=True)
-    levels = sorted(int(frame[0, 0, 0]) // 10 for clip in side.stream(2) for frame in clip)
-    assert levels == sorted([*range(1, 21), *range(1, 8)])
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos" / "0.mp4").write_bytes((shots / "0.mp4").read_bytes())
-    (tmp_path / "videos" / "1.mp4").write_bytes(b"no video")
-    side = Side(tmp_path / "videos", Protocol(clips=2, frames=12, size=32, jpeg=0), whole=True)
-    found = sorted(side.stream(2), key=len, reverse=True)
-    np.testing.assert_array_equal(np.concatenate(found), read_video(shots / "0.mp4"))
-    assert [reason[:5] for reason in side.skipped] == ["1.mp4"]
-
-
 def test_a_root_of_train_and_test_is_cut_by_the_protocol(tmp_path):
     """FaceForensics' layout: the real side is the training split, as published, or the one that is asked for;
     what was generated has none."""
