@@ -362,22 +362,22 @@ PRESETS["latte-t2v"] = {
 def parse(argv):
     """argv -> one Config per stage, in order. Flags beat the stage's row, which beats the preset."""
     given = vars(parser().parse_args(argv))
-    preset = given.pop("config", "toy")
-    if preset not in PRESETS:
-        raise UserError(f"--config {preset}: must be one of {', '.join(PRESETS)}")
+    preset, asked = given.pop("config", "toy"), given.pop("stage", "all")
     table = PRESETS[preset]
-    asked = given.pop("stage", "all")
     stages = list(table["stages"]) if asked == "all" else [asked]
     configs = []
     for stage in stages:
-        if stage not in STAGES:
-            raise UserError(f"--stage {stage}: must be all or one of {', '.join(STAGES)}")
         config = Config(config=preset, stage=stage, out=f"runs/{preset}")
         config = apply(config, {name: value for name, value in table.items() if name != "stages"})
         config = apply(config, table["stages"].get(stage, {}))
         config = apply(config, given)
         configs.append(check(dataclasses.replace(config, given=tuple(sorted(given)))))
     return configs
+
+
+CHOICES = {"config": PRESETS, "stage": ("all", *STAGES), "crop": ("random", "center"),
+           "attention": ("2d->3d", "2d+3d"), "objective": ("ddpm", "flow"), "latents": ("vae", "dpvae"),
+           "image_start": ("all", "silent")}
 
 
 # Built once in a process: a flag for each of some hundred fields takes argparse longer than all the rest of
@@ -395,7 +395,7 @@ def parser():
         if group not in groups:
             groups[group] = flags.add_argument_group(group)
         kind, shown = type(default), default
-        how = dict(type=kind, metavar=kind.__name__.upper())
+        how = dict(type=kind, metavar=kind.__name__.upper(), choices=CHOICES.get(name))
         if kind is bool:
             how = dict(action=argparse.BooleanOptionalAction)
         elif name == "data":
@@ -451,22 +451,21 @@ def apply(config, flags):
     return config
 
 
-# What can be wrong with a number: it lies out of its range (a table says which), it does not go with another
+# What can be wrong with a number: it lies out of its range (two tables say which), it does not go with another
 # (heads that do not divide a width, a size that no whole number of patches fills), or it is a wish that
 # cannot be had (Muon on halves of a matrix). Each kind is a function; `check` goes through them.
 
 LEAST = dict.fromkeys(("steps", "batch", "checkpoint_every", "accumulate", "frames", "stride", "windows",
                        "save_every", "preview_every", "previews", "log_every"), 1)
 LEAST |= {"size": 8, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12}
+MOST = dict.fromkeys(("decay", "text_drop", "p_video", "ema"), 1)
 MAY_BE_0 = ("context_dim", "pooled_dim", "dual_attention")     # whole numbers of networks; all others: from 1
 MULTIPLES = (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads"))
-CHOICES = {"crop": ("random", "center"), "attention": ("2d->3d", "2d+3d"), "objective": ("ddpm", "flow"),
-           "latents": ("vae", "dpvae"), "image_start": ("all", "silent")}
 
 
 def check(config):
     """Every value that would fail later fails now, before anything is allocated or written."""
-    for rule in (check_numbers, check_multiples, check_shares, check_clip, check_words, check_together):
+    for rule in (check_numbers, check_pairs, check_multiples, check_clip, check_together):
         rule(config)
     return config
 
@@ -482,10 +481,21 @@ def check_numbers(config):
         least = LEAST.get(name, 0)
         if network and type(value) is int and leaf not in MAY_BE_0:
             least = 1
-        if not least <= value < 1e18:
-            raise UserError(f"--{name} {value}: must be at least {least}, with at most 18 digits")
+        most = MOST.get(name, 1e18)
+        if not least <= value <= most:
+            raise UserError(f"--{name} {value}: must lie between {least} and {most:g}")
     if min(config.vae.ch_mult, default=0) < 1:
         raise UserError(f"--vae.ch_mult {' '.join(map(str, config.vae.ch_mult))}: must be at least 1 each")
+
+
+def check_pairs(config):
+    """Two numbers in a flag."""
+    for name, top in (("betas", 1 - 1e-9), ("part", 1)):
+        values = getattr(config, name)
+        if len(values) != 2 or not all(0 <= value <= top for value in values):
+            raise UserError(f"--{name} {' '.join(map(str, values))}: must be two numbers between 0 and 1")
+    if config.part[0] >= config.part[1]:
+        raise UserError(f"--part {' '.join(map(str, config.part))}: must begin before it ends")
 
 
 def check_multiples(config):
@@ -494,21 +504,6 @@ def check_multiples(config):
     for name, by in MULTIPLES:
         if values[name] % values[by]:
             raise UserError(f"--{name} {values[name]}: must be a multiple of --{by} {values[by]}")
-    if config.classifier.width % 2:                         # half of its norms' 4 groups
-        raise UserError(f"--classifier.width {config.classifier.width}: must be a multiple of 2")
-
-
-def check_shares(config):
-    """Probabilities and parts of a whole."""
-    for name in ("decay", "text_drop", "p_video", "ema"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")
-    for name, top in (("betas", 1 - 1e-9), ("part", 1)):
-        values = getattr(config, name)
-        if len(values) != 2 or not all(0 <= value <= top for value in values):
-            raise UserError(f"--{name} {' '.join(map(str, values))}: must be two numbers between 0 and 1")
-    if config.part[0] >= config.part[1]:
-        raise UserError(f"--part {' '.join(map(str, config.part))}: must begin before it ends")
 
 
 def check_clip(config):
@@ -523,21 +518,12 @@ def check_clip(config):
         raise UserError(f"--size {config.size}: must be a multiple of {unit}")
 
 
-def check_words(config):
-    """Flags that take one of a few words."""
-    for name, known in CHOICES.items():
-        if getattr(config, name) not in known:
-            raise UserError(f"--{name} {getattr(config, name)}: must be {' or '.join(known)}")
-
-
 def check_together(config):
     """Flags that need or exclude each other."""
     if config.cached and toy_world.WORLDS.keys() & {config.data, config.images} and not config.items:
         raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
     if config.muon and config.shard:
         raise UserError("--muon with --shard: Muon needs whole matrices; give one of the two")
-    if config.muon and config.lora:
-        raise UserError("--muon with --lora: Muon is for whole matrices; give one of the two")
     if config.stage == "latte" and "latte.joint" in config.given and not config.joint_images:
         raise UserError("--latte.joint says what images do beside clips, and there are none; give "
                         "--joint_images 8, or leave it out")
