@@ -451,9 +451,9 @@ def apply(config, flags):
     return config
 
 
-# What can be wrong with a number: it lies out of its range (two tables say which), it does not go with another
-# (heads that do not divide a width, a size that no whole number of patches fills), or it is a wish that
-# cannot be had (Muon on halves of a matrix). Each kind is a function; `check` goes through them.
+# What can be wrong with a number: it lies out of its range (two tables say which), it does not go with
+# another (heads that do not divide a width, a size that no whole number of patches fills), or it is a wish
+# that cannot be had (Muon on halves of a matrix). `check` goes through them in this order.
 
 LEAST = dict.fromkeys(("steps", "batch", "checkpoint_every", "accumulate", "frames", "stride", "windows",
                        "save_every", "preview_every", "previews", "log_every"), 1)
@@ -465,61 +465,33 @@ MULTIPLES = (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.wid
 
 def check(config):
     """Every value that would fail later fails now, before anything is allocated or written."""
-    for rule in (check_numbers, check_pairs, check_multiples, check_clip, check_together):
-        rule(config)
-    return config
-
-
-# TRAP: nan is smaller than nothing and larger than nothing, so `value < bound` lets it pass; the comparison
-# has to be one that must hold, `bound <= value`.
-def check_numbers(config):
-    """Numbers are finite, and sizes and counts not too small."""
-    for name, value in flatten(config).items():
+    values = flatten(config)
+    # TRAP: nan is smaller than nothing and larger than nothing, so `value < bound` lets it pass; the
+    # comparison has to be one that must hold, `bound <= value`
+    for name, value in values.items():
         if type(value) not in (int, float) or name == "vae.shift":
             continue
         network, _, leaf = name.rpartition(".")
-        least = LEAST.get(name, 0)
+        least, most = LEAST.get(name, 0), MOST.get(name, 1e18)
         if network and type(value) is int and leaf not in MAY_BE_0:
             least = 1
-        most = MOST.get(name, 1e18)
         if not least <= value <= most:
             raise UserError(f"--{name} {value}: must lie between {least} and {most:g}")
-    if min(config.vae.ch_mult, default=0) < 1:
-        raise UserError(f"--vae.ch_mult {' '.join(map(str, config.vae.ch_mult))}: must be at least 1 each")
-
-
-def check_pairs(config):
-    """Two numbers in a flag."""
     for name, top in (("betas", 1 - 1e-9), ("part", 1)):
-        values = getattr(config, name)
-        if len(values) != 2 or not all(0 <= value <= top for value in values):
-            raise UserError(f"--{name} {' '.join(map(str, values))}: must be two numbers between 0 and 1")
+        if len(values[name]) != 2 or not all(0 <= value <= top for value in values[name]):
+            raise UserError(f"--{name}: must be two numbers between 0 and 1")
     if config.part[0] >= config.part[1]:
-        raise UserError(f"--part {' '.join(map(str, config.part))}: must begin before it ends")
+        raise UserError("--part: must begin before it ends")
 
-
-def check_multiples(config):
-    """A width is divided by its heads or groups."""
-    values = flatten(config)
-    for name, by in MULTIPLES:
+    for name, by in MULTIPLES:                              # a width is divided by its heads or groups
         if values[name] % values[by]:
             raise UserError(f"--{name} {values[name]}: must be a multiple of --{by} {values[by]}")
-
-
-def check_clip(config):
-    """Frames fill whole groups of the DP-VAE, pixels whole patches of the transformer."""
-    needs_video = config.stage in ("dpvae", "videodit")
-    if config.frames == 1 and needs_video:
-        raise UserError(f"--frames 1: must be a multiple of {GOP}")
-    if config.frames > 1 and config.frames % GOP:
-        raise UserError(f"--frames {config.frames}: must be 1 or a multiple of {GOP}")
     unit = 2 ** (len(config.vae.ch_mult) - 1) * config.dit.patch
-    if config.size % unit:
+    if config.size % unit:                                  # pixels fill whole patches of the transformer
         raise UserError(f"--size {config.size}: must be a multiple of {unit}")
+    if config.frames % GOP and (config.frames > 1 or config.stage in ("dpvae", "videodit")):
+        raise UserError(f"--frames {config.frames}: must be a multiple of {GOP}, or 1 where no DP-VAE is")
 
-
-def check_together(config):
-    """Flags that need or exclude each other."""
     if config.cached and toy_world.WORLDS.keys() & {config.data, config.images} and not config.items:
         raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
     if config.muon and config.shard:
@@ -527,6 +499,7 @@ def check_together(config):
     if config.stage == "latte" and "latte.joint" in config.given and not config.joint_images:
         raise UserError("--latte.joint says what images do beside clips, and there are none; give "
                         "--joint_images 8, or leave it out")
+    return config
 
 
 # ---------------------------------------------------------------------------------------------- what there is
