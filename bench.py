@@ -5,11 +5,9 @@ Counts   2 FLOPs a multiply-add, counted on the meta device, the same on any mac
          --checkpointing computes twice counts once (else it were HFU)
 Differs  grep ASSUMED: nobody has measured here what a GPU needs beside tensors, nor its share of the peak
 Reads    after ablate.py; presets.py sizes its networks
-Run me   python bench.py                       # CPU, 5 s: FLOPs with a known answer, and attention's share
-         python bench.py fits videodit-512 --gpus 8         # what card, for how many hours; no GPU is needed
+Run me   python bench.py fits videodit-512 --gpus 8         # what card, for how many hours; no GPU is needed
          python bench.py time videodit-256      # of its steps, measured here; without weights or data
          python bench.py time toy --stage videodit --batch 8 --gpus 1           # the same on a CPU
-         python bench.py step toy --stage videodit --init checkpoints/toy --items 64        # whose time?
 
 THE PROBLEM. A video model is a budget before it is anything else. The first question to a recipe is not how
 good its videos are but whether one can afford it: what card, how many days. And the first question to a slow
@@ -25,25 +23,22 @@ THE IDEA is to hold two numbers against each other, one that is the network's an
 MFU says how much of the machine was used for what one wanted. It makes runs comparable that share nothing
 else: another card, batch, size. Public trainings of diffusion transformers say, or let one compute, 5 to
 25 %, those of large language models 33 to 48 %: what is low has mostly a cause that can be found.
-Where it is low, there are three suspects, and the tables here tell them apart: memory is moved instead of
-numbers multiplied (norms, copies: small MFU at full load), Python is too slow to send work (a larger --batch
-gets more clips a second for nothing), or the step waits for its data (`step`, first row).
+Where it is low, there are three suspects: memory is moved instead of numbers multiplied (norms, copies: small
+MFU at full load), Python is too slow to send work (a larger --batch gets more clips a second for nothing), or
+the step waits for its data (train.py's steps are much longer than `time` says: --workers, --cached).
 
 Memory is the other half of the budget, and harder: a run that is slow still ends, one that does not fit does
 not begin. So every row has its peak, and `fits` finds it without the card."""
 
 from support.cli import FlagParser, UserError, polite    # first: see say_stopped
 
-import contextlib
 import statistics
 import sys
-import tempfile
 import time
 import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import nn
@@ -55,7 +50,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from dit import MMDiT, MMDiTConfig
+from dit import MMDiT
 from flow import flow_loss
 from latte import Latte
 from presets import PRESETS, parse as parse_recipe
@@ -66,7 +61,7 @@ from vae import (DPVAE, GOP, KLVAE, SD14, SD3, DPVAEConfig, PatchGAN3D, discrimi
 from videodit import VideoDiT, VideoDiTConfig, add_lora
 from support.detectors import LPIPS, AttributeClassifier
 from support.ops import conv_layout, has_bf16
-from support.trainer import Trainer, autocast, peak_memory, setup
+from support.trainer import autocast, peak_memory, setup
 
 
 # ---------------------------------------------------------------------------------------- what is measured
@@ -311,7 +306,7 @@ def flops_of(function):
 
 def measured(cfg, gpus, runs):
     """Print a stage's moments on this machine, with random weights: forward and backward of a micro-batch, as
-    one of so many GPUs has it, and what stands beside it. (`step` has the optimizer, too.)"""
+    one of so many GPUs has it, and what stands beside it."""
     run = setup()                                               # with TF32 on, as in training
     device = run.device.split(":")[0]
     cfg = replace(cfg, bf16=cfg.bf16 and has_bf16(device))
@@ -648,133 +643,15 @@ def fits(cfg, gpus):
     return {"GB": total, "hours": whole, "floor": sum(least.values())}
 
 
-# --------------------------------------------------------------------------------- where a step's time goes
-# `time` takes a network by itself. A training step is more: clips are read, frozen networks make latents and
-# text of them, the loss is computed, then its gradient, AdamW moves the weights and the EMA follows. What to
-# make faster depends on which of these is long, and guesses are mostly wrong. So a stage of train.py runs
-# here with a stopwatch around each part, in train.py's own step().
-#
-#     next(batch) --> [ encode ] [ text ] network, loss --> backward --> clip --> AdamW --> EMA
-#        data           inside the forward pass                          rest
-#
-# Encoding and text are called by the loss, so forward is given without them.
-# TRAP: a GPU is waited for at each boundary, or the time of a kernel would fall to whoever asks first. So
-# the parts are right there, and their sum is more than a step of train.py, which waits for nothing. On a GPU
-# data is read while the last step runs, so its share here is an upper bound.
-
-# How to read it. By FLOPs forward to backward is 1 : 2, as above, and so it is in time where products are all
-# (Latte-S/2 on a CPU in float32, 1 : 2.0; in bf16, where weights are cast, 1 : 1.8; the toy's step, with its
-# small matrices, 1 : 1.2). AdamW and the EMA touch each weight once, whatever the batch: 7 % of the
-# toy's step at a batch of 8, 2 % at 48; where they are much, --accumulate. Data over a twentieth of the step:
-# --workers, or --cached, which also takes "encode" away: for a Latte-S nine tenths of the step's FLOPs.
-
-PARTS = ["data", "encode", "text", "forward", "backward", "optimizer", "EMA", "the rest"]
-
-
-def timed(function, spent, part):
-    """function, whose seconds are added to spent[part]."""
-    def run(*args, **kwargs):
-        start = clock()
-        result = function(*args, **kwargs)
-        spent[part] += clock() - start
-        return result
-    return run
-
-
-# From outside, so that train.py and trainer.py stay free of clocks: nothing is measured there that a reader
-# of the recipe would have to read past. With --checkpointing, blocks run again inside of "backward". Nothing
-# of such a run is worth keeping, so it runs in a folder that ends with it. What a stage needs of an earlier
-# one comes by --init, as in train.py; the cache of --cached is made before the clock starts, and --items
-# keeps that short.
-
-def whose_time(cfg, runs):
-    """Print and return {part: ms a step, the mean of `runs`} of a stage. The mean and not the median, because
-    parts are to add up to the whole, and because steps differ: one is of clips, the next of images (A.2)."""
-    run, spent = setup(), Counter()
-    with tempfile.TemporaryDirectory() as out, contextlib.ExitStack() as patches:
-        cfg = replace(cfg, out=out)
-        stage = train.RECIPES[cfg.stage](cfg, run)
-        trainer, source = Trainer(cfg, run, stage), stage.batches(0)
-        watched = [(train, "encoded", "encode"), (train, "conditions", "text"),
-                   (torch.Tensor, "backward", "backward")]
-        for learner in trainer.learners.values():
-            watched += [(learner.player, "forward", "forward"), (learner.optimizer, "step", "optimizer"),
-                        (learner, "update_ema", "EMA")]
-        for owner, name, part in watched:
-            patches.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name), spent, part)))
-        fetch = timed(lambda: [next(source) for _ in range(cfg.accumulate)], spent, "data")
-        step = timed(lambda: train.step(trainer, fetch()), spent, "the rest")
-        for count in range(2 + runs):
-            if count == 2:                                  # the first two allocate and compile
-                spent.clear()
-            step()
-    whole = spent["the rest"]
-    spent["forward"] -= spent["encode"] + spent["text"]
-    spent["the rest"] -= sum(spent[part] for part in PARTS[:-1])
-    print(f"{cfg.config}, stage {cfg.stage}, on {run.device}: {1e3 * whole / runs:.0f} ms a step")
-    for part in PARTS:
-        print(f"  {part:10s}{1e3 * spent[part] / runs:10.1f} ms{spent[part] / whole:8.1%}")
-    return spent
-
-
 # -------------------------------------------------------------------------------------------- command line
 
-# Who counts the counter? Two things are simple enough to be done by hand: one Linear's training step, which
-# is three products, and all of SD3-medium on one image, which is long but only multiplication. If both
-# agree to the last digit, then so does whatever is made of the same layers.
-
-# Meta tensors again: SD3-medium is 8 GB of weights, and here it is counted in seconds, without them.
-def demo():
-    """{what: (FLOPs counted, FLOPs by hand)}: a Linear's step, and SD3-medium's forward on an image."""
-    linear = nn.Linear(64, 32, device="meta")
-    x = torch.randn(8, 64, device="meta", requires_grad=True)
-    step = flops_of(lambda: linear(x).sum().backward())     # y = x W, dx = dy W', dW = x' dy: three products
-    return {"a Linear's step": (step, 3 * 2 * 8 * 64 * 32),
-            "SD3-medium, 512 x 512": (sum(sd3_flops(1).values()), 2 * sd3_products(1024, 154, 1536, 24))}
-
-
-def sd3_flops(frames):
-    """{operation: FLOPs} of SD3-medium's forward pass over this many latent frames of 512 x 512."""
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net = MMDiT(MMDiTConfig())
-        net(torch.randn(1, 16, frames, 64, 64), torch.rand(1), **random_text(net.config, 154, 1))
-    return counter.get_flop_counts()["Global"]
-
-
-# The Linears' FLOPs grow with a clip's tokens, attention's with their square. They meet near 6 D = 9,216
-# tokens: from there on, who wants longer clips pays for pairs of tokens, not for tokens.
-def attention_share(frames):
-    counts = sd3_flops(frames)
-    pairs = sum(flop for kind, flop in counts.items() if "bmm" in str(kind) or "attention" in str(kind))
-    return pairs / sum(counts.values())
-
-
-# 4 D^2 of attention are q, k, v and the Linear after it; 8 D^2 of the MLP are D to 4D and back; 6 D^2 are
-# made once a clip, not once a token, and so are nearly free (published Latte makes them for every frame).
-
-def sd3_products(N, L, D, depth):
-    """Multiply-adds of SD3-medium's forward, by hand; only the last block's text stops after q, k and v."""
-    attention, mlp, modulation = 4 * D ** 2, 8 * D ** 2, 6 * D ** 2
-    tokens = (N * depth + L * (depth - 1)) * (attention + mlp) + L * 3 * D ** 2
-    last_text = head = 2 * D ** 2                               # shift and scale alone
-    vectors = (2 * depth - 1) * modulation + last_text + head + (256 + D + 2048 + D) * D    # and time, pooled
-    ends = N * 64 * D + L * 4096 * D + N * D * 64               # patches in, text in, patches out
-    return tokens + vectors + ends + depth * 2 * (N + L) ** 2 * D
-
-
 def main(argv):
-    if not argv:
-        for name, (counted, by_hand) in demo().items():
-            print(f"{name}: {counted:,} FLOPs counted   (by hand: {by_hand:,})")
-        return print(f"attention at 24 frames of 512 x 512: {attention_share(24):.0%}   "
-                     "(right: about three quarters)")
-    flags = FlagParser(prog="bench.py", usage="bench.py [fits | time | step] PRESET [--stage STAGE] [flags]",
+    flags = FlagParser(prog="bench.py", usage="bench.py [fits | time] PRESET [--stage STAGE] [flags]",
                        description="fits: the card that a recipe needs, and for how long; computed, no GPU "
-                       "asked. time: how long a step takes on this machine. step: which of its parts takes "
-                       "how long. Nothing: checks the count of FLOPs. Further flags are train.py's.")
-    flags.add_argument("command", choices=["fits", "time", "step"])
-    flags.add_argument("--gpus", type=int, default=8, help="fits, time: of how many this is one")
-    flags.add_argument("--runs", type=int, default=5, help="time, step: how many are measured")
+                       "asked. time: how long a step takes on this machine. Further flags are train.py's.")
+    flags.add_argument("command", choices=["fits", "time"])
+    flags.add_argument("--gpus", type=int, default=8, help="of how many this is one")
+    flags.add_argument("--runs", type=int, default=5, help="time: how many are measured")
     args, more = flags.parse_known_args(argv)
     if args.gpus < 1 or args.runs < 1:
         raise UserError(f"--gpus {args.gpus}, --runs {args.runs}: must be at least 1")
@@ -783,9 +660,7 @@ def main(argv):
     cfgs = parse_recipe(more)
     if args.command == "fits":
         return {cfg.stage: fits(cfg, args.gpus) for cfg in cfgs}
-    if args.command == "time":
-        return {cfg.stage: measured(cfg, args.gpus, args.runs) for cfg in cfgs}
-    return {cfg.stage: whose_time(cfg, args.runs) for cfg in cfgs}
+    return {cfg.stage: measured(cfg, args.gpus, args.runs) for cfg in cfgs}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Tests of bench.py: FLOPs and bytes are counted right, what is printed adds up, each stage is measured."""
 
 import functools
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +14,11 @@ from dit import AdaLN, MMDiT
 from presets import STAGES, parse
 from videodit import VideoDiT
 
-TOY = Path(__file__).parents[1] / "checkpoints" / "toy"
-
-
 def test_flops_are_those_counted_by_hand():
-    """A Linear's three products, and SD3-medium's forward on an image, 1.8 TFLOP."""
-    for counted, by_hand in bench.demo().values():
-        assert counted == by_hand > 0
+    """A Linear's step, y = x W, dx = dy W', dW = x' dy, is three products. (Latte's forward: see hours.)"""
+    linear = torch.nn.Linear(64, 32, device="meta")
+    x = torch.randn(8, 64, device="meta", requires_grad=True)
+    assert bench.flops_of(lambda: linear(x).sum().backward()) == 3 * 2 * 8 * 64 * 32
 
 
 def measured(capsys, *words):
@@ -231,26 +228,3 @@ def test_blocks_are_compiled_once_for_each_kind_of_step(attention, graphs):
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         net(torch.randn(1, 4, 6, 4, 4), torch.rand(1), context[:1], pooled[:1])
     assert counters["stats"]["unique_graphs"] == graphs and not counters["graph_break"]
-
-
-# --------------------------------------------------------------------------------- where a step's time goes
-
-def test_the_parts_of_a_step_are_all_seen_and_nothing_stays_patched(capsys):
-    """The toy's VideoDiT, its clips encoded in the step: every part takes time, and encoding, which the loss
-    calls, is not the forward pass's, too."""
-    backward, encoded = torch.Tensor.backward, bench.train.encoded
-    toy = ["step", "--config", "toy", "--stage", "videodit", "--init", str(TOY), "--batch", "2"]
-    words = ["--frames", "8", "--no-cached", "--items", "4", "--p_video", "1", "--runs", "1"]
-    parts = bench.main(toy + words)["videodit"]
-    assert set(parts) == set(bench.PARTS) and min(parts.values()) > 0
-    assert (torch.Tensor.backward, bench.train.encoded) == (backward, encoded)
-    whole = float(capsys.readouterr().out.split(": ")[1].split()[0])
-    assert 1e3 * sum(parts.values()) == pytest.approx(whole, abs=1)
-
-
-def test_flags_that_the_weights_do_not_have_are_refused_as_in_training():
-    """Findings: bench.py puts its own --out into the flags, forgot which of them were typed, and timed a
-    network of other heads."""
-    toy = ["step", "--config", "toy", "--stage", "videodit", "--init", str(TOY), "--items", "4"]
-    with pytest.raises(UserError, match="--dit.heads 3: .*has 5"):
-        bench.main([*toy, "--dit.heads", "3"])
