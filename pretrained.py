@@ -56,7 +56,7 @@ from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, sincos
 from latte import Latte, LatteConfig
 from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, T5Text, ToyText
 from vae import DPVAE, KLVAE, SD14, SD3, KLVAEConfig
-from support.checkpoints import (SHIPPED, class_of, is_a, load_network, load_strict, read_state, save_network,
+from support.checkpoints import (NUMBER, SHIPPED, class_of, load_network, load_strict, read_state, save_network,
                                  write_atomic)
 from support.detectors import (C3D, I3D, LPIPS, AttributeClassifier, Inception, classifier_file,
                                perceptual_distance, resize_frames)
@@ -528,7 +528,7 @@ class Released:
             raise UserError(f"{path} describes no network; download it again")
         for name, (kind, least, most) in CONFIG.items():
             value = config.get(name)
-            if value is not None and not (is_a(value, kind) and least <= value <= most):
+            if value is not None and not (isinstance(value, kind) and least <= value <= most):
                 raise UserError(f"{path}: its {name} cannot be {str(value)[:40]}; download it again")
         return config
 
@@ -582,7 +582,7 @@ class Released:
 # Of config.json what is read, {name: (kind, the least and the most that is believed)}: heads, sizes in
 # latents, frames, and by what latents are scaled.
 CONFIG = {"attention_head_dim": (int, 1, 1024), "sample_size": (int, 1, 1024), "video_length": (int, 1, 4096),
-          "scaling_factor": (float, 1e-9, 100), "shift_factor": (float, -100, 100)}
+          "scaling_factor": (NUMBER, 1e-9, 100), "shift_factor": (NUMBER, -100, 100)}
 
 
 # One file, many names. What it is follows from the first sign that fits; the order of SIGNS matters, since a
