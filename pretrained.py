@@ -56,8 +56,8 @@ from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, sincos
 from latte import Latte, LatteConfig
 from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, T5Text, ToyText
 from vae import DPVAE, KLVAE, SD14, SD3, KLVAEConfig
-from support.checkpoints import (NUMBER, SHIPPED, class_of, load_network, load_strict, read_state, save_network,
-                                 write_atomic)
+from support.checkpoints import (NUMBER, SHIPPED, class_of, load_network, load_strict, read_state,
+                                 save_network, write_atomic)
 from support.detectors import (C3D, I3D, LPIPS, AttributeClassifier, Inception, classifier_file,
                                perceptual_distance, resize_frames)
 from support.latent_cache import fingerprint
