@@ -14,37 +14,27 @@ from support.checkpoints import read_log, write_atomic
 from support.cli import UserError
 
 
+# Without colours of its own a page takes the browser's, light or dark; these few are seen on both.
 STYLE = """
-:root { color-scheme: light dark; --ink: #1d2329; --soft: #5a6570; --page: #f6f7f8; --card: #fff;
-        --edge: #dfe3e7; --line: #0072b2; --pale: #9cc6e0 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e8eb; --soft: #9aa6b1; --page: #14181c; --card: #1d2329; --edge: #353e47;
-          --line: #56b4e9; --pale: #2c5a78 } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.5rem clamp(.8rem, 3vw, 2rem); max-width: 1200px; color: var(--ink);
-       background: var(--page); font: 15px/1.5 system-ui, sans-serif }
-h1 { margin: 0 0 .8rem; font-size: 1.6rem } h2 { margin: 0 0 .6rem; font-size: 1.25rem }
-.soft, figcaption small, summary { color: var(--soft) } h2 .soft { font-size: .9rem; font-weight: normal }
-section, .clips figure { margin: 1.2rem 0; padding: 1rem; background: var(--card); border-radius: 8px;
-       border: 1px solid var(--edge) }
+:root { color-scheme: light dark; --soft: #7b858f; --edge: #8885; --line: #2b8acb; --pale: #2b8acb66 }
+body { margin: 0 auto; padding: 1.5rem clamp(.8rem, 3vw, 2rem); max-width: 1200px;
+       font: 15px/1.5 system-ui, sans-serif }
+h2 { margin: 0 0 .6rem } .soft, small, summary { color: var(--soft) }
+section { margin: 1.2rem 0; padding: 1rem; border: 1px solid var(--edge); border-radius: 8px }
 figure { margin: 0; min-width: 0 } figcaption { overflow-wrap: anywhere }
 img, video { display: block; max-width: 100%; border-radius: 4px; image-rendering: pixelated }
-.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)); gap: 1.2rem }
-.clips figure { margin: 0; padding: .7rem } .clips img, .clips video { width: 100% }
-.clips figcaption { margin-top: .5rem }
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 220px), 1fr)); gap: 1rem }
-.previews { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); gap: 1rem;
-       margin-top: 1rem }
-.plot { display: flex; gap: .4rem; font-size: 12px; color: var(--soft); line-height: 1 }
+.clips img, .clips video { width: 100% }
+.clips, .curves, .previews { display: grid; gap: 1.2rem; margin-top: 1rem;
+       grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)) }
+.previews { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)) }
+.curves figure { display: flex; flex-direction: column } .curves figcaption { flex: 1 }
+.plot, .steps { display: flex; gap: .4rem; font-size: 12px; color: var(--soft); line-height: 1.2 }
 .plot div { display: flex; flex-direction: column; justify-content: space-between; text-align: right }
 .plot svg { flex: 1; min-width: 0; height: 80px; border: 1px solid var(--edge); border-radius: 4px }
-.loss .plot svg { height: 240px } .loss { margin-bottom: 1rem }
-.curves figure { display: flex; flex-direction: column } .curves figcaption { flex: 1 }
-.curves small { display: block } .steps { display: flex; justify-content: space-between; font-size: 12px;
-       color: var(--soft) }
+.loss svg { height: 240px !important } .steps { justify-content: space-between }
 polyline { fill: none; stroke: var(--line); stroke-width: 1.6; vector-effect: non-scaling-stroke }
 polyline.each { stroke: var(--pale); stroke-width: 1 } polyline.beside { stroke-dasharray: 6 3 }
-details { margin-top: .8rem } pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px }
 """
 
 
@@ -56,14 +46,10 @@ def write_html(path, title, body):
 
 
 def short(value):
-    """A number as a person reads it: three digits, and no minus before a zero."""
+    """A number as a person reads it: three digits, above 1000 all whole ones; and no minus before a zero."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return str(value)
-    if 1e5 <= abs(value) < 1e6:
-        return f"{value / 1e3:.0f}k"
-    if 1e6 <= abs(value) < 1e9:
-        return f"{value / 1e6:.3g}M"
-    if 1000 <= abs(value) < 1e5:
+    if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:z.3g}"                                  # z: -0 is 0
 
@@ -97,9 +83,8 @@ def report(out):
     stages = sorted((path.parent for path in out.glob("*/log.jsonl")), key=lambda path: path.stat().st_mtime)
     if not stages:
         raise UserError(f"{out}: no stage's log.jsonl in it; give the --out of a training")
-    links = [f'<a href="#{quote(stage.name)}">{html.escape(stage.name)}</a>' for stage in stages]
-    body = [f'<p class="soft">In the order of training: {", ".join(links)}. Of a curve, pale is what each '
-            "line of the log says, dark the mean of its neighbours; the number is where that ends.</p>"]
+    body = ['<p class="soft">In the order of training. Of a curve, pale is what each line of the log says, '
+            "dark the mean of its neighbours; the number is where that ends.</p>"]
     for stage in stages:
         body += [f'<section id="{quote(stage.name)}">', *stage_report(stage), "</section>"]
     write_html(out / "report.html", out.resolve().name, body)

