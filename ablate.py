@@ -67,7 +67,6 @@ class Row(NamedTuple):
     flags: str             # of train.py: what this row is about
     paper: dict            # as printed; in words where it is a curve
     small: str = ""        # instead of `flags` in --config tiny, small and toy
-    note: str = ""         # what it needs at the paper's size
 
 
 class Table(NamedTuple):
@@ -128,10 +127,10 @@ TABLES = {
         Row("both", "--p_video 1", quality(37.53, 0.9806, 0.0444) | scores(556.42, 29.61))), "videodit-256"),
     # How does an image model get to see time? Make its attention global (2D to 3D), no new weights; or keep
     # it and add a trainable copy that is global beside it, which doubles the parameters. The paper finds them
-    # alike, and keeps the cheap one: rows that are equal within a margin are what would agree.
+    # alike, and keeps the cheap one: rows that are equal within a margin are what would agree. On 8 cards of 80
+    # GB the first row wants --accumulate 2 in --train: 76 GB for 80, by bench.py fits.
     "videodit-4": Table("Table 4: what is made global", "videodit", (
-        Row("2D and 3D, 4.15B", "--p_video 1 --attention 2d+3d", scores(563.24, 29.00),
-            note='80 GB a card by bench.py fits; on 8 of 80 GB give --train "... --accumulate 2", 76 GB'),
+        Row("2D and 3D, 4.15B", "--p_video 1 --attention 2d+3d", scores(563.24, 29.00)),
         Row("2D to 3D, 2.03B", "--p_video 1", scores(556.42, 29.61))), "videodit-256"),
     # Global attention over tokens that do not know when they are cannot tell before from after. 3D patchify
     # embeds blocks of frames with positions in time, zero-initialised, beside the image's patchify: the
@@ -343,7 +342,7 @@ def row_job(args, row, seed=0):
 # a minute a seed instead of most of a row's time. It is named by the VAE's weights, so rows share it, and a
 # row that trains its own DP-VAE has its own latents in the same folder. At the papers' size clips are encoded
 # in the step, as the papers do: cached, a video would be 8 windows for ever, each visited dozens of times.
-# --train "--cached" takes that for two thirds of the hours (python train.py prints both).
+# --train "--cached" takes that for two thirds of the hours (python bench.py fits PRESET counts them).
 def train_command(args, stage, folder, flags, seed=0):
     words = ["--config", args.config, "--stage", stage, *flags, "--out", str(folder), "--seed", str(seed),
              *args.train]
@@ -493,39 +492,6 @@ def shown(command):
     return shlex.join(["python", *command])
 
 
-# --------------------------------------------------------------------------------------------------- the cost
-
-# Hours on 8 H100 in which a preset's stage trains as it stands, computed (python bench.py fits PRESET, whose
-# tests hold these to it): encoding in the step, and with --cached.
-HOURS = {"videodit-256": {"dpvae": (57, 57), "videodit": (10, 5)},
-         "videodit-320": {"dpvae": (57, 57), "videodit": (177, 99)}, "videodit-512": {"videodit": (647, 447)},
-         "latte": {"latte": (64, 39)}, "latte-img": {"latte": (69, 39)}, "latte-t2v": {"latte": (729, 580)}}
-
-
-def cost(args, shared, jobs):
-    """What is still to be trained, in words."""
-    if args.config in SMALL:
-        return ""
-    hours = 0.0
-    of = args.config
-    if of not in HOURS:                                         # the four sets are alike
-        of = "latte-img" if of.endswith("-img") else "latte"
-    commands = {shown(command): command for command in all_training(shared, jobs)}
-    for command in commands.values():
-        config = presets.parse(command[1:])[0]
-        encoding, cached = HOURS[of][config.stage]
-        whole = PRESETS[args.config]["stages"][config.stage]["steps"]
-        hours += (cached if config.cached else encoding) * config.steps / whole
-    text = (f"{args.table}: about {hours:.0f} h of 8 H100 for {len(commands)} trainings (computed, as if "
-            "each network were the preset's own)")
-    notes = [f"{row.name}: {row.note}" for row in TABLES[args.table].rows if row.note]
-    return "\n".join([text, *notes])
-
-
-def all_training(shared, jobs):
-    return [*shared, *(command for job in jobs for command in job.training)]
-
-
 # --------------------------------------------------------------------------------- looked for before anything
 
 # A table at paper size is weeks of a machine's work, of which the last minute opens I3D's file. So everything
@@ -537,7 +503,8 @@ def all_training(shared, jobs):
 def look_for(args, shared, jobs):
     """Raise for the first thing that is missing."""
     table = TABLES[args.table]
-    configs = [presets.parse(command[1:])[0] for command in all_training(shared, jobs)]
+    training = [*shared, *(command for job in jobs for command in job.training)]
+    configs = [presets.parse(command[1:])[0] for command in training]
     data = configs[-1].data
     toy = data in WORLDS
     if not data or (toy and table.needs == "data"):
@@ -679,9 +646,7 @@ def run_table(args):
     rows = [[row_job(args, row, seed) for seed in range(args.seeds)] for row in TABLES[args.table].rows]
     jobs, shared = [job for row in rows for job in row], shared_training(args)
     look_for(args, shared, jobs)
-    missing = [job for job in jobs if not (job.folder / "result.json").is_file()]
-    if missing:
-        print(cost(args, shared, missing), flush=True)
+    if not all((job.folder / "result.json").is_file() for job in jobs):
         for command in shared:
             run(args, command)
     results = [[] for _ in rows]
@@ -930,18 +895,15 @@ def draw_rows(args):
 # The commands alone, for a cluster whose jobs one starts by hand, and to see what a table would do before it
 # does it.
 def dry_run(args):
-    shared, jobs = shared_training(args), []
-    for command in shared:
+    for command in shared_training(args):
         print(f"  {'once':20}{shown(command)}")
     print(f"\n{args.table}: {TABLES[args.table].title}")
     for row in TABLES[args.table].rows:
         for seed in range(args.seeds):
             job = row_job(args, row, seed)
-            jobs.append(job)
             measuring = [command for _, command in (*job.measuring, *job.drawing)]
             for command in (*job.training, *measuring):
                 print(f"  {row.name:20}{shown(command)}")
-    print(cost(args, shared, jobs))
 
 
 # -------------------------------------------------------------------------------------------- command line

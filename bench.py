@@ -38,7 +38,6 @@ import time
 import weakref
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -61,7 +60,7 @@ from vae import (DPVAE, GOP, KLVAE, SD14, SD3, DPVAEConfig, PatchGAN3D, discrimi
 from videodit import VideoDiT, VideoDiTConfig, add_lora
 from support.detectors import LPIPS, AttributeClassifier
 from support.ops import conv_layout, has_bf16
-from support.trainer import autocast, peak_memory, setup
+from support.trainer import autocast, setup
 
 
 # ---------------------------------------------------------------------------------------- what is measured
@@ -306,7 +305,7 @@ def flops_of(function):
 
 def measured(cfg, gpus, runs):
     """Print a stage's moments on this machine, with random weights: forward and backward of a micro-batch, as
-    one of so many GPUs has it, and what stands beside it."""
+    one of so many GPUs has it, and what stands beside it. "new GB" is a GPU's, beside weights and inputs."""
     run = setup()                                               # with TF32 on, as in training
     device = run.device.split(":")[0]
     cfg = replace(cfg, bf16=cfg.bf16 and has_bf16(device))
@@ -317,9 +316,10 @@ def measured(cfg, gpus, runs):
           f"{'bf16' if cfg.bf16 else 'fp32'}; {machine}")
     print(f"{'':18s}{'ms':>10s}{'GFLOP':>12s}{'TFLOP/s':>10s}{'MFU':>8s}{'new GB':>9s}")
     for name, moment in work.moments.items():
-        reset_peak(device)
-        held = peak_memory(device)                      # what was there before: weights, inputs, Python
-        times = []
+        held, times = 0, []
+        if run.on_cuda:
+            torch.cuda.reset_peak_memory_stats()
+            held = torch.cuda.memory_allocated()        # what was there before: weights, inputs
         for _ in range(2 + runs):
             start = clock()
             with autocast(cfg, run):
@@ -327,10 +327,10 @@ def measured(cfg, gpus, runs):
             work.nets.zero_grad()                       # a step that finds the last one's would add to them
             times.append(clock() - start)
         seconds = statistics.median(times[2:])
-        flops, new = flops_of(counted.moments[name]), peak_memory(device) - held
+        flops = flops_of(counted.moments[name])
         mfu = f"{flops / seconds / peak:.1%}" if peak else "-"
-        print(f"{name:18s}{1e3 * seconds:10.1f}{flops / 1e9:12.1f}{flops / seconds / 1e12:10.3g}{mfu:>8s}"
-              f"{new / GB:9.2f}")
+        new = f"{(torch.cuda.max_memory_allocated() - held) / GB:.2f}" if run.on_cuda else "-"
+        print(f"{name:18s}{1e3 * seconds:10.1f}{flops / 1e9:12.1f}{flops / seconds / 1e12:10.3g}{mfu:>8s}{new:>9s}")
 
 
 def clock():
@@ -349,15 +349,6 @@ def peak_flops(cfg, card):
     """FLOP/s of a GPU as its maker states them, in bf16 or TF32; 0 where that is not known."""
     peak = next((peak for known, peak in PEAKS.items() if known in card), 0)
     return 1e12 * peak / (1 if cfg.bf16 else 2)
-
-
-# A processor's peak holds Python, torch and every library, so what is new is printed: `fits` has the same
-# number in its line of moments.
-def reset_peak(device):
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 # ------------------------------------------------------------------------------------------- does it fit?

@@ -171,15 +171,6 @@ def test_the_default_latte_is_trained_once_for_all_figures():
     assert len(default) == 1
 
 
-def test_the_cost_is_said_before_anything_starts(capsys):
-    """Hours are those of bench.py fits, by steps: 60 K of videodit-256 are 10 h, its DP-VAE 57; 2D+3D says
-    what it needs on cards of 80 GB."""
-    ablate.main(["videodit-4", "--config", "videodit-256", "--real", "U", "--dry-run", "--train",
-                 FLAGS["videodit"]])
-    out = capsys.readouterr().out
-    assert "videodit-4: about 77 h of 8 H100 for 3 trainings" in out and "--accumulate 2" in out
-
-
 def test_latte_3_prints_the_numbers_of_its_set():
     """Table 3 is four sets; at latte-ucf101 the paper's FVD is UCF101's, and its IS."""
     row = ablate.TABLES["latte-3"].rows[1]
