@@ -95,13 +95,12 @@ def compare_sets(real, fake, ddof=0, seed=0):
 # very clips that it judges, so the score of a part is too low: with 2,048 clips a part has 205, and even a
 # classifier that is sure and right gets about 76 of 101. A paper that takes 10,000 clips will print a higher
 # one for the same model.
-def score_set(logits, splits=10):
-    """Logits (N,R,K) -> Inception Score, its standard error, its deviation over the splits."""
-    def measure(part):
-        return inception_score(part.flatten(0, 1), min(splits, len(part)))[0]               # of (N*R,K)
+def score_set(logits):
+    """Logits (N,R,K) -> Inception Score, its deviation over ten parts, its standard error."""
+    def measure(some):
+        return inception_score(some.flatten(0, 1), min(10, len(some)))                      # of (N*R,K)
 
-    mean, deviation = inception_score(logits.flatten(0, 1), splits)
-    return mean, standard_error(measure, logits), deviation
+    return *measure(logits), standard_error(lambda half: measure(half)[0], logits)
 
 
 # With fewer rows than features the covariance has directions in which the set does not vary at all
@@ -132,11 +131,10 @@ def score(argv):
     args, protocol = parse_metric("is", argv)
     look = open_detector(args, "is")
     logits = extract(Side(args.fake, protocol, fake=True), look, args)                      # (N,R,K)
-    if args.splits > len(logits):
-        raise UserError(f"--splits {args.splits}: must be at most the number of clips, {len(logits)}")
-    mean, error, deviation = score_set(logits, args.splits)
-    print(f"IS {mean:.4g} +- {error:.3g} (standard error over random halves; deviation over {args.splits} "
-          f"splits {deviation:.2g}); {len(logits)} clips, {logits.shape[2]} classes of c3d")
+    mean, deviation, error = score_set(logits)
+    print(f"IS {mean:.4g} +- {error:.3g} (standard error over random halves; deviation over "
+          f"{min(10, len(logits))} splits {deviation:.2g}); {len(logits)} clips, {logits.shape[2]} classes of "
+          "c3d")
     return finish({"metric": "is", "is": mean, "standard_error": error, "deviation": deviation})
 
 
@@ -218,19 +216,9 @@ def recon(argv):
                         crop="center", seed=args.seed, split=args.split)
     if config.frames % GOP:
         raise UserError(f"--frames {config.frames}: must be a multiple of {GOP}")
-    clips = video_clips(args.data, args.n, config, GOP)
-    rows, shown, latents = measure_videos(vae, clips, frame_measures(args))
-    if args.sheet and shown:
-        contact_sheet(args.sheet, shown.values(), [*shown])
-    return report_recon(rows, latents)
-
-
-# A video at a time: 64 frames of 512 x 512 with their reconstruction are 400 MB in float32.
-def measure_videos(vae, clips, measures):
-    """{video: its row}; clips to look at: the first four videos, what became of them, the error; and
-    [(z, z_k)]."""
-    rows, shown, latents = {}, {}, []
-    for name, clip in clips:
+    measures = frame_measures(args)
+    rows, shown, latents = {}, {}, []           # a video at a time: with what became of it, 400 MB in float32
+    for name, clip in video_clips(args.data, args.n, config, GOP):
         x = clip[None].to(device())                                                         # (1,3,T,H,W)
         rows[name], x_hat, z, z_k = measure(vae, x, measures)
         latents.append((z.cpu(), z_k.cpu()))
@@ -238,7 +226,9 @@ def measure_videos(vae, clips, measures):
             error = (2 * (x_hat - x)).clamp(-1, 1)                          # twice as large, and grey is none
             for what, video in (("video", x), ("reconstruction", x_hat), ("error x 2", error)):
                 shown[f"{name[-30:]}: {what}"] = video[0].cpu()
-    return rows, shown, latents
+    if args.sheet and shown:
+        contact_sheet(args.sheet, shown.values(), [*shown])
+    return report_recon(rows, latents)
 
 
 def report_recon(rows, latents):
@@ -650,12 +640,11 @@ def render_all(specs, frames, size):
     return torch.stack([to_video(toy_world.render(spec, frames, size)) for spec in specs])      # (B,3,T,H,W)
 
 
-def generated(models, specs, frames, args, bar):
+def generated(models, specs, frames, args):
     """What the model makes of the Specs' prompts (N,3,T,H,W)."""
     made = []
     for first, part in batches(specs, args.batch):
         made.append(make(models, captions(part), frames, args, first))                      # (B,3,T,H,W)
-        bar.update(len(part))
     return torch.cat(made)
 
 
@@ -699,7 +688,7 @@ def continued(models, row, how, specs, first):
 
 
 # A model may obey the prompt and ignore the image: so the PSNR of the given frames stands beside the shares.
-def given_score(classifier, models, row, how, args, bar):
+def given_score(classifier, models, row, how, args):
     """(shares and the PSNR of given frames, three clips with their captions to look at)."""
     specs = unseen("video_heldout", args.given, args.vocabulary)
     seen, shown, decibels = [], [], defaultdict(float)
@@ -709,7 +698,6 @@ def given_score(classifier, models, row, how, args, bar):
             decibels[name] += per_frame(psnr, clips[:, :, place:place + 1], frame) * len(part)
         shown += zip(clips[:3], captions(part))
         seen.append(clips[:, :, begin:])
-        bar.update(len(part))
     found = shares(clip_scores(classifier, specs, torch.cat(seen), args.batch))
     return found | {name: total / len(specs) for name, total in decibels.items()}, shown[:3]
 
@@ -778,21 +766,18 @@ def toy(argv):
     true = render_all(specs, models.frames if moves else 16, models.size)                   # (N,3,T,H,W)
     result = {"classifier": shares(clip_scores(classifier, specs, true, args.batch))}
     each, shown = {}, []
-    with tqdm(total=args.n * len(rows) + args.given * len(given), unit="clip", mininterval=1) as bar:
-        for row, kind in rows.items():
-            bar.set_description(row)
-            specs = unseen(kind, args.n, args.vocabulary)
-            frames = 1 if kind.startswith("image") else models.frames
-            clips = generated(models, specs, frames, args, bar)                             # (N,3,T,H,W)
-            if not each:
-                first = clips[:args.nearest]                            # of the first row, to be fitted
-            scores = clip_scores(classifier, specs, clips, args.batch, motion=frames > 1)
-            result[row] = shares(scores)
-            each[row] = {key: "".join(map(str, answers)) for key, answers in scores.items()}
-        for row in given:
-            bar.set_description(row)
-            result[row], clips = given_score(classifier, models, row, how, args, bar)
-            shown += clips
+    for row, kind in tqdm(rows.items(), unit="row"):
+        specs = unseen(kind, args.n, args.vocabulary)
+        frames = 1 if kind.startswith("image") else models.frames
+        clips = generated(models, specs, frames, args)                                      # (N,3,T,H,W)
+        if not each:
+            first = clips[:args.nearest]                                # of the first row, to be fitted
+        scores = clip_scores(classifier, specs, clips, args.batch, motion=frames > 1)
+        result[row] = shares(scores)
+        each[row] = {key: "".join(map(str, answers)) for key, answers in scores.items()}
+    for row in tqdm(given, unit="row"):
+        result[row], clips = given_score(classifier, models, row, how, args)
+        shown += clips
 
     if args.sheet and shown:
         contact_sheet(args.sheet, *zip(*shown))
@@ -866,15 +851,13 @@ def device():
 @torch.no_grad()
 def extract(side, look, args):
     """Features (N,R,F) of every usable clip of a side."""
-    clips = side.stream(args.workers)
-    found, count = [], 0
-    with tqdm(total=min(side.protocol.clips, len(side.clips)), desc=Path(side.root).name, unit="clip") as bar:
-        while pack := list(itertools.islice(clips, args.batch)):
-            video = torch.stack([to_video(clip) for clip in pack])                          # (B,3,T,H,W)
-            found.append(look(video.to(device())).float().cpu())                            # (B,R,F)
-            bar.update(len(pack))
-            count += len(pack)
-    check_count(side, count)
+    clips = tqdm(side.stream(args.workers), total=min(side.protocol.clips, len(side.clips)),
+                 desc=Path(side.root).name, unit="clip")
+    found = []
+    while pack := list(itertools.islice(clips, args.batch)):
+        video = torch.stack([to_video(clip) for clip in pack])                              # (B,3,T,H,W)
+        found.append(look(video.to(device())).float().cpu())                                # (B,R,F)
+    check_count(side, sum(map(len, found)))
     return torch.cat(found)                                                                 # (N,R,F)
 
 
@@ -888,7 +871,6 @@ def parse_metric(name, argv):
     """The flags of fvd, fid and is -> (args, protocol)."""
     flags = FlagParser(prog=f"eval.py {name}")
     if name == "is":
-        flags.add_argument("--splits", type=int, default=10, help="the mean over this many parts")
         flags.set_defaults(features="c3d")
     else:
         published = {"fvd": "i3d", "fid": "inception"}[name]
@@ -905,7 +887,7 @@ def parse_metric(name, argv):
         if name != "is" or item.name not in OF_DISTANCES:
             flags.add_argument(f"--{item.name}", type=type(item.default), choices=CHOICES.get(item.name))
     args = flags.parse_args(argv)
-    at_least(vars(args), batch=1, workers=1, splits=1)
+    at_least(vars(args), batch=1, workers=1)
     return args, read_protocol(args)
 
 

@@ -194,17 +194,18 @@ def classifier_right(classifier, video, targets):
 # 0.1, while 0.0 has other weights.
 # As a loss it needs a gradient everywhere, so "length" must not have an infinite slope at 0
 # (test_distance_has_a_finite_gradient_where_all_features_are_zero).
-def layer_distances(pyramid, x, y, heads=None):
-    """(N,3,H,W) twice -> (N, layers). pyramid: images -> feature maps: classifier.pyramid or lpips.pyramid.
+def perceptual_distance(pyramid, x, y, heads=None):
+    """(N,3,H,W) twice, in [-1,1] -> (N,): 0 for equal images. Differentiable in both.
 
-    heads: one (1,C,1,1) non-negative weighting per map; without them every channel counts 1."""
+    pyramid: images -> feature maps: classifier.pyramid or lpips.pyramid. heads: one (1,C,1,1) non-negative
+    weighting per map; without them every channel counts 1."""
     distances = []
     for layer, (a, b) in enumerate(zip(pyramid(x), pyramid(y))):
         squares = (unit(a.float()) - unit(b.float())) ** 2       # (N,C,h,w)
         if heads is not None:
             squares = heads[layer] * squares
         distances.append(squares.sum(1).mean((1, 2)))            # (N,)
-    return torch.stack(distances, 1)                             # (N,layers)
+    return torch.stack(distances, 1).sum(1)                      # (N,layers) -> (N,)
 
 
 def unit(x):
@@ -212,11 +213,6 @@ def unit(x):
     of the sum of squares would be infinitely steep there, and a flat corner of an image is such a place.
     Where they are nearly 0 it stays steep: two runs that differ by rounding part there first."""
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
-
-
-def perceptual_distance(pyramid, x, y, heads=None):
-    """(N,3,H,W) twice, in [-1,1] -> (N,): 0 for equal images. Differentiable in both."""
-    return layer_distances(pyramid, x, y, heads).sum(1)
 
 
 # The trunk is somebody else's network, cut off before its last layers, which name things: we need what it saw

@@ -98,8 +98,8 @@ class Looker(torch.nn.Module):
 def test_the_inception_score_lies_between_one_and_the_number_of_classes(shots, tmp_path, monkeypatch):
     monkeypatch.setattr(eval, "load_detector", lambda *args: Looker())
     (tmp_path / "c3d.pickle").write_bytes(b"a network")
-    found = eval.score([str(shots), "--weights", str(tmp_path / "c3d.pickle"), "--splits", "2", "--clips", "4",
-                        "--size", "32", "--frames", "8"])
+    found = eval.score([str(shots), "--weights", str(tmp_path / "c3d.pickle"), "--clips", "4", "--size", "32",
+                        "--frames", "8"])
     assert 1 <= found["is"] <= 6
 
 
@@ -290,9 +290,7 @@ def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
     (["is", "toy", "--features", "toy"], "unknown flag --features"),
     (["is", "toy", "--ddof", "1"], "unknown flag --ddof"),
     (["recon", "checkpoints/toy", "toy", "--frames", "10"], "--frames 10: must be a multiple of 4"),
-    (["is", "toy", "--splits", "0"], "--splits 0: must be at least 1"),
     (["is", "toy", "--real_stride", "2"], "unknown flag --real_stride"),
-    (["fvd", "toy", "toy", *TOY_FLAGS, "--splits", "2"], "unknown flag --splits"),
     (["recon", "nowhere", "toy"], "no checkpoint at nowhere"),
     (["toy", "--ckpt", "nowhere"], "no file or folder nowhere"),
     (["fvd", "toy", "toy", "--split", "mine"], "--split: invalid choice: 'mine'.*train"),
