@@ -43,7 +43,6 @@ import torch
 import torch.nn.functional as F
 
 
-
 def along(values, x):
     """(B,) -> (B,1,1,...): one number a clip, ready to multiply x."""
     return values.view(-1, *[1] * (x.ndim - 1))                                # (B,1,...)

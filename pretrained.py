@@ -155,7 +155,9 @@ def kl_vae(state, groups=0, scale=None, shift=None):
 
     Shapes do not tell groups, scale and shift; the defaults are the released values of SD3 (16 channels) and
     SD 1.4 (4 channels): 32 groups, or where a level has fewer channels as many as divide it."""
-    state = unwrap(state, "first_stage_model.")
+    unused = ("loss.", "model_ema.")                        # of a VAE's own training (LDM's .ckpt)
+    state = {name: tensor for name, tensor in unwrap(state, "first_stage_model.").items()
+             if not name.startswith(unused)}
     if any(name.startswith("encoder.down_blocks.") for name in state):
         state = diffusers_vae(state)
     channels = state["decoder.conv_in.weight"].shape[1]
@@ -207,6 +209,8 @@ DIFFUSERS_VAE = [
 def clip(state, heads=None, act="quick_gelu", source="the CLIP weights"):
     """Sizes from shapes; heads defaults to width/64 as in both released models; act cannot be seen in the
     weights: "quick_gelu" for CLIP-L, "gelu" for CLIP-G."""
+    unused = ("position_ids", "logit_scale")                # in older files: the numbers 0..76, CLIP's loss
+    state = {name: tensor for name, tensor in state.items() if not name.endswith(unused)}
     with reading("CLIP's text encoder", source):
         vocabulary, width = state["text_model.embeddings.token_embedding.weight"].shape
         config = CLIPTextConfig(
@@ -486,7 +490,10 @@ def published_as(path):
     fetch it to where the path looks for it; "" if none has."""
     for repository, files, about in FAMILIES:
         if path.name == Path(files).name:
-            return "it is " + fetch(repository, files, about, path.parents[files.count("/")])
+            folder = path.parent
+            if folder.name == Path(files).parent.name:          # text_encoders/, which hf makes by itself
+                folder = folder.parent
+            return "it is " + fetch(repository, files, about, folder)
         if path.name == Path(repository).name and "*" in files:
             return "it is " + fetch(repository, files, about, path)
     return ""

@@ -877,12 +877,12 @@ def settle_prompts(args, models):
             label_of(prompt, models.classes)                # refuses what is none
     if models.text:
         for prompt in dict.fromkeys([*args.prompt, args.negative]):
-            check_words(models.text, prompt)
+            tell_unread(models.text, prompt)
     if models.condition == "none" and any(args.prompt):
         print("this model reads no prompts: yours is the clip's name and nothing else", file=sys.stderr)
 
 
-def check_words(text, prompt):
+def tell_unread(text, prompt):
     """What an encoder does not know of a prompt, or has to cut, is said on stderr."""
     if isinstance(text, ToyText) and prompt.strip() and not text.tokenizer.read(prompt):
         words = ", ".join(text.config.words[:12])

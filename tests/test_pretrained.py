@@ -169,7 +169,8 @@ def test_golden_old_attention_names_are_accepted(name):
 def test_golden_released_keys_are_all_consumed(name):
     """Every tensor of the published files has its place, none is left without a value, at the real sizes."""
     state, config = released(name)
-    vae = pretrained.kl_vae(state)
+    more = dict.fromkeys(("loss.logvar", "model_ema.decay"), torch.ones(()))        # of an LDM's .ckpt
+    vae = pretrained.kl_vae(state | more)
     assert len(vae.state_dict()) == len(state)
     assert vae.config == (SD3 if config["z_channels"] == 16 else SD14)
     assert (vae.config.scale, vae.config.shift) == (config["scaling_factor"], config["shift_factor"])
@@ -199,7 +200,8 @@ def test_golden_key_tables_of_the_released_encoders():
             got = pretrained.t5(state).config
             assert (got.width, got.heads, got.head_dim) == (want["d_model"], want["num_heads"], want["d_kv"])
         else:
-            got = pretrained.clip(state, act=want["hidden_act"]).config
+            old = dict.fromkeys(("text_model.embeddings.position_ids", "logit_scale"), torch.ones(()))
+            got = pretrained.clip(state | old, act=want["hidden_act"]).config
             assert (got.width, got.heads, got.layers) == (
                 want["hidden_size"], want["num_attention_heads"], want["num_hidden_layers"])
 
@@ -241,6 +243,7 @@ def test_golden_all_layouts_on_disk_give_the_same_vectors(tmp_path):
     ("sd3_medium.safetensors", "4.34 GB, Stability.*: hf download stabilityai/stable-diffusion-3-medium "
                                '--include "sd3_medium.safetensors" --local-dir HERE$'),
     ("w/text_encoders/clip_l.safetensors", '"text_encoders/clip_l.safetensors" --local-dir HERE/w$'),
+    ("w/clip_l.safetensors", '"text_encoders/clip_l.safetensors" --local-dir HERE/w$'),
     ("ucf101.pt", '2.7 GB, MIT.*: hf download maxin-cn/Latte --include "ucf101.pt" --local-dir HERE$'),
     ("DiT-XL-2-256x256.pt", "of https://github.com/facebookresearch/DiT .CC BY-NC 4.0.$"),
     ("sd-v1-4.ckpt", 'OpenRAIL-M.*: hf download CompVis/stable-diffusion-v-1-4-original --include "sd-v1'),
@@ -254,6 +257,8 @@ def test_a_missing_path_of_a_known_family_is_told_where_it_is(tmp_path, path, to
     told = told.replace("HERE", re.escape(str(tmp_path)))
     with pytest.raises(UserError, match=f"no file or folder .*{told}"):
         pretrained.open_released(tmp_path / path)
+    with pytest.raises(UserError, match="--local-dir [.]$"):
+        pretrained.open_released("clip_l.safetensors")                  # in no folder at all
 
 
 def diffusers_vae(folder, config):

@@ -161,7 +161,7 @@ def test_file_names_hold_nothing_but_letters_and_digits():
     assert len(file_name(0, "a cat " * 100)) < 80 and file_name(0, "!?") == "0000-clip"
 
 
-def test_latte_has_samplers_of_its_own(make, tmp_path, capsys):
+def test_latte_has_samplers_of_its_own(make):
     """Latte 3.1: DDPM, or DDIM; a flow's sampler is refused."""
     assert len(list(make("a cat", "--model", "latte").glob("*.mp4"))) == 1
     make("a cat", "--model", "latte", "--sampler", "ddim")
@@ -348,7 +348,7 @@ def test_a_given_frame_stays_and_the_others_start_from_it(models):
 
 
 @pytest.mark.parametrize("model, group", [("videodit", 4), ("latte", 1)])
-def test_start_and_end_are_where_they_were_asked(make, models, tmp_path, model, group):
+def test_start_and_end_are_where_they_were_asked(make, tmp_path, model, group):
     """A clip that ends with an image ends there: the frames after the last key frame are cut off."""
     start, end = image_file(tmp_path / "a.png"), image_file(tmp_path / "b.png", 50, seed=1)
     folder = make("a cat", "--start", start, "--end", end, "--model", model, "--guidance", 1)
@@ -519,7 +519,7 @@ def test_one_file_and_a_diffusers_folder_make_the_same_image(sd3):
     assert_close(one, folder, atol=0.1, rtol=0)
 
 
-def test_zero_shot_video_has_t_frames(sd3, make, capsys):
+def test_zero_shot_video_has_t_frames(sd3, make):
     """VideoDiT Fig. 2: the image model attends over any number of frames; each is decoded by itself."""
     folder = make("", "--weights", sd3[0], "--zero-shot-video", "--frames", 3, "--size", 32)
     clip, = folder.glob("*.mp4")
