@@ -10,7 +10,7 @@ Differs  the papers run each row once and compare by eye; here --seeds 3 runs it
 Reads    after eval.py and presets.py, before bench.py
 Run me   python ablate.py                        # the tables
          python ablate.py videodit-5 --config tiny --seeds 2       # CPU, minutes: without 3D patchify, with
-         python ablate.py videodit-5 --seeds 3                     # CPU, an hour: in an order that can be seen
+         python ablate.py videodit-5 --seeds 3                     # CPU, an hour: an order that can be seen
          python ablate.py videodit-3 --config videodit-256 --real UCF101 \\
              --train "--init SD3 --data VIDEOS --lpips VGG16"      # as the paper; --dry-run prints it all
 Stopped, the same command goes on: a row with a result.json is kept, a stage goes on where it was."""
@@ -127,8 +127,8 @@ TABLES = {
         Row("both", "--p_video 1", quality(37.53, 0.9806, 0.0444) | scores(556.42, 29.61))), "videodit-256"),
     # How does an image model get to see time? Make its attention global (2D to 3D), no new weights; or keep
     # it and add a trainable copy that is global beside it, which doubles the parameters. The paper finds them
-    # alike, and keeps the cheap one: rows that are equal within a margin are what would agree. On 8 cards of 80
-    # GB the first row wants --accumulate 2 in --train: 76 GB for 80, by bench.py fits.
+    # alike, and keeps the cheap one: rows that are equal within a margin are what would agree. The first row
+    # needs 80 GB a card by bench.py fits; with --accumulate 2 in --train it is 76, which fits 8 cards of 80.
     "videodit-4": Table("Table 4: what is made global", "videodit", (
         Row("2D and 3D, 4.15B", "--p_video 1 --attention 2d+3d", scores(563.24, 29.00)),
         Row("2D to 3D, 2.03B", "--p_video 1", scores(556.42, 29.61))), "videodit-256"),
@@ -909,8 +909,7 @@ def dry_run(args):
 # -------------------------------------------------------------------------------------------- command line
 
 # The same tables at four sizes: `tiny` shows in minutes that every command runs, and nothing else; `small` is
-# meant for seeds; `toy` is the shipped checkpoint's size; the published presets are the papers'. A default
-# that is -1 depends on another flag.
+# meant for seeds; `toy` is the shipped checkpoint's size; the published presets are the papers'.
 
 def parse(argv):
     flags = FlagParser(prog="ablate.py", description="a table of a paper, row by row; without one: a list")
@@ -934,11 +933,7 @@ def parse(argv):
     if "--train" in argv[:-1]:                                  # else its value, --x, would be a flag of ours
         at = argv.index("--train")
         argv[at:at + 2] = [f"--train={argv[at + 1]}"]
-    return check(flags.parse_args(argv))
-
-
-def check(args):
-    """Defaults that depend on others; one line for what cannot be."""
+    args = flags.parse_args(argv)
     trained = PRESETS[TABLES[args.table].at]["stages"]
     if not PRESETS[args.config]["stages"].keys() >= trained.keys():     # videodit-512 trains no DP-VAE
         raise UserError(f"--config {args.config} trains no {' and '.join(trained)} for {args.table}; give "

@@ -132,9 +132,8 @@ def score(argv):
     look = open_detector(args, "is")
     logits = extract(Side(args.fake, protocol, fake=True), look, args)                      # (N,R,K)
     mean, deviation, error = score_set(logits)
-    print(f"IS {mean:.4g} +- {error:.3g} (standard error over random halves; deviation over "
-          f"{min(10, len(logits))} splits {deviation:.2g}); {len(logits)} clips, {logits.shape[2]} classes of "
-          "c3d")
+    print(f"IS {mean:.4g} +- {error:.3g} (standard error over random halves; deviation over ten parts, or as "
+          f"many as clips, {deviation:.2g}); {len(logits)} clips, {logits.shape[2]} classes of c3d")
     return finish({"metric": "is", "is": mean, "standard_error": error, "deviation": deviation})
 
 
@@ -640,14 +639,6 @@ def render_all(specs, frames, size):
     return torch.stack([to_video(toy_world.render(spec, frames, size)) for spec in specs])      # (B,3,T,H,W)
 
 
-def generated(models, specs, frames, args):
-    """What the model makes of the Specs' prompts (N,3,T,H,W)."""
-    made = []
-    for first, part in batches(specs, args.batch):
-        made.append(make(models, captions(part), frames, args, first))                      # (B,3,T,H,W)
-    return torch.cat(made)
-
-
 # What nobody trained it for: a clip from an image, on from a clip, between two images (see sample.py). Scenes
 # that no training saw are rendered, and part of them is given away: a first frame, a first half, both ends.
 # What has to be invented must fit to what was given, and to the prompt.
@@ -769,9 +760,10 @@ def toy(argv):
     for row, kind in tqdm(rows.items(), unit="row"):
         specs = unseen(kind, args.n, args.vocabulary)
         frames = 1 if kind.startswith("image") else models.frames
-        clips = generated(models, specs, frames, args)                                      # (N,3,T,H,W)
+        clips = torch.cat([make(models, captions(part), frames, args, first)
+                           for first, part in batches(specs, args.batch)])                  # (N,3,T,H,W)
         if not each:
-            first = clips[:args.nearest]                                # of the first row, to be fitted
+            fitted = clips[:args.nearest]                               # of the first row
         scores = clip_scores(classifier, specs, clips, args.batch, motion=frames > 1)
         result[row] = shares(scores)
         each[row] = {key: "".join(map(str, answers)) for key, answers in scores.items()}
@@ -783,7 +775,7 @@ def toy(argv):
         contact_sheet(args.sheet, *zip(*shown))
     print_shares(result)
     if args.nearest:
-        result["nearest"] = nearest_rows(models.vae, first, args.ceiling, args.vocabulary)
+        result["nearest"] = nearest_rows(models.vae, fitted, args.ceiling, args.vocabulary)
     result["each"] = each                                               # a digit a clip
     return finish(result)
 
@@ -821,21 +813,13 @@ def open_detector(args, purpose):
     kind = args.features
     if kind == "toy":
         classifier = load_network(AttributeClassifier, args.classifier).to(device())
-
-        def look(video):
-            if purpose == "fid":
-                return classifier.frame_features(video)                                     # (B,T,F)
-            return classifier.clip_features(video)[:, None]                                 # (B,1,F)
-        return look
-    path = args.weights or DETECTORS / FILES[kind]
-    net = load_detector(path, kind, args.trust_torchscript).to(device())
-
-    def look(video):
-        if kind == "inception":
-            return net.features(fold(video)).unflatten(0, (len(video), -1))                 # (B,T,F)
-        return net(video)[:, None]                                                          # (B,1,F)
-
-    return look
+        if purpose == "fid":
+            return classifier.frame_features                                                # (B,T,F)
+        return lambda video: classifier.clip_features(video)[:, None]                       # (B,1,F)
+    net = load_detector(args.weights or DETECTORS / FILES[kind], kind, args.trust_torchscript).to(device())
+    if kind == "inception":
+        return lambda video: net.features(fold(video)).unflatten(0, (len(video), -1))       # (B,T,F)
+    return lambda video: net(video)[:, None]                                                # (B,1,F)
 
 
 # Distances are computed on one GPU; only sampling is shared among ranks (torchrun's processes, one a GPU),

@@ -486,8 +486,6 @@ class I3D(nn.Module):
 # is the one that the numbers in Latte's tables were made with.
 def resize_frames(video, size):
     """Bilinear, straight to a square, no antialias: StyleGAN-V's FVD protocol, which Latte follows."""
-    if video.shape[-2:] == (size, size):
-        return video
     frames = rearrange(video, "b c t h w -> (b t) c h w")        # (B*T,3,H,W)
     frames = F.interpolate(frames, size=(size, size), mode="bilinear")
     return rearrange(frames, "(b t) c h w -> b c t h w", b=len(video))       # (B,3,T,size,size)

@@ -405,13 +405,6 @@ def test_what_the_rows_drew_is_laid_out(tmp_path, capsys):
     assert "recon" not in capsys.readouterr().out
 
 
-def test_one_seed_is_no_evidence(tmp_path):
-    args = ablate.parse(["videodit-5", "--config", "tiny", "--out", str(tmp_path)])
-    ablate.show(args, [results(0.5, 1.0), results(0.5, 1.0)])
-    text = (tmp_path / "tiny" / "videodit-5.md").read_text()
-    assert "One seed: no evidence" in text and "- not told apart: toy motion %" in text
-
-
 def test_positions_are_no_parameters(tmp_path):
     """Table 4's 2.03 B and 4.15 B, Latte's 673.68 M: fixed tables lie in the files, and are not counted."""
     save_file({"image.pos_embed": torch.zeros(1, 9, 4), "temp_embed": torch.zeros(1, 3, 4),

@@ -20,7 +20,6 @@ from support.cli import UserError
 from dit import MMDiT
 from latte import Latte, LatteConfig
 from support.detectors import ATTRIBUTES, AttributeClassifier, classifier_targets
-from support.metrics import frechet, gaussian
 from test_latte import trained
 from text import ToyText
 from vae import DPVAE, KLVAE, KLVAEConfig
@@ -56,25 +55,6 @@ def latte_folder(folder, option, condition="", classes=()):
     save_network(folder / "latte.safetensors", net, extra=extra)
     save_network(folder / "text.safetensors", ToyText(presets.PRESETS["tiny"]["text"]))
     return folder
-
-
-# ---------------------------------------------------------------------------------------------- monotony
-
-@torch.no_grad()
-def test_toy_fvd_grows_with_disorder():
-    """FVD on an untrained classifier's features: the first 4, the first 8, all 16 frames in random order,
-    another one for each clip."""
-    torch.manual_seed(1)
-    classifier = AttributeClassifier(replace(presets.PRESETS["tiny"]["classifier"], width=8, size=32)).eval()
-    specs = [toy_world.sample_spec(7, index) for index in range(24)]
-    clips = eval.render_all(specs, 16, 32)                                                  # (24,3,16,32,32)
-    real, values = gaussian(classifier.clip_features(clips)), []
-    for size in (4, 8, 16):
-        generator = torch.Generator().manual_seed(0)
-        orders = [[*torch.randperm(size, generator=generator), *range(size, 16)] for _ in clips]
-        shuffled = torch.stack([clip[:, torch.tensor(order)] for clip, order in zip(clips, orders)])
-        values.append(frechet(*real, *gaussian(classifier.clip_features(shuffled))))
-    assert 0 < values[0] < values[1] < values[2]
 
 
 # ---------------------------------------------------------------------------------------------- commands
@@ -254,28 +234,6 @@ def test_recon_draws_videos_by_seed_not_by_name(ckpt, shots, tmp_path, capsys):
     assert Image.open(tmp_path / "sheet.png").size[1] > 6 * 96
 
 
-def test_a_sheet_of_samples_is_drawn(ckpt, tmp_path):
-    """`sample --sheet`: what a distance is of can be seen."""
-    eval.main(["sample", str(ckpt), "-n", "2", "--steps", "1", "-o", str(tmp_path / "s"), "--png",
-                   "--sheet", str(tmp_path / "s.png")])
-    assert Image.open(tmp_path / "s.png").size[0] > 300
-
-
-@pytest.mark.parametrize("layout", ["{name}/v_{name}_g01_c01.avi", "v_{name}_g01_c01.mp4",
-                                    "{name}/v_{name}_g01_c01/0001.jpg"])
-def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
-    """`eval.py sample CKPT --prompts UCF-101` of a model of classes: by class folders, flat, or as frames."""
-    for name in ("ApplyEyeMakeup", "Archery"):
-        path = tmp_path / "UCF-101" / layout.format(name=name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    folder = latte_folder(tmp_path / "run", "", "class", ["ApplyEyeMakeup", "Archery"])
-    eval.main(["sample", str(folder), "-n", "2", "--steps", "1", "--prompts", str(tmp_path / "UCF-101"),
-               "-o", str(tmp_path / "clips"), "--png"])
-    made = sorted(path.name for path in (tmp_path / "clips").iterdir() if path.is_dir())
-    assert made == ["000000", "000001"]
-
-
 # ---------------------------------------------------------------------------------------------- bad input
 
 @pytest.mark.parametrize("argv, says", [
@@ -283,7 +241,6 @@ def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
     (["fvd", "nowhere", "toy", *TOY_FLAGS], "nowhere is not there"),
     (["fvd", "toy", "toy:cat", *TOY_FLAGS], "toy:cat: write toy:KIND"),
     (["fvd", "toy", "toy", "--features", "vgg"], "--features: invalid choice: 'vgg'.*i3d"),
-    (["fvd", "toy", "toy", "--protocol", "mine"], "--protocol: invalid choice: 'mine'.*latte"),
     (["fvd", "toy", "toy", "--clips", "1"], "--clips 1: must be at least 2"),
     (["fvd", "toy", "toy", "--weights", "gone.pt"], "gone.pt.*i3d needs .*put it there"),
     (["fvd", "toy", "toy", "--real-stride", "2"], "unknown flag --real-stride; did you mean --real_stride"),
@@ -293,7 +250,6 @@ def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
     (["is", "toy", "--real_stride", "2"], "unknown flag --real_stride"),
     (["recon", "nowhere", "toy"], "no checkpoint at nowhere"),
     (["toy", "--ckpt", "nowhere"], "no file or folder nowhere"),
-    (["fvd", "toy", "toy", "--split", "mine"], "--split: invalid choice: 'mine'.*train"),
     (["toy", "--sheet", "README.md/x.png"], "a drawing in README.md: .*give"),
     (["toy", "--sheet", "x.pgn"], "x.pgn: a drawing is a .png"),
     (["sample", "x", "-o", "y", "--guidance", "nan"], "--guidance: nan is no finite number"),
