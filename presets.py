@@ -172,8 +172,8 @@ class Config:
     keep: int = 2                  # older states that stay, in OUT/STAGE/STEP/, beside the newest: the last
                                    # one whole, those before as EMA; 0: none
     # NETWORKS. Their sizes; each is a dataclass in the network's own file, and its fields are flags, too.
-    classifier: AttributeClassifierConfig = field(default_factory=lambda: AttributeClassifierConfig(
-        toy_world.SUBJECTS, tuple(toy_world.COLOURS), toy_world.MOTIONS, toy_world.SCENES))
+    classifier: AttributeClassifierConfig = field(
+        default_factory=lambda: AttributeClassifierConfig(*CLASSIFIER))
     vae: KLVAEConfig = field(default_factory=KLVAEConfig)
     disc: PatchGAN3DConfig = field(default_factory=PatchGAN3DConfig)
     text: ToyTextConfig = field(default_factory=lambda: ToyTextConfig(words=toy_world.WORDS))
@@ -402,9 +402,7 @@ def parser():
             how["nargs"] = "+"                              # several, parted by blanks (data.py)
         elif kind is tuple:
             how = dict(type=type(default[0]) if default else str, metavar="X", nargs="+")
-            shown = " ".join(map(str, default[:4]))
-            if len(default) > 4:
-                shown += " ..."
+            shown = " ".join(map(str, default[:4])) + " ..." * (len(default) > 4)
         help = f"{help} [{shown}]".replace("%", "%%")
         groups[group].add_argument(f"--{name}", default=argparse.SUPPRESS, help=help, **how)
     return flags

@@ -112,7 +112,7 @@ def plot_all(path, net, data, noise):
     values = torch.linspace(-2, 3, 51)                                         # (51,)
     second = {name: density(found, values) for name, found in second_frames().items()}
     right = (-0.5 * (values - 1.35) ** 2 / 0.19).exp() / math.sqrt(0.38 * math.pi)                 # (51,)
-    second["right"] = (values, right, "--")
+    second["right"] = (values, right, "~")
     panels.append(plot(None, second, "the second frame, the first one given", "its value", **wide))
     page(path, panels, columns=3)
 

@@ -60,9 +60,8 @@ class Axes:
 def plot(path, curves, title="", x="", y="", *, size=(640, 400), square=False):
     """Draw curves in a frame; returns the image, and saves it unless path is None.
 
-    curves    {name: (xs, ys)} or {name: (xs, ys, style)}: "-" a line, "~" a thin pale one, "--" dashes,
-              "." dots. A name that starts with "_" takes the colour of the one before it and stands in no
-              legend: one of many
+    curves    {name: (xs, ys)} or {name: (xs, ys, style)}: "-" a line, "~" a thin pale one, "." dots. A name
+              that starts with "_" takes the colour of the one before it and stands in no legend: one of many
     x, y      what the axes show
     square    a unit is as long on both axes, as on a map"""
     lines = {}
@@ -136,16 +135,7 @@ def draw_curve(pen, points, style, ink):
     if style == "~":
         ink = tuple(255 - (255 - level) * 2 // 5 for level in ImageColor.getrgb(ink))
         wide = FINE
-    pieces = dashed(points) if style == "--" else points[None]
-    for piece in pieces:
-        pen.line(piece.ravel().tolist(), fill=ink, width=wide, joint="curve")
-
-
-def dashed(points):
-    """Pillow knows no dashes: go along the curve, 7 pixels on, 5 off, wherever its points may lie."""
-    length = np.append(0, np.cumsum(np.hypot(*np.diff(points, axis=0).T)))               # (n,)  so far
-    dashes = np.arange(0, length[-1], 12 * FINE)[:, None] + np.linspace(0, 7 * FINE, 8)  # (dashes,8)
-    return np.stack([np.interp(dashes, length, points[:, axis]) for axis in (0, 1)], -1)     # (dashes,8,2)
+    pen.line(points.ravel().tolist(), fill=ink, width=wide, joint="curve")
 
 
 def font(points):

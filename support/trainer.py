@@ -416,16 +416,13 @@ class Learner:
         self.ema = {name: p.detach().clone() for name, p in self.trained.items()}
         self.optimizer = optimizer_of(cfg, player)
 
-    @contextlib.contextmanager
     def accumulating(self, last):
         """Gradient accumulation: micro-batches before the last add to the gradient, and tell no other rank of
         it; the sum is sent once. --accumulate 4 so computes a batch of 64 in the memory of 16, at the traffic
         of one. With --shard each is sent: a sum of whole gradients would be 8 GB for 2 B parameters."""
         if last or self.run.world == 1 or self.cfg.shard:
-            yield
-        else:
-            with self.wrapped.no_sync():
-                yield
+            return contextlib.nullcontext()
+        return self.wrapped.no_sync()
 
     def update(self, lr, finite):
         """One step of the optimizer. A gradient that is not finite must not reach the weights: it would be in
@@ -493,10 +490,8 @@ class Learner:
                 self.optimizer.state[parameter][key] = value.to(parameter.device)
 
     def refuse_misfits(self, ema, moments, file):
-        odd = sorted((self.trained.keys() ^ ema.keys()) | (self.trained.keys() ^ moments.keys()))
-        if odd:
-            raise UserError(f"{file} is of a run that trained other parameters ({', '.join(odd[:4])}); "
-                            "--resume none starts again")
+        if not self.trained.keys() == ema.keys() == moments.keys():
+            raise UserError(f"{file} is of a run that trained other parameters; --resume none starts again")
         for group in self.optimizer.param_groups:
             kinds = {"exp_avg", "exp_avg_sq"}
             if "times" in group:                            # Muon's
@@ -545,8 +540,6 @@ class Trainer:
         if self.step >= cfg.steps:
             self.say(f"already at step {self.step} of {cfg.steps}; --resume none starts again")
             return False
-        if cfg.bf16 and not has_bf16(self.run.device):
-            self.say("this device does not multiply in bf16: in float32, which is faster")
         self.watch = Watch(self)
         return True
 

@@ -427,7 +427,7 @@ def moments_of(state):
     (lambda state: moments_of(state).pop("exp_avg"), "another optimizer"),
     (lambda state: state["ema"]["line"].reverse(), "another network"),
     (lambda state: state["names"]["line"]["ema"].reverse(), "another network"),
-    (lambda state: state["names"]["line"].update(ema=["a", "b"]), "other parameters .a, b")])
+    (lambda state: state["names"]["line"].update(ema=["a", "b"]), "other parameters")])
 def test_a_state_that_does_not_fit_is_never_written_into(tmp_path, spoil, said):
     """Findings: moments of another shape made the fused AdamW write into memory that was not its own."""
     state = fit(tmp_path, 2)
@@ -575,9 +575,9 @@ def fit(out, steps, bad=(), data_sets=(), **flags):
     return read_state(out / "line" / "state.pt")
 
 
-def test_bf16_is_left_to_those_who_multiply_in_it(tmp_path, capsys, monkeypatch):
-    """A CPU without the instructions takes 80 times as long for a product: it stays with float32, and that
-    is said once. So does a GPU that would only emulate them."""
+def test_bf16_is_left_to_those_who_multiply_in_it(monkeypatch):
+    """A CPU without the instructions takes 80 times as long for a product: it stays with float32. So does a
+    GPU that would only emulate them."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     assert not has_bf16("cuda:3")
     for able in (True, False):
@@ -587,8 +587,6 @@ def test_bf16_is_left_to_those_who_multiply_in_it(tmp_path, capsys, monkeypatch)
         cfg = apply(Config(), {"bf16": True})
         with trainer.autocast(cfg, Run()):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if able else torch.float32)
-        fit(tmp_path / str(able), 2, bf16=True)
-        assert ("does not multiply in bf16" in capsys.readouterr().out) != able
     with trainer.autocast(apply(Config(), {"bf16": False}), Run()):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
