@@ -254,15 +254,6 @@ def test_a_flag_that_is_not_there_names_the_nearest(words, answer):
     assert answer in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_words_may_stand_between_the_flags():
-    """sample.py "a cat" --steps 5 "a dog": prompts are prompts wherever they stand."""
-    flags = FlagParser(prog="x")
-    flags.add_argument("prompt", nargs="*")
-    flags.add_argument("--steps", type=int, default=3)
-    given = flags.parse_args(["a cat", "--steps", "5", "a dog"])
-    assert given.prompt == ["a cat", "a dog"] and given.steps == 5
-
-
 # -------------------------------------------------------------------------------- kills, signals, equal files
 
 def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
@@ -288,21 +279,6 @@ def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == stays | {left.name}
     checkpoints.sweep(tmp_path)                                                 # in a run's own
     assert {path.name for path in tmp_path.iterdir()} == stays
-
-
-@pytest.mark.slow
-def test_equal_weights_are_equal_files(tmp_path):
-    """In any process, from any order of names: cmp and a checksum tell two networks apart."""
-    script = ("import sys, torch; from support.checkpoints import save_state\n"
-              "torch.manual_seed(0); state = {name: torch.randn(3, 4) for name in 'abc'}\n"
-              "state = {**state, 'n': torch.tensor(7), 'half': torch.ones(3).half()}\n"
-              "names = sorted(state, reverse=sys.argv[2] == 'back')\n"
-              "save_state(sys.argv[1], {name: state[name] for name in names}, 'Tiny', {'width': 3},"
-              " {'step': 1, 'size': 2, 'é': 3})")
-    for done in together(*(["-c", script, tmp_path / f"{name}.safetensors", name] for name in ("on", "back")),
-                         extra={"PYTHONPATH": "."}):
-        assert done.code == 0, done.err
-    assert (tmp_path / "on.safetensors").read_bytes() == (tmp_path / "back.safetensors").read_bytes()
 
 
 def test_our_files_are_read_by_the_library_and_aligned(tmp_path):

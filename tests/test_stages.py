@@ -5,7 +5,6 @@ import itertools
 import json
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -569,12 +568,3 @@ def test_a_folder_of_ours_brings_what_a_stage_needs(tiny, tmp_path):
     for name in ("vae", "dpvae", "text", "classifier"):
         assert (tmp_path / "more" / f"{name}.safetensors").read_bytes() == (
             tiny.folder / f"{name}.safetensors").read_bytes()
-
-
-def test_python_train_alone_trains_nothing(tmp_path, monkeypatch):
-    """It says what can be trained, and how long that takes."""
-    here = Path(train.__file__).resolve()
-    monkeypatch.chdir(tmp_path)
-    done = script(here)
-    assert done.code == 0 and "--config latte-ucf101-img --vae_weights SD1" in done.out and not done.err
-    assert list(tmp_path.iterdir()) == []
