@@ -589,12 +589,12 @@ class Trainer:
                             f"step {self.step}; {self.whereabouts()}. Lower --lr, or try --no-bf16")
 
     def whereabouts(self):
-        """Which states there are to go back to. The command names the oldest: later ones may be sick, too,
-        which the losses in the log tell."""
-        there = kept(self.folder)
+        """Which states there are to go back to. The command names the oldest whole one: later ones may be
+        sick, too, which the losses in the log tell."""
+        there = [folder for _, folder in kept(self.folder) if (folder / "state.pt").is_file()]
         if not there:
             return "nothing was saved yet"
-        return f"{len(there)} states are kept: --resume {there[0][1]} goes back"
+        return f"{len(there)} states are kept: --resume {there[0]} goes back"
 
     @contextlib.contextmanager
     def averaged(self):

@@ -611,11 +611,11 @@ def test_a_step_that_is_not_finite_moves_nothing(tmp_path, capsys):
 
 
 def test_nothing_is_saved_while_steps_are_left_out(tmp_path):
-    """Steps 3 to 6 of 6 are sick: the save of step 2 stays, the end is no end, and the message says where to
-    go back to."""
-    with pytest.raises(UserError, match="last 4 steps were left out.* 2 states are kept: --resume .*01"):
-        fit(tmp_path, 6, bad=range(2, 6), save_every=1)
-    assert read_state(tmp_path / "line" / "state.pt")["step"] == 2
+    """Steps 4 to 6 of 6 are sick: the save of step 3 stays, the end is no end, and the message says where to
+    go back to: of step 1 the EMA alone is kept."""
+    with pytest.raises(UserError, match="last 3 steps were left out.* 2 states are kept: --resume .*02 goes"):
+        fit(tmp_path, 6, bad=range(3, 6), save_every=1)
+    assert read_state(tmp_path / "line" / "state.pt")["step"] == 3
 
 
 def test_ten_in_a_row_stop_the_run(tmp_path):
