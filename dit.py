@@ -5,7 +5,7 @@ Shapes   z (B,C,T,H,W) scaled latents, an image has T=1; x (B,T*N,D) tokens, N =
 Time     MMDiT: t in [0,1], 0 noise, 1 data (Eq. 5); DiT, PixArt: DDPM's integer steps, 999 noise
 Differs  module names are the released checkpoints', so that their weights load (pretrained.py)
 Reads    after text.py, before videodit.py and latte.py
-Run me   python dit.py      # CPU, 10 s: untrained they answer 0; what a patch attends to, in out/dit.png
+Run me   python dit.py      # CPU, 3 s: untrained they answer 0
 
 THE PROBLEM. flow.py left one thing open: the network. It gets a noisy latent z, the time t, and a prompt, and
 answers with an array of z's shape (which way the clip lies, or what the noise was). It has to look FAR (if

@@ -272,18 +272,15 @@ def held(model, known, noisy):
 # TRAP: holding alone goes half the way. The unknown frames learn of z only through its NOISY copy, and when
 # that is clean enough to be read, they are settled. Take two frames that correlate by 0.9 and give the first,
 # 1.5: the second should be 1.35 +- 0.44, and is 0.66 +- 0.70, by an exact velocity in any number of steps.
-# Two cures (test_holding_alone_goes_half_the_way_and_repeating_steps_the_rest, and the last panel of
-# out/flow.png):
+# The cure (test_holding_alone_goes_half_the_way_and_pulling_nearly_the_rest): look where x is heading,
+# x + (1-t) v; where that differs from z, turn the velocity by the gradient of the difference. One backward
+# pass through the network a step: 1.26 +- 0.45.
 #
-#   repaint   after a step, add noise back to the level before it and take the step again (RePaint, Lugmayr et
-#             al. 2022): each time the known frames reach the others a little more. It costs as many times the
-#             calls: 4 give 1.14 +- 0.52, 16 give 1.31 +- 0.40 (demos/show_flow.py).
-#   pulled    look where x is heading, x + (1-t) v; where that differs from z, turn the velocity by the
-#             gradient of the difference. One backward pass through the network a step: 1.26 +- 0.45.
+# Tried by others: to add noise back after each step and take it again (RePaint, Lugmayr et al. 2022), at many
+# times the calls; to leave some frames clean in training (an exercise here), which needs a training of its
+# own.
 #
-# A third cure, training with some frames left clean, needs a training of its own.
-#
-# The formula of the second, r^2 = (1-t)^2 / (t^2 + (1-t)^2), all gradients by x_t:
+# The formula, r^2 = (1-t)^2 / (t^2 + (1-t)^2), all gradients by x_t:
 #
 #     grad log p(x_t | z) = grad log p(x_t) + grad log p(z | x_t)                               Bayes' rule
 #     grad log p(z | x_t) = - grad error / r^2,  error = |z - (x_t + (1-t) v)|^2 / 2      where z is known

@@ -5,20 +5,14 @@ import math
 import torch
 import torch.nn as nn
 
-from flow import Known, euler, flow_loss, held, interpolate, pulled, sample_times, sigmas
+from flow import euler, flow_loss, sample_times, sigmas
 from support.drawing import page, plot
-from support.order import keyed_noise
 
 
 # ====================================================================================================== demo
-# Two data sets so small that the right answers are known: eight points on a ring, and two frames with a
-# Gaussian's correlation, for Known. out/flow.png shows, by row:
-#
-#     the lines of training          the paths of sampling          the same with shift 3
-#     which times are drawn          a second frame, the first one given
-#
-# Lines cross, paths do not: they run to the middle first (at t=0 the answer is "the mean of all data") and
-# part late.
+# A data set so small that the right answers are known: eight points on a ring. out/flow.png shows the lines of
+# training beside the paths of sampling. Lines cross, paths do not: they run to the middle first (at t=0 the
+# answer is "the mean of all data") and part late.
 
 
 def circle(points=8):
@@ -95,26 +89,15 @@ def demo(path=None, steps=1200, seed=0):
 
 
 def plot_all(path, net, data, noise):
-    """out/flow.png, five panels."""
-    wide = dict(size=(440, 440))
-    points = {"data": (*data.T, ".")}
+    """out/flow.png, two panels."""
     ends = data[torch.randint(len(data), (24,))]                               # (24,2)
     lines = {f"_{i}": (*torch.stack([noise[i], ends[i]], 1), "~") for i in range(24)}
-    maps = [("lines of training, noise to a random point", lines)]
-    for shift in (1, 3):
-        maps.append((f"paths of sampling, 12 steps, shift {shift}", paths(net, noise[:24], shift)))
-    panels = [plot(None, curves | points, title, square=True, **wide) for title, curves in maps]
-
-    times = torch.linspace(0.01, 0.99, 99)                                     # (99,)
-    normal = torch.special.ndtri(torch.linspace(0, 1, 50_001)[1:-1])           # (49999,) an even N(0,1)
-    drawn = {f"shift {shift}": density(sample_times(normal, shift), times) for shift in (1, 3)}
-    panels.append(plot(None, drawn, "which times are drawn", "t", **wide))
-    values = torch.linspace(-2, 3, 51)                                         # (51,)
-    second = {name: density(found, values) for name, found in second_frames().items()}
-    right = (-0.5 * (values - 1.35) ** 2 / 0.19).exp() / math.sqrt(0.38 * math.pi)                 # (51,)
-    second["right"] = (values, right, "~")
-    panels.append(plot(None, second, "the second frame, the first one given", "its value", **wide))
-    page(path, panels, columns=3)
+    maps = {"lines of training, noise to a random point": lines,
+            "paths of sampling, 12 steps": paths(net, noise[:24], shift=1)}
+    points = {"data": (*data.T, ".")}
+    panels = [plot(None, curves | points, title, square=True, size=(440, 440))
+              for title, curves in maps.items()]
+    page(path, panels, columns=2)
 
 
 def paths(model, noise, shift):
@@ -125,60 +108,6 @@ def paths(model, noise, shift):
     path = torch.stack(path, 1)                                                # (B,13,2)
     return {"steps": (*path[:, :-1].flatten(0, 1).T, "."),
             **{f"_{i}": (*one.T, "~") for i, one in enumerate(path)}}
-
-
-def density(values, places):
-    """A histogram as a curve: places (n,), equally far apart -> (places, share at each)."""
-    nearest = (values[:, None] - places).abs().argmin(1)                       # (B,)
-    return places, nearest.bincount(minlength=len(places)) / len(values) / (places[1] - places[0])
-
-
-# REPAINT (Lugmayr et al. 2022), "again" in the last panel: after each step add noise back to the level before
-# it, and take the step once more. Each time the known frames reach the others a little more.
-
-def noise_again(x, noise, sigma, higher):
-    """From noise level sigma back up to a higher one: shrink the signal, fill up the variance with noise."""
-    signal = (1 - higher) / (1 - sigma)
-    missing = math.sqrt(max(higher ** 2 - (signal * sigma) ** 2, 0.0))
-    return signal * x + missing * noise                                        # (B,C,...)
-
-
-def repaint(velocity, x, sigmas, turns, new_noise):
-    """euler that takes each step `turns` times; new_noise(n): the n-th noise that is added back."""
-    levels, added = sigmas.tolist(), 0
-    for i, (sigma, next_sigma) in enumerate(zip(levels, levels[1:])):
-        x = euler(velocity, x, sigmas[i:i + 2])
-        if sigma == 1:                                 # to go back to pure noise would throw the step away
-            continue
-        for _ in range(turns - 1):
-            x = noise_again(x, new_noise(added), next_sigma, sigma)
-            x = euler(velocity, x, sigmas[i:i + 2])
-            added += 1
-    return x
-
-
-def second_frames(clips=2000, steps=28):
-    """Two frames of one pixel, each N(0,1), that correlate by 0.9, the first 1.5. {how: the second (B,)}"""
-    exact = gaussian_oracle(torch.tensor([[1.0, 0.9], [0.9, 1.0]]))
-    shape = (clips, 1, 2, 1, 1)                                                # (B,1,2,1,1)
-    noise = keyed_noise(shape, seed=0, step=0)
-    first = torch.tensor([True, False]).view(1, 1, 2, 1, 1)
-    known = Known(torch.full((1, 1, 2, 1, 1), 1.5), first)
-
-    def velocity(x, t):
-        return exact(x.view(-1, 2), t).view(-1, 1, 2, 1, 1)                    # (B,1,2,1,1)
-
-    def noisy(t):
-        return interpolate(noise, known.latent, t)                             # (B,1,2,1,1)
-
-    def new_noise(n):
-        return keyed_noise(shape, seed=1, step=n)                              # (B,1,2,1,1)
-
-    plain, levels = held(velocity, known, noisy), sigmas(steps, shift=1.0)
-    clips = {"held": euler(plain, noise, levels),
-             "again 4": repaint(plain, noise, levels, 4, new_noise),
-             "pulled": euler(held(pulled(velocity, known), known, noisy), noise, levels)}
-    return {name: clip[:, 0, 1, 0, 0] for name, clip in clips.items()}         # (B,) each
 
 
 def main():

@@ -6,7 +6,6 @@ from einops import rearrange
 import torch
 
 from demos import scrambled
-from demos.show_dit import watch_attention
 from dit import MMDiT, MMDiTConfig
 from text import ToyText
 from vae import DPVAE
@@ -48,6 +47,36 @@ def demo():
             differs = video(clip, t, **cond) - before
             found[f"{attention}: five frames, against {what}"] = differs.abs().max().item()
     return found
+
+
+def watch_attention(net, run):
+    """The weights softmax(q k^T / sqrt(d)) of each joint block while run() runs, mean over heads:
+    (depth,L+N,L+N), row i is what token i attends to. The text's tokens come first."""
+    seen = []
+
+    def watch(attention):
+        compute = attention.queries_keys_values
+
+        def compute_and_keep(x):
+            seen.append(compute(x))                                         # q, k, v (B,heads,L or N,d)
+            return seen[-1]
+        attention.queries_keys_values = compute_and_keep
+
+    attentions = []
+    for block in net.joint_blocks:
+        attentions += [block.context_block.attn, block.x_block.attn]
+    for attention in attentions:
+        watch(attention)
+    try:
+        run()
+    finally:
+        for attention in attentions:
+            del attention.queries_keys_values                               # the class's own again
+    weights = []
+    for text, image in zip(seen[::2], seen[1::2]):
+        q, k, _ = [torch.cat(pair, dim=2)[0] for pair in zip(text, image)]  # (heads,L+N,d) each
+        weights.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(0)) # (L+N,L+N)
+    return torch.stack(weights)                                             # (depth,L+N,L+N)
 
 
 def who_attends_to_whom(video, z, t, cond):

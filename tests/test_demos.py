@@ -23,7 +23,7 @@ DEMOS = {
     "flow": (f"oracle {NUMBER} .* trained {NUMBER} ", lambda exact, net: exact < 1e-3 and net < 0.1, "flow"),
     "vae": (f"from held key frames by {NUMBER} ", is_small, "vae"),
     "text": (f"{NUMBER} of {NUMBER} words have their nearest", lambda near, _: near > 20, ""),
-    "dit": (f"answer +{NUMBER}\nMMDiT: five frames backwards +{NUMBER}\n", is_small, "dit"),
+    "dit": (f"answer +{NUMBER}\nMMDiT: five frames backwards +{NUMBER}\n", is_small, ""),
     "videodit": (f"other frames get {NUMBER} in 2D, {NUMBER} in 3D", lambda two, three: two < 0.01 < three,
                  "videodit"),
     "latte": (f"largest output of an untrained Latte: {NUMBER} ", is_small, "latte"),

@@ -124,15 +124,15 @@ def checks():
     return {int(n): re.sub(r"^    ", "", script[1], flags=re.M) for n, script in zip(parts[1::2], scripts)}
 
 
-def test_there_are_twelve_exercises_each_with_a_check_that_is_python():
-    assert sorted(checks()) == list(range(1, 13))
+def test_there_are_eleven_exercises_each_with_a_check_that_is_python():
+    assert sorted(checks()) == list(range(1, 12))
     for script in checks().values():
         compile(script, "docs/exercises.md", "exec")
         assert "assert" in script
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(1, 13))
+@pytest.mark.parametrize("number", range(1, 12))
 def test_the_check_of_an_exercise_fails_before_it_is_done(number):
     """Otherwise it would tell nothing."""
     done = subprocess.run([sys.executable, "-c", checks()[number]], capture_output=True, text=True)
