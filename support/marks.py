@@ -9,16 +9,15 @@ from pathlib import Path
 
 
 MARK = re.compile(r"\b(ASSUMED|DEVIATES)\b([^:]{0,60}): (.*)")
-OWNER = re.compile(r"\s*(?:class|def) (\w+)|(\w+)(?:, \w+)* = ")
 DIFFERS = """# What differs from the papers
 
-Made by `python -m support.marks > docs/differs.md` from the marks in the code, each under the file and the
-name that it belongs to. ASSUMED is where a paper is silent, DEVIATES where it or its published code says
-otherwise; the reasons are longer in the code."""
+Made by `python -m support.marks > docs/differs.md` from the marks in the code, file by file, in their
+order there. ASSUMED is where a paper is silent, DEVIATES where it or its published code says otherwise; the
+reasons are longer in the code."""
 
 
 def marks(folder):
-    """docs/differs.md as text: every mark of the folder's files, under what it belongs to."""
+    """docs/differs.md as text: every mark of the folder's files."""
     page = [DIFFERS]
     for path in [*sorted(Path(folder).glob("*.py")), *sorted(Path(folder).glob("support/*.py"))]:
         lines = path.read_text("utf-8").splitlines()
@@ -27,32 +26,10 @@ def marks(folder):
             mark = MARK.search(line)
             if mark and "grep" not in line:
                 said = paragraph(lines, number, mark[3])
-                rows.append(f"* {owner_of(lines, number)}{mark[1]}{mark[2]}: {said}")
+                rows.append(f"* {mark[1]}{mark[2]}: {said}")
         if rows:
             page += ["", f"## {path.relative_to(folder)}", "", *rows]
     return "\n".join(page)
-
-
-def indent(line):
-    return len(line) - len(line.lstrip())
-
-
-def owner_of(lines, number):
-    """What a mark belongs to, "`Class.method` ": what begins right below it, else what it stands in."""
-    here = indent(lines[number])
-    names = []
-    for line in lines[number:]:                             # the code below the comment
-        if line.strip() and line.lstrip()[0] not in "#@":
-            begins = OWNER.match(line)
-            if begins and indent(line) == here:
-                names = [begins[1] or begins[2]]
-            break
-    for line in reversed(lines[:number + 1]):               # what it lies in, from the inside out
-        begins = OWNER.match(line)
-        if begins and indent(line) < here:
-            names.insert(0, begins[1] or begins[2])
-            here = indent(line)
-    return f"`{'.'.join(names)}` " if names else ""
 
 
 def paragraph(lines, number, text):

@@ -104,15 +104,14 @@ def test_the_list_of_what_differs_is_the_marks_of_the_code():
     assert Path("docs/differs.md").read_text("utf-8") == marks(".") + "\n"
 
 
-def test_a_mark_is_found_with_its_owner_and_its_sentences(tmp_path):
+def test_a_mark_is_found_with_its_sentences(tmp_path):
     """In a docstring, above what it is about, inside of it, beside code; a word about marks is none."""
     (tmp_path / "a.py").write_text('"""grep ASSUMED: no."""\n# ASSUMED: above\n# it.\nX = 1\n\nclass A:\n'
                                    '    # DEVIATES Eq. 2: the next.\n    def b(self):\n'
                                    '        """c. ASSUMED: in\n        a text."""\n'
                                    '        d = 1    # ASSUMED: beside\n        e = 2\n')
     assert marks(tmp_path).splitlines()[-4:] == [
-        "* `X` ASSUMED: above it.", "* `A.b` DEVIATES Eq. 2: the next.", "* `A.b` ASSUMED: in a text.",
-        "* `A.b` ASSUMED: beside"]
+        "* ASSUMED: above it.", "* DEVIATES Eq. 2: the next.", "* ASSUMED: in a text.", "* ASSUMED: beside"]
 
 
 # ---------------------------------------------------------------------------------------------- exercises
