@@ -481,29 +481,22 @@ class Learner:
         moments = {name: state["optimizers"]["state"].get(place, {})
                    for name, place in zip(names["optimizers"], places, strict=True)}
         ema = dict(zip(names["ema"], state["ema"], strict=True))
-        self.refuse_misfits(ema, moments, file)
+        if not self.trained.keys() == ema.keys() == moments.keys():
+            raise UserError(f"{file} is of a run that trained other parameters; --resume none starts again")
+        muons = {p for group in self.optimizer.param_groups if "times" in group for p in group["params"]}
         for name, parameter in self.trained.items():
+            kinds = {"exp_avg", "exp_avg_sq", "step"}
+            if parameter in muons:
+                kinds = {"momentum", "step"}
+            shapes = {value.shape for key, value in moments[name].items() if key != "step"} | {ema[name].shape}
+            if shapes != {parameter.shape} or moments[name].keys() not in (set(), kinds):
+                raise UserError(f"{file}: {name}, here {tuple(parameter.shape)}, is another network's or "
+                                "another optimizer's (--muon); --resume none starts again")
             self.ema[name].copy_(part_of(ema[name], parameter))
             for key, value in moments[name].items():
                 if key != "step":
                     value = part_of(value, parameter)
                 self.optimizer.state[parameter][key] = value.to(parameter.device)
-
-    def refuse_misfits(self, ema, moments, file):
-        if not self.trained.keys() == ema.keys() == moments.keys():
-            raise UserError(f"{file} is of a run that trained other parameters; --resume none starts again")
-        for group in self.optimizer.param_groups:
-            kinds = {"exp_avg", "exp_avg_sq"}
-            if "times" in group:                            # Muon's
-                kinds = {"momentum"}
-            for parameter in group["params"]:
-                name = self.names[parameter]
-                there = {"EMA": ema[name], **moments[name]}
-                step = there.pop("step", torch.zeros(()))
-                shapes = {tuple(value.shape) for value in there.values()}
-                if there.keys() - {"EMA"} not in (set(), kinds) or shapes != {parameter.shape} or step.ndim:
-                    raise UserError(f"{file}: {name}, here {tuple(parameter.shape)}, is another network's or "
-                                    "another optimizer's (--muon); --resume none starts again")
 
 
 class Trainer:
