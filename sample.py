@@ -521,16 +521,17 @@ def windows_of(models, have, frames):
 # A model makes squares. Of what a person brings the middle is taken, and neither stretched nor padded: a
 # stretched cat is an input that no training has shown, and padding would be drawn into the clip. And it knows
 # motion at the rate of its training's videos: all 60 frames of a phone's second would be slow motion to it.
-def read_cropped(path, size, flag, fps):
-    """(1,3,T,size,size): the middle of an image (T=1), or of a clip's frames, `fps` a second of them."""
-    path = Path(path).expanduser()
+def read_cropped(args, models, flag):
+    """(1,3,T,size,size) of --start, --end or --extend: the middle of an image (T=1), or of a clip's frames,
+    as many a second as the model's."""
+    path, size = Path(getattr(args, flag)).expanduser(), args.size
     if not path.is_file():
         raise UserError(f"--{flag} {path}: no such file")
     try:
         if path.suffix.lower() in IMAGES:
             frames = read_image(path, size)[None]                               # (1,H,W,3)
         else:
-            frames = read_at_rate(path, fps, size)                              # (T,H,W,3)
+            frames = read_at_rate(path, models.sampling.get("fps", 12.0), size)             # (T,H,W,3)
     except (Unusable, OSError, ValueError) as reason:
         raise UserError(f"--{flag} {path} cannot be read ({str(reason)[:100]}); give another file")
     top, left = ((side - size) // 2 for side in frames.shape[1:3])
@@ -755,8 +756,6 @@ def parse(argv):
     add("--start", metavar="IMAGE", default="", help="the clip begins with it")
     add("--end", metavar="IMAGE", default="", help="the clip ends with it; with --start: in between")
     add("--extend", metavar="CLIP", default="", help="go on from its end, to --frames in all")
-    add("--video", metavar="CLIP", default="", help="make this clip anew by the prompt: see --strength")
-    add("--strength", type=float, default=0.6, help="of --video: share of the steps; 1 forgets the clip")
     add("--frames", type=int, default=0, help="with DP-VAE a multiple of 4; 0: the model's own")
     add("--size", type=int, default=0, help="pixels; 0: the model's own")
     add("--sampler", default="", choices=["", "euler", "ddpm", "ddim"], help="by default the model's own")
@@ -797,9 +796,7 @@ def check_flags(args):
         if value is not None and not least <= value <= 10 ** 7:    # nan is not, either
             flag = "-n" if name == "n" else f"--{name}"
             raise UserError(f"{flag} {value}: must be at least {least} and at most ten million")
-    if not 0 < args.strength <= 1:
-        raise UserError(f"--strength {args.strength}: must be above 0 and at most 1")
-    given = [f"--{name}" for name in ("extend", "video", "image") if getattr(args, name)]
+    given = [f"--{name}" for name in ("extend", "image") if getattr(args, name)]
     if args.start or args.end:
         given.append("--start/--end")
     if len(given) > 1:
@@ -895,24 +892,16 @@ def tell_unread(text, prompt):
 def recipe(args, models, how):
     """What the flags ask for: (make(prompts, first_index) -> clips, the calls of the transformer it takes).
 
-    They differ in what is given: nothing, frames that stay (--start, --end), a clip to begin from part way
-    (--video), or windows one after the other (--extend)."""
+    They differ in what is given: nothing, frames that stay (--start, --end), or windows one after the other
+    (--extend)."""
     if args.extend:
         return extension(args, models, how)
-    given, rate = Given(), models.sampling.get("fps", 12.0)
-    if args.start or args.end:
-        images = {}
-        for flag in ("start", "end"):
-            if getattr(args, flag):
-                image = read_cropped(getattr(args, flag), args.size, flag, rate)
-                images[flag] = image[:, :, :1]                                  # (1,3,1,H,W)
+    given, images = Given(), {}
+    for flag in ("start", "end"):
+        if getattr(args, flag):
+            images[flag] = read_cropped(args, models, flag)[:, :, :1]           # (1,3,1,H,W)
+    if images:
         given = given_ends(models, args.size, how, args.frames, **images)
-    elif args.video:
-        clip = read_cropped(args.video, args.size, "video", rate)               # (1,3,T,H,W)
-        if clip.shape[2] < args.frames:
-            raise UserError(f"--video {args.video}: {clip.shape[2]} frames at the model's {rate:g} a second; "
-                            f"--frames {args.frames} needs a longer clip, or give fewer")
-        given = Given(encode(models, clip[:, :, :args.frames]), args.strength)
 
     def make(prompts, first_index):
         shape = models.shape(len(prompts), args.frames, args.size)              # (B,C,T',h,w)
@@ -926,13 +915,11 @@ def recipe(args, models, how):
 
 def extension(args, models, how):
     """recipe for --extend."""
-    rate = models.sampling.get("fps", 12.0)
-    clip = read_cropped(args.extend, args.size, "extend", rate)                 # (1,3,T,H,W)
+    clip = read_cropped(args, models, "extend")                                 # (1,3,T,H,W)
     have = clip.shape[2] // models.group * models.group
     if not 0 < have < args.frames:
-        raise UserError(f"--extend {args.extend}: {have} frames of it, at the model's {rate:g} a second, can "
-                        f"be used; --frames {args.frames} must be more, and the clip at least {models.group} "
-                        "long")
+        raise UserError(f"--extend {args.extend}: {have} frames of it, at the model's rate, can be used; "
+                        f"--frames {args.frames} must be more, and the clip at least {models.group} long")
     clip = clip[:, :, :have]
     z = encode(models, clip)                                                    # (1,C,T',h,w)
 
@@ -986,10 +973,8 @@ def about_clip(args, how, prompt, index, clip):
     """What is needed to make this clip again."""
     about = {"prompt": prompt, "index": index, "frames": clip.shape[1], "pixels": clip.shape[-1],
              "fps": args.fps, **asdict(how)}
-    for flag in ("ckpt", "model", "weights", "vae", "start", "end", "extend", "video"):
+    for flag in ("ckpt", "model", "weights", "vae", "start", "end", "extend"):
         about[flag] = getattr(args, flag)
-    if args.video:
-        about["strength"] = args.strength
     about["made"] = time.strftime("%Y-%m-%d %H:%M:%S")
     about["torch"] = torch.__version__
     return about
