@@ -419,7 +419,7 @@ def clip_commands(args, config):
         if asks_text(config):
             sample += ["--prompts", args.real]
         distances = published_distances(args, config, clips)
-    return [("sample", sample), *((kind, ["eval.py", kind, *words]) for kind, words in distances.items())]
+    return [("sample", sample), *distances.items()]
 
 
 def sample_command(config, out, n):
@@ -432,15 +432,15 @@ def asks_text(config):
 
 
 def toy_distances(args, config, clips):
-    """{eval.py's command: its words}: the toy's classifier stands for the networks that look."""
+    """{eval.py's command: the whole of it}: the toy's classifier stands for the networks that look."""
     look = ["--clips", str(args.n), *by_classifier(config), "--frames", str(config.frames), "--size",
             str(config.size)]
-    return {kind: [f"{config.data}:video", clips, *look] for kind in ("fvd", "fid")}
+    return {kind: ["eval.py", kind, f"{config.data}:video", clips, *look] for kind in ("fvd", "fid")}
 
 
 def published_distances(args, config, clips):
-    """{eval.py's command: its words}, as the papers have them: IS where clips have UCF101's classes, FID in
-    Latte's tables of faces and of text-to-video."""
+    """The same, as the papers have them: IS where clips have UCF101's classes, FID in Latte's tables of faces
+    and of text-to-video."""
     real = args.real or config.data
     look = ["--clips", str(args.n), "--protocol", config.stage]
     if config.size < 256:                                       # smaller than published: at its own size
@@ -454,11 +454,11 @@ def published_distances(args, config, clips):
         sides += ["--real_stride", str(stride)]
     if "ucf101" in args.config:                                 # Latte trains on both splits of it
         sides += ["--split", "all"]
-    distances = {"fvd": sides}
+    distances = {"fvd": ["eval.py", "fvd", *sides]}
     if config.stage == "videodit" or config.latte.condition == "class":
-        distances["is"] = [clips, *look]
+        distances["is"] = ["eval.py", "is", clips, *look]
     else:
-        distances["fid"] = [*sides]
+        distances["fid"] = ["eval.py", "fid", *sides]
     if args.trust_torchscript:
         for words in distances.values():
             words.append("--trust-torchscript")

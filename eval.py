@@ -100,7 +100,8 @@ def score_set(logits):
     def measure(some):
         return inception_score(some.flatten(0, 1), min(10, len(some)))                      # of (N*R,K)
 
-    return *measure(logits), standard_error(lambda half: measure(half)[0], logits)
+    mean, deviation = measure(logits)
+    return mean, deviation, standard_error(lambda half: measure(half)[0], logits)
 
 
 # With fewer rows than features the covariance has directions in which the set does not vary at all

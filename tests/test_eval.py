@@ -312,17 +312,6 @@ def test_a_latte_in_half_precision_is_looked_at_in_float32(tmp_path, capsys):
     assert "0 space" in capsys.readouterr().out
 
 
-def test_similarity_refuses_what_is_no_clip(tmp_path):
-    """A shard of cached latents is raw and has no noise on it: clips are asked for instead."""
-    save_file({"z": torch.zeros(1)}, tmp_path / "shard.safetensors")
-    folder = latte_folder(tmp_path / "run", "plain")
-    with pytest.raises(UserError, match="shard.safetensors"):
-        eval.main(["similarity", str(folder), "--data", str(tmp_path / "shard.safetensors")])
-    with pytest.raises(UserError, match="no vae .*add --vae PATH"):
-        torch.save({"ema": trained(1, "plain").state_dict()}, tmp_path / "ffs.pt")
-        eval.main(["similarity", str(tmp_path / "ffs.pt")])
-
-
 # ------------------------------------------------------------------------------------------ as published
 
 def test_a_latte_of_classes_is_asked_for_random_ones(tmp_path):
