@@ -513,7 +513,6 @@ class Trainer:
         self.classes = {name: type(net).__name__ for name, net in self.nets.items()}    # FSDP renames them
         self.learners = {name: Learner(cfg, run, name, player) for name, player in stage.players.items()}
         self.step = 0
-        self.saved = None                                                   # the step of the last save
         self.data = []                                                      # what identifies the data sets
         self.failed = self.skipped = torch.zeros((), device=run.device)     # steps: in a row, in all
         self.told = 0                                       # steps left out that a person has been told of
@@ -689,7 +688,6 @@ class Trainer:
             write_atomic(self.folder / "state.pt", lambda temporary: torch.save(state, temporary))
             (self.folder / BEGUN).unlink(missing_ok=True)
             keep(out, cfg.stage, self.step, cfg.keep)
-        self.saved = self.step
         self.run.wait()
 
     def state(self):
@@ -757,7 +755,7 @@ class Trainer:
     def load(self, state, file):
         for name, learner in self.learners.items():
             learner.load({part: state[part][name] for part in PARTS}, file)
-        self.step = self.saved = int(state["step"])
+        self.step = int(state["step"])
         self.told = int(state["skipped"])
         self.skipped = self.skipped + self.told
         if "rng" in state:
@@ -875,7 +873,7 @@ class Watch:
         if self.run.rank == 0:
             text = json.dumps(cfg.settings(), indent=1)
             write_atomic(trainer.folder / "settings.json", lambda to: to.write_text(text, "utf-8"))
-            if trainer.saved is None:
+            if trainer.step == 0:
                 (trainer.folder / BEGUN).touch()
             cut_log(trainer.folder / "log.jsonl", trainer.step)
         self.bar = tqdm(total=cfg.steps, initial=trainer.step, desc=cfg.stage, disable=self.run.rank > 0,
