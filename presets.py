@@ -60,8 +60,8 @@ STAGES = {
 #     python train.py --lr 1e-4  >  the stage's row  >  its preset  >  Config
 #
 # So a table has to say only what makes it different. A field's comment is its help: what --help prints is
-# read from this very text (notes, below), and the words in capitals are the headings there. A field cannot be
-# had without an explanation, nor an explanation that is not the one beside the number.
+# read from this very text (notes, below). A field cannot be had without an explanation, nor an explanation
+# that is not the one beside the number.
 
 @dataclass
 class Config:
@@ -389,11 +389,11 @@ def parser():
                        description="Train a stage, or all stages, of a preset. In brackets what holds unless "
                        "the preset says otherwise; python presets.py PRESET prints what it says.",
                        epilog="stages: " + "; ".join(f"{name}: {what}" for name, what in STAGES.items()))
-    told, groups = notes(), {}
+    told = notes(Config)
+    for network in dataclasses.fields(Config):
+        if dataclasses.is_dataclass(network.type):
+            told |= notes(network.type, f"{network.name}.")
     for name, default in flatten(Config()).items():
-        group, help = told[name]
-        if group not in groups:
-            groups[group] = flags.add_argument_group(group)
         kind, shown = type(default), default
         how = dict(type=kind, metavar=kind.__name__.upper(), choices=CHOICES.get(name))
         if kind is bool:
@@ -403,28 +403,16 @@ def parser():
         elif kind is tuple:
             how = dict(type=type(default[0]) if default else str, metavar="X", nargs="+")
             shown = " ".join(map(str, default[:4])) + " ..." * (len(default) > 4)
-        help = f"{help} [{shown}]".replace("%", "%%")
-        groups[group].add_argument(f"--{name}", default=argparse.SUPPRESS, help=help, **how)
+        help = f"{told[name]} [{shown}]".replace("%", "%%")
+        flags.add_argument(f"--{name}", default=argparse.SUPPRESS, help=help, **how)
     return flags
 
 
-def notes(kind=Config, prefix="", group="what is trained, on what"):
-    """{flag: (its group, the comment beside its field)}, read from the source of Config and of the networks'
-    configs. Words in capitals begin a group; a comment far to the right goes on with the one above."""
-    nested = {item.name: item.type for item in dataclasses.fields(kind) if item.compare}     # not `given`
-    told, last = {}, ""
-    for line in inspect.getsource(kind).splitlines():
-        if found := re.match(r"    (\w+): .*?(?:  # (.*))?$", line):
-            last = found[1]
-            if dataclasses.is_dataclass(nested.get(last)):
-                told |= notes(nested[last], f"{last}.", f"network {last}: {nested[last].__name__}")
-            elif last in nested:
-                told[prefix + last] = (group, found[2] or last)
-        elif (found := re.match(r" {20,}# (.*)", line)) and prefix + last in told:
-            told[prefix + last] = (told[prefix + last][0], f"{told[prefix + last][1]} {found[1]}")
-        elif found := re.match(r"    # ([A-Z ]{6,})\. ", line):
-            group = found[1].lower()
-    return told
+def notes(kind, prefix=""):
+    """{flag: the comment beside its field}, read from the source of a config. A comment far to the right goes
+    on with the one above."""
+    source = re.sub(r"\n {20,}# ", " ", inspect.getsource(kind))
+    return {prefix + name: text for name, text in re.findall(r"^    (\w+): .*?  # (.*)$", source, re.M)}
 
 
 def flatten(config):
