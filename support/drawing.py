@@ -4,7 +4,6 @@ Everything here takes arrays or tensors and returns a PIL image, which is saved 
 
 import itertools
 import math
-from dataclasses import dataclass
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 import numpy as np
@@ -42,13 +41,19 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#2
 GREY, PALE = "#666666", "#e2e2e2"
 
 
-@dataclass
 class Axes:
-    """The frame of a plot: which numbers it shows, and where."""
-    low: np.ndarray                # (2,) x and y
-    high: np.ndarray
-    corner: np.ndarray             # (2,) pixels, of the image as it will be
-    extent: np.ndarray
+    """The frame of a plot: which numbers it shows, low to high, and where, in pixels of the image as it will be;
+    (2,) each, x and y. It holds all of these points, with some room."""
+
+    def __init__(self, points, size, square):
+        low, high = points.min(0), points.max(0)
+        room = np.where(high > low, high - low, np.maximum(np.abs(high), 1)) / 20
+        self.low, self.high = low - room, high + room
+        self.corner, self.extent = np.array([60, 60]), np.array(size) - [84, 106]
+        if square:
+            middle = (self.low + self.high) / 2
+            half = ((self.high - self.low) / self.extent).max() * self.extent / 2
+            self.low, self.high = middle - half, middle + half
 
     def pixel(self, at):
         """(n,2) numbers -> (n,2) pixels of the large drawing."""
@@ -67,7 +72,7 @@ def plot(path, curves, title="", x="", y="", *, size=(640, 400), square=False):
     lines = {}
     for name, (xs, ys, *_) in curves.items():
         lines[name] = np.stack([np.asarray(xs, np.float64), np.asarray(ys, np.float64)], 1)     # (n,2)
-    axes = fit_axes(np.concatenate(list(lines.values())), size, square)
+    axes = Axes(np.concatenate(list(lines.values())), size, square)
 
     image = Image.new("RGB", (FINE * size[0], FINE * size[1]), "white")
     pen = ImageDraw.Draw(image)
@@ -87,18 +92,6 @@ def plot(path, curves, title="", x="", y="", *, size=(640, 400), square=False):
         write(pen, (right, 46), name, 12, inks[name], "rm")
         right -= font(12).getlength(name) / FINE + 18
     return save_image(path, image.reduce(FINE))                                          # size: (w,h)
-
-
-def fit_axes(points, size, square):
-    """Axes that hold all of these points, with some room."""
-    low, high = points.min(0), points.max(0)
-    room = np.where(high > low, high - low, np.maximum(np.abs(high), 1)) / 20
-    low, high = low - room, high + room
-    corner, extent = np.array([60, 60]), np.array(size) - [84, 106]
-    if square:
-        half = ((high - low) / extent).max() * extent / 2
-        low, high = (low + high) / 2 - half, (low + high) / 2 + half
-    return Axes(low, high, corner, extent)
 
 
 # A reader finds 2, 4, 6 at once, and 1.7, 3.4, 5.1 never. So the distance between marks is 1, 2 or 5 times a

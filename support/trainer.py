@@ -811,8 +811,7 @@ def flat(config, prefix=""):
 
 def kept(folder):
     """[(step, its folder)] of a stage, oldest first."""
-    found = [path for path in folder.glob("[0-9]" * 7 + "*") if path.is_dir() and path.name.isdigit()]
-    return sorted((int(path.name), path) for path in found)
+    return sorted((int(path.name), path) for path in folder.glob("*") if path.name.isdigit())
 
 
 # Why older states? A run that diverges does so over some hundred steps: the loss creeps up, then there are
