@@ -867,8 +867,8 @@ def feed(cfg, run, kind, vae, text=None):
     windows = 1
     if isinstance(dataset, (ClipFolder, Mixture)):
         windows = cfg.windows
-    write_cache(folder, dataset, encode, 4, mark, shift=vae.config.shift,
-                scale=vae.config.scale, epochs=windows, dtype=dtype, workers=cfg.workers, rank=run.rank,
+    write_cache(folder, dataset, encode, batch=4, vae=mark, shift=vae.config.shift, scale=vae.config.scale,
+                epochs=windows, dtype=dtype, workers=cfg.workers, rank=run.rank,
                 world_size=run.world, text=store, speaker=speaker)
     run.wait()
     if store:
