@@ -72,8 +72,13 @@ class ToyClips:
 
     def __init__(self, kind="video", frames=16, size=64, count=None, seed=0, drop=0.4, *,
                  vocabulary="full"):
-        self.kind, self.frames, self.size, self.seed, self.drop = kind, frames, size, seed, drop
-        self.count, self.vocabulary = count or 1 << 20, vocabulary
+        self.kind = kind
+        self.frames = frames
+        self.size = size
+        self.count = count or 1 << 20
+        self.seed = seed
+        self.drop = drop
+        self.vocabulary = vocabulary
         self.classes = toy_world.VOCABULARIES[vocabulary].subjects
 
     def __len__(self):
@@ -160,6 +165,8 @@ class Files:
         raise UserError(f"nothing usable in {self.root}: all {len(reasons)} files tried were skipped; "
                         f"{'; '.join(reasons[:3])}")
 
+    # A skipped file is tried again on its next visit: a damaged video may be whole in another window, and what
+    # a visit shows must not depend on those before.
     def skip(self, index, reason):
         """Note it, and say it once."""
         name = self.names[index]
@@ -201,6 +208,7 @@ class Files:
     def identity(self):
         """What these clips are: equal for two data sets that give equal clips. A cache of latents is compared
         with it; lists for tuples, as JSON has them."""
+        # "short" and "pictures" are older names: caches and states that bear them go on being taken up
         found = {"data": f"{self.what} {describe(self.source.root, self.source.names)}", "short": self.config.size}
         if self.source.split:
             found["data"] += f", {self.source.split}"
@@ -431,8 +439,8 @@ def open_source(name, config, count=None, kind=None):
     if not as_videos or not os.path.isdir(source.root):
         return ImageFolder(source, config)
     if kind != "video" and source.images:
-        log.warning("%s holds %d videos and %d images: single frames of the videos are taken", name,
-                    len(source.videos), len(source.images))
+        log.warning("%s holds %d videos or shards and %d images: single frames of the videos are taken", name,
+                    len(source.videos + source.shards), len(source.images))
     return ClipFolder(source, config)
 
 
@@ -525,7 +533,8 @@ def main():
     parser.add_argument("folder", help="videos, folders of frames, images or .tar shards at any depth, a "
                         ".zip of images, or a single file of these")
     source = list_source(parser.parse_args().folder)
-    folder_report.scan(source, lambda: ClipFolder(source, ClipConfig()), lambda: ImageFolder(source, ClipConfig()))
+    how = ClipConfig()
+    folder_report.scan(source, lambda: ClipFolder(source, how), lambda: ImageFolder(source, how))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 from tqdm import tqdm
 
-from support.cli import printable
+from support.cli import UserError, printable
 from support.folders import open_image
 from support.video_io import Unusable, VideoFile
 
@@ -36,8 +36,13 @@ def measure_image(dataset, index):
 
 # Where a caption comes from is counted, because it cannot be seen in the loss: if 3,000 of 3,000 come from
 # folders' names, a table was not found, and the model will learn to paint "videos".
-def report(what, dataset, measure):
-    """Try each file of one data set, print what was found."""
+def report(what, open_it, measure):
+    """Try each file of one data set, print what was found, or why a training would not open it."""
+    try:
+        dataset = open_it()
+    except UserError as error:
+        print(f"{what}: {error}")
+        return
     measured, sources = [], Counter()
     for index in tqdm(range(len(dataset)), desc=f"{len(dataset)} files"):
         try:
@@ -79,9 +84,11 @@ def scan(source, open_clips, open_images):
     frames = {name for names in source.folders.values() for name in names}
     is_archive = not os.path.isdir(source.root)             # read as images
     if not is_archive and (source.videos or source.folders or source.shards):
-        report("videos", open_clips(), measure_video)
+        report("videos", open_clips, measure_video)
     if is_archive or set(source.images) - frames:
-        report("images", open_images(), measure_image)
+        report("images", open_images, measure_image)
+    elif frames:
+        print(f"as --images, the frames of {len(source.folders)} folders are {len(frames)} images")
     if others := source.passed_over():
         told = ", ".join(f"{count} {ending}" for ending, count in others.most_common(8))
         print(f"  passed by  {printable(told)}")

@@ -317,7 +317,7 @@ class Source:
 
     def refuse_empty(self):
         """UserError where nothing lies that can be trained on."""
-        if not (self.videos or self.images or self.covers or self.shards):
+        if not (self.videos or self.images or self.shards):
             nothing_of(self.root, self.names, VIDEOS + IMAGES, "videos or images")
 
 
@@ -494,14 +494,16 @@ def csv_rows(lines):
     delimiter = max(",;\t|", key=first.count)
     header = [cell.strip().lower() for cell in next(csv.reader([first], delimiter=delimiter), [])]
     yield 0, dict.fromkeys(header)
-    rows = csv.DictReader(lines, header, delimiter=delimiter, strict=True, skipinitialspace=True)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     number, line = 0, 2
     try:
-        for number, row in enumerate(rows, 1):
-            if None in row or None in row.values():
-                raise ValueError(f"row {number} (line {line}): not {len(header)} cells, as there are headings; a "
-                                 f'caption with a {delimiter!r} needs "quotes" around it')
-            yield number, row
+        for cells in rows:
+            if any(cell.strip() for cell in cells):             # Excel ends a table with rows of nothing: ,,
+                number += 1
+                if len(cells) != len(header):
+                    raise ValueError(f"row {number} (line {line}): not {len(header)} cells, as there are headings; "
+                                     f'a caption with a {delimiter!r} needs "quotes" around it')
+                yield number, dict(zip(header, cells))
             line = 2 + rows.line_num
     except csv.Error as error:
         raise ValueError(f"row {number + 1} (line {line}): {error}")
@@ -511,7 +513,8 @@ def csv_rows(lines):
 # the earlier before the later, capitals and spaces aside. ASSUMED: of JourneyDB's two texts, the prompt that
 # made an image and the caption that a language model wrote of it, we take the prompt; VideoDiT does not say.
 def read_table(root, name):
-    """(row, path, [captions]) of each row of a table. Unusable: it is a table of something else."""
+    """(row, path, [captions]) of each row of a table; UserError at the first that is broken or names no file.
+    Unusable: it is a table of something else."""
     number, is_known = 0, False
     try:
         for number, row in read_rows(root, name):
@@ -521,10 +524,12 @@ def read_table(root, name):
             is_known = True
             if not number:                                                       # the header
                 continue
-            file = next((row[key] for key in FILE_COLUMNS if row.get(key) not in (None, "")), "no file")
+            file = next((row[key] for key in FILE_COLUMNS if row.get(key)), None)
+            if not isinstance(file, str) or not file.strip():
+                raise ValueError(f"row {number}: names no file")
             if "videoid" in row:
                 file = f"{row.get('page_dir') or ''}/{file}"
-            yield number, str(file), first_captions(row, texts, number)
+            yield number, file, first_captions(row, texts, number)
     except ValueError as error:
         if isinstance(error, UnicodeDecodeError):
             error = f"near row {number + 1}: not UTF-8; save it as UTF-8"

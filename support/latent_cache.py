@@ -173,7 +173,9 @@ class LatentCache:
     words     (index, epoch) -> caption, for captions that change with the epoch; None: those stored"""
 
     def __init__(self, folder, words=None):
-        self.folder, self.paths, self.words = Path(folder), shards_of(folder), words or self.stored_words
+        self.folder = Path(folder)
+        self.paths = shards_of(folder)
+        self.words = words or self.stored_words
         shards = int(SHARD.fullmatch(self.paths[0].name)[2])
         if len(self.paths) != shards:
             raise UserError(f"the latent cache in {folder} has {len(self.paths)} of {shards} shards: it was "

@@ -39,10 +39,11 @@ class Shards:
     """The samples of a root's .tar files: for each a name, captions, and the bytes of a video."""
 
     def __init__(self, root, names):
-        self.root, self.shards, found = root, names, []
+        self.root, self.shards = root, names
+        found = []
         for name, (rows, problem) in zip(names, read_all_indexes(root, names)):          # (n,6)
             if problem:
-                log.warning("%s/%s: %s; %d samples of it are used", root, name, problem, len(rows))
+                log.warning("%s/%s: %s; only the %d samples before are used", root, name, problem, len(rows))
             found.append(rows)
         self.rows = np.concatenate(found)                                                # (n,6)
         self.first = np.cumsum([0, *map(len, found)])                                    # (shards+1,)
@@ -139,8 +140,8 @@ def read_index(path):
 
 
 def members(data):
-    """(its sample's name, slot, offset, size) of each file of a .tar that we read; ValueError where it is cut
-    or none."""
+    """(its sample's name, slot, offset, size) of each file of a .tar that we read. ValueError, and nothing after
+    it is read: where it is cut, or no .tar, or a name is too long."""
     at, end = 0, len(data)
     while at + BLOCK <= end:
         name, size, kind, magic = HEADER.unpack_from(data, at)

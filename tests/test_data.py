@@ -150,7 +150,7 @@ def test_long_crops_the_video_at_its_own_resolution(tmp_path):
         assert abs(seen - want) < 6
 
 
-def test_one_cover_beside_videos_is_no_data_set(tmp_path, caplog):
+def test_one_cover_beside_videos_is_no_data_set(tmp_path):
     """Stage vae asks for single frames: of the videos, for --data as for --images; but photographs stay."""
     make_clip(tmp_path / "a.mp4", 8)
     make_image(tmp_path / "cover.jpg")
@@ -621,6 +621,19 @@ def test_scanning_a_folder_tells_the_usable_from_the_skipped(tmp_path, capsys, m
                   "2 from its own name", "21 of 21 images", "1 .png"):
         assert words in said
     assert "short.mp4" in caplog.text and "5 frames, 16 needed" in caplog.text
+
+
+def test_videos_that_no_training_would_open_leave_the_images_to_be_counted(tmp_path, capsys, monkeypatch):
+    """Photographs beside one clip that is too short; and a folder of frames is said to be images, too."""
+    numbered(tmp_path / "videos/v_1", range(20))
+    numbered(tmp_path / "photos", range(2), "{}. cat.png")
+    make_clip(tmp_path / "photos/short.mp4", 5)
+    for name, words in (("videos", ("1 of 1 videos", "the frames of 1 folders are 20 images")),
+                        ("photos", ("videos: nothing usable in", "1 folders are 2 images"))):
+        monkeypatch.setattr(sys, "argv", ["data.py", str(tmp_path / name)])
+        data.main()
+        said = capsys.readouterr().out
+        assert all(part in said for part in words)
 
 
 def test_the_demo_gives_its_known_answer():

@@ -141,7 +141,7 @@ def test_a_wrong_path_is_told_by_its_flag(tmp_path, make, words):
 
 @pytest.mark.parametrize("train, test", [
     ("sky_train/v/v_1", "sky_test/v/v_1"), ("train/videos", "test/videos"), ("a/Training", "a/val")])
-def test_of_a_root_that_holds_train_and_test_one_is_taken_and_said(tmp_path, caplog, train, test):
+def test_of_a_root_that_holds_train_and_test_one_is_taken_and_said(caplog, train, test):
     """SkyTimelapse, FaceForensics; an evaluation may ask for the other. Files of neither stay: tables."""
     names = [f"{folder}/{number}.png" for folder in (train, test) for number in range(3)] + ["metadata.csv"]
     kept, which = folders.choose_split("root", names)
@@ -292,9 +292,10 @@ def test_a_row_that_fits_two_files_or_none_is_nobodys_and_that_is_said(tmp_path,
 @pytest.mark.parametrize("content", [
     b"file_name, text\na.png, a cat\n", b"File_Name;Caption\r\na.png;a cat\r\n",
     b"path\ttext\na.png\ta cat\n", b"file|text\na.png|a cat",
-    b"\xef\xbb\xbffile_name,text\na.png,\"a cat\"\n", b"id,file_name,text\n\n7,a.png,a cat\n\n"])
+    b"\xef\xbb\xbffile_name,text\na.png,\"a cat\"\n", b"id,file_name,text\n\n7,a.png,a cat\n\n  \n",
+    b"file_name,text\na.png,a cat\n,\n , \n"])
 def test_tables_are_read_as_people_write_them(tmp_path, content):
-    """Spaces and capitals in the header, semicolons, tabs, Excel's mark, blank lines."""
+    """Spaces and capitals in the header, semicolons, tabs, Excel's mark, blank lines, rows of nothing."""
     write(tmp_path, {"a.png": "", "metadata.csv": content})
     assert told(tmp_path, ["a.png"]) == [("a cat", "metadata.csv")]
 
@@ -305,6 +306,8 @@ def test_tables_are_read_as_people_write_them(tmp_path, content):
     ("metadata.csv", "file_name,text\na.png,caf\xe9".encode("latin-1"), "near row 1: not UTF-8"),
     ("metadata.jsonl", '{"file_name": "a.png", "text": "x"}\n{"file_name": ', "row 2"),
     ("metadata.jsonl", '{"file_name": "a.png", "text": {"en": "x"}}', "row 1: a caption must be"),
+    ("metadata.csv", "file_name,text\na.png,cat\n ,dog\n", "row 2: names no file"),
+    ("metadata.jsonl", '{"file_name": ["a.png"], "text": "x"}', "row 1: names no file"),
     ("results_2M.csv", "videoid,contentUrl,duration,page_dir,name\n1,u,P,d,a, b\n", "row 1 .line 2.: not 5")])
 def test_a_broken_row_is_refused_with_its_number(tmp_path, name, text, words):
     """Never cut, swallowed or dropped silently."""

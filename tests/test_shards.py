@@ -116,6 +116,7 @@ def test_a_cut_shard_gives_its_whole_samples_and_that_is_said(tmp_path, caplog):
     (root / "00003.tar").write_bytes(b"")
     clips = clips_in(root, 4, 16)
     assert 3 < len(clips) < 6 and "00001.tar: cut at byte" in caplog.text
+    assert f"only the {len(clips) - 3} samples before are used" in caplog.text
     assert "00002.tar: no .tar from byte 0 on" in caplog.text and "00003.tar" in caplog.text
     for name in ("00000.tar", "00001.tar"):
         (root / name).unlink()
