@@ -114,10 +114,8 @@ def test_a_cache_holds_what_the_step_would_have_made(mp4s, tmp_path):
         assert_close(cache.item(3 + 1)["latent"], expected, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("flags, differs", [("--frames 4", "frames 8 instead of 4"),
-                                            ("--stride 2", "stride 1 instead of 2"), ("--flip", "flip"),
-                                            ("--crop center", "crop"), ("--windows 3", "items"),
-                                            ("--part 0 0.9", "part")])
+@pytest.mark.parametrize("flags, differs", [("--frames 4", "frames 8 instead of 4"), ("--flip", "flip"),
+                                            ("--windows 3", "items"), ("--part 0 0.9", "part")])
 def test_a_cache_made_differently_is_refused(mp4s, tmp_path, flags, differs):
     """Findings: a checkpoint said 96 frames and had seen 8."""
     vae, shared = KLVAE(KLVAEConfig(**TINY_VAE)), ["--data", mp4s, "--out", tmp_path, "--windows", 2]
@@ -371,15 +369,6 @@ def test_more_depth_than_the_weights_have_is_added_zero_initialised(tiny, tmp_pa
                      for depth in (4, 2))
     z, cond = torch.randn(1, 4, 2, 4, 4), {"context": torch.randn(1, 12, 32), "pooled": torch.randn(1, 32)}
     assert_close(deep(z, torch.tensor([0.5]), **cond), shallow(z, torch.tensor([0.5]), **cond))
-
-
-def test_a_flag_that_agrees_with_the_weights_is_no_offence(tiny):
-    """And one that is another network's, or no size at all, is not compared."""
-    made = load_network(VideoDiT, tiny.folder / "videodit.safetensors").config
-    agrees = config("--dit.depth", 2, "--attention", "2d->3d", "--frames", 4, "--latte.depth", 8)
-    pretrained.refuse_other_sizes(agrees, "dit", made, "weights")
-    pretrained.refuse_other_sizes(config("--latte.class_dropout", 0.3), "latte", load_network(
-        Latte, tiny.folder / "latte.safetensors").config, "weights")
 
 
 def test_a_folder_without_the_network_says_what_it_holds(tiny, tmp_path):
