@@ -483,51 +483,34 @@ class DDPM:
 
 
 @torch.no_grad()
-def ddpm_sample(ddpm, predict, x, times, new_noise):
+def ddpm_sample(step, ddpm, predict, x, times, new_noise):
     """Ho Algorithm 2: noise x (B,C,...) -> data, by predict(x, original t), a guided network.
-    times: ddpm.times(), or its tail, to start part way. new_noise(n): the noise of the n-th step.
-    Latte's numbers: DDPM().respace("250"), learned variance."""
+    step: ddpm.ancestral_step, or ddpm.ddim_step for DDIM. times: ddpm.times(), or its tail, to start part
+    way. new_noise(n): the noise of the n-th step. Latte's numbers: DDPM().respace("250"), learned variance."""
     x = x.float()
-    for n, step in enumerate(times):
-        t = torch.full((len(x),), step, device=x.device)                       # (B,)
+    for n, place in enumerate(times):
+        t = torch.full((len(x),), place, device=x.device)                      # (B,)
         output = predict(x, ddpm.original(t)).float()                          # (B,2C,...), or (B,C,...)
-        x = ddpm.ancestral_step(output, x, t, new_noise(n))                    # (B,C,...)
-    return x
-
-
-@torch.no_grad()
-def ddim_sample(ddpm, predict, x, times, new_noise, eta=0.0):
-    """The same with DDIM's steps."""
-    x = x.float()
-    for n, step in enumerate(times):
-        t = torch.full((len(x),), step, device=x.device)                       # (B,)
-        output = predict(x, ddpm.original(t)).float()                          # (B,2C,...), or (B,C,...)
-        x = ddpm.ddim_step(output, x, t, new_noise(n), eta)                    # (B,C,...)
+        x = step(output, x, t, new_noise(n))                                   # (B,C,...)
     return x
 
 
 def spaced_steps(steps, spacing):
-    """Which of the `steps` original timesteps a shorter sampler visits: "250", "10,15,20" (one count for each
-    equal section, both ends of a section included) or "ddim50" (a whole-number stride from 0)."""
+    """Which of the `steps` original timesteps a shorter sampler visits: "250" (evenly, both ends included) or
+    "ddim50" (a whole-number stride from 0)."""
     if spacing.startswith("ddim"):
         count = int(spacing[4:])
         for stride in range(1, steps):
             if len(range(0, steps, stride)) == count:
                 return list(range(0, steps, stride))
         raise UserError(f'no stride makes {count} of {steps} steps; ask for "{count}"')
-    counts = [int(count) for count in spacing.split(",")]
-    visited, start = [], 0
-    for section, count in enumerate(counts):
-        size = steps // len(counts)
-        if section < steps % len(counts):                  # the first sections share what is left over
-            size += 1
-        if not 0 < count <= size:
-            raise UserError(f"{count} sampling steps asked of {size} training steps; ask for 1 to {size}")
-        stride, position = (size - 1) / max(count - 1, 1), 0.0
-        for _ in range(count):
-            visited.append(start + round(position))
-            position += stride                         # added up, not multiplied: rounds as the released code
-        start += size
+    count = int(spacing)
+    if not 0 < count <= steps:
+        raise UserError(f"{count} sampling steps asked of {steps} training steps; ask for 1 to {steps}")
+    visited, position = [], 0.0
+    for _ in range(count):
+        visited.append(round(position))
+        position += (steps - 1) / max(count - 1, 1)        # added up, not multiplied, as the released code
     return visited
 
 

@@ -59,8 +59,7 @@ from tqdm import tqdm
 
 import pretrained
 from dit import DiT, MMDiT, PixArt
-from flow import (DDPM, Known, ddim_sample, ddpm_sample, euler, guided, held, interpolate, pulled, sigmas,
-                  velocity_of)
+from flow import (DDPM, Known, ddpm_sample, euler, guided, held, interpolate, pulled, sigmas, velocity_of)
 from latte import Latte
 from text import ToyText
 from vae import DPVAE, GOP, KLVAE, check_frames
@@ -176,8 +175,9 @@ def sample_ddpm(models, how, cond, null_cond, new_noise, given):
 
     times = ddpm.times()[given.skipped(how.steps):]
     z = given.start(noise, noisy, ddpm.timesteps[times[:1]])                    # (B,C,T',h,w)
-    sampler = {"ddpm": ddpm_sample, "ddim": ddim_sample}[how.sampler]
-    return given.restore(sampler(ddpm, given.hold(model, noisy), z, times, lambda n: new_noise(n + 1)))
+    step = {"ddpm": ddpm.ancestral_step, "ddim": ddpm.ddim_step}[how.sampler]
+    return given.restore(ddpm_sample(step, ddpm, given.hold(model, noisy), z, times,
+                                     lambda n: new_noise(n + 1)))
 
 
 # VideoDiT A.2: "decoding using the corresponding decoder": D for clips, D_k for images. D would decode an

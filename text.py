@@ -4,7 +4,7 @@ Shapes   ids (B,L)  context (B,L,D)  pooled (B,P)        B prompts, L text token
 Sizes    toy L=16 D=P=128; SD3 L=77+77 D=4096 P=768+1280; Latte's text-to-video T5 alone, L<=120
 Differs  only what SD3 and Latte use: no decoder of T5, no image half of CLIP
 Reads    after vae.py, before dit.py; pretrained.py fills the encoders with released weights
-Run me   python text.py      # CPU, 3 s: T5's buckets; which words the toy's encoder finds near
+Run me   python text.py      # CPU, 3 s: T5's buckets
 
 THE PROBLEM. A tokenizer made numbers of a prompt. Number 2368 says nothing: it is a row in a table. What
 the diffusion transformer (dit.py) needs are vectors in which what looks alike lies close and what must be
@@ -156,7 +156,7 @@ class CLIPText(nn.Module):
 # ---------------------------------------------------------------------------------- the toy's encoder
 # The toy has no room for 5 billion parameters. Its encoder is CLIP's architecture at 0.4 million, over 42
 # words, and is trained together with the image model: whatever makes the image come out right is what a word
-# means. python text.py shows what comes of it: red lies next to orange, blue to purple, cat to dog, car to
+# means. What comes of it: red lies next to orange, blue to purple, cat to dog, car to
 # boat. (That "moving left" lies next to "moving right" is no wonder: they share a word.)
 #
 # And what does not come of it: images do not move. "jumping" and "spinning" stand in no image's caption that

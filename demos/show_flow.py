@@ -10,9 +10,9 @@ from support.drawing import page, plot
 
 
 # ====================================================================================================== demo
-# A data set so small that the right answers are known: eight points on a ring. out/flow.png shows the lines of
-# training beside the paths of sampling. Lines cross, paths do not: they run to the middle first (at t=0 the
-# answer is "the mean of all data") and part late.
+# A data set so small that the right answers are known: eight points on a ring. out/flow.png shows the lines
+# of training beside the paths of sampling. Lines cross, paths do not: they run to the middle first (at t=0
+# the answer is "the mean of all data") and part late.
 
 
 def circle(points=8):

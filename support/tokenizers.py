@@ -43,8 +43,8 @@ from support.cli import UserError
 # a caption without a word, since there are a million of them; of what a person types, and that is said:
 #
 #     typed          read as        why
-#     Cats, jumps    cat, jumping   capitals, plurals, verbs' endings (`endings`)
-#     catt           -              unknown: left out, the words that are spelled alike are named (difflib)
+#     Cat            cat            capitals
+#     cats           -              unknown: left out, the words that are spelled alike are named (difflib)
 #     13 words       10 of them     the table of positions ends there
 #
 # Tried here for a while: a table of what people say instead ("tiger" read as "cat"). It was 260 words for a
@@ -64,8 +64,6 @@ class WordTokenizer:
         self.ids = {word: index + 1 for index, word in enumerate(self.words)}
         self.bos, self.eos, self.length = len(self.words) + 1, len(self.words) + 2, length
         self.size = len(self.words) + 3
-        self.known = {form: word for word in reversed(self.words) for form in endings(word)}
-        self.known.update((word, word) for word in self.words)     # a word of its own is no other's plural
 
     @staticmethod
     def split(prompt):
@@ -73,8 +71,8 @@ class WordTokenizer:
         return re.findall(r"[^\W_]+", prompt.lower())
 
     def read(self, prompt):
-        """'two Cats jump' -> ['cat', 'jumping']: the words that it knows; the others are left out."""
-        return [self.known[word] for word in self.split(prompt) if word in self.known]
+        """'two Cat jumping' -> ['cat', 'jumping']: the words that it knows; the others are left out."""
+        return [word for word in self.split(prompt) if word in self.ids]
 
     def __call__(self, prompts):
         """list of B strings -> ids (B,L)."""
@@ -85,22 +83,10 @@ class WordTokenizer:
         """What a person should be told about this prompt, a line each; [] where all of it is read."""
         notes = []
         for word in self.split(prompt):
-            if word not in self.known:
+            if word not in self.ids:
                 near = ", ".join(difflib.get_close_matches(word, self.words, 3, 0.01))
                 notes.append(f'"{word}" is no word of this model, left out; spelled alike: {near}')
         return notes + cut_note("the model", len(self.read(prompt)), self.length - 2)
-
-
-def endings(word):
-    """The word, and what else a person may type for it: cats, boxes, puppies; jumps, jumped; spin for
-    spinning."""
-    stems = [word]
-    if word.endswith("ing") and len(word) > 4:
-        stems += [word[:-3], word[:-3] + "e"]
-        if word[-4] == word[-5]:                                 # spinning, spin
-            stems.append(word[:-4])
-    forms = [stem + ending for stem in stems for ending in ("", "s", "es", "d", "ed")]
-    return forms + [stem[:-1] + "ies" for stem in stems if stem.endswith("y")]
 
 
 def cut_note(who, have, length):
