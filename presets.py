@@ -480,8 +480,8 @@ def check(config):
 
     if config.cached and toy_world.WORLDS.keys() & {config.data, config.images} and not config.items:
         raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
-    if config.muon and config.shard:
-        raise UserError("--muon with --shard: Muon needs whole matrices; give one of the two")
+    if config.muon and (config.shard or config.lora):
+        raise UserError("--muon with --shard or --lora: Muon needs whole matrices; give one of the two")
     if config.stage == "latte" and "latte.joint" in config.given and not config.joint_images:
         raise UserError("--latte.joint says what images do beside clips, and there are none; give "
                         "--joint_images 8, or leave it out")
