@@ -9,7 +9,7 @@ Time     item(index, epoch) is a pure function of (seed, epoch, index) and of th
 Differs  Latte reads whole files, dies on a short one and calls 0,3,..,21,25,28 a stride of 3; here a broken
          or short file is skipped, counted and named, and a stride is a stride
 Reads    after latte.py, before train.py
-Run me   python data.py              # CPU, 5 s: two ranks share an epoch; out/data.png shows what a crop sees
+Run me   python data.py              # CPU, 5 s: two ranks share an epoch
          python data.py FOLDER       # what of a folder can be trained on, what cannot, and why
 
 Training wants one thing of this file: a batch, at any step, on any of many machines, and the same one if the
@@ -229,6 +229,8 @@ class Files:
 #     stride 3, 4 frames        x     x     x     x                       by number: Latte 4.2
 #     fps 10                    x   x    x    x                           by time stamp: any video's rate
 
+REMEMBERED = 10_000       # videos whose times, or frames, are kept in each process
+
 @dataclass
 class ClipConfig:
     """What a clip is, of a video that is longer and wider."""
@@ -248,16 +250,15 @@ class ClipConfig:
 class ClipFolder(Files):
     """Clips of the videos and folders of frames at any depth under a root, another window on each visit.
 
-    memory    bytes that are kept, in each process, of decoded frames and lists of times"""
+    memory    bytes that are kept, in each process, of decoded frames"""
     what = "clips"
     decisive = ("frames", "size", "stride", "fps", "flip", "part", "crop", "long", "seed")
 
     def __init__(self, root, config, memory=1 << 30):
         super().__init__(root, config)
         source = self.source
-        if not os.path.isdir(self.root):
-            raise UserError(f"{self.root}: clips are read from a folder; unpack it first")
-        self.memory, self.held, self.remembered = memory, 0, {}
+        self.memory = memory
+        self.remembered = {}
         if source.shards:
             self.names = self.texts = Shards(self.root, source.shards)
         else:
@@ -329,18 +330,16 @@ class ClipFolder(Files):
         return os.path.join(self.root, self.names[index])
 
     # Decoding is the cost. A video is looked at when it is first asked for, not when the folder is opened: a
-    # million files would take a day to open. What was found is kept in one queue of bounded weight: a million
+    # million files would take a day to open. What was found is kept in a queue of bounded length: a million
     # videos pass through it, and what fell out is looked at again when its turn comes. A list of times is 16
     # bytes a frame: 7 kB for 18 seconds at 25 a second, so 7 GB for a million videos, in each of the loader's
     # processes, if nothing were ever forgotten.
     def video(self, index):
         """What is remembered of a video."""
         if index not in self.remembered:
+            if len(self.remembered) >= REMEMBERED:
+                self.remembered.pop(next(iter(self.remembered)))                         # the oldest
             self.remembered[index] = self.look(index)
-            self.held += self.remembered[index].nbytes
-            while self.held > self.memory and len(self.remembered) > 1:
-                oldest = next(iter(self.remembered))
-                self.held -= self.remembered.pop(oldest).nbytes
         return self.remembered[index]
 
     # Decoded or sought? Seeking costs all frames since the last key frame, on each visit; a decoded video
@@ -354,10 +353,10 @@ class ClipFolder(Files):
     #     5 seconds at 25 a second, 114 x 64       2.7 MB      decoded once, kept
     #     a minute of the same                      33 MB      its times alone, and a seek on each visit
     def look(self, index):
-        """Decoded whole if it fits its share of memory: which of the two never depends on luck."""
-        share = self.memory * 3 // 4 // len(self.names)
+        """A file is decoded whole if it fits its share of memory: which of the two never depends on luck."""
         if frames := self.frames_of(index):
             return Remembered(np.arange(len(frames)))                  # images are read as they are wanted
+        share = self.memory * 3 // 4 // len(self.names)
         file, short, long = self.file(index), self.config.size, self.config.long
         pts, times = scan_times(file)                                                    # (frames,)
         with VideoFile(file, short, long) as video:
@@ -374,11 +373,6 @@ class Remembered:
     decoded: np.ndarray | None = None          # (frames,h,w,3), if it fits
     pts: np.ndarray | None = None              # (frames,) else the file's time stamps, where they can be sought
 
-    @property
-    def nbytes(self):
-        """Bytes that it takes, about."""
-        return sum(part.nbytes for part in (self.times, self.pts, self.decoded) if part is not None)
-
 
 # ---------------------------------------------------------------------------------------------------- images
 
@@ -387,9 +381,7 @@ class Remembered:
 # draw, only the crop and the mirror; everything else is a clip's way, with the same keys.
 
 class ImageFolder(Files):
-    """Images at any depth under a folder or in a .zip, as clips of one frame.
-
-    root may be "photos.zip" or, for a part of it, "photos.zip!/train"."""
+    """Images at any depth under a folder, as clips of one frame."""
     what = "pictures"
     decisive = ("size", "flip", "crop", "long", "seed")
 
@@ -417,8 +409,8 @@ class ImageFolder(Files):
 #     --data (stage vae)     1        the videos, and a random frame of each
 #     --images               1        the images; the videos' frames if there are at least as many videos
 def open_source(name, config, count=None, kind=None):
-    """What --data (kind "video") and --images (kind "image") mean: "toy" or "toy-small", a folder, several
-    with their weights, or, for images, a .zip.
+    """What --data (kind "video") and --images (kind "image") mean: "toy" or "toy-small", a folder, or several
+    with their weights.
 
     One frame of --data is a frame of a video, as long as there are videos; --images are images, as long as
     there are more of them than videos: one cover.jpg beside a thousand videos is not a data set."""
@@ -436,7 +428,7 @@ def open_source(name, config, count=None, kind=None):
         as_videos = source.videos or source.folders or source.shards
     else:
         as_videos = len(source.videos + source.shards) >= len(source.images)
-    if not as_videos or not os.path.isdir(source.root):
+    if not as_videos:
         return ImageFolder(source, config)
     if kind != "video" and source.images:
         log.warning("%s holds %d videos or shards and %d images: single frames of the videos are taken", name,
@@ -530,8 +522,8 @@ class Mixture:
 # try it, by the same functions (support/folder_report.py): what is called usable there is usable here.
 def main():
     parser = FlagParser(description="what of a folder can be trained on")
-    parser.add_argument("folder", help="videos, folders of frames, images or .tar shards at any depth, a "
-                        ".zip of images, or a single file of these")
+    parser.add_argument("folder", help="videos, folders of frames, images or .tar shards at any depth, or "
+                        "a single file of these")
     source = list_source(parser.parse_args().folder)
     how = ClipConfig()
     folder_report.scan(source, lambda: ClipFolder(source, how), lambda: ImageFolder(source, how))

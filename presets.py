@@ -70,7 +70,7 @@ class Config:
     stage: str = "all"             # one of STAGES, or all of a preset's
     out: str = ""                  # folder of the weights; "": runs/PRESET
     data: str = "toy"              # clips: "toy", "toy-small", a folder of videos, or several: A:0.5 B:0.5
-    images: str = ""               # images: "toy", "toy-small", a folder or a .zip; "": frames of --data
+    images: str = ""               # images: "toy", "toy-small", a folder; "": frames of --data
     init: str = ""                 # weights to start from: a folder or file of ours, or published ones
                                    # (Stable Diffusion 3, DiT, PixArt, Latte; one file or a Diffusers folder)
     resume: str = "auto"           # auto: where --out stopped; none: start again; anyway: go on though flags

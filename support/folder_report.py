@@ -4,7 +4,6 @@ and what is broken.
 Each file is tried as a training on clips of 16 frames will try it, by the data sets of data.py, which are
 handed in, and which say themselves what they skip, and why."""
 
-import os
 from collections import Counter
 
 import numpy as np
@@ -82,10 +81,9 @@ def scan(source, open_clips, open_images):
     """Try every file of a Source; print what is usable, and what is passed by."""
     source.refuse_empty()
     frames = {name for names in source.folders.values() for name in names}
-    is_archive = not os.path.isdir(source.root)             # read as images
-    if not is_archive and (source.videos or source.folders or source.shards):
+    if source.videos or source.folders or source.shards:
         report("videos", open_clips, measure_video)
-    if is_archive or set(source.images) - frames:
+    if set(source.images) - frames:
         report("images", open_images, measure_image)
     elif frames:
         print(f"as --images, the frames of {len(source.folders)} folders are {len(frames)} images")

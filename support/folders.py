@@ -2,17 +2,17 @@
 Paper    VideoDiT 4.1 trains on WebVid, Pexels, JourneyDB; Latte 4.1 on FaceForensics, SkyTimelapse, UCF101
          and Taichi-HD. This file reads all of them as they are handed out, and yours (docs/data.md)
 Shapes   names, relative to a folder, with / between; a caption is a str, a class a number
-Safety   nothing here hangs or unpacks without bound; what is left out is said when the folder is opened, or
-         (covers, files of other kinds) counted by python data.py FOLDER
+Safety   nothing here hangs; what is left out is said when the folder is opened, or (images beside videos, files
+         of other kinds) counted by python data.py FOLDER
 Differs  the published loaders want one layout each, prepared by scripts; a wrong layout is an empty list, a
          wrong row a caption that never arrives
 
-    a folder, photos.zip, or a single clip.mp4 (of .tar shards: shards.py)
+    a folder, or a single clip.mp4 (of .tar shards: shards.py)
        |
        |  list_files      regular files with readable names; what is left out, and why
        |  choose_split    of a root that holds train and test: one of them
        v
-    names -- sort_media --> videos | folders of numbered frames | images | covers
+    names -- sort_media --> videos | folders of numbered frames | images
        |
        +-- Captions    a .txt beside it > a row of a table > its folder's name > its own name
        +-- class_name  the folder it lies in, as a number: class_at, and label_of for what a person types
@@ -23,16 +23,13 @@ told, and that is found out after a week, and blamed on the network. So the rule
 read is read as it was meant, or refused with its name and its line, or left out and counted."""
 
 import csv
-import functools
-import io
 import json
 import logging
 import os
 import re
 import unicodedata
-import zipfile
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,123 +54,57 @@ log.addFilter(make_printable)
 # --------------------------------------------------------------------------------------------------- files
 
 # Folders that grew over years hold everything: links that lead in circles, pipes that wait for ever for
-# somebody to write, names in an encoding that nobody remembers, folders that one may not enter, and archives
-# that unpack to a thousand times their size. None of it may stop a run or hang it, and none of it may vanish
-# without a word. So there is one function that lists files and one that opens them: what the first returns
-# are regular files with readable names, and of the others it says how many there are, and why.
+# somebody to write, names in an encoding that nobody remembers, folders that one may not enter. None of it may
+# stop a run or hang it, and none of it may vanish without a word. So there is one function that lists files:
+# what it returns are regular files with readable names, and of the others it says how many there are, and why.
 
 # Three traps are closed by looking before opening. A folder is known by its number on the disk (st_ino), so
 # a link that leads back is seen to, whatever it is called. A pipe is told from a file by its kind, without
 # touching it. And a name that is not UTF-8 is one that Python can hold and neither print nor store in JSON:
 # better to say so once than to fail in the log line about it, in a worker, at night.
 
-MAX_BYTES = 1 << 28     # of one image's file; a real one of 8192 x 8192 stays below
-
-
 def list_files(root):
-    """Every file under a folder, in "photos.zip" or in "photos.zip!/train": sorted, relative to the root.
-    Hidden files and folders (.DS_Store, ._clip.mp4, __MACOSX) are nobody's data."""
-    archive, _, inside = str(root).partition("!/")
-    if os.path.isdir(root):
-        names = walk(str(root))
-    elif os.path.isfile(archive) and zipfile.is_zipfile(archive):
-        prefix = inside.rstrip("/") + "/" if inside else ""
-        members = open_zip(archive, os.getpid()).namelist()
-        names = [name[len(prefix):] for name in members if name.startswith(prefix) and not name.endswith("/")]
-    else:
-        what = "neither a folder nor a .zip of images" if os.path.exists(root) else "not there"
+    """Every regular file at any depth under a folder: sorted, relative to it. No folder is entered twice: so links
+    to "." end, and a folder comes before a link to it beside it."""
+    if not os.path.isdir(root):
+        what = "no folder, video, image or .tar" if os.path.exists(root) else "not there"
         raise UserError(f"{root} is {what}; give 'toy', the path of a folder, or several, PATH:WEIGHT each")
-    return sorted({name for name in names if not any(map(is_hidden, name.split("/")))})
+    entered, names, left_out = set(), [], {}
 
+    def note(error):
+        left_out[os.path.relpath(error.filename, root)] = f"a folder that cannot be read ({error.strerror})"
 
-# Systems leave their notes beside people's files: .DS_Store, ._clip.mp4 (a Mac's notes on clip.mp4, with an
-# ending that promises a video), __MACOSX in archives. A leading dot says "not for you", and is obeyed.
-def is_hidden(name):
-    """Whether a piece of a path says "not for you"."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
-# Folders before links, links last: so a video that two ways lead to is called by its own name, whichever
-# comes first in the alphabet, and on two machines by the same.
-def walk(root):
-    """Names of the regular files at any depth. Links are followed last, and no folder is entered twice: so
-    links to "." end, and a file that two names lead to is called by its real one."""
-    todo, entered, names, left_out = deque([""]), set(), [], {}
-    while todo:
-        folder = todo.popleft()
-        try:
-            state = os.stat(os.path.join(root, folder))
-            if (state.st_dev, state.st_ino) in entered:
-                left_out[folder] = "a link to a folder that is read already"
-                continue
-            entered.add((state.st_dev, state.st_ino))
-            entries = sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name)
-        except OSError as error:
-            left_out[folder or "."] = f"a folder that cannot be read ({error.strerror})"
+    for folder, inside, files in os.walk(root, onerror=note, followlinks=True):
+        place = os.path.relpath(folder, root)
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in entered:
+            left_out[place] = "a link to a folder that is read already"
+            inside.clear()
             continue
-        for entry in entries:
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            if is_hidden(entry.name):
+        entered.add((state.st_dev, state.st_ino))
+        inside[:] = [name for name in inside if not is_hidden(name)]
+        inside.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        for own in sorted(files):
+            name = own if place == "." else f"{place}/{own}"
+            if is_hidden(own):
                 continue
             if re.search("[\ud800-\udfff]", name):         # Python's way to hold what no terminal or JSON takes
                 left_out[ascii(name)] = "its name is not UTF-8"
-            elif entry.is_symlink() and not os.path.exists(entry.path):         # or to itself
-                left_out[name] = "a link to nothing"
-            elif entry.is_dir() and entry.is_symlink():
-                todo.append(name)
-            elif entry.is_dir():
-                todo.appendleft(name)
-            elif entry.is_file():
+            elif os.path.isfile(os.path.join(folder, own)):
                 names.append(name)
             else:
-                left_out[name] = "not a regular file"
+                left_out[name] = "a link to nothing, or no regular file"
     if left_out:
         first = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:5])
         log.warning("left out %d entries of %s: %s", len(left_out), root, first)
-    return names
+    return sorted(names)
 
 
-# A .zip is a folder in one file: a table at its end says where each member lies and how large it is, packed
-# and unpacked. A hundred thousand small images are one file to copy that way, and members are read in any
-# order, at the cost of one seek. What it cannot be trusted in is size: zeros pack a thousandfold, so a
-# megabyte may hold a gigabyte (a "zip bomb"), and the table that says how much may itself be a lie. Hence
-# reading stops at a bound, whatever is announced.
-@functools.lru_cache(maxsize=8)
-def open_zip(path, process):
-    """One handle a process: forked workers that share a handle would share, and move, its file position."""
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}); download or copy it again")
-
-
-def in_zip(root, name):
-    """(the archive, what it calls one of list_files' names)."""
-    path, _, inside = str(root).partition("!/")
-    return open_zip(path, os.getpid()), f"{inside.rstrip('/')}/{name}" if inside else name
-
-
-def open_file(root, name):
-    """One of list_files' names as a binary stream; Unusable if it cannot be opened."""
-    try:
-        if os.path.isdir(root):
-            return open(os.path.join(root, name), "rb")
-        archive, entry = in_zip(root, name)
-        return archive.open(entry)
-    except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise Unusable(f"cannot be read ({getattr(error, 'strerror', None) or error})")
-
-
-def read_bytes(root, name, most=MAX_BYTES):
-    """The content of one of list_files' names; Unusable if it is more than `most` bytes."""
-    with open_file(root, name) as stream:
-        try:
-            data = stream.read(most + 1)
-        except Exception as error:                     # a broken archive raises almost anything
-            raise Unusable(f"cannot be read ({error})")
-    if len(data) > most:
-        raise Unusable(f"more than {most >> 20} MB: too large")
-    return data
+# Systems leave their notes beside people's files: .DS_Store, ._clip.mp4 (a Mac's notes on clip.mp4, with an
+# ending that promises a video), __MACOSX from archives. A leading dot says "not for you", and is obeyed.
+def is_hidden(name):
+    """Whether a piece of a path says "not for you"."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 # The commonest mistake of all is a wrong path, and "0 files found" helps nobody. The answer says where one
@@ -216,8 +147,8 @@ def series(names):
 # Which kind a folder is, is decided by itself, not by the tree: videos here and frames there are both found.
 # And the sorting is by names alone, since a million files cannot be opened to see.
 def sort_media(names):
-    """(videos, {folder: its frames}, images, covers) of list_files' names. A folder's frames are among the
-    images, too: which of the two they are is for the caller to say."""
+    """(videos, {folder: its frames}, images) of list_files' names, covers left out. A folder's frames are among
+    the images, too: which of the two they are is for the caller to say."""
     inside = {}                                                     # folder -> (its videos, its images)
     for name in names:
         if name.lower().endswith(VIDEOS):
@@ -225,7 +156,7 @@ def sort_media(names):
         elif name.lower().endswith(IMAGES):
             inside.setdefault(name.rpartition("/")[0], ([], []))[1].append(name)
 
-    videos, folders, images, covers = [], {}, [], []
+    videos, folders, images = [], {}, []
     for folder, (own_videos, own_images) in inside.items():
         stems = {stem_of(name) for name in own_videos}
         free = [name for name in own_images if stem_of(name) not in stems]
@@ -233,10 +164,9 @@ def sort_media(names):
             free = []
         videos += own_videos
         images += free
-        covers += sorted(set(own_images) - set(free))
         if frames := series(free):
             folders[folder or "."] = frames
-    return videos, folders, images, covers
+    return videos, folders, images
 
 
 def by_number(name):
@@ -268,14 +198,10 @@ def describe(root, names):
     """A data set in a few letters that change when one of its videos, images or captions does: by name, by
     size, or by the time at which it was written."""
     names = [name for name in names if name.lower().endswith(VIDEOS + IMAGES + TABLES + (".txt", ".tar"))]
-    mark, is_folder = 0, os.path.isdir(root)
+    mark = 0
     for name in names:
-        if is_folder:
-            state = os.stat(os.path.join(root, name))
-            about = f"{name} {state.st_size} {state.st_mtime_ns}\n"
-        else:
-            archive, entry = in_zip(root, name)
-            about = f"{name} {archive.getinfo(entry).file_size} {archive.getinfo(entry).CRC}\n"
+        state = os.stat(os.path.join(root, name))
+        about = f"{name} {state.st_size} {state.st_mtime_ns}\n"
         mark = zlib.crc32(about.encode(), mark)
     return f"{Path(root).resolve().name}, {len(names)} files, {mark:08x}"
 
@@ -285,7 +211,7 @@ def describe(root, names):
 def open_image(root, name, short=None, long=None):
     """read_image() of one of list_files' names, or Unusable."""
     try:
-        return read_image(io.BytesIO(read_bytes(root, name)), short, long)
+        return read_image(os.path.join(root, name), short, long)
     except Unusable:
         raise
     except Exception as error:          # a broken file makes a decoder raise almost anything
@@ -299,12 +225,11 @@ def open_image(root, name, short=None, long=None):
 @dataclass
 class Source:
     """What lies under a root, sorted."""
-    root: str                        # a folder or an archive; of a single file, its folder
+    root: str                        # a folder; of a single file, the one it lies in
     names: list = field(default_factory=list)        # all files that may be read
     videos: list = field(default_factory=list)
     folders: dict = field(default_factory=dict)      # of numbered frames: each is a video
     images: list = field(default_factory=list)
-    covers: list = field(default_factory=list)       # images beside videos, which are not the data set
     shards: list = field(default_factory=list)       # .tar files of videos (shards.py), where no videos are
     split: str = ""                  # which part was taken, of a root that holds several
 
@@ -322,8 +247,8 @@ class Source:
 
 
 def list_source(root, split="train"):
-    """The Source behind a folder, an archive, or one video, image or shard. split: "train", "test", "val", or
-    "" for all of a root that holds several. A Source is one already."""
+    """The Source behind a folder, or one video, image or shard. split: "train", "test", "val", or "" for all of
+    a root that holds several. A Source is one already."""
     if isinstance(root, Source):
         return root
     root = os.path.expanduser(str(root))
@@ -337,7 +262,7 @@ def list_source(root, split="train"):
         source.names = list_files(root)
         if split:
             source.names, source.split = choose_split(root, source.names, split)
-    source.videos, source.folders, source.images, source.covers = sort_media(source.names)
+    source.videos, source.folders, source.images = sort_media(source.names)
     shards = [name for name in source.names if name.lower().endswith(".tar")]
     if not source.videos and not source.folders and len(shards) > len(source.images):
         source.shards = shards
@@ -398,7 +323,7 @@ def folder_splits(names):
 
 def read_split(root, names, table):
     """What UCF101's list names, "Archery/v_Archery_g01_c01.avi 3" a line, and all files that are no media."""
-    lines = decode(read_bytes(root, table)).split("\n")
+    lines = decode(Path(root, table).read_bytes()).split("\n")
     listed = {stem_of(line.split()[0]).rpartition("/")[2] for line in lines if line.strip()}
     kept = []
     for name in names:
@@ -455,18 +380,9 @@ def read_rows(root, name):
     is_json = name.lower().endswith(".jsonl")
     # newline: a sentence may hold U+2028, which str.splitlines() would take for the end of a line
     newline = "\n" if is_json else ""
-    with open_file(root, name) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline=newline) as text:
+    with open(os.path.join(root, name), encoding="utf-8-sig", newline=newline) as text:
         read = json_rows if is_json else csv_rows
-        yield from read(bounded_lines(text))
-
-
-# A zip of 300 KB may hold a caption of 300 MB, in a single line.
-def bounded_lines(text):
-    """The lines of a text; ValueError at one that is too long for any caption."""
-    while line := text.readline(CAPTION_BYTES):
-        if len(line) == CAPTION_BYTES:
-            raise ValueError(f"a line of more than {CAPTION_BYTES >> 20} MB: too large")
-        yield line
+        yield from read(text)
 
 
 # JSON lines are simpler: the format escapes a line's end inside a text, so one line is one row, always, and a
@@ -530,7 +446,7 @@ def read_table(root, name):
             if "videoid" in row:
                 file = f"{row.get('page_dir') or ''}/{file}"
             yield number, file, first_captions(row, texts, number)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if isinstance(error, UnicodeDecodeError):
             error = f"near row {number + 1}: not UTF-8; save it as UTF-8"
         if not is_known:
@@ -651,9 +567,12 @@ class Captions:
 
     def read_text(self, name):
         """A caption's .txt, on one line."""
+        path = Path(self.root, name)
         try:
-            return " ".join(decode(read_bytes(self.root, name, CAPTION_BYTES)).split())
-        except (ValueError, Unusable) as reason:
+            if path.stat().st_size > CAPTION_BYTES:
+                raise ValueError("too large")
+            return " ".join(decode(path.read_bytes()).split())
+        except (ValueError, OSError) as reason:
             raise Unusable(f"its caption {name}: {reason}")
 
 
@@ -673,15 +592,9 @@ def choose_caption(captions, key):
 # can be no other; "jump" beside "jump rope", folders called 1 to 101, "archery" for Archery: each finds its
 # own, and what could be two is refused.
 
-UCF = re.compile(r"v_([A-Za-z]+)_g\d+_c\d+")            # UCF101's file names carry their class
-
-
 def class_name(place):
-    """The class that a place tells: UCF101's v_CLASS_gNN_cNN, else the folder it lies in, "" at the root."""
+    """The class that a place tells: the folder it lies in, "" at the root."""
     parts = place.split("/")
-    for part in reversed(parts):
-        if match := UCF.match(part):
-            return match[1]
     return parts[-2] if len(parts) > 1 else ""
 
 
@@ -703,7 +616,7 @@ def list_classes(places):
 def class_at(place, classes):
     """The number of a place's class. A frame may lie deeper than its class: Archery/v_Archery_g01/0001.jpg,
     or Archery/clip 7/0001.jpg: the nearest folder above it that is a class says which."""
-    for name in [class_name(place), *reversed(place.split("/")[:-1])]:
+    for name in reversed(place.split("/")[:-1]):
         if name in classes:
             return classes.index(name)
     raise UserError(f"{place} lies in no folder whose name is one of the {len(classes)} classes "
@@ -726,13 +639,13 @@ def class_prompt(name):
     return " ".join(split_words(name))
 
 
-# What a person types goes through three sieves, and the first that holds something decides: the very name;
-# the name but for capitals, blanks, - and _ (so UCF101's "HandstandPushups" is found although its own files
-# say HandStandPushups); the name among other words, and of "jump" and "jump rope" the longer. A number is
-# one only where no class is called by a number: in folders 1 to 101, "3" is the folder 3, not the fourth.
+# What a person types goes through two sieves, and the first that holds something decides: the very name; the
+# name but for capitals, blanks, - and _ (so UCF101's "HandstandPushups" is found although its own files
+# say HandStandPushups). A number is one only where no class is called by a number: in folders 1 to 101, "3"
+# is the folder 3, not the fourth.
 def label_of(prompt, classes):
     """The number of the class that a person means: its name as it stands, or in other letters ("apply eye
-    makeup"), or its number, or the longest name that the prompt's words contain. Never one of two."""
+    makeup"), or its number. Never one of two."""
     if prompt in classes:
         return classes.index(prompt)
     plain = "".join(split_words(prompt))
@@ -740,8 +653,6 @@ def label_of(prompt, classes):
     names_are_numbers = any(name.isdecimal() for name in classes)
     if not found and prompt.isdecimal() and not names_are_numbers and int(prompt) < len(classes):
         found = [int(prompt)]
-    if not found:
-        found = classes_within(f" {class_prompt(prompt)} ", classes)
     if len(found) == 1:
         return found[0]
     what = "is no class"
@@ -749,15 +660,3 @@ def label_of(prompt, classes):
         what = "may be " + " or ".join(classes[number] for number in found[:5])
     more = " ..." if len(classes) > 20 else ""
     raise UserError(f'"{prompt}" {what} of this model; it knows {", ".join(classes[:20])}{more}')
-
-
-def classes_within(words, classes):
-    """Numbers of the classes that stand among these words, but for those that are part of a longer one:
-    "jump" is not meant by "jump rope"."""
-    within = {}
-    for number, name in enumerate(classes):
-        name = f" {class_prompt(name)} "
-        if name in words:
-            within[number] = name
-    return [number for number, name in within.items()
-            if not any(name in other and name != other for other in within.values())]

@@ -12,10 +12,9 @@ that was stopped cannot be taken up where it was. Here all headers are read once
 for a million samples, shared by up to eight processes; on a cold disk about a seek for each sample). After
 that a sample is a seek and a read, and item(index, epoch) is a function of numbers, as for files.
 
-Kept are six whole numbers a sample, 48 bytes: where its video, its .txt and its .json lie, and how long they
-are. Of its name nothing: it is read again where a message needs it."""
+Kept are four whole numbers a sample, 32 bytes: where its video and its .txt lie, and how long they are. Of its
+name nothing: it is read again where a message needs it."""
 
-import json
 import logging
 import mmap
 import os
@@ -27,12 +26,13 @@ from multiprocessing import Pool
 import numpy as np
 
 from support.cli import UserError
-from support.folders import CAPTION_BYTES, MAX_BYTES, TEXT_COLUMNS, decode, first_captions
+from support.folders import CAPTION_BYTES, decode
 from support.video_io import VIDEOS, Unusable
 
 log = logging.getLogger("data")
 
 BLOCK = 512
+MAX_BYTES = 1 << 28               # of a sample's video, which is read whole
 
 
 class Shards:
@@ -41,11 +41,11 @@ class Shards:
     def __init__(self, root, names):
         self.root, self.shards = root, names
         found = []
-        for name, (rows, problem) in zip(names, read_all_indexes(root, names)):          # (n,6)
+        for name, (rows, problem) in zip(names, read_all_indexes(root, names)):          # (n,4)
             if problem:
                 log.warning("%s/%s: %s; only the %d samples before are used", root, name, problem, len(rows))
             found.append(rows)
-        self.rows = np.concatenate(found)                                                # (n,6)
+        self.rows = np.concatenate(found)                                                # (n,4)
         self.first = np.cumsum([0, *map(len, found)])                                    # (shards+1,)
         if not len(self.rows):
             raise UserError(f"no sample with a video in the {len(names)} shards (.tar) of {root}")
@@ -78,29 +78,23 @@ class Shards:
         return self.read_at(index, offset, size)
 
     def lookup(self, index):
-        """([captions], where they are from): its .txt, else a text of its .json, else nothing."""
-        _, _, text_at, text_size, json_at, json_size = self.rows[index]
-        if max(text_size, json_size) > CAPTION_BYTES:
+        """([captions], where they are from): its .txt, or nothing."""
+        offset, size = self.rows[index, 2:]
+        if not size:
+            return [""], "nowhere"
+        if size > CAPTION_BYTES:
             raise Unusable("its caption is too large")
         try:
-            if text_size:
-                text = " ".join(decode(self.read_at(index, text_at, text_size)).split())
-                if text:
-                    return [text], "a .txt beside it"
-            if json_size:
-                about = json.loads(decode(self.read_at(index, json_at, json_size)))
-                if isinstance(about, dict) and (captions := first_captions(about, TEXT_COLUMNS, index)):
-                    return captions, "a .json beside it"
-        except (ValueError, RecursionError) as error:
+            return [" ".join(decode(self.read_at(index, offset, size)).split())], "a .txt beside it"
+        except ValueError as error:
             raise Unusable(f"its caption cannot be read ({error})")
-        return [""], "nowhere"
 
 
 # Python's tarfile knows every kind of .tar there is, and takes 50 microseconds a header for it: five minutes
 # for the six million of a million samples. What WebDataset writes is one kind, whose header holds all that is
 # wanted at fixed places, so they are read here, a microsecond each.
 HEADER = struct.Struct("100s 24x 11s 21x c 100x 5s")        # name; size, to the base 8; kind; "ustar"
-SLOTS = {b"txt": 2, b"json": 4} | {ending[1:].encode(): 0 for ending in VIDEOS}      # where in a sample's row
+SLOTS = {b"txt": 2} | {ending[1:].encode(): 0 for ending in VIDEOS}      # where in a sample's row
 
 
 def read_all_indexes(root, names):
@@ -123,7 +117,7 @@ def be_quiet():
 
 
 def read_index(path):
-    """((n,6) offsets and sizes of video, text and JSON of each sample with a video, what is wrong or "")."""
+    """((n,4) offsets and sizes of video and text of each sample with a video, what is wrong or "")."""
     rows, last, problem = [], None, ""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -132,11 +126,11 @@ def read_index(path):
             for stem, slot, offset, size in members(data):
                 if stem != last or rows[-1][slot + 1]:
                     last = stem
-                    rows.append([0] * 6)
+                    rows.append([0] * 4)
                 rows[-1][slot:slot + 2] = offset, size
     except (OSError, ValueError) as error:
         problem = str(error)
-    return np.array([row for row in rows if row[1]], np.int64).reshape(-1, 6), problem
+    return np.array([row for row in rows if row[1]], np.int64).reshape(-1, 4), problem
 
 
 def members(data):

@@ -521,7 +521,7 @@ def prompt_at(source):
         return lambda index: caption(sample_spec(UNSEEN + seed, index, kind, vocabulary))
     path = Path(source).expanduser()
     if path.is_dir():
-        videos, folders, images, _ = sort_media(list_files(path))
+        videos, folders, images = sort_media(list_files(path))
         places = [stem_of(name) for name in [*videos, *folders] or images]
         lines = [class_prompt(name) for name in list_classes(places)]
     elif path.is_file():
