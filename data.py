@@ -50,8 +50,8 @@ from support.folders import (Captions, choose_caption, describe, list_classes, l
                              open_image, stem_of)
 from support.order import deal, log, mix
 from support.shards import Shards
-from support.video_io import (IMAGES, ROUNDING, VIDEOS, Unusable, VideoFile, crop_clip, nearest_in_time,
-                              read_all, read_some, scan_times, to_video)
+from support.video_io import (IMAGES, ROUNDING, VIDEOS, Unusable, crop_clip, nearest_in_time,
+                              read_some, scan_times, to_video)
 
 
 # -------------------------------------------------------------------------------------------- what a batch is
@@ -177,23 +177,21 @@ class Files:
 
     # Previews and cached latents ask for words without the video. A caption that cannot be read has skipped
     # its video in training, where the reason is told; here it is only nothing to say.
+    def captions_of(self, index):
+        """All captions of a file; none where they cannot be read."""
+        try:
+            return self.texts.lookup(index)[0]
+        except Unusable:
+            return []
+
     def words(self, index, epoch=0):
         """The caption of this visit alone, without reading the video; "" where it cannot be read."""
-        try:
-            return choose_caption(self.texts.lookup(index)[0], [self.seed, epoch, index])
-        except Unusable:
-            return ""
+        return choose_caption(self.captions_of(index) or [""], [self.seed, epoch, index])
 
     @functools.cached_property
     def captions(self):
         """All of them, of which a vocabulary is made."""
-        captions = []
-        for index in range(len(self)):
-            try:
-                captions += self.texts.lookup(index)[0]
-            except Unusable:                              # met, counted and named when it is trained on
-                continue
-        return captions
+        return [caption for index in range(len(self)) for caption in self.captions_of(index)]
 
     @functools.cached_property
     def places(self):
@@ -229,7 +227,8 @@ class Files:
 #     stride 3, 4 frames        x     x     x     x                       by number: Latte 4.2
 #     fps 10                    x   x    x    x                           by time stamp: any video's rate
 
-REMEMBERED = 10_000       # videos whose times, or frames, are kept in each process
+REMEMBERED = 10_000       # videos whose frames' times are kept, in each process
+
 
 @dataclass
 class ClipConfig:
@@ -248,17 +247,14 @@ class ClipConfig:
 
 
 class ClipFolder(Files):
-    """Clips of the videos and folders of frames at any depth under a root, another window on each visit.
-
-    memory    bytes that are kept, in each process, of decoded frames"""
+    """Clips of the videos and folders of frames at any depth under a root, another window on each visit."""
     what = "clips"
     decisive = ("frames", "size", "stride", "fps", "flip", "part", "crop", "long", "seed")
 
-    def __init__(self, root, config, memory=1 << 30):
+    def __init__(self, root, config):
         super().__init__(root, config)
         source = self.source
-        self.memory = memory
-        self.remembered = {}
+        self.remembered = {}                                 # index -> its frames' times
         if source.shards:
             self.names = self.texts = Shards(self.root, source.shards)
         else:
@@ -273,13 +269,8 @@ class ClipFolder(Files):
     # and one mirror: a crop that moved would be a camera that shakes.
     def read(self, index, rng):
         """One clip of one video, as rng has it, or Unusable."""
-        video = self.video(index)
-        wanted = self.window(video.times, rng)                                           # (T,)
-        if video.decoded is not None:
-            clip = video.decoded[wanted]                                                 # (T,h,w,3)
-        else:
-            numbers, where = np.unique(wanted, return_inverse=True)
-            clip = self.decode(index, video.pts, numbers)[where]                         # (T,h,w,3)
+        pts, times = self.times(index)
+        clip = self.decode(index, pts, self.window(times, rng))                          # (T,h,w,3)
         how = self.config
         return {"video": to_video(crop_clip(clip, how.size, how.crop, how.flip, rng))}   # (3,T,H,W)
 
@@ -329,49 +320,22 @@ class ClipFolder(Files):
             return self.names.video(index)
         return os.path.join(self.root, self.names[index])
 
-    # Decoding is the cost. A video is looked at when it is first asked for, not when the folder is opened: a
-    # million files would take a day to open. What was found is kept in a queue of bounded length: a million
-    # videos pass through it, and what fell out is looked at again when its turn comes. A list of times is 16
-    # bytes a frame: 7 kB for 18 seconds at 25 a second, so 7 GB for a million videos, in each of the loader's
-    # processes, if nothing were ever forgotten.
-    def video(self, index):
-        """What is remembered of a video."""
+    # A video is looked at when it is first asked for, not when the folder is opened: a million files would take
+    # a day to open. What was found is kept in a queue of bounded length: a million videos pass through it, and
+    # what fell out is looked at again when its turn comes. A list of times is 16 bytes a frame: 7 kB for 18
+    # seconds at 25 a second, so 7 GB for a million videos, in each of the loader's processes, if nothing were
+    # ever forgotten. Pixels are not kept: a clip costs the frames since the last key frame, on each visit, and
+    # --workers decode ahead.
+    def times(self, index):
+        """(pts, seconds) of a video's frames, as scan_times has them; of a folder's, whole numbers."""
         if index not in self.remembered:
             if len(self.remembered) >= REMEMBERED:
                 self.remembered.pop(next(iter(self.remembered)))                         # the oldest
-            self.remembered[index] = self.look(index)
+            if frames := self.frames_of(index):
+                self.remembered[index] = None, np.arange(len(frames))
+            else:
+                self.remembered[index] = scan_times(self.file(index))
         return self.remembered[index]
-
-    # Decoded or sought? Seeking costs all frames since the last key frame, on each visit; a decoded video
-    # costs its pixels in memory, for ever (16 frames of 256 x 256 are 3 MB, a minute 295). Five videos of a
-    # hobby fit, and are never decoded again; a hundred thousand do not. A share for each says which, from
-    # sizes alone, before anything is read: were it "as long as there is room", the first videos would win,
-    # and two runs would differ in speed for no reason that anybody sees. Neither changes a pixel (tests
-    # compare), only the waiting.
-    #
-    #     100 videos, 1 GB: three quarters of it are 8 MB for each
-    #     5 seconds at 25 a second, 114 x 64       2.7 MB      decoded once, kept
-    #     a minute of the same                      33 MB      its times alone, and a seek on each visit
-    def look(self, index):
-        """A file is decoded whole if it fits its share of memory: which of the two never depends on luck."""
-        if frames := self.frames_of(index):
-            return Remembered(np.arange(len(frames)))                  # images are read as they are wanted
-        share = self.memory * 3 // 4 // len(self.names)
-        file, short, long = self.file(index), self.config.size, self.config.long
-        pts, times = scan_times(file)                                                    # (frames,)
-        with VideoFile(file, short, long) as video:
-            fits = len(times) * video.width * video.height * 3 <= share
-        if not fits:
-            return Remembered(times, pts=pts)
-        return Remembered(*read_all(file, short, long))
-
-
-@dataclass
-class Remembered:
-    """What looking at a video has found."""
-    times: np.ndarray                          # (frames,) seconds; whole numbers in a folder of frames
-    decoded: np.ndarray | None = None          # (frames,h,w,3), if it fits
-    pts: np.ndarray | None = None              # (frames,) else the file's time stamps, where they can be sought
 
 
 # ---------------------------------------------------------------------------------------------------- images

@@ -18,13 +18,13 @@ from support.video_io import Unusable, VideoFile
 # frames has none, so it counts in frames alone.
 def measure_video(dataset, index):
     """(frames, seconds or None, width, height)."""
-    video = dataset.video(index)
-    count = len(video.times)
+    _, times = dataset.times(index)
+    count = len(times)
     if frames := dataset.frames_of(index):
         height, width = open_image(dataset.root, frames[0]).shape[:2]
         return count, None, width, height
     with VideoFile(dataset.file(index)) as file:
-        seconds = float(np.ptp(video.times)) * count / max(count - 1, 1)
+        seconds = float(np.ptp(times)) * count / max(count - 1, 1)
         return count, seconds, file.width, file.height
 
 
@@ -67,12 +67,8 @@ def report(what, open_it, measure):
 # The commonest rates and sizes are counted: 60 frames a second among 25 is a --stride or --fps to think of,
 # and 320 x 180 among 1080p is a video that a crop of 256 will enlarge.
 def commonest(values):
-    """In words: 25 a second (12), 30 a second (3)."""
-    counts = Counter(values)
-    words = [f"{what} ({count})" for what, count in counts.most_common(6)]
-    if len(counts) > 6:
-        words.append("...")
-    return ", ".join(words)
+    """Six of them, in words: 25 a second (12), 30 a second (3)."""
+    return ", ".join(f"{what} ({count})" for what, count in Counter(values).most_common(6))
 
 
 # A folder may hold videos, and images that are none of theirs: both are tried, as --data and --images would

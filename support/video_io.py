@@ -102,9 +102,8 @@ def to_frames(video):
 # a folder of .jpg for each video needs no decoder, but much more disk.
 #
 # Most frames lean on their neighbours, so a frame in the middle costs all frames since the last key frame, 10
-# to 250 of them. Training asks for 16 frames from anywhere in a video. Two ways out, both below, and data.py
-# takes the first where memory allows: keep a whole video, resized, in memory (read_all); or enter at the key
-# frame before the clip and throw away what is early (read_some).
+# to 250 of them. Training asks for 16 frames from anywhere in a video: it enters at the key frame before the
+# clip and throws away what is early (read_some).
 #
 #     packets    I p p p p p p p p I p p p p p p p p I p
 #     wanted                           x x x x
@@ -246,7 +245,8 @@ def scan_times(file):
     with VideoFile(file) as video:
         pts = list_stamps(video) if video.seekable else None
         if pts is not None:
-            return pts, pts * float(video.stream.time_base)
+            tick = video.stream.time_base
+            return pts, pts * tick.numerator / tick.denominator              # as PyAV's frame.time has it
     with VideoFile(file) as video:
         return None, order_times(video, [frame.time for frame in video.frames()])
 
@@ -275,8 +275,8 @@ def order_times(video, times):
     return np.array(times, dtype=np.float64)
 
 
-# The two ways to the pixels. They must agree to the last bit (a test compares them): else what a model is
-# trained on would depend on how much memory there happened to be.
+# Two ways to the pixels, which agree to the last bit (a test compares them): a whole video in order, and some
+# frames of it.
 def read_all(file, short=None, long=None):
     """(seconds (T,), frames uint8 (T,H,W,3)) of a whole video."""
     with VideoFile(file, short, long) as video:

@@ -186,8 +186,8 @@ def numbers(item):
     return [round((level.item() - 8) / 5) for level in levels]
 
 
-def clips_in(root, frames, size, memory=1 << 30, **how):
-    return ClipFolder(root, ClipConfig(frames, size, **how), memory)
+def clips_in(root, frames, size, **how):
+    return ClipFolder(root, ClipConfig(frames, size, **how))
 
 
 def images_in(root, size, **how):

@@ -50,11 +50,10 @@ def test_fps_follows_time_stamps_not_frame_numbers(tmp_path):
     """facts/performance.md 2.2: variable rates; index sampling gives the wrong speed."""
     times = [*range(0, 1000, 50), *range(1000, 1400, 20)]                     # 20 a second, then 50
     make_clip(tmp_path / "a.mkv", 40, times=times)
-    for memory in (0, 1 << 30):
-        clips = clips_in(tmp_path, 10, 16, fps=10, memory=memory)
-        for epoch in range(10):
-            shown = [times[number] for number in numbers(clips.item(0, epoch))]
-            assert all(abs(b - a - 100) <= 20 for a, b in zip(shown, shown[1:]))
+    clips = clips_in(tmp_path, 10, 16, fps=10)
+    for epoch in range(10):
+        shown = [times[number] for number in numbers(clips.item(0, epoch))]
+        assert all(abs(b - a - 100) <= 20 for a, b in zip(shown, shown[1:]))
 
 
 def test_stride_is_exact(tmp_path):
@@ -103,13 +102,12 @@ def test_a_folder_of_frames_is_a_video_beside_videos(tmp_path):
     """Latte 4.1: SkyTimelapse's and Taichi-HD's trees; 2 before 10; a stray video hides nothing."""
     make_clip(tmp_path / "a.mp4", 20)
     numbered(tmp_path / "sky_train/v/v_1", range(20), "v_frames_{}.png")
-    for memory in (0, 1 << 30):
-        clips = clips_in(tmp_path, 6, 8, stride=3, memory=memory)
-        assert clips.names == ["a.mp4", "sky_train/v/v_1"]
-        for epoch in range(8):
-            for index in (0, 1):
-                shown = numbers(clips.item(index, epoch))
-                assert [b - a for a, b in zip(shown, shown[1:])] == [3] * 5
+    clips = clips_in(tmp_path, 6, 8, stride=3)
+    assert clips.names == ["a.mp4", "sky_train/v/v_1"]
+    for epoch in range(8):
+        for index in (0, 1):
+            shown = numbers(clips.item(index, epoch))
+            assert [b - a for a, b in zip(shown, shown[1:])] == [3] * 5
     with pytest.raises(UserError, match="knows no seconds: give --stride instead of --fps"):
         clips_in(tmp_path / "sky_train", 6, 8, fps=10)
     assert numbers(clips_in(tmp_path / "sky_train/v/v_1", 20, 8).item(0)) == list(range(20))
@@ -119,7 +117,7 @@ def test_a_million_videos_pass_through_a_bounded_memory(tmp_path, monkeypatch):
     """What was remembered of each video (7 kB) was never forgotten. And forgetting changes no clip."""
     for number in range(6):
         make_clip(tmp_path / f"{number}.mp4", 60, g="10")
-    plenty, little = clips_in(tmp_path, 4, 8), clips_in(tmp_path, 4, 8, memory=0)
+    plenty, little = clips_in(tmp_path, 4, 8), clips_in(tmp_path, 4, 8)
     want = [plenty.item(index, epoch) for epoch in range(2) for index in range(6)]
     monkeypatch.setattr(data, "REMEMBERED", 2)
     for number, item in enumerate(want):
@@ -322,7 +320,7 @@ def test_workers_change_nothing_but_the_waiting():
 def test_an_error_of_a_worker_is_one_line(tmp_path, workers):
     """torch hands on the worker's whole stack as the message."""
     make_clip(tmp_path / "a.mp4", 8, g="4")
-    clips = clips_in(tmp_path, 4, 8, memory=0)
+    clips = clips_in(tmp_path, 4, 8)
     (tmp_path / "a.mp4").write_bytes(b"gone")
     with pytest.raises(UserError) as error:
         next(order.batches(clips, 1, workers=workers))
