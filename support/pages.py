@@ -195,10 +195,7 @@ def write_page(out):
         if about and (shown := player(path, about["prompt"])):
             cards.append((about["made"], path.name, card(path, about, shown)))
     cards = [card for _, _, card in sorted(cards)[::-1]]
-    title = f"{len(cards)} clips"
-    if len(cards) == 1:
-        title = "1 clip"
-    write_html(out / "index.html", title, ['<main class="clips">', *cards, "</main>"])
+    write_html(out / "index.html", "clips", ['<main class="clips">', *cards, "</main>"])
 
 
 def settings_of(path):
