@@ -674,7 +674,7 @@ def continued(models, row, how, specs, first):
         begin = 0
     ends = {name: (place, x[:, :, place:place + 1]) for name, place in places.items()}
     given = given_ends(models, size, how, frames, *[frame for _, frame in ends.values()])
-    z = sample_latents(models, prompts, given.base.shape, how, first, given)                # (B,C,T',h,w)
+    z = sample_latents(models, prompts, given.known.latent.shape, how, first, given)                # (B,C,T',h,w)
     return decode(models.vae, z, frames), ends, begin
 
 

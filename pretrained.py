@@ -571,11 +571,11 @@ class Released:
             return self.t5_text()
         return self.sd3_text()
 
-    def t5_text(self, length=120):
+    def t5_text(self):
         """T5 with its mask, as PixArt and Latte's text-to-video model read it."""
         self.need("t5xxl", "tokenizer")
         build = partial(t5, self.states["t5xxl"], source=self.paths["t5xxl"])
-        return T5Text({"t5xxl": build}, T5Tokenizer.load(self.paths["tokenizer"]), length)
+        return T5Text({"t5xxl": build}, T5Tokenizer.load(self.paths["tokenizer"]))
 
     def sd3_text(self):
         """SD3's two CLIPs, and T5 where it is there."""
@@ -745,14 +745,11 @@ def vae_at(path):
     return open_released(vae=path).vae()
 
 
-def load_sd3_text(*sources):
-    """SD3's three encoders from any of its layouts, or from several paths that hold one each."""
-    return open_released(*sources).sd3_text()
-
-
-def load_t5_text(*sources, length=120):
-    """T5 and its tokenizer, from a Diffusers folder or a folder of its shards."""
-    return open_released(*sources).t5_text(length)
+def load_text(*sources, alone=False):
+    """SD3's three encoders from any of its layouts, or from several paths that hold one each; or T5 alone,
+    from a Diffusers folder or a folder of its shards."""
+    found = open_released(*sources)
+    return found.t5_text() if alone else found.sd3_text()
 
 
 # ----------------------------------------------------------------------------------------- networks that look

@@ -70,6 +70,7 @@ from support.folders import label_of
 from support.ops import best_device, has_bf16
 from support.order import SAMPLING, keyed_noise
 from support.pages import write_page
+from support.toy_world import read_prompts
 from support.video_io import (IMAGES, Unusable, read_at_rate, read_image, save_image, save_video, to_frames,
                               to_video)
 
@@ -401,10 +402,9 @@ HELD = 4.0                          # noise over signal: the flow's level 0.8
 
 @dataclass
 class Given:
-    """What sampling starts from or must keep, beside the prompt. Nothing, by default."""
-    base: torch.Tensor = None       # (1 or B,C,T',h,w): start from it, with noise on it
-    strength: float = 1.0           # share of the steps that are taken; 1 forgets the base
-    known: Known = None             # latent frames that stay as they are
+    """What sampling must keep, and starts from, beside the prompt. Nothing, by default."""
+    known: Known = None             # latent frames that stay as they are; the others start as it has them
+    strength: float = 1.0           # share of the steps that are taken; 1 starts from noise
     pull: float = 0.0               # 0: DDPM, which has no velocity to turn
 
     def skipped(self, steps):
@@ -413,9 +413,9 @@ class Given:
 
     def start(self, noise, noisy, t):
         """z before the first step, which is at time t (1,); noisy(clip, t) puts noise on a clip."""
-        if self.base is None:
+        if self.known is None:
             return noise                                                        # (B,C,T',h,w)
-        return noisy(self.base, t.to(noise.device))                             # (B,C,T',h,w)
+        return noisy(self.known.latent, t.to(noise.device))                           # (B,C,T',h,w)
 
     def hold(self, model, noisy):
         """model(z, t), which finds what is known in its place."""
@@ -438,11 +438,8 @@ def given_frames(models, shape, keys, how):
     nearest = [min(keys, key=lambda key: abs(key - place)) for place in range(shape[2])]
     latent = torch.cat([keys[place] for place in nearest], dim=2)               # (1 or B,C,T',h,w)
     mask = torch.tensor([place in keys for place in range(shape[2])], device=latent.device)
-    given = Given(latent, part_way(models, how))
-    given.known = Known(latent, mask.view(1, 1, -1, 1, 1))                      # mask (1,1,T',1,1)
-    if models.objective == "flow":
-        given.pull = 1.0
-    return given
+    known = Known(latent, mask.view(1, 1, -1, 1, 1))                            # mask (1,1,T',1,1)
+    return Given(known, part_way(models, how), 1.0 if models.objective == "flow" else 0.0)
 
 
 def part_way(models, how, most=HELD):
@@ -592,15 +589,11 @@ def encoder_of(folder, transformer, weights):
     """The text encoder of one of our checkpoints: the toy's lies beside it, a published one is given."""
     if not weights and (folder / "text.safetensors").is_file():
         return load_network(ToyText, folder / "text.safetensors")
-    load = pretrained.load_sd3_text
-    speaks = "Stable Diffusion 3's: its file or folder"
-    if isinstance(transformer, Latte) and not transformer.config.pooled_dim:        # Latte 4.5: T5 alone
-        load = pretrained.load_t5_text
-        speaks = "T5 v1.1 XXL: a folder that holds text_encoder/ and tokenizer/"
     if not weights:
         raise UserError(f"{folder} holds no text encoder; give with --weights the one that it was trained "
-                        f"with, {speaks}")
-    return load(*weights)
+                        "with, Stable Diffusion 3's (file or folder), or a folder of T5 v1.1 XXL")
+    alone = isinstance(transformer, Latte) and not transformer.config.pooled_dim    # Latte 4.5: T5 alone
+    return pretrained.load_text(*weights, alone=alone)
 
 
 # Other people's models come to the same table. What they are is told by their tensors (pretrained.py); how
@@ -776,14 +769,6 @@ def parse(argv):
     args.out = Path(args.out).expanduser()
     check_flags(args)
     return args
-
-
-def read_prompts(file):
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"no file {file}; --prompts wants a text file, one prompt a line")
-    lines = path.read_text("utf-8-sig", "replace").splitlines()
-    return [line.strip() for line in lines if line.strip()]
 
 
 LEAST = {"steps": 1, "n": 1, "fps": 0.1, "size": 0, "guidance": 0, "first": 0, "batch": 0, "frames": 0}

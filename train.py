@@ -830,17 +830,14 @@ def reader(cfg, run, alone=False):
     own, path = Path(cfg.out) / "text.safetensors", cfg.text_weights
     if own.is_file() and not path:
         return load_network(ToyText, own).to(run.device).requires_grad_(False)
-    load, whose = pretrained.load_sd3_text, "Stable Diffusion 3's file or folder"
-    if alone:
-        load, whose = pretrained.load_t5_text, "T5's folder"
     if not path:
         path = cfg.init
         if file := own_file(cfg, cfg.stage, *WITH_COMPANIONS):
             path = read_config(file).get("text_weights", "")
     if not path or not Path(path).expanduser().exists():
         raise UserError(f"no text encoder: neither {own} nor {path or '--init'} is there; "
-                        f"give --text_weights {whose}, or train stage dit first")
-    return Reader(load(path).to(run.device, keep=True), path, run.device)
+                        "give --text_weights Stable Diffusion 3's, or T5's folder, or train stage dit first")
+    return Reader(pretrained.load_text(path, alone=alone).to(run.device, keep=True), path, run.device)
 
 
 def feed(cfg, run, kind, vae, text=None):

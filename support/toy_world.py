@@ -510,6 +510,15 @@ def parse_toy(name):
     return kind or "video", int(seed or 0), WORLDS[word]
 
 
+def read_prompts(file):
+    """The lines of a text file."""
+    try:
+        text = decode(Path(file).expanduser().read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--prompts {file}: cannot be read ({error}); give a UTF-8 text, a prompt a line")
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
 # Prompts for a test set come from the same three places as data. UCF101's folders are VideoDiT's benchmark
 # (4.2): a model that never saw them is given the names of the classes, and its clips are compared with
 # theirs.
@@ -525,10 +534,7 @@ def prompt_at(source):
         places = [stem_of(name) for name in [*videos, *folders] or images]
         lines = [class_prompt(name) for name in list_classes(places)]
     elif path.is_file():
-        try:
-            lines = [line.strip() for line in decode(path.read_bytes()).split("\n") if line.strip()]
-        except (OSError, ValueError) as error:
-            raise UserError(f"--prompts {source}: cannot be read ({error}); save it as UTF-8")
+        lines = read_prompts(source)
     else:
         raise UserError(f"--prompts {source}: neither toy:KIND, nor a text file, nor a folder of classes")
     if not lines:

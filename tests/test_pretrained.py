@@ -230,7 +230,7 @@ def test_golden_all_layouts_on_disk_give_the_same_vectors(tmp_path):
     (tmp_path / "sd3/text_encoders").symlink_to(tmp_path / "three")
     save_file(golden("sd3_mmdit")[0], tmp_path / "sd3/sd3_medium.safetensors")
     assert pretrained.open_released(tmp_path / "sd3").kind == "mmdit"
-    results = [pretrained.load_sd3_text(tmp_path / source).assemble(ids, ids, ids % 60)
+    results = [pretrained.load_text(tmp_path / source).assemble(ids, ids, ids % 60)
                for source in ("one.safetensors", "three", "sd3", "diffusers")]
     for context, pooled in results[1:]:
         assert_close(context, results[0][0])

@@ -166,7 +166,7 @@ def test_latte_has_samplers_of_its_own(make):
     (["a cat", "--size", "40"], "--size 40: must be a multiple of 16"),
     (["a cat", "--ckpt", "nowhere"], "no file or folder nowhere"),
     (["a cat", "--size", "4096"], "256 x 256 patches do not"), ([], "give a prompt, such as"),
-    (["--prompts", "nowhere.txt"], "no file nowhere.txt"),
+    (["--prompts", "nowhere.txt"], "--prompts nowhere.txt: cannot be read"),
     (["a cat", "--weights", "nowhere.safetensors"], "no file or folder nowhere.safetensors"),
     (["a cat", "--zero-shot-video"], "shows an untrained image model"),
     (["a cat", "--vae", "x"], "--vae belongs to --weights"),
@@ -324,7 +324,7 @@ def test_a_given_frame_stays_and_the_others_start_from_it(models):
     started = levels[given.skipped(10)].item()
     assert started / (1 - started) <= sample.HELD
     both = given_frames(models, shape, {0: key, 3: -key}, how)
-    assert torch.equal(both.base, torch.cat([key, key, -key, -key], 2))
+    assert torch.equal(both.known.latent, torch.cat([key, key, -key, -key], 2))
 
 
 @pytest.mark.parametrize("model, group", [("videodit", 4), ("latte", 1)])
