@@ -266,7 +266,7 @@ def video_clips(data, n, config, group=1):
     for index in sorted(drawn):
         name = videos.names[index]
         try:
-            there = (len(videos.video(index).times) - 1) // config.stride + 1
+            there = (len(videos.times(index)[1]) - 1) // config.stride + 1
             videos.config.frames = max(min(config.frames, there) // group, 1) * group
             yield name, videos.read(index, np.random.default_rng([config.seed, index, 0]))["video"]
         except Unusable as reason:                          # not one group in it
