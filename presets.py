@@ -402,7 +402,9 @@ def parser():
             how["nargs"] = "+"                              # several, parted by blanks (data.py)
         elif kind is tuple:
             how = dict(type=type(default[0]) if default else str, metavar="X", nargs="+")
-            shown = " ".join(map(str, default[:4])) + " ..." * (len(default) > 4)
+            shown = " ".join(map(str, default[:4]))
+            if len(default) > 4:
+                shown += " ..."
         help = f"{told[name]} [{shown}]".replace("%", "%%")
         flags.add_argument(f"--{name}", default=argparse.SUPPRESS, help=help, **how)
     return flags

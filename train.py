@@ -577,8 +577,12 @@ def start_latte(cfg):
 
 def class_names(cfg, net):
     """What a label is: the toy's subjects, or the folders' names in alphabetical order. Images beside the
-    clips have to lie in folders of the same names (class_at says it if not)."""
+    clips have to lie in folders of the same names: found out now, not after a day."""
     names = toy_or_folder(cfg, "video").classes
+    if cfg.joint_images:
+        images = toy_or_folder(cfg, "image")
+        for place in getattr(images, "places", ()):         # of the toy's own, none is wrong
+            class_at(place, names)
     if len(names) > net.config.classes:
         raise UserError(f"{len(names)} classes in --data, --latte.classes {net.config.classes}: "
                         "give at least as many")
@@ -861,6 +865,10 @@ def feed(cfg, run, kind, vae, text=None):
     windows = 1
     if isinstance(dataset, (ClipFolder, Mixture)):
         windows = cfg.windows
+    if run.rank == 0 and not folder.exists():
+        size = encode(collate([dataset.item(0)]))["latent"].numel()
+        print(f"{cfg.stage}: {windows * len(dataset):,} latents of {kind}s, "
+              f"{2e-9 * size * windows * len(dataset):.2g} GB, will be cached in {folder}")
     write_cache(folder, dataset, encode, batch=4, vae=mark, shift=vae.config.shift, scale=vae.config.scale,
                 epochs=windows, dtype=dtype, workers=cfg.workers, rank=run.rank,
                 world_size=run.world, text=store, speaker=speaker)
