@@ -496,21 +496,27 @@ def ddpm_sample(step, ddpm, predict, x, times, new_noise):
 
 
 def spaced_steps(steps, spacing):
-    """Which of the `steps` original timesteps a shorter sampler visits: "250" (evenly, both ends included) or
-    "ddim50" (a whole-number stride from 0)."""
+    """Which of the `steps` original timesteps a shorter sampler visits: "250", "10,15,20" (one count for each
+    equal section, both ends of a section included) or "ddim50" (a whole-number stride from 0)."""
     if spacing.startswith("ddim"):
         count = int(spacing[4:])
         for stride in range(1, steps):
             if len(range(0, steps, stride)) == count:
                 return list(range(0, steps, stride))
         raise UserError(f'no stride makes {count} of {steps} steps; ask for "{count}"')
-    count = int(spacing)
-    if not 0 < count <= steps:
-        raise UserError(f"{count} sampling steps asked of {steps} training steps; ask for 1 to {steps}")
-    visited, position = [], 0.0
-    for _ in range(count):
-        visited.append(round(position))
-        position += (steps - 1) / max(count - 1, 1)        # added up, not multiplied, as the released code
+    counts = [int(count) for count in spacing.split(",")]
+    visited, start = [], 0
+    for section, count in enumerate(counts):
+        size = steps // len(counts)
+        if section < steps % len(counts):                  # the first sections share what is left over
+            size += 1
+        if not 0 < count <= size:
+            raise UserError(f"{count} sampling steps asked of {size} training steps; ask for 1 to {size}")
+        stride, position = (size - 1) / max(count - 1, 1), 0.0
+        for _ in range(count):
+            visited.append(start + round(position))
+            position += stride                         # added up, not multiplied: rounds as the released code
+        start += size
     return visited
 
 

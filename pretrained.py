@@ -54,7 +54,7 @@ from torch import nn
 
 from dit import DiT, DiTConfig, MMDiT, MMDiTConfig, PixArt, PixArtConfig, sincos, sincos_2d
 from latte import Latte, LatteConfig
-from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, T5Text
+from text import CLIPText, CLIPTextConfig, SD3Text, T5Config, T5Encoder, T5Text, ToyText
 from vae import DPVAE, KLVAE, SD14, SD3, KLVAEConfig
 from support.checkpoints import (NUMBER, SHIPPED, class_of, load_network, load_strict, read_state,
                                  save_network, write_atomic)
@@ -908,6 +908,20 @@ def refuse_other_sizes(cfg, owner, config, source):
             flag = f"--no-{name}" if wanted is False else f"--{name} {wanted}"
             raise UserError(f"{flag}: {source} has {getattr(config, leaf)}; leave the flag out, or start "
                             "from other weights")
+
+
+def check_widths(cfg, config, vae, text=None):
+    """The files that --out carries may be another run's than the flags are: what the transformer reads has to
+    be as wide as what they write."""
+    owner = "latte" if cfg.stage == "latte" else "dit"
+    written = [("in_channels", vae.config.z_channels, "the VAE's latents have")]
+    if isinstance(text, ToyText):
+        for leaf in ("context_dim", "pooled_dim"):
+            written.append((leaf, text.config.width, "the text encoder's vectors have"))
+    for leaf, width, whose in written:
+        value = getattr(config, leaf)
+        if value and value != width:                                    # a Latte's 0: it reads none
+            raise UserError(f"--{owner}.{leaf} {value}: {whose} {width} in {cfg.out}; give that number")
 
 
 def bring_companions(cfg, run):

@@ -415,7 +415,7 @@ class Given:
         """z before the first step, which is at time t (1,); noisy(clip, t) puts noise on a clip."""
         if self.known is None:
             return noise                                                        # (B,C,T',h,w)
-        return noisy(self.known.latent, t.to(noise.device))                           # (B,C,T',h,w)
+        return noisy(self.known.latent, t.to(noise.device))                     # (B,C,T',h,w)
 
     def hold(self, model, noisy):
         """model(z, t), which finds what is known in its place."""
@@ -439,7 +439,10 @@ def given_frames(models, shape, keys, how):
     latent = torch.cat([keys[place] for place in nearest], dim=2)               # (1 or B,C,T',h,w)
     mask = torch.tensor([place in keys for place in range(shape[2])], device=latent.device)
     known = Known(latent, mask.view(1, 1, -1, 1, 1))                            # mask (1,1,T',1,1)
-    return Given(known, part_way(models, how), 1.0 if models.objective == "flow" else 0.0)
+    given = Given(known, part_way(models, how))
+    if models.objective == "flow":
+        given.pull = 1.0
+    return given
 
 
 def part_way(models, how, most=HELD):
@@ -519,8 +522,8 @@ def windows_of(models, have, frames):
 # stretched cat is an input that no training has shown, and padding would be drawn into the clip. And it knows
 # motion at the rate of its training's videos: all 60 frames of a phone's second would be slow motion to it.
 def read_cropped(args, models, flag):
-    """(1,3,T,size,size) of --start, --end or --extend: the middle of an image (T=1), or of a clip's frames,
-    as many a second as the model's."""
+    """(1,3,T,size,size) of --start, --end, --video or --extend: the middle of an image (T=1), or of a
+    clip's frames, as many a second as the model's."""
     path, size = Path(getattr(args, flag)).expanduser(), args.size
     if not path.is_file():
         raise UserError(f"--{flag} {path}: no such file")
@@ -749,6 +752,8 @@ def parse(argv):
     add("--start", metavar="IMAGE", default="", help="the clip begins with it")
     add("--end", metavar="IMAGE", default="", help="the clip ends with it; with --start: in between")
     add("--extend", metavar="CLIP", default="", help="go on from its end, to --frames in all")
+    add("--video", metavar="CLIP", default="", help="make this clip anew by the prompt: see --strength")
+    add("--strength", type=float, default=0.6, help="of --video: share of the steps; 1 forgets the clip")
     add("--frames", type=int, default=0, help="with DP-VAE a multiple of 4; 0: the model's own")
     add("--size", type=int, default=0, help="pixels; 0: the model's own")
     add("--sampler", default="", choices=["", "euler", "ddpm", "ddim"], help="by default the model's own")
@@ -781,7 +786,9 @@ def check_flags(args):
         if value is not None and not least <= value <= 10 ** 7:    # nan is not, either
             flag = "-n" if name == "n" else f"--{name}"
             raise UserError(f"{flag} {value}: must be at least {least} and at most ten million")
-    given = [f"--{name}" for name in ("extend", "image") if getattr(args, name)]
+    if not 0 < args.strength <= 1:
+        raise UserError(f"--strength {args.strength}: must be above 0 and at most 1")
+    given = [f"--{name}" for name in ("extend", "video", "image") if getattr(args, name)]
     if args.start or args.end:
         given.append("--start/--end")
     if len(given) > 1:
@@ -877,8 +884,8 @@ def tell_unread(text, prompt):
 def recipe(args, models, how):
     """What the flags ask for: (make(prompts, first_index) -> clips, the calls of the transformer it takes).
 
-    They differ in what is given: nothing, frames that stay (--start, --end), or windows one after the other
-    (--extend)."""
+    They differ in what is given: nothing, frames that stay (--start, --end), a clip to begin from part way
+    (--video), or windows one after the other (--extend)."""
     if args.extend:
         return extension(args, models, how)
     given, images = Given(), {}
@@ -887,6 +894,14 @@ def recipe(args, models, how):
             images[flag] = read_cropped(args, models, flag)[:, :, :1]           # (1,3,1,H,W)
     if images:
         given = given_ends(models, args.size, how, args.frames, **images)
+    elif args.video:
+        clip = read_cropped(args, models, "video")                              # (1,3,T,H,W)
+        if clip.shape[2] < args.frames:
+            raise UserError(f"--video {args.video}: {clip.shape[2]} frames at the model's rate; --frames "
+                            f"{args.frames} needs a longer clip, or give fewer")
+        z = encode(models, clip[:, :, :args.frames])                            # (1,C,T',h,w)
+        nothing_stays = torch.zeros(1, 1, 1, 1, 1, dtype=torch.bool, device=z.device)
+        given = Given(Known(z, nothing_stays), args.strength)
 
     def make(prompts, first_index):
         shape = models.shape(len(prompts), args.frames, args.size)              # (B,C,T',h,w)
@@ -957,8 +972,10 @@ def about_clip(args, how, prompt, index, clip):
     """What is needed to make this clip again."""
     about = {"prompt": prompt, "index": index, "frames": clip.shape[1], "pixels": clip.shape[-1],
              "fps": args.fps, **asdict(how)}
-    for flag in ("ckpt", "model", "weights", "vae", "start", "end", "extend"):
+    for flag in ("ckpt", "model", "weights", "vae", "start", "end", "extend", "video"):
         about[flag] = getattr(args, flag)
+    if args.video:
+        about["strength"] = args.strength
     about["made"] = time.strftime("%Y-%m-%d %H:%M:%S")
     about["torch"] = torch.__version__
     return about

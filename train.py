@@ -48,7 +48,7 @@ from dit import AdaLN, DiT, MMDiT, PixArt, deepen
 from flow import DDPM, along, ddpm_terms, drop_labels, drop_prompt, flow_errors, sample_times, velocity_of
 from latte import Latte, init_from_image
 from presets import overview, parse
-from pretrained import (WITH_COMPANIONS, bring_companions, frozen_vae, image_vae, own_file,
+from pretrained import (WITH_COMPANIONS, bring_companions, check_widths, frozen_vae, image_vae, own_file,
                         perceptual_for, refuse_other_sizes)
 from sample import Models, advice, generate
 from text import ToyText
@@ -415,6 +415,7 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
     else:
         dit = MMDiT(cfg.dit)
         text = ToyText(dataclasses.replace(cfg.text, words=vocabulary(cfg)))
+    check_widths(cfg, dit.config, vae, text)
     dit.checkpointing = cfg.checkpointing
     images = feed(cfg, run, "image", vae)
     read = ()                                               # words of the videos to come
@@ -450,6 +451,7 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
     dp = frozen_vae(cfg, run, "dpvae")
     text = reader(cfg, run)
     net = start_videodit(cfg)
+    check_widths(cfg, net.config, dp, text)
     net.checkpointing = cfg.checkpointing
     if cfg.lora:
         frozen_in = torch.float32
@@ -519,6 +521,7 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
     text, classes, images = None, (), None
     if asks == "text":
         text = reader(cfg, run, alone=not net.config.pooled_dim)
+    check_widths(cfg, net.config, vae, text)
     if asks == "class":                                     # before a day of encoding
         classes = class_names(cfg, net)
     clips = feed(cfg, run, "video", vae, text)

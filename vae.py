@@ -773,6 +773,11 @@ class PatchGAN3D(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x):
+        height, width = x.shape[-2:]
+        least = 2 ** (self.config.layers + 1)
+        if min(height, width) < least:
+            raise UserError(f"the discriminator cannot judge {width}x{height} pixels: --size and --crop must "
+                            f"be at least {least}; or train without: --disc_weight 0")
         return self.layers(x)                                                        # (B,1,T/2,H/16,W/16)
 
 

@@ -76,6 +76,7 @@ COMMANDS = {
     "between": "sample.py 'a cat jumping' --start cat/out/0000-a-cat.png --end cat/out/0000-a-cat.png "
                "--frames 8 --steps 4 --out out",
     "extend": "sample.py 'a cat' --extend cat/out/0000-a-cat.mp4 --frames 24 --steps 4 --out out",
+    "anew": "sample.py 'a dog' --video cat/out/0000-a-cat.mp4 --strength 0.5 --steps 8 --out out",
     "several": tuple(f"sample.py 'a red fish moving left underwater' 'a blue car in snow' {guidance} 4 "
                      "--seed 3 --steps 8 --negative 'a dog' --gif --out out"
                      for guidance in ("--cfg", "--guidance")),

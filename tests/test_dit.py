@@ -11,7 +11,7 @@ import dit
 from demos import scrambled, show_videodit
 import pretrained
 from conftest import close, golden
-from dit import AdaLN, DiT, DiTConfig, MMDiT, MMDiTConfig, PatchEmbed
+from dit import AdaLN, DiT, DiTConfig, FinalLayer, MMDiT, MMDiTConfig, PatchEmbed, SingleFinalLayer
 from flow import guided
 
 SMALL = MMDiTConfig(in_channels=4, depth=3, heads=4, head_dim=12, context_dim=20, pooled_dim=10, pos_grid=12,
@@ -188,6 +188,14 @@ def test_a_larger_image_moves_no_token():
     assert_close(dit.centred(32, 192, 64)[6:26], dit.centred(20, 192, 64))
     net = MMDiT(SMALL)
     assert_close(net.positions(8, 10)[2:6, 1:9], net.positions(4, 8))
+
+
+@pytest.mark.parametrize("head", [FinalLayer(12, 8), SingleFinalLayer(12, 8)])
+def test_one_condition_for_many_rows_is_that_condition_repeated(head):
+    """Modulating once per clip must not change the result."""
+    scrambled(head, std=0.3)
+    x, c = torch.randn(6, 5, 12), torch.randn(2, 12)
+    assert_close(head(x, c), head(x, c.repeat_interleave(3, dim=0)))
 
 
 def test_attention_that_is_watched_is_the_attention_that_was_used():

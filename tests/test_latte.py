@@ -18,7 +18,8 @@ from conftest import golden
 from dit import DiT, DiTConfig, PixArt, PixArtConfig
 from flow import DDPM, ddpm_loss, flow_loss, guided, velocity_of
 from test_dit import count, outputs_of
-from latte import (SIZES, Latte, LatteConfig, LatteV1, frame_similarity, init_from_image, paper_count)
+from latte import (SIZES, Latte, LatteConfig, LatteV1, frame_similarity, init_from_image, paper_count,
+                   temporal_mask)
 
 LATTE_FILES = ["latte_uncond", "latte_class", "latte_text", "latte_img", "latte_img_class"]
 SMALL = LatteConfig(depth=4, width=24, heads=2, frames=4, input_size=8, classes=5, context_dim=10,
@@ -303,6 +304,11 @@ def test_temporal_mask_lets_images_train_the_temporal_blocks():
         net(z, t, images=2)[:, :, 4:].sum().backward()
         gradient = net.blocks[1].attn.proj.weight.grad
         assert reached == (gradient is not None and gradient.abs().max().item() > 0)
+
+
+def test_the_mask_is_a_square_for_the_clip_and_a_diagonal_for_the_images():
+    """Latte Fig. 4."""
+    assert temporal_mask(2, 2).int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
 @pytest.mark.parametrize("option", ["plain", "temporal_mask", "compression"])

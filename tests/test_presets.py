@@ -11,7 +11,9 @@ import presets
 from support.cli import UserError, polite
 from latte import SIZES
 from presets import PRESETS, Config, flatten, parse
-from pretrained import perceptual_for
+from text import ToyText
+from pretrained import check_widths, perceptual_for
+from vae import KLVAE
 from support.trainer import Run
 
 
@@ -162,6 +164,17 @@ def test_a_wrong_value_gets_one_line_and_exit_code_2(capsys, flags, answer):
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert answer in error and error.count("\n") == 1
+
+
+def test_files_that_do_not_fit_the_flags_are_named():
+    """An --out whose VAE is another run's: presets.check cannot know, train.py says it before a step."""
+    cfg = parse(["--config", "tiny", "--stage", "dit"])[0]
+    vae, text = KLVAE(dataclasses.replace(cfg.vae, z_channels=5)), ToyText(cfg.text)
+    check_widths(cfg, cfg.dit, KLVAE(cfg.vae), text)
+    with pytest.raises(UserError, match="--dit.in_channels 4: the VAE's latents have 5 in runs/tiny"):
+        check_widths(cfg, cfg.dit, vae, text)
+    with pytest.raises(UserError, match="--dit.context_dim 8: the text encoder's vectors have 32"):
+        check_widths(cfg, dataclasses.replace(cfg.dit, context_dim=8), KLVAE(cfg.vae), text)
 
 
 def test_what_images_do_is_refused_where_there_are_none():

@@ -23,11 +23,11 @@ from conftest import golden
 from demos import scrambled
 from dit import PixArt, PixArtConfig
 from latte import Latte, LatteConfig
-from sample import (Models, generate, given_frames, go_on, how_of, load_models,
+from sample import (Models, file_name, generate, given_frames, go_on, how_of, load_models,
                     released_models, sample_latents, windows_of)
 from stand_ins import t5_files
 from vae import KLVAE, KLVAEConfig
-from support.video_io import read_video, save_video
+from support.video_io import read_image, read_video, save_video, to_frames
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +109,15 @@ def test_an_image_model_alone_makes_images(tiny, make, tmp_path):
     assert made == ["0000-a-cat.json", "0000-a-cat.png", "index.html"]
 
 
+def test_an_image_is_saved_as_its_own_pixels(tmp_path):
+    """No margin, not enlarged: what --image writes --start takes back unchanged. It once had a white frame,
+    and clips that began with it had one, too."""
+    clip = torch.rand(3, 1, 32, 32) * 2 - 1
+    path = sample.store(tmp_path, 0, clip, {"prompt": "a cat"})
+    assert np.array_equal(np.asarray(Image.open(path)), to_frames(clip)[0])
+    assert np.array_equal(read_image(path, 32), to_frames(clip)[0])
+
+
 def test_a_clip_comes_with_a_contact_sheet_and_if_asked_a_gif(make):
     """--gif and --fps; --frames other than those of training."""
     folder = make("a cat", "--gif", "--fps", 8, "--frames", 12)
@@ -146,6 +155,12 @@ def test_any_script_is_welcome(make, tmp_path, capsys):
     assert "bücher" in capsys.readouterr().out
 
 
+def test_file_names_hold_nothing_but_letters_and_digits():
+    """A prompt cannot leave the folder, nor be longer than a file system likes."""
+    assert file_name(3, "../../etc/passwd") == "0003-etc-passwd"
+    assert len(file_name(0, "a cat " * 100)) < 80 and file_name(0, "!?") == "0000-clip"
+
+
 def test_latte_has_samplers_of_its_own(make):
     """Latte 3.1: DDPM, or DDIM; a flow's sampler is refused."""
     assert len(list(make("a cat", "--model", "latte").glob("*.mp4"))) == 1
@@ -171,7 +186,8 @@ def test_latte_has_samplers_of_its_own(make):
     (["a cat", "--zero-shot-video"], "shows an untrained image model"),
     (["a cat", "--vae", "x"], "--vae belongs to --weights"),
     (["a cat", "--start", "nowhere.png"], "--start nowhere.png: no such file"),
-    (["a cat", "--start", "a.png", "--extend", "b.mp4"], "--extend and --start/--end are different wishes"),
+    (["a cat", "--start", "a.png", "--video", "b.mp4"], "--video and --start/--end are different wishes"),
+    (["a cat", "--strength", "0"], "--strength 0.0: must"),
     (["a cat", "--sampler", "ddim"], "--sampler ddim: this model was trained as a flow"),
     (["a cat", "--size", "64", "96"], '"96": this model knows no word of it'),
     (["a cat", "--out", "x" * 300], "cannot be written (File name too long)")])
@@ -355,24 +371,34 @@ def test_a_clip_goes_on_window_by_window(models, make, tmp_path):
     assert len(clip) == 20 and abs(clip[:8].astype(int) - 200).max() < 8
 
 
-def test_a_given_clip_is_read_at_the_models_rate(make, monkeypatch, tmp_path):
+@pytest.mark.parametrize("flag", ["--video", "--extend"])
+def test_a_given_clip_is_read_at_the_models_rate(make, monkeypatch, tmp_path, flag):
     """60 frames a second for a model of 12: every fifth frame, as the data loader takes them, no slow motion.
     A clip that is then too short is refused by its count."""
     frames = np.zeros((60, 32, 32, 3), np.uint8) + np.arange(60, dtype=np.uint8)[:, None, None, None] * 4
     save_video(tmp_path / "fast.mp4", frames, fps=60, crf=0, side=32)
     seen, honest = [], sample.encode
     monkeypatch.setattr(sample, "encode", lambda models, x: seen.append(x) or honest(models, x))
-    with pytest.raises(UserError, match="12 frames of it"):
-        make("a cat", "--extend", tmp_path / "fast.mp4", "--frames", 4)
-    make("a cat", "--extend", tmp_path / "fast.mp4", "--frames", 16)
+    with pytest.raises(UserError, match="12"):
+        make("a cat", flag, tmp_path / "fast.mp4", "--frames", 16 if flag == "--video" else 4)
+    make("a cat", flag, tmp_path / "fast.mp4", "--frames", 8 if flag == "--video" else 16)
     grey = ((seen[-1][0, 0, :, 16, 16] + 1) * 127.5).tolist()                   # 0, 20, 40, ...
-    assert all(abs(level - 20 * n) < 3 for n, level in enumerate(grey)) and len(grey) == 12
+    assert all(abs(level - 20 * n) < 3 for n, level in enumerate(grey)) and len(grey) in (8, 12)
 
 
 def test_another_size_than_the_trainings_is_said(make, capsys):
     """It makes a pattern of small subjects; the person is told why."""
     make("a cat", "--size", 64)
     assert "--size 64: this model was trained at 32 x 32" in capsys.readouterr().err
+
+
+def test_strength_is_how_much_of_the_clip_is_forgotten(make, tmp_path):
+    """A tenth of the steps leaves it near to what the autoencoder makes of it; all of them forget it."""
+    save_video(tmp_path / "given.mp4", np.full((8, 32, 32, 3), 200, np.uint8))
+    clips = [read_video(make("a cat", "--video", tmp_path / "given.mp4", "--strength", strength, out=strength)
+                        / "0000-a-cat.mp4").astype(int) for strength in ("0.5", "1.0")]
+    plain = read_video(make("a cat", out="plain") / "0000-a-cat.mp4").astype(int)
+    assert abs(clips[1] - plain).max() <= 2 and abs(clips[0] - plain).mean() > 1
 
 
 # ------------------------------------------------------------ released models, by their layouts

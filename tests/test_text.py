@@ -83,6 +83,14 @@ def test_golden_t5():
         close(net(inputs["input_ids_long"]), outputs["last_hidden_state_long"], atol=2.5e-5)
 
 
+def test_the_default_configs_are_clip_l_and_t5_xxl():
+    """SD3's text encoders: 123.06 M and 4,762.3 M parameters."""
+    with torch.device("meta"):
+        nets = CLIPText(CLIPTextConfig()), T5Encoder(T5Config())
+    sizes = [sum(weight.numel() for weight in net.parameters()) for net in nets]
+    assert sizes == [123_060_480, 4_762_310_656]
+
+
 def test_a_prompt_never_sees_its_pads():
     """CLIP is causal: what stands after EOS cannot change the prompt's vectors or its pooled one."""
     torch.manual_seed(0)

@@ -41,6 +41,13 @@ def test_a_clip_is_the_same_on_every_call():
         assert np.array_equal(render(sample_spec(0, 5, kind)), first)
 
 
+def test_seed_index_and_kind_each_change_the_draw():
+    """The video set, the image set and two seeds do not repeat each other."""
+    numbers = {(spec.x, spec.y, spec.scale, spec.phase) for kind in KINDS for seed in (0, 1)
+               for spec in specs(kind, 20, seed)}
+    assert len(numbers) == len(KINDS) * 2 * 20
+
+
 def test_the_first_clips_are_the_ones_that_were_published():
     """Stored words and mean colours: a change of the world would make every toy number in README a lie."""
     stored = [("a pink tree growing at night", (57.7, 50.4, 86.5)),
@@ -131,7 +138,19 @@ def test_image_only_subjects_never_move_in_training(kind):
         assert subjects == set(SUBJECTS)
 
 
+def test_images_have_no_motion_and_videos_have_one():
+    """Spec.motion is "" for every image kind."""
+    for kind in KINDS:
+        assert {spec.motion == "" for spec in specs(kind, 60)} == {kind.startswith("image")}
+
+
 # -------------------------------------------------------------------------------------------------- captions
+
+def test_captions_are_english():
+    """Article, colour, subject, motion, scene."""
+    assert caption(Spec("cat", "orange", "jumping", "in snow")) == "an orange cat jumping in snow"
+    assert caption(Spec("cat", "red", "moving left", "at night")) == "a red cat moving left at night"
+    assert caption(Spec("boat", "blue", "", "underwater")) == "a blue boat underwater"
 
 
 def test_a_short_caption_keeps_the_subject_and_the_article_agrees():
@@ -200,11 +219,55 @@ def test_movers_move_the_way_the_caption_says(subject):
         assert abs(path[-1] - path[0])[1] < 0.05
 
 
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_the_others_stay_in_their_place(subject):
+    """Staying still and growing keep the centre; what swings (legs, tails, wings) shifts it a little."""
+    for motion in ("staying still", "growing"):
+        path = centres(subject_masks(replace(STILL, subject=subject, motion=motion)))
+        assert np.abs(path - path.mean(0)).max() < 0.07
+
+
+def test_a_jump_is_highest_in_the_middle():
+    """One hop in 16 frames, up (y points down) and back."""
+    height = -centres(subject_masks(replace(STILL, motion="jumping")))[:, 1]
+    assert height.argmax() in (7, 8) and height.max() - height[0] > 0.12
+    assert abs(height[0] - height[-1]) < 0.02
+
+
+def test_growing_grows():
+    """Every frame is larger than the one before."""
+    area = subject_masks(replace(STILL, motion="growing")).sum((1, 2))
+    assert (np.diff(area) > 0).all() and area[-1] > 1.8 * area[0]
+
+
+def test_spinning_turns_clockwise_without_moving():
+    """A rocket upright in the middle of the clip leans right later and left before."""
+    spec = replace(STILL, subject="rocket", motion="spinning")
+    assert pose(spec, 8, 17)[3] == 0 and pose(spec, 16, 17)[3] > 0
+    masks = subject_masks(spec, 17)
+    top = [np.flatnonzero(mask[mask.any(1).argmax()]).mean() for mask in masks]        # column of the nose
+    assert top[0] < top[8] - 3 < top[16] - 6
+
+
 def test_movers_face_where_they_go():
     """flip means facing left."""
     for spec in specs("video"):
         if spec.motion in ("moving left", "moving right"):
             assert spec.flip == (spec.motion == "moving left")
+
+
+def test_subjects_stay_in_the_image():
+    """At every moment of a 16-frame clip most of the subject can be seen."""
+    for spec in specs("video", 40):
+        shown = subject_masks(spec, 16, 32).sum((1, 2))
+        assert shown.min() > 0.05 * 32 * 32
+
+
+def test_nothing_jumps_between_two_frames():
+    """Real video is nearly still over 1/25 s; a key frame held for 4 frames must be a fair start."""
+    for spec in specs("video", 20):
+        clip = render(spec, 16, 32).astype(float) / 127.5
+        assert np.square(np.diff(clip, axis=0)).mean((1, 2, 3)).max() < 0.12
 
 
 def test_longer_clips_extend_the_same_motion_both_ways():

@@ -1,6 +1,7 @@
 """Tests of vae.py: Stable Diffusion's image VAE to the last digit, and what VideoDiT 3.1 says of DP-VAE."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pretrained
 import vae
 from support.checkpoints import load_network, save_network
 from support.cli import UserError
-from conftest import close, golden
+from conftest import GOLDEN, close, golden
 from vae import (GOP, SD3, SD14, DPVAE, DPVAEConfig, KLVAE, KLVAEConfig, PatchGAN3D, PatchGAN3DConfig,
                  FrameNorm, TimeAttention, TimeConv, TimeDown, TimeResBlock, TimeUp, Up, plan_windows,
                  discriminator_loss, dp_vae_loss, fold, kl_vae_loss, measure_latents, statistics_loss, unfold)
@@ -137,6 +138,16 @@ def test_golden_kl(name):
     assert_close(kl * expected["mean"][0].numel(), expected["kl"].mean(), rtol=1e-5, atol=0)
 
 
+def test_golden_latent_format_of_sd3():
+    """flow_sd3.json: (z - 0.0609) * 1.5305 and back, to float32's precision."""
+    table = json.loads((GOLDEN / "flow_sd3.json").read_text())["latent_format"]
+    vae = small_vae(replace(BARE, scale=table["scale"], shift=table["shift"]))
+    z = torch.tensor(table["in"])
+    assert_close(vae.scaled(z), torch.tensor(table["process_in"]), atol=1e-6, rtol=0)
+    assert_close(vae.unscaled(z), torch.tensor(table["process_out"]), atol=1e-6, rtol=0)
+    assert (SD3.scale, SD3.shift) == (table["scale"], table["shift"])
+
+
 # ----------------------------------------------------------------------------------------------------- sizes
 
 @pytest.mark.parametrize("cls, config, parameters", [
@@ -220,6 +231,23 @@ def test_at_step_0_a_clip_is_its_key_frames_held(config):
     assert_close(z_k, dp.image.encode(x[:, :, ::GOP]), atol=0, rtol=0)
     assert_close(dp.decode(dp.encode(x)), held(dp, x), atol=1e-5, rtol=0)
     assert_close(dp.decode_keys(z), dp.image.decode(z_k), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_temporal_layers_start_as_the_identity():
+    """A 1D ResBlock and temporal attention add nothing; time-down is a mean, time-up a copy."""
+    dp = small_dp()
+    x = torch.randn(2 * 8, 16, 3, 3)
+    for module in dp.modules():
+        if isinstance(module, (TimeResBlock, TimeAttention)):
+            x = torch.randn(8, module.norm1.num_channels if isinstance(module, TimeResBlock) else 16, 3, 3)
+            assert_close(module(x, 4), x, atol=0, rtol=0)
+        elif isinstance(module, TimeDown):
+            x = torch.randn(8, module.conv.out_channels, 3, 3)
+            assert_close(module(x, 4), (x[0::2] + x[1::2]) / 2)
+        elif isinstance(module, TimeUp):
+            x = torch.randn(8, module.conv.in_channels, 3, 3)
+            assert_close(module(x, 4), x.repeat_interleave(2, 0))
 
 
 def test_each_2d_block_is_followed_by_a_1d_one():
@@ -340,6 +368,15 @@ def test_a_long_clip_is_worth_its_windows_and_shows_no_seams(frames, clips):
     assert lost.mean() < 0.1 and seam < 1 and seam < ends / 2
 
 
+def test_long_clips_are_coded_without_keeping_activations():
+    """encode and decode are for use, not for training: with a graph their memory would grow with T."""
+    dp = small_dp(BARE, window=8, overlap=4)
+    x = clip(16, 16).requires_grad_()
+    z = dp.encode(x)
+    assert not z.requires_grad and not dp.decode(dp.encode_window(x)[0]).requires_grad
+    assert dp.encode_window(x)[0].requires_grad
+
+
 PEAK = """
 import sys, torch
 from bench import peak_memory       # not getrusage: its peak begins with that of the process that started us
@@ -430,6 +467,14 @@ def test_the_frozen_vae_passes_gradients_on_and_keeps_none():
     assert dp.residual.conv_out.weight.grad.abs().max() > 0
 
 
+def test_every_trained_parameter_learns():
+    """Once off the zeros, each tensor of E_r and D has a gradient: none is left out of the graph."""
+    dp = stirred(small_dp()).train()
+    dp_vae_loss(dp, clip(8))[0].backward()
+    for part in (dp.residual, dp.decoder):
+        assert [name for name, p in part.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
 def test_gradient_checkpointing_changes_no_gradient():
     """The recomputed levels give the same loss and gradients."""
     grads = []
@@ -466,6 +511,21 @@ def test_the_discriminator_does_not_train_the_vae():
     assert all(p.grad.any() for name, p in net.named_parameters() if name.endswith("weight"))
     net(x_hat).mean().backward()
     assert x_hat.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("frames, size, patches", [(8, 32, (4, 2, 2)), (32, 64, (16, 4, 4)),
+                                                   (4, 16, (2, 1, 1))])
+@torch.no_grad()
+def test_the_discriminator_judges_patches(frames, size, patches):
+    """Time is halved once, space four times."""
+    judged = PatchGAN3D(PatchGAN3DConfig(width=4))(torch.zeros(1, 3, frames, size, size))
+    assert judged.shape == (1, 1, *patches)
+
+
+def test_a_clip_too_small_for_the_discriminator_is_explained():
+    """Below 16 pixels nothing is left after four halvings."""
+    with pytest.raises(UserError, match="--size"):
+        PatchGAN3D(PatchGAN3DConfig(width=4))(torch.zeros(1, 3, 8, 8, 16))
 
 
 def test_kl_vae_loss_longhand():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import dit
 import videodit
 from demos import scrambled, show_videodit
 from support.checkpoints import load_network, read_state, save_network
@@ -67,6 +68,15 @@ def test_2d_and_3d_attention_starts_as_separate_images():
     z, t, cond = draw(frames=3)
     images = torch.cat([image(z[:, :, i:i + 1], t, **cond) for i in range(3)], dim=2)
     close(VideoDiT.from_image(image, "2d+3d")(z, t, **cond), images)
+
+
+def test_2d_and_3d_copies_start_equal_and_share_nothing():
+    """A.2: "weights initialized by copying"; training a copy must leave the original alone."""
+    video = VideoDiT.from_image(scrambled(MMDiT(SMALL)), "2d+3d")
+    for original, copied in zip(video.image.joint_blocks, video.twins):
+        assert_close(copied.block.state_dict(), original.state_dict())
+        assert copied.block.x_block.attn.qkv.weight.data_ptr() != original.x_block.attn.qkv.weight.data_ptr()
+    assert video.twins[-1].zero_context is None and video.twins[0].zero_context is not None
 
 
 def gradients(video, frames=2):
@@ -153,6 +163,29 @@ def test_wrong_requests_are_explained():
         z, t, cond = draw(height=size, width=size)
         with pytest.raises(UserError, match=words):
             video(z, t, **cond)
+
+
+def test_the_branch_and_the_table_agree_where_a_token_is():
+    """sincos_3d shares the coordinates of the 2D table, for any even width."""
+    for width in (2, 6, 48, 64, 98):
+        table = videodit.sincos_3d(width, torch.arange(3), dit.centred(4, 12, 8), dit.centred(6, 12, 8))
+        assert table.shape == (3, 4, 6, width) and table.isfinite().all()
+    table = videodit.sincos_3d(48, torch.arange(3), dit.centred(4, 12, 8), dit.centred(6, 12, 8))
+    assert_close(table[2, 1, 5, :16], dit.sincos(torch.tensor([2]), 16)[0])
+    assert_close(table[2, 1, 5, 16:32], dit.sincos(dit.centred(4, 12, 8)[1:2], 16)[0])
+    assert_close(table[2, 1, 5, 32:], dit.sincos(dit.centred(6, 12, 8)[5:], 16)[0])
+
+
+@pytest.mark.parametrize("variant", [{}, {"qk_norm": "rms", "dual_attention": 1}])
+def test_bf16_autocast_stays_close_to_fp32(variant):
+    """Training: bf16 autocast over fp32 weights is how the model trains."""
+    video = VideoDiT.from_image(scrambled(MMDiT(MMDiTConfig(**{**asdict(SMALL), **variant}))))
+    z, t, cond = draw(frames=2)
+    exact = video(z, t, **cond)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = video(z, t, **cond)
+    rough.float().sum().backward()
+    assert (rough - exact).abs().max() < 0.03 * exact.abs().max()
 
 
 @pytest.mark.parametrize("attention", ["2d->3d", "2d+3d"])
