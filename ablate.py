@@ -10,7 +10,7 @@ Differs  the papers run each row once and compare by eye; here --seeds 3 runs it
 Reads    after eval.py and presets.py, before bench.py
 Run me   python ablate.py                        # the tables
          python ablate.py videodit-5 --config tiny --seeds 2       # CPU, minutes: without 3D patchify, with
-         python ablate.py videodit-5 --seeds 3                     # CPU, an hour: an order that can be seen
+         python ablate.py videodit-5 --seeds 3                     # CPU, an hour: in an order that can be seen
          python ablate.py videodit-3 --config videodit-256 --real UCF101 \\
              --train "--init SD3 --data VIDEOS --lpips VGG16"      # as the paper; --dry-run prints it all
 Stopped, the same command goes on: a row with a result.json is kept, a stage goes on where it was."""
@@ -40,7 +40,7 @@ from latte import SIZES
 from presets import PRESETS
 from pretrained import FILES, load_detector
 from support.checkpoints import write_atomic
-from support.drawing import page
+from support.drawing import page, plot
 from support.metrics import paired_interval
 from support.toy_world import WORLDS
 
@@ -67,6 +67,7 @@ class Row(NamedTuple):
     flags: str             # of train.py: what this row is about
     paper: dict            # as printed; in words where it is a curve
     small: str = ""        # instead of `flags` in --config tiny, small and toy
+    note: str = ""         # what it needs at the paper's size
 
 
 class Table(NamedTuple):
@@ -96,11 +97,7 @@ def size_flags(depth, width, heads):
     return f"--latte.depth {depth} --latte.width {width} --latte.heads {heads} --joint_images 0"
 
 
-# Latte's Figs. 5 and 7 are curves, FVD over iterations, because orders change on the way: a model that starts
-# from ImageNet's weights leads first and loses later (Fig. 5d). A row here is a curve's last point. Of those
-# before, --train "--save_every 10000 --keep 15" keeps the EMA, each a folder that eval.py sample takes; give
-# every point as many clips, since FVD depends on how many there are.
-CURVE = 150_000            # steps: where they end
+CURVE = 150_000            # steps: where the curves of Latte's Figs. 5 and 7 end
 TABLES = {
     # The VAE alone, no transformer: a video, and what is left of it. Only our row: the others are other
     # people's models.
@@ -127,10 +124,10 @@ TABLES = {
         Row("both", "--p_video 1", quality(37.53, 0.9806, 0.0444) | scores(556.42, 29.61))), "videodit-256"),
     # How does an image model get to see time? Make its attention global (2D to 3D), no new weights; or keep
     # it and add a trainable copy that is global beside it, which doubles the parameters. The paper finds them
-    # alike, and keeps the cheap one: rows that are equal within a margin are what would agree. The first row
-    # needs 80 GB a card by bench.py fits; with --accumulate 2 in --train it is 76, which fits 8 cards of 80.
+    # alike, and keeps the cheap one: rows that are equal within a margin are what would agree.
     "videodit-4": Table("Table 4: what is made global", "videodit", (
-        Row("2D and 3D, 4.15B", "--p_video 1 --attention 2d+3d", scores(563.24, 29.00)),
+        Row("2D and 3D, 4.15B", "--p_video 1 --attention 2d+3d", scores(563.24, 29.00),
+            note='80 GB a card by bench.py fits; on 8 of 80 GB give --train "... --accumulate 2", 76 GB'),
         Row("2D to 3D, 2.03B", "--p_video 1", scores(556.42, 29.61))), "videodit-256"),
     # Global attention over tokens that do not know when they are cannot tell before from after. 3D patchify
     # embeds blocks of frames with positions in time, zero-initialised, beside the image's patchify: the
@@ -267,7 +264,7 @@ LOWER = ("loss share",)                                                         
 #
 #     OUT/CONFIG/base/             classifier, vae, dit, dpvae: trained once, with seed 0
 #     OUT/CONFIG/RUN/SEED/         a row: base's networks, its own transformer, samples/, result.json
-#     OUT/CONFIG/TABLE.json .md, TABLE-samples.png ...       what came out, for programs and people
+#     OUT/CONFIG/TABLE.json .md .png                         what came out, for people and programs
 #
 # A RUN is named by those of its flags that change anything, so that two tables that ask for the same run
 # share it: "Variant 1", "absolute", "Latte-XL" and "every 3rd frame" are one training. A seed changes all
@@ -335,7 +332,12 @@ def row_job(args, row, seed=0):
         folder = base(args).with_name(name) / str(seed)
     training = [train_command(args, stage, folder, flags, seed) for stage in own]
     config = presets.parse(train_command(args, model, folder, flags, seed)[1:])[0]
-    return Job(folder, training, measure_commands(args, config), drawings(args, config), config)
+    between, kept = 0, points(args)
+    if kept:
+        between = max(config.steps // kept, 1)                  # steps; the curve's last point is the end
+    if kept and own:
+        training[-1] += ["--save_every", str(between), "--keep", str(kept)]
+    return Job(folder, training, measure_commands(args, config, between), drawings(args, config), config)
 
 
 # A cache of latents is the other reason why rows are cheap in the toy world: clips go through the VAE once,
@@ -354,13 +356,24 @@ def train_command(args, stage, folder, flags, seed=0):
     return ["train.py", *words]
 
 
+def points(args):
+    """Of the curve of FVD over iterations: Latte's figures are curves, tables are not."""
+    if args.curve >= 0:
+        return args.curve
+    table = TABLES[args.table]
+    if args.config in SMALL:
+        return 4 if table.model == "latte" else 0
+    return 15 if table.steps else 0
+
+
 # A row is measured by what its table has: PSNR, SSIM and LPIPS where a VAE differs, FVD and IS or FID where
 # clips do. The toy world adds what it alone can count: does the clip obey its prompt, and how near is it to
 # one that can exist (eval.py toy). All rows are measured with the same real clips, the same prompts in the
 # same order, and noise that is keyed by seed and clip, so two rows of one seed differ in their weights and in
 # nothing else.
-def measure_commands(args, config):
-    """eval.py: reconstruction where there is a DP-VAE, and clips where there is a transformer."""
+def measure_commands(args, config, between):
+    """eval.py: reconstruction where there is a DP-VAE, and clips where there is a transformer. between: the
+    steps from one point of a curve to the next, 0: no curve."""
     folder, model = config.out, config.stage
     toy = config.data in WORLDS
     commands = []
@@ -375,9 +388,12 @@ def measure_commands(args, config):
         words = ["--ckpt", folder, "--model", model, "--seed", str(config.seed), "-n", str(args.n),
                  "--nearest", str(args.n // 8), "--no-ceiling", "--given", "0", "--bf16"]
         commands.append(("toy", ["eval.py", "toy", *words]))
-    commands += clip_commands(args, config)
+    commands += clip_commands(args, config, folder)
     if model == "videodit":
         commands += image_commands(args, config)
+    if between:
+        for step in range(between, config.steps, between):      # of states that train.py kept
+            commands += clip_commands(args, config, f"{folder}/{model}/{step:07d}", f"@{step}")
     return commands
 
 
@@ -408,10 +424,17 @@ def untrained_command(config):
             str(config.frames), "--out", f"{config.out}/untrained"]
 
 
-def clip_commands(args, config):
-    """Clips, and how far they are from real ones."""
-    clips = f"{config.out}/samples"
-    sample = [*sample_command(config, clips, args.n), "--sheet", f"{clips}.png"]
+# Latte's figures are curves, FVD over iterations, because orders change on the way: a model that starts from
+# ImageNet's weights leads first and loses later (Fig. 5d). A curve needs the weights of earlier steps:
+# train.py keeps them (--keep), each a folder to sample from. All points have as many clips, since FVD depends
+# on how many there are.
+def clip_commands(args, config, source, when=""):
+    """Clips by the weights in `source`, and how far they are from real ones. when: "", or "@STEP", where the
+    distance of a curve's point is enough."""
+    clips = f"{config.out}/samples{when}"
+    sample = sample_command(source, config, clips, args.n)
+    if not when:
+        sample += ["--sheet", f"{clips}.png"]
     if config.data in WORLDS:
         sample += ["--prompts", f"{config.data}:video", "--png", "--bf16"]
         distances = toy_distances(args, config, clips)
@@ -419,11 +442,15 @@ def clip_commands(args, config):
         if asks_text(config):
             sample += ["--prompts", args.real]
         distances = published_distances(args, config, clips)
-    return [("sample", sample), *distances.items()]
+    commands = [(f"sample{when}", sample)]
+    for kind, words in distances.items():
+        if kind == "fvd" or not when:
+            commands.append((f"{kind}{when}", ["eval.py", kind, *words]))
+    return commands
 
 
-def sample_command(config, out, n):
-    return ["eval.py", "sample", config.out, "-n", str(n), "-o", out, "--model", config.stage, "--seed",
+def sample_command(source, config, out, n):
+    return ["eval.py", "sample", source, "-n", str(n), "-o", out, "--model", config.stage, "--seed",
             str(config.seed)]
 
 
@@ -432,33 +459,37 @@ def asks_text(config):
 
 
 def toy_distances(args, config, clips):
-    """{eval.py's command: the whole of it}: the toy's classifier stands for the networks that look."""
+    """{eval.py's command: its words}: the toy's classifier stands for the networks that look."""
     look = ["--clips", str(args.n), *by_classifier(config), "--frames", str(config.frames), "--size",
-            str(config.size)]
-    return {kind: ["eval.py", kind, f"{config.data}:video", clips, *look] for kind in ("fvd", "fid")}
+            str(config.size), *real_cache(args)]
+    return {kind: [f"{config.data}:video", clips, *look] for kind in ("fvd", "fid")}
+
+
+def real_cache(args):
+    return ["--cache", f"{base(args)}/features"]                # of the real clips, which all rows share
 
 
 def published_distances(args, config, clips):
-    """The same, as the papers have them: IS where clips have UCF101's classes, FID in Latte's tables of faces
-    and of text-to-video."""
+    """{eval.py's command: its words}, as the papers have them: IS where clips have UCF101's classes, FID in
+    Latte's tables of faces and of text-to-video."""
     real = args.real or config.data
     look = ["--clips", str(args.n), "--protocol", config.stage]
     if config.size < 256:                                       # smaller than published: at its own size
         look += ["--size", str(config.size)]
     if config.frames < 16:
         look += ["--frames", str(config.frames)]
-    sides = [real, clips, *look]
+    fvd = [real, clips, *look]
     if config.stage == "latte":                                 # real clips move as those of the training did
         # every 6th frame of Taichi is an author's word, for the published numbers (support/eval_clips.py)
         stride = 6 if "taichi" in args.config else config.stride
-        sides += ["--real_stride", str(stride)]
+        fvd += ["--real_stride", str(stride)]
     if "ucf101" in args.config:                                 # Latte trains on both splits of it
-        sides += ["--split", "all"]
-    distances = {"fvd": ["eval.py", "fvd", *sides]}
+        fvd += ["--split", "all"]
+    distances = {"fvd": [*fvd, *real_cache(args)]}
     if config.stage == "videodit" or config.latte.condition == "class":
-        distances["is"] = ["eval.py", "is", clips, *look]
+        distances["is"] = [clips, *look]
     else:
-        distances["fid"] = ["eval.py", "fid", *sides]
+        distances["fid"] = [*fvd, *real_cache(args)]
     if args.trust_torchscript:
         for words in distances.values():
             words.append("--trust-torchscript")
@@ -473,11 +504,11 @@ def image_commands(args, config):
     out, real = f"{config.out}/images", f"{config.data}:image"
     how = ["--frames", "1", "--sheet", f"{out}.png", "--prompts"]
     if config.data not in WORLDS:
-        sample = sample_command(config, out, 16)
+        sample = sample_command(config.out, config, out, 16)
         return [("sample images", [*sample, *how, str(PROMPTS)])]
-    sample = [*sample_command(config, out, args.n), *how]
+    sample = [*sample_command(config.out, config, out, args.n), *how]
     look = ["eval.py", "fid", real, out, *by_classifier(config), "--clips", str(args.n), "--frames", "1",
-            "--size", str(config.size)]
+            "--size", str(config.size), *real_cache(args)]
     return [("sample images", [*sample, real, "--bf16"]), ("fid images", look)]
 
 
@@ -492,6 +523,41 @@ def shown(command):
     return shlex.join(["python", *command])
 
 
+# --------------------------------------------------------------------------------------------------- the cost
+
+# Hours on 8 H100 in which a preset's stage trains as it stands, computed (python bench.py fits PRESET, whose
+# tests hold these to it): encoding in the step, and with --cached.
+HOURS = {"videodit-256": {"dpvae": (57, 57), "videodit": (10, 5)},
+         "videodit-320": {"dpvae": (57, 57), "videodit": (177, 99)}, "videodit-512": {"videodit": (647, 447)},
+         "latte": {"latte": (64, 39)}, "latte-img": {"latte": (69, 39)}, "latte-t2v": {"latte": (729, 580)}}
+
+
+def cost(args, shared, jobs):
+    """What is still to be trained, in words: hours, and what a curve's EMAs take on disk."""
+    if args.config in SMALL:
+        return ""
+    hours = 0.0
+    of = args.config
+    if of not in HOURS:                                         # the four sets are alike
+        of = "latte-img" if of.endswith("-img") else "latte"
+    commands = {shown(command): command for command in all_training(shared, jobs)}
+    for command in commands.values():
+        config = presets.parse(command[1:])[0]
+        encoding, cached = HOURS[of][config.stage]
+        whole = PRESETS[args.config]["stages"][config.stage]["steps"]
+        hours += (cached if config.cached else encoding) * config.steps / whole
+    text = (f"{args.table}: about {hours:.0f} h of 8 H100 for {len(commands)} trainings (computed, as if "
+            "each network were the preset's own)")
+    if points(args):
+        text += f"; {points(args)} EMAs of each stay on disk, each 2.7 GB of a Latte-XL (--curve)"
+    notes = [f"{row.name}: {row.note}" for row in TABLES[args.table].rows if row.note]
+    return "\n".join([text, *notes])
+
+
+def all_training(shared, jobs):
+    return [*shared, *(command for job in jobs for command in job.training)]
+
+
 # --------------------------------------------------------------------------------- looked for before anything
 
 # A table at paper size is weeks of a machine's work, of which the last minute opens I3D's file. So everything
@@ -503,8 +569,7 @@ def shown(command):
 def look_for(args, shared, jobs):
     """Raise for the first thing that is missing."""
     table = TABLES[args.table]
-    training = [*shared, *(command for job in jobs for command in job.training)]
-    configs = [presets.parse(command[1:])[0] for command in training]
+    configs = [presets.parse(command[1:])[0] for command in all_training(shared, jobs)]
     data = configs[-1].data
     toy = data in WORLDS
     if not data or (toy and table.needs == "data"):
@@ -536,9 +601,11 @@ def refuse_rows_flags(args):
     reserved = {"out", "cache", "seed", "config", "stage"}
     for row in TABLES[args.table].rows:
         reserved |= names_of(row.flags.split())
+    if points(args):
+        reserved |= {"save_every", "keep"}                      # --curve 0 leaves them to you
     if twice := sorted(names_of(args.train) & reserved):
         raise UserError(f"--train: --{twice[0]} would be the same in every row; {args.table}'s rows set it, "
-                        "or ablate.py by its own --out, --config, --seeds: leave it out of --train")
+                        "or ablate.py by its own --out, --config, --seeds, --curve: leave it out of --train")
 
 
 def names_of(words):
@@ -646,7 +713,9 @@ def run_table(args):
     rows = [[row_job(args, row, seed) for seed in range(args.seeds)] for row in TABLES[args.table].rows]
     jobs, shared = [job for row in rows for job in row], shared_training(args)
     look_for(args, shared, jobs)
-    if not all((job.folder / "result.json").is_file() for job in jobs):
+    missing = [job for job in jobs if not (job.folder / "result.json").is_file()]
+    if missing:
+        print(cost(args, shared, missing), flush=True)
         for command in shared:
             run(args, command)
     results = [[] for _ in rows]
@@ -770,14 +839,17 @@ def collect(args, results):
     for row, runs in zip(table.rows, results):
         seeds = [measures(row_job(args, row, seed).config, found["ours"])
                  for seed, found in enumerate(runs)]
-        ours = {}
+        curve, ours = {}, {}
+        for name in runs[0]["ours"]:
+            if name.startswith("fvd@"):
+                curve[name.removeprefix("fvd@")] = [found["ours"][name]["fvd"] for found in runs]
         for name in seeds[0]:
             ours[name] = {"seeds": [float(np.mean(found[name][0])) for found in seeds],
                           "standard_error": [found[name][1] for found in seeds]}
         scores[row.name] = seeds
         rows[row.name] = {"name": row.name, "paper": paper_of(args, row), "params": runs[0]["params"],
                           "steps": runs[0]["steps"], "cpu_s": [found["cpu_s"] for found in runs],
-                          "ours": ours}
+                          "curve": curve, "ours": ours}
     command = ["ablate.py", args.table, "--config", args.config]
     command += ["--seeds", str(args.seeds), "-n", str(args.n)]
     if args.train:
@@ -862,7 +934,7 @@ def markdown(found):
 
 
 def show(args, results):
-    """Print the table; write TABLE.json and .md; lay the rows' drawings one above another."""
+    """Print the table; write TABLE.json, .md and .png; lay the rows' drawings one above another."""
     found = collect(args, results)
     folder = Path(args.results or Path(args.out) / args.config)
     key = args.table
@@ -870,7 +942,62 @@ def show(args, results):
     print(f"\n{text}")
     write_atomic(folder / f"{key}.json", lambda to: to.write_text(json.dumps(found, indent=1), "utf-8"))
     write_atomic(folder / f"{key}.md", lambda to: to.write_text(text, "utf-8"))
+    draw_table(folder / f"{key}.png", found, strips(args, found["claims"]))
     draw_rows(args)
+
+
+def strips(args, claims):
+    """{row: four clips of seed 0} of the two rows of the first claim, to be seen beside its interval."""
+    found = {}
+    for row in TABLES[args.table].rows:
+        sheet = row_job(args, row).folder / "samples.png"
+        if claims and row.name in (claims[0]["better"], claims[0]["worse"]) and sheet.is_file():
+            image = Image.open(sheet)
+            found[row.name] = image.crop((0, 0, image.width, image.height // 2))            # of eight clips
+    return found
+
+
+def draw_claim(claim, rows):
+    """The difference of two rows: its 95 % interval, each seed's, and the margin within which they are equal."""
+    ahead = rows[claim["better"]]["ours"][claim["measure"]]["seeds"]
+    behind = rows[claim["worse"]]["ours"][claim["measure"]]["seeds"]
+    sign = -1 if claim["measure"] in LOWER else 1                  # above 0 is better, of a loss, too
+    seeds = [sign * (one - other) for one, other in zip(ahead, behind)]
+    low, high = -claim["margin"], claim["margin"]
+    curves = {"95 %": (claim["interval"], [1, 1]), "seeds": (seeds, [1] * len(seeds), "."),
+              "margin": ([low, low], [0, 2], "~"), "_high": ([high, high], [0, 2], "~")}
+    title = f"{claim['better']} less {claim['worse']}: {claim['verdict']}"
+    return plot(None, curves, title, claim["measure"], size=(520, 260))
+
+
+# A dot a seed and no bars: a bar's length asks to be compared from 0, which no FVD means, and hides how few
+# runs it is. A curve's last point is the row's own result; those before it are of weights that training has
+# long overwritten.
+def draw_table(path, found, strips, most=2):
+    """Clips of the rows that are compared; a chart a claim; FVD over iterations, as Latte's Figs. 5, 7: a
+    line through the means, a dot a seed; a chart a distance."""
+    rows, charts = found["rows"], []
+    by_name = {row["name"]: row for row in rows}
+    if found["seeds"] > 1:
+        charts = [draw_claim(claim, by_name) for claim in found["claims"]]
+    if rows[0]["curve"]:
+        last = next(name for name in rows[0]["ours"] if "FVD" in name)
+        curves = {}
+        for row in rows:
+            steps = [*map(int, row["curve"]), row["steps"]]
+            values = [*row["curve"].values(), row["ours"][last]["seeds"]]                   # (points,seeds)
+            curves[row["name"]] = steps, [mean(seeds) for seeds in values]
+            for seed, line in enumerate(zip(*values)):
+                curves[f"_{row['name']} {seed}"] = steps, line, "."
+        charts.append(plot(None, curves, found["title"], "steps", last, size=(520, 340)))
+    for name in ("toy FVD", "FVD", "IS", "FID", "PSNR"):
+        if name in rows[0]["ours"] and len(charts) < most:
+            dots = {}
+            for number, row in enumerate(rows):
+                dots[row["name"]] = [number] * found["seeds"], row["ours"][name]["seeds"], "."
+            title = f"{found['title']}: {name}"
+            charts.append(plot(None, dots, title, "row", "a dot is a seed", size=(520, 340)))
+    page(path, [*strips.values(), *charts], [*strips, *("" for _ in charts)])
 
 
 # Numbers rank, images explain. The rows' reconstructions (with their errors), clips and images, of the same
@@ -895,21 +1022,25 @@ def draw_rows(args):
 # The commands alone, for a cluster whose jobs one starts by hand, and to see what a table would do before it
 # does it.
 def dry_run(args):
-    for command in shared_training(args):
+    shared, jobs = shared_training(args), []
+    for command in shared:
         print(f"  {'once':20}{shown(command)}")
     print(f"\n{args.table}: {TABLES[args.table].title}")
     for row in TABLES[args.table].rows:
         for seed in range(args.seeds):
             job = row_job(args, row, seed)
+            jobs.append(job)
             measuring = [command for _, command in (*job.measuring, *job.drawing)]
             for command in (*job.training, *measuring):
                 print(f"  {row.name:20}{shown(command)}")
+    print(cost(args, shared, jobs))
 
 
 # -------------------------------------------------------------------------------------------- command line
 
 # The same tables at four sizes: `tiny` shows in minutes that every command runs, and nothing else; `small` is
-# meant for seeds; `toy` is the shipped checkpoint's size; the published presets are the papers'.
+# meant for seeds; `toy` is the shipped checkpoint's size; the published presets are the papers'. A default
+# that is -1 depends on another flag.
 
 def parse(argv):
     flags = FlagParser(prog="ablate.py", description="a table of a paper, row by row; without one: a list")
@@ -918,8 +1049,10 @@ def parse(argv):
     add("--config", default="small", choices=PRESETS, metavar="PRESET",
         help="of train.py: tiny, small, toy, or videodit-256, latte-ffs ...")
     add("--out", default="runs/ablate", help="folder; it holds CONFIG/RUN/SEED/result.json")
-    add("--results", default="", help="folder for TABLE.json and .md; default: OUT/CONFIG")
+    add("--results", default="", help="folder for TABLE.json, .md and .png; default: OUT/CONFIG")
     add("--seeds", type=int, default=1, help="runs of each row; 3 or more tell rows apart")
+    add("--curve", type=int, default=-1,
+        help="points of FVD over iterations; default: for Latte's 4 in the toy world, 15 in its figures")
     add("--train", default="", type=shlex.split, help="further flags of train.py for every row, in quotes")
     add("--launch", default="", type=shlex.split,
         help='instead of python for train.py: "torchrun --nproc-per-node 8"')
@@ -933,7 +1066,11 @@ def parse(argv):
     if "--train" in argv[:-1]:                                  # else its value, --x, would be a flag of ours
         at = argv.index("--train")
         argv[at:at + 2] = [f"--train={argv[at + 1]}"]
-    args = flags.parse_args(argv)
+    return check(flags.parse_args(argv))
+
+
+def check(args):
+    """Defaults that depend on others; one line for what cannot be."""
     trained = PRESETS[TABLES[args.table].at]["stages"]
     if not PRESETS[args.config]["stages"].keys() >= trained.keys():     # videodit-512 trains no DP-VAE
         raise UserError(f"--config {args.config} trains no {' and '.join(trained)} for {args.table}; give "

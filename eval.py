@@ -27,6 +27,7 @@ from support.cli import FlagParser, UserError, check_writable, finite, polite   
 
 import argparse
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -49,7 +50,7 @@ from sample import (TOKENS, TOY, decode, encode, generate, given_ends, go_on, ho
                     sample_latents, tokens_of)
 from vae import DPVAE, GOP, fold
 from support import nearest, toy_world
-from support.checkpoints import load_network, read_config, write_atomic
+from support.checkpoints import load_network, read_config, read_state, save_tensors, write_atomic
 from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_targets,
                                perceptual_distance)
 from support.drawing import contact_sheet, heat, page
@@ -113,7 +114,7 @@ def distance(name, argv):
     real_side, fake_side = Side(args.real, protocol), Side(args.fake, protocol, fake=True)
     look = open_detector(args, name)
     fake = extract(fake_side, look, args)                                           # (N,R,F)  the strict side
-    real = extract(real_side, look, args)                                                   # (M,R,F)
+    real = extract_real(real_side, look, args)                                              # (M,R,F)
     rows = min(real.shape[:2].numel(), fake.shape[:2].numel())
     if rows < real.shape[2]:
         warn(f"{rows} samples for {real.shape[2]} features: the covariance is rank-deficient and the "
@@ -845,6 +846,25 @@ def extract(side, look, args):
     return torch.cat(found)                                                                 # (N,R,F)
 
 
+# The real side is the same for every model that one trains. It is remembered by everything that its features
+# depend on: the files as they are on disk, the protocol's every field, the network's file. What is not in
+# that list must not change them; a field that is added to Protocol is in it by itself.
+def extract_real(side, look, args):
+    """The same, remembered under --cache."""
+    if not args.cache:
+        return extract(side, look, args)
+    network = Path(args.classifier)
+    if args.features != "toy":
+        network = Path(args.weights or DETECTORS / FILES[args.features])
+    about = json.dumps([side.contents(), dataclasses.asdict(side.protocol), args.metric])
+    mark = hashlib.sha256(about.encode() + network.read_bytes()).hexdigest()
+    path = Path(args.cache) / f"{mark[:24]}.safetensors"
+    if not path.is_file():
+        save_tensors(path, {"features": extract(side, look, args)}, {})
+    print(f"features of {side.root} are in {path}")
+    return read_state(path)["features"]
+
+
 # Every field of the protocol is a flag, and the flags are made from the fields: a choice that could not be
 # asked for would be a choice made in silence. What a preset says holds where no flag is given, and all of it
 # is printed.
@@ -858,6 +878,8 @@ def parse_metric(name, argv):
         flags.set_defaults(features="c3d")
     else:
         published = {"fvd": "i3d", "fid": "inception"}[name]
+        flags.set_defaults(metric=name)
+        flags.add_argument("--cache", default="cache/features", help='keeps features of REAL; "": nowhere')
         flags.add_argument("real", help="a folder of videos or of folders of frames, or toy:KIND:SEED")
         flags.add_argument("--features", default=published, choices=(published, "toy"))
         flags.add_argument("--classifier", default=str(CLASSIFIER), help="the network of --features toy")

@@ -24,7 +24,7 @@ import numpy as np
 
 from support import toy_world
 from support.cli import UserError
-from support.folders import group_frames, list_source, open_image
+from support.folders import describe, group_frames, list_source, open_image
 from support.toy_world import UNSEEN, parse_toy
 from support.video_io import VIDEOS, Unusable, read_some, scan_times
 
@@ -141,6 +141,12 @@ class Side:
             images = [name for name in images if (name.rpartition("/")[0] or ".") in source.folders]
         self.folder = source.root
         self.clips = [[name] for name in source.videos] + group_frames(images, protocol.frames)
+
+    def contents(self):
+        """What a cache of features knows a set by: names, sizes and times of its files."""
+        if self.toy:
+            return self.root
+        return describe(self.folder, [name for names in self.clips for name in names])
 
     # What cannot be read gives its reason as a text instead of a clip: threads decode ahead of their turn,
     # and an exception in one of them would end a day's run for a video that might never have been needed.

@@ -145,6 +145,7 @@ def test_a_table_at_the_papers_size_trains_what_the_paper_trained(key, config, n
             if cfg.stage == "latte":
                 assert cfg.steps == (150_000 if ablate.TABLES[key].steps else 1_000_000)
                 assert cfg.batch == (32 if cfg.joint_images else 40)
+                assert not ablate.TABLES[key].steps or (cfg.save_every, cfg.keep) == (10_000, 15)
 
 
 def test_asking_for_a_cache_or_for_none_is_obeyed(capsys):
@@ -157,7 +158,7 @@ def test_asking_for_a_cache_or_for_none_is_obeyed(capsys):
                    if command[0] == "train.py")
 
 
-def test_the_default_latte_is_trained_once_for_all_figures():
+def test_the_default_latte_is_trained_once_for_all_figures(capsys):
     """Figs. 5 and 7 show one configuration under six names: uniform, S-AdaLN, absolute, every 3rd frame,
     Variant 1, XL."""
     default = set()
@@ -171,7 +172,18 @@ def test_the_default_latte_is_trained_once_for_all_figures():
     assert len(default) == 1
 
 
-def test_latte_3_prints_the_numbers_of_its_set():
+def test_the_cost_is_said_before_anything_starts(capsys):
+    """Hours are those of bench.py fits, by steps: 60 K of videodit-256 are 10 h, its DP-VAE 57; 2D+3D says
+    what it needs on cards of 80 GB; a curve says its disk."""
+    ablate.main(["videodit-4", "--config", "videodit-256", "--real", "U", "--dry-run", "--train",
+                 FLAGS["videodit"]])
+    out = capsys.readouterr().out
+    assert "videodit-4: about 77 h of 8 H100 for 3 trainings" in out and "--accumulate 2" in out
+    ablate.main(["latte-5a", "--config", "latte-ffs", "--dry-run", "--train", FLAGS["latte"]])
+    assert "15 EMAs of each stay on disk" in capsys.readouterr().out
+
+
+def test_latte_3_prints_the_numbers_of_its_set(capsys):
     """Table 3 is four sets; at latte-ucf101 the paper's FVD is UCF101's, and its IS."""
     row = ablate.TABLES["latte-3"].rows[1]
     of = lambda config: ablate.paper_of(ablate.parse(["latte-3", "--config", config]), row)
@@ -181,7 +193,7 @@ def test_latte_3_prints_the_numbers_of_its_set():
 
 def test_real_clips_have_the_stride_of_the_training(capsys):
     """Latte Fig. 5e compares intervals of sampling: each row beside real clips that move as fast as its own."""
-    words = ["--config", "latte-ffs", "--train", "--data /tmp --vae_weights /tmp"]
+    words = "--config latte-ffs --curve 4 --train".split() + ["--data /tmp --vae_weights /tmp"]
     trained, real = [], []
     for script, *command in dry(capsys, "latte-5e", *words):
         if script == "train.py":
@@ -287,7 +299,8 @@ def test_a_result_of_other_commands_is_refused(ran, tmp_path):
 @pytest.mark.parametrize("key, train, says", [
     ("latte-3", "--joint_images 2", "--joint_images would be the same in every row; latte-3's rows set it"),
     ("videodit-5", "--patchify_3d", "--patchify_3d"), ("videodit-6", "--p_video=0.5", "--p_video"),
-    ("videodit-4", "--seed 1", "--seed would .*own --out, --config, --seeds")])
+    ("videodit-4", "--seed 1", "--seed would .*own --out, --config, --seeds"),
+    ("latte-5a", "--save_every 7", "--save_every would")])
 def test_what_a_row_is_about_cannot_be_overridden(key, train, says):
     """However the flag is written, and in a dry run, too: its rows would print one command twice."""
     with pytest.raises(UserError, match=says):
@@ -371,11 +384,13 @@ def results(motion, *seeds):
             for row in (*ablate.CLIPS, *ablate.IMAGES, "video_image_only")}
     return [{"params": 1_500_000, "steps": 8, "cpu_s": 1.0, "ours": {
         "toy": {"each": each}, "recon": {"psnr": 30.0},
-        "fvd": {"metric": "toy fvd", "fvd": value, "standard_error": 0.25}}} for value in seeds]
+        "fvd": {"metric": "toy fvd", "fvd": value, "standard_error": 0.25},
+        "fvd@4": {"metric": "toy fvd", "fvd": 2 * value, "standard_error": 0.25}}} for value in seeds]
 
 
 def test_the_table_shows_the_papers_numbers_beside_ours(tmp_path, capsys):
-    """Mean, least and most, standard error, parameters; the verdict; a file for programs, one for people."""
+    """Mean, spread, standard error, parameters; the verdict; a file for programs, one for people, and the
+    chart, all small."""
     args = ablate.parse(["videodit-5", "--config", "tiny", "--out", str(tmp_path / "o"), "--seeds", "3",
                          "--results", str(tmp_path)])
     ablate.show(args, [results(0.1, 11.0, 12.5, 14.0), results(0.9, 1.0, 2.0, 3.0)])
@@ -387,8 +402,21 @@ def test_the_table_shows_the_papers_numbers_beside_ours(tmp_path, capsys):
     found = json.loads((tmp_path / "videodit-5.json").read_text())
     assert found["rows"][0]["ours"]["toy FVD"] == {"seeds": [11.0, 12.5, 14.0], "standard_error": [0.25] * 3}
     assert found["seeds"] == 3 and "torch" in found["machine"] and found["rows"][1]["cpu_s"] == [1.0] * 3
+    assert found["rows"][0]["curve"] == {"4": [22.0, 25.0, 28.0]}
     assert found["claims"][0]["verdict"] == "shown" and found["claims"][0]["margin"] == 5
     assert (tmp_path / "videodit-5.md").read_text() in out
+    assert 0 < (tmp_path / "videodit-5.png").stat().st_size < 60_000
+
+
+def test_lattes_figures_are_curves(ran, tmp_path):
+    """FVD of states that train.py keeps: 20 steps in 4 points are 5, 10, 15 and the end; so many are kept."""
+    args = ablate.parse(["latte-5a", "--config", "tiny", "--out", str(tmp_path)])
+    found = ablate.run_table(args)
+    assert [name for name in found[0][0]["ours"] if "fvd" in name] == ["fvd", "fvd@5", "fvd@10", "fvd@15"]
+    command = next(command for command in ran if command[0] == "train.py" and "latte" in command)
+    assert command[-4:] == ["--save_every", "5", "--keep", "4"]
+    early = [command[2] for command in ran if command[1] == "sample"]
+    assert early[1].endswith("/0/latte/0000005")
 
 
 def test_what_the_rows_drew_is_laid_out(tmp_path, capsys):
@@ -403,6 +431,14 @@ def test_what_the_rows_drew_is_laid_out(tmp_path, capsys):
     for kind in ("images", "untrained"):
         assert Image.open(tmp_path / "tiny" / f"videodit-3-{kind}.png").size[1] > 120
     assert "recon" not in capsys.readouterr().out
+
+
+def test_rows_that_are_equal_have_no_chart(tmp_path):
+    """Nothing differs in what was measured, and no drawing fails for it; one seed is no evidence."""
+    args = ablate.parse(["videodit-5", "--config", "tiny", "--out", str(tmp_path)])
+    ablate.show(args, [results(0.5, 1.0), results(0.5, 1.0)])
+    text = (tmp_path / "tiny" / "videodit-5.md").read_text()
+    assert "One seed: no evidence" in text and "- not told apart: toy motion %" in text
 
 
 def test_positions_are_no_parameters(tmp_path):
@@ -482,14 +518,15 @@ def test_a_command_that_fails_ends_the_table(tmp_path, monkeypatch):
 @pytest.mark.parametrize("key, seeds", [("videodit-5", 2), ("latte-5a", 1)])
 def test_a_table_runs_end_to_end(key, seeds, tmp_path, capsys):
     """At tiny size: every stage, every measurement, a table; again, nothing is left to do."""
-    words = [key, "--config", "tiny", "--out", str(tmp_path), "-n", "4", "--seeds", str(seeds), "--train",
-             "--steps 2 --items 16"]
+    words = [key, "--config", "tiny", "--out", str(tmp_path), "-n", "4", "--seeds", str(seeds),
+             "--curve", "2" if key == "latte-5a" else "0", "--train", "--steps 2 --items 16"]
     ablate.main(words)
     out = capsys.readouterr().out
     assert "our toy FVD" in out and "our toy FID" in out and "our toy motion %" in out
     assert key == "latte-5a" or ("our toy LPIPS" in out and "our toy FID images" in out and "756.25" in out)
     results = [json.loads(path.read_text())["ours"] for path in tmp_path.glob("tiny/*/*/result.json")]
     assert len(results) == 2 * seeds and all(result["fvd"]["fvd"] > 0 for result in results)
+    assert key == "videodit-5" or all(result["fvd@1"]["fvd"] > 0 for result in results)
     assert (tmp_path / "tiny" / f"{key}-samples.png").is_file()
     ablate.main(words)
     assert capsys.readouterr().out.strip() == out[out.rindex(f"{key}: "):].strip()
@@ -498,7 +535,7 @@ def test_a_table_runs_end_to_end(key, seeds, tmp_path, capsys):
 class Looker(torch.nn.Module):
     """Stands for every published network: six numbers of a clip or image, a distance of two images."""
 
-    def forward(self, images, other=None):
+    def forward(self, images, other=None, bias=True):
         if other is not None:
             return (images - other).square().mean((1, 2, 3))                                # (N,)
         halves = torch.stack([half.flatten(2).mean(2) for half in images.chunk(2, -1)], 2)  # (N,3,2)
@@ -559,15 +596,15 @@ def test_a_table_of_videodit_runs_in_the_published_layout(published, sd3, capsys
 
 @pytest.mark.slow
 def test_a_table_of_latte_runs_in_the_published_layout(published, capsys):
-    """From Stable Diffusion 1's VAE and videos to FVD, FID, and the printed table."""
+    """From Stable Diffusion 1's VAE and videos to FVD over iterations, FID, and the printed table."""
     root, words = published
     vae = KLVAE(KLVAEConfig(4, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, quant_conv=True))
     (root / "vae").mkdir()
     save_file(vae.state_dict(), root / "vae" / "diffusion_pytorch_model.safetensors")
     flags = (f"{SMALL} --data {root / 'clips'} --vae_weights {root / 'vae'} --stride 1 --latte.depth 2 "
              "--latte.width 32 --latte.heads 2 --latte.frames 8 --latte.input_size 4")
-    ablate.main(["latte-5a", "--config", "latte-ffs", *words, "--train", flags])
+    ablate.main(["latte-5a", "--config", "latte-ffs", *words, "--curve", "2", "--train", flags])
     out = capsys.readouterr().out
     assert re.search(r"compression +\| notably behind", out) and "our FVD" in out and "our FID" in out
     found = json.loads((root / "out" / "latte-ffs" / "latte-5a.json").read_text())
-    assert all(row["params"] > 0 for row in found["rows"])
+    assert all(len(row["curve"]["1"]) == 1 and row["params"] > 0 for row in found["rows"])

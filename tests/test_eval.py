@@ -60,12 +60,16 @@ def latte_folder(folder, option, condition="", classes=()):
 # ---------------------------------------------------------------------------------------------- commands
 
 @pytest.mark.parametrize("name", ["fvd", "fid"])
-def test_distances_of_toy_features_say_so(name, ckpt, shots, capsys):
-    """A set is at no distance from itself."""
-    found = eval.distance(name, [str(shots), str(shots), *TOY_FLAGS, "--clips", "4", "--real_stride", "1",
-                                 "--window", "first", "--classifier", str(ckpt / "classifier.safetensors")])
+def test_distances_of_toy_features_say_so(name, ckpt, shots, tmp_path, capsys, monkeypatch):
+    """A set is at no distance from itself. The second call looks at the fakes only, and finds the same."""
+    argv = [str(shots), str(shots), *TOY_FLAGS, "--clips", "4", "--real_stride", "1", "--window", "first",
+            "--cache", str(tmp_path), "--classifier", str(ckpt / "classifier.safetensors")]
+    found = eval.distance(name, argv)
     assert found["metric"] == f"toy {name}" and found[name] < 1e-3
     assert f"toy {name.upper()}" in capsys.readouterr().out
+    looked, extract = [], eval.extract
+    monkeypatch.setattr(eval, "extract", lambda side, *more: looked.append(side.fake) or extract(side, *more))
+    assert eval.distance(name, argv)[name] == found[name] and looked == [True]
 
 
 class Looker(torch.nn.Module):
@@ -278,7 +282,7 @@ def test_bad_folders_are_answered_in_one_line(ckpt, shots, tmp_path):
         (tmp_path / name).mkdir()
     for name in ("x.mp4", "y.mp4"):
         (tmp_path / "broken" / name).write_bytes(b"no video at all")
-    for fake, flags, says in ((tmp_path / "empty", [], "no videos or images in .*found no file at all"),
+    for fake, flags, says in ((tmp_path / "empty", [], "no videos or images in .*found 0 other files"),
                               (tmp_path / "broken", [], "0 usable clips.*[xy].mp4: cannot be opened"),
                               (shots, ["--clips", "9"],
                                "4 usable clips, 9 wanted; sample more, or give --clips 4"),
