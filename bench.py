@@ -5,7 +5,8 @@ Counts   2 FLOPs a multiply-add, counted on the meta device, the same on any mac
          --checkpointing computes twice counts once (else it were HFU)
 Differs  grep ASSUMED: nobody has measured here what a GPU needs beside tensors, nor its share of the peak
 Reads    after ablate.py; presets.py sizes its networks
-Run me   python bench.py fits videodit-512 --gpus 8         # what card, for how many hours; no GPU is needed
+Run me   python bench.py                       # CPU, 5 s: FLOPs with a known answer, and attention's share
+         python bench.py fits videodit-512 --gpus 8         # what card, for how many hours; no GPU is needed
          python bench.py time videodit-256      # of its steps, measured here; without weights or data
          python bench.py time toy --stage videodit --batch 8 --gpus 1           # the same on a CPU
 
@@ -49,7 +50,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from dit import MMDiT
+from dit import MMDiT, MMDiTConfig
 from flow import flow_loss
 from latte import Latte
 from presets import PRESETS, parse as parse_recipe
@@ -636,10 +637,59 @@ def fits(cfg, gpus):
 
 # -------------------------------------------------------------------------------------------- command line
 
+# Who counts the counter? Two things are simple enough to be done by hand: one Linear's training step, which
+# is three products, and all of SD3-medium on one image, which is long but only multiplication. If both
+# agree to the last digit, then so does whatever is made of the same layers.
+
+# Meta tensors again: SD3-medium is 8 GB of weights, and here it is counted in seconds, without them.
+def demo():
+    """{what: (FLOPs counted, FLOPs by hand)}: a Linear's step, and SD3-medium's forward on an image."""
+    linear = nn.Linear(64, 32, device="meta")
+    x = torch.randn(8, 64, device="meta", requires_grad=True)
+    step = flops_of(lambda: linear(x).sum().backward())     # y = x W, dx = dy W', dW = x' dy: three products
+    return {"a Linear's step": (step, 3 * 2 * 8 * 64 * 32),
+            "SD3-medium, 512 x 512": (sum(sd3_flops(1).values()), 2 * sd3_products(1024, 154, 1536, 24))}
+
+
+def sd3_flops(frames):
+    """{operation: FLOPs} of SD3-medium's forward pass over this many latent frames of 512 x 512."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net = MMDiT(MMDiTConfig())
+        net(torch.randn(1, 16, frames, 64, 64), torch.rand(1), **random_text(net.config, 154, 1))
+    return counter.get_flop_counts()["Global"]
+
+
+# The Linears' FLOPs grow with a clip's tokens, attention's with their square. They meet near 6 D = 9,216
+# tokens: from there on, who wants longer clips pays for pairs of tokens, not for tokens.
+def attention_share(frames):
+    counts = sd3_flops(frames)
+    pairs = sum(flop for kind, flop in counts.items() if "bmm" in str(kind) or "attention" in str(kind))
+    return pairs / sum(counts.values())
+
+
+# 4 D^2 of attention are q, k, v and the Linear after it; 8 D^2 of the MLP are D to 4D and back; 6 D^2 are
+# made once a clip, not once a token, and so are nearly free (published Latte makes them for every frame).
+
+def sd3_products(N, L, D, depth):
+    """Multiply-adds of SD3-medium's forward, by hand; only the last block's text stops after q, k and v."""
+    attention, mlp, modulation = 4 * D ** 2, 8 * D ** 2, 6 * D ** 2
+    tokens = (N * depth + L * (depth - 1)) * (attention + mlp) + L * 3 * D ** 2
+    last_text = head = 2 * D ** 2                               # shift and scale alone
+    vectors = (2 * depth - 1) * modulation + last_text + head + (256 + D + 2048 + D) * D    # and time, pooled
+    ends = N * 64 * D + L * 4096 * D + N * D * 64               # patches in, text in, patches out
+    return tokens + vectors + ends + depth * 2 * (N + L) ** 2 * D
+
+
 def main(argv):
+    if not argv:
+        for name, (counted, by_hand) in demo().items():
+            print(f"{name}: {counted:,} FLOPs counted   (by hand: {by_hand:,})")
+        return print(f"attention at 24 frames of 512 x 512: {attention_share(24):.0%}   "
+                     "(right: about three quarters)")
     flags = FlagParser(prog="bench.py", usage="bench.py [fits | time] PRESET [--stage STAGE] [flags]",
                        description="fits: the card that a recipe needs, and for how long; computed, no GPU "
-                       "asked. time: how long a step takes on this machine. Further flags are train.py's.")
+                       "asked. time: how long a step takes on this machine. "
+                       "Nothing: checks the count of FLOPs. Further flags are train.py's.")
     flags.add_argument("command", choices=["fits", "time"])
     flags.add_argument("--gpus", type=int, default=8, help="of how many this is one")
     flags.add_argument("--runs", type=int, default=5, help="time: how many are measured")

@@ -123,7 +123,7 @@ class VideoFile:
         except (av.FFmpegError, OSError) as error:
             raise Unusable(f"cannot be opened ({error.strerror or error})")
         self.stream = self.find_stream()
-        self.decoder = self.stream.codec_context
+        self.decoder = self.find_decoder()
         # FFmpeg decodes with all cores by itself; in one of many loader processes that would be a crowd.
         self.decoder.thread_type = "AUTO"
         self.decoder.thread_count = 1 if get_worker_info() else 0
@@ -150,12 +150,18 @@ class VideoFile:
             if not is_cover and stream.width:
                 if stream.width * stream.height > MAX_PIXELS:
                     raise Unusable(f"frames of {stream.width} x {stream.height}: too large")
-                # VP8 and VP9 hide it beside each packet, where FFmpeg's decoder does not look: it shows the
-                # colours below, mostly black
-                if stream.metadata.get("alpha_mode") == "1":
-                    raise Unusable("transparent VP8 or VP9: draw it over a background first")
                 return stream
         raise Unusable("holds no video stream")
+
+    # VP8 and VP9 hide transparency beside each packet, where Google's own decoder alone looks for it: FFmpeg's
+    # shows the colours below, mostly black.
+    def find_decoder(self):
+        """What turns the stream's packets into frames."""
+        own = self.stream.codec_context
+        google = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(own.name)
+        if google and self.stream.metadata.get("alpha_mode") == "1":
+            return av.CodecContext.create(google, "r")
+        return own
 
     # A codec may send packets in another order than that of showing (a frame between two needs both), and the
     # decoder puts them right, so nothing here counts packets. A damaged packet is stepped over: the decoder

@@ -13,10 +13,9 @@ from dit import AdaLN
 from presets import STAGES, parse
 
 def test_flops_are_those_counted_by_hand():
-    """A Linear's step, y = x W, dx = dy W', dW = x' dy, is three products. (Latte's forward: see hours.)"""
-    linear = torch.nn.Linear(64, 32, device="meta")
-    x = torch.randn(8, 64, device="meta", requires_grad=True)
-    assert bench.flops_of(lambda: linear(x).sum().backward()) == 3 * 2 * 8 * 64 * 32
+    """A Linear's three products, and SD3-medium's forward on an image, 1.8 TFLOP."""
+    for counted, by_hand in bench.demo().values():
+        assert counted == by_hand > 0
 
 
 def measured(capsys, *words):

@@ -181,11 +181,20 @@ def test_hdr_is_refused_by_name(tmp_path, trc, name):
         video_io.read_video(tmp_path / "a.mp4")
 
 
-def test_transparent_vp9_is_refused_by_name(tmp_path):
-    """FFmpeg's decoder would show the black below."""
-    make_clip(tmp_path / "a.webm", 4, "libvpx-vp9", pix="yuva420p")
-    with pytest.raises(UserError, match="transparent VP8 or VP9"):
-        video_io.read_video(tmp_path / "a.webm")
+def test_transparent_vp9_is_shown_over_white(tmp_path):
+    """Its transparency stands beside the packets, where only Google's decoder looks; also after a seek."""
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=10, options={"g": "5", "auto-alt-ref": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuva420p"
+        for _ in range(12):
+            pixels = np.zeros((64, 64, 4), np.uint8)
+            pixels[16:48, 16:48] = (*RED, 255)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgba")))
+        container.mux(stream.encode())
+    pts, _ = video_io.scan_times(tmp_path / "a.webm")
+    sought = video_io.read_some(tmp_path / "a.webm", pts, [7, 8])
+    for frames in (video_io.read_video(tmp_path / "a.webm"), sought):
+        assert (frames[:, 2, 2] > 250).all() and np.abs(frames[:, 32, 32].astype(int) - RED).max() <= 6
 
 
 def test_interlaced_video_is_refused_with_the_way_out(tmp_path):
