@@ -282,7 +282,7 @@ def test_bad_folders_are_answered_in_one_line(ckpt, shots, tmp_path):
         (tmp_path / name).mkdir()
     for name in ("x.mp4", "y.mp4"):
         (tmp_path / "broken" / name).write_bytes(b"no video at all")
-    for fake, flags, says in ((tmp_path / "empty", [], "no videos or images in .*found 0 other files"),
+    for fake, flags, says in ((tmp_path / "empty", [], "no videos or images in .*found no file at all"),
                               (tmp_path / "broken", [], "0 usable clips.*[xy].mp4: cannot be opened"),
                               (shots, ["--clips", "9"],
                                "4 usable clips, 9 wanted; sample more, or give --clips 4"),
