@@ -331,7 +331,8 @@ def measured(cfg, gpus, runs):
         flops = flops_of(counted.moments[name])
         mfu = f"{flops / seconds / peak:.1%}" if peak else "-"
         new = f"{(torch.cuda.max_memory_allocated() - held) / GB:.2f}" if run.on_cuda else "-"
-        print(f"{name:18s}{1e3 * seconds:10.1f}{flops / 1e9:12.1f}{flops / seconds / 1e12:10.3g}{mfu:>8s}{new:>9s}")
+        print(f"{name:18s}{1e3 * seconds:10.1f}{flops / 1e9:12.1f}{flops / seconds / 1e12:10.3g}{mfu:>8s}"
+              f"{new:>9s}")
 
 
 def clock():

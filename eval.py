@@ -675,12 +675,12 @@ def continued(models, row, how, specs, first):
         begin = 0
     ends = {name: (place, x[:, :, place:place + 1]) for name, place in places.items()}
     given = given_ends(models, size, how, frames, *[frame for _, frame in ends.values()])
-    z = sample_latents(models, prompts, given.known.latent.shape, how, first, given)                # (B,C,T',h,w)
+    z = sample_latents(models, prompts, given.known.latent.shape, how, first, given)        # (B,C,T',h,w)
     return decode(models.vae, z, frames), ends, begin
 
 
 # A model may obey the prompt and ignore the image: so the PSNR of the given frames stands beside the shares.
-def given_score(classifier, models, row, how, args):
+def given_score(classifier, models, row, how, args, bar):
     """(shares and the PSNR of given frames, three clips with their captions to look at)."""
     specs = unseen("video_heldout", args.given, args.vocabulary)
     seen, shown, decibels = [], [], defaultdict(float)
@@ -690,6 +690,7 @@ def given_score(classifier, models, row, how, args):
             decibels[name] += per_frame(psnr, clips[:, :, place:place + 1], frame) * len(part)
         shown += zip(clips[:3], captions(part))
         seen.append(clips[:, :, begin:])
+        bar.update(len(part))
     found = shares(clip_scores(classifier, specs, torch.cat(seen), args.batch))
     return found | {name: total / len(specs) for name, total in decibels.items()}, shown[:3]
 
@@ -758,19 +759,24 @@ def toy(argv):
     true = render_all(specs, models.frames if moves else 16, models.size)                   # (N,3,T,H,W)
     result = {"classifier": shares(clip_scores(classifier, specs, true, args.batch))}
     each, shown = {}, []
-    for row, kind in tqdm(rows.items(), unit="row"):
+    bar = tqdm(total=args.n * len(rows) + args.given * len(given), unit="clip", mininterval=1)
+    for row, kind in rows.items():
         specs = unseen(kind, args.n, args.vocabulary)
         frames = 1 if kind.startswith("image") else models.frames
-        clips = torch.cat([make(models, captions(part), frames, args, first)
-                           for first, part in batches(specs, args.batch)])                  # (N,3,T,H,W)
+        made = []
+        for first, part in batches(specs, args.batch):
+            made.append(make(models, captions(part), frames, args, first))                  # (B,3,T,H,W)
+            bar.update(len(part))
+        clips = torch.cat(made)                                                             # (N,3,T,H,W)
         if not each:
             fitted = clips[:args.nearest]                               # of the first row
         scores = clip_scores(classifier, specs, clips, args.batch, motion=frames > 1)
         result[row] = shares(scores)
         each[row] = {key: "".join(map(str, answers)) for key, answers in scores.items()}
-    for row in tqdm(given, unit="row"):
-        result[row], clips = given_score(classifier, models, row, how, args)
+    for row in given:
+        result[row], clips = given_score(classifier, models, row, how, args, bar)
         shown += clips
+    bar.close()
 
     if args.sheet and shown:
         contact_sheet(args.sheet, *zip(*shown))
@@ -807,8 +813,8 @@ DETECTORS = TOY.parent / "detectors"          # where the networks' files are lo
 
 
 # A network that looks is somebody's file, and which one decides the number: the I3D of StyleGAN-V's FVD and
-# the one of pytorch-i3d have the same plan and other weights. So a toy number says "toy" in its name wherever
-# it is printed.
+# the one of pytorch-i3d have the same plan and other weights. So the file's bytes are a part of what
+# remembered features are known by, and a toy number says "toy" in its name wherever it is printed.
 def open_detector(args, purpose):
     """look(video (B,3,T,H,W)) -> (B,R,F). purpose: fvd, fid or is."""
     kind = args.features
