@@ -64,8 +64,8 @@ log.addFilter(make_printable)
 # better to say so once than to fail in the log line about it, in a worker, at night.
 
 def list_files(root):
-    """Every regular file at any depth under a folder: sorted, relative to it. No folder is entered twice: so links
-    to "." end, and a folder comes before a link to it beside it."""
+    """Every regular file at any depth under a folder: sorted, relative to it. No folder is entered twice: so
+    links to "." end, and a folder comes before a link to it beside it."""
     if not os.path.isdir(root):
         what = "no folder, video, image or .tar" if os.path.exists(root) else "not there"
         raise UserError(f"{root} is {what}; give 'toy', the path of a folder, or several, PATH:WEIGHT each")
@@ -122,19 +122,26 @@ def nothing_of(root, names, extensions, what):
 #
 #     sky_train/VIDEO/VIDEO_1/VIDEO_frames_00000291.jpg      Archery/v_Archery_g01_c01/0001.jpg
 #
-# So the images of a folder are a video if they are one series: names that differ in their last number alone.
-# And an image beside videos is not the data set: where a folder holds at least as many videos as images, the
-# images are covers; so is any that bears a video's name.
+# So the images of a folder are a video if they are one series: names that differ in their last number alone,
+# but for one in ten. And an image beside videos is not the data set: where a folder holds at least as many
+# videos as images, the images are covers; so is any that bears a video's name.
 
-# Numbers are compared as numbers: as words, 10.jpg comes before 2.jpg, and a video plays 1, 10, 100, 101, 11. Nobody would notice in
+# "But for one in ten" is a choice: a cover or a thumbnail among 300 frames must not hide the video, and ten
+# photographs of which six happen to be called IMG_1 to IMG_6 must not become one. Numbers are compared as
+# numbers: as words, 10.jpg comes before 2.jpg, and a video plays 1, 10, 100, 101, 11. Nobody would notice in
 # the loss.
 
 def series(names):
     """These images of a folder in the order of their numbers, if they are one series; else []."""
-    patterns = {re.sub(r"\d+(?=\D*\Z)", "#", name).lower() for name in names}            # v_frames_#.jpg
-    if len(names) < 2 or len(patterns) > 1:
+    groups = {}
+    for name in names:
+        if match := re.fullmatch(r"(.*?)(\d+)(\D*)", name, re.DOTALL):
+            before, number, after = match.groups()
+            groups.setdefault((before, after.lower()), []).append((int(number), name))
+    largest = max(groups.values(), key=len, default=[])
+    if len(largest) < 2 or 10 * len(largest) < 9 * len(names):
         return []
-    return sorted(names, key=by_number)
+    return [name for _, name in sorted(largest)]
 
 
 # Which kind a folder is, is decided by itself, not by the tree: videos here and frames there are both found.
@@ -183,7 +190,7 @@ def stem_of(name):
     return stem if extension.lower() in VIDEOS + IMAGES else name
 
 
-# A cache of latents must know whether the data are still those it was made of. Reading them
+# A cache of latents, or of features, must know whether the data are still those it was made of. Reading them
 # all to find out would cost more than making it anew; their names, sizes and times of writing are known to
 # the file system, and change whenever a person changes a file. (A copy that loses its times is new data to
 # us: a needless encoding, which is the better of the two errors.)

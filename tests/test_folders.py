@@ -198,12 +198,13 @@ def test_a_recipe_writes_the_captions_of_a_published_layout(tmp_path, name, tabl
 # ------------------------------------------------------------------------------------------- what is a video
 
 def test_images_in_one_series_are_a_video_and_photographs_are_not():
-    """SkyTimelapse, Taichi-HD, UCF101 as frames."""
+    """SkyTimelapse, Taichi-HD, UCF101 as frames; but for one odd file in ten."""
     sky = [f"v/v_1/v_frames_{n:08}.jpg" for n in range(95, 105)]
     names = sky + ["photos/cat1.jpg", "photos/dog2.jpg", "photos/fox3.jpg", "one/1.png"]
     assert folders.sort_media(names)[1:3] == ({"v/v_1": sky}, names)
     assert folders.series(["10.png", "2.png", "1.png"]) == ["1.png", "2.png", "10.png"]
-    assert not folders.series(sky + ["cover.jpg"])
+    assert folders.series(sky + ["cover.jpg"]) == sky
+    assert not folders.series(sky[:5] + ["cover.jpg"])
 
 
 def test_images_beside_videos_are_covers():

@@ -17,7 +17,7 @@ import sys
 import torch
 import pretrained
 import sample
-from bench import peak_memory
+from support.trainer import peak_memory
 
 found = pretrained.open_released(sys.argv[1])
 found.text = lambda: None                       # its encoders are 11 GB more; the null prompt is zeros
