@@ -592,9 +592,15 @@ def choose_caption(captions, key):
 # can be no other; "jump" beside "jump rope", folders called 1 to 101, "archery" for Archery: each finds its
 # own, and what could be two is refused.
 
+UCF = re.compile(r"v_([A-Za-z]+)_g\d+_c\d+")            # UCF101's file names carry their class
+
+
 def class_name(place):
-    """The class that a place tells: the folder it lies in, "" at the root."""
+    """The class that a place tells: UCF101's v_CLASS_gNN_cNN, else the folder it lies in, "" at the root."""
     parts = place.split("/")
+    for part in reversed(parts):
+        if match := UCF.match(part):
+            return match[1]
     return parts[-2] if len(parts) > 1 else ""
 
 
@@ -616,7 +622,7 @@ def list_classes(places):
 def class_at(place, classes):
     """The number of a place's class. A frame may lie deeper than its class: Archery/v_Archery_g01/0001.jpg,
     or Archery/clip 7/0001.jpg: the nearest folder above it that is a class says which."""
-    for name in reversed(place.split("/")[:-1]):
+    for name in [class_name(place), *reversed(place.split("/")[:-1])]:
         if name in classes:
             return classes.index(name)
     raise UserError(f"{place} lies in no folder whose name is one of the {len(classes)} classes "

@@ -238,6 +238,21 @@ def test_recon_draws_videos_by_seed_not_by_name(ckpt, shots, tmp_path, capsys):
     assert Image.open(tmp_path / "sheet.png").size[1] > 6 * 96
 
 
+@pytest.mark.parametrize("layout", ["{name}/v_{name}_g01_c01.avi", "v_{name}_g01_c01.mp4",
+                                    "{name}/v_{name}_g01_c01/0001.jpg"])
+def test_class_names_are_prompts_from_any_of_ucf101s_layouts(layout, tmp_path):
+    """`eval.py sample CKPT --prompts UCF-101` of a model of classes: by class folders, flat, or as frames."""
+    for name in ("ApplyEyeMakeup", "Archery"):
+        path = tmp_path / "UCF-101" / layout.format(name=name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    folder = latte_folder(tmp_path / "run", "", "class", ["ApplyEyeMakeup", "Archery"])
+    eval.main(["sample", str(folder), "-n", "2", "--steps", "1", "--prompts", str(tmp_path / "UCF-101"),
+               "-o", str(tmp_path / "clips"), "--png"])
+    made = sorted(path.name for path in (tmp_path / "clips").iterdir() if path.is_dir())
+    assert made == ["000000", "000001"]
+
+
 # ---------------------------------------------------------------------------------------------- bad input
 
 @pytest.mark.parametrize("argv, says", [

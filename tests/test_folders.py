@@ -357,8 +357,10 @@ def test_class_names_become_prompts(tmp_path):
 
 
 @pytest.mark.parametrize("place,name", [
-    ("train/Archery/v_Archery_g01_c01", "Archery"), ("jump rope/7", "jump rope"), ("7", "")])
-def test_a_class_is_the_folder(place, name):
+    ("Archery/v_Archery_g01_c01", "Archery"), ("train/v_YoYo_g02_c03", "YoYo"), ("v_YoYo_g02_c03_7", "YoYo"),
+    ("train/Archery/v_Archery_g01_c01/0003", "Archery"), ("jump rope/7", "jump rope"), ("7", "")])
+def test_a_class_is_the_folder_or_ucf101s_own_name(place, name):
+    """UCF101 as it comes, flat, or as frames; anybody's folders."""
     assert folders.class_name(place) == name
 
 
