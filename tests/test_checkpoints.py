@@ -69,6 +69,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["net.safetensors"]
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    """An OSError becomes a UserError that names the path."""
+    path = tmp_path / "net.safetensors"
+    path.mkdir()
+    with pytest.raises(UserError, match="cannot write .*net.safetensors"):
+        write_atomic(path, lambda temporary: Path(temporary).write_bytes(b"new"))
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write .*file/net.safetensors"):
+        write_atomic(tmp_path / "file" / "net.safetensors", lambda temporary: temporary.write_bytes(b"new"))
+
+
 # --------------------------------------------------------------------------------------------------- reading
 
 def test_a_network_comes_back_with_its_config_and_its_tuples(tmp_path):
@@ -103,6 +115,15 @@ def test_tied_tensors_can_be_saved(tmp_path):
     net.again = net.layer
     save_network(tmp_path / "net.safetensors", net)
     assert {"layer.weight", "again.weight"} <= read_state(tmp_path / "net.safetensors").keys()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """All three readers, and for a folder too."""
+    for read in (read_state, read_config, lambda path: load_network(Tiny, path)):
+        with pytest.raises(UserError, match="no checkpoint at .*gone"):
+            read(tmp_path / "gone.safetensors")
+    with pytest.raises(UserError, match="no checkpoint at"):
+        read_state(tmp_path)
 
 
 @pytest.mark.parametrize("name, width", [("net.safetensors", 100), ("net.pt", 100), ("large.pt", 900)])
@@ -233,6 +254,15 @@ def test_a_flag_that_is_not_there_names_the_nearest(words, answer):
     assert answer in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_words_may_stand_between_the_flags():
+    """sample.py "a cat" --steps 5 "a dog": prompts are prompts wherever they stand."""
+    flags = FlagParser(prog="x")
+    flags.add_argument("prompt", nargs="*")
+    flags.add_argument("--steps", type=int, default=3)
+    given = flags.parse_args(["a cat", "--steps", "5", "a dog"])
+    assert given.prompt == ["a cat", "a dog"] and given.steps == 5
+
+
 # -------------------------------------------------------------------------------- kills, signals, equal files
 
 def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
@@ -253,6 +283,21 @@ def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == stays | {left.name}
     checkpoints.sweep(tmp_path)                                                 # in a run's own
     assert {path.name for path in tmp_path.iterdir()} == stays
+
+
+@pytest.mark.slow
+def test_equal_weights_are_equal_files(tmp_path):
+    """In any process, from any order of names: cmp and a checksum tell two networks apart."""
+    script = ("import sys, torch; from support.checkpoints import save_state\n"
+              "torch.manual_seed(0); state = {name: torch.randn(3, 4) for name in 'abc'}\n"
+              "state = {**state, 'n': torch.tensor(7), 'half': torch.ones(3).half()}\n"
+              "names = sorted(state, reverse=sys.argv[2] == 'back')\n"
+              "save_state(sys.argv[1], {name: state[name] for name in names}, 'Tiny', {'width': 3},"
+              " {'step': 1, 'size': 2, 'é': 3})")
+    for done in together(*(["-c", script, tmp_path / f"{name}.safetensors", name] for name in ("on", "back")),
+                         extra={"PYTHONPATH": "."}):
+        assert done.code == 0, done.err
+    assert (tmp_path / "on.safetensors").read_bytes() == (tmp_path / "back.safetensors").read_bytes()
 
 
 def test_our_files_are_read_by_the_library_and_aligned(tmp_path):
@@ -281,3 +326,11 @@ def test_a_log_is_believed_in_nothing(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"step": 1}\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"step": 2}\n')
     assert checkpoints.read_log(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_line_of_a_log_is_strict_json_or_an_error(tmp_path):
+    """NaN and Infinity are no JSON; /dev/full is a disk without a byte."""
+    checkpoints.append_line(tmp_path / "log.jsonl", {"a": float("nan"), "b": float("inf"), "c": 1.5, "d": "x"})
+    assert (tmp_path / "log.jsonl").read_text() == '{"a": null, "b": null, "c": 1.5, "d": "x"}\n'
+    with pytest.raises(UserError, match="cannot write /dev/full: .*No space left"):
+        checkpoints.append_line(Path("/dev/full"), {"a": 1})

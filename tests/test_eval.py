@@ -20,6 +20,7 @@ from support.cli import UserError
 from dit import MMDiT
 from latte import Latte, LatteConfig
 from support.detectors import ATTRIBUTES, AttributeClassifier, classifier_targets
+from support.metrics import frechet, gaussian
 from test_latte import trained
 from text import ToyText
 from vae import DPVAE, KLVAE, KLVAEConfig
@@ -55,6 +56,23 @@ def latte_folder(folder, option, condition="", classes=()):
     save_network(folder / "latte.safetensors", net, extra=extra)
     save_network(folder / "text.safetensors", ToyText(presets.PRESETS["tiny"]["text"]))
     return folder
+
+
+@torch.no_grad()
+def test_toy_fvd_grows_with_disorder():
+    """FVD on an untrained classifier's features: the first 4, the first 8, all 16 frames in random order,
+    another one for each clip."""
+    torch.manual_seed(1)
+    classifier = AttributeClassifier(replace(presets.PRESETS["tiny"]["classifier"], width=8, size=32)).eval()
+    specs = [toy_world.sample_spec(7, index) for index in range(24)]
+    clips = eval.render_all(specs, 16, 32)                                                  # (24,3,16,32,32)
+    real, values = gaussian(classifier.clip_features(clips)), []
+    for size in (4, 8, 16):
+        generator = torch.Generator().manual_seed(0)
+        orders = [[*torch.randperm(size, generator=generator), *range(size, 16)] for _ in clips]
+        shuffled = torch.stack([clip[:, torch.tensor(order)] for clip, order in zip(clips, orders)])
+        values.append(frechet(*real, *gaussian(classifier.clip_features(shuffled))))
+    assert 0 < values[0] < values[1] < values[2]
 
 
 # ---------------------------------------------------------------------------------------------- commands
@@ -331,6 +349,17 @@ def test_a_latte_in_half_precision_is_looked_at_in_float32(tmp_path, capsys):
     assert "0 space" in capsys.readouterr().out
 
 
+def test_similarity_refuses_what_is_no_clip(tmp_path, capsys):
+    """A shard of cached latents is raw and has no noise on it: clips are asked for instead."""
+    save_file({"z": torch.zeros(1)}, tmp_path / "shard.safetensors")
+    folder = latte_folder(tmp_path / "run", "plain")
+    with pytest.raises(UserError, match="shard.safetensors"):
+        eval.main(["similarity", str(folder), "--data", str(tmp_path / "shard.safetensors")])
+    with pytest.raises(UserError, match="no vae .*add --vae PATH"):
+        torch.save({"ema": trained(1, "plain").state_dict()}, tmp_path / "ffs.pt")
+        eval.main(["similarity", str(tmp_path / "ffs.pt")])
+
+
 # ------------------------------------------------------------------------------------------ as published
 
 def test_a_latte_of_classes_is_asked_for_random_ones(tmp_path):
@@ -395,3 +424,10 @@ def test_a_model_of_the_narrow_world_is_asked_for_what_it_knows():
         own = eval.own_world(SimpleNamespace(text=text))
         assert own == name and set(eval.prompt_at(f"{own}:video")(3).split()) <= {*words}
     assert eval.own_world(SimpleNamespace(text=None)) == "toy"
+
+
+def test_a_sheet_of_samples_is_drawn(ckpt, tmp_path):
+    """`sample --sheet`: what a distance is of can be seen."""
+    eval.main(["sample", str(ckpt), "-n", "2", "--steps", "1", "-o", str(tmp_path / "s"), "--png",
+                   "--sheet", str(tmp_path / "s.png")])
+    assert Image.open(tmp_path / "s.png").size[0] > 300

@@ -65,6 +65,14 @@ def test_a_dp_vae_without_lpips_says_so_or_stops(tmp_path, preset):
     assert "--lpips" in presets.GUIDE[preset][0]
 
 
+def test_the_presets_for_gpus_load_in_several_processes():
+    """A GPU's step is shorter than a clip's decoding; the toy's clips are cached, on a CPU that is busy."""
+    workers = {name: {config.workers for config in parse(["--config", name])} for name in PRESETS}
+    assert {name for name, found in workers.items() if found == {8}} == {
+        name for name in PRESETS if name.startswith(("videodit", "latte"))}
+    assert all(workers[name] == {0} for name in ("tiny", "small", "toy"))
+
+
 @pytest.mark.parametrize("name", ["ffs", "sky", "taichi", "ucf101"])
 def test_lattes_runs_are_the_papers(name):
     """Latte 4.1, 4.2: XL/2, 16 frames three apart, 256 x 256, EMA 0.9999; -img: 8 images a clip."""
@@ -85,6 +93,11 @@ def test_a_flag_beats_the_row_and_the_row_the_preset():
     changed, = parse("--config tiny --stage dit --batch 4 --size 64 --dit.depth 3".split())
     assert (changed.batch, changed.size, changed.dit.depth) == (4, 64, 3)
     assert PRESETS["tiny"]["dit"].depth == 2                # a flag changes a copy
+
+
+def test_a_presets_fields_are_printed(capsys):
+    presets.main(["videodit-512"])
+    assert re.search(r"^lr +5e-05$", capsys.readouterr().out, re.M)
 
 
 # ------------------------------------------------------------ flags
@@ -130,6 +143,12 @@ def test_without_words_the_toy_is_meant_and_the_guide_is_printed():
     commands = re.findall(r"^  python train.py (.*)$", presets.overview(), re.M)
     assert [parse(command.split())[0].config for command in commands] == list(presets.GUIDE)
     assert presets.GUIDE.keys() == PRESETS.keys()
+
+
+def test_the_toys_latents_are_cached_and_the_papers_are_not():
+    """VideoDiT 4.1 and Latte 4.1 encode inside the step."""
+    cached = {name for name in PRESETS for config in parse(["--config", name]) if config.cached}
+    assert cached == {"tiny", "small", "toy"}
 
 
 def test_every_flag_is_read():

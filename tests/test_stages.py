@@ -5,6 +5,7 @@ import itertools
 import json
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -371,6 +372,15 @@ def test_more_depth_than_the_weights_have_is_added_zero_initialised(tiny, tmp_pa
     assert_close(deep(z, torch.tensor([0.5]), **cond), shallow(z, torch.tensor([0.5]), **cond))
 
 
+def test_a_flag_that_agrees_with_the_weights_is_no_offence(tiny):
+    """And one that is another network's, or no size at all, is not compared."""
+    made = load_network(VideoDiT, tiny.folder / "videodit.safetensors").config
+    agrees = config("--dit.depth", 2, "--attention", "2d->3d", "--frames", 4, "--latte.depth", 8)
+    pretrained.refuse_other_sizes(agrees, "dit", made, "weights")
+    pretrained.refuse_other_sizes(config("--latte.class_dropout", 0.3), "latte", load_network(
+        Latte, tiny.folder / "latte.safetensors").config, "weights")
+
+
 def test_a_folder_without_the_network_says_what_it_holds(tiny, tmp_path):
     """--init FOLDER, of a stage that the folder has never seen."""
     shutil.copy(tiny.folder / "vae.safetensors", tmp_path)
@@ -557,3 +567,12 @@ def test_a_folder_of_ours_brings_what_a_stage_needs(tiny, tmp_path):
     for name in ("vae", "dpvae", "text", "classifier"):
         assert (tmp_path / "more" / f"{name}.safetensors").read_bytes() == (
             tiny.folder / f"{name}.safetensors").read_bytes()
+
+
+def test_python_train_alone_trains_nothing(tmp_path, monkeypatch):
+    """It says what can be trained, and how long that takes."""
+    here = Path(train.__file__).resolve()
+    monkeypatch.chdir(tmp_path)
+    done = script(here)
+    assert done.code == 0 and "--config latte-ucf101-img --vae_weights SD1" in done.out and not done.err
+    assert list(tmp_path.iterdir()) == []

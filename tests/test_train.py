@@ -110,6 +110,15 @@ def test_the_transformer_sees_latents_of_unit_variance(tiny):
     assert vae.config.scale != 1 and abs(z.mean()) < 0.1 and abs(z.std() - 1) < 0.1
 
 
+def test_latents_are_encoded_once(tiny, tmp_path):
+    """A second run finds the shards and reads them; another VAE would look elsewhere."""
+    out = tiny.fork(tmp_path / "run")
+    shards = {path: path.stat().st_mtime_ns for path in out.glob("cache/*/*.safetensors")}
+    run(out, "videodit", "--steps", 1)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("cache/*/*.safetensors")} == shards
+    assert {path.parent.name.split("-")[0] for path in shards} == {"video", "image"}
+
+
 def test_2d_plus_3d_keeps_the_image_model(tiny, tmp_path):
     """VideoDiT Table 4: originals are frozen, their copies are trained; the checkpoint says which kind it is."""
     out = tiny.fork(tmp_path / "run")

@@ -535,6 +535,11 @@ def test_muon_takes_the_matrices_of_the_blocks_and_is_resumed(tiny, tmp_path):
     assert len(muon) >= len(blocks) and all(values["momentum"].ndim == 2 for values in muon)
 
 
+def test_muon_wants_whole_matrices():
+    with pytest.raises(UserError, match="--muon with --shard"):
+        parse(["--config", "tiny", "--muon", "20", "--shard"])
+
+
 # ------------------------------------------------------------ losses that are no number
 
 
