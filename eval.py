@@ -50,7 +50,8 @@ from sample import (TOKENS, TOY, decode, encode, generate, given_ends, go_on, ho
                     sample_latents, tokens_of)
 from vae import DPVAE, GOP, fold
 from support import nearest, toy_world
-from support.checkpoints import load_network, read_config, read_state, save_tensors, write_atomic
+from support.checkpoints import (load_network, read_config, read_state, save_tensors, sweep,
+                                 write_atomic)
 from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_targets,
                                perceptual_distance)
 from support.drawing import contact_sheet, heat, page
@@ -393,6 +394,7 @@ def check_made(out, args, about):
     for key in ("prompts", "seed", "steps", "guidance", "sampler", "png"):
         about[key] = getattr(args, key)
     path = out / "sample.json"
+    sweep(out)
     if path.is_file():
         before = json.loads(path.read_text("utf-8"))
         before.setdefault("guidance", before.get("cfg"))    # what it was called once

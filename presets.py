@@ -464,12 +464,17 @@ def check(config):
         if network and type(value) is int and leaf not in MAY_BE_0:
             least = 1
         if not least <= value <= most:
-            raise UserError(f"--{name} {value}: must lie between {least} and {most:g}")
+            bound = f" and at most {most}" if name in MOST else ""
+            raise UserError(f"--{name} {value}: must be at least {least}{bound}")
+    if min(config.vae.ch_mult, default=0) < 1:
+        raise UserError(f"--vae.ch_mult {' '.join(map(str, config.vae.ch_mult))}: must be at least 1 each")
+    if config.classifier.width % 2:                         # half of its norms' 4 groups
+        raise UserError(f"--classifier.width {config.classifier.width}: must be a multiple of 2")
     for name, top in (("betas", 1 - 1e-9), ("part", 1)):
         if len(values[name]) != 2 or not all(0 <= value <= top for value in values[name]):
-            raise UserError(f"--{name}: must be two numbers between 0 and 1")
+            raise UserError(f"--{name} {' '.join(map(str, values[name]))}: must be two numbers between 0 and 1")
     if config.part[0] >= config.part[1]:
-        raise UserError("--part: must begin before it ends")
+        raise UserError(f"--part {config.part[0]} {config.part[1]}: must begin before it ends")
 
     for name, by in MULTIPLES:                              # a width is divided by its heads or groups
         if values[name] % values[by]:

@@ -64,7 +64,7 @@ from latte import Latte
 from text import ToyText
 from vae import DPVAE, GOP, KLVAE, check_frames
 from videodit import VideoDiT
-from support.checkpoints import TOY, class_of, load_network, read_config
+from support.checkpoints import TOY, class_of, load_network, read_config, sweep
 from support.drawing import contact_sheet
 from support.folders import label_of
 from support.ops import best_device, has_bf16
@@ -947,6 +947,7 @@ def main(argv=None):
     print(f"{length}{args.size} pixels; {how.sampler}, {how.steps} steps, guidance {how.guidance:g}, "
           f"seed {how.seed}")
     make, steps = recipe(args, models, how)
+    sweep(args.out)
     number, count = free_number(args.out, args.first), args.n * len(args.prompt)
     blocks = [range(start, min(start + args.batch, count)) for start in range(0, count, args.batch)]
     with torch.no_grad(), tqdm(total=len(blocks) * steps, unit="step", mininterval=0.5) as bar:

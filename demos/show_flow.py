@@ -32,15 +32,6 @@ def oracle(data):
     return velocity
 
 
-def gaussian_oracle(covariance):
-    """The exact velocity for data N(0, covariance), E[X_1 - X_0 | X_t] of jointly Gaussian variables."""
-    def velocity(x, t):
-        t, one = t[0], torch.eye(len(covariance))                              # all clips at one time
-        mixture = (1 - t) ** 2 * one + t ** 2 * covariance                     # (D,D) covariance of X_t
-        return x @ torch.linalg.solve(mixture, t * covariance - (1 - t) * one)                     # (B,D)
-    return velocity
-
-
 class Toy(nn.Module):
     """A network for points of the plane: t as waves of several lengths, three hidden layers."""
 
@@ -93,16 +84,16 @@ def plot_all(path, net, data, noise):
     ends = data[torch.randint(len(data), (24,))]                               # (24,2)
     lines = {f"_{i}": (*torch.stack([noise[i], ends[i]], 1), "~") for i in range(24)}
     maps = {"lines of training, noise to a random point": lines,
-            "paths of sampling, 12 steps": paths(net, noise[:24], shift=1)}
+            "paths of sampling, 12 steps": paths(net, noise[:24])}
     points = {"data": (*data.T, ".")}
     panels = [plot(None, curves | points, title, square=True, size=(440, 440))
               for title, curves in maps.items()]
     page(path, panels, columns=2)
 
 
-def paths(model, noise, shift):
+def paths(model, noise):
     """The paths of 12 Euler steps, with a dot where each step starts."""
-    levels, path = sigmas(12, shift), [noise]
+    levels, path = sigmas(12, shift=1.0), [noise]
     for i in range(12):
         path.append(euler(model, path[-1], levels[i:i + 2]))
     path = torch.stack(path, 1)                                                # (B,13,2)

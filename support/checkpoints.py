@@ -88,6 +88,7 @@ def hold(folder):
 # a library's own temporary files lie there, too, and all of it goes by one deletion.
 
 HOST = re.sub(r"\W", "-", platform.node())[:40]
+UNFINISHED = re.compile(rf"\..*\.{re.escape(HOST)}\.(\d+)\.tmp")       # .NAME.HOST.PROCESS.tmp/
 
 
 def write_atomic(path, write):
@@ -116,12 +117,31 @@ def write_atomic(path, write):
 
 
 def sweep(folder):
-    """Delete what killed processes of this machine left unfinished in a folder that this process holds (hold):
-    nobody else writes there.
+    """Delete what killed processes of this machine left unfinished in a folder that is a run's own.
 
-    Only the names that write_atomic makes up: a person's HOME is no place for a clever broom."""
-    for left in Path(folder).glob(f".*.{HOST}.*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
+    Only the names that write_atomic makes up, and only where a command says so, for a folder that is all its
+    own: a person's HOME is no place for a clever broom. Another machine's process may be alive: on a shared
+    disk it cannot be asked, and what it writes stays."""
+    if not os.path.isdir(folder):
+        return
+    for entry in os.scandir(folder):
+        found = UNFINISHED.fullmatch(entry.name)
+        if found and entry.is_dir(follow_symlinks=False) and not alive(int(found.group(1))):
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def alive(process):
+    """Whether there is such a process here. Signal 0 is sent to nobody: the system only says whether it could
+    be. A number may be given to another process later; then the folder stays a little longer."""
+    if os.name == "nt":                                     # signal 0 would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:                                         # there is one, of somebody else
+        return True
+    return True
 
 
 # A log grows by a line at a time and is read while it grows, so renaming a whole new file each time would be
@@ -290,6 +310,8 @@ def check_header(header, path):
             must(isinstance(value, KINDS.get(name, object)), path, shown)
             must(value in WORDS.get(name, [value]), path, shown)
             must(name not in LEAST or value >= LEAST[name], path, shown)
+    for name in header.get("classes", ()):
+        must(isinstance(name, str), path, "its classes are not all names")
     for name, value in {**header, **header["config"], **header.get("sampling", {})}.items():
         numbers = value if isinstance(value, list) else [value]
         for number in numbers:

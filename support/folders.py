@@ -29,7 +29,7 @@ import os
 import re
 import unicodedata
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,40 +64,12 @@ log.addFilter(make_printable)
 # better to say so once than to fail in the log line about it, in a worker, at night.
 
 def list_files(root):
-    """Every regular file at any depth under a folder: sorted, relative to it. No folder is entered twice: so
-    links to "." end, and a folder comes before a link to it beside it."""
+    """Every regular file at any depth under a folder: sorted, relative to the root. Hidden files and folders
+    (.DS_Store, ._clip.mp4, __MACOSX) are nobody's data."""
     if not os.path.isdir(root):
         what = "no folder, video, image or .tar" if os.path.exists(root) else "not there"
         raise UserError(f"{root} is {what}; give 'toy', the path of a folder, or several, PATH:WEIGHT each")
-    entered, names, left_out = set(), [], {}
-
-    def note(error):
-        left_out[os.path.relpath(error.filename, root)] = f"a folder that cannot be read ({error.strerror})"
-
-    for folder, inside, files in os.walk(root, onerror=note, followlinks=True):
-        place = os.path.relpath(folder, root)
-        state = os.stat(folder)
-        if (state.st_dev, state.st_ino) in entered:
-            left_out[place] = "a link to a folder that is read already"
-            inside.clear()
-            continue
-        entered.add((state.st_dev, state.st_ino))
-        inside[:] = [name for name in inside if not is_hidden(name)]
-        inside.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
-        for own in sorted(files):
-            name = own if place == "." else f"{place}/{own}"
-            if is_hidden(own):
-                continue
-            if re.search("[\ud800-\udfff]", name):         # Python's way to hold what no terminal or JSON takes
-                left_out[ascii(name)] = "its name is not UTF-8"
-            elif os.path.isfile(os.path.join(folder, own)):
-                names.append(name)
-            else:
-                left_out[name] = "a link to nothing, or no regular file"
-    if left_out:
-        first = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:5])
-        log.warning("left out %d entries of %s: %s", len(left_out), root, first)
-    return sorted(names)
+    return sorted(walk(str(root)))
 
 
 # Systems leave their notes beside people's files: .DS_Store, ._clip.mp4 (a Mac's notes on clip.mp4, with an
@@ -105,6 +77,46 @@ def list_files(root):
 def is_hidden(name):
     """Whether a piece of a path says "not for you"."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+# Folders before links, links last: so a video that two ways lead to is called by its own name, whichever
+# comes first in the alphabet, and on two machines by the same.
+def walk(root):
+    """Names of the regular files at any depth. Links are followed last, and no folder is entered twice: so
+    links to "." end, and a file that two names lead to is called by its real one."""
+    todo, entered, names, left_out = deque([""]), set(), [], {}
+    while todo:
+        folder = todo.popleft()
+        try:
+            state = os.stat(os.path.join(root, folder))
+            if (state.st_dev, state.st_ino) in entered:
+                left_out[folder] = "a link to a folder that is read already"
+                continue
+            entered.add((state.st_dev, state.st_ino))
+            entries = sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name)
+        except OSError as error:
+            left_out[folder or "."] = f"a folder that cannot be read ({error.strerror})"
+            continue
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if is_hidden(entry.name):
+                continue
+            if re.search("[\ud800-\udfff]", name):         # Python's way to hold what no terminal or JSON takes
+                left_out[ascii(name)] = "its name is not UTF-8"
+            elif entry.is_symlink() and not os.path.exists(entry.path):         # or to itself
+                left_out[name] = "a link to nothing"
+            elif entry.is_dir() and entry.is_symlink():
+                todo.append(name)
+            elif entry.is_dir():
+                todo.appendleft(name)
+            elif entry.is_file():
+                names.append(name)
+            else:
+                left_out[name] = "not a regular file"
+    if left_out:
+        first = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:5])
+        log.warning("left out %d entries of %s: %s", len(left_out), root, first)
+    return names
 
 
 # The commonest mistake of all is a wrong path, and "0 files found" helps nobody. The answer says where one
@@ -440,7 +452,9 @@ def read_table(root, name):
             is_known = True
             if not number:                                                       # the header
                 continue
-            file = next((row[key] for key in FILE_COLUMNS if row.get(key)), None)
+            file = next((row[key] for key in FILE_COLUMNS if row.get(key) not in (None, "")), "")
+            if isinstance(file, int):                                            # WebVid's in JSON
+                file = str(file)
             if not isinstance(file, str) or not file.strip():
                 raise ValueError(f"row {number}: names no file")
             if "videoid" in row:

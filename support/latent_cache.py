@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import torch
 from tqdm import tqdm
 
-from support.checkpoints import save_tensors
+from support.checkpoints import save_tensors, sweep
 from support.cli import UserError, stop_if_asked
 from support.folders import list_classes
 from support.order import load
@@ -67,6 +67,7 @@ def write_cache(folder, dataset, encode, batch, vae, *, shift=0.0, scale=1.0, ep
               speaker names its encoders as `vae` does the VAE
     Shards that are there are kept, so an interrupted run goes on; ranks take every world_size-th shard."""
     total, folder = epochs * len(dataset), Path(folder)
+    sweep(folder)
     made = {"vae": vae, "text": speaker, "shift": shift, "scale": scale, **dataset.identity(),
             "items": total, "shard": shard}
     for path in shards_of(folder)[:1]:

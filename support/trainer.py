@@ -746,7 +746,8 @@ class Trainer:
             differs.append(f"the data were {', '.join(state['data'])}; now {', '.join(self.data)}")
         schedule = [f"--{name} {before[name]}, now {now[name]}" for name in ("steps", "decay", "lr")
                     if before[name] != now[name]]
-        if schedule:
+        falls = before["decay"] or now["decay"]             # so that its length matters, too
+        if before["lr"] != now["lr"] or (schedule and falls):
             self.say(f"{', '.join(schedule)}: the learning rate goes on by the new numbers, not where it was")
         if differs and not consent:
             raise UserError(f"{file} is of another run: {'; '.join(differs)}. --resume anyway goes on from "

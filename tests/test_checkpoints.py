@@ -266,9 +266,9 @@ def test_words_may_stand_between_the_flags():
 # -------------------------------------------------------------------------------- kills, signals, equal files
 
 def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
-    """An unfinished file lies in a hidden folder, which no reader's pattern finds; sweep() deletes it, and leaves
-    those of other machines, and what is not ours by name (findings: `--sheet ~/x.png` swept HOME of other
-    programs' .tmpAb12Cd)."""
+    """An unfinished file lies in a hidden folder, which no reader's pattern finds; sweep() deletes those of
+    processes that are gone, and leaves those of the living, of other machines, and what is not ours by name
+    (findings: `--sheet ~/x.png` swept HOME of other programs' .tmpAb12Cd)."""
     script = ("import os, sys; from pathlib import Path; from support.checkpoints import write_atomic\n"
               "def write(to): Path(to).write_bytes(b'half'); os.kill(os.getpid(), 9)\n"
               "write_atomic(Path(sys.argv[1]) / '00000-of-00002.safetensors', write)")
@@ -276,9 +276,14 @@ def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
     left, = tmp_path.iterdir()
     assert left.is_dir() and (left / "00000-of-00002.safetensors").read_bytes() == b"half"
     assert list(tmp_path.glob("*.safetensors")) == []
-    (tmp_path / ".a.another-machine.1.tmp").mkdir()
-    (tmp_path / ".tmpAb12Cd").touch()
-    stays = {".a.another-machine.1.tmp", ".tmpAb12Cd", "b.txt"}
+    living = tmp_path / f".a.{checkpoints.HOST}.{os.getppid()}.tmp"
+    elsewhere = tmp_path / ".a.another-machine.1.tmp"
+    old = tmp_path / ".tmpAb12Cd"
+    for folder in (living, elsewhere):
+        folder.mkdir()
+    old.touch()
+    os.utime(old, (0, 0))
+    stays = {living.name, elsewhere.name, old.name, "b.txt"}
     write_atomic(tmp_path / "b.txt", lambda to: to.write_text("b"))             # in anybody's folder: no broom
     assert {path.name for path in tmp_path.iterdir()} == stays | {left.name}
     checkpoints.sweep(tmp_path)                                                 # in a run's own

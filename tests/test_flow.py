@@ -87,10 +87,19 @@ def test_euler_lands_exactly_on_a_one_point_dataset():
         assert_close(x, point.expand_as(x), atol=1e-5, rtol=0)
 
 
+def gaussian_oracle(covariance):
+    """The exact velocity for data N(0, covariance), E[X_1 - X_0 | X_t] of jointly Gaussian variables."""
+    def velocity(x, t):
+        t, one = t[0], torch.eye(len(covariance))                              # all clips at one time
+        mixture = (1 - t) ** 2 * one + t ** 2 * covariance                     # (D,D) covariance of X_t
+        return x @ torch.linalg.solve(mixture, t * covariance - (1 - t) * one)                     # (B,D)
+    return velocity
+
+
 def test_the_average_velocity_carries_noise_onto_data():
     """For data N(0, s^2) the flow is known in closed form: the point x of the noise ends at s x."""
     for s in (0.2, 3.0):
-        velocity, noise = show_flow.gaussian_oracle(torch.tensor([[s ** 2]])), randn(200, 1)
+        velocity, noise = gaussian_oracle(torch.tensor([[s ** 2]])), randn(200, 1)
         assert_close(flow.euler(velocity, noise, flow.sigmas(500, 1.0)), s * noise, atol=0.02, rtol=0.02)
 
 
@@ -210,8 +219,8 @@ def two_frames(values):
 
 
 def gaussian_velocity(covariance):
-    """show_flow.gaussian_oracle for clips of two frames."""
-    return lambda x, t: two_frames(show_flow.gaussian_oracle(covariance)(x.flatten(1), t))
+    """gaussian_oracle for clips of two frames."""
+    return lambda x, t: two_frames(gaussian_oracle(covariance)(x.flatten(1), t))
 
 
 def points_velocity(points):

@@ -161,21 +161,23 @@ def test_every_flag_is_read():
 
 @pytest.mark.parametrize("flags, answer", [
     ("--step 5", "unknown flag --step; did you mean --steps"),
-    ("--config tny", "--config: invalid choice: 'tny' ("), ("--previews 0", "--previews 0: must lie"),
-    ("--stage vidodit", "--stage: invalid choice: 'vidodit'"), ("--steps 0", "--steps 0: must lie between 1"),
+    ("--config tny", "--config: invalid choice: 'tny' ("), ("--previews 0", "--previews 0: must be at"),
+    ("--stage vidodit", "--stage: invalid choice: 'vidodit'"), ("--steps 0", "--steps 0: must be at least 1"),
     ("--steps ten", "invalid int value: 'ten'"), ("--lr nan", "--lr nan: must"), ("--lr inf", "--lr inf:"),
     ("--lr -1", "--lr -1.0: must"), ("--frames 13", "--frames 13: must be a multiple of 4"),
     ("--stage dpvae --frames 1", "--frames 1: must be a multiple of 4"),
     ("--size 20", "--size 20: must be a multiple of 16"),
-    ("--p_video 2", "--p_video 2.0: must lie between 0 and 1"), ("--ema nan", "--ema nan: must"),
+    ("--p_video 2", "--p_video 2.0: must be at least 0 and at most 1"), ("--ema nan", "--ema nan: must"),
     ("--kl_weight nan", "--kl_weight nan: must"), ("--seed -1", "--seed -1: must"),
-    ("--shift 0", "--shift 0.0: must"), ("--betas 0.9", "--betas: must be two numbers"),
-    ("--part 0.5 2", "--part: must be two numbers"),
-    ("--part 0.5 0.4", "--part: must begin before it ends"),
+    ("--shift 0", "--shift 0.0: must"), ("--betas 0.9", "--betas 0.9: must be two numbers"),
+    ("--part 0.5 2", "--part 0.5 2.0: must be two numbers"),
+    ("--classifier.width 3", "--classifier.width 3: must be a multiple of 2"),
+    ("--vae.ch_mult 0 1 2", "--vae.ch_mult 0 1 2: must be at least 1 each"),
+    ("--part 0.5 0.4", "--part 0.5 0.4: must begin before it ends"),
     ("--attention 3d", "--attention: invalid choice"), ("--items 0", "--items 0: give the number"),
     ("--config tiny --muon 20 --shard", "--muon with --shard"), ("--config small --lora 8", "or --lora: Muon"),
-    ("--stage vae --vae.num_res_blocks 0", "--vae.num_res_blocks 0: must lie between 1"),
-    ("--latte.input_size 0", "--latte.input_size 0: must lie between 1")])
+    ("--stage vae --vae.num_res_blocks 0", "--vae.num_res_blocks 0: must be at least 1"),
+    ("--latte.input_size 0", "--latte.input_size 0: must be at least 1")])
 def test_a_wrong_value_gets_one_line_and_exit_code_2(capsys, flags, answer):
     """Before anything is allocated or written: parse() only reads."""
     with pytest.raises(SystemExit) as stopped:

@@ -371,7 +371,10 @@ def test_a_longer_schedule_is_said(tmp_path, capsys):
     fit(tmp_path, 2, decay=0.5)
     fit(tmp_path, 3, decay=0.5)
     assert "line: --steps 2, now 3: the learning rate goes on by the new numbers" in capsys.readouterr().out
-    fit(tmp_path, 4, decay=0.5, lr=1e-4)
+    fit(tmp_path / "constant", 2)
+    fit(tmp_path / "constant", 3)
+    assert "learning rate" not in capsys.readouterr().out
+    fit(tmp_path / "constant", 4, lr=1e-4)
     assert "now 0.0001: the learning rate goes on by the new numbers" in capsys.readouterr().out
 
 

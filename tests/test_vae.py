@@ -379,7 +379,7 @@ def test_long_clips_are_coded_without_keeping_activations():
 
 PEAK = """
 import sys, torch
-from bench import peak_memory       # not getrusage: its peak begins with that of the process that started us
+from support.trainer import peak_memory       # not getrusage: its peak begins with that of the process that started us
 from vae import DPVAE, DPVAEConfig
 torch.set_num_threads(1)
 dp = DPVAE(DPVAEConfig(z_channels=4, ch=16, ch_mult=(1, 2, 2, 2), num_res_blocks=1, groups=4)).eval()
