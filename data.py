@@ -207,7 +207,8 @@ class Files:
         """What these clips are: equal for two data sets that give equal clips. A cache of latents is compared
         with it; lists for tuples, as JSON has them."""
         # "short" and "pictures" are older names: caches and states that bear them go on being taken up
-        found = {"data": f"{self.what} {describe(self.source.root, self.source.names)}", "short": self.config.size}
+        found = {"data": f"{self.what} {describe(self.source.root, self.source.names)}",
+                 "short": self.config.size}
         if self.source.split:
             found["data"] += f", {self.source.split}"
         for name in self.decisive:

@@ -429,8 +429,8 @@ def csv_rows(lines):
             if any(cell.strip() for cell in cells):             # Excel ends a table with rows of nothing: ,,
                 number += 1
                 if len(cells) != len(header):
-                    raise ValueError(f"row {number} (line {line}): not {len(header)} cells, as there are headings; "
-                                     f'a caption with a {delimiter!r} needs "quotes" around it')
+                    raise ValueError(f"row {number} (line {line}): not {len(header)} cells, as there are "
+                                     f'headings; a caption with a {delimiter!r} needs "quotes" around it')
                 yield number, dict(zip(header, cells))
             line = 2 + rows.line_num
     except csv.Error as error:

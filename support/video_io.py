@@ -422,7 +422,8 @@ def over_white(image):
 # Results have to play where a person looks at them: a browser, a phone, a slide. One form does everywhere:
 # H.264 in an .mp4, 4:2:0, its index ("moov") in front of the data, so that playing begins at once. crf says
 # how much may be lost: 0 nothing, 51 nearly all; x264's own default is 23. Above some 36 dB more
-# bytes buy nothing: what is left is the colours that 4:2:0 has averaged away. .gif plays in a README, but has only 256 colours.
+# bytes buy nothing: what is left is the colours that 4:2:0 has averaged away. .gif plays in a README, but has
+# only 256 colours.
 def save_video(path, video, fps=12, crf=14, side=16):
     """Write (3,T,H,W) in [-1,1], or uint8 (T,H,W,3), as .mp4 or .gif, by the path's extension.
 
