@@ -116,6 +116,7 @@ def test_checkpointing_and_micro_batches_save_memory():
     assert row("a step", "--cached", "--no-checkpointing", "--accumulate", "2") < 0.7 * whole
 
 
+@pytest.mark.slow
 def test_shard_divides_what_is_at_rest_and_cached_takes_encoding_away():
     """FSDP2 on 8 ranks: an eighth of weights, gradients and optimizer state. With cached latents the text
     encoders come for a preview alone."""
@@ -126,6 +127,7 @@ def test_shard_divides_what_is_at_rest_and_cached_takes_encoding_away():
     assert row("a preview's prompts", "--cached") == pytest.approx(8.9, abs=0.1)        # T5-XXL in bf16
 
 
+@pytest.mark.slow
 def test_hours_are_flops_over_a_share_of_the_peak():
     """Latte Table 2's FLOPs of XL/2, three times for a step, its batch and steps, on 8 H100 at 40 %."""
     faces = work("latte-ffs")
@@ -137,6 +139,7 @@ def test_hours_are_flops_over_a_share_of_the_peak():
     assert bench.step_flops(work("latte-ffs", "--cached")).keys() == {"network"}
 
 
+@pytest.mark.slow
 def test_what_is_computed_twice_costs_time():
     """Gradient checkpointing runs forward once more, 4 for 3; of every second block half of that."""
     words = ("videodit-256", "--stage", "videodit", "--dit.depth", "4", "--cached")
@@ -174,6 +177,7 @@ def test_a_page_adds_up_and_says_what_a_save_writes(capsys):
     assert "--compile makes 2 graphs of its blocks" in lines[-2]
 
 
+@pytest.mark.slow
 def test_every_stage_of_the_toys_presets_has_a_page(capsys):
     """Their own VAE and text encoder, not Stable Diffusion 3's; one GPU has no NCCL."""
     found = bench.main(["fits", "tiny", "--gpus", "1"])

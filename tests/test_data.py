@@ -338,9 +338,9 @@ def test_fewer_items_than_a_batch_repeat_with_a_warning(caplog):
 def test_toy_images_are_never_captioned_with_a_motion():
     """A still shows none; and a video's caption drops each word now and then, another in another epoch."""
     stills, clips = data.ToyClips("any", 1, 16, drop=0), data.ToyClips(size=16, frames=2, drop=1.0)
-    words = {word for index in range(40) for word in stills.item(index)["caption"].split()}
+    words = {word for index in range(40) for word in stills.words(index).split()}
     assert not words & {"moving", "jumping", "growing", "spinning", "staying"}
-    assert len({clips.item(0, epoch)["caption"] for epoch in range(30)}) > 3
+    assert len({clips.words(0, epoch) for epoch in range(30)}) > 3
 
 
 # ------------------------------------------------------------------------------------------ the latent cache

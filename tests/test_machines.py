@@ -166,6 +166,7 @@ train.main("--config tiny --stage classifier --steps 2 --out out".split())
 """
 
 
+@pytest.mark.slow
 def test_one_process_trains_without_what_windows_lacks(tmp_path):
     """As far as Linux can play it: a stage is trained, logged and saved."""
     env = os.environ | {"PYTHONPATH": os.path.dirname(pretrained.__file__)}

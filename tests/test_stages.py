@@ -305,6 +305,7 @@ def test_cached_stores_latents_and_prompts(sd3, from_sd3, mp4s, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == written
 
 
+@pytest.mark.slow
 def test_a_training_ends_with_the_commands_that_look_at_it(tiny, tmp_path):
     """They are printed, and the one that samples makes a clip."""
     *_, word, report, example = tiny.trained.out.strip().splitlines()

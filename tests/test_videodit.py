@@ -256,6 +256,7 @@ def test_lora_of_rank_16_trains_a_hundredth_of_stable_diffusion_3():
         videodit.add_lora(VideoDiT(VideoDiTConfig(**asdict(SMALL), attention="2d+3d")), 2, torch.float32)
 
 
+@pytest.mark.slow
 def test_lora_trains_resumes_and_leaves_a_plain_videodit(tiny, tmp_path):
     """Adapters are in state.pt, to be gone on with to the bit; they are not in videodit.safetensors."""
     whole, halves = tiny.fork(tmp_path / "whole"), tiny.fork(tmp_path / "halves")
