@@ -25,7 +25,8 @@ def measured(capsys, *words):
     return {line[:18].strip(): line[18:].split() for line in lines if line.startswith(("a ", "enc"))}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["videodit", *(pytest.param(stage, marks=pytest.mark.slow)
+                                                 for stage in STAGES if stage != "videodit")])
 def test_every_stage_is_measured(stage, capsys):
     """Time, FLOPs and what they come to, positive. No MFU is made up where nobody states a peak."""
     rows = measured(capsys, "--stage", stage)

@@ -570,6 +570,7 @@ def test_a_folder_of_ours_brings_what_a_stage_needs(tiny, tmp_path):
             tiny.folder / f"{name}.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_python_train_alone_trains_nothing(tmp_path, monkeypatch):
     """It says what can be trained, and how long that takes."""
     here = Path(train.__file__).resolve()
