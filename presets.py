@@ -362,7 +362,8 @@ PRESETS["latte-t2v"] = {
 def parse(argv):
     """argv -> one Config per stage, in order. Flags beat the stage's row, which beats the preset."""
     given = vars(parser().parse_args(argv))
-    preset, asked = given.pop("config", "toy"), given.pop("stage", "all")
+    preset = given.pop("config", "toy")
+    asked = given.pop("stage", "all")
     table = PRESETS[preset]
     stages = list(table["stages"]) if asked == "all" else [asked]
     configs = []

@@ -66,11 +66,10 @@ from vae import DPVAE, GOP, KLVAE, check_frames
 from videodit import VideoDiT
 from support.checkpoints import TOY, class_of, load_network, read_config, sweep
 from support.drawing import contact_sheet
-from support.folders import label_of
+from support.folders import label_of, read_prompts
 from support.ops import best_device, has_bf16
 from support.order import SAMPLING, keyed_noise
 from support.pages import write_page
-from support.toy_world import read_prompts
 from support.video_io import (IMAGES, Unusable, read_at_rate, read_image, save_image, save_video, to_frames,
                               to_video)
 

@@ -590,6 +590,15 @@ class Captions:
             raise Unusable(f"its caption {name}: {reason}")
 
 
+def read_prompts(file):
+    """The lines of a text file."""
+    try:
+        text = decode(Path(file).expanduser().read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--prompts {file}: cannot be read ({error}); give a UTF-8 text, a prompt a line")
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
 # Several captions of one file are as good as each other: which is read on a visit, is drawn by its key.
 def choose_caption(captions, key):
     """One of a list of captions, the same for the same key."""

@@ -40,7 +40,7 @@ from PIL import Image, ImageDraw
 import numpy as np
 
 from support.cli import UserError
-from support.folders import class_prompt, decode, list_classes, list_files, sort_media, stem_of
+from support.folders import class_prompt, list_classes, list_files, read_prompts, sort_media, stem_of
 
 
 # ---------------------------------------------------------------------------------------------- words
@@ -508,15 +508,6 @@ def parse_toy(name):
         raise UserError(f"{name}: write toy:KIND or toy:KIND:SEED, "
                         f"where KIND is one of {', '.join(KINDS)}")
     return kind or "video", int(seed or 0), WORLDS[word]
-
-
-def read_prompts(file):
-    """The lines of a text file."""
-    try:
-        text = decode(Path(file).expanduser().read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"--prompts {file}: cannot be read ({error}); give a UTF-8 text, a prompt a line")
-    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 # Prompts for a test set come from the same three places as data. UCF101's folders are VideoDiT's benchmark
