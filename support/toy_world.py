@@ -160,30 +160,23 @@ def sample_spec(seed, index, kind="video", vocabulary="full"):
         subjects = world.image_only
     elif kind.startswith("video"):
         subjects = [subject for subject in world.subjects if subject not in world.image_only]
+    takes_all = kind == "any" or kind.endswith("image_only")
     while True:                    # until one falls on the right side of is_heldout: 1.1 tries, or ten
         words = [rng.choice(options) for options in (subjects, world.colours, world.motions, world.scenes)]
         subject, colour, motion, scene = map(str, words)         # numpy's own strings would not go into JSON
-        numbers = _numbers(rng, motion, world.faces_its_way and not is_image)
-        spec = Spec(subject, colour, "" if is_image else motion, scene, *numbers)
-        if kind == "any" or kind.endswith("image_only"):
-            return spec
-        if is_heldout(spec, vocabulary) == kind.endswith("heldout"):
+        # The order of these draws is the world: another one, and every seed's every clip is a different one.
+        flip = bool(rng.integers(2))
+        if world.faces_its_way and not is_image and motion.startswith("moving"):
+            flip = motion == "moving left"                       # movers face where they go
+        drift = tuple((float(x), float(y), float(size)) for x, y, size in rng.random((5, 3)))
+        x, y, scale = (float(rng.uniform(*RANGES[name])) for name in ("x", "y", "scale"))
+        phase = float(rng.random())
+        spec = Spec(subject, colour, "" if is_image else motion, scene, x, y, scale, flip, phase, drift)
+        if takes_all or is_heldout(spec, vocabulary) == kind.endswith("heldout"):
             break
     if kind == "image":
         return _caught(spec, np.random.default_rng([seed, index, 1]), vocabulary)
     return spec
-
-
-def _numbers(rng, motion, faces_its_way):
-    """x, y, scale, flip, phase, drift. Movers face where they go.
-
-    The order of these calls is the world: another one, and every clip of every seed is a different clip."""
-    flip = bool(rng.integers(2))
-    if faces_its_way and motion in ("moving left", "moving right"):
-        flip = motion == "moving left"
-    drift = tuple((float(x), float(y), float(size)) for x, y, size in rng.random((5, 3)))
-    x, y, scale = (float(rng.uniform(*RANGES[name])) for name in ("x", "y", "scale"))
-    return x, y, scale, flip, float(rng.random()), drift
 
 
 # Why captions that say less? A model that only ever read whole ones has never met "a cat", and what it makes
@@ -239,16 +232,12 @@ def _caught(spec, rng, vocabulary):
 # it a walking cat would be an image pushed along, and a VAE could do with the key frame and an offset.
 # For a thirteenth subject: a function here, its name in SHAPES and at the end of SUBJECTS, and train anew.
 
-# Ovals are polygons of 24 sides: Pillow's own ellipses cannot be turned. _circle and _paint are remembered
-# (cache), as the search below asks for the same ones again and again.
-@functools.cache
-def _circle(start, end):
-    angles = np.radians(np.linspace(start, end, 25))
-    return [(math.cos(a), math.sin(a)) for a in angles]
-
-
+# Ovals are polygons of 24 sides: Pillow's own ellipses cannot be turned. _oval and _paint are remembered
+# (cache), as the search of nearest.py asks for the same ones again and again.
+@functools.lru_cache
 def _oval(x, y, rx, ry=None, start=0.0, end=360.0):
-    return [(x + rx * cos, y + (ry or rx) * sin) for cos, sin in _circle(start, end)]
+    angles = np.radians(np.linspace(start, end, 25))
+    return [(x + rx * math.cos(a), y + (ry or rx) * math.sin(a)) for a in angles]
 
 
 def _box(x0, y0, x1, y1):
@@ -378,16 +367,14 @@ def pose(spec, frame, frames):
     if spec.caught:
         motion, steps = spec.caught, spec.moment
     x, y, scale, turns = spec.x, spec.y, spec.scale, 0.0
-    if motion == "moving left":
-        x -= steps * 1.1 / 64
-    elif motion == "moving right":
+    if motion in ("moving left", "shrinking"):  # moving right, and growing, with time turned round
+        steps = -steps
+    if motion.startswith("moving"):
         x += steps * 1.1 / 64
     elif motion == "jumping":                   # one hop in 16 frames, in the air at the middle of the clip
         y += 0.06 - 0.17 * abs(math.cos(math.pi * steps / 16))
-    elif motion == "growing":
+    elif motion in ("growing", "shrinking"):
         scale *= min(max(1.0 + 0.032 * steps, 0.5), 1.6)
-    elif motion == "shrinking":
-        scale *= min(max(1.0 - 0.032 * steps, 0.5), 1.6)
     elif motion == "spinning":
         turns = steps * 7.0 / 360
     return x, y, scale, turns
