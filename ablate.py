@@ -285,9 +285,8 @@ def base(args):
 
 def shared_training(args):
     """The stages before the rows' own, in the preset's order."""
-    stages = PRESETS[args.config]["stages"]
-    before = [stage for stage in ("classifier", "vae", "dit", "dpvae") if stage in stages]
-    return [train_command(args, stage, base(args), []) for stage in before]
+    return [train_command(args, stage, base(args), []) for stage in PRESETS[args.config]["stages"]
+            if stage not in ("videodit", "latte")]
 
 
 # At toy size a few rows need other flags to mean the same thing: Latte-XL is 28 blocks of width 1,152 as
@@ -295,13 +294,12 @@ def shared_training(args):
 # of latents.
 def flags_of(args, row):
     """A row's flags in this preset; without those that say what the preset says anyway."""
-    table = TABLES[args.table]
-    flags = row.flags
-    if row.small and args.config in SMALL:
-        flags = row.small
+    table, flags = TABLES[args.table], row.flags
+    if args.config in SMALL:
+        flags = row.small or flags
+    elif table.steps:
+        flags += f" --steps {table.steps}"                      # --train's own --steps wins
     words = flags.split()
-    if table.steps and args.config not in SMALL and "steps" not in names_of(args.train):
-        words += ["--steps", str(table.steps)]
     usual = presets.flatten(config_of(args, table.model, []))
     asked = presets.flatten(config_of(args, table.model, words))
     kept = []
@@ -332,11 +330,11 @@ def row_job(args, row, seed=0):
         folder = base(args).with_name(name) / str(seed)
     training = [train_command(args, stage, folder, flags, seed) for stage in own]
     config = presets.parse(train_command(args, model, folder, flags, seed)[1:])[0]
-    between, kept = 0, points(args)
-    if kept:
-        between = max(config.steps // kept, 1)                  # steps; the curve's last point is the end
-    if kept and own:
-        training[-1] += ["--save_every", str(between), "--keep", str(kept)]
+    between = 0
+    if args.curve:
+        between = max(config.steps // args.curve, 1)            # steps; the curve's last point is the end
+    if args.curve and own:
+        training[-1] += ["--save_every", str(between), "--keep", str(args.curve)]
     return Job(folder, training, measure_commands(args, config, between), drawings(args, config), config)
 
 
@@ -354,16 +352,6 @@ def train_command(args, stage, folder, flags, seed=0):
             cache = folder / "cache"
         words += ["--cache", str(cache)]
     return ["train.py", *words]
-
-
-def points(args):
-    """Of the curve of FVD over iterations: Latte's figures are curves, tables are not."""
-    if args.curve >= 0:
-        return args.curve
-    table = TABLES[args.table]
-    if args.config in SMALL:
-        return 4 if table.model == "latte" else 0
-    return 15 if table.steps else 0
 
 
 # A row is measured by what its table has: PSNR, SSIM and LPIPS where a VAE differs, FVD and IS or FID where
@@ -548,8 +536,8 @@ def cost(args, shared, jobs):
         hours += (cached if config.cached else encoding) * config.steps / whole
     text = (f"{args.table}: about {hours:.0f} h of 8 H100 for {len(commands)} trainings (computed, as if "
             "each network were the preset's own)")
-    if points(args):
-        text += f"; {points(args)} EMAs of each stay on disk, each 2.7 GB of a Latte-XL (--curve)"
+    if args.curve:
+        text += f"; {args.curve} EMAs of each stay on disk, each 2.7 GB of a Latte-XL (--curve)"
     notes = [f"{row.name}: {row.note}" for row in TABLES[args.table].rows if row.note]
     return "\n".join([text, *notes])
 
@@ -581,13 +569,11 @@ def look_for(args, shared, jobs):
                         '--train "--images FOLDER"')
     if not args.real and table.model != "dpvae" and asks_text(configs[-1]):
         raise UserError(f"{args.table} is compared with clips that no training saw; give --real UCF101")
-    places = [("real", args.real), ("videos", args.videos)]
-    for config in configs:
-        for name in ("init", "images", "vae_weights", "text_weights"):
-            places.append((name, getattr(config, name)))
-    for name, place in places:
-        if place and not Path(place).expanduser().exists():
-            raise UserError(f"{args.table} needs --{name} {place}, and there is none; give another")
+    for given in (args, *configs):
+        for name in ("real", "videos", "init", "images", "vae_weights", "text_weights"):
+            place = getattr(given, name, "")
+            if place and not Path(place).expanduser().exists():
+                raise UserError(f"{args.table} needs --{name} {place}, and there is none; give another")
     for command, kind in NETWORKS.items():
         if command in dict(jobs[0].measuring):
             load_detector(DETECTORS / FILES[kind], kind, args.trust_torchscript)
@@ -601,7 +587,7 @@ def refuse_rows_flags(args):
     reserved = {"out", "cache", "seed", "config", "stage"}
     for row in TABLES[args.table].rows:
         reserved |= names_of(row.flags.split())
-    if points(args):
+    if args.curve:
         reserved |= {"save_every", "keep"}                      # --curve 0 leaves them to you
     if twice := sorted(names_of(args.train) & reserved):
         raise UserError(f"--train: --{twice[0]} would be the same in every row; {args.table}'s rows set it, "
@@ -711,18 +697,15 @@ def count_parameters(path):
 def run_table(args):
     """For each row its runs, one a seed, after everything that can be wrong has been looked at."""
     rows = [[row_job(args, row, seed) for seed in range(args.seeds)] for row in TABLES[args.table].rows]
-    jobs, shared = [job for row in rows for job in row], shared_training(args)
+    jobs, shared = sum(rows, []), shared_training(args)
     look_for(args, shared, jobs)
     missing = [job for job in jobs if not (job.folder / "result.json").is_file()]
     if missing:
         print(cost(args, shared, missing), flush=True)
         for command in shared:
             run(args, command)
-    results = [[] for _ in rows]
-    for seed in range(args.seeds):                              # stopped early, whole tables are there
-        for row, runs in zip(rows, results):
-            runs.append(run_row(args, row[seed], shared))
-    return results
+    by_seed = [[run_row(args, job, shared) for job in jobs] for jobs in zip(*rows)]     # whole tables first
+    return [*zip(*by_seed)]
 
 
 # ------------------------------------------------------------------------------------------- what came out
@@ -816,11 +799,8 @@ def by_clip(scores):
 
 def percent(each, rows, questions):
     """(N,) 100 for a clip whose answers are all yes, else 0."""
-    scores = []
-    for row in rows:
-        answers = [[*map(int, each[row][question])] for question in questions]              # (Q,n)
-        scores.append(100.0 * np.min(answers, 0))
-    return np.concatenate(scores)
+    answers = ["".join(each[row][question] for row in rows) for question in questions]
+    return 100.0 * np.min([[*map(int, digits)] for digits in answers], 0)                   # of (Q,N)
 
 
 def paper_of(args, row):
@@ -1071,12 +1051,17 @@ def parse(argv):
 
 def check(args):
     """Defaults that depend on others; one line for what cannot be."""
-    trained = PRESETS[TABLES[args.table].at]["stages"]
+    table = TABLES[args.table]
+    trained = PRESETS[table.at]["stages"]
     if not PRESETS[args.config]["stages"].keys() >= trained.keys():     # videodit-512 trains no DP-VAE
         raise UserError(f"--config {args.config} trains no {' and '.join(trained)} for {args.table}; give "
-                        f"small, or {TABLES[args.table].at} as the paper")
+                        f"small, or {table.at} as the paper")
     if args.n == 0:
         args.n = {"tiny": 16, "small": 128, "toy": 256}.get(args.config, 2048)
+    if args.curve < 0 and args.config in SMALL:                 # Latte's figures are curves, tables are not
+        args.curve = 4 if table.model == "latte" else 0
+    elif args.curve < 0:
+        args.curve = 15 if table.steps else 0
     if args.n < 2 or args.seeds < 1:
         raise UserError(f"-n {args.n} --seeds {args.seeds}: must be at least 2 clips and 1 seed")
     refuse_rows_flags(args)
