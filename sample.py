@@ -152,12 +152,15 @@ def sample_flow(models, how, cond, null_cond, new_noise, given):
         network.checkpointing = True                        # a backward pass a step
         velocity = pulled(velocity, given.known, given.pull)
 
-    def noisy(clip, t):
-        return interpolate(noise, clip, t)                                      # (B,C,T',h,w)
+    def noisy(t):
+        return interpolate(noise, given.known.latent, t)                        # (B,C,T',h,w)
 
     levels = sigmas(how.steps, models.shift)[given.skipped(how.steps):]
-    z = given.start(noise, noisy, 1 - levels[:1])                               # (B,C,T',h,w)
-    return given.restore(euler(given.hold(velocity, noisy), z, levels))
+
+    def run(velocity, z):
+        return euler(velocity, z, levels)                                       # (B,C,T',h,w)
+
+    return given.sampled(run, velocity, noise, noisy, 1 - levels[:1])
 
 
 def sample_ddpm(models, how, cond, null_cond, new_noise, given):
@@ -169,15 +172,16 @@ def sample_ddpm(models, how, cond, null_cond, new_noise, given):
         channels = 3            # TRAP: DiT's released code guides three of four, and its published numbers do
     model = guided(network, cond, how.guidance, null_cond, channels)
     ddpm = diffusion_of(network, how).to(noise.device)
-
-    def noisy(clip, t):
-        return ddpm.q_sample(clip, ddpm.index(t), noise)                        # (B,C,T',h,w)
-
-    times = ddpm.times()[given.skipped(how.steps):]
-    z = given.start(noise, noisy, ddpm.timesteps[times[:1]])                    # (B,C,T',h,w)
     step = {"ddpm": ddpm.ancestral_step, "ddim": ddpm.ddim_step}[how.sampler]
-    return given.restore(ddpm_sample(step, ddpm, given.hold(model, noisy), z, times,
-                                     lambda n: new_noise(n + 1)))
+    times = ddpm.times()[given.skipped(how.steps):]
+
+    def noisy(t):
+        return ddpm.q_sample(given.known.latent, ddpm.index(t), noise)          # (B,C,T',h,w)
+
+    def run(model, z):
+        return ddpm_sample(step, ddpm, model, z, times, lambda n: new_noise(n + 1))     # (B,C,T',h,w)
+
+    return given.sampled(run, model, noise, noisy, ddpm.timesteps[times[:1]])
 
 
 # VideoDiT A.2: "decoding using the corresponding decoder": D for clips, D_k for images. D would decode an
@@ -410,22 +414,12 @@ class Given:
         """How many of the steps are left out; one at least is taken."""
         return min(int(steps * (1 - self.strength)), steps - 1)
 
-    def start(self, noise, noisy, t):
-        """z before the first step, which is at time t (1,); noisy(clip, t) puts noise on a clip."""
+    def sampled(self, run, model, noise, noisy, t):
+        """run(model, z), all the steps of a sampler, from noise. What is known is what they start from, at
+        time t (1,); noisy(t) stands in its place before each, and in the result itself, to the last bit."""
         if self.known is None:
-            return noise                                                        # (B,C,T',h,w)
-        return noisy(self.known.latent, t.to(noise.device))                     # (B,C,T',h,w)
-
-    def hold(self, model, noisy):
-        """model(z, t), which finds what is known in its place."""
-        if self.known is None:
-            return model
-        return held(model, self.known, lambda t: noisy(self.known.latent, t))
-
-    def restore(self, z):
-        """The result, with what is known in its place to the last bit."""
-        if self.known is None:
-            return z
+            return run(model, noise)                                            # (B,C,T',h,w)
+        z = run(held(model, self.known, noisy), noisy(t.to(noise.device)))      # (B,C,T',h,w)
         return self.known.hold(z, self.known.latent)                            # (B,C,T',h,w)
 
 
