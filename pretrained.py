@@ -71,7 +71,7 @@ from support.tokenizers import T5Tokenizer
 # twice, and looking into such a file takes no time.
 #
 # q, k, v: the authors keep the three Linears of an attention as one of three times the height, Diffusers has
-# them apart. The tables call the parts qkv@0, qkv@1, qkv@2, and `convert` stacks what carries such numbers.
+# them apart. The tables call the parts qkv@q, qkv@k, qkv@v, and `convert` stacks what carries such letters.
 
 def unwrap(state, prefix=""):
     """The network's own tensors: out of {"ema": ...} or {"state_dict": ...}, out of a file that holds several
@@ -89,20 +89,20 @@ def unwrap(state, prefix=""):
 # "norm_out"), and of two tensors that end under one name one is lost. The strict load at the end makes that
 # an error, for then another name is missing; so nothing here tries to be clever about half-known names.
 def convert(state, table):
-    """Rename by (pattern, replacement) pairs; what becomes `qkv@0`, `qkv@1`, `qkv@2` is stacked to `qkv`:
+    """Rename by (pattern, replacement) pairs; what becomes `qkv@q`, `qkv@k`, `qkv@v` is stacked to `qkv`:
 
         transformer_blocks.3.attn.to_k.weight              (1536,1536)
         joint_blocks.3.attn.to_k.weight                    after one pair of DIFFUSERS_SD3
-        joint_blocks.3.x_block.attn.qkv@1.weight           after all of them
-        joint_blocks.3.x_block.attn.qkv.weight             (4608,1536), with @0 above it and @2 below"""
+        joint_blocks.3.x_block.attn.qkv@k.weight           after all of them
+        joint_blocks.3.x_block.attn.qkv.weight             (4608,1536), with @q above it and @v below"""
     renamed = {}
     for name, tensor in state.items():
         for pattern, replacement in table:
             name = re.sub(pattern, replacement, name)
         renamed[name] = tensor
     parts = {}
-    for name in sorted(renamed):                                            # @0 before @1 before @2
-        parts.setdefault(re.sub(r"@\d", "", name), []).append(renamed[name])
+    for name in sorted(renamed, key=lambda name: name.replace("@q", "@")):      # q before k and v
+        parts.setdefault(re.sub(r"@\w", "", name), []).append(renamed[name])
     return {name: part[0] if len(part) == 1 else torch.cat(part)                # q, k, v: (3D,D)
             for name, part in parts.items()}
 
@@ -283,25 +283,23 @@ def mmdit(state, head_dim=64):
     return fill(MMDiT, config, state, "the given MMDiT checkpoint")
 
 
-# The order matters: a pair sees what those above it made of a name. `@1`, `@2` stand in for the two Linears
-# of an MLP, which Diffusers counts from 1 and the authors by their place among layers, 0 and 2 (1 is the
-# SiLU). "added" is the text: to Diffusers it is what joins the image, to SD3 a stream like the other.
+# The order matters: a pair sees what those above it made of a name. Diffusers counts the two Linears of an
+# MLP from 1, the authors by their place among layers, 0 and 2 (1 is the SiLU). "added" is the text: to
+# Diffusers it is what joins the image, to SD3 a stream like the other.
 DIFFUSERS_SD3 = [
     (r"^pos_embed\.pos_embed$", "pos_embed"), (r"^pos_embed\.proj", "x_embedder.proj"),
-    (r"^time_text_embed\.timestep_embedder\.linear_", "t_embedder.mlp@"),
-    (r"^time_text_embed\.text_embedder\.linear_", "y_embedder.mlp@"),
-    (r"mlp@1", "mlp.0"), (r"mlp@2", "mlp.2"),
+    (r"^time_text_embed\.timestep_embedder", "t_embedder"),
+    (r"^time_text_embed\.text_embedder", "y_embedder"),
+    (r"^(\w+_embedder)\.linear_1", r"\1.mlp.0"), (r"^(\w+_embedder)\.linear_2", r"\1.mlp.2"),
     (r"^norm_out\.linear", "final_layer.adaLN_modulation.1"), (r"^proj_out", "final_layer.linear"),
     (r"^transformer_blocks\.", "joint_blocks."), (r"norm1\.linear", "x_block.adaLN_modulation.1"),
     (r"norm1_context\.linear", "context_block.adaLN_modulation.1"),
-    (r"\.(attn2?)\.to_q", r".x_block.\1.qkv@0"), (r"\.(attn2?)\.to_k", r".x_block.\1.qkv@1"),
-    (r"\.(attn2?)\.to_v", r".x_block.\1.qkv@2"), (r"\.(attn2?)\.to_out\.0", r".x_block.\1.proj"),
+    (r"\.(attn2?)\.to_([qkv])", r".x_block.\1.qkv@\2"), (r"\.(attn2?)\.to_out\.0", r".x_block.\1.proj"),
     (r"\.(attn2?)\.norm_([qk])\.", r".x_block.\1.ln_\2."), (r"attn\.norm_added_", "context_block.attn.ln_"),
-    (r"attn\.add_q_proj", "context_block.attn.qkv@0"), (r"attn\.add_k_proj", "context_block.attn.qkv@1"),
-    (r"attn\.add_v_proj", "context_block.attn.qkv@2"), (r"attn\.to_add_out", "context_block.attn.proj"),
+    (r"attn\.add_([qkv])_proj", r"context_block.attn.qkv@\1"),
+    (r"attn\.to_add_out", "context_block.attn.proj"),
     (r"ff\.net\.0\.proj", "x_block.mlp.fc1"), (r"ff\.net\.2", "x_block.mlp.fc2"),
-    (r"ff_context\.net\.0\.proj", "context_block.mlp.fc1"), (r"ff_context\.net\.2", "context_block.mlp.fc2"),
-]
+    (r"ff_context\.net\.0\.proj", "context_block.mlp.fc1"), (r"ff_context\.net\.2", "context_block.mlp.fc2")]
 
 
 def swap_halves(state):
@@ -365,18 +363,14 @@ def pixart(state, head_dim=0, sample_size=64, interpolation=None):
 # without q. scale_shift_table at the top level is the head's, in a block that block's.
 DIFFUSERS_PIXART = [
     (r"^pos_embed\.proj", "x_embedder.proj"), (r"^adaln_single\.linear", "t_block.1"),
-    (r"^adaln_single\.emb\.timestep_embedder\.linear_", "t_embedder.mlp@"),
-    (r"^adaln_single\.emb\.resolution_embedder\.linear_", "csize_embedder.mlp@"),
-    (r"^adaln_single\.emb\.aspect_ratio_embedder\.linear_", "ar_embedder.mlp@"),
-    (r"mlp@1", "mlp.0"), (r"mlp@2", "mlp.2"),
+    (r"^adaln_single\.emb\.timestep_", "t_"), (r"^adaln_single\.emb\.resolution_", "csize_"),
+    (r"^adaln_single\.emb\.aspect_ratio_", "ar_"),
+    (r"^(\w+_embedder)\.linear_1", r"\1.mlp.0"), (r"^(\w+_embedder)\.linear_2", r"\1.mlp.2"),
     (r"^caption_projection\.linear_", "y_embedder.y_proj.fc"), (r"^proj_out", "final_layer.linear"),
     (r"^scale_shift_table", "final_layer.scale_shift_table"), (r"transformer_blocks\.", "blocks."),
-    (r"attn1\.to_q", "attn.qkv@0"), (r"attn1\.to_k", "attn.qkv@1"), (r"attn1\.to_v", "attn.qkv@2"),
-    (r"attn1\.to_out\.0", "attn.proj"), (r"attn2\.to_out\.0", "cross_attn.proj"),
-    (r"attn2\.to_q", "cross_attn.q_linear"), (r"attn2\.to_k", "cross_attn.kv_linear@0"),
-    (r"attn2\.to_v", "cross_attn.kv_linear@1"),
-    (r"ff\.net\.0\.proj", "mlp.fc1"), (r"ff\.net\.2", "mlp.fc2"),
-]
+    (r"attn1\.to_([qkv])", r"attn.qkv@\1"), (r"attn1\.to_out\.0", "attn.proj"),
+    (r"attn2\.to_q", "cross_attn.q_linear"), (r"attn2\.to_([kv])", r"cross_attn.kv_linear@\1"),
+    (r"attn2\.to_out\.0", "cross_attn.proj"), (r"ff\.net\.0\.proj", "mlp.fc1"), (r"ff\.net\.2", "mlp.fc2")]
 
 
 # ------------------------------------------------------------------------------------------------------ Latte
