@@ -30,7 +30,6 @@ import re
 import unicodedata
 import zlib
 from collections import Counter, deque
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -63,27 +62,18 @@ log.addFilter(make_printable)
 # touching it. And a name that is not UTF-8 is one that Python can hold and neither print nor store in JSON:
 # better to say so once than to fail in the log line about it, in a worker, at night.
 
-def list_files(root):
-    """Every regular file at any depth under a folder: sorted, relative to the root. Hidden files and folders
-    (.DS_Store, ._clip.mp4, __MACOSX) are nobody's data."""
-    if not os.path.isdir(root):
-        what = "no folder, video, image or .tar" if os.path.exists(root) else "not there"
-        raise UserError(f"{root} is {what}; give 'toy', the path of a folder, or several, PATH:WEIGHT each")
-    return sorted(walk(str(root)))
-
-
 # Systems leave their notes beside people's files: .DS_Store, ._clip.mp4 (a Mac's notes on clip.mp4, with an
 # ending that promises a video), __MACOSX from archives. A leading dot says "not for you", and is obeyed.
-def is_hidden(name):
-    """Whether a piece of a path says "not for you"."""
-    return name.startswith(".") or name == "__MACOSX"
-
 
 # Folders before links, links last: so a video that two ways lead to is called by its own name, whichever
 # comes first in the alphabet, and on two machines by the same.
-def walk(root):
-    """Names of the regular files at any depth. Links are followed last, and no folder is entered twice: so
-    links to "." end, and a file that two names lead to is called by its real one."""
+def list_files(root):
+    """Every regular file at any depth under a folder: sorted, relative to the root. Hidden files and folders
+    (.DS_Store, ._clip.mp4, __MACOSX) are nobody's data. Links are followed last, and no folder is entered
+    twice: so links to "." end, and a file that two names lead to is called by its real one."""
+    if not os.path.isdir(root):
+        what = "no folder, video, image or .tar" if os.path.exists(root) else "not there"
+        raise UserError(f"{root} is {what}; give 'toy', the path of a folder, or several, PATH:WEIGHT each")
     todo, entered, names, left_out = deque([""]), set(), [], {}
     while todo:
         folder = todo.popleft()
@@ -99,7 +89,7 @@ def walk(root):
             continue
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
-            if is_hidden(entry.name):
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
             if re.search("[\ud800-\udfff]", name):         # Python's way to hold what no terminal or JSON takes
                 left_out[ascii(name)] = "its name is not UTF-8"
@@ -116,7 +106,7 @@ def walk(root):
     if left_out:
         first = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:5])
         log.warning("left out %d entries of %s: %s", len(left_out), root, first)
-    return names
+    return sorted(names)
 
 
 # The commonest mistake of all is a wrong path, and "0 files found" helps nobody. The answer says where one
@@ -161,23 +151,21 @@ def series(names):
 def sort_media(names):
     """(videos, {folder: its frames}, images) of list_files' names, covers left out. A folder's frames are among
     the images, too: which of the two they are is for the caller to say."""
-    inside = {}                                                     # folder -> (its videos, its images)
+    inside = {}                                                     # folder -> its videos and images
     for name in names:
-        if name.lower().endswith(VIDEOS):
-            inside.setdefault(name.rpartition("/")[0], ([], []))[0].append(name)
-        elif name.lower().endswith(IMAGES):
-            inside.setdefault(name.rpartition("/")[0], ([], []))[1].append(name)
+        if name.lower().endswith(VIDEOS + IMAGES):
+            inside.setdefault(name.rpartition("/")[0], []).append(name)
 
     videos, folders, images = [], {}, []
-    for folder, (own_videos, own_images) in inside.items():
+    for folder, media in inside.items():
+        own_videos = [name for name in media if name.lower().endswith(VIDEOS)]
         stems = {stem_of(name) for name in own_videos}
-        free = [name for name in own_images if stem_of(name) not in stems]
-        if len(free) <= len(own_videos):
-            free = []
+        free = [name for name in media if stem_of(name) not in stems]
         videos += own_videos
-        images += free
-        if frames := series(free):
-            folders[folder or "."] = frames
+        if len(free) > len(own_videos):
+            images += free
+            if frames := series(free):
+                folders[folder or "."] = frames
     return videos, folders, images
 
 
@@ -234,16 +222,31 @@ def open_image(root, name, short=None, long=None):
 
 # Everything above, asked once: what --data or --images names, and what of it may be used.
 
-@dataclass
 class Source:
-    """What lies under a root, sorted."""
-    root: str                        # a folder; of a single file, the one it lies in
-    names: list = field(default_factory=list)        # all files that may be read
-    videos: list = field(default_factory=list)
-    folders: dict = field(default_factory=dict)      # of numbered frames: each is a video
-    images: list = field(default_factory=list)
-    shards: list = field(default_factory=list)       # .tar files of videos (shards.py), where no videos are
-    split: str = ""                  # which part was taken, of a root that holds several
+    """What lies under a root, sorted.
+
+    root       a folder; of a single file, the one it lies in
+    names      all files that may be read
+    videos     of these; folders: {folder: its numbered frames}, each a video, too; images
+    shards     .tar files of videos (shards.py), where no videos are
+    split      which part was taken, of a root that holds several"""
+
+    def __init__(self, root, split):
+        self.root, self.split = root, ""
+        if root.lower().endswith(VIDEOS + IMAGES + (".tar",)) and os.path.isfile(root):
+            folder, name = os.path.split(root)
+            self.root, self.names = folder or ".", [name]
+            if os.path.isfile(stem_of(root) + ".txt"):
+                self.names.append(stem_of(name) + ".txt")
+        else:
+            self.names = list_files(root)
+            if split:
+                self.names, self.split = choose_split(root, self.names, split)
+        self.videos, self.folders, self.images = sort_media(self.names)
+        self.shards = [name for name in self.names if name.lower().endswith(".tar")]
+        if self.videos or self.folders or len(self.shards) <= len(self.images):
+            self.shards = []
+        refuse_duplicates(root, self.videos, self.folders)
 
     def passed_over(self):
         """{ending: how many} of the files that are no data, no captions and no tables."""
@@ -263,23 +266,7 @@ def list_source(root, split="train"):
     a root that holds several. A Source is one already."""
     if isinstance(root, Source):
         return root
-    root = os.path.expanduser(str(root))
-    source = Source(root)
-    if root.lower().endswith(VIDEOS + IMAGES + (".tar",)) and os.path.isfile(root):
-        folder, name = os.path.split(root)
-        source.root, source.names = folder or ".", [name]
-        if os.path.isfile(stem_of(root) + ".txt"):
-            source.names.append(stem_of(name) + ".txt")
-    else:
-        source.names = list_files(root)
-        if split:
-            source.names, source.split = choose_split(root, source.names, split)
-    source.videos, source.folders, source.images = sort_media(source.names)
-    shards = [name for name in source.names if name.lower().endswith(".tar")]
-    if not source.videos and not source.folders and len(shards) > len(source.images):
-        source.shards = shards
-    refuse_duplicates(root, source.videos, source.folders)
-    return source
+    return Source(os.path.expanduser(str(root)), split)
 
 
 # Published sets come with what is kept for the test beside what is trained on: sky_train and sky_test, train
@@ -294,10 +281,8 @@ def choose_split(root, names, split="train"):
     """(names of this split and of none, the split) where a root holds folders of several splits, or UCF101's
     lists; else (all names, ""). It is said in the log."""
     found = folder_splits(names)                                    # {folder: its split}
-    lists = {}                                                      # split -> UCF101's list of it
-    for name in names:
-        if which := UCF_LISTS.get(name.rpartition("/")[2]):
-            lists[which] = name
+    lists = {UCF_LISTS[os.path.basename(name)]: name                # split -> UCF101's list of it
+             for name in names if os.path.basename(name) in UCF_LISTS}
     there = sorted(set(found.values()) or lists)
     if len(there) < 2:
         return names, ""
@@ -322,8 +307,7 @@ def folder_splits(names):
     for folder in {name.rpartition("/")[0] for name in names if name.lower().endswith(media)}:
         while folder:
             parent, _, own = folder.rpartition("/")
-            which = SPLITS.get(re.split(r"[^a-z0-9]", own.lower())[-1])                # sky_train -> train
-            if which:
+            if which := SPLITS.get(re.split(r"[^a-z0-9]", own.lower())[-1]):           # sky_train -> train
                 beside.setdefault(parent, {})[folder] = which
             folder = parent
     found = {}
@@ -337,12 +321,8 @@ def read_split(root, names, table):
     """What UCF101's list names, "Archery/v_Archery_g01_c01.avi 3" a line, and all files that are no media."""
     lines = decode(Path(root, table).read_bytes()).split("\n")
     listed = {stem_of(line.split()[0]).rpartition("/")[2] for line in lines if line.strip()}
-    kept = []
-    for name in names:
-        is_media = name.lower().endswith(VIDEOS + IMAGES)
-        if not is_media or any(part in listed for part in stem_of(name).split("/")):
-            kept.append(name)
-    return kept
+    return [name for name in names
+            if not name.lower().endswith(VIDEOS + IMAGES) or listed & set(stem_of(name).split("/"))]
 
 
 # The same clips once as videos and once as folders of frames would be seen twice as often as others, and one
@@ -391,10 +371,8 @@ def read_rows(root, name):
     """(row's number, {column: value}) of each row of a table; ValueError at the first that is broken."""
     is_json = name.lower().endswith(".jsonl")
     # newline: a sentence may hold U+2028, which str.splitlines() would take for the end of a line
-    newline = "\n" if is_json else ""
-    with open(os.path.join(root, name), encoding="utf-8-sig", newline=newline) as text:
-        read = json_rows if is_json else csv_rows
-        yield from read(text)
+    with open(os.path.join(root, name), encoding="utf-8-sig", newline="\n" if is_json else "") as text:
+        yield from json_rows(text) if is_json else csv_rows(text)
 
 
 # JSON lines are simpler: the format escapes a line's end inside a text, so one line is one row, always, and a
@@ -459,7 +437,8 @@ def read_table(root, name):
                 raise ValueError(f"row {number}: names no file")
             if "videoid" in row:
                 file = f"{row.get('page_dir') or ''}/{file}"
-            yield number, file, first_captions(row, texts, number)
+            said = (as_captions(row.get(key), number) for key in texts)
+            yield number, file, next(filter(None, said), [])                    # the first that says anything
     except (ValueError, OSError) as error:
         if isinstance(error, UnicodeDecodeError):
             error = f"near row {number + 1}: not UTF-8; save it as UTF-8"
@@ -467,14 +446,6 @@ def read_table(root, name):
             raise Unusable(f"is no table of captions ({error}); docs/data.md has recipes")
         raise UserError(f"{root}/{name}, {error}; each row needs a {FILE_COLUMNS[0]} (or path, video, image) "
                         f"and a {TEXT_COLUMNS[0]} (or caption, prompt)")
-
-
-def first_captions(row, texts, number):
-    """The captions of the first of these columns that holds any."""
-    for key in texts:
-        if captions := as_captions(row.get(key), number):
-            return captions
-    return []
 
 
 # A list of texts is a list of captions, of which one is drawn on each visit (data.py): several ways to say
@@ -553,11 +524,9 @@ class Captions:
             common = min(len(parts), len(wanted))
             if parts[-common:] == wanted[-common:]:
                 found.setdefault(tuple(parts), []).append(number)
-        if tuple(above + wanted) in found:
-            return found[tuple(above + wanted)]
         if len(found) == 1:
             return found.popitem()[1]
-        return []
+        return found.get(tuple(above + wanted), [])
 
     # The .txt is read when it is asked for, not before: a million of them would take an hour at the start.
     # The folder's name is the last but one resort: it is the class of a data set of classes, and of others a
@@ -566,8 +535,7 @@ class Captions:
         """([captions], where they are from) of a file. Unusable: a .txt that cannot be read."""
         stem = stem_of(self.of[number])
         if stem + ".txt" in self.beside:
-            text = self.read_text(stem + ".txt")
-            if text:
+            if text := self.read_text(stem + ".txt"):
                 return [text], "a .txt beside it"
         if number in self.rows:
             return self.rows[number]
@@ -602,8 +570,6 @@ def read_prompts(file):
 # Several captions of one file are as good as each other: which is read on a visit, is drawn by its key.
 def choose_caption(captions, key):
     """One of a list of captions, the same for the same key."""
-    if len(captions) == 1:
-        return captions[0]
     return captions[int(np.random.default_rng(key).integers(len(captions)))]
 
 
@@ -615,16 +581,14 @@ def choose_caption(captions, key):
 # can be no other; "jump" beside "jump rope", folders called 1 to 101, "archery" for Archery: each finds its
 # own, and what could be two is refused.
 
-UCF = re.compile(r"v_([A-Za-z]+)_g\d+_c\d+")            # UCF101's file names carry their class
+UCF = re.compile(r"(?:^|/)v_([A-Za-z]+)_g\d+_c\d+")     # UCF101's file names carry their class
 
 
 def class_name(place):
     """The class that a place tells: UCF101's v_CLASS_gNN_cNN, else the folder it lies in, "" at the root."""
-    parts = place.split("/")
-    for part in reversed(parts):
-        if match := UCF.match(part):
-            return match[1]
-    return parts[-2] if len(parts) > 1 else ""
+    if named := UCF.findall(place):
+        return named[-1]
+    return place.rpartition("/")[0].rpartition("/")[2]
 
 
 # The numbers are given out in alphabetical order, as Latte's loader does, so that the labels of its released
