@@ -370,15 +370,13 @@ def newton_schulz(matrix, rounds=5):
     on each of them as on a number, a s + b s^3 + c s^5. This one lifts small numbers steeply and leaves those
     near 1 between 0.7 and 1.2; five rounds bring all above 0.01 there. bf16 is exact enough."""
     rows, columns = matrix.shape
+    if rows > columns:                                      # X X^T is the smaller of the two squares
+        return newton_schulz(matrix.T, rounds).T
     x = matrix.bfloat16() if has_bf16(matrix.device) else matrix
-    if rows > columns:                                      # X X^T is then the smaller of the two squares
-        x = x.T
     x = x / (x.norm() + 1e-7)                               # no singular value is above 1
     for _ in range(rounds):
         square = x @ x.T
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    if rows > columns:
-        x = x.T
     return x.to(matrix.dtype)
 
 
