@@ -708,14 +708,12 @@ class Trainer:
 
         The file may be anything (a list, another project's checkpoint), so what it lacks is found by trying,
         and said in a line."""
-        asked, folder = self.cfg.resume, self.folder
-        named = asked not in ("auto", "anyway", "none")
-        if named:
-            folder = Path(asked)
-        file = folder / "state.pt"
-        if named and not file.is_file():
-            raise UserError(f"--resume {asked}: no state.pt there; "
-                            "give auto, none, or a folder OUT/STAGE or OUT/STAGE/STEP (of the newest two)")
+        asked, file = self.cfg.resume, self.folder / "state.pt"
+        if asked not in ("auto", "anyway", "none"):
+            file = Path(asked) / "state.pt"
+            if not file.is_file():
+                raise UserError(f"--resume {asked}: no state.pt there; give auto, none, "
+                                "or a folder OUT/STAGE or OUT/STAGE/STEP (of the newest two)")
         if asked == "none" or not file.is_file():
             return
         state = read_state(file)
