@@ -621,13 +621,11 @@ class Trainer:
     def preview(self):
         """By the EMA. A sharded network needs all ranks to run: all but one draw for nobody. Compiled blocks
         are left aside: a preview has other shapes, and compiling for them takes longer than it does."""
-        name = f"{self.step:07d}"
         if self.run.rank and not self.cfg.shard:
             return
-        with self.averaged() as nets, tempfile.TemporaryDirectory() as nowhere:
+        with self.averaged() as nets, self.eager(), tempfile.TemporaryDirectory() as nowhere:
             folder = Path(nowhere) if self.run.rank else self.folder
-            with self.eager():
-                self.stage.preview(nets, folder / name)
+            self.stage.preview(nets, folder / f"{self.step:07d}")
 
     def validate(self):
         """{name: held-out loss} by the EMA, as a preview: by rank 0 alone, if the network is whole there."""
