@@ -887,10 +887,9 @@ class Watch:
         micros = []
         for _ in range(self.cfg.accumulate):
             micro = next(source)
-            if self.run.device != "cpu":
-                for key, value in micro.items():
-                    if torch.is_tensor(value):
-                        micro[key] = value.to(self.run.device, non_blocking=True)
+            for key, value in micro.items():
+                if torch.is_tensor(value):
+                    micro[key] = value.to(self.run.device, non_blocking=True)
             micros.append(micro)
         self.waited += time.perf_counter() - before
         return micros
