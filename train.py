@@ -1000,7 +1000,7 @@ def train(cfg, run=None):
     if cfg.batch % (run.world * cfg.accumulate):
         raise UserError(f"--batch {cfg.batch}: must divide by {run.world} processes x "
                         f"{cfg.accumulate} micro-batches")
-    if all_ranks(run, STOP):
+    if any(all_ranks(run, bool(STOP))):                    # so that all stop together
         raise UserError(f"stopped by a signal before stage {cfg.stage}; the same command goes on from there")
     one_run = contextlib.nullcontext()
     if run.rank == 0:

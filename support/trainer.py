@@ -92,10 +92,7 @@ class Run:
 
 def refuse_different_flags(run, configs):
     """All ranks show each other the flags of all their stages, before anything is done."""
-    if run.world == 1:
-        return
-    everyones = [None] * run.world
-    dist.all_gather_object(everyones, [flat(config.settings()) for config in configs])
+    everyones = all_ranks(run, [flat(config.settings()) for config in configs])
     for rank, theirs in enumerate(everyones):
         for first, other in itertools.zip_longest(everyones[0], theirs, fillvalue={}):
             for flag in first | other:
@@ -129,13 +126,13 @@ def setup():
     return Run(rank, world_size, device, store)
 
 
-def all_ranks(run, flag):
-    """True where it is true on any rank, so that all stop together."""
+def all_ranks(run, told):
+    """What each rank tells, by rank: the same list on all of them, so that all decide alike."""
     if run.world == 1:
-        return bool(flag)
-    told = torch.tensor(float(bool(flag)), device=run.device)
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    return told.item() > 0
+        return [told]
+    found = [None] * run.world
+    dist.all_gather_object(found, told)
+    return found
 
 
 def stops_after(run, step):
