@@ -647,10 +647,7 @@ def drop_conditions(cfg, run, batch, cond, null=0):
         return cond
     drop = draw(cfg, batch, (len(cond["context"]),), run.device, DROP, torch.rand) < cfg.text_drop      # (B,)
     context, pooled = drop_prompt(cond["context"], cond.get("pooled"), drop)
-    cond = {**cond, "context": context}
-    if pooled is not None:
-        cond["pooled"] = pooled
-    return cond
+    return {**cond, "context": context, "pooled": pooled}                               # a T5's pooled: None
 
 
 RECIPES = {"classifier": stage_classifier, "vae": stage_vae, "dit": stage_dit, "dpvae": stage_dpvae,
