@@ -85,8 +85,7 @@ def plot(path, curves, title="", x="", y="", *, size=(640, 400), square=False):
     ink = COLOURS[0]
     for name, line in lines.items():
         ink = inks.get(name, ink)
-        style = curves[name][2] if len(curves[name]) > 2 else "-"
-        draw_curve(pen, axes.pixel(line), style, ink)
+        draw_curve(pen, axes.pixel(line), ink, *curves[name][2:])
     right = size[0] - 24
     for name in reversed(shown):                                             # the legend, from the right
         write(pen, (right, 46), name, 12, inks[name], "rm")
@@ -118,7 +117,7 @@ def draw_frame(pen, axes):
     pen.rectangle([*top_left, *bottom_right], outline="#999999", width=FINE)
 
 
-def draw_curve(pen, points, style, ink):
+def draw_curve(pen, points, ink, style="-"):
     """One curve, (n,2) in pixels."""
     wide = 2 * FINE
     if style == ".":
@@ -153,18 +152,16 @@ def page(path, images, labels=None, columns=2, gap=12):
     """Several images (of plot, of heat, uint8 (H,W,3)) on one .png, `columns` in a row, labels above."""
     images = [image if isinstance(image, Image.Image) else Image.fromarray(image) for image in images]
     head = 16 if labels else 0
-    rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
+    rows = [images[start:start + columns] for start in range(0, len(images), columns)]
     widths = [max(image.width for image in images[column::columns]) for column in range(len(rows[0]))]
-    heights = [max(images[number].height for number in row) + head for row in rows]
+    heights = [max(image.height for image in row) + head for row in rows]
     size = sum(widths) + gap * (len(widths) + 1), sum(heights) + gap * (len(rows) + 1)
     sheet = Image.new("RGB", size, "white")
-    top = gap
-    for row, height in zip(rows, heights):
-        left = gap
-        for number, width in zip(row, widths):
-            sheet.paste(images[number], (left, top + head))
-            if labels:
-                ImageDraw.Draw(sheet).text((left + 2, top + 2), labels[number], fill="black")
-            left += width + gap
-        top += height + gap
+    for number, image in enumerate(images):
+        row, column = divmod(number, columns)
+        left = sum(widths[:column]) + gap * (column + 1)
+        top = sum(heights[:row]) + gap * (row + 1)
+        sheet.paste(image, (left, top + head))
+        if labels:
+            ImageDraw.Draw(sheet).text((left + 2, top + 2), labels[number], fill="black")
     return save_image(path, sheet)
