@@ -213,13 +213,11 @@ def settings_of(path):
 
 def player(path, prompt):
     """The clip or image that lies beside its settings, as HTML; "" if there is none."""
-    clip, image = path.with_suffix(".mp4"), path.with_suffix(".png")
-    if clip.is_file():
-        source = quote(clip.name, errors="replace")
-        return f'<video src="{source}" autoplay loop muted playsinline controls></video>'
-    if image.is_file():
-        source = quote(image.name, errors="replace")
-        return f'<img src="{source}" alt="{html.escape(prompt)}" loading="lazy">'
+    source = quote(path.stem, errors="replace")
+    if path.with_suffix(".mp4").is_file():
+        return f'<video src="{source}.mp4" autoplay loop muted playsinline controls></video>'
+    if path.with_suffix(".png").is_file():
+        return f'<img src="{source}.png" alt="{html.escape(prompt)}" loading="lazy">'
     return ""
 
 
