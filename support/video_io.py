@@ -469,7 +469,7 @@ def save_clip(path, clip, fps):
         return save_video(path, clip, fps)
     frames = to_frames(clip)                                                                # (T,H,W,3)
     if path.suffix == ".png":
-        return write_atomic(path, lambda temporary: Image.fromarray(frames[0]).save(temporary, "PNG"))
+        return save_image(path, Image.fromarray(frames[0]))
     hidden = path.with_name(f".{path.name}.{os.getpid()}")
     hidden.mkdir(parents=True)
     for number, frame in enumerate(frames):
