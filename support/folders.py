@@ -437,7 +437,7 @@ def read_table(root, name):
                 raise ValueError(f"row {number}: names no file")
             if "videoid" in row:
                 file = f"{row.get('page_dir') or ''}/{file}"
-            said = (as_captions(row.get(key), number) for key in texts)
+            said = ([*as_captions(row.get(key), number)] for key in texts)
             yield number, file, next(filter(None, said), [])                    # the first that says anything
     except (ValueError, OSError) as error:
         if isinstance(error, UnicodeDecodeError):
@@ -453,18 +453,16 @@ def read_table(root, name):
 # can answer, and so an error. A list that Python has printed into a cell (Panda-70M) is left alone: its texts
 # speak of different moments.
 def as_captions(value, number):
-    """A text, a number or a list of them -> [str, ...]."""
+    """The captions in a text, a number or a list of them."""
     if value is None:
-        return []
-    captions = []
+        return
     for text in value if isinstance(value, list) else [value]:
         if not isinstance(text, (str, int, float)):
             raise ValueError(f"row {number}: a caption must be a text or a list of texts")
         if str(text).startswith(("['", '["')):
             raise Unusable(f"row {number}: a list of captions in one cell; docs/data.md has a recipe")
         if text := " ".join(str(text).split()):
-            captions.append(text)
-    return captions
+            yield text
 
 
 # Letters, too, have two spellings: é is one sign, or e and an accent after it. macOS writes the second in
@@ -498,11 +496,10 @@ class Captions:
 
     def match(self, table, by_last):
         """Give a table's rows to the files that they mean. Two rows of one file are two captions of it."""
-        rows, lost, first, mine = 0, 0, "", {}
+        lost, first, mine = 0, "", {}
         above = path_parts(table)[:-1]
         try:
-            for row, path, captions in read_table(self.root, table):
-                rows += 1
+            for rows, (row, path, captions) in enumerate(read_table(self.root, table), 1):
                 numbers = self.files_of(path, above, by_last)
                 for number in numbers:
                     mine.setdefault(number, []).extend(captions)
