@@ -364,15 +364,12 @@ def parse(argv):
     given = vars(parser().parse_args(argv))
     preset = given.pop("config", "toy")
     asked = given.pop("stage", "all")
-    table = PRESETS[preset]
-    stages = list(table["stages"]) if asked == "all" else [asked]
+    table = dict(PRESETS[preset])
+    rows = table.pop("stages")
     configs = []
-    for stage in stages:
-        config = Config(config=preset, stage=stage, out=f"runs/{preset}")
-        config = apply(config, {name: value for name, value in table.items() if name != "stages"})
-        config = apply(config, table["stages"].get(stage, {}))
-        config = apply(config, given)
-        configs.append(check(dataclasses.replace(config, given=tuple(sorted(given)))))
+    for stage in rows if asked == "all" else [asked]:
+        config = Config(config=preset, stage=stage, out=f"runs/{preset}", given=tuple(sorted(given)))
+        configs.append(check(apply(config, table | rows.get(stage, {}) | given)))
     return configs
 
 
