@@ -652,12 +652,10 @@ def start_from_image(dp):
         elif isinstance(module, TimeAttention):
             set_layer(module.proj_out, 0.0)
         elif isinstance(module, TimeDown):
-            eye = torch.eye(module.conv.out_channels)                                       # (C,C)
-            mean = torch.cat([eye, eye], dim=1) / 2                                         # (C,2C)
+            mean = torch.eye(module.conv.out_channels).repeat(1, 2) / 2                     # (C,2C)
             set_layer(module.conv, mean[:, :, None, None])
         elif isinstance(module, TimeUp):
-            eye = torch.eye(module.conv.in_channels)                                        # (C,C)
-            copies = torch.cat([eye, eye], dim=0)                                           # (2C,C)
+            copies = torch.eye(module.conv.in_channels).repeat(2, 1)                        # (2C,C)
             set_layer(module.conv, copies[:, :, None, None])
 
 
