@@ -449,8 +449,7 @@ def deepen(image, depth):
     blocks = []
     for i, block in enumerate(image.joint_blocks):
         blocks.append(block)
-        for _ in range(copies[i]):
-            blocks.append(zero_gated(copy.deepcopy(block)))
+        blocks += [zero_gated(copy.deepcopy(block)) for _ in range(copies[i])]
     image.joint_blocks = nn.ModuleList(blocks)
     image.config = replace(image.config, depth=depth)
 
