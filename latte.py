@@ -51,6 +51,7 @@ from einops import rearrange
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from dit import (MLP, AdaLN, CrossAttention, FinalLayer, LabelEmbedder, PatchEmbed, SingleFinalLayer,
                  TimestepEmbedder, initialise, sincos, sincos_2d, unpatchify)
@@ -431,18 +432,6 @@ class Latte(nn.Module):
             times = torch.arange(config.frames // self.tube)
             self.register_buffer("temp_embed", sincos(times, width)[None])                      # (1,T/s,D)
         self.t_embedder = TimestepEmbedder(width)
-        self.build_conditions(config)
-        self.blocks = nn.ModuleList(LatteBlock(config, axes) for axes in blocks_of(config))
-        heads = {"s_adaln": FinalLayer, "adaln_single": SingleFinalLayer, "all_tokens": PlainFinalLayer}
-        self.final_layer = heads[config.conditioning](width, config.patch ** 2 * channels)
-        self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
-        if self.tube > 1:
-            self.x_embedder = TubeEmbed(config.in_channels, width, config.patch, self.tube)
-            self.upsample = nn.ConvTranspose3d(channels, channels, (self.tube, 1, 1), (self.tube, 1, 1))
-        self.initialise()
-
-    def build_conditions(self, config):
-        width = config.width
         if config.conditioning == "adaln_single":   # modulates all blocks, which keep a small table each
             self.t_block = AdaLN(width, 6)
         if config.condition == "class":
@@ -451,6 +440,14 @@ class Latte(nn.Module):
             self.y_embedder = nn.ModuleDict({"y_proj": MLP(config.context_dim, width, width)})
         if config.condition == "text" and config.pooled_dim:
             self.text_embedding_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.pooled_dim, width))
+        self.blocks = nn.ModuleList(LatteBlock(config, axes) for axes in blocks_of(config))
+        heads = {"s_adaln": FinalLayer, "adaln_single": SingleFinalLayer, "all_tokens": PlainFinalLayer}
+        self.final_layer = heads[config.conditioning](width, config.patch ** 2 * channels)
+        self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
+        if self.tube > 1:
+            self.x_embedder = TubeEmbed(config.in_channels, width, config.patch, self.tube)
+            self.upsample = nn.ConvTranspose3d(channels, channels, (self.tube, 1, 1), (self.tube, 1, 1))
+        self.initialise()
 
     def initialise(self):
         """dit.initialise; and whatever is temporal adds nothing yet: the output is 0, and no frame depends on
@@ -734,36 +731,26 @@ def frame_similarity(net, z, t, cond):
     """{name: (T,T)} for each block's output, and for both attentions and between them if a block has both.
     Measured while the network runs, so that no more than one block's outputs are kept."""
     found = {}
-    hooks = []
-    for i, block in enumerate(net.blocks):
-        hooks += watch(block, i, found)
-    net(z, t, **cond)
-    for hook in hooks:
-        hook.remove()
+    attended = []                           # what the attentions of the block that runs have found
+    numbers = {block: i for i, block in enumerate(net.blocks)}
+
+    def look(module, inputs, out):
+        if isinstance(module, AxialAttention):
+            attended.append(out)
+        if module not in numbers:
+            return
+        i = numbers[module]
+        if len(attended) == 2:
+            space, time = attended
+            found[f"{i} space alone"] = cosines(space, space)
+            found[f"{i} time alone"] = cosines(time, time)
+            found[f"{i} space with time"] = cosines(space, time)
+        found[f"{i} {'+'.join(module.axes)}"] = cosines(out, out)
+        attended.clear()
+
+    with register_module_forward_hook(look):        # it is called after each module that runs
+        net(z, t, **cond)
     return found
-
-
-def watch(block, i, found):
-    """Hooks that write what block i does into `found` when it runs."""
-    spatial = []                            # of a block that has both: kept until the temporal one has run
-
-    def after_space(attn, inputs, out):
-        spatial.append(out)
-
-    def after_time(attn, inputs, out):
-        space = spatial.pop()
-        found[f"{i} space alone"] = cosines(space, space)
-        found[f"{i} time alone"] = cosines(out, out)
-        found[f"{i} space with time"] = cosines(space, out)
-
-    def after_block(block, inputs, out):
-        found[f"{i} {'+'.join(block.axes)}"] = cosines(out, out)
-
-    hooks = [block.register_forward_hook(after_block)]
-    if block.attn_time is not None:
-        hooks.append(block.attn.register_forward_hook(after_space))
-        hooks.append(block.attn_time.register_forward_hook(after_time))
-    return hooks
 
 
 # Off the diagonal of S: its mean, its variance, and of all triples i < j < k the share of those in which j,
