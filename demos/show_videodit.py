@@ -52,30 +52,21 @@ def demo():
 def watch_attention(net, run):
     """The weights softmax(q k^T / sqrt(d)) of each joint block while run() runs, mean over heads:
     (depth,L+N,L+N), row i is what token i attends to. The text's tokens come first."""
-    seen = []
+    weights = []
 
-    def watch(attention):
-        compute = attention.queries_keys_values
+    def look(block, inputs):
+        context, x, c = inputs
+        text, _ = block.context_block.pre_attention(context, c)             # q, k, v (B,heads,L,d) each
+        image, _ = block.x_block.pre_attention(x, c)                        # (B,heads,N,d) each
+        q, k, _ = [torch.cat(pair, dim=2)[0] for pair in zip(text, image)]  # (heads,L+N,d) each
+        weights.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(0)) # (L+N,L+N)
 
-        def compute_and_keep(x):
-            seen.append(compute(x))                                         # q, k, v (B,heads,L or N,d)
-            return seen[-1]
-        attention.queries_keys_values = compute_and_keep
-
-    attentions = []
-    for block in net.joint_blocks:
-        attentions += [block.context_block.attn, block.x_block.attn]
-    for attention in attentions:
-        watch(attention)
+    hooks = [block.register_forward_pre_hook(look) for block in net.joint_blocks]
     try:
         run()
     finally:
-        for attention in attentions:
-            del attention.queries_keys_values                               # the class's own again
-    weights = []
-    for text, image in zip(seen[::2], seen[1::2]):
-        q, k, _ = [torch.cat(pair, dim=2)[0] for pair in zip(text, image)]  # (heads,L+N,d) each
-        weights.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(0)) # (L+N,L+N)
+        for hook in hooks:
+            hook.remove()
     return torch.stack(weights)                                             # (depth,L+N,L+N)
 
 
@@ -101,7 +92,8 @@ def between_frames(weights, frames):
 
 @torch.no_grad()
 def draw_toy(path, t=0.5):
-    """out/videodit.png. Returns the shares of attention to other frames: 2D, 3D without times, 3D."""
+    """out/videodit.png; path None: it is not saved. Returns the shares of attention to other frames: 2D, 3D
+    without times, 3D."""
     video = load_network(VideoDiT, TOY / "videodit.safetensors")
     vae = load_network(DPVAE, TOY / "dpvae.safetensors")
     text = load_network(ToyText, TOY / "text.safetensors")
@@ -112,11 +104,10 @@ def draw_toy(path, t=0.5):
     mixed, times = (1 - t) * noise + t * z, torch.tensor([t])                           # Eq. 5
     maps = who_attends_to_whom(video, mixed, times, {"context": context, "pooled": pooled})
     others = [between_frames(weights, z.shape[2]) for weights in maps]
-    if path:
-        names = ("2D: each frame alone", "2D->3D, no times", "2D->3D, trained")
-        labels = [f"{name}: {other:.0%} goes to other frames" for name, other in zip(names, others)]
-        top = maps[1].max().item() * 1.5                # one scale for the three
-        page(path, [heat(weights.numpy(), 384 // len(weights), top) for weights in maps], labels, 3)
+    names = ("2D: each frame alone", "2D->3D, no times", "2D->3D, trained")
+    labels = [f"{name}: {other:.0%} goes to other frames" for name, other in zip(names, others)]
+    top = maps[1].max().item() * 1.5                    # one scale for the three
+    page(path, [heat(weights.numpy(), 384 // len(weights), top) for weights in maps], labels, 3)
     return others
 
 
