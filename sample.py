@@ -94,7 +94,6 @@ KINDS = {"videodit": VideoDiT, "dit": MMDiT, "latte": Latte}
 # goes on from call to call. So clip 7 is the same clip whether it was made alone, in a batch, on another GPU
 # or after a restart, up to the last bits of rounding: a batch of another size multiplies in another order.
 
-@torch.no_grad()
 def generate(models, prompts, frames=0, *, steps=None, guidance=None, seed=0, sampler="", negative="",
              first_index=0):
     """prompts (B strings) -> clips (B,3,T,H,W) in [-1,1], on the CPU. Clip i depends on seed and
@@ -569,10 +568,9 @@ def own_models(folder, model, device, weights):
     vae = load_network({"vae": KLVAE, "dpvae": DPVAE}[latents], folder / f"{latents}.safetensors").to(device)
     models = Models(vae, None, transformer, made["size"], frames, made["shift"],
                     made.get("objective", "flow"), tuple(made.get("classes", ())))
-    own = made.get("sampling", {})
-    if "cfg" in own:                                        # what checkpoints called guidance once
-        own = {**own, "guidance": own["cfg"]}
-    models.sampling = advice(models.objective, models.condition) | own
+    models.sampling = advice(models.objective, models.condition) | made.get("sampling", {})
+    if "cfg" in models.sampling:                            # what checkpoints called guidance once
+        models.sampling["guidance"] = models.sampling["cfg"]
     if models.condition == "text":
         trained_with = made.get("text_weights", "")         # where its published encoders lay in training
         if not weights and trained_with and Path(trained_with).exists():
@@ -793,13 +791,11 @@ def check_flags(args):
 
 def models_of(args, device):
     """The models that --ckpt, --model, --weights and --vae name."""
-    path, weights, vae = args.ckpt or TOY, args.weights, args.vae
+    path, weights = args.ckpt or TOY, args.weights
     if weights and not args.ckpt:
         path, *weights = weights
-    own_vae = args.zero_shot_video and vae and class_of(vae) == "DPVAE"               # VideoDiT Fig. 5
-    if own_vae:
-        vae = ""
-    models = load_models(path, device, weights, args.model, vae)
+    own_vae = args.zero_shot_video and args.vae and class_of(args.vae) == "DPVAE"     # VideoDiT Fig. 5
+    models = load_models(path, device, weights, args.model, "" if own_vae else args.vae)
     if own_vae:
         models.vae = load_network(DPVAE, args.vae).to(device)
     if device == "cuda" and has_bf16(device):
