@@ -254,11 +254,9 @@ def report_recon(rows, latents):
 def video_clips(data, n, config, group=1):
     """(name, clip (3,T,H,W)) of n videos. One that is too short for config.frames gives as many as it has, in
     whole groups."""
-    if toy := parse_toy(data):
-        kind, seed, vocabulary = toy
+    if toy := parse_toy(data, config.seed):
         for index in range(n):
-            spec = toy_world.sample_spec(UNSEEN + seed + config.seed, index, kind, vocabulary)
-            yield f"{data} {index}", to_video(toy_world.render(spec, config.frames, config.size))
+            yield f"{data} {index}", to_video(toy_world.render(toy(index), config.frames, config.size))
         return
     split = "" if config.split == "all" else config.split
     videos = ClipFolder(data, dataclasses.replace(config, frames=group, split=split))
@@ -844,7 +842,8 @@ def device():
 @torch.no_grad()
 def extract(side, look, args):
     """Features (N,R,F) of every usable clip of a side."""
-    clips = tqdm(side.stream(args.workers), total=min(side.protocol.clips, len(side.clips)),
+    want = side.protocol.clips
+    clips = tqdm(itertools.islice(side.stream(args.workers), want), total=min(want, len(side.clips)),
                  desc=Path(side.root).name, unit="clip")
     found = []
     while pack := list(itertools.islice(clips, args.batch)):

@@ -25,7 +25,7 @@ import numpy as np
 from support import toy_world
 from support.cli import UserError
 from support.folders import describe, group_frames, list_source, open_image
-from support.toy_world import UNSEEN, parse_toy
+from support.toy_world import parse_toy
 from support.video_io import VIDEOS, Unusable, read_some, scan_times
 
 
@@ -83,14 +83,10 @@ CHOICES = {"filter": FILTERS, "window": ("random", "first"), "order": ("crop-res
 # Somebody who finds another number can then look for the line in which the two protocols differ.
 def read_protocol(args):
     """The preset with the flags that were given on top, checked."""
-    name = args.protocol or "latte"
-    if args.features == "toy" and not args.protocol:
-        name = "toy"
-    given = {}
-    for item in dataclasses.fields(Protocol):
-        value = getattr(args, item.name, None)
-        if value is not None:
-            given[item.name] = value
+    default = "toy" if args.features == "toy" else "latte"
+    name = args.protocol or default
+    asked = {item.name: getattr(args, item.name, None) for item in dataclasses.fields(Protocol)}
+    given = {key: value for key, value in asked.items() if value is not None}
     at_least(given, clips=2, frames=1, real_stride=1, size=8, jpeg=0, seed=0)
     changed = "".join(f" --{key} {value}" for key, value in given.items())
     protocol = dataclasses.replace(PROTOCOLS[name], **given)
@@ -122,18 +118,17 @@ class Side:
     "toy:KIND:SEED". With --frames 1 every image is a clip."""
 
     def __init__(self, root, protocol, fake=False):
+        if fake:                        # what was generated is looked at as it is
+            protocol = dataclasses.replace(protocol, split="all", real_stride=1, window="first")
         self.root = str(root)
         self.protocol = protocol
         self.fake = fake
         self.skipped = []               # why clips could not be used
-        self.stride, self.window = protocol.real_stride, protocol.window
-        if fake:                        # what was generated is looked at as it is
-            self.stride, self.window = 1, "first"
         self.toy = parse_toy(self.root)
         if self.toy:
             self.clips = range(protocol.clips)
             return
-        split = "" if fake or protocol.split == "all" else protocol.split
+        split = "" if protocol.split == "all" else protocol.split
         source = list_source(root, split)
         source.refuse_empty()
         images = source.images
@@ -168,12 +163,10 @@ class Side:
 
     def images(self, names, rng):
         """The protocol's frames of one clip, as they lie on the disk."""
-        frames, stride = self.protocol.frames, self.stride
         if self.toy:
-            kind, seed, vocabulary = self.toy
-            spec = toy_world.sample_spec(UNSEEN + seed, names, kind, vocabulary)
-            length = (frames - 1) * stride + 1
-            raw = toy_world.render(spec, length, self.protocol.size, only=range(0, length, stride))
+            stride = self.protocol.real_stride
+            length = (self.protocol.frames - 1) * stride + 1
+            raw = toy_world.render(self.toy(names), length, self.protocol.size, only=range(0, length, stride))
         elif names[0].lower().endswith(VIDEOS):
             path = os.path.join(self.folder, names[0])
             pts, times = scan_times(path)
@@ -187,30 +180,26 @@ class Side:
     # makes what it has seen.
     def numbers(self, count, rng):
         """Which frames of `count`."""
-        frames, stride = self.protocol.frames, self.stride
+        frames, stride = self.protocol.frames, self.protocol.real_stride
         # as Latte's tool: videos of less than 16 * stride frames are left out; 15 * stride + 1 would do
         if count < frames * stride:
             raise Unusable(f"{count} frames, {frames * stride} needed")
-        start = 0 if self.window == "first" else rng.integers(count - (frames - 1) * stride)
+        start = 0 if self.protocol.window == "first" else rng.integers(count - (frames - 1) * stride)
         return start + stride * np.arange(frames)                                           # (T,)
 
     # The order is drawn, so the first 2,048 usable videos are a sample of all, not the letter A; and it is a
     # permutation, so no video counts twice.
     def stream(self, workers, ahead=32):
-        """Usable clips, uint8 (T,H,W,3), in a seeded random order, at most --clips of them. Threads decode
-        the next ones while the network looks: FFmpeg, Pillow and NumPy let go of Python's lock."""
+        """Usable clips, uint8 (T,H,W,3), in a seeded random order. Threads decode the next ones while the
+        network looks: FFmpeg, Pillow and NumPy let go of Python's lock."""
         order = np.random.default_rng(self.protocol.seed).permutation(len(self.clips)).tolist()
-        found = 0
         with ThreadPoolExecutor(workers) as pool:
             for first in range(0, len(order), ahead):
                 for clip in pool.map(self.read, order[first:first + ahead]):
                     if isinstance(clip, str):
                         self.skipped.append(clip)
-                        continue
-                    found += 1
-                    yield clip
-                    if found == self.protocol.clips:
-                        return
+                    else:
+                        yield clip
 
 
 # Two orders, both in use. Crop first and the crop has the video's full height, whatever its shape; resize

@@ -485,16 +485,17 @@ UNSEEN = 20_250_101    # the seed of every toy clip that is measured: no trainin
 
 # Its kinds are the instrument: of the same world, what is never trained on (held-out combinations), and what
 # is seen in images only. "toy:video_heldout:1" names a kind and a seed, wherever a folder may stand, too.
-def parse_toy(name):
-    """(kind, seed, vocabulary) of "toy", "toy:video_heldout", "toy-small:video:1"; None for a path."""
+def parse_toy(name, seed=0):
+    """index -> Spec, of "toy", "toy:video_heldout", "toy-small:video:1"; None for a path. seed: is added."""
     word, _, rest = name.partition(":")
     if word not in WORLDS:
         return None
-    kind, _, seed = rest.partition(":")
-    if (kind or "video") not in KINDS or not (seed or "0").isdecimal():
+    kind, _, number = rest.partition(":")
+    if (kind or "video") not in KINDS or not (number or "0").isdecimal():
         raise UserError(f"{name}: write toy:KIND or toy:KIND:SEED, "
                         f"where KIND is one of {', '.join(KINDS)}")
-    return kind or "video", int(seed or 0), WORLDS[word]
+    seed += UNSEEN + int(number or 0)
+    return functools.partial(sample_spec, seed, kind=kind or "video", vocabulary=WORLDS[word])
 
 
 # Prompts for a test set come from the same three places as data. UCF101's folders are VideoDiT's benchmark
@@ -504,8 +505,7 @@ def prompt_at(source):
     """index -> prompt, from "toy:KIND", a text file (a prompt a line), or a folder of classes such as
     UCF101's, whose names become prompts: VideoDiT 4.2, zero-shot. They are dealt round and round."""
     if toy := parse_toy(source):
-        kind, seed, vocabulary = toy
-        return lambda index: caption(sample_spec(UNSEEN + seed, index, kind, vocabulary))
+        return lambda index: caption(toy(index))
     path = Path(source).expanduser()
     if path.is_dir():
         videos, folders, images = sort_media(list_files(path))
