@@ -131,7 +131,7 @@ def pad_rows(rows, length, eos, pad):
 
 MERGES = SHIPPED / "clip/merges.txt.gz"
 CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)")       # it's, don't, we're: the ending is a word of its own
-RUN = re.compile("L+|N|P+")                              # letters, ONE digit, anything else but space
+RUN = re.compile("L+|N|P+| ")                            # letters, ONE digit, anything else, a space
 # Chinese has no spaces between words, so each of its characters is one: these ranges of Unicode
 CHINESE = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF),
            (0x2F800, 0x2FA1F))
@@ -235,13 +235,10 @@ def words_for_clip(text):
     kinds = re.sub("[^LN ]", "P", kinds)
     words, at = [], 0
     while at < len(text):
-        match = CONTRACTION.match(text, at) or RUN.match(kinds, at)
-        if match:
-            words.append(text[at:match.end()])
-            at = match.end()
-        else:
-            at += 1
-    return words
+        end = (CONTRACTION.match(text, at) or RUN.match(kinds, at)).end()
+        words.append(text[at:end])
+        at = end
+    return [word for word in words if word != " "]
 
 
 # ---------------------------------------------------------------------------------- T5's tokenizer
