@@ -259,11 +259,9 @@ class T5Block(nn.Module):
             attention["relative_attention_bias"] = nn.Embedding(config.buckets, config.heads)
         mlp = {name: nn.Linear(width, config.mlp_width, bias=False) for name in ("wi_0", "wi_1")}
         mlp["wo"] = nn.Linear(config.mlp_width, width, bias=False)
-        self.layer = nn.ModuleList([
-            nn.ModuleDict({"SelfAttention": nn.ModuleDict(attention),
-                           "layer_norm": nn.RMSNorm(width, eps=1e-6)}),
-            nn.ModuleDict({"DenseReluDense": nn.ModuleDict(mlp),
-                           "layer_norm": nn.RMSNorm(width, eps=1e-6)})])
+        self.layer = nn.ModuleList(
+            nn.ModuleDict({name: nn.ModuleDict(part), "layer_norm": nn.RMSNorm(width, eps=1e-6)})
+            for name, part in (("SelfAttention", attention), ("DenseReluDense", mlp)))
 
     def forward(self, x, bias):                                                 # (B,L,D), (1 or B,heads,L,L)
         attn = self.layer[0]["SelfAttention"]
@@ -344,23 +342,21 @@ class Encoders:
     def __init__(self, build):
         """build {"clip_l": function that gives the encoder, ...}, as pretrained.sd3_text does."""
         self.build = build
-        self.device, self.dtype = "cpu", None
-        self.kept = None                                 # {name: encoder} where they stay
+        self.to("cpu")
 
     def to(self, device, dtype=None, keep=False):
         """Where and in what to compute; by default as stored, but bf16 for fp8 and for T5 in fp16.
         keep: hold the encoders after their turn, which pays when millions of captions follow one another."""
         self.device, self.dtype = device, dtype
-        self.kept = {} if keep else None
+        self.kept = {} if keep else None                 # {name: encoder} where they stay
         return self
 
     def run(self, name, *inputs):
         """One encoder, alive only inside this call unless it is to be kept."""
-        if self.kept is None:
-            return run_frozen(self.build[name](), self.device, self.dtype, *inputs)
-        if name not in self.kept:
-            self.kept[name] = self.build[name]()
-        return run_frozen(self.kept[name], self.device, self.dtype, *inputs)
+        kept = {} if self.kept is None else self.kept
+        if name not in kept:
+            kept[name] = self.build[name]()
+        return run_frozen(kept[name], self.device, self.dtype, *inputs)
 
 
 @torch.no_grad()
