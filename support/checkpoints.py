@@ -133,14 +133,11 @@ def sweep(folder):
 def alive(process):
     """Whether there is such a process here. Signal 0 is sent to nobody: the system only says whether it could
     be. A number may be given to another process later; then the folder stays a little longer."""
-    if os.name == "nt":                                     # signal 0 would end it there
-        return True
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:                                         # there is one, of somebody else
-        return True
+        if os.name != "nt":                                 # signal 0 would end it there
+            os.kill(process, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH                   # else: there is one, of somebody else
     return True
 
 
@@ -174,10 +171,8 @@ def save_network(path, net, extra=None):
 
 def save_state(path, state, name, config, extra=None):
     """The same for a bare {name: tensor} dict."""
-    metadata = {"class": name, "config": json.dumps(config)}
-    for key, value in (extra or {}).items():
-        metadata[key] = json.dumps(value)
-    save_tensors(path, state, metadata)
+    metadata = {key: json.dumps(value) for key, value in {"config": config, **(extra or {})}.items()}
+    save_tensors(path, state, {"class": name, **metadata})
 
 
 # The names that the format has for the kinds of numbers. float8 comes with published text encoders; what is
@@ -199,8 +194,7 @@ def save_tensors(path, state, metadata):
     header = {"__metadata__": dict(sorted(metadata.items()))}
     end = 0
     for name in names:
-        start = end
-        end = start + state[name].numel() * state[name].element_size()
+        start, end = end, end + state[name].nbytes
         header[name] = {"dtype": DTYPES[state[name].dtype], "shape": list(state[name].shape),
                         "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
