@@ -45,7 +45,6 @@ import math
 import re
 import shutil
 import zipfile
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -246,11 +245,9 @@ def sd3_text(parts, t5_tokenizer=None, heads=None, width=4096):
     an encoder is built when its turn comes. heads {"clip_l": number} where a head is not 64 wide; width of
     the context where there is no T5 to tell it."""
     heads = heads or {}
-    build = {}
-    for name, act in (("clip_l", "quick_gelu"), ("clip_g", "gelu")):
-        if parts.get(name):
-            build[name] = partial(clip, parts[name], heads.get(name), act, name)
-    if parts.get("t5xxl"):
+    build = {name: partial(clip, parts[name], heads.get(name), act, name)
+             for name, act in (("clip_l", "quick_gelu"), ("clip_g", "gelu"))}
+    if "t5xxl" in parts:
         build["t5xxl"] = partial(t5, parts["t5xxl"], source="t5xxl")
     return SD3Text(build, t5_tokenizer, width)
 
@@ -384,9 +381,8 @@ def latte(state, head_dim=0):
     """Released Latte (`ema`, `model` or bare), without or with classes, and its kind with a text vector."""
     state = {name.replace("time_embed", "temp_embed"): tensor for name, tensor in unwrap(state).items()}
     sizes = common_sizes(state, head_dim)
-    sizes |= dict(input_size=sizes["patch"] * math.isqrt(state["pos_embed"].shape[1]),
-                  frames=state["temp_embed"].shape[1], learn_sigma=learns_sigma(state, sizes),
-                  condition="none", context_dim=0, pooled_dim=0)
+    sizes |= dict(input_size=sizes["patch"] * math.isqrt(state["pos_embed"].shape[1]), context_dim=0,
+                  frames=state["temp_embed"].shape[1], learn_sigma=learns_sigma(state, sizes))
     if "y_embedder.embedding_table.weight" in state:
         sizes |= dict(condition="class", classes=len(state["y_embedder.embedding_table.weight"]) - 1)
     elif "text_embedding_projection.1.weight" in state:
@@ -497,13 +493,14 @@ FOLDERS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
-@dataclass
 class Released:
     """What was found at one or several paths, and what is made of it: transformer(), vae(), text(). A state
     is {name: tensor}, mapped: nothing is read from the disk before it is used, so that to look into a file of
     15 GB takes no time and no memory."""
-    states: dict = field(default_factory=dict)      # transformer, vae, clip_l, clip_g, t5xxl
-    paths: dict = field(default_factory=dict)       # where each was found, and tokenizer: T5's
+
+    def __init__(self):
+        self.states = {}                # transformer, vae, clip_l, clip_g, t5xxl
+        self.paths = {}                 # where each was found, and tokenizer: T5's
 
     @property
     def kind(self):
@@ -677,11 +674,10 @@ def networks_at(path):
 def tokenizer_near(path):
     """T5's spiece.model, which no CLIP has, at a path or beside it."""
     folder = path if path.is_dir() else path.parent
-    for place in (folder, folder / "tokenizer_3", folder / "tokenizer", folder.parent / "tokenizer_3",
-                  folder.parent / "tokenizer"):
-        if (place / "spiece.model").is_file():
-            return place / "spiece.model"
-    return None
+    places = (folder, folder / "tokenizer_3", folder / "tokenizer", folder.parent / "tokenizer_3",
+              folder.parent / "tokenizer")
+    files = (place / "spiece.model" for place in places)
+    return next(filter(Path.is_file, files), None)
 
 
 # The door. Everything that a person may have given, in the order in which it was given: the first to bring a
@@ -880,13 +876,11 @@ def own_file(cfg, *names):
     if path.is_file():
         return path if class_of(path) else None
     files = {file.stem: file for file in sorted(path.glob("[!.]*.safetensors")) if class_of(file)}
-    for name in names:
-        if name in files:
-            return files[name]
-    if files:
+    found = next((files[name] for name in names if name in files), None)
+    if files and not found:
         raise UserError(f"--init {path}: holds {', '.join(file.name for file in files.values())}, but no "
                         f"{' or '.join(f'{name}.safetensors' for name in names)}")
-    return None
+    return found
 
 
 def refuse_other_sizes(cfg, owner, config, source):
