@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -514,7 +513,7 @@ class Trainer:
         self.data = []                                                      # what identifies the data sets
         self.failed = self.skipped = torch.zeros((), device=run.device)     # steps: in a row, in all
         self.told = 0                                       # steps left out that a person has been told of
-        self.under_way = deque()                                            # events at the ends of steps
+        self.ended = None                                   # the last step's end, an event of the GPU
 
     def begin(self):
         """Take up where --out stopped. False if no step is left."""
@@ -559,10 +558,9 @@ class Trainer:
         self.skipped = self.skipped + bad
         self.step += 1
         if self.run.on_cuda:                                # at most two steps are under way; see stops_after
-            self.under_way.append(torch.cuda.Event())
-            self.under_way[-1].record()
-            if len(self.under_way) > 1:
-                self.under_way.popleft().synchronize()
+            if self.ended:
+                self.ended.synchronize()
+            self.ended = torch.cuda.current_stream().record_event()
 
     def check(self):
         """Is all well? The one place where the processor waits for the answer. Says that steps were left out,
