@@ -55,7 +55,6 @@ from flow import flow_loss
 from latte import Latte
 from presets import PRESETS, parse as parse_recipe
 from text import CLIPText, CLIPTextConfig, T5Config, T5Encoder, ToyText
-from train import transformer_player
 from vae import (DPVAE, GOP, KLVAE, SD14, SD3, DPVAEConfig, PatchGAN3D, discriminator_loss, dp_vae_loss,
                  kl_vae_loss)
 from videodit import VideoDiT, VideoDiTConfig, add_lora
@@ -159,8 +158,7 @@ def moments_of_vae(cfg, rows):
 
 def moments_of_dit(cfg, rows):
     net, text, vae = MMDiT(cfg.dit), ToyText(cfg.text), KLVAE(vae_of(cfg))
-    net.checkpointing = cfg.checkpointing
-    player = transformer_player(cfg, {"dit": net, "text": text}, None, net.joint_blocks)
+    player = train.transformer_player(cfg, {"dit": net, "text": text}, None, net.joint_blocks)
     return [player], [vae], {"a step": flow_step(cfg, net, rows, 1), "encoding": encoding(cfg, vae, rows, 1)}
 
 
@@ -187,11 +185,10 @@ def moments_of_dpvae(cfg, rows):
 def moments_of_videodit(cfg, rows):
     """Steps of images stand beside those of clips (VideoDiT A.2)."""
     net = VideoDiT(VideoDiTConfig(**vars(cfg.dit), attention=cfg.attention, patchify_3d=cfg.patchify_3d))
-    net.checkpointing = cfg.checkpointing
     if cfg.lora:
         add_lora(net, cfg.lora, torch.bfloat16 if cfg.bf16 else torch.float32)
     blocks = [*net.image.joint_blocks, *(net.twins or ())]
-    player = transformer_player(cfg, {"videodit": net}, None, blocks)
+    player = train.transformer_player(cfg, {"videodit": net}, None, blocks)
     dp = video_vae(cfg)
     moments = {"a step": flow_step(cfg, net, rows, cfg.frames // GOP),
                "encoding": encoding(cfg, dp, rows), "a preview": preview(cfg, dp, cfg.frames // GOP)}
@@ -205,8 +202,7 @@ def moments_of_latte(cfg, rows):
     """With the images of joint training as further frames. The loss is a stand-in of the same shape: what
     L_vlb keeps is a few latents, little beside what the blocks keep."""
     net = Latte(cfg.latte)
-    net.checkpointing = cfg.checkpointing
-    player = transformer_player(cfg, {"latte": net}, None, net.blocks)
+    player = train.transformer_player(cfg, {"latte": net}, None, net.blocks)
     vae, frames = KLVAE(vae_of(cfg)), cfg.frames
     if cfg.latents == "dpvae":
         vae, frames = video_vae(cfg), cfg.frames // GOP

@@ -416,7 +416,6 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
         dit = MMDiT(cfg.dit)
         text = ToyText(dataclasses.replace(cfg.text, words=vocabulary(cfg)))
     check_widths(cfg, dit.config, vae, text)
-    dit.checkpointing = cfg.checkpointing
     images = feed(cfg, run, "image", vae)
     read = ()                                               # words of the videos to come
     if cfg.data:
@@ -452,7 +451,6 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
     text = reader(cfg, run)
     net = start_videodit(cfg)
     check_widths(cfg, net.config, dp, text)
-    net.checkpointing = cfg.checkpointing
     if cfg.lora:
         frozen_in = torch.float32
         if cfg.bf16 and has_bf16(run.device):
@@ -516,7 +514,6 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
     bring_companions(cfg, run)
     vae = frozen_vae(cfg, run, cfg.latents)
     net = start_latte(cfg)
-    net.checkpointing = cfg.checkpointing
     asks = net.config.condition                             # "none", "class" or "text"
     text, classes, images = None, (), None
     if asks == "text":
@@ -889,7 +886,8 @@ def feed(cfg, run, kind, vae, text=None):
 # the blocks' matrices, but not adaLN's: those are six in one, for shift, scale and gate.
 
 def transformer_player(cfg, nets, loss, blocks, methods=()):
-    """A transformer, and what learns beside it, with its loss."""
+    """The stage's transformer, and what learns beside it, with its loss."""
+    nets[cfg.stage].checkpointing = cfg.checkpointing
     for number, block in enumerate(blocks):
         block.keeps_all = number % cfg.checkpoint_every > 0
         if cfg.compile:
