@@ -67,7 +67,7 @@ from support.pages import report
 from support.tokenizers import WordTokenizer
 from support.trainer import (Player, Run, Stage, Trainer, all_ranks, autocast, refuse_different_flags,
                              refuse_to_overwrite, setup, stops_after, told_once, whole)
-from support.video_io import from_bytes, save_video
+from support.video_io import from_bytes, save_video, to_video
 
 
 # ---------------------------------------------------------------------------------------------- the loop
@@ -311,9 +311,7 @@ def stage_vae(cfg, run):                                    # pixels <-> latents
 
 def singles(cfg, kind):
     """Single frames of the clips, or the images."""
-    if kind == "image":
-        return toy_or_folder(cfg, kind)
-    if cfg.data in toy_world.WORLDS:
+    if kind == "video" and cfg.data in toy_world.WORLDS:
         return ToyFrames("video", cfg.frames, cfg.size, seed=cfg.seed, vocabulary=toy_world.WORLDS[cfg.data])
     return toy_or_folder(dataclasses.replace(cfg, frames=1), kind)
 
@@ -323,9 +321,8 @@ class ToyFrames(ToyClips):
 
     def item(self, index, epoch=0):
         spec = toy_world.sample_spec(self.seed, index, "video", self.vocabulary)
-        frame = torch.from_numpy(toy_world.render(spec, self.frames, self.size, only=[index % self.frames]))
-        return {"video": frame.permute(3, 0, 1, 2).float() / 127.5 - 1,                     # (3,1,H,W)
-                "caption": toy_world.caption(spec)}
+        frame = toy_world.render(spec, self.frames, self.size, only=[index % self.frames])  # (1,H,W,3)
+        return {"video": to_video(frame)}                                                   # (3,1,H,W)
 
 
 # D will decode a transformer's latents, which are a little wrong everywhere. --z_noise makes it learn from
