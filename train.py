@@ -485,12 +485,11 @@ def start_videodit(cfg):
             net.config = dataclasses.replace(net.config, depth=cfg.dit.depth)
         refuse_other_sizes(cfg, "dit", net.config, file)
         return net
-    if not file and not cfg.init:
-        file = Path(cfg.out) / "dit.safetensors"
-    if file:
-        image = load_network(MMDiT, file)
-    else:
+    if cfg.init and not file:
         image = pretrained.network_at(cfg.init, MMDiT)
+    else:
+        file = file or Path(cfg.out) / "dit.safetensors"
+        image = load_network(MMDiT, file)
     refuse_other_sizes(cfg, "dit", image.config, file or cfg.init)
     return VideoDiT.from_image(image, attention=cfg.attention, patchify_3d=cfg.patchify_3d)
 
