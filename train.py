@@ -993,10 +993,9 @@ def train(cfg, run=None):
                         f"{cfg.accumulate} micro-batches")
     if any(all_ranks(run, bool(STOP))):                    # so that all stop together
         raise UserError(f"stopped by a signal before stage {cfg.stage}; the same command goes on from there")
-    one_run = contextlib.nullcontext()
-    if run.rank == 0:
-        one_run = hold(cfg.out)
-    with one_run:
+    with contextlib.ExitStack() as one_run:
+        if run.rank == 0:
+            one_run.enter_context(hold(cfg.out))
         refuse_to_overwrite(cfg)
         torch.manual_seed(cfg.seed)
         fit(cfg, run, RECIPES[cfg.stage](cfg, run))
