@@ -42,14 +42,13 @@ from einops import rearrange
 import torch
 from torch import nn
 
-import pretrained
 from data import ClipConfig, ClipFolder, Mixture, ToyClips, check_source, open_source
 from dit import AdaLN, DiT, MMDiT, PixArt, deepen
 from flow import DDPM, along, ddpm_terms, drop_labels, drop_prompt, flow_errors, sample_times, velocity_of
 from latte import Latte, init_from_image
 from presets import overview, parse
-from pretrained import (WITH_COMPANIONS, bring_companions, check_widths, frozen_vae, image_vae, own_file,
-                        perceptual_for, refuse_other_sizes)
+from pretrained import (WITH_COMPANIONS, bring_companions, check_widths, frozen_vae, image_vae, load_text,
+                        network_at, own_file, perceptual_for, refuse_other_sizes)
 from sample import Models, advice, generate
 from text import ToyText
 from vae import DPVAE, GOP, KLVAE, PatchGAN3D, discriminator_loss, dp_vae_loss, kl_vae_loss, measure_latents
@@ -486,7 +485,7 @@ def start_videodit(cfg):
         refuse_other_sizes(cfg, "dit", net.config, file)
         return net
     if cfg.init and not file:
-        image = pretrained.network_at(cfg.init, MMDiT)
+        image = network_at(cfg.init, MMDiT)
     else:
         file = file or Path(cfg.out) / "dit.safetensors"
         image = load_network(MMDiT, file)
@@ -562,7 +561,7 @@ def start_latte(cfg):
     if file:
         net = load_network(Latte, file)
     elif cfg.init:
-        net = pretrained.network_at(cfg.init, DiT, PixArt, Latte)
+        net = network_at(cfg.init, DiT, PixArt, Latte)
     else:
         return Latte(cfg.latte)
     if isinstance(net, Latte):
@@ -834,7 +833,7 @@ def reader(cfg, run, alone=False):
     if not path or not Path(path).expanduser().exists():
         raise UserError(f"no text encoder: neither {own} nor {path or '--init'} is there; "
                         "give --text_weights Stable Diffusion 3's, or T5's folder, or train stage dit first")
-    return Reader(pretrained.load_text(path, alone=alone).to(run.device, keep=True), path, run.device)
+    return Reader(load_text(path, alone=alone).to(run.device, keep=True), path, run.device)
 
 
 def feed(cfg, run, kind, vae, text=None):
