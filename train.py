@@ -867,10 +867,9 @@ def feed(cfg, run, kind, vae, text=None):
     run.wait()
     if store:
         text.encoder.to(text.device)            # T5's 9.5 GB leave; the prompts of previews call it back
-    words = None
     if isinstance(dataset, ToyClips) and not store:         # the toy says other words of a clip in each epoch
-        words = dataset.words
-    return LatentCache(folder, words)
+        return LatentCache(folder, dataset.words)
+    return LatentCache(folder)
 
 
 # Three flags are about a transformer's blocks. --checkpointing (gradient checkpointing) keeps of each block
