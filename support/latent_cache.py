@@ -85,15 +85,15 @@ def write_cache(folder, dataset, encode, batch, vae, *, shift=0.0, scale=1.0, ep
                 write_shard(path, batches, encode, dtype, made, bar)
             if text:
                 captions = cache_made(path)[1]
-                write_texts(folder, captions, lambda asked: stored(text(asked), dtype), batch)
+                write_texts(folder, captions, lambda asked: floats_as(text(asked), dtype), batch)
 
 
 def in_batches(items, batch):
     return [items[start:start + batch] for start in range(0, len(items), batch)]
 
 
-def stored(tensors, dtype):
-    """On the CPU, floats in the cache's dtype; token numbers stay whole."""
+def floats_as(tensors, dtype):
+    """On the CPU, floats in this dtype; token numbers stay whole."""
     return {key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
             for key, tensor in tensors.items()}
 
@@ -104,7 +104,7 @@ def write_shard(path, batches, encode, dtype, made, bar):
     """One file: tensors, and as metadata the captions and how it was made. Whole or not at all."""
     parts, captions, places = [], [], []
     for batch in batches:
-        parts.append(stored(encode(batch), dtype))
+        parts.append(floats_as(encode(batch), dtype))
         captions += batch["caption"]
         places += batch["place"]
         bar.update(len(batch["caption"]))
@@ -208,10 +208,7 @@ class LatentCache:
         caption = self.words(index, epoch)
         if self.made["text"]:
             tensors |= self.text(caption)                                                # (L,D), (P)
-        for key, tensor in tensors.items():
-            if tensor.is_floating_point():
-                tensors[key] = tensor.float()
-        return {"caption": caption, "place": self.places[index], **tensors}
+        return {"caption": caption, "place": self.places[index], **floats_as(tensors, torch.float32)}
 
     def text(self, caption):
         """What the text encoders said of it, when the cache was written."""
