@@ -367,10 +367,8 @@ def must_fit(net, state, source):
             differences["wrongly shaped"].append(f"{name} {(*there.shape,)} instead of {(*here.shape,)}")
         if there.is_floating_point() != here.is_floating_point():
             differences["no fractions"].append(f"{name} {there.dtype}")
-    parts = []
-    for kind, names in differences.items():
-        if names:
-            parts.append(f"{len(names)} {kind}: {', '.join(names[:8])}")
+    parts = [f"{len(names)} {kind}: {', '.join(names[:8])}"
+             for kind, names in differences.items() if names]
     if parts:
         raise UserError(f"{source} does not fit {type(net).__name__}; " + "; ".join(parts))
 
