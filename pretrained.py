@@ -216,9 +216,8 @@ def clip(state, heads=None, act="quick_gelu", source="the CLIP weights"):
             vocab_size=vocabulary, width=width, act=act, heads=heads or max(1, width // 64),
             layers=count_blocks(state, r"text_model\.encoder\.layers\.(\d+)\."),
             mlp_width=len(state["text_model.encoder.layers.0.mlp.fc1.weight"]),
-            length=len(state["text_model.embeddings.position_embedding.weight"]))
-        if "text_projection.weight" in state:
-            config.projection = len(state["text_projection.weight"])
+            length=len(state["text_model.embeddings.position_embedding.weight"]),
+            projection=len(state.get("text_projection.weight", ())))            # 0: none
         return fill(CLIPText, config, state, source)
 
 
@@ -888,14 +887,13 @@ def refuse_other_sizes(cfg, owner, config, source):
     are dropped is no size.)"""
     for name in cfg.given:
         group, _, leaf = name.rpartition(".")
-        is_size = group == owner and leaf != "class_dropout" or name in ("attention", "patchify_3d")
-        if not is_size or not hasattr(config, leaf):
-            continue
-        wanted = getattr(getattr(cfg, group) if group else cfg, leaf)
-        if wanted != getattr(config, leaf):
-            flag = f"--no-{name}" if wanted is False else f"--{name} {wanted}"
-            raise UserError(f"{flag}: {source} has {getattr(config, leaf)}; leave the flag out, or start "
-                            "from other weights")
+        if group == owner and leaf != "class_dropout" or name in ("attention", "patchify_3d"):
+            wanted = getattr(getattr(cfg, group) if group else cfg, leaf)
+            have = getattr(config, leaf, wanted)                        # else no size of this network
+            if wanted != have:
+                flag = f"--no-{name}" if wanted is False else f"--{name} {wanted}"
+                raise UserError(f"{flag}: {source} has {have}; leave the flag out, or start "
+                                "from other weights")
 
 
 def check_widths(cfg, config, vae, text=None):
