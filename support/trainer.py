@@ -270,8 +270,8 @@ def part_of(tensor, like):
 # float32, and gradients are summed in float32. What autocast leaves in float32, and so rounds nothing, would
 # be rounded by this: adaLN is therefore gathered by itself. (Of a block's norms the few weights are rounded.)
 
-def shard(net, player, half):
-    """FSDP2: each block is gathered by itself, the rest of the network at its root.
+def shard(player, half):
+    """FSDP2: each block is gathered by itself, the rest of a network at its root.
 
     A block at a time, so that at most two blocks are whole at any moment: the one that runs, and the next,
     which is gathered meanwhile. The root holds what is outside of blocks: embedders and the last layer."""
@@ -279,17 +279,15 @@ def shard(net, player, half):
     policy = MixedPrecisionPolicy()
     if half:
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    inside = set(net.modules())
     for part in player.precise:
-        if part in inside:
-            fully_shard(part)
+        fully_shard(part)
     for block in player.blocks:
-        if block in inside:
-            fully_shard(block, mp_policy=policy)
-    fully_shard(net)
-    for method in player.methods:
-        if hasattr(net, method):
-            register_fsdp_forward_method(net, method)
+        fully_shard(block, mp_policy=policy)
+    for net in player.nets.values():
+        fully_shard(net)
+        for method in player.methods:
+            if hasattr(net, method):
+                register_fsdp_forward_method(net, method)
 
 
 # DDP starts sending a gradient as soon as its bucket of layers is done, while backward still works on the
@@ -303,8 +301,7 @@ def wrapped(cfg, run, player):
     if run.world == 1:
         return player
     if cfg.shard:
-        for net in player.nets.values():
-            shard(net, player, cfg.bf16 and has_bf16(run.device))
+        shard(player, cfg.bf16 and has_bf16(run.device))
         return player
     with warnings.catch_warnings():                         # its new name is not in every torch that we allow
         warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
