@@ -5,7 +5,6 @@ Differs  Lightning, Accelerate and Trainer hide the loop behind hooks; here it i
          it calls stands here"""
 
 import contextlib
-import dataclasses
 import datetime
 import itertools
 import json
@@ -16,7 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -674,7 +673,7 @@ class Trainer:
                         raise UserError(f"{name} has diverged: weights that are not finite at step "
                                         f"{self.step}; not saved. {self.whereabouts()}; lower --lr")
                     save_state(out / f"{name}.safetensors", weights, self.classes[name],
-                               dataclasses.asdict(net.config), about)
+                               asdict(net.config), about)
         if self.run.rank == 0:
             write_atomic(self.folder / "state.pt", lambda temporary: torch.save(state, temporary))
             (self.folder / BEGUN).unlink(missing_ok=True)
