@@ -164,9 +164,9 @@ class Side:
     def images(self, names, rng):
         """The protocol's frames of one clip, as they lie on the disk."""
         if self.toy:
-            stride = self.protocol.real_stride
+            stride, size = self.protocol.real_stride, self.protocol.size
             length = (self.protocol.frames - 1) * stride + 1
-            raw = toy_world.render(self.toy(names), length, self.protocol.size, only=range(0, length, stride))
+            raw = toy_world.render(self.toy(names), length, size, only=range(0, length, stride))
         elif names[0].lower().endswith(VIDEOS):
             path = os.path.join(self.folder, names[0])
             pts, times = scan_times(path)

@@ -53,9 +53,9 @@ def nearest(clips, specs, workers=1, vocabulary="full"):
     workers: processes. vocabulary: of the world that the clips are to be of."""
     jobs = [(np.asarray(clip), spec, vocabulary) for clip, spec in zip(clips, specs)]
     if min(workers, len(jobs)) < 2:
-        return [_nearest_to(*job) for job in jobs]
+        return [_fit(*job) for job in jobs]
     with Pool(min(workers, len(jobs))) as pool:
-        fits = pool.starmap(_nearest_to, jobs, chunksize=1)
+        fits = pool.starmap(_fit, jobs, chunksize=1)
         pool.close()               # else `with` ends them by SIGTERM, which the children of a process that
         pool.join()                # notes signals (cli.py, catch_signals) only note: it waits for ever
     return fits
@@ -76,7 +76,7 @@ class PixelCosts:
         self.clip, self.scene, self.size = clip, scene, clip.shape[1]             # float32 (T,H,W,3), 0..255
         nowhere = Spec("", "", "", scene, drift=((-9.0, 0.0, 0.0),))              # its sun is out of sight
         self.back = np.asarray(_backdrop(nowhere, 2 * self.size).reduce(2), np.float32)       # (H,W,3)
-        kind, horizon = BACKDROPS[scene][4], BACKDROPS[scene][3]
+        horizon, kind = BACKDROPS[scene][3:]
         colour, high, low = DRIFTING[kind][1:]
         if kind == "sun":
             high, low = (horizon - 0.17, horizon) if scene == "at sunset" else (0.06, 0.26)
@@ -87,8 +87,7 @@ class PixelCosts:
         self.excused = np.ones(clip.shape[:3] + (1,), np.float32)                             # (T,H,W,1)
         if kind in ("star", "flake", "bubble"):
             self.excused[self._too_large()] = 0.0
-        whole = (slice(None), slice(None))
-        self.empty = np.stack([self.cost(t, whole, 0, np.float32(1)) for t in range(len(clip))])     # (T,H,W)
+        self.empty = np.stack([self.cost(t, ..., 0, np.float32(1)) for t in range(len(clip))])     # (T,H,W)
         self.seen = self.empty > self.SEEN ** 2                                               # (T,H,W)
 
     def _too_large(self):
@@ -96,11 +95,11 @@ class PixelCosts:
         gap = self.clip - self.back
         like = np.abs(gap - self.toward).sum(-1) < np.abs(gap).sum(-1)                        # (T,H,W)
         reach = max(round(4.5 * self.size / 64), 1)
+        side = 2 * reach + 1
         for every in (np.all, np.any):             # erosion, then dilation: what survives is wide both ways
-            for axis in (1, 2):
-                edge = [(reach, reach) if i == axis else (0, 0) for i in range(3)]
-                window = np.lib.stride_tricks.sliding_window_view(np.pad(like, edge), 2 * reach + 1, axis)
-                like = every(window, -1)                                                      # (T,H,W)
+            edged = np.pad(like, ((0, 0), (reach, reach), (reach, reach)))
+            squares = np.lib.stride_tricks.sliding_window_view(edged, (side, side), (1, 2))   # (T,H,W,9,9)
+            like = every(squares, (3, 4))                                                     # (T,H,W)
         return like
 
     def cost(self, t, box, paint, through):
@@ -110,42 +109,38 @@ class PixelCosts:
         r = r - l.clip(0, 1) * self.excused[t][box] * v
         return (r * r).mean(-1)                                                               # (h,w)
 
-    def added(self, t, spec, pose, swing, corners=True):
-        """What a subject there adds to the frame's cost: the less, the better it explains the frame.
+    def added(self, t, spec, corners=True):
+        """What the subject adds to the frame's cost: the less, the better it explains the frame.
 
         A sum and not a mean over its area: a mean would be lowest for a large subject that hides."""
-        if (layer := _layer(spec, pose, swing, self.size, corners)) is None:
-            return 0.0
-        return float((self.cost(t, *layer) - self.empty[t][layer[0]]).sum())
+        box, *drawn = _layer(spec, t, len(self.clip), self.size, corners)
+        return float((self.cost(t, box, *drawn) - self.empty[t][box]).sum())
 
     def total(self, spec, frames, corners=True):
-        return sum(self.added(t, spec, pose(spec, t, len(self.clip)), swing_at(spec, t), corners)
-                   for t in frames)
+        return sum(self.added(t, spec, corners) for t in frames)
 
-    def compare(self, t, spec, pose, swing):
+    def compare(self, t, spec):
         """Frame t beside the subject drawn there: the pixels of the area of trap 1, the squared error summed
         over them."""
         cost = self.empty[t].copy()
         rows, columns = (np.indices(cost.shape) + 0.5) / self.size                            # (H,W) each
-        x, y, scale, _ = pose
+        x, y, scale, _ = pose(spec, t, len(self.clip))
         near = np.hypot(columns - 0.5 - x, rows - 0.54 - y) < 1.4 * 0.29 * scale              # (H,W)
         area = near & self.seen[t]
-        if (layer := _layer(spec, pose, swing, self.size)) is not None:
-            box, _, through = layer
-            cost[box] = self.cost(t, *layer)
-            area[box] |= through[..., 0] < 1
+        box, paint, through = _layer(spec, t, len(self.clip), self.size)
+        cost[box] = self.cost(t, box, paint, through)
+        area[box] |= through[..., 0] < 1
         return area.sum(), cost[area].sum()
 
 
 # Thousands of trials draw the same backdrop under a subject that fills a fifth of it. So the subject is drawn
 # alone on a clear canvas, and only its own box is compared; the rest of the frame costs what it did (empty).
-def _layer(spec, pose, swing, size, corners=True):
+def _layer(spec, t, frames, size, corners=True):
     """The subject alone: the box that it fills (two slices), its paint times its cover (h,w,3), 1 - cover
-    (h,w,1). None where it is out of the image."""
+    (h,w,1). Where it is out of the image the box is empty."""
     canvas = Image.new("RGBA", (2 * size, 2 * size))
-    _draw_subject(ImageDraw.Draw(canvas), spec, pose, swing, 2 * size, corners)
-    if (box := canvas.getbbox()) is None:
-        return None
+    _draw_subject(ImageDraw.Draw(canvas), spec, pose(spec, t, frames), swing_at(spec, t), 2 * size, corners)
+    box = canvas.getbbox() or (0, 0, 0, 0)
     left, top, right, bottom = box[0] // 2, box[1] // 2, (box[2] + 1) // 2, (box[3] + 1) // 2
     drawn = np.asarray(canvas.crop((2 * left, 2 * top, 2 * right, 2 * bottom)), np.float32)   # (2h,2w,4)
     drawn = drawn[::2] + drawn[1::2]
@@ -215,7 +210,8 @@ def _by_cost(costs, specs, frames, corners):
 #     35 near that    full size     6        true      the best searched, by other steps
 #     1               full size     all      true      searched, to 1/32 of a pixel
 def _fit(clip, told, vocabulary):
-    """float32 (T,H,W,3) of 0..255, a Spec of which the words are read -> (its PixelCosts, the nearest Spec)."""
+    """(3,T,H,W) in [-1,1], a Spec of which the words are read -> its Fit."""
+    clip = _levels(clip)
     fine, coarse = PixelCosts(clip, told.scene), PixelCosts(_halved(clip), told.scene)
     four, six = (sorted({round(t) for t in np.linspace(0, len(clip) - 1, count)}) for count in (4, 6))
     starts = [_by_cost(coarse, places, four, False)[0] for places in _starts(told, VOCABULARIES[vocabulary])]
@@ -236,31 +232,22 @@ def _fit(clip, told, vocabulary):
               for y in (0, -2, -1, 1, 2) for scale in (0, -3, -2, -1, 1, 2, 3)]
     spec = _search(fine, _by_cost(fine, around, six, True)[0], six, 1 / 3, 1 / 24)
     spec = _search(fine, spec, range(len(clip)), 1 / 8, 1 / 32)
-    return fine, replace(spec, phase=spec.phase % 1.0)
+    return _report(fine, replace(spec, phase=spec.phase % 1.0))
 
 
 def _starts(told, world):
     """Lists of nine Specs, nine places each: of each side and eighth of a swing, one."""
-    is_mover = world.faces_its_way and told.motion.startswith("moving")
-    for flip in (False, True):
-        if is_mover and flip != (told.motion == "moving left"):
-            continue                                      # movers face where they go
-        phases = [0.0]
-        if _swings(told.subject):
-            phases = [i / 8 for i in range(8)]
-        for phase in phases:
-            yield [Spec(told.subject, told.colour, told.motion, told.scene, x, y, 1.0, flip, phase)
-                   for x in (-0.04, 0.0, 0.04) for y in (-0.015, 0.01, 0.035)]
+    flips = (False, True)
+    if world.faces_its_way and told.motion.startswith("moving"):
+        flips = (told.motion == "moving left",)           # movers face where they go
+    for flip, eighth in itertools.product(flips, range(8 if _swings(told.subject) else 1)):
+        yield [Spec(told.subject, told.colour, told.motion, told.scene, x, y, 1.0, flip, eighth / 8)
+               for x in (-0.04, 0.0, 0.04) for y in (-0.015, 0.01, 0.035)]
 
 
 def _halved(clip):
     t, h, w, c = clip.shape
     return clip.reshape(t, h // 2, 2, w // 2, 2, c).mean((2, 4))                              # (T,H/2,W/2,C)
-
-
-def _nearest_to(clip, told, vocabulary):
-    """(3,T,H,W) in [-1,1] -> its Fit."""
-    return _report(*_fit(_levels(clip), told, vocabulary))
 
 
 def _levels(clip):
@@ -272,8 +259,7 @@ def _levels(clip):
 # Two sums over the same area: errors and pixels. A clip's dB are those of all its pixels together, not the
 # mean of its frames' dB, in which one perfect frame would outweigh three bad ones.
 def _report(costs, spec):
-    frames = len(costs.clip)
-    found = [costs.compare(t, spec, pose(spec, t, frames), swing_at(spec, t)) for t in range(frames)]
+    found = [costs.compare(t, spec) for t in range(len(costs.clip))]
     pixels, errors = map(np.array, zip(*found))                                               # (T,) each
     each = [decibels(error / count) for count, error in zip(pixels, errors)]
     return Fit(spec, decibels(errors.sum() / pixels.sum()), np.array(each))
