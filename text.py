@@ -82,9 +82,8 @@ class CLIPLayer(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        self.config = config
         width = config.width
-        self.heads = config.heads
-        self.act = config.act
         names = ("q_proj", "k_proj", "v_proj", "out_proj")
         self.self_attn = nn.ModuleDict({name: nn.Linear(width, width) for name in names})
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, config.mlp_width),
@@ -95,14 +94,14 @@ class CLIPLayer(nn.Module):
     def forward(self, x):                                                       # (B,L,D)
         attn = self.self_attn
         h = self.layer_norm1(x)
-        q, k, v = (rearrange(attn[name](h), "b l (n d) -> b n l d", n=self.heads)
+        q, k, v = (rearrange(attn[name](h), "b l (n d) -> b n l d", n=self.config.heads)
                    for name in ("q_proj", "k_proj", "v_proj"))                  # (B,heads,L,D/heads)
         # no mask beside: with is_causal the prompt cannot attend to its pads anyway
         h = F.scaled_dot_product_attention(q, k, v, is_causal=True)             # (B,heads,L,D/heads)
         x = x + attn["out_proj"](rearrange(h, "b n l d -> b l (n d)"))          # (B,L,D)
 
         h = self.mlp["fc1"](self.layer_norm2(x))                                # (B,L,mlp_width)
-        if self.act == "quick_gelu":
+        if self.config.act == "quick_gelu":
             h = h * torch.sigmoid(1.702 * h)
         else:
             h = F.gelu(h)
