@@ -39,6 +39,7 @@ from support.cli import UserError, polite    # first: see say_stopped
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -505,18 +506,15 @@ def spaced_steps(steps, spacing):
                 return list(range(0, steps, stride))
         raise UserError(f'no stride makes {count} of {steps} steps; ask for "{count}"')
     counts = [int(count) for count in spacing.split(",")]
-    visited, start = [], 0
-    for section, count in enumerate(counts):
-        size = steps // len(counts)
-        if section < steps % len(counts):                  # the first sections share what is left over
-            size += 1
+    visited = []
+    for section, count in zip(np.array_split(range(steps), len(counts)), counts):
+        size = len(section)                            # the first sections share what is left over
         if not 0 < count <= size:
             raise UserError(f"{count} sampling steps asked of {size} training steps; ask for 1 to {size}")
         stride, position = (size - 1) / max(count - 1, 1), 0.0
         for _ in range(count):
-            visited.append(start + round(position))
+            visited.append(int(section[round(position)]))
             position += stride                         # added up, not multiplied: rounds as the released code
-        start += size
     return visited
 
 
