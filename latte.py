@@ -490,7 +490,9 @@ class Latte(nn.Module):
             tokens = [per_frame(part, video).expand(-1, x.shape[1], -1) for part in parts]
             x = torch.cat([torch.stack(tokens, dim=2).to(x.dtype), x], dim=2)   # (B,T/s,N + 1 or 2,D)
         x = self.backbone(x, c, shared)[:, :, extra:]                             # (B,T/s,N,D)
-        out = self.head(x, head, video)                                         # (B,T/s*N,p*p*2C)
+        head = per_frame(head, video).flatten(0, 1)     # (B,D), or (B*T/s,D) if images have their own
+        out = self.final_layer(x.flatten(0, 1), head)                           # (B*T/s,N,p*p*2C)
+        out = out.view(len(z), -1, out.shape[-1])                               # (B,T/s*N,p*p*2C)
         out = unpatchify(out, tubes[:, :, ::self.tube], self.config.patch)      # (B,2C,T/s,H,W)
         return self.as_frames(out, video)                                       # (B,2C,T,H,W)
 
@@ -511,12 +513,6 @@ class Latte(nn.Module):
             else:
                 x = run_block(block, self.checkpointing, x, c, shared)
         return x
-
-    def head(self, x, c, video):
-        """x (B,T,N,D) -> (B,T*N,outputs); c (B,G,D), one row a frame if images have their own."""
-        c = per_frame(c, video).flatten(0, 1)                                   # (B,D) or (B*T,D)
-        out = self.final_layer(x.flatten(0, 1), c)                              # (B*T,N,outputs)
-        return out.view(len(x), -1, out.shape[-1])                              # (B,T*N,outputs)
 
     # ASSUMED: an image is a tube that stands still, and its output the tube's first frame; the paper tries
     # compression and joint training apart only.
