@@ -95,7 +95,10 @@ class DPVAEConfig(KLVAEConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_windows(self.window, self.overlap)
+        if self.window < GOP or self.window % GOP or not 0 <= self.overlap <= self.window - GOP:
+            raise UserError(f"DP-VAE windows of {self.window} frames that share {self.overlap} cannot be "
+                            f"stitched: a window must be a multiple of {GOP} and at least {GOP} longer than "
+                            "the overlap")
 
 
 # ------------------------------------------------------------------------------------------ DP-VAE
@@ -344,12 +347,6 @@ def check_frames(frames, group=GOP):
     if frames < 1 or (frames > 1 and frames % group):
         above = (max(frames, 0) // group + 1) * group
         raise UserError(f"--frames {frames}: must be 1 (an image) or a multiple of {group}, such as {above}")
-
-
-def check_windows(window, overlap):
-    if window < GOP or window % GOP or not 0 <= overlap <= window - GOP:
-        raise UserError(f"DP-VAE windows of {window} frames that share {overlap} cannot be stitched: a "
-                        f"window must be a multiple of {GOP} and at least {GOP} longer than the overlap")
 
 
 # ------------------------------------------------------------------------------------------ encoder, decoder
