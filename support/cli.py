@@ -89,10 +89,9 @@ def printable(text):
 def check_writable(flag, folder):
     """A folder that is to be written into, or the nearest one above it that is there, takes a file: asked
     before hours of work, not after them. Nothing is left behind."""
-    above = Path(folder)
     try:
-        while not (above.exists() or above.is_symlink()):       # a link to nothing is no folder
-            above = above.parent
+        above = next(place for place in (Path(folder), *Path(folder).parents)
+                     if place.exists() or place.is_symlink())   # a link to nothing is no folder
         tempfile.TemporaryFile(dir=above).close()
     except OSError as error:
         raise UserError(f"{flag} {folder}: cannot be written ({error.strerror}); give another folder")
