@@ -121,7 +121,9 @@ def sample_latents(models, prompts, shape, how, first_index=0, given=None, windo
     cond, null_cond = conditions(models, prompts, how.negative)
     if not cond:
         how = replace(how, guidance=1.0)                    # nothing to be guided by
-    device = models.take_turn()
+    if models.device:
+        models.transformer.to(models.device, models.dtype)
+    device = next(models.transformer.parameters()).device
     cond = add_resolution(models, cond, shape, device)
     null_cond = add_resolution(models, null_cond, shape, device)
 
@@ -234,9 +236,8 @@ def conditions(models, prompts, negative=""):
     names = getattr(models.text, "gives", ("context", "pooled"))
     cond = dict(zip(names, models.text(prompts)))                               # (B,L,D), (B,P) or (B,L)
     if negative or models.null == "empty":
-        null_cond = {}
-        for name, value in zip(names, models.text([negative])):
-            null_cond[name] = value.expand(len(prompts), *value.shape[1:])      # (B,L,D), (B,P) or (B,L)
+        null_cond = {name: value.expand(len(prompts), *value.shape[1:])         # (B,L,D), (B,P) or (B,L)
+                     for name, value in zip(names, models.text([negative]))}
     else:
         null_cond = {name: torch.zeros_like(value) for name, value in cond.items()}
     # TRAP: a mask of zeros would leave attention nothing to attend to, which is not-a-number. Latte's
@@ -313,12 +314,6 @@ class Models:
         """Of the latents: (B,C,T',h,w)."""
         side = size // self.vae.downsampling
         return batch, self.vae.config.z_channels, max(frames // self.group, 1), side, side
-
-    def take_turn(self):
-        """Move the transformer in, now that the text encoders have left; returns the device."""
-        if self.device:
-            self.transformer.to(self.device, self.dtype)
-        return next(self.transformer.parameters()).device
 
 
 # A flow's paths are nearly straight, so 28 large steps follow them; DDPM's are not, and its ancestral sampler
