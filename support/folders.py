@@ -226,8 +226,8 @@ class Source:
     """What lies under a root, sorted.
 
     root       a folder; of a single file, the one it lies in
-    names      all files that may be read
-    videos     of these; folders: {folder: its numbered frames}, each a video, too; images
+    names      all files that may be read; of these videos and images
+    folders    {folder: its numbered frames}: each is a video, too
     shards     .tar files of videos (shards.py), where no videos are
     split      which part was taken, of a root that holds several"""
 
@@ -294,7 +294,10 @@ def choose_split(root, names, split="train"):
     else:
         # DEVIATES from Latte's published loader: it trains on all of UCF101; here, where the lists lie in the
         # root, what testlist01 names is kept for the test.
-        kept = read_split(root, names, lists[split])
+        lines = decode(Path(root, lists[split]).read_bytes()).split("\n")     # Archery/v_Archery_g01_c01.avi 3
+        listed = {stem_of(line.split()[0]).rpartition("/")[2] for line in lines if line.strip()}
+        kept = [name for name in names
+                if not name.lower().endswith(VIDEOS + IMAGES) or listed & set(stem_of(name).split("/"))]
     log.warning("%s holds %s: %s is taken, %d of %d files; give one of its folders to choose another", root,
                 " and ".join(there), split, len(kept), len(names))
     return kept, split
@@ -315,14 +318,6 @@ def folder_splits(names):
         if len(set(folders.values())) > 1:
             found |= folders
     return found
-
-
-def read_split(root, names, table):
-    """What UCF101's list names, "Archery/v_Archery_g01_c01.avi 3" a line, and all files that are no media."""
-    lines = decode(Path(root, table).read_bytes()).split("\n")
-    listed = {stem_of(line.split()[0]).rpartition("/")[2] for line in lines if line.strip()}
-    return [name for name in names
-            if not name.lower().endswith(VIDEOS + IMAGES) or listed & set(stem_of(name).split("/"))]
 
 
 # The same clips once as videos and once as folders of frames would be seen twice as often as others, and one
@@ -592,13 +587,11 @@ def class_name(place):
 # UCF101 checkpoint are ours: 0 is ApplyEyeMakeup, 100 is YoYo. A checkpoint of ours carries the names.
 def list_classes(places):
     """All of them, in alphabetical order (Latte's numbers, too); a clip without one is an error."""
-    names = set()
-    for place in places:
-        names.add(class_name(place))
-        if "" in names:
-            raise UserError(f"{place} lies in no folder, so it has no class; put each class's clips into a "
-                            "folder of that name")
-    return tuple(sorted(names))
+    first = {class_name(place): place for place in reversed(places)}           # the first place of each
+    if "" in first:
+        raise UserError(f"{first['']} lies in no folder, so it has no class; put each class's clips into a "
+                        "folder of that name")
+    return tuple(sorted(first))
 
 
 # For images beside clips (Latte 3.3.4) the same question is asked of a deeper place: the frame 0001.jpg lies
