@@ -364,6 +364,10 @@ class ImageFolder(Files):
         image = open_image(self.root, self.names[index], how.size, how.long)             # (h,w,3)
         return {"video": to_video(crop_clip(image[None], how.size, how.crop, how.flip, rng))}    # (3,1,H,W)
 
+    def frames_of(self, index):
+        """The image, as a folder's frames are told by ClipFolder."""
+        return [self.names[index]]
+
 
 # ------------------------------------------------------------------------------ what --data and --images name
 
@@ -490,8 +494,7 @@ def main():
     parser.add_argument("folder", help="videos, folders of frames, images or .tar shards at any depth, or "
                         "a single file of these")
     source = list_source(parser.parse_args().folder)
-    how = ClipConfig()
-    folder_report.scan(source, lambda: ClipFolder(source, how), lambda: ImageFolder(source, how))
+    folder_report.scan(source, ClipFolder, ImageFolder, ClipConfig())
 
 
 if __name__ == "__main__":

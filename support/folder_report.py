@@ -16,29 +16,23 @@ from support.video_io import Unusable, VideoFile
 
 # Hours come from time stamps and not from headers, whose lengths and rates are often guesses; a folder of
 # frames has none, so it counts in frames alone.
-def measure_video(dataset, index):
+def measure(dataset, index):
     """(frames, seconds or None, width, height)."""
-    _, times = dataset.times(index)
-    count = len(times)
     if frames := dataset.frames_of(index):
         height, width = open_image(dataset.root, frames[0]).shape[:2]
-        return count, None, width, height
+        return len(frames), None, width, height
+    _, times = dataset.times(index)
+    seconds = float(np.ptp(times)) * len(times) / max(len(times) - 1, 1)
     with VideoFile(dataset.file(index)) as file:
-        seconds = float(np.ptp(times)) * count / max(count - 1, 1)
-        return count, seconds, file.width, file.height
-
-
-def measure_image(dataset, index):
-    height, width = open_image(dataset.root, dataset.names[index]).shape[:2]
-    return 1, None, width, height
+        return len(times), seconds, file.width, file.height
 
 
 # Where a caption comes from is counted, because it cannot be seen in the loss: if 3,000 of 3,000 come from
 # folders' names, a table was not found, and the model will learn to paint "videos".
-def report(what, open_it, measure):
+def report(what, kind, source, how):
     """Try each file of one data set, print what was found, or why a training would not open it."""
     try:
-        dataset = open_it()
+        dataset = kind(source, how)
     except UserError as error:
         print(f"{what}: {error}")
         return
@@ -73,14 +67,14 @@ def commonest(values):
 
 # A folder may hold videos, and images that are none of theirs: both are tried, as --data and --images would
 # take them. What is in neither is printed last: nothing of a folder goes without a word.
-def scan(source, open_clips, open_images):
+def scan(source, clips, images, how):
     """Try every file of a Source; print what is usable, and what is passed by."""
     source.refuse_empty()
     frames = {name for names in source.folders.values() for name in names}
     if source.videos or source.folders or source.shards:
-        report("videos", open_clips, measure_video)
+        report("videos", clips, source, how)
     if set(source.images) - frames:
-        report("images", open_images, measure_image)
+        report("images", images, source, how)
     elif frames:
         print(f"as --images, the frames of {len(source.folders)} folders are {len(frames)} images")
     if others := source.passed_over():
