@@ -112,9 +112,8 @@ def draw_frame(pen, axes):
             ends = axes.pixel(ends)                                                      # (2,2)
             pen.line(ends.ravel().tolist(), fill=PALE, width=FINE)
             write(pen, ends[0] / FINE + shift, f"{mark:.6g}", 12, GREY, anchor)
-    top_left = axes.pixel(np.array([axes.low[0], axes.high[1]]))
-    bottom_right = axes.pixel(np.array([axes.high[0], axes.low[1]]))
-    pen.rectangle([*top_left, *bottom_right], outline="#999999", width=FINE)
+    frame = FINE * np.stack([axes.corner, axes.corner + axes.extent])                    # (2,2)
+    pen.rectangle(frame.ravel().tolist(), outline="#999999", width=FINE)
 
 
 def draw_curve(pen, points, ink, style="-"):
