@@ -318,8 +318,7 @@ def read_some(file, pts, wanted, short=None, long=None):
             shown = frame
         if shown is None or number < wanted[-1]:
             raise Unusable(f"frame {wanted[-1]} cannot be decoded")
-        while len(images) < len(wanted):
-            images.append(video.pixels(shown))
+        images += [video.pixels(shown) for _ in wanted[len(images):]]
         return np.stack(images)                                                          # (T,H,W,3)
 
 
