@@ -286,12 +286,10 @@ class FrozenNorm(nn.Module):
 
 
 class Conv2dNorm(nn.Module):
-    """Convolution, norm, ReLU. Without stride its output is as large as its input; with one, it shrinks."""
+    """Convolution, norm, ReLU. The output is as large as the input; with padding 0 it shrinks."""
 
-    def __init__(self, width, out, kernel, stride=1, padding=None):
+    def __init__(self, width, out, kernel, stride=1, padding="same"):
         super().__init__()
-        if padding is None:
-            padding = "same" if stride == 1 else 0
         self.conv = nn.Conv2d(width, out, kernel, stride, padding, bias=False)
         self.bn = FrozenNorm(out)
 
@@ -300,21 +298,22 @@ class Conv2dNorm(nn.Module):
 
 
 def branches(kind, c=0):
-    """Five kinds of block: branches of (name, channels out, kernel, stride); the last starts with a pool."""
+    """Five kinds of block: branches of (name, channels out, kernel, stride, padding); the last starts with a
+    pool."""
     return {
         "a": [[("branch1x1", 64, 1)], [("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)],
               [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)],
               [("branch_pool", c, 1)]],
-        "b": [[("branch3x3", 384, 3, 2)],
-              [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3, 2)], []],
+        "b": [[("branch3x3", 384, 3, 2, 0)],
+              [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3, 2, 0)], []],
         "c": [[("branch1x1", 192, 1)],
               [("branch7x7_1", c, 1), ("branch7x7_2", c, (1, 7)), ("branch7x7_3", 192, (7, 1))],
               [("branch7x7dbl_1", c, 1), ("branch7x7dbl_2", c, (7, 1)), ("branch7x7dbl_3", c, (1, 7)),
                ("branch7x7dbl_4", c, (7, 1)), ("branch7x7dbl_5", 192, (1, 7))],
               [("branch_pool", 192, 1)]],
-        "d": [[("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)],
+        "d": [[("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2, 0)],
               [("branch7x7x3_1", 192, 1), ("branch7x7x3_2", 192, (1, 7)), ("branch7x7x3_3", 192, (7, 1)),
-               ("branch7x7x3_4", 192, 3, 2)], []],
+               ("branch7x7x3_4", 192, 3, 2, 0)], []],
         "e": [[("branch1x1", 320, 1)],                           # _2a and _2b both read what _1 made
               [("branch3x3_1", 384, 1), ("branch3x3_2a", 384, (1, 3)), ("branch3x3_2b", 384, (3, 1))],
               [("branch3x3dbl_1", 448, 1), ("branch3x3dbl_2", 384, 3), ("branch3x3dbl_3a", 384, (1, 3)),
@@ -357,7 +356,7 @@ class Inception(nn.Module):
 
     def __init__(self, classes=1008):
         super().__init__()
-        self.Conv2d_1a_3x3 = Conv2dNorm(3, 32, 3, 2)
+        self.Conv2d_1a_3x3 = Conv2dNorm(3, 32, 3, 2, 0)
         self.Conv2d_2a_3x3 = Conv2dNorm(32, 32, 3, padding=0)
         self.Conv2d_2b_3x3 = Conv2dNorm(32, 64, 3)
         self.MaxPool_1 = nn.MaxPool2d(3, 2)
@@ -406,23 +405,18 @@ class Conv3dNorm(nn.Module):
 
     def __init__(self, width, out, kernel, stride=1):
         super().__init__()
-        self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
         self.conv3d = nn.Conv3d(width, out, kernel, stride, bias=False)
         self.bn = FrozenNorm(out)
 
     def forward(self, x):
-        return F.relu(self.bn(self.conv3d(same_padding(x, self.kernel, self.stride))))
+        return F.relu(self.bn(self.conv3d(same_padding(x, self.conv3d.kernel_size, self.conv3d.stride))))
 
 
-class MaxPoolSame(nn.Module):
+class MaxPoolSame(nn.MaxPool3d):
     """Max pool with TensorFlow's padding."""
 
-    def __init__(self, kernel, stride):
-        super().__init__()
-        self.kernel, self.stride = kernel, stride
-
     def forward(self, x):                                        # x >= 0: a padded 0 changes no maximum
-        return F.max_pool3d(same_padding(x, self.kernel, self.stride), self.kernel, self.stride)
+        return super().forward(same_padding(x, self.kernel_size, self.stride))
 
 
 # Inception's idea again, in three dimensions: which size fits is not decided, all are there.
