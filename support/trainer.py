@@ -70,7 +70,6 @@ class Run:
     world: int = 1
     device: str = "cpu"
     store: object = None               # a small table that all ranks read and write; kept by the launcher
-    stop: int = None                   # the step after which all stop, once that is agreed
 
     @property
     def on_cuda(self):
@@ -144,11 +143,9 @@ def stops_after(run, step):
     get there."""
     if run.world == 1:
         return bool(STOP)
-    if STOP and run.stop is None and run.store.add("stop/asked", 1) == 1:
-        run.store.set("stop/after", str(step + 4))
-    if run.stop is None and run.store.check(["stop/after"]):
-        run.stop = int(run.store.get("stop/after"))
-    return run.stop is not None and step >= run.stop
+    if STOP:
+        run.store.compare_set("stop/after", "", str(step + 4))          # where nothing stands: the first counts
+    return run.store.check(["stop/after"]) and step >= int(run.store.get("stop/after"))
 
 
 @contextlib.contextmanager
