@@ -326,9 +326,8 @@ class T5Tokenizer:
         for start in range(len(text)):
             so_far = best[start][0]
             for end in range(start + 1, min(len(text), start + self.longest) + 1):
-                index, score = self.pieces.get(text[start:end], (None, None))
-                if index is None and end == start + 1:
-                    index, score = self.unk, self.unk_score
+                otherwise = (self.unk, self.unk_score) if end == start + 1 else (None, None)
+                index, score = self.pieces.get(text[start:end], otherwise)
                 if index is not None and (best[end] is None or so_far + score > best[end][0]):
                     best[end] = (so_far + score, start, index)
         ids, end = [], len(text)
