@@ -393,7 +393,7 @@ def load_strict(net, state, source, assign=False):
 
 def halve(source, target):
     """Our own .safetensors files of one folder, in float16, into another: how checkpoints/toy is made."""
-    found = sorted(path for path in Path(source).glob("*.safetensors") if path.name[0] != ".")
+    found = sorted(Path(source).glob("[!.]*.safetensors"))
     if not found:
         raise UserError(f"{source}: no .safetensors in it; give a folder that train.py wrote")
     for path in found:
