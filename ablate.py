@@ -235,10 +235,8 @@ CLAIMS = {
                  Claim("uniform", "compression", "nearest dB", 0.5)),
     "latte-5b": (Claim("S-AdaLN", "all tokens", "toy words %", 5),),
     "latte-5c": (Claim("absolute", "RoPE", "toy words %", 5, alike=True),),
-    "latte-5f": (Claim("Variant 1", "Variant 4", "toy motion %", 5),
-                 Claim("Variant 1", "Variant 4, counted", "toy motion %", 5),
-                 Claim("Variant 1", "Variant 2", "toy motion %", 5),
-                 Claim("Variant 1", "Variant 3", "toy motion %", 5)),
+    "latte-5f": tuple(Claim("Variant 1", f"Variant {other}", "toy motion %", 5)
+                      for other in ("4", "4, counted", "2", "3")),
     "latte-7": (Claim("Latte-XL", "Latte-S", "toy motion %", 5),
                 Claim("Latte-XL", "Latte-S", "nearest dB", 0.5)),
     "latte-3": (Claim("Latte+IMG", "Latte", "toy words %", 5),),
@@ -298,16 +296,13 @@ def flags_of(args, row):
         flags = row.small or flags
     elif table.steps:
         flags += f" --steps {table.steps}"                      # --train's own --steps wins
-    words = flags.split()
     usual = presets.flatten(config_of(args, table.model, []))
-    asked = presets.flatten(config_of(args, table.model, words))
+    asked = presets.flatten(config_of(args, table.model, flags.split()))
     kept = []
-    for word in words:
-        if word.startswith("--"):                               # and the value that follows it
-            name = word.removeprefix("--").removeprefix("no-")
-            changes = asked[name] != usual[name]
-        if changes:
-            kept.append(word)
+    for flag in flags.split("--")[1:]:                          # "p_video 1 ", "no-patchify_3d"
+        name, *_ = flag.removeprefix("no-").split()
+        if asked[name] != usual[name]:
+            kept += f"--{flag}".split()
     return kept
 
 
@@ -464,9 +459,7 @@ def published_distances(args, config, clips):
         fvd += ["--real_stride", str(stride)]
     if "ucf101" in args.config:                                 # Latte trains on both splits of it
         fvd += ["--split", "all"]
-    trust = []
-    if args.trust_torchscript:
-        trust = ["--trust-torchscript"]
+    trust = ["--trust-torchscript"] if args.trust_torchscript else []
     fvd += [*real_cache(args), *trust]
     if config.stage == "videodit" or config.latte.condition == "class":
         return {"fvd": fvd, "is": [clips, *look, *trust]}
