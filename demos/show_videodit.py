@@ -20,8 +20,8 @@ from support.video_io import to_video
 # out/videodit.png, with the shipped toy: clips of 16 frames are 4 latent frames of 4 x 4 tokens. Who
 # (row) attends to whom (column) among the 64, mean over blocks:
 #   2D        each frame for itself: four squares
-#   no times  the same weights over the whole clip, 3D patchify's projection at zero: four times the same
-#             square in a row, and each frame gets its quarter, because nothing tells one frame from another
+#   no times  the same weights over the whole clip, without 3D patchify: four times the same square in a row,
+#             and each frame gets its quarter, because nothing tells one frame from another
 #   trained   stripes: a patch attends to the patches beside, above and below it, most in its own frame, and
 #             less, the further a frame lies from its own
 
@@ -78,8 +78,7 @@ def who_attends_to_whom(video, z, t, cond):
         return watch_attention(net.image, lambda: net(clip, t, **cond)).mean(0)[L:, L:]
 
     no_times = copy.deepcopy(video)
-    torch.nn.init.zeros_(no_times.patchify_3d.zero.weight)
-    torch.nn.init.zeros_(no_times.patchify_3d.zero.bias)
+    no_times.patchify_3d = None
     alone = torch.block_diag(*(watch(no_times, z[:, :, i:i + 1]) for i in range(T)))    # (T*N,T*N)
     return alone, watch(no_times, z), watch(video, z)
 
