@@ -305,19 +305,17 @@ def choose_split(root, names, split="train"):
 
 def folder_splits(names):
     """{folder: its split} where a folder of one split lies beside a folder of another."""
-    beside = {}                                                     # parent -> {folder: split}
+    found = {}                                                      # folder -> its split
+    beside = {}                                                     # parent -> the splits of its folders
     media = VIDEOS + IMAGES + (".tar",)
     for folder in {name.rpartition("/")[0] for name in names if name.lower().endswith(media)}:
         while folder:
             parent, _, own = folder.rpartition("/")
             if which := SPLITS.get(re.split(r"[^a-z0-9]", own.lower())[-1]):           # sky_train -> train
-                beside.setdefault(parent, {})[folder] = which
+                found[folder] = which
+                beside.setdefault(parent, set()).add(which)
             folder = parent
-    found = {}
-    for folders in beside.values():
-        if len(set(folders.values())) > 1:
-            found |= folders
-    return found
+    return {folder: which for folder, which in found.items() if len(beside[folder.rpartition("/")[0]]) > 1}
 
 
 # The same clips once as videos and once as folders of frames would be seen twice as often as others, and one
@@ -426,14 +424,12 @@ def read_table(root, name):
             if not number:                                                       # the header
                 continue
             file = next((row[key] for key in FILE_COLUMNS if row.get(key) not in (None, "")), "")
-            if isinstance(file, int):                                            # WebVid's in JSON
-                file = str(file)
-            if not isinstance(file, str) or not file.strip():
+            if not isinstance(file, (str, int)) or not str(file).strip():        # a number: WebVid's in JSON
                 raise ValueError(f"row {number}: names no file")
             if "videoid" in row:
                 file = f"{row.get('page_dir') or ''}/{file}"
             said = ([*as_captions(row.get(key), number)] for key in texts)
-            yield number, file, next(filter(None, said), [])                    # the first that says anything
+            yield number, str(file), next(filter(None, said), [])               # the first that says anything
     except (ValueError, OSError) as error:
         if isinstance(error, UnicodeDecodeError):
             error = f"near row {number + 1}: not UTF-8; save it as UTF-8"
