@@ -387,9 +387,7 @@ def read_image(file, short=None, long=None):
         image = to_srgb(image, profile)
     image = over_white(image)
     size = resized(*image.size, short, long)                                 # it may have been turned
-    if image.size != tuple(size):
-        image = image.resize(size, Image.BICUBIC)
-    return np.asarray(image)                                                 # (H,W,3)
+    return np.asarray(image.resize(size, Image.BICUBIC))                     # (H,W,3)
 
 
 # The same three bytes are another red on a phone's screen (Display P3) than on the web's (sRGB): a profile in
