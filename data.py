@@ -408,11 +408,10 @@ def open_source(name, config, count=None, kind=None):
 # A wrong path is told before anything is trained, by the flag that holds it.
 def check_source(flag, name, split="train"):
     """UserError if nothing to train on lies there."""
-    if name in toy_world.WORLDS:
-        return
     try:
         for path, _ in split_sources(name):
-            list_source(path, split).refuse_empty()
+            if path not in toy_world.WORLDS:
+                list_source(path, split).refuse_empty()
     except UserError as error:
         raise UserError(f"{flag}: {error}")
 
