@@ -69,9 +69,8 @@ def plot(path, curves, title="", x="", y="", *, size=(640, 400), square=False):
               that starts with "_" takes the colour of the one before it and stands in no legend: one of many
     x, y      what the axes show
     square    a unit is as long on both axes, as on a map"""
-    lines = {}
-    for name, (xs, ys, *_) in curves.items():
-        lines[name] = np.stack([np.asarray(xs, np.float64), np.asarray(ys, np.float64)], 1)     # (n,2)
+    lines = {name: np.stack([np.asarray(xs, np.float64), np.asarray(ys, np.float64)], 1)        # (n,2)
+             for name, (xs, ys, *_) in curves.items()}
     axes = Axes(np.concatenate(list(lines.values())), size, square)
 
     image = Image.new("RGB", (FINE * size[0], FINE * size[1]), "white")
