@@ -291,7 +291,8 @@ def shared_training(args):
 # of latents.
 def flags_of(args, row):
     """A row's flags in this preset; without those that say what the preset says anyway."""
-    table, flags = TABLES[args.table], row.flags
+    table = TABLES[args.table]
+    flags = row.flags
     if args.config in SMALL:
         flags = row.small or flags
     elif table.steps:
@@ -565,9 +566,8 @@ def look_for(args, shared, jobs):
 # even differ a little.
 def refuse_rows_flags(args):
     """A flag of --train's that the rows set would make them one."""
-    reserved = {"out", "cache", "seed", "config", "stage"}
-    for row in TABLES[args.table].rows:
-        reserved |= names_of(row.flags.split())
+    rows_flags = " ".join(row.flags for row in TABLES[args.table].rows)
+    reserved = {"out", "cache", "seed", "config", "stage"} | names_of(rows_flags.split())
     if args.curve:
         reserved |= {"save_every", "keep"}                      # --curve 0 leaves them to you
     if twice := sorted(names_of(args.train) & reserved):
