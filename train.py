@@ -1027,12 +1027,10 @@ def commands_after(cfg):
     commands = [f"  python train.py report {cfg.out}"]
     if cfg.stage in ("dit", "videodit", "latte"):
         prompt = ' "A PROMPT"'
-        if cfg.stage == "latte" and cfg.latte.condition == "class":
-            prompt = " CLASS"
-        elif cfg.stage == "latte" and cfg.latte.condition == "none":
-            prompt = ""
-        elif cfg.data in toy_world.WORLDS:
+        if cfg.data in toy_world.WORLDS:
             prompt = f' "{PROMPTS[cfg.data][1]}"'
+        if cfg.stage == "latte":
+            prompt = {"class": " CLASS", "none": ""}.get(cfg.latte.condition, prompt)
         commands.append(f"  python sample.py{prompt} --ckpt {cfg.out} --model {cfg.stage}")
     return commands
 
