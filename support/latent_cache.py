@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from support.checkpoints import save_tensors, sweep
 from support.cli import UserError, stop_if_asked
-from support.folders import list_classes
 from support.order import load
 
 
@@ -196,10 +195,6 @@ class LatentCache:
     def identity(self):
         """Of the data that were encoded, and of their encoders."""
         return self.made
-
-    @functools.cached_property
-    def classes(self):
-        return list_classes(self.places)
 
     def item(self, index, epoch=0):
         shard, row = divmod(index, self.made["shard"])
