@@ -4,6 +4,7 @@ Both are one file without a script and without a network: it opens from a disk, 
 In light and dark, as the person's browser asks for; on a phone as on a screen."""
 
 import base64
+import contextlib
 import html
 import json
 import math
@@ -200,12 +201,10 @@ def write_page(out):
 
 def settings_of(path):
     """What sample.py wrote of a clip; None if the file is something else."""
-    try:
-        if not path.is_file() or path.stat().st_size > 1 << 20:
-            return None
-        about = json.loads(path.read_text("utf-8"), parse_int=float)      # no number of 400 digits
-    except (ValueError, RecursionError, OSError):
-        return None
+    about = None
+    with contextlib.suppress(ValueError, RecursionError, OSError):
+        if path.is_file() and path.stat().st_size <= 1 << 20:
+            about = json.loads(path.read_text("utf-8"), parse_int=float)      # no number of 400 digits
     if isinstance(about, dict) and all(isinstance(about.get(key), str) for key in ("prompt", "made")):
         return about
     return None
