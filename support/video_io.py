@@ -187,8 +187,7 @@ class VideoFile:
         size = frame.width, frame.height
         self.coded_size = self.coded_size or size
         if size != self.coded_size:
-            before, now = (" x ".join(map(str, sides)) for sides in (self.coded_size, size))
-            raise Unusable(f"its frames change size, from {before} to {now}")
+            raise Unusable("its frames change size, from %d x %d to %d x %d" % (*self.coded_size, *size))
         if frame.color_trc in HDR:
             raise Unusable(f"HDR ({HDR[frame.color_trc]}): convert it to BT.709 first")
         if frame.interlaced_frame:
