@@ -201,8 +201,7 @@ def describe(root, names):
     mark = 0
     for name in names:
         state = os.stat(os.path.join(root, name))
-        about = f"{name} {state.st_size} {state.st_mtime_ns}\n"
-        mark = zlib.crc32(about.encode(), mark)
+        mark = zlib.crc32(f"{name} {state.st_size} {state.st_mtime_ns}\n".encode(), mark)
     return f"{Path(root).resolve().name}, {len(names)} files, {mark:08x}"
 
 
