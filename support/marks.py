@@ -25,8 +25,7 @@ def marks(folder):
         for number, line in enumerate(lines):
             mark = MARK.search(line)
             if mark and "grep" not in line:
-                said = paragraph(lines, number, mark[3])
-                rows.append(f"* {mark[1]}{mark[2]}: {said}")
+                rows.append(f"* {mark[1]}{mark[2]}: {paragraph(lines, number, mark[3])}")
         if rows:
             page += ["", f"## {path.relative_to(folder)}", "", *rows]
     return "\n".join(page)
