@@ -536,13 +536,12 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
     def loss(nets, batch):
         z, cond = latents_and_conditions(batch, vae, text, classes, run.device)         # (B,C,T'+M,h,w)
         cond = drop_conditions(cfg, run, batch, cond, net.config.classes)
-        cond = {"images": cfg.joint_images, **cond}
         noise = draw(cfg, batch, z.shape, run.device)
         if cfg.objective == "flow":
             t = sample_times(draw(cfg, batch, (len(z),), run.device, TIME), cfg.shift)
         else:
             t = diffusion.sample_times(draw(cfg, batch, (len(z),), run.device, TIME, torch.rand))
-        found = errors(nets["latte"], z, cond, t, noise)
+        found = errors(nets["latte"], z, {"images": cfg.joint_images, **cond}, t, noise)
         return found.mean(), by_time(found, t, times)
 
     prompts = prompts_for(cfg, clips, asks, classes)
