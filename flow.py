@@ -291,7 +291,7 @@ def held(model, known, noisy):
 # The second line takes z for a Gaussian around where x_t is heading; r^2 is the variance that x_t leaves open
 # of data of variance 1 (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et al. 2023).
 
-def pulled(velocity, known, weight=1.0):
+def pulled(velocity, known):
     """velocity, turned so that the data it heads for agrees with what is known."""
     def turned(x, t):
         with torch.enable_grad():
@@ -302,7 +302,7 @@ def pulled(velocity, known, weight=1.0):
             gradient, = torch.autograd.grad(0.5 * wrong.square().sum(), x)     # (B,C,...)
         t = t.clamp(0.01, 0.999)                               # both ends would divide by zero
         factor = (t ** 2 + (1 - t) ** 2) / (t * (1 - t))                       # (B,)
-        return v.detach() - weight * along(factor, x) * gradient
+        return v.detach() - along(factor, x) * gradient
     return turned
 
 

@@ -151,7 +151,7 @@ def sample_flow(models, how, cond, null_cond, new_noise, given):
     velocity = guided(velocity, cond, how.guidance, null_cond)
     if given.pull:
         network.checkpointing = True                        # a backward pass a step
-        velocity = pulled(velocity, given.known, given.pull)
+        velocity = pulled(velocity, given.known)
 
     def noisy(t):
         return interpolate(noise, given.known.latent, t)                        # (B,C,T',h,w)
@@ -402,7 +402,7 @@ class Given:
     """What sampling must keep, and starts from, beside the prompt. Nothing, by default."""
     known: Known = None             # latent frames that stay as they are; the others start as it has them
     strength: float = 1.0           # share of the steps that are taken; 1 starts from noise
-    pull: float = 0.0               # 0: DDPM, which has no velocity to turn
+    pull: bool = False              # not for DDPM, which has no velocity to turn
 
     def skipped(self, steps):
         """How many of the steps are left out; one at least is taken."""
@@ -426,10 +426,7 @@ def given_frames(models, shape, keys, how):
     latent = torch.cat([keys[place] for place in nearest], dim=2)               # (1 or B,C,T',h,w)
     mask = torch.tensor([place in keys for place in range(shape[2])], device=latent.device)
     known = Known(latent, mask.view(1, 1, -1, 1, 1))                            # mask (1,1,T',1,1)
-    given = Given(known, part_way(models, how))
-    if models.objective == "flow":
-        given.pull = 1.0
-    return given
+    return Given(known, part_way(models, how), pull=models.objective == "flow")
 
 
 def part_way(models, how, most=HELD):
@@ -486,8 +483,7 @@ def go_on(models, prompts, z, frames, how, first_index=0):
     length = models.shape(1, models.frames, models.size)[2]                     # of a window, in latents
     shape = (*z.shape[:2], length, *z.shape[3:])
     for number, have in enumerate(windows_of(models, z.shape[2], frames)):
-        known = z[:, :, -have:]                                                 # (B,C,have,h,w)
-        keys = {place: known[:, :, place:place + 1] for place in range(have)}
+        keys = dict(enumerate(z[:, :, -have:].split(1, dim=2)))                 # {place: (B,C,1,h,w)}
         given = given_frames(models, shape, keys, how)
         new = sample_latents(models, prompts, shape, how, first_index, given, number)
         z = torch.cat([z, new[:, :, have:]], dim=2)                             # (B,C,T'+new,h,w)
