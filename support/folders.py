@@ -521,9 +521,8 @@ class Captions:
     def lookup(self, number):
         """([captions], where they are from) of a file. Unusable: a .txt that cannot be read."""
         stem = stem_of(self.of[number])
-        if stem + ".txt" in self.beside:
-            if text := self.read_text(stem + ".txt"):
-                return [text], "a .txt beside it"
+        if stem + ".txt" in self.beside and (text := self.read_text(stem + ".txt")):
+            return [text], "a .txt beside it"
         if number in self.rows:
             return self.rows[number]
         folder, own = class_name(stem), os.path.basename(os.path.abspath(os.path.join(self.root, stem)))
