@@ -187,7 +187,7 @@ class VideoFile:
         size = frame.width, frame.height
         self.coded_size = self.coded_size or size
         if size != self.coded_size:
-            raise Unusable("its frames change size, from %d x %d to %d x %d" % (*self.coded_size, *size))
+            raise Unusable("its frames change size, from {} x {} to {} x {}".format(*self.coded_size, *size))
         if frame.color_trc in HDR:
             raise Unusable(f"HDR ({HDR[frame.color_trc]}): convert it to BT.709 first")
         if frame.interlaced_frame:
