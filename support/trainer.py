@@ -308,9 +308,8 @@ def wrapped(cfg, run, player):
 
 # ---------------------------------------------------------------------------------------------- the optimizer
 
-def optimizer_of(cfg, player):
+def optimizer_of(cfg, player, trained):
     """AdamW for everything; with --muon, Muon for the matrices inside a transformer's blocks."""
-    trained = [p for p in player.parameters() if p.requires_grad]
     moved_by_muon = {id(p) for p in player.matrices if cfg.muon}
     matrices = [p for p in trained if id(p) in moved_by_muon]
     groups = [{"params": [p for p in trained if id(p) not in moved_by_muon]}]
@@ -401,7 +400,7 @@ class Learner:
         self.trained = {name: p for name, p in player.named_parameters() if p.requires_grad}
         self.names = {p: name for name, p in self.trained.items()}
         self.ema = {name: p.detach().clone() for name, p in self.trained.items()}
-        self.optimizer = optimizer_of(cfg, player)
+        self.optimizer = optimizer_of(cfg, player, self.trained.values())
 
     def accumulating(self, last):
         """Gradient accumulation: micro-batches before the last add to the gradient, and tell no other rank of
