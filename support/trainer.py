@@ -254,8 +254,8 @@ def local(tensor):
 
 
 def part_of(tensor, like):
-    """A rank's part of a full tensor, cut as `like` is."""
-    if not hasattr(like, "full_tensor"):
+    """A rank's part of a full tensor, cut as `like` is; a lone number (AdamW's "step") is whole everywhere."""
+    if not hasattr(like, "full_tensor") or tensor.ndim == 0:
         return tensor
     from torch.distributed.tensor import distribute_tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
@@ -483,9 +483,7 @@ class Learner:
                                 "another optimizer's (--muon); --resume none starts again")
             self.ema[name].copy_(part_of(ema[name], parameter))
             for key, value in moments[name].items():
-                if key != "step":
-                    value = part_of(value, parameter)
-                self.optimizer.state[parameter][key] = value.to(parameter.device)
+                self.optimizer.state[parameter][key] = part_of(value, parameter).to(parameter.device)
 
 
 class Trainer:
