@@ -254,7 +254,7 @@ def local(tensor):
 
 
 def part_of(tensor, like):
-    """A rank's part of a full tensor, cut as `like` is; a lone number (AdamW's "step") is whole everywhere."""
+    """A rank's part of a full tensor, cut as `like` is; a lone number (AdamW's "step") is whole on all."""
     if not hasattr(like, "full_tensor") or tensor.ndim == 0:
         return tensor
     from torch.distributed.tensor import distribute_tensor
