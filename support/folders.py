@@ -525,9 +525,9 @@ class Captions:
             return [text], "a .txt beside it"
         if number in self.rows:
             return self.rows[number]
-        folder, own = class_name(stem), os.path.basename(os.path.abspath(os.path.join(self.root, stem)))
-        if folder:
+        if folder := class_name(stem):
             return [" ".join(folder.replace("_", " ").replace("-", " ").split())], "its folder's name"
+        own = os.path.basename(os.path.abspath(os.path.join(self.root, stem)))
         words = own.replace("_", " ").replace("-", " ").split()
         # 19216241-hd_1280_30fps: numbers are a camera's, and nobody's words
         words = [word for word in words if not re.search(r"\d", word)] or words
