@@ -144,7 +144,7 @@ def stops_after(run, step):
     if run.world == 1:
         return bool(STOP)
     if STOP:
-        run.store.compare_set("stop/after", "", str(step + 4))          # where nothing stands: the first counts
+        run.store.compare_set("stop/after", "", str(step + 4))      # where nothing stands: the first counts
     return run.store.check(["stop/after"]) and step >= int(run.store.get("stop/after"))
 
 
