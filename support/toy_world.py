@@ -33,7 +33,7 @@ solids with questions, dSprites shapes with all their numbers. None has words fo
 import functools
 import math
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -131,7 +131,7 @@ class Spec:
     scale: float = 1.0             # of the standard size, 0.29 frame widths from centre to edge
     flip: bool = False             # faces left
     phase: float = 0.0             # of legs, tails and wings, in turns
-    drift: tuple = field(default=())   # where the clouds, stars, flakes or bubbles start: (x, y, size) each
+    drift: tuple = ()              # where the clouds, stars, flakes or bubbles start: (x, y, size) each
     caught: str = ""               # of an image: the motion that it was taken in the middle of, if any,
     moment: float = 0.0            # and when: frames from the middle of that motion
 
@@ -232,8 +232,8 @@ def _caught(spec, rng, vocabulary):
 # it a walking cat would be an image pushed along, and a VAE could do with the key frame and an offset.
 # For a thirteenth subject: a function here, its name in SHAPES and at the end of SUBJECTS, and train anew.
 
-# Ovals are polygons of 24 sides: Pillow's own ellipses cannot be turned. _oval and _paint are remembered
-# (cache), as the search of nearest.py asks for the same ones again and again.
+# Ovals are polygons of 24 sides: Pillow's own ellipses cannot be turned. They are remembered (cache), as the
+# search of nearest.py asks for the same ones again and again.
 @functools.lru_cache
 def _oval(x, y, rx, ry=None, start=0.0, end=360.0):
     angles = np.radians(np.linspace(start, end, 25))
@@ -442,18 +442,21 @@ def _draw_drift(pen, spec, frame, size):
             pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
 
-@functools.cache
+DARKER = {"dark": 0.62, "outline": 0.42}        # shades that are a share of the subject's colour
+FIXED = {"light": (226, 236, 244), "eye": (24, 24, 30), "accent": (255, 190, 40), "tyre": (40, 40, 46),
+         "trunk": (110, 70, 40)}
+# Black cannot get darker: its dark parts are grey.
+EXCEPTIONS = {("dark", "black"): (92, 92, 100), ("outline", "black"): (140, 140, 150),
+              ("eye", "black"): (250, 250, 250), ("light", "white"): (150, 170, 190)}
+
+
 def _paint(shade, colour):
-    """The RGB of a part: the subject's colour, a darker or lighter one, or a fixed one."""
-    fixed = {"accent": (255, 190, 40), "tyre": (40, 40, 46), "trunk": (110, 70, 40)}
-    body = np.array(COLOURS[colour])
-    if shade == "dark":                         # black cannot get darker: its dark parts are grey
-        return tuple(int(v) for v in (body * 0.62 if colour != "black" else (92, 92, 100)))
-    if shade == "light":
-        return (226, 236, 244) if colour != "white" else (150, 170, 190)
-    if shade == "eye":
-        return (250, 250, 250) if colour == "black" else (24, 24, 30)
-    return fixed.get(shade, tuple(int(v) for v in body))
+    """The RGB of a part: the subject's colour, a darker one, or a fixed one."""
+    if (shade, colour) in EXCEPTIONS:
+        return EXCEPTIONS[shade, colour]
+    if shade in DARKER:
+        return tuple(int(v * DARKER[shade]) for v in COLOURS[colour])
+    return FIXED.get(shade, COLOURS[colour])
 
 
 # A point (px, py) of a part, in the subject's box, goes to the canvas mirrored (m = -1 faces left), turned by
@@ -473,10 +476,8 @@ def _draw_subject(pen, spec, pose, swing, size, corners=True):
                    centre_y + sin * mirror * px + cos * py)
                   for px, py in points]
         parts.append((placed, shade))
-    outline = ((140, 140, 150) if spec.colour == "black"
-               else tuple(int(v * 0.42) for v in COLOURS[spec.colour]))
     for points, shade in parts:
-        pen.line(points + points[:2], fill=outline, width=max(round(size / 20), 2),
+        pen.line(points + points[:2], fill=_paint("outline", spec.colour), width=max(round(size / 20), 2),
                  joint="curve" if corners else None)
     for points, shade in parts:
         pen.polygon(points, fill=_paint(shade, spec.colour))
