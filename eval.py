@@ -50,8 +50,7 @@ from sample import (TOKENS, TOY, decode, encode, generate, given_ends, go_on, ho
                     sample_latents, tokens_of)
 from vae import DPVAE, GOP, fold
 from support import nearest, toy_world
-from support.checkpoints import (load_network, read_config, read_state, save_tensors, sweep,
-                                 write_atomic)
+from support.checkpoints import load_network, read_config, read_state, save_tensors, sweep, write_atomic
 from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_targets,
                                perceptual_distance)
 from support.drawing import contact_sheet, heat, page
@@ -164,8 +163,7 @@ def measure(vae, x, measures):
     keys_hat = vae.image.decode(z_k).float().clamp(-1, 1)                                   # (B,3,T/4,H,W)
     held = keys_hat.repeat_interleave(GOP, dim=2)[:, :, :x.shape[2]]                        # (B,3,T,H,W)
     row = {"frames": x.shape[2]}
-    for name, compare in measures.items():
-        row[name] = per_frame(compare, x, x_hat)
+    row |= {name: per_frame(compare, x, x_hat) for name, compare in measures.items()}
     row["held_psnr"] = per_frame(psnr, x, held)
     row["key_psnr"] = per_frame(psnr, keys, vae.decode_keys(z).float().clamp(-1, 1))
     row["key_psnr_2d"] = per_frame(psnr, keys, keys_hat)
@@ -183,10 +181,10 @@ def per_frame(compare, x, y):
 
 def latent_statistics(latents):
     """[(z, z_k)] -> mean and standard deviation of all z and of all z_k, printed as well."""
-    z = torch.cat([z.flatten() for z, _ in latents])
-    z_k = torch.cat([z_k.flatten() for _, z_k in latents])
-    found = {"z_mean": z.mean().item(), "z_std": z.std().item(),
-             "z_k_mean": z_k.mean().item(), "z_k_std": z_k.std().item()}
+    found = {}
+    for name, parts in zip(("z", "z_k"), zip(*latents)):
+        numbers = torch.cat([part.flatten() for part in parts])
+        found |= {f"{name}_mean": numbers.mean().item(), f"{name}_std": numbers.std().item()}
     print("latents: z {z_mean:.4f} +- {z_std:.4f}, z_k {z_k_mean:.4f} +- {z_k_std:.4f}".format(**found))
     return found
 
@@ -278,14 +276,12 @@ def video_clips(data, n, config, group=1):
 # in, and says "toy".
 def frame_measures(args):
     """{name: (N,3,H,W) twice -> (N,)}: PSNR, SSIM, and LPIPS by its network or by the toy's classifier."""
-    measures = {"psnr": psnr, "ssim": ssim}
+    pixels = {"psnr": psnr, "ssim": ssim}
     if args.features == "toy":
         classifier = load_network(AttributeClassifier, args.classifier).to(device())
-        measures["toy_lpips"] = partial(perceptual_distance, classifier.pyramid)
-        return measures
+        return pixels | {"toy_lpips": partial(perceptual_distance, classifier.pyramid)}
     kind = f"lpips_{args.features}"
-    measures["lpips"] = load_detector(args.weights or DETECTORS / FILES[kind], kind).to(device())
-    return measures
+    return pixels | {"lpips": load_detector(args.weights or DETECTORS / FILES[kind], kind).to(device())}
 
 
 # ------------------------------------------------------------------------------------------ samples
@@ -534,8 +530,7 @@ def similarity(argv):
 def encode_clips(models, args):
     """Scaled latents (B,C,T,h,w) of -n clips that --seed draws, as long and large as the model's."""
     config = ClipConfig(models.frames, models.size, stride=args.stride, crop="center", seed=args.seed)
-    found = video_clips(args.data, args.n, config)
-    clips = [clip for _, clip in found if clip.shape[1] == models.frames]                   # (3,T,H,W) each
+    clips = [clip for _, clip in video_clips(args.data, args.n, config) if clip.shape[1] == models.frames]
     if not clips:
         raise UserError(f"--data {args.data}: no video of {models.frames} frames, {args.stride} apart")
     vae = models.vae
@@ -726,13 +721,9 @@ def print_shares(result):
     questions = (*ATTRIBUTES, "still", "reversed")
     print(f"share that the classifier names as asked\n{'':50}" + "".join(f"{key:>9}" for key in questions))
     for row, found in result.items():
-        line = f"{TITLES[row]:50}"
-        for key in questions:
-            line += f"{found[key]:9.1%}" if key in found else f"{'-':>9}"
-        for key, value in found.items():
-            if key not in questions:
-                line += f"  {key} frame {value:.1f} dB"
-        print(line)
+        cells = [f"{found[key]:9.1%}" if key in found else f"{'-':>9}" for key in questions]
+        kept = [f"  {key} frame {value:.1f} dB" for key, value in found.items() if key not in questions]
+        print(f"{TITLES[row]:50}" + "".join(cells + kept))
 
 
 # One command that answers "is it any good?" for a toy checkpoint. Reading its table: the first row is the
@@ -880,12 +871,10 @@ OF_DISTANCES = ("real_stride", "window", "split", "ddof")           # IS has no 
 
 def parse_metric(name, argv):
     """The flags of fvd, fid and is -> (args, protocol)."""
+    published = {"fvd": "i3d", "fid": "inception", "is": "c3d"}[name]
     flags = FlagParser(prog=f"eval.py {name}")
-    if name == "is":
-        flags.set_defaults(features="c3d")
-    else:
-        published = {"fvd": "i3d", "fid": "inception"}[name]
-        flags.set_defaults(metric=name)
+    flags.set_defaults(metric=name, features=published)
+    if name != "is":
         flags.add_argument("--cache", default="cache/features", help='keeps features of REAL; "": nowhere')
         flags.add_argument("real", help="a folder of videos or of folders of frames, or toy:KIND:SEED")
         flags.add_argument("--features", default=published, choices=(published, "toy"))
@@ -910,11 +899,7 @@ def parse_metric(name, argv):
 # above it.
 def finish(result):
     """The result again as the last line, for programs; JSON has no NaN."""
-    told = dict(result)
-    for key, value in result.items():
-        if value != value:
-            told[key] = None
-    print(json.dumps(told))
+    print(json.dumps({key: None if value != value else value for key, value in result.items()}))
     return result
 
 

@@ -25,7 +25,6 @@ import numpy as np
 from support import toy_world
 from support.cli import UserError
 from support.folders import describe, group_frames, list_source, open_image
-from support.toy_world import parse_toy
 from support.video_io import VIDEOS, Unusable, read_some, scan_times
 
 
@@ -124,7 +123,7 @@ class Side:
         self.protocol = protocol
         self.fake = fake
         self.skipped = []               # why clips could not be used
-        self.toy = parse_toy(self.root)
+        self.toy = toy_world.parse_toy(self.root)
         if self.toy:
             self.clips = range(protocol.clips)
             return
@@ -217,9 +216,7 @@ def prepare(image, protocol, is_jpeg=False):
             image = image.resize([max(round(side * scale), size) for side in image.size], method)
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-        if side != size:
-            image = image.resize((size, size), method)
+        image = image.crop((left, top, left + side, top + side)).resize((size, size), method)
         is_jpeg = False
     if protocol.jpeg and not is_jpeg:
         file = io.BytesIO()
