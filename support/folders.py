@@ -293,7 +293,8 @@ def choose_split(root, names, split="train"):
     else:
         # DEVIATES from Latte's published loader: it trains on all of UCF101; here, where the lists lie in the
         # root, what testlist01 names is kept for the test.
-        lines = decode(Path(root, lists[split]).read_bytes()).split("\n")     # Archery/v_Archery_g01_c01.avi 3
+        # a line of trainlist01: Archery/v_Archery_g01_c01.avi 3
+        lines = Path(root, lists[split]).read_text("utf-8-sig", "replace").split("\n")
         listed = {stem_of(line.split()[0]).rpartition("/")[2] for line in lines if line.strip()}
         kept = [name for name in names
                 if not name.lower().endswith(VIDEOS + IMAGES) or listed & set(stem_of(name).split("/"))]
@@ -427,8 +428,10 @@ def read_table(root, name):
                 raise ValueError(f"row {number}: names no file")
             if "videoid" in row:
                 file = f"{row.get('page_dir') or ''}/{file}"
-            said = ([*as_captions(row.get(key), number)] for key in texts)
-            yield number, str(file), next(filter(None, said), [])               # the first that says anything
+            captions = []
+            for key in texts:                                           # the first column that says anything
+                captions = captions or [*as_captions(row.get(key), number)]
+            yield number, str(file), captions
     except (ValueError, OSError) as error:
         if isinstance(error, UnicodeDecodeError):
             error = f"near row {number + 1}: not UTF-8; save it as UTF-8"
