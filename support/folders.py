@@ -293,7 +293,8 @@ def choose_split(root, names, split="train"):
     else:
         # DEVIATES from Latte's published loader: it trains on all of UCF101; here, where the lists lie in the
         # root, what testlist01 names is kept for the test.
-        # a line of trainlist01: Archery/v_Archery_g01_c01.avi 3
+
+        # its lines: Archery/v_Archery_g01_c01.avi 3
         lines = Path(root, lists[split]).read_text("utf-8-sig", "replace").split("\n")
         listed = {stem_of(line.split()[0]).rpartition("/")[2] for line in lines if line.strip()}
         kept = [name for name in names
