@@ -2,7 +2,6 @@
 
 ground        cli            errors and flags for people, signals
               ops            attention, recomputation, norms: computed as the device likes it
-              marks          ASSUMED and DEVIATES in the code -> docs/differs.md
               metrics        formulas of distances: PSNR, SSIM, Frechet, Inception score
 over it       checkpoints    our files: safetensors, state.pt, atomic writes, locks, the log
               order          keyed noise, and the order in which clips are met

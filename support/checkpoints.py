@@ -2,8 +2,7 @@
 Paper    none; this is the engineering that every stage stands on
 Shapes   a network is one .safetensors file: {name: tensor}, its config as JSON in the file's metadata
 Safety   pickles are read with weights_only=True and never otherwise; nothing in a checkpoint is executed
-Differs  DCP, Lightning and friends solve sharded states; one file a network is enough for 2 B parameters
-Run me   python -m support.checkpoints halve runs/toy checkpoints/toy     # copies in float16"""
+Differs  DCP, Lightning and friends solve sharded states; one file a network is enough for 2 B parameters"""
 
 import contextlib
 import dataclasses
@@ -14,7 +13,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 import torch.utils.checkpoint
 
-from support.cli import UserError, first_line, polite
+from support.cli import UserError, first_line
 
 
 try:
@@ -285,9 +283,10 @@ def read_config(path):
 NUMBER = (int, float)
 KINDS = {"config": dict, "sampling": dict, "classes": list, "size": int, "frames": int, "step": int,
          "shift": NUMBER, "objective": str, "latents": str, "text": str, "text_weights": str,
-         "sampler": str, "steps": int, "guidance": NUMBER, "cfg": NUMBER, "fps": NUMBER}
+         "sampler": str, "steps": int, "guidance": NUMBER, "cfg": NUMBER, "temperature": NUMBER,
+         "fps": NUMBER}
 WORDS = {"latents": ("vae", "dpvae"), "objective": ("flow", "ddpm")}
-LEAST = {"size": 1, "frames": 1, "steps": 1, "shift": 1e-3, "fps": 0.1}
+LEAST = {"size": 1, "frames": 1, "steps": 1, "shift": 1e-3, "fps": 0.1, "temperature": 0}
 MOST = 10 ** 7              # of any number: steps are the largest there are
 
 
@@ -387,21 +386,6 @@ def load_strict(net, state, source, assign=False):
     net.load_state_dict(state, assign=assign)
 
 
-# Training wants float32: a step changes a weight by a ten-thousandth, which float16 would round away. A
-# trained network does not: 11 bits of mantissa are more than the images show, and the file is half the
-# size.
-
-def halve(source, target):
-    """Our own .safetensors files of one folder, in float16, into another: how checkpoints/toy is made."""
-    found = sorted(Path(source).glob("[!.]*.safetensors"))
-    if not found:
-        raise UserError(f"{source}: no .safetensors in it; give a folder that train.py wrote")
-    for path in found:
-        about = read_config(path)
-        state = {name: t.half() if t.is_floating_point() else t for name, t in read_state(path).items()}
-        save_state(Path(target) / path.name, state, about.pop("class"), about.pop("config"), about)
-
-
 # A log is written for weeks by processes that are killed, and so its reader believes nothing: half a line, a
 # line that is a list, a step that is text are passed over.
 
@@ -429,9 +413,3 @@ def cut_log(path, step):
         write_atomic(path, lambda to: to.write_text(text, "utf-8"))
     elif path.exists():                                     # a pipe would wait for ever for a reader
         raise UserError(f"{path} is not a file; move it away, and the same command goes on")
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] != "halve":
-        sys.exit("python -m support.checkpoints halve FOLDER TARGET")
-    polite(lambda: halve(*sys.argv[2:]))

@@ -220,7 +220,7 @@ def player(path, prompt):
     return ""
 
 
-COMPARED = ("sampler", "steps", "guidance", "cfg", "seed", "negative")
+COMPARED = ("sampler", "steps", "guidance", "cfg", "temperature", "seed", "negative")
 
 
 def card(path, about, shown):

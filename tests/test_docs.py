@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from support.marks import marks
+from differs import marks
+
 
 # what the papers number, read off their pages
 PAPERS = {
@@ -100,7 +101,7 @@ def test_every_row_of_the_map_leads_somewhere_or_says_why_not(paper):
 # ------------------------------------------------------------------------------------------- what differs
 
 def test_the_list_of_what_differs_is_the_marks_of_the_code():
-    """After a new mark: python -m support.marks > docs/differs.md"""
+    """After a new mark: python tests/differs.py > docs/differs.md"""
     assert Path("docs/differs.md").read_text("utf-8") == marks(".") + "\n"
 
 

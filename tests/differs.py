@@ -1,8 +1,8 @@
-"""marks.py - docs/differs.md, made of the marks in the code (grep ASSUMED, DEVIATES).
+"""differs.py - docs/differs.md, made of the marks in the code (grep ASSUMED, DEVIATES).
 
 Where a paper is silent the code says ASSUMED, where we depart from it DEVIATES, each at the line that does
 it: a list of its own would be wrong after a week. The page for readers is made from these marks, names no
-line numbers, and a test compares the two:  python -m support.marks > docs/differs.md"""
+line numbers, and a test compares the two:  python tests/differs.py > docs/differs.md"""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 MARK = re.compile(r"\b(ASSUMED|DEVIATES)\b([^:]{0,60}): (.*)")
 DIFFERS = """# What differs from the papers
 
-Made by `python -m support.marks > docs/differs.md` from the marks in the code, file by file, in their
+Made by `python tests/differs.py > docs/differs.md` from the marks in the code, file by file, in their
 order there. ASSUMED is where a paper is silent, DEVIATES where it or its published code says otherwise; the
 reasons are longer in the code."""
 
