@@ -245,6 +245,19 @@ def test_a_model_says_how_it_wants_to_be_sampled(tiny, models):
     assert how_of(latte).steps == 40
 
 
+def test_temperature_scales_all_noise(tiny, make):
+    """At 0 every seed makes one clip, by Euler and by DDPM, whose every step draws noise; a checkpoint may ask
+    for its own."""
+    for model in ("videodit", "latte"):
+        how = "--model", model, "--steps", 3, "--temperature", 0
+        still = [make("a cat", *how, "--seed", seed, out=f"{model}{seed}") for seed in (1, 2)]
+        clips = [(folder / "0000-a-cat.mp4").read_bytes() for folder in still]
+        assert clips[0] == clips[1]
+    latte = load_models(tiny.folder, model="latte")
+    latte.sampling |= {"temperature": 0.6}
+    assert how_of(latte).temperature == 0.6 and how_of(latte, temperature=1.0).temperature == 1
+
+
 def test_guidance_of_older_checkpoints_is_read(tmp_path):
     """Their JSON calls it cfg."""
     about = {"sampling": {"cfg": 3.0, "steps": 9}, "classes": ["a", "b", "c"]}
