@@ -419,13 +419,9 @@ class Latte(nn.Module):
         check(config)
         self.config = config
         self.checkpointing = False                  # gradient checkpointing: see run_block
-        self.tube = 1
-        if config.patch_embed == "compression":
-            self.tube = config.tube
+        self.tube = config.tube if config.patch_embed == "compression" else 1
         width = config.width
-        channels = config.in_channels
-        if config.learn_sigma:
-            channels = 2 * channels
+        channels = 2 * config.in_channels if config.learn_sigma else config.in_channels
         side = torch.arange(config.input_size // config.patch)
         self.register_buffer("pos_embed", sincos_2d(width, side, side).view(1, -1, width))      # (1,N,D)
         if config.temporal == "sincos":             # a table as released; RoPE needs none

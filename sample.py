@@ -927,9 +927,7 @@ def main(argv=None):
     wanted = list(dict.fromkeys([*args.prompt, args.negative]))
     if models.text and len(wanted) <= 256:                  # more are asked for batch by batch
         models.text = ReadOnce(models.text, wanted)
-    length = ""
-    if args.frames > 1:
-        length = f"{args.frames} frames at {args.fps:g} fps, "
+    length = f"{args.frames} frames at {args.fps:g} fps, " if args.frames > 1 else ""
     print(f"{length}{args.size} pixels; {how.sampler}, {how.steps} steps, guidance {how.guidance:g}, "
           f"temperature {how.temperature:g}, seed {how.seed}")
     make, steps = recipe(args, models, how)

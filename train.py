@@ -242,9 +242,7 @@ def mixed(cfg, videos, images, p):
         clips = videos(before)
         stills = images(start - before)
         for step in itertools.count(start):
-            source = stills
-            if toss(cfg.seed, [step])[0] < p:
-                source = clips
+            source = clips if toss(cfg.seed, [step])[0] < p else stills
             for _ in range(cfg.accumulate):
                 yield {**next(source), "step": step, "still": source is stills}
     return from_step
@@ -524,9 +522,7 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
         source = beside(source, loader(many, run, images, as_bytes=True))
     variance = "learned_range" if net.config.learn_sigma else "fixed_large"
     diffusion = DDPM(variance=variance).to(run.device)
-    times = TIMES
-    if cfg.objective == "ddpm":
-        times = (1000 * TIMES).long()                       # whole steps
+    times = TIMES if cfg.objective == "flow" else (1000 * TIMES).long()         # DDPM's are whole steps
 
     def errors(net, z, cond, t, noise):
         if cfg.objective == "flow":
@@ -939,9 +935,7 @@ def prompts_for(cfg, dataset, asks="text", classes=()):
 def show_samples(cfg, run, vae, text, frames, prompts, classes=()):
     """The same few prompts each time, from the same noise, one after another: a long clip fills a GPU."""
     def preview(nets, name):
-        objective = "flow"
-        if cfg.stage == "latte":
-            objective = cfg.objective
+        objective = cfg.objective if cfg.stage == "latte" else "flow"
         models = Models(vae, nets.get("text", text), nets[cfg.stage], cfg.size, frames, cfg.shift, objective,
                         tuple(classes))
         clips = []
