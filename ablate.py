@@ -495,8 +495,8 @@ def shown(command):
 
 # --------------------------------------------------------------------------------------------------- the cost
 
-# Hours on 8 H100 in which a preset's stage trains as it stands, computed (python bench.py fits PRESET, whose
-# tests hold these to it): encoding in the step, and with --cached.
+# Hours on 8 H100 in which a preset's stage trains as it stands, computed (python bench.py fits
+# PRESET [--cached]): encoding in the step, and with --cached.
 HOURS = {"videodit-256": {"dpvae": (57, 57), "videodit": (10, 5)},
          "videodit-320": {"dpvae": (57, 57), "videodit": (177, 99)}, "videodit-512": {"videodit": (647, 447)},
          "latte": {"latte": (64, 39)}, "latte-img": {"latte": (69, 39)}, "latte-t2v": {"latte": (729, 580)}}
@@ -589,8 +589,8 @@ def names_of(words):
 # refused instead of reused. Seeds are the outer loop: stopped after one seed, the table has all its rows.
 
 # A command is run as a person would run it, in a process of its own: its memory is given back, a crash is its
-# own, and what was printed can be pasted. With --launch, training and sampling run on all GPUs; distances on
-# one.
+# own, and what was printed can be pasted. With --launch, its words stand in python's place for training and
+# sampling, on all GPUs; distances are computed on one.
 def run(args, command):
     """Run one command; its last line if that is JSON, else {}. Progress, on stderr, is seen as it comes."""
     print(f"\n{shown(command)}", flush=True)
@@ -755,7 +755,7 @@ def measures(config, ours):
     if not lines:
         return found
     late = [line[config.stage] for line in lines if line["step"] > 0.8 * lines[-1]["step"]]
-    found["training loss"] = once(mean(late))
+    found["training loss"] = once(mean(loss for loss in late if loss is not None))      # None: a step left out
     held_out = []
     for line in lines:                                  # the last one, where it is not every line's
         told = [value for name, value in line.items() if name.startswith("valid_")]
@@ -816,7 +816,7 @@ def collect(args, results):
     if args.train:
         command += ["--train", shlex.join(args.train)]
     at = table.at
-    if args.table == "latte-3" and args.config not in SMALL:
+    if args.table == "latte-3" and args.config not in (*SMALL, "latte-t2v"):
         at = args.config                                # each set has its own numbers
     return {"table": args.table, "title": table.title, "config": args.config, "paper_at": at,
             "command": shown(command), "seeds": args.seeds, "clips": args.n,
@@ -933,7 +933,7 @@ def draw_claim(claim, rows):
 # long overwritten.
 def draw_table(path, found, strips):
     """Clips of the rows that are compared; a chart a claim; FVD over iterations, as Latte's Figs. 5, 7: a
-    line through the means, a dot a seed; a chart a distance."""
+    line through the means, a dot a seed; where that leaves room, a chart a distance."""
     rows, charts = found["rows"], []
     by_name = {row["name"]: row for row in rows}
     if found["seeds"] > 1:
@@ -1011,7 +1011,7 @@ def parse(argv):
         help="points of FVD over iterations; default: for Latte's 4 in the toy world, 15 in its figures")
     add("--train", default="", type=shlex.split, help="further flags of train.py for every row, in quotes")
     add("--launch", default="", type=shlex.split,
-        help='instead of python for train.py: "torchrun --nproc-per-node 8"')
+        help='instead of python for train.py and eval.py sample: "torchrun --nproc-per-node 8"')
     add("--real", default="", help="folder of the real clips of FVD, such as UCF101; default: --data")
     add("--videos", default="", help="folder of the videos to be reconstructed (VideoDiT's: 50 of Pexels); "
         "default: --data")

@@ -166,7 +166,7 @@ def moments_of_dpvae(cfg, rows):
     """A game of two, in one moment. (The preview keeps no gradient: it is far below that.)"""
     dp, disc, vgg, x = video_vae(cfg), PatchGAN3D(cfg.disc), LPIPS("vgg"), pixels(cfg, rows)
     dp.residual.checkpointing = dp.decoder.checkpointing = cfg.checkpointing
-    lpips_weight = 0.0 if trains(cfg, "classifier") else cfg.lpips_weight      # it is small, in VGG's place
+    lpips_weight = 0.0 if trains(cfg, "classifier") else cfg.lpips_weight      # small, in VGG's place: not counted
 
     def step():
         disc.requires_grad_(False)

@@ -406,12 +406,12 @@ def open_source(name, config, count=None, kind=None):
 
 
 # A wrong path is told before anything is trained, by the flag that holds it.
-def check_source(flag, name, split="train"):
+def check_source(flag, name):
     """UserError if nothing to train on lies there."""
     try:
         for path, _ in split_sources(name):
             if path not in toy_world.WORLDS:
-                list_source(path, split).refuse_empty()
+                list_source(path).refuse_empty()
     except UserError as error:
         raise UserError(f"{flag}: {error}")
 

@@ -23,7 +23,7 @@ Run me   python eval.py COMMAND ..., each with its own --help:
     videos --VAE--> videos again ----> PSNR, SSIM, LPIPS             is each video still itself?
     prompts --model--> clips ------> the classifier, nearest rendering  is it what was asked for? (the toy)"""
 
-from support.cli import FlagParser, UserError, check_writable, finite, polite    # first: see say_stopped
+from support.cli import FlagParser, UserError, at_least, check_writable, finite, polite    # first: see say_stopped
 
 import argparse
 import dataclasses
@@ -54,8 +54,8 @@ from support.checkpoints import load_network, read_config, read_state, save_tens
 from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_file, classifier_targets,
                                perceptual_distance)
 from support.drawing import contact_sheet, heat, page
-from support.eval_clips import (CHOICES, PROTOCOLS, SPLITS, Protocol, Side, at_least, check_count,
-                                read_protocol, warn)
+from support.eval_clips import (CHOICES, PROTOCOLS, SPLITS, Protocol, Side, check_count, read_protocol,
+                                warn)
 from support.latent_cache import fingerprint
 from support.metrics import frechet, gaussian, inception_score, psnr, ssim, standard_error
 from support.ops import has_bf16
@@ -207,7 +207,7 @@ def recon(argv):
     flags.add_argument("--seed", type=int, default=0, help="of which videos, and where in them")
     flags.add_argument("--sheet", type=drawing, default="", help="a .png: video, reconstruction, error")
     args = flags.parse_args(argv)
-    at_least(vars(args), n=1, frames=0, seed=0)
+    at_least(vars(args), n=1, frames=0, size=0, seed=0)
     path = Path(args.ckpt)
     if path.is_dir():
         path = path / "dpvae.safetensors"
@@ -328,7 +328,7 @@ def sample_set(argv):
     flags.add_argument("--vae", default="", help="as in sample.py: the VAE of a released model")
     generation_flags(flags)
     args = flags.parse_args(argv)
-    at_least(vars(args), n=1, steps=1, batch=1)
+    at_least(vars(args), n=1, steps=1, batch=1, seed=0)
     models = load_models(args.ckpt, device(), args.weights, args.model, args.vae)
     prompt = prompt_at(args.prompts or f"{own_world(models)}:video")
     settle(models, args)
@@ -382,15 +382,15 @@ def fill_folder(models, prompt, frames, args):
 
 
 # A folder that is half one model's clips and half another's has an FVD, and it means nothing. So the folder
-# remembers the weights (by their hash) and every setting; whoever adds to it with others is refused.
+# remembers both networks (by their weights' hash) and the settings; whoever adds to it with others is refused.
 def check_made(out, args, about):
     """DIR/sample.json says how its clips were made: to go on, the flags have to be the same."""
-    for key in ("prompts", "seed", "steps", "guidance", "sampler", "png"):
+    for key in ("prompts", "seed", "steps", "guidance", "sampler", "temperature", "png"):
         about[key] = getattr(args, key)
     path = out / "sample.json"
     sweep(out)
-    if path.is_file():
-        before = json.loads(path.read_text("utf-8"))
+    if path.is_file() and any(out.glob("[0-9]*")):          # a command that was refused leaves no clip
+        before = {"temperature": 1.0} | json.loads(path.read_text("utf-8"))
         before.setdefault("guidance", before.get("cfg"))    # what it was called once
         differs = [f"{key} {before.get(key)}, now {about[key]}"
                    for key in about if before.get(key) != about[key]]
@@ -419,7 +419,7 @@ def generation_flags(flags):
 def settle(models, args):
     """The model's own settings where the flags are silent: into args, and so into what is written down."""
     how = how_of(models, steps=args.steps, guidance=args.guidance, seed=args.seed, sampler=args.sampler)
-    args.steps, args.guidance, args.sampler = how.steps, how.guidance, how.sampler
+    vars(args).update(dataclasses.asdict(how))
     if args.bf16 and has_bf16(device()):                    # elsewhere float32 is faster
         models.bf16 = True
     tokens = tokens_of(models, getattr(args, "frames", 0) or models.frames, models.size)
@@ -458,6 +458,8 @@ def reproduce(argv):
     if name not in RELEASED:
         raise UserError(f"{args.weights}: give a file that is called as released: {', '.join(RELEASED)}")
     printed, reported, changes = RELEASED[name]
+    for metric in printed:                                      # before hours of sampling, not after
+        load_detector(DETECTORS / FILES[PUBLISHED[metric]], PUBLISHED[metric], args.trust_torchscript)
     out = args.out or f"out/reproduce/{name}"
     common = ["--protocol", "latte", "--clips", str(args.n)]
     if args.trust_torchscript:
@@ -484,7 +486,7 @@ def reproduce(argv):
 # Latte 4.2 explains its variants by a drawing of the inside: how alike the frames' features are, block after
 # block. Blocks over space, each frame attending to itself, make frames less alike; blocks over time bring
 # them together again: two jobs shared. A block whose frames are as alike after it as before does nothing
-# about time. (The shipped Latte at time 500: 0.72 after its first block over space, 0.82 after the next, over
+# about time. (The shipped Latte at time 500: 0.71 after its first block over space, 0.82 after the next, over
 # time.) The clips are real ones with noise on them, since that is what the network meets.
 # ASSUMED: Figs. 6 and 8 name neither their clips nor how noisy they are: --times 100 of 1000, where a clip
 # can still be seen.
@@ -801,6 +803,7 @@ def parse_toy_flags(argv):
 # needs them.
 CLASSIFIER = TOY / "classifier.safetensors"
 DETECTORS = TOY.parent / "detectors"          # where the networks' files are looked for without --weights
+PUBLISHED = {"fvd": "i3d", "fid": "inception", "is": "c3d"}         # which network a metric is published with
 
 
 # A network that looks is somebody's file, and which one decides the number: the I3D of StyleGAN-V's FVD and
@@ -871,7 +874,7 @@ OF_DISTANCES = ("real_stride", "window", "split", "ddof")           # IS has no 
 
 def parse_metric(name, argv):
     """The flags of fvd, fid and is -> (args, protocol)."""
-    published = {"fvd": "i3d", "fid": "inception", "is": "c3d"}[name]
+    published = PUBLISHED[name]
     flags = FlagParser(prog=f"eval.py {name}")
     flags.set_defaults(metric=name, features=published)
     if name != "is":
@@ -895,8 +898,8 @@ def parse_metric(name, argv):
 
 # ------------------------------------------------------------------------------------------ commands
 
-# The last line of every command is JSON: ablate.py and your own scripts read that, people read the lines
-# above it.
+# The last line of every command that measures is JSON: ablate.py and your own scripts read that, people read
+# the lines above it.
 def finish(result):
     """The result again as the last line, for programs; JSON has no NaN."""
     print(json.dumps({key: None if value != value else value for key, value in result.items()}))

@@ -553,8 +553,7 @@ class Released:
                           shift=config.get("shift_factor")).float()
 
     def text(self):
-        """What turns prompts into the conditions of this transformer (or, without one, of SD3); None for
-        classes."""
+        """What turns prompts into the conditions of this transformer; None for classes."""
         if self.kind in ("latte", "dit"):
             return None
         if self.kind in ("latte_t2v", "pixart"):
@@ -588,7 +587,7 @@ CONFIG = {"attention_head_dim": (int, 1, 1024), "sample_size": (int, 1, 1024), "
 # TO ADD A NETWORK: write the module with the names of its authors' file (a .safetensors file's first bytes
 # list them, with shapes; no need to download the rest); a function here that reads the config off those
 # shapes and ends in fill(); a table if there is a second layout; a line in SIGNS, of names that no other
-# network has, in TRANSFORMERS and PARTS. Then the parity test, from the authors' code at a small size
+# network has, in TRANSFORMERS and FAMILIES, and in sample.RELEASED. Then the parity test, from the authors' code at a small size
 # with random weights: before it passes, names that fit mean nothing. PixArt beside DiT is the shortest
 # example.
 def told(names):

@@ -37,7 +37,7 @@ When a clip comes out wrong, what it looks like tells where to look:
 Tried by others: a pipeline class for each model, with the sampling in each of them once more. Then --start
 for one is not --start for the next, and a fix to the one is not a fix to the others."""
 
-from support.cli import FlagParser, UserError, check_writable, polite, printable
+from support.cli import FlagParser, UserError, at_least, check_writable, polite, printable
 
 import json
 import math
@@ -432,8 +432,8 @@ def given_frames(models, shape, keys, how):
     return Given(known, part_way(models, how), pull=models.objective == "flow")
 
 
-def part_way(models, how, most=HELD):
-    """The share of the steps whose noise is at most `most` times the signal.
+def part_way(models, how):
+    """The share of the steps whose noise is at most HELD times the signal.
 
     The ratio is what flow and DDPM have in common: sigma : 1 - sigma here, sqrt(1 - alpha_bar) :
     sqrt(alpha_bar) there. So HELD means the same for both, and for any shift and number of steps."""
@@ -442,7 +442,7 @@ def part_way(models, how, most=HELD):
         noise = levels / (1 - levels)
     else:
         noise = (1 / diffusion_of(models.transformer, how).alpha_bar - 1).sqrt()        # (steps,)
-    return (noise <= most).double().mean().item() - 1e-6        # Given.skipped rounds down, and not up
+    return (noise <= HELD).double().mean().item() - 1e-6        # Given.skipped rounds down, and not up
 
 
 # An image is E_k's and a clip E_k's plus E_r's (Eq. 1), but both are scaled by the same two numbers: to the
@@ -544,6 +544,8 @@ def load_models(path, device="cpu", weights=(), model="", vae=""):
         if not found.states:
             raise UserError(f"{folder} holds no model, neither one of train.py's nor a released one")
         return released_models(found, device)
+    if vae:
+        raise UserError(f"--vae {vae}: {folder} carries its own; only --zero-shot-video takes another DP-VAE")
     if model and model not in KINDS:
         raise UserError(f"--model {model}: give one of {', '.join(KINDS)}")
     if not model:
@@ -763,17 +765,9 @@ def parse(argv):
     return args
 
 
-LEAST = {"steps": 1, "n": 1, "fps": 0.1, "size": 0, "guidance": 0, "temperature": 0, "first": 0,
-         "batch": 0, "frames": 0}
-
-
 def check_flags(args):
     """What can be said before any weights are read."""
-    for name, least in LEAST.items():
-        value = getattr(args, name)
-        if value is not None and not least <= value <= 10 ** 7:    # nan is not, either
-            flag = "-n" if name == "n" else f"--{name}"
-            raise UserError(f"{flag} {value}: must be at least {least} and at most ten million")
+    at_least(vars(args), steps=1, n=1, fps=0.1, size=0, guidance=0, temperature=0, first=0, batch=0, frames=0)
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength {args.strength}: must be above 0 and at most 1")
     given = [f"--{name}" for name in ("extend", "video", "image") if getattr(args, name)]
@@ -781,8 +775,6 @@ def check_flags(args):
         given.append("--start/--end")
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} are different wishes; give one of them")
-    if args.vae and not args.weights and not args.zero_shot_video:
-        raise UserError("--vae belongs to --weights; our own checkpoints carry theirs")
     check_writable("--out", args.out)
 
 
@@ -824,13 +816,15 @@ def settle(args, models):
     elif not args.frames:
         args.frames = 2 * own if args.extend else own
     check_frames(args.frames, models.group)
+    if args.end and args.frames <= models.group:
+        raise UserError(f"--frames {args.frames}: a clip with --end has more than {models.group}")
     moves = args.frames > 1 or args.start or args.end
     if moves and models.frames == 1 and not args.zero_shot_video:
         raise UserError("this is an image model; add --image, train stage videodit, or let it attend over "
                         "several images as it is: --zero-shot-video")
-    if args.zero_shot_video and models.frames > 1:
+    if args.zero_shot_video and (models.frames > 1 or args.extend):
         raise UserError("--zero-shot-video shows an untrained image model: give Stable Diffusion 3's "
-                        "--weights, or one of ours with --model dit")
+                        "--weights, or one of ours with --model dit, and no --extend")
     tokens = tokens_of(models, models.frames if args.extend else args.frames, args.size)
     if tokens > MOST:
         raise UserError(f"--frames {args.frames} --size {args.size}: {tokens:,} tokens in one clip, "
@@ -955,9 +949,9 @@ def main(argv=None):
 # last bits. torch's version stands there because a kernel that adds in another order is another rounding.
 def about_clip(args, how, prompt, index, clip):
     """What is needed to make this clip again."""
-    about = {"prompt": prompt, "index": index, "frames": clip.shape[1], "pixels": clip.shape[-1],
+    about = {"prompt": prompt, "index": index, "frames": args.frames, "pixels": clip.shape[-1],
              "fps": args.fps, **asdict(how)}
-    for flag in ("ckpt", "model", "weights", "vae", "start", "end", "extend", "video"):
+    for flag in ("ckpt", "model", "weights", "vae", "zero_shot_video", "start", "end", "extend", "video"):
         about[flag] = getattr(args, flag)
     if args.video:
         about["strength"] = args.strength

@@ -6,8 +6,8 @@ Time     t=0 noise, t=1 data; noise and times depend on (seed, step, clip), not 
 Differs  grep DEVIATES; the papers' stages start from Stable Diffusion 3, the toy's from nothing
 Reads    after data.py, beside presets.py, whose fields (cfg) its stages read; before sample.py
 Run me   python train.py --config tiny --stage all          # CPU, under 90 s: every stage, then a sample
-         python train.py --config toy --stage all           # CPU, hours: the shipped checkpoint
-         torchrun --nproc-per-node 8 train.py --config videodit-256 --init sd3.safetensors --data CLIPS
+         python train.py --config toy --stage all           # CPU, hours: most of the shipped one's road
+         torchrun --nproc-per-node 8 train.py --config videodit-256 --init SD3 --data CLIPS --lpips VGG16
 
 THE PROBLEM. A text-to-video model is a VAE, a text encoder and a transformer, and they cannot simply be
 trained together. What the transformer has to predict are the VAE's latents: while the VAE still learns, the
@@ -456,7 +456,7 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
 
     def loss(nets, batch):
         total, log = transformer_loss(cfg, run, nets["videodit"], text, dp, batch)
-        if batch["still"]:                                  # by the time, only clips: as the held-out loss
+        if batch["still"]:                                  # by time the loss is logged of clips alone, as held out
             log = {}
         return total, log
 
@@ -571,8 +571,9 @@ def class_names(cfg, net):
     names = toy_or_folder(cfg, "video").classes
     if cfg.joint_images:
         images = toy_or_folder(cfg, "image")
-        for place in getattr(images, "places", ()):         # of the toy's own, none is wrong
-            class_at(place, names)
+        for source in getattr(images, "sources", [images]):
+            for place in getattr(source, "places", ()):     # of the toy's own, none is wrong
+                class_at(place, names)
     if len(names) > net.config.classes:
         raise UserError(f"{len(names)} classes in --data, --latte.classes {net.config.classes}: "
                         "give at least as many")
@@ -867,7 +868,7 @@ def feed(cfg, run, kind, vae, text=None):
     return LatentCache(folder)
 
 
-# Three flags are about a transformer's blocks. --checkpointing (gradient checkpointing) keeps of each block
+# Of the flags about a transformer's blocks, --checkpointing (gradient checkpointing) keeps of each block
 # only its input and computes the rest again in backward: a third more work, and memory for one block instead
 # of all (`python bench.py fits PRESET` counts it); --checkpoint_every 3 does so with each third block, where
 # memory is left for the others. --compile takes minutes at the start, and fuses the small

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-import torch.utils.checkpoint
+import torch
 
 from support.cli import UserError, first_line
 
@@ -30,7 +30,7 @@ except ImportError:         # Windows
 
 # What is below is what a notebook does without and a week of training does not. Three questions run through
 # it. What does a reader find if the power goes now? (write_atomic.) What does a person read if the file is
-# not what it should be? (read_state, load_strict.) And who else is at it? (hold, sweep, catch_signals.) None
+# not what it should be? (read_state, load_strict.) And who else is at it? (hold, sweep.) None
 # of the answers needs a service, a data base or a library: a file system that renames in one stroke and an
 # operating system that forgets a dead process's locks are enough.
 
@@ -354,18 +354,18 @@ FINITE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)     # tho
 
 
 def must_fit(net, state, source):
-    """Every difference between a network and a file is named at once: names, shapes, numbers for truths."""
+    """Every difference between a network and a file is named at once: names, shapes, whole numbers for fractions."""
     want = net.state_dict()
     have = {name: value for name, value in state.items() if torch.is_tensor(value)}
     differences = {"missing": sorted(want.keys() - have.keys()),
                    "unexpected": sorted(map(str, state.keys() - want.keys())),
-                   "wrongly shaped": [], "no fractions": []}
+                   "wrongly shaped": [], "of another kind": []}
     for name in sorted(want.keys() & have.keys()):
         there, here = have[name], want[name]
         if there.shape != here.shape:
             differences["wrongly shaped"].append(f"{name} {(*there.shape,)} instead of {(*here.shape,)}")
         if there.is_floating_point() != here.is_floating_point():
-            differences["no fractions"].append(f"{name} {there.dtype}")
+            differences["of another kind"].append(f"{name} {there.dtype} instead of {here.dtype}")
     parts = [f"{len(names)} {kind}: {', '.join(names[:8])}"
              for kind, names in differences.items() if names]
     if parts:

@@ -128,6 +128,16 @@ def finite(text):
     return number
 
 
+def at_least(values, **bounds):
+    """UserError for the first flag of {flag: number or None} that is below its bound, or beyond reason."""
+    for name, least in bounds.items():
+        value = values.get(name)
+        most = 2 ** 63 if name == "seed" else 10 ** 7
+        if value is not None and not least <= value <= most:            # nan is not, either
+            raise UserError(f"{'-' if len(name) == 1 else '--'}{name} {value}: must be at least {least} and at "
+                            f"most {most}")
+
+
 # ---------------------------------------------------------------------------------------------- signals
 
 # A run of days is ended by others: a scheduler sends SIGTERM or SIGUSR1 before it takes the machine back, a

@@ -23,7 +23,7 @@ from PIL import Image
 import numpy as np
 
 from support import toy_world
-from support.cli import UserError
+from support.cli import UserError, at_least
 from support.folders import describe, group_frames, list_source, open_image
 from support.video_io import VIDEOS, Unusable, read_some, scan_times
 
@@ -96,12 +96,6 @@ def read_protocol(args):
 
 
 # A protocol that cannot be is found before the first video is opened, and the flag is named.
-def at_least(values, **bounds):
-    for key, bound in bounds.items():
-        if values.get(key) is not None and values[key] < bound:
-            raise UserError(f"--{key} {values[key]}: must be at least {bound}")
-
-
 # ------------------------------------------------------------------------------------------ sets of clips
 
 # A side is a folder as a protocol sees it. The two sides are not treated alike: of a real video any window

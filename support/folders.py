@@ -174,10 +174,11 @@ def by_number(name):
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
-# eval.py measures folders of frames that samplers wrote, of any names at all, and there every folder is a
-# clip by agreement; no series is looked for.
+# eval.py measures folders of frames that samplers wrote, of any names at all: without videos beside them,
+# every folder is a clip by agreement, and no series is looked for.
 def group_frames(names, frames):
-    """Images -> clips: those of one folder, in the order of their numbers (2.jpg comes before 10.jpg)."""
+    """Images -> clips: those of one folder, in the order of their numbers (2.jpg comes before 10.jpg);
+    frames=1: each is one."""
     folders = {}
     for name in names:
         folders.setdefault(name if frames == 1 else name.rpartition("/")[0], []).append(name)

@@ -39,9 +39,6 @@ from support.order import load
 SHARD = re.compile(r"(\d{5})-of-(\d{5})\.safetensors")
 
 
-# Is a cached latent as good as a fresh one? Nearly: the mean of the posterior instead of a draw from it
-# (their difference is far below the noise that training adds), in 16 bits. What is lost is variety. `windows`
-# says how many windows of each video are kept; the papers see a new one on each of a million steps.
 def fingerprint(net):
     """Sixteen hex digits that two networks share only if every weight is the same."""
     digest = hashlib.sha256()
@@ -56,6 +53,9 @@ def shards_of(folder):
     return sorted(path for path in Path(folder).glob("*.safetensors") if SHARD.fullmatch(path.name))
 
 
+# Is a cached latent as good as a fresh one? Nearly: the mean of the posterior instead of a draw from it
+# (their difference is far below the noise that training adds), in 16 bits. What is lost is variety: `epochs`
+# windows of each video are kept; the papers see a new one on each of a million steps.
 def write_cache(folder, dataset, encode, batch, vae, *, shift=0.0, scale=1.0, epochs=1, shard=512,
                 dtype=torch.float16, workers=0, rank=0, world_size=1, text=None, speaker=""):
     """Encode every item (`epochs` windows of each video) into NNNNN-of-MMMMM.safetensors under `folder`.

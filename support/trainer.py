@@ -571,7 +571,7 @@ class Trainer:
         sick, too, which the losses in the log tell."""
         there = [folder for _, folder in kept(self.folder) if (folder / "state.pt").is_file()]
         if not there:
-            return "nothing was saved yet"
+            return "no earlier state is kept"
         return f"{len(there)} states are kept: --resume {there[0]} goes back"
 
     @contextlib.contextmanager

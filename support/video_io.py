@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from support.checkpoints import write_atomic
+from support.checkpoints import HOST, write_atomic
 from support.cli import UserError
 
 
@@ -466,8 +466,8 @@ def save_clip(path, clip, fps):
     frames = to_frames(clip)                                                                # (T,H,W,3)
     if path.suffix == ".png":
         return save_image(path, Image.fromarray(frames[0]))
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    hidden.mkdir(parents=True)
+    hidden = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
+    hidden.mkdir(parents=True, exist_ok=True)
     for number, frame in enumerate(frames):
         Image.fromarray(frame).save(hidden / f"{number:06d}.png")
     os.replace(hidden, path)

@@ -219,7 +219,7 @@ def test_every_difference_is_listed_at_once():
                           "extra": torch.ones(1)}, "it")
     message = str(caught.value)
     assert "1 missing: layer.bias" in message and "1 unexpected: extra" in message
-    assert "1 no fractions: counts torch.float32" in message         # numbers where truths or counts should be
+    assert "1 of another kind: counts torch.float32" in message         # numbers where truths or counts should be
     assert "1 wrongly shaped: layer.weight (2, 4) instead of (2, 3)" in message and "\n" not in message
     assert_close(net.layer.weight, before, atol=0, rtol=0)
 

@@ -380,8 +380,16 @@ def test_a_released_latte_is_reproduced_by_one_command(monkeypatch, capsys):
     for name in ("sample", "fvd", "is"):
         monkeypatch.setitem(eval.COMMANDS, name,
                             lambda argv, name=name: ran.append([name, *argv]) or {name: 100.0})
-    result = eval.reproduce(["ucf101.pt", "--data", "UCF101", "--vae", "sd", "--trust-torchscript"])
-    assert [words[0] for words in ran] == ["sample", "fvd", "is"] and result["fvd"] == 100
+    asked = ["reproduce", "ucf101.pt", "--data", "UCF101", "--vae", "sd"]
+    monkeypatch.setattr(eval, "DETECTORS", Path("nowhere"))
+    with pytest.raises(UserError, match="i3d"):
+        eval.main(asked)
+    assert not ran                                                      # the network is missed before sampling
+    monkeypatch.setattr(eval, "load_detector", lambda path, kind, trusted=False: ran.append([path.name]))
+    result = eval.reproduce([*asked[1:], "--trust-torchscript"])
+    assert [*map(len, ran[:2])] == [1, 1] and [words[0] for words in ran[2:]] == ["sample", "fvd", "is"]
+    assert result["fvd"] == 100
+    ran = ran[2:]
     args, protocol = eval.parse_metric("fvd", ran[1][1:])
     assert protocol == replace(eval.PROTOCOLS["latte"], split="all")
     assert args.real == "UCF101"

@@ -184,7 +184,8 @@ def test_latte_has_samplers_of_its_own(make):
     (["--prompts", "nowhere.txt"], "--prompts nowhere.txt: cannot be read"),
     (["a cat", "--weights", "nowhere.safetensors"], "no file or folder nowhere.safetensors"),
     (["a cat", "--zero-shot-video"], "shows an untrained image model"),
-    (["a cat", "--vae", "x"], "--vae belongs to --weights"),
+    (["a cat", "--vae", "x"], "carries its own; only --zero-shot-video takes another DP-VAE"),
+    (["a cat", "--end", "a.png", "--frames", "4"], "--frames 4: a clip with --end has more than 4"),
     (["a cat", "--start", "nowhere.png"], "--start nowhere.png: no such file"),
     (["a cat", "--start", "a.png", "--video", "b.mp4"], "--video and --start/--end are different wishes"),
     (["a cat", "--strength", "0"], "--strength 0.0: must"),
@@ -533,6 +534,8 @@ def test_zero_shot_video_has_t_frames(sd3, make):
     folder = make("", "--weights", sd3[0], "--zero-shot-video", "--frames", 3, "--size", 32)
     clip, = folder.glob("*.mp4")
     assert len(read_video(clip)) == 3
+    with pytest.raises(UserError, match="--zero-shot-video shows an untrained image model.*no --extend"):
+        make("", "--weights", sd3[0], "--zero-shot-video", "--extend", "a.mp4", "--size", 32)
     with pytest.raises(UserError, match="this is an image model; .*--zero-shot-video"):
         make("a cat", "--weights", sd3[0], "--frames", 8)
 

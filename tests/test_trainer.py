@@ -629,7 +629,7 @@ def test_ten_in_a_row_stop_the_run(tmp_path):
     """And say so, with the states that are kept; or that there is none."""
     with pytest.raises(UserError, match="not finite 10 times in a row at step 12; 2 states are kept: "):
         fit(tmp_path / "a", 50, bad=range(2, 100), save_every=1)
-    with pytest.raises(UserError, match="10 times in a row at step 10; nothing was saved yet"):
+    with pytest.raises(UserError, match="10 times in a row at step 10; no earlier state is kept"):
         fit(tmp_path / "b", 50, bad=range(100))
 
 
