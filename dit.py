@@ -25,7 +25,7 @@ THE IDEA is to make of an image what transformers are good at, a set of tokens:
     pooled (B,P)  ------------> MLP --+                |            |
     context (B,L,text's width) --> Linear --> text tokens (B,L,D) --+   attention (SD3, PixArt; not DiT)
 
-A block is attention and an MLP, and each ADDS to its input what it found: 28 blocks are 28 corrections of one
+A block is attention and an MLP, and each ADDS to its input what it found: 28 blocks are 56 corrections of one
 stream, and a gradient reaches the first as directly as the last ("residual").
 
 HOW DOES A BLOCK LEARN OF t AND THE PROMPT? Peebles & Xie tried four ways (DiT 3.2, Fig. 5): t and the label
@@ -135,10 +135,10 @@ class MLP(nn.Module):
 #                           v own weights    |  tokens           |    own weights
 #     image    (B,N,D) --> adaLN --> q k v --+                   +--> proj, gate, + --> MLP --> (B,N,D)
 #
-# "MM" is multi-modal. Tried by SD3 beside it (5.2.2): one set of weights for both kinds, cross-attention, a
-# U-ViT (blocks with a U-Net's shortcuts), three sets (CLIP's apart from T5's). Two learned fastest.
-# Cross-attention, PixArt's choice below, is a one-way street: patches read words that never change. The text
-# has no positions here (its encoder has written them in), and no mask: padding is read like words.
+# "MM" is multi-modal. Tried by SD3 beside it (5.2.3): one set of weights for both kinds, cross-attention, a
+# U-ViT (blocks with a U-Net's shortcuts), three sets (CLIP's apart from T5's), which gain little for their
+# size. Cross-attention, PixArt's choice below, is a one-way street: patches read words that never change. The
+# text has no positions here (its encoder has written them in), and no mask: padding is read like words.
 class JointBlock(nn.Module):
     """Text and image keep their own weights and meet in one attention over both."""
 
@@ -430,8 +430,8 @@ class MMDiT(nn.Module):
 
 
 # VideoDiT Eq. 5: X_t = (1-t) X_0 + t X_1, v = X_1 - X_0, with X_0 noise, X_1 data. SD3 counts the other way:
-# sigma = 1 - t, the network is fed 1000 sigma and predicts noise - data = -v. This is where the two meet
-# (test_golden_time_runs_the_other_way_in_sd3).
+# sigma = 1 - t, the network is fed 1000 sigma and predicts noise - data = -v. Here, and in
+# flow.velocity_of, the two meet (test_golden_time_runs_the_other_way_in_sd3).
 def in_our_time(sd3_network, z, t, context, pooled):
     return -sd3_network(z, 1000 * (1 - t.float().expand(len(z))), context, pooled)
 

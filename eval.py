@@ -700,6 +700,8 @@ def nearest_rows(vae, clips, ceiling=True, vocabulary="full"):
     """{"generated": nearest.summary(...), and, for the ceiling, "reconstructed"}, printed as well.
     clips (N,3,T,H,W): the first of the first row."""
     specs = unseen("video" if clips.shape[2] > 1 else "image", len(clips), vocabulary)
+    still = [number for number, spec in enumerate(specs) if not spec.caught]    # a moment is not searched for
+    clips, specs = clips[still], [specs[number] for number in still]
     sets = {"generated": clips}
     if ceiling:
         x = render_all(specs, clips.shape[2], clips.shape[-1])                              # (B,3,T,H,W)

@@ -142,8 +142,8 @@ def sample_times(u, shift=1.0, mean=0.0, std=1.0):
 #
 #     sigma' = shift sigma / (1 + (shift - 1) sigma),    shift = sqrt(m/n)                 (SD3 5.3.2, Eq. 23)
 #
-# SD3 found by asking people that 3 looks best for 1024 x 1024 pixels. A clip's frames, being alike, average
-# noise away as pixels do, and Open-Sora, a video model, shifts for them, too.
+# SD3 asked people: for 1024 x 1024 pixels they want more than 1.5, and 3 was taken. A clip's frames,
+# being alike, average noise away as pixels do, and Open-Sora, a video model, shifts for them, too.
 # (test_a_shift_keeps_the_question_as_hard_for_more_pixels)
 
 def shift_sigma(sigma, shift):
@@ -163,7 +163,8 @@ def sigmas(steps, shift=3.0):
 
 # TRAP: SD3'S CLOCK RUNS THE OTHER WAY, from data to noise: its network is told 1000 sigma, sigma = 1-t, and
 # answers noise - data. With its weights and our clock unconverted, samples are noise and no error is raised.
-# So the conversion stands here and nowhere else (test_golden_euler_trajectories_with_guidance):
+# Here is the conversion; VideoDiT and MMDiT have theirs in dit.in_our_time
+# (test_golden_euler_trajectories_with_guidance):
 #
 #      Eq. 5        noise  t = 0 --------------------> 1  data          v = X_1 - X_0
 #      SD3          noise  1000 sigma = 1000 <-------- 0  data          v = noise - data = -(X_1 - X_0)
@@ -325,9 +326,9 @@ def pulled(velocity, known):
 # noisier. And papers count steps from 1 to 1000, code from 0 to 999: our t=0 is their t=1, the last step to
 # be undone.
 
-def linear_betas(steps=1000):
+def linear_betas():
     """Ho 4: beta_t, the variance of the noise that step t adds, from 1e-4 to 0.02, as Latte takes it."""
-    return torch.linspace(1e-4 * 1000 / steps, 0.02 * 1000 / steps, steps, dtype=torch.float64)    # (steps,)
+    return torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)               # (steps,)
 
 
 class DDPM:
@@ -530,7 +531,8 @@ def spaced_steps(steps, spacing):
 
 
 def ddpm_terms(ddpm, model, x0, cond, *, t, noise):
-    """Per-clip losses (B,): "loss", "mse", and "vb" where the variance is learned."""
+    """Per-clip losses (B,): "loss", what is trained on, "mse", and "vb" where the variance is learned.
+    t (B,) integer. Calls the model as flow_errors does, so one flag swaps them."""
     xt = ddpm.q_sample(x0, t, noise)                                           # (B,C,...)
     output = model(xt, ddpm.original(t), **cond).float()                       # (B,2C,...), or (B,C,...)
     eps, variance = output[:, : x0.shape[1]], output[:, x0.shape[1]:]          # (B,C,...) both
@@ -538,11 +540,6 @@ def ddpm_terms(ddpm, model, x0, cond, *, t, noise):
     if ddpm.variance == "learned_range":
         terms["vb"] = ddpm.vlb_bits(torch.cat([eps.detach(), variance], 1), x0, xt, t)             # (B,)
     return {"loss": sum(terms.values()), **terms}
-
-
-def ddpm_loss(ddpm, model, x0, cond, *, t, noise):
-    """The scalar to train on; t (B,) integer. Calls the model as flow_loss does, so one flag swaps them."""
-    return ddpm_terms(ddpm, model, x0.float(), cond, t=t, noise=noise.float())["loss"].mean()
 
 
 def gaussian_kl(mean1, log_variance1, mean2, log_variance2):

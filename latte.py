@@ -175,8 +175,9 @@ class LatteConfig:                  # the defaults are Latte-XL/2 as published, 
     patch_embed: str = "uniform"    # 3.3.1: uniform | compression, in tubes of several frames
     tube: int = 2                   # frames in such a tube. ASSUMED: the paper's stride is not printed
     temporal: str = "sincos"        # 3.3.3: sincos | rope
-    # DEVIATES Latte 3.3.4: there Temporal Mask is better; the published code trains with Only Video, and the
-    # latte-t2v preset with the mask. Without images beside the clips the choice changes nothing.
+    # DEVIATES Latte 3.3.4: there Temporal Mask is better; the published code trains with Only Video, and of
+    # our presets those with images and text (latte-t2v, small, toy) with the mask. Without images beside the
+    # clips the choice changes nothing.
     joint: str = "only_video"       # 3.3.4: images beside a clip, in time: only_video | temporal_mask
     v4: str = "half_heads"          # Variant 4 as 3.2 has it, or as Table 1 counts it: paper_count
 
@@ -545,7 +546,7 @@ class Latte(nn.Module):
             parts.append(self.y_embedder(labels))                               # (B,G,D)
         head = sum(parts)
         # As released (its setting extras=78), a text vector reaches the blocks and not the head.
-        # DEVIATES Latte 4.5: its text-to-video model has no text vector, so its temporal blocks know nothing
+        # DEVIATES Latte 4.5: its text-to-video model has no text vector, so its temporal blocks are told nothing
         # of the text; with pooled_dim a small model learns which word means which motion.
         if self.config.condition == "text" and self.config.pooled_dim:
             if pooled is None:
@@ -654,7 +655,7 @@ def init_from_image(net, image, temporal="all"):
 
 # --------------------------------------------------------------------------------------------- what it costs
 # Can one trust that the four variants here are the paper's four? Its tables print parameters and operations
-# to five digits, and only one construction of each gives them all. This function counts as the authors did,
+# to six digits, and only one construction of each gives them all. This function counts as the authors did,
 # mistakes included, and arrives at every printed digit.
 #
 # Latte Tables 1 and 2. Both were counted with the tool thop, whose rule is: a Linear costs in x out for each

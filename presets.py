@@ -28,10 +28,11 @@ import argparse
 import dataclasses
 import functools
 import inspect
+import math
+import os
 import re
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dit import MMDiTConfig
 from latte import SIZES, LatteConfig
@@ -117,7 +118,7 @@ class Config:
     shard: bool = False            # ranks share weights, gradients, moments and EMA instead of copying
     compile: bool = False          # torch.compile of each transformer block
     checkpointing: bool = False    # gradient checkpointing: less memory, a third more time
-    checkpoint_every: int = 1      # of every so many blocks of a transformer only; the others keep all
+    checkpoint_every: int = 1      # with --checkpointing: one block of so many computes twice
     # LOSSES. Weights between terms of one stage's loss; only their ratios matter to AdamW, which divides
     # every gradient by its own size. The terms pull against each other: a stronger adversary buys texture
     # with decibels, a stronger lambda_reg a latent that the image transformer reads with a worse image
@@ -129,7 +130,7 @@ class Config:
     reg_weight: float = 1.0        # VideoDiT 3.1: lambda_reg; 0: Table 3's ablation, column "Regularization"
     key_encoder: bool = True       # --no-key_encoder: z = E_r(x) alone; Table 3's ablation, column "2D VAE"
     decoder_only: bool = False     # stage dpvae: E_r stays, and with it what a transformer has learned
-    z_noise: float = 0.0           # stage dpvae: D reads z with up to this much noise on it, z's deviation 1
+    z_noise: float = 0.0           # stage dpvae: D reads z with noise, up to so many of z's deviations
     disc_weight: float = 0.01      # VideoDiT 3.1: lambda_disc; 0 trains no discriminator
     disc_start: int = 1000         # steps before its loss counts; it learns from half of that on
     disc_warmup: int = 1000        # steps over which disc_weight then rises linearly
@@ -278,6 +279,7 @@ PRESETS = {
     #     videodit-512    300 thousand videos from Pexels, self-collected; images from JourneyDB (4.1)
     # DEVIATES VideoDiT 4.1: without --images, a step of images takes single frames of the videos; ablate.py
     # asks for --images where a row trains on them.
+
     # --lpips is VGG16's file, for Eq. 4; a dpvae stage without it stops (pretrained.perceptual_for).
     # What 4.1 leaves open:
     # ASSUMED: shift 3, with which Stable Diffusion 3 is released: its weights know that density of levels.
@@ -428,7 +430,7 @@ def apply(config, flags):
         if isinstance(value, list):
             value = tuple(value)
         if isinstance(value, str) and value.startswith("~"):            # --out=~/x: the shell leaves it to us
-            value = str(Path(value).expanduser())
+            value = os.path.expanduser(value)
         owner, _, leaf = name.rpartition(".")
         if owner:
             value = dataclasses.replace(getattr(config, owner), **{leaf: value})
@@ -446,11 +448,13 @@ LEAST = dict.fromkeys(("steps", "batch", "checkpoint_every", "accumulate", "fram
 LEAST |= {"size": 8, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12}
 MOST = dict.fromkeys(("decay", "text_drop", "p_video", "ema"), 1)
 MAY_BE_0 = ("context_dim", "pooled_dim", "dual_attention")     # whole numbers of networks; all others: from 1
-MULTIPLES = (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads"))
+# a width is divided by its heads or groups, by four where positions take sine and cosine of two axes
+MULTIPLES = (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads"),
+             ("classifier.width", 2), ("disc.width", 8), ("dit.head_dim", 4), ("latte.width", 4))
 
 
 def check(config):
-    """Every value that would fail later fails now, before anything is allocated or written."""
+    """What would fail later, as far as is known, fails now, before anything is allocated or written."""
     values = flatten(config)
     # TRAP: nan is smaller than nothing and larger than nothing, so `value < bound` lets it pass; the
     # comparison has to be one that must hold, `bound <= value`
@@ -464,20 +468,20 @@ def check(config):
         if not least <= value <= most:
             bound = f" and at most {most}" if name in MOST else ""
             raise UserError(f"--{name} {value}: must be at least {least}{bound}")
-    if min(config.vae.ch_mult, default=0) < 1:
-        raise UserError(f"--vae.ch_mult {' '.join(map(str, config.vae.ch_mult))}: must be at least 1 each")
-    if config.classifier.width % 2:                         # half of its norms' 4 groups
-        raise UserError(f"--classifier.width {config.classifier.width}: must be a multiple of 2")
+    if len(config.vae.ch_mult) < 3 or min(config.vae.ch_mult) < 1:          # DP-VAE halves time at two levels
+        raise UserError(f"--vae.ch_mult {' '.join(map(str, config.vae.ch_mult))}: must be at least 1 each, of "
+                        "three levels or more")
     for name, top in (("betas", 1 - 1e-9), ("part", 1)):
         if len(values[name]) != 2 or not all(0 <= value <= top for value in values[name]):
             raise UserError(f"--{name} {' '.join(map(str, values[name]))}: must be two numbers between 0 and 1")
     if config.part[0] >= config.part[1]:
         raise UserError(f"--part {config.part[0]} {config.part[1]}: must begin before it ends")
 
-    for name, by in MULTIPLES:                              # a width is divided by its heads or groups
-        if values[name] % values[by]:
-            raise UserError(f"--{name} {values[name]}: must be a multiple of --{by} {values[by]}")
-    unit = 2 ** (len(config.vae.ch_mult) - 1) * config.dit.patch
+    for name, by in MULTIPLES:
+        if values[name] % values.get(by, by):
+            of = f"--{by} {values[by]}" if by in values else by
+            raise UserError(f"--{name} {values[name]}: must be a multiple of {of}")
+    unit = 2 ** (len(config.vae.ch_mult) - 1) * math.lcm(config.dit.patch, config.latte.patch)
     if config.size % unit:                                  # pixels fill whole patches of the transformer
         raise UserError(f"--size {config.size}: must be a multiple of {unit}")
     if config.frames % GOP and (config.frames > 1 or config.stage in ("dpvae", "videodit")):
@@ -504,7 +508,7 @@ def check(config):
 GUIDE = {
     "tiny": ("", "seconds on a CPU; only to see that everything runs"),
     "small": ("", "eleven minutes on two CPU cores; what ablate.py's rows are runs of"),
-    "toy": ("", "5 hours on two cores with AMX, about 15 with AVX2; the shipped one's road but its last 7"),
+    "toy": ("", "5 hours on two cores with AMX, about 15 with AVX2; the shipped one had 7 more (docs/toy.md)"),
     "videodit-256": ("--init SD3 --data VIDEOS --lpips VGG16", ""),
     "videodit-320": ("--init SD3 --data VIDEOS --images IMAGES --lpips VGG16", ""),
     "videodit-512": ("--init runs/videodit-320 --data VIDEOS --images IMAGES", ""),

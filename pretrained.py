@@ -587,9 +587,9 @@ CONFIG = {"attention_head_dim": (int, 1, 1024), "sample_size": (int, 1, 1024), "
 # TO ADD A NETWORK: write the module with the names of its authors' file (a .safetensors file's first bytes
 # list them, with shapes; no need to download the rest); a function here that reads the config off those
 # shapes and ends in fill(); a table if there is a second layout; a line in SIGNS, of names that no other
-# network has, in TRANSFORMERS and FAMILIES, and in sample.RELEASED. Then the parity test, from the authors' code at a small size
-# with random weights: before it passes, names that fit mean nothing. PixArt beside DiT is the shortest
-# example.
+# network has, in TRANSFORMERS and FAMILIES, and in sample.RELEASED. Then the parity test, from the
+# authors' code at a small size with random weights: before it passes, names that fit mean nothing. PixArt
+# beside DiT is the shortest example.
 def told(names):
     """Which network these tensors belong to, "" if none that is known here."""
     for kind, sign in SIGNS:

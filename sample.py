@@ -510,7 +510,7 @@ def windows_of(models, have, frames):
 def read_cropped(args, models, flag):
     """(1,3,T,size,size) of --start, --end, --video or --extend: the middle of an image (T=1), or of a
     clip's frames, as many a second as the model's."""
-    path, size = Path(getattr(args, flag)).expanduser(), args.size
+    path, size = Path(os.path.expanduser(getattr(args, flag))), args.size
     if not path.is_file():
         raise UserError(f"--{flag} {path}: no such file")
     try:
@@ -518,7 +518,7 @@ def read_cropped(args, models, flag):
             frames = read_image(path, size)[None]                               # (1,H,W,3)
         else:
             frames = read_at_rate(path, models.sampling.get("fps", 12.0), size)             # (T,H,W,3)
-    except (Unusable, OSError, ValueError) as reason:
+    except (Unusable, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as reason:
         raise UserError(f"--{flag} {path} cannot be read ({str(reason)[:100]}); give another file")
     top, left = ((side - size) // 2 for side in frames.shape[1:3])
     return to_video(frames[:, top:top + size, left:left + size])[None]          # (1,3,T,size,size)
@@ -535,7 +535,7 @@ def load_models(path, device="cpu", weights=(), model="", vae=""):
 
     Anything else is a released model, and weights and vae are further paths to its parts. For one of ours
     weights are the published text encoders that it was trained with."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     # a link to nothing counts as there: to be told of it is better than to get another model
     parts = [part for part in (*KINDS, "vae", "dpvae", "text")
              if os.path.lexists(folder / f"{part}.safetensors")]
@@ -760,7 +760,7 @@ def parse(argv):
         args.prompt += read_prompts(args.prompts)
     # what is no UTF-8 on the command line comes as lone surrogates, which no file can hold
     args.prompt = [prompt.encode(errors="replace").decode() for prompt in args.prompt]
-    args.out = Path(args.out).expanduser()
+    args.out = Path(os.path.expanduser(args.out))
     check_flags(args)
     return args
 

@@ -1,7 +1,7 @@
 """text.py - numbers -> vectors: the toy's small encoder, CLIP, T5, and how SD3 joins the three.
 Paper    VideoDiT 3.2 keeps SD3's frozen encoders: CLIP-L, CLIP-G and T5-XXL give context and pooled
 Shapes   ids (B,L)  context (B,L,D)  pooled (B,P)        B prompts, L text tokens, D width, P pooled width
-Sizes    toy L=16 D=P=128; SD3 L=77+77 D=4096 P=768+1280; Latte's text-to-video T5 alone, L<=120
+Sizes    toy L=12 D=P=128; SD3 L=77+77 D=4096 P=768+1280; Latte's text-to-video T5 alone, L<=120
 Differs  only what SD3 and Latte use: no decoder of T5, no image half of CLIP
 Reads    after vae.py, before dit.py; pretrained.py fills the encoders with released weights
 Run me   python text.py      # CPU, 3 s: T5's buckets
@@ -155,7 +155,7 @@ class CLIPText(nn.Module):
 # ---------------------------------------------------------------------------------- the toy's encoder
 # The toy has no room for 5 billion parameters. Its encoder is CLIP's architecture at 0.4 million, over 42
 # words, and is trained together with the image model: whatever makes the image come out right is what a word
-# means. What comes of it: red lies next to orange, blue to purple, cat to dog, car to boat. (That "moving
+# means. What comes of it: red lies next to orange, blue to purple, cat to dog. (That "moving
 # left" lies next to "moving right" is no wonder: they share a word.)
 #
 # And what does not come of it: images do not move. "jumping" and "spinning" stand in no image's caption that

@@ -56,6 +56,7 @@ best VAE is not the one that reconstructs best."""
 
 from support.cli import UserError, polite    # first: see say_stopped
 
+import math
 from dataclasses import asdict, dataclass
 
 from einops import rearrange
@@ -121,8 +122,8 @@ class DPVAE(nn.Module):
     #     x     all frames, the key frames again too    z_r = E_r(x)     what z_k does not say, "residual"
     # One latent frame a group. E_r sees the key frame as well, or it would not know what z_k left out.
     # ASSUMED: z is no draw from a Gaussian (Eq. 4 has no KL term) but E_k's mean plus E_r's output. E_r, a
-    # copy of the image encoder, keeps its 2C outputs (mean and log variance); the second C are unused. With
-    # them the parameter count of Table 1 comes out.
+    # copy of the image encoder, keeps its 2C outputs (mean and log variance); the second C are unused.
+    # (Table 1's 195 M comes out with and without them.)
     def encode_window(self, x):
         """x (B,3,T,H,W), T a multiple of 4 -> z and z_k, both (B,C,T/4,h,w). Gradients reach E_r."""
         z_r, _ = self.residual(fold(x), x.shape[2]).chunk(2, dim=1)                         # (F/4,C,h,w)
@@ -759,7 +760,7 @@ class PatchGAN3D(nn.Module):
         for i, (a, b) in enumerate(zip(widths, widths[1:])):
             stride = (2, 2, 2) if i == 0 else (1, 2, 2)           # time is halved once, space at every layer
             layers.append(nn.Conv3d(a, b, (3, 4, 4), stride, 1))
-            layers.append(nn.GroupNorm(min(b // 4, 32), b))
+            layers.append(nn.GroupNorm(math.gcd(b // 4, 32), b))
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers, nn.Conv3d(widths[-1], 1, 3, 1, 1))
         for module in self.modules():

@@ -6,7 +6,7 @@ Time     t in [0,1], 0 noise, 1 data (Eq. 5); SD3's own direction inside: dit.in
 Differs  grep ASSUMED: 3D positions, the branch's own patchify, the text streams of "2D+3D"
 Reads    after dit.py, before latte.py
 Run me   python videodit.py      # CPU, 15 s: an image model becomes a video model and nothing changes yet;
-                                 # who attends to whom, before and after, in out/videodit.png
+                                 # who attends to whom, 2D and 3D, in out/videodit.png
 
 THE PROBLEM. An image model has learned from billions of images what a cat looks like. There are far fewer
 videos, and they show the same cats. So a video model should start from an image model; but asked for T
@@ -14,7 +14,7 @@ frames, that one makes T images of T different cats. Frames must attend to each 
 what the model knows?
 
 * Put layers for time between its layers. (AnimateDiff, Video LDM, Lavie; Latte's text-to-video model.) They
-  start from random weights, are up to half as many parameters again, and let a patch see only its own place
+  start from random weights, are up to three quarters as many parameters again, and let a patch see only its own place
   in the other frames: when the cat walks out of a patch, that patch has lost it.
 * Train a video model from random weights. (W.A.L.T, Sora.) It costs the billions of images once more.
 
@@ -87,7 +87,7 @@ class VideoDiT(nn.Module):
         if config.attention == "2d+3d":
             width = config.heads * config.head_dim
             self.twins = nn.ModuleList(TrainableCopy(block, width) for block in image.joint_blocks)
-            # TRAP: freezing comes after the copies, patchify's above, too: a copy of what is frozen is so.
+            # TRAP: patchify's copy, above, is made before this line: a copy of what is frozen would be frozen.
             # Frozen, embedders and head too: "only the newly added global attention weights are updated"
             # (4.3). ASSUMED: 3D patchify, new as well, is trained beside them; the paper does not name it.
             image.requires_grad_(False)
@@ -243,7 +243,7 @@ class TrainableCopy(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------- LoRA: a small card
-# All of SD3's 2.03 B weights trained take 20 bytes each (weight, gradient, two moments of AdamW, EMA): 38 GB
+# All of SD3's 2.03 B weights trained take 20 bytes each (weight, gradient, two moments of AdamW, EMA): 41 GB
 # before the first activation. LoRA (low-rank adaptation, Hu et al. 2021; --lora RANK) freezes a Linear's
 # W (out,in), so that 2 bytes are enough for each number, and learns a correction beside it:
 #

@@ -33,7 +33,7 @@ def draw(path, dp, clip=45):
         keys = dp.decode_keys(z).repeat_interleave(GOP, dim=2)                              # (1,3,16,64,64)
     psnr = {name: -10 * torch.log10(mse(x, video) / 4).item()
             for name, video in (("held", held), ("D(z)", made))}
-    rows = {"x: 8 frames of a clip, two groups; frames 1 and 5 are key frames": x,
+    rows = {"x: 8 frames of a clip, two groups; the first and the fifth are key frames": x,
             f"E_k and D_k alone: each key frame held, {psnr['held']:.1f} dB": held,
             f"D(z), z = z_k + z_r: {psnr['D(z)']:.1f} dB": made,
             "D_k(z): the frozen image decoder still finds the key frames in z": keys}

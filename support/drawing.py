@@ -1,6 +1,7 @@
 """drawing.py - contact sheets, curves, heat maps and pages of them, with Pillow alone.
 
-Everything here takes arrays or tensors and returns a PIL image, which is saved where a path is given."""
+Everything here takes arrays or tensors and returns a PIL image (`heat`: an array for `page`), which is saved
+where a path is given."""
 
 import itertools
 import math

@@ -95,7 +95,6 @@ def read_protocol(args):
     return protocol
 
 
-# A protocol that cannot be is found before the first video is opened, and the flag is named.
 # ------------------------------------------------------------------------------------------ sets of clips
 
 # A side is a folder as a protocol sees it. The two sides are not treated alike: of a real video any window

@@ -552,7 +552,7 @@ class Captions:
 def read_prompts(file):
     """The lines of a text file."""
     try:
-        text = decode(Path(file).expanduser().read_bytes())
+        text = decode(Path(os.path.expanduser(file)).read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"--prompts {file}: cannot be read ({error}); give a UTF-8 text, a prompt a line")
     return [line.strip() for line in text.split("\n") if line.strip()]

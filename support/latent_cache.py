@@ -133,7 +133,7 @@ def write_texts(folder, captions, read, batch):
 # folders. (Two captions with one hash are less likely than a meteorite in the disk.)
 def text_path(folder, caption):
     """Where a cache keeps it."""
-    mark = hashlib.sha256(caption.encode()).hexdigest()[:32]
+    mark = hashlib.sha256(caption.encode(errors="replace")).hexdigest()[:32]
     return Path(folder) / "text" / mark[:2] / f"{mark[2:]}.safetensors"
 
 

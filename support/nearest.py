@@ -160,7 +160,8 @@ def _layer(spec, t, frames, size, corners=True):
 #      .   |   .              .           the dots come nearer
 #          .
 def compass(cost, start, steps, bounds, smallest):
-    """The numbers of lowest cost that steps from `start` lead to, until steps are `smallest` of the first."""
+    """The numbers of lowest cost that steps from `start` lead to, until the steps have
+    shrunk to `smallest` times the first ones."""
     point, best, share, rng = list(start), cost(start), 1.0, np.random.default_rng(0)
     axes = np.eye(len(steps))[np.flatnonzero(steps)]
     while share >= smallest:

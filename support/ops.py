@@ -47,11 +47,10 @@ def has_bf16(device):
 def attend(q, k, v, mask=None):
     """softmax(q k^T / sqrt(d)) v for q, k, v (B,heads,N,d); mask (B,heads,N,N) is True where q may attend.
 
-    A GPU always wants the fused kernel, and so does a CPU, with one exception: its backward pass in half
-    precision, where products by hand take half the time (for 16 frames a seventh) as long as the N x N scores
-    fit the cache.
-    A single head, which is a VAE's, is computed by hand in float32 too: the shipped weights were made so,
-    and the two ways differ in the last digit."""
+    A GPU always wants the fused kernel. So does a CPU, but in two cases, as long as the N x N scores fit the
+    cache: where a gradient is asked in half precision, products by hand take half the time (for 16 frames a
+    seventh); and of a single head, which is a VAE's, the shipped weights were made by hand, and the two ways
+    differ in the last digit."""
     if q.device.type != "cpu":
         # A GPU's fused kernels want each token's d numbers side by side. A VAE's lie H*W apart: torch would
         # fall back to the formula for them, and keep N x N scores.
@@ -118,8 +117,8 @@ def group_norm(x, groups, weight, bias, eps):
 
     On a GPU autocast would compute it on a float32 copy of x and hand float32 on. The kernel sums in float32
     by itself, so where no gradient is asked it gets x in bf16: decoding 32 frames of 512 x 512 takes 14.2 GB
-    for 20.5 (bench.py's count; no GPU has run it). What it costs, tried on a CPU with the toy's DP-VAE:
-    clips decoded in bf16 are 59.0 dB from those decoded in float32, for 60.6."""
+    instead of 20.5 (bench.py's count; no GPU has run it). What it costs, tried on a CPU with the toy's DP-VAE:
+    clips decoded in bf16 are 59.0 dB from those decoded in float32, where it was 60.6."""
     half = x.dtype == torch.bfloat16
     on_cpu = x.device.type == "cpu"
     if half and on_cpu and torch.is_grad_enabled():
@@ -143,7 +142,7 @@ def conv_of_doubled(x, weight, bias):
     Of the pixels that it sees several are copies of one, so their weights may be added first: each pixel is
     then spread by a 4 x 4 kernel (a "transposed convolution" of stride 2), which is the same sum with 4/9 of
     the products. On a CPU this takes half the time; a GPU keeps the two steps, since nobody has measured it
-    there. (A 4 x 4 kernel that were free could draw a checkerboard.)"""
+    there. (A 4 x 4 kernel that is learned freely can draw a checkerboard; this one is tied to the 3 x 3.)"""
     if x.is_cuda:
         return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
     w = F.pad(weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))                              # (C,C,5,5)

@@ -23,7 +23,7 @@ NOISE, TIME, DROP, SAMPLING = range(4)    # streams of keyed_noise: same step an
 # Each clip of each step needs three draws: its noise, its time, and whether its prompt is dropped. torch's
 # global generator hands out numbers in the order of asking, so a run that was resumed, or that two GPUs
 # share, would draw others. Here a draw depends on its key alone, and 10 steps are 5 steps, a kill and 5 more,
-# to the last bit (test_noise_of_a_clip_does_not_depend_on_how_the_batch_is_split).
+# to the last bit (test_noise_does_not_depend_on_the_global_generator).
 
 
 def keyed_generator(seed, step, index, stream=NOISE):
@@ -32,15 +32,14 @@ def keyed_generator(seed, step, index, stream=NOISE):
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "little"))
 
 
-def keyed_noise(shape, seed, step, first_index=0, device="cpu", dtype=torch.float32, stream=NOISE,
-                draw=torch.randn):
+def keyed_noise(shape, seed, step, first_index=0, device="cpu", stream=NOISE, draw=torch.randn):
     """Row i is clip first_index + i of the global batch; draw=torch.rand gives uniform numbers. On the CPU,
     in float32, because a GPU's generator gives other numbers for the same seed."""
     keys = [keyed_generator(seed, step, first_index + i, stream) for i in range(shape[0])]
     noise = torch.stack([draw(shape[1:], generator=key) for key in keys])                       # (B,...)
     if torch.device(device).type == "cuda" and torch.cuda.is_available():
         noise = noise.pin_memory()      # its copy waits in the GPU's queue, and the CPU goes on to the next
-    return noise.to(device, dtype, non_blocking=noise.is_pinned())
+    return noise.to(device, non_blocking=noise.is_pinned())
 
 
 # --------------------------------------------------------------------------------------------------- batches
@@ -59,11 +58,12 @@ def keyed_noise(shape, seed, step, first_index=0, device="cpu", dtype=torch.floa
 #             |             |               |
 #     right --+-------------+----- + hash(left') --> ...    right' = right + hash(left') mod b
 #
-# a * b is a little more than N, so now and then the answer is no clip: then it is enciphered once more. Again
-# and again runs along a cycle of the permutation, so it comes back below N, and no clip is met twice.
+# a * b is a little more than N, so now and then the answer is no clip: then it is enciphered once more.
+# Enciphering again and again walks along a cycle of the permutation: it comes back below N, and no two
+# positions end at one clip.
 
 # The hash has to be good, or order shows: the finish of splitmix64 is, in which every bit of the input flips
-# half of the output's. It is three multiplications, on whole arrays at once: dealing a batch of 64 takes a
+# half of the output's. It is two multiplications a number, on whole arrays at once: dealing a batch of 64 takes a
 # third of a millisecond. test_the_order_looks_like_chance throws dice with it.
 
 def mix(*numbers):

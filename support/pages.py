@@ -50,7 +50,7 @@ def short(value):
     """A number as a person reads it: three digits, above 1000 all whole ones; and no minus before a zero."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return str(value)
-    if abs(value) >= 1000:
+    if abs(value) >= 999.5:
         return f"{value:,.0f}"
     return f"{value:z.3g}"                                  # z: -0 is 0
 
@@ -128,7 +128,7 @@ def previews(folder):
     shown = sorted(path for path in folder.glob("*.png") if path.stem.isdigit() and path.is_file())
     if not shown:
         return []
-    every = max(len(shown) // 12, 1)
+    every = math.ceil(len(shown) / 12)
     figures = []
     for path in shown[::-1][::every][::-1]:
         data = base64.b64encode(path.read_bytes()).decode()

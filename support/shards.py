@@ -59,7 +59,10 @@ class Shards:
 
     def __getitem__(self, index):
         """A sample's name, for messages: 00003.tar: 000003012.mp4."""
-        header = self.read_at(index, self.rows[index, 0] - BLOCK, BLOCK)
+        try:
+            header = self.read_at(index, self.rows[index, 0] - BLOCK, BLOCK)
+        except Unusable:                                    # told where the sample itself is read
+            header = b"?"
         return f"{self.shard_of(index)}: {header[:100].split(bytes(1))[0].decode(errors='replace')}"
 
     def read_at(self, index, offset, size):
@@ -109,8 +112,8 @@ def read_all_indexes(root, names):
         pool.join()
 
 
-# Ctrl-C is for the process that asks, which then ends the others. If it is killed, they find nobody to answer:
-# that is no news, either.
+# Ctrl-C is for the process that asks, which then ends the others. If it is killed, a worker's answer finds
+# nobody: that trace is hidden, too.
 def be_quiet():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stderr = open(os.devnull, "w")
@@ -141,7 +144,7 @@ def members(data):
         name, size, kind, magic = HEADER.unpack_from(data, at)
         if not name[0]:                                       # a block of zeros: the end
             return
-        if magic != b"ustar":
+        if magic != b"ustar" or b"-" in size:
             raise ValueError(f"no .tar from byte {at} on")
         size, offset = int(size, 8), at + BLOCK
         at = offset + (size + BLOCK - 1) // BLOCK * BLOCK

@@ -263,8 +263,8 @@ def words_for_clip(text):
 # control characters nothing.
 # DEVIATES from SentencePiece's code: it reads these rules, NFKC's too, from a table in T5's file. They stand
 # here instead, which spares a reader of that table. Held against one for all 1,112,064 characters they
-# differ in 100, 99 of them younger than Python 3.11's Unicode; and of accents stacked in another order than
-# Unicode's own NFKC still makes one letter.
+# differ in 100, 99 of them younger than Python 3.11's Unicode; and where accents are stacked in another
+# order than Unicode's, NFKC still makes one letter of them, SentencePiece does not.
 SPACES = "\t\n\f\r\u061c\u1680\u200b\u200c\u200e\u200f\u2028\u2029\u2581\ufeff\ufffd"
 RULES = dict.fromkeys([*range(1, 32), 0x7F, 0x8F, 0x9F]) | dict.fromkeys(map(ord, SPACES), " ")
 WIDE_TILDE = "\uff5e"                                    # the one that NFKC would change and they do not
@@ -287,7 +287,7 @@ class T5Tokenizer:
         """From spiece.model."""
         try:
             return cls(*read_spiece(path.read_bytes()))
-        except (KeyError, IndexError, TypeError, ValueError, struct.error) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
             raise UserError(f"{path} is not a T5 tokenizer or is damaged ({error!r}); download it again")
 
     def __call__(self, prompts, length=77):

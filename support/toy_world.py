@@ -1,8 +1,8 @@
 """toy_world.py - the toy world: captioned clips of a cat (or a car, or a rocket), drawn from a seed.
 Paper    none; a stand-in for WebVid, Pexels and JourneyDB that needs no download and has right answers
 Shapes   a clip is uint8 (T,H,W,3); an image is a clip with T=1     T frames, H W pixels
-Time     one frame is 1/25 s, slowly: nothing moves much more than two pixels (of 64) a frame, as in real
-         videos; a key frame held for 4 frames is then a fair start for the DP-VAE (vae.py)
+Time     one frame is 1/25 s, slowly: but for a bird's wings nothing moves much more than two pixels (of 64)
+         a frame, as in real videos; a key frame held for 4 frames is then a fair start for the DP-VAE (vae.py)
 Differs  from real data in that every clip's subject, colour, motion and scene are known, so that composition
          (held-out combinations) and transfer (subjects seen only as images) can be counted, not argued
 
@@ -117,11 +117,11 @@ KINDS = ("video", "image", "video_heldout", "image_heldout", "video_image_only",
 
 # ---------------------------------------------------------------------------------------------- one clip
 
-# Everything that a clip is, in ten fields. Frozen, so that it can be a key of a dict; plain strings and
+# Everything that a clip is, in twelve fields. Frozen, so that it can be a key of a dict; plain strings and
 # floats, so that it can be written as JSON.
 @dataclass(frozen=True)
 class Spec:
-    """One clip, whole: the four words that a caption may say, and the numbers that it does not."""
+    """One clip, whole: the words that a caption may say, and the numbers that it does not."""
     subject: str
     colour: str
     motion: str                    # "" for an image

@@ -321,14 +321,6 @@ def read_some(file, pts, wanted, short=None, long=None):
         return np.stack(images)                                                          # (T,H,W,3)
 
 
-def read_video(path):
-    """Every frame of a clip as uint8 (T,H,W,3)."""
-    try:
-        return read_all(path)[1]
-    except Unusable as reason:
-        raise UserError(f"{path} {reason}; give another video")
-
-
 # "10 frames a second" is asked of the clock: moments 1/fps apart, and for each the frame nearest to it, found
 # by bisection between the frames' midpoints. That holds for phones, too, whose rate wanders.
 #
@@ -340,9 +332,9 @@ def nearest_in_time(times, moments):
     return np.searchsorted((times[1:] + times[:-1]) / 2, moments)                        # (T,)
 
 
-def read_at_rate(file, fps, short=None, long=None):
+def read_at_rate(file, fps, short=None):
     """A whole video as a model of `fps` frames a second would have it: uint8 (T,H,W,3)."""
-    times, images = read_all(file, short, long)
+    times, images = read_all(file, short)
     count = int((times[-1] - times[0] + ROUNDING) * fps) + 1
     return images[nearest_in_time(times, times[0] + np.arange(count) / fps)]             # (T,H,W,3)
 

@@ -31,9 +31,14 @@ from dit import MMDiT, MMDiTConfig
 from text import CLIPText, CLIPTextConfig
 from vae import KLVAE, KLVAEConfig
 from support.trainer import BEGUN
-from support.video_io import save_video
+from support.video_io import read_all, save_video
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", "tests/golden"))
+
+
+def read_video(path):
+    """Every frame of a clip as uint8 (T,H,W,3)."""
+    return read_all(path)[1]
 
 
 def golden(name):

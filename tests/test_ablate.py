@@ -17,12 +17,13 @@ import eval
 import pretrained
 import presets
 import sample
+from conftest import read_video
 from support import toy_world
 from support.cli import UserError
 from support.checkpoints import save_network
 from support.detectors import LPIPS
 from support.metrics import paired_interval
-from support.video_io import read_video, save_video
+from support.video_io import save_video
 from vae import DPVAE, KLVAE, KLVAEConfig
 
 VIDEODIT = ["videodit-1", "videodit-2", "videodit-3", "videodit-4", "videodit-5", "videodit-6"]
@@ -159,8 +160,8 @@ def test_asking_for_a_cache_or_for_none_is_obeyed(capsys):
 
 
 def test_the_default_latte_is_trained_once_for_all_figures(capsys):
-    """Figs. 5 and 7 show one configuration under six names: uniform, S-AdaLN, absolute, every 3rd frame,
-    Variant 1, XL."""
+    """Figs. 5 and 7 show one configuration under seven names: uniform, S-AdaLN, absolute, random, every 3rd
+    frame, Variant 1, XL."""
     default = set()
     for key, name in (("latte-5a", "uniform"), ("latte-5b", "S-AdaLN"), ("latte-5c", "absolute"),
                       ("latte-5d", "random"), ("latte-5e", "3"), ("latte-5f", "Variant 1"),
@@ -433,12 +434,13 @@ def test_what_the_rows_drew_is_laid_out(tmp_path, capsys):
     assert "recon" not in capsys.readouterr().out
 
 
-def test_rows_that_are_equal_have_no_chart(tmp_path):
-    """Nothing differs in what was measured, and no drawing fails for it; one seed is no evidence."""
+def test_rows_that_are_equal_are_drawn_and_not_told_apart(tmp_path):
+    """No drawing fails for it; one seed is no evidence."""
     args = ablate.parse(["videodit-5", "--config", "tiny", "--out", str(tmp_path)])
     ablate.show(args, [results(0.5, 1.0), results(0.5, 1.0)])
     text = (tmp_path / "tiny" / "videodit-5.md").read_text()
     assert "One seed: no evidence" in text and "- not told apart: toy motion %" in text
+    assert (tmp_path / "tiny" / "videodit-5.png").is_file()
 
 
 def test_positions_are_no_parameters(tmp_path):
@@ -548,7 +550,6 @@ class Looker(torch.nn.Module):
 def published(tmp_path, monkeypatch, capsys):
     """(root, words that all tables need): videos, UCF101's tree, and commands that run inside this process,
     where stand-ins take the place of the networks that look."""
-    import eval
     import train
     for number in range(4):
         for folder in ("clips", "UCF101/Archery", "UCF101/YoYo"):

@@ -30,6 +30,7 @@ def measured(capsys, *words):
 def test_every_stage_is_measured(stage, capsys):
     """Time, FLOPs and what they come to, positive. No MFU is made up where nobody states a peak."""
     rows = measured(capsys, "--stage", stage)
+    assert "a step" in rows
     for ms, gflop, tflops, mfu, _ in rows.values():
         assert float(ms) > 0 and float(gflop) >= 0 and float(tflops) > 0 and mfu == "-"
     if stage in ("videodit", "latte"):

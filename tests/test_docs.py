@@ -182,13 +182,14 @@ def run_tour(notebook):
 
 @pytest.mark.slow
 def test_the_tours_cells_run_in_order_and_print_and_draw_what_is_stored(tmp_path, monkeypatch):
-    """Sizes of images and the lines before a colon or a number: seconds differ, and the last digits."""
+    """Sizes of images, and all lines but for their numbers: seconds differ, and the last digits."""
     notebook = json.loads(TOUR.read_text("utf-8"))
     monkeypatch.chdir(tmp_path)
     for cell, outputs in zip((c for c in notebook["cells"] if c["cell_type"] == "code"), run_tour(notebook)):
         for stored, new in zip(cell["outputs"], outputs, strict=True):
             if "text" in stored:
-                assert re.split(r"[\d:]", new["text"][0])[0] == re.split(r"[\d:]", stored["text"][0])[0]
+                said, before = (re.sub(r"[\d.,e+-]+", "#", "".join(output["text"])) for output in (new, stored))
+                assert said == before
             else:
                 assert new["data"]["text/plain"] == stored["data"]["text/plain"]
 

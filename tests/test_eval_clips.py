@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
+from conftest import read_video
 from support import eval_clips
 from support.eval_clips import PROTOCOLS, Protocol, Side, prepare
-from support.video_io import read_video
 
 
 # ---------------------------------------------------------------------------------------------- the rules

@@ -16,7 +16,7 @@ from support.cli import UserError
 from support.ops import attend
 from conftest import golden
 from dit import DiT, DiTConfig, PixArt, PixArtConfig
-from flow import DDPM, ddpm_loss, flow_loss, guided, velocity_of
+from flow import DDPM, ddpm_terms, flow_loss, guided, velocity_of
 from test_dit import count, outputs_of
 from latte import (SIZES, Latte, LatteConfig, LatteV1, frame_similarity, init_from_image, paper_count,
                    temporal_mask)
@@ -233,7 +233,7 @@ def test_variants_and_options_train(variant, option):
     noise, t = torch.randn_like(z), torch.tensor([300, 700])
     optimizer, losses = torch.optim.Adam(net.parameters(), lr=5e-3), []
     for _ in range(6):
-        loss = ddpm_loss(ddpm, net, z, cond, t=t, noise=noise)
+        loss = ddpm_terms(ddpm, net, z, cond, t=t, noise=noise)["loss"].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -17,7 +17,8 @@ import pytest
 from stand_ins import stand_ins
 
 # A command that contains the key gets the flags appended (all keys that match, in this order). Only sizes and
-# counts may stand here: a flag that changes which road is taken would test another command than README's.
+# counts may stand here, and what a small CPU does without (bf16, compiling): a flag that changes which road is
+# taken would test another command than README's.
 OVERRIDES = {
     "train.py": "--steps 2 --save_every 1 --log_every 1 --preview_every 2 --no-compile --no-bf16 --warmup 1",
     "--config small": "--items 16 --batch 2",

@@ -70,7 +70,7 @@ def test_only_draws_the_named_frames_of_the_same_clip():
 # --------------------------------------------------------------------------------------- a narrower world
 
 def test_the_small_world_holds_out_named_combinations_and_no_word():
-    """At least ten, of 72; each word is trained in some combination; images of some are held out, too."""
+    """Twelve, of 72; each word is trained in some combination; images of some are held out, too."""
     world = VOCABULARIES["small"]
     videos = [words for words in world.heldout if words[2]]
     assert len(set(videos)) == 12 and all(words[0] not in world.image_only for words in videos)
@@ -328,7 +328,7 @@ def test_a_rendering_is_read_back(subject, motion):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 48])
 def test_every_subject_is_read_back(size):
-    """64 clips of all kinds and words: each above 30 dB; and 7 CPU seconds a clip at most, on the mean."""
+    """64 clips of kind "any", all words: each above 30 dB; and 7 CPU seconds a clip at most, on the mean."""
     specs = [sample_spec(77, index, "any") for index in range(64)]
     start = time.process_time()
     levels = [read(spec, frames=16, size=size).db for spec in specs]
@@ -421,7 +421,7 @@ def test_images_are_read_back_too():
 
 @pytest.mark.slow
 def test_processes_change_nothing():
-    """Two of them, the same Fits in the same order; a GPU's or a torch clip goes as an array."""
+    """Two of them, the same Fits in the same order."""
     specs = [HOUSE, replace(HOUSE, colour="blue")]
     clips = [as_video(render(spec, 4, 32)) for spec in specs]
     one, two = nearest(clips, specs), nearest(clips, specs, workers=2)

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from support import drawing, video_io
 from support.cli import UserError
-from conftest import RED, clips_in, images_in, make_clip, make_image, numbers, pixel
+from conftest import RED, clips_in, images_in, make_clip, make_image, numbers, pixel, read_video
 
 
 def psnr(a, b):
@@ -104,7 +104,7 @@ def test_a_phones_video_is_shown_as_its_matrix_says(tmp_path, a, b, c, d, shape,
     row = lambda *values: b"".join((value << 16).to_bytes(4, "big", signed=True) for value in values)
     content[start:start + 20] = row(a, b) + bytes(4) + row(c, d)
     (tmp_path / "a.mp4").write_bytes(content)
-    shown = video_io.read_video(tmp_path / "a.mp4")[0]
+    shown = read_video(tmp_path / "a.mp4")[0]
     assert shown.shape == (*shape, 3) and shown[white][0] > 200
     roof = 0 if c + d > 0 else -1                                            # where y = 0 comes to lie
     edge = shown[roof] if d else shown[:, roof]
@@ -166,7 +166,7 @@ def patches(path, size, codec="libx264", pix="yuv420p", *, trc=2, matrix=2, made
 def test_colours_follow_the_videos_own_matrix_and_range(tmp_path, size, how):
     """BT.709 or BT.601, studio or full range, 8 or 10 bits; untagged HD is BT.709 and what is smaller
     BT.601, as every player takes them."""
-    frame = video_io.read_video(patches(tmp_path / "a.mkv", size, **how))[0]
+    frame = read_video(patches(tmp_path / "a.mkv", size, **how))[0]
     for number, colour in enumerate(PATCHES):
         seen = frame[size[1] // 2, size[0] * (2 * number + 1) // 10]
         assert np.abs(seen.astype(int) - colour).max() <= 3
@@ -177,8 +177,8 @@ def test_hdr_is_refused_by_name(tmp_path, trc, name):
     """Read as ordinary video it would be pale."""
     patches(tmp_path / "a.mp4", (160, 96), "libx265", "yuv420p10le", trc=trc, matrix=9, made_by=9,
             **{"x265-params": "log-level=none"})
-    with pytest.raises(UserError, match=f"HDR .{name}.: convert it"):
-        video_io.read_video(tmp_path / "a.mp4")
+    with pytest.raises(video_io.Unusable, match=f"HDR .{name}.: convert it"):
+        read_video(tmp_path / "a.mp4")
 
 
 def test_transparent_vp9_is_shown_over_white(tmp_path):
@@ -193,15 +193,15 @@ def test_transparent_vp9_is_shown_over_white(tmp_path):
         container.mux(stream.encode())
     pts, _ = video_io.scan_times(tmp_path / "a.webm")
     sought = video_io.read_some(tmp_path / "a.webm", pts, [7, 8])
-    for frames in (video_io.read_video(tmp_path / "a.webm"), sought):
+    for frames in (read_video(tmp_path / "a.webm"), sought):
         assert (frames[:, 2, 2] > 250).all() and np.abs(frames[:, 32, 32].astype(int) - RED).max() <= 6
 
 
 def test_interlaced_video_is_refused_with_the_way_out(tmp_path):
     """Each frame holds two moments, combed."""
     patches(tmp_path / "a.mp4", (160, 96), **{"flags": "+ildct+ilme"})
-    with pytest.raises(UserError, match="interlaced.*bwdif"):
-        video_io.read_video(tmp_path / "a.mp4")
+    with pytest.raises(video_io.Unusable, match="interlaced.*bwdif"):
+        read_video(tmp_path / "a.mp4")
 
 
 def test_a_size_that_changes_midway_is_refused(tmp_path):
@@ -220,8 +220,8 @@ def test_a_size_that_changes_midway_is_refused(tmp_path):
             packet.stream, packet.pts, packet.dts = stream, number * 40, number * 40
             packet.time_base = Fraction(1, 1000)
             container.mux(packet)
-    with pytest.raises(UserError, match="change size, from 64 x 48 to 48 x 64"):
-        video_io.read_video(tmp_path / "a.webm")
+    with pytest.raises(video_io.Unusable, match="change size, from 64 x 48 to 48 x 64"):
+        read_video(tmp_path / "a.webm")
 
 
 def test_a_tag_in_another_alphabet_harms_nobody(tmp_path):
@@ -236,7 +236,7 @@ def test_a_tag_in_another_alphabet_harms_nobody(tmp_path):
     content = (tmp_path / "a.mkv").read_bytes()
     assert content.count(b"Caf_ cr_me") == 1
     (tmp_path / "a.mkv").write_bytes(content.replace(b"Caf_ cr_me", b"Caf\xe9 cr\xe8me"))
-    assert video_io.read_video(tmp_path / "a.mkv").shape == (1, 32, 32, 3)
+    assert read_video(tmp_path / "a.mkv").shape == (1, 32, 32, 3)
 
 
 def test_an_unknown_codec_is_skipped_and_counted(tmp_path):
@@ -357,7 +357,7 @@ def test_a_saved_clip_is_read_back_nearly_unchanged(tmp_path, height, width):
     for name, same in (("a.mp4", clip), ("b.mp4", video_io.to_video(clip)), ("c.mp4", clip), ("d.mp4", clip)):
         video_io.save_video(tmp_path / name, same)
         assert (tmp_path / name).read_bytes() == (tmp_path / "a.mp4").read_bytes()
-    back, content = video_io.read_video(tmp_path / "a.mp4"), (tmp_path / "a.mp4").read_bytes()
+    back, content = read_video(tmp_path / "a.mp4"), (tmp_path / "a.mp4").read_bytes()
     assert back.shape == (10, height + height % 2, width + width % 2, 3)
     assert psnr(back[:, :height, :width], clip) > 36 and content.index(b"moov") < content.index(b"mdat")
 
@@ -366,9 +366,9 @@ def test_a_saved_clip_is_read_back_nearly_unchanged(tmp_path, height, width):
 def test_tiny_clips_are_enlarged_whole_times(tmp_path, name):
     """3 x 5 pixels become 18 x 30, so that every player shows them; a side can be asked for."""
     video_io.save_video(tmp_path / name, smooth(4, 3, 5))
-    assert video_io.read_video(tmp_path / name).shape == (4, 18, 30, 3)
+    assert read_video(tmp_path / name).shape == (4, 18, 30, 3)
     video_io.save_video(tmp_path / name, smooth(4, 32, 32), side=64, fps=10)
-    assert video_io.read_video(tmp_path / name).shape == (4, 64, 64, 3)
+    assert read_video(tmp_path / name).shape == (4, 64, 64, 3)
 
 
 def test_a_contact_sheet_has_a_row_a_clip_and_a_column_a_frame(tmp_path):
