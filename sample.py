@@ -345,7 +345,7 @@ class How:
 
 # Temperature scales all noise that is drawn. Below 1, a model keeps to what is likely: clips are surer, and
 # more alike. Neither paper does it (models of sound often do), so it is 1 where a checkpoint asks for nothing
-# else; the shipped toy asks for 0.6.
+# else; the shipped toy asks for 0.8.
 def how_of(models, sampler="", steps=None, guidance=None, seed=0, negative="", temperature=None):
     """The model's own settings, and those that were asked for in their place."""
     own = {"temperature": 1.0} | advice(models.objective, models.condition) | models.sampling

@@ -251,7 +251,9 @@ def test_a_checkpoint_says_how_it_wants_to_be_sampled(sd3, from_sd3, tiny):
     made = read_config(tiny.folder / "latte.safetensors")
     assert made["sampling"] == {"sampler": "ddpm", "steps": 250, "guidance": 7.5, "fps": 8.0}
     toy = parse(["--stage", "videodit"])[0]         # --guidance, which the preset sets and a flag beats
-    assert read_config(sample.TOY / "videodit.safetensors")["sampling"]["cfg"] == toy.guidance == 2.5
+    assert train.about(toy, "flow")["sampling"]["guidance"] == 2.5
+    assert read_config(sample.TOY / "videodit.safetensors")["sampling"] == {
+        "sampler": "euler", "steps": 14, "guidance": 1.8, "temperature": 0.8, "fps": 12.0}
     assert train.about(parse(["--guidance", "3"])[0], "flow")["sampling"]["guidance"] == 3.0
     assert made["text"] == "toy" and "text_weights" not in made
     assert read_config(tiny.folder / "dit.safetensors")["sampling"]["sampler"] == "euler"
