@@ -190,10 +190,9 @@ def sample_spec(seed, index, kind="video", vocabulary="full"):
 # 64, and all of 64 clips. It had looked as if what is known from images could not be made to move.
 #
 # And a photograph shows what its caption says: a dog in mid-air. While our images stayed upright whatever
-# was said of them, they taught that a spinning boat is an upright one. The shipped weights are from that
-# time: 73 % of boats and mushrooms move as asked, 98 % are what was asked for. 3,300 steps more with
-# images as they are now: 84 % and 92 %; what begins with an image or a clip lost up to 8 points of its
-# motion, nearest rendering 0.1 dB: too few to be shipped.
+# was said of them, they taught that a spinning boat is an upright one: 73 % of boats and mushrooms moved as
+# asked, 98 % were what was asked for. 2,800 steps more with images as they are now: 87 % and 94 %
+# (docs/toy.md has the price).
 def caption(spec, seed=0, drop=0.0):
     """"a red cat jumping in snow". A share `drop` of the captions says less, each attribute then left out by
     the toss of a coin, so that "a cat" works too: it is an eighth of these."""
