@@ -188,7 +188,8 @@ def test_the_tours_cells_run_in_order_and_print_and_draw_what_is_stored(tmp_path
     for cell, outputs in zip((c for c in notebook["cells"] if c["cell_type"] == "code"), run_tour(notebook)):
         for stored, new in zip(cell["outputs"], outputs, strict=True):
             if "text" in stored:
-                said, before = (re.sub(r"-?\d[\d.,]*(e[+-]\d+)?", "#", "".join(output["text"])) for output in (new, stored))
+                said, before = (re.sub(r"-?\d[\d.,]*(e[+-]\d+)?", "#", "".join(output["text"]))
+                                for output in (new, stored))
                 assert said == before
             else:
                 assert new["data"]["text/plain"] == stored["data"]["text/plain"]
