@@ -87,7 +87,7 @@ def asker():
     frame = sys._getframe(2)
     while frame:
         file = Path(frame.f_code.co_filename)
-        if file.is_relative_to(REPOSITORY) and file.parent.name != "tests":
+        if file.parent in (REPOSITORY, REPOSITORY / "support"):         # not .venv, which may lie inside
             return frame.f_code.co_qualname
         frame = frame.f_back
     return "?"
