@@ -14,8 +14,8 @@ frames, that one makes T images of T different cats. Frames must attend to each 
 what the model knows?
 
 * Put layers for time between its layers. (AnimateDiff, Video LDM, Lavie; Latte's text-to-video model.) They
-  start from random weights, are up to three quarters as many parameters again, and let a patch see only its own place
-  in the other frames: when the cat walks out of a patch, that patch has lost it.
+  start from random weights, are up to three quarters as many parameters again, and let a patch see only its
+  own place in the other frames: when the cat walks out of a patch, that patch has lost it.
 * Train a video model from random weights. (W.A.L.T, Sora.) It costs the billions of images once more.
 
 THE IDEA of VideoDiT (3.2, Fig. 2): change nothing. Attention's weights do not know over how many tokens it
