@@ -378,8 +378,8 @@ def how_of(models, sampler="", steps=None, guidance=None, seed=0, negative="", t
 #   pull             at each step, the error of the network's guess at the KNOWN frame has a gradient with
 #                    respect to the whole clip; a step down it moves the unknown frames to where the known one
 #                    is better explained (flow.pulled)
-# Measured on the toy (guidance 4, prompts of subject and motion only, 16 to 24 unseen clips each; `python
-# eval.py toy` measures more of them):
+# Measured on the toy (earlier weights, guidance 4, prompts of subject and motion only, 16 to 24 unseen clips
+# each; `python eval.py toy` measures more of them; docs/toy.md has the shipped weights'):
 #                             later frames have the image's colour and scene     motion as asked
 #   only put in place         12 %                                               88 %
 #   started part way          75 %                                               90 %
@@ -395,9 +395,9 @@ HELD = 4.0                          # noise over signal: the flow's level 0.8
 #
 # What stays hard: a motion that must go on where no clip of training went. At the end of a clip, a subject
 # that moves right stands at the frame's edge. The model has never seen one leave, so with --extend it spins
-# or grows instead: motion as asked in 69 % of 48 clips. Going on from the middle of a clip it is 84 % of 128
-# with guidance 4, and 90 % with 2.5, as many as the classifier names rightly in the true second halves. More
-# guidance is worse, since the pull acts in the same way (6: 77 %), and so is a start under more noise (9
+# or grows instead: motion as asked in 69 % of 48 clips (of the same weights). Going on from the middle of a
+# clip it is 84 % of 128 with guidance 4, and 90 % with 2.5, as many as the classifier names rightly in the
+# true second halves. More guidance is worse, since the pull acts in the same way (6: 77 %), and so is a start under more noise (9
 # times the signal: 58 %).
 
 @dataclass

@@ -155,8 +155,8 @@ class CLIPText(nn.Module):
 # ---------------------------------------------------------------------------------- the toy's encoder
 # The toy has no room for 5 billion parameters. Its encoder is CLIP's architecture at 0.4 million, over 42
 # words, and is trained together with the image model: whatever makes the image come out right is what a word
-# means. What comes of it: red lies next to orange, blue to purple, cat to dog. (That "moving
-# left" lies next to "moving right" is no wonder: they share a word.)
+# means. What comes of it: red lies next to orange, blue to purple, cat to dog. (That "moving left" lies next to
+# "moving right" is no wonder: they share a word.)
 #
 # And what does not come of it: images do not move. "jumping" and "spinning" stand in no image's caption that
 # the loss could feel, keep the random vectors they started with, and come out nearly alike (to 2 %); the
