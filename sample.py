@@ -397,8 +397,8 @@ HELD = 4.0                          # noise over signal: the flow's level 0.8
 # that moves right stands at the frame's edge. The model has never seen one leave, so with --extend it spins
 # or grows instead: motion as asked in 69 % of 48 clips (of the same weights). Going on from the middle of a
 # clip it is 84 % of 128 with guidance 4, and 90 % with 2.5, as many as the classifier names rightly in the
-# true second halves. More guidance is worse, since the pull acts in the same way (6: 77 %), and so is a start under more noise (9
-# times the signal: 58 %).
+# true second halves. More guidance is worse, since the pull acts in the same way (6: 77 %), and so is a start
+# under more noise (9 times the signal: 58 %).
 
 @dataclass
 class Given:
