@@ -19,6 +19,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from support.cli import UserError, first_line
 
@@ -287,7 +288,7 @@ KINDS = {"config": dict, "sampling": dict, "classes": list, "size": int, "frames
          "fps": NUMBER}
 WORDS = {"latents": ("vae", "dpvae"), "objective": ("flow", "ddpm")}
 LEAST = {"size": 1, "frames": 1, "steps": 1, "shift": 1e-3, "fps": 0.1, "temperature": 0}
-MOST = 10 ** 7              # of any number: steps are the largest there are
+MOST = 10 ** 7              # of any number: steps are the largest there are; of a config's 100,000
 
 
 def must(truth, path, told):
@@ -307,25 +308,32 @@ def check_header(header, path):
         must(isinstance(name, str), path, "its classes are not all names")
     for name, value in {**header, **header["config"], **header.get("sampling", {})}.items():
         numbers = value if isinstance(value, list) else [value]
+        most = MOST // 100 if name in header["config"] else MOST
         for number in numbers:
             if isinstance(number, NUMBER):
-                must(abs(number) <= MOST, path, f"its {name} is {number}, which cannot be")     # nor nan
+                must(abs(number) <= most, path, f"its {name} is {number}, which cannot be")     # nor nan
 
 
-def check_config(cls, config, state, path):
-    """There are no more layers than the file has tensors; and the network, built without memory (on the meta
-    device), has the file's shapes."""
-    for name in ("depth", "layers", "num_res_blocks"):
-        value = config.get(name, 0)
-        must(isinstance(value, int) and value <= len(state), path,
-             f"its {name} is {value!r}, with {len(state)} tensors in the file")
+def build(cls, config, state, path):
+    """cls(config), but never much larger than its file: a damaged number would ask for all memory there is.
+
+    Counted as each parameter comes, which torch fills only then: its memory is asked for, not yet touched.
+    Twice the file is the bound, since what is merely missing load_strict says by name. (A network on the meta
+    device is the usual way. Its first layer costs a second, and sampling the toy takes three.)"""
+    room = 2 * sum(tensor.numel() for tensor in state.values())
+
+    def count(module, name, parameter):
+        nonlocal room
+        room -= parameter.numel()
+        if room < 0:
+            raise ValueError("it asks for more than the file holds")
+
     try:
-        with torch.device("meta"):
-            net = cls(cls.Config(**config))
+        with register_module_parameter_registration_hook(count):
+            return cls(cls.Config(**config))
     except Exception as error:                              # what a number that cannot be leads to
         raise UserError(f"{path}: no {cls.__name__} of this version has its config ({first_line(error)}); "
                         "copy it again, or train it anew")
-    must_fit(net, state, path)
 
 
 # Files are told apart by what is in them, never by their names: a name is what a person changes first.
@@ -344,8 +352,7 @@ def load_network(cls, path):
     if described["class"] != cls.__name__:
         raise UserError(f"{path} holds a {described['class']}, not a {cls.__name__}; give the right file")
     state = read_state(path)
-    check_config(cls, described["config"], state, path)
-    net = cls(cls.Config(**described["config"]))
+    net = build(cls, described["config"], state, path)
     load_strict(net, state, path)
     return net.eval()
 
@@ -353,8 +360,13 @@ def load_network(cls, path):
 FINITE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)     # those that can be nan
 
 
-def must_fit(net, state, source):
-    """Every difference between a network and a file is named at once: names, shapes, whole numbers for fractions."""
+def load_strict(net, state, source, assign=False):
+    """net.load_state_dict(state), if all fits. assign=True takes the tensors over as they are (no copy, their
+    dtype): the way to fill a network built on the meta device.
+
+    Every difference between a network and a file is named at once: names, shapes, whole numbers for fractions.
+    A nan is a difference, too: one of them in a layer of attention makes every pixel nan, which is shown as
+    black, with exit code 0. To look costs a pass over the memory that is read anyway."""
     want = net.state_dict()
     have = {name: value for name, value in state.items() if torch.is_tensor(value)}
     differences = {"missing": sorted(want.keys() - have.keys()),
@@ -370,15 +382,6 @@ def must_fit(net, state, source):
              for kind, names in differences.items() if names]
     if parts:
         raise UserError(f"{source} does not fit {type(net).__name__}; " + "; ".join(parts))
-
-
-def load_strict(net, state, source, assign=False):
-    """net.load_state_dict(state), if all fits. assign=True takes the tensors over as they are (no copy, their
-    dtype): the way to fill a network built on the meta device.
-
-    A nan is a difference, too: one of them in a layer of attention makes every pixel nan, which is shown as
-    black, with exit code 0. To look costs a pass over the memory that is read anyway."""
-    must_fit(net, state, source)
     for name, tensor in state.items():
         if tensor.dtype in FINITE and not tensor.is_meta and not tensor.isfinite().all():
             raise UserError(f"{source}: {name} holds numbers that are not finite; if a training diverged, "
