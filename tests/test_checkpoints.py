@@ -185,7 +185,8 @@ def test_what_else_a_training_saved_is_stood_in_for_and_nothing_runs(tmp_path, m
     ({}, {"size": 0}, "size is '0', which cannot be"),
     ({}, {"latents": "sd"}, "latents is 'sd', which cannot be")])
 def test_a_header_is_not_believed(tmp_path, config, extra, message):
-    """Types, bounds and what is finite are asked before anything is built: depth 10**9 took 7 GB."""
+    """Types, bounds and what is finite are asked before anything is built, and building ends where it outgrows
+    the file: depth 10**9 took 7 GB."""
     save_state(tmp_path / "net.safetensors", Tiny(TinyConfig()).state_dict(), "Tiny", config, extra)
     with pytest.raises(UserError, match=f"net.safetensors:? .*{message}"):
         load_network(Tiny, tmp_path / "net.safetensors")
