@@ -134,8 +134,8 @@ TABLES = {
             note='80 GB a card by bench.py fits; on 8 of 80 GB give --train "... --accumulate 2", 76 GB'),
         Row("2D to 3D, 2.03B", "--p_video 1", scores(556.42, 29.61))), "videodit-256"),
     # Global attention over tokens that do not know when they are cannot tell before from after. 3D patchify
-    # embeds blocks of frames with positions in time, zero-initialised, beside the image's patchify: the
-    # tokens learn their time from it.
+    # embeds each frame's patches once more, adds (t, h, w) positions, and adds the result through a
+    # zero-initialised Linear: from it the tokens learn their time.
     "videodit-5": Table("Table 5, Fig. 6: 3D patchify", "videodit", (
         Row("2D patchify", "--p_video 1 --no-patchify_3d", scores(756.25, 27.85)),
         Row("3D patchify", "--p_video 1", scores(556.42, 29.61))), "videodit-256"),

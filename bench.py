@@ -1,5 +1,6 @@
 """bench.py - what a step costs: time, FLOPs, MFU, memory of a recipe's networks; what card it needs.
-Paper    Latte Tables 1, 2 and VideoDiT 4.1 say how large the networks are, neither what they cost to run
+Paper    sizes: Latte Tables 1, 2, VideoDiT Tables 1, 4; operations: Latte Table 1 alone
+         (latte.count_as_printed); neither prints time or memory
 Shapes   clips (B,3,T,H,W), latents (B,C,T',h,w) of random numbers: what they cost does not depend on them
 Counts   2 FLOPs a multiply-add, counted on the meta device, the same on any machine; for MFU what
          --checkpointing computes twice counts once (else it were HFU)

@@ -37,7 +37,6 @@ from support.cli import FlagParser, UserError, polite    # first: see say_stoppe
 
 import dataclasses
 import functools
-import itertools
 import os
 import re
 import sys
@@ -125,7 +124,8 @@ class ToyClips:
 #     index 5, epoch 3:    5 is broken, another key, another clip
 #     index 17:            as often as ever, and now and then in another's place
 class Files:
-    """A data set of files: of names, with texts (lookup(index): its captions), and read(index, rng)."""
+    """What ClipFolder and ImageFolder share. A subclass sets names (one a file), texts (lookup(index) gives its
+    captions), what and decisive (see identity), and writes read(index, rng) -> {"video": (3,T,H,W), ...}."""
 
     def __init__(self, root, config):
         self.source = list_source(root, config.split)
@@ -149,10 +149,9 @@ class Files:
     def item(self, index, epoch=0):
         """The item, or, when its file cannot be used, another one: which is drawn from (seed, epoch, index),
         so that every rank, worker and resumed run puts the same clip in its place."""
-        count = len(self)
         seed = int(mix(self.seed, epoch, index)[0])
-        others = (int(deal([turn], count, seed)[0][0]) for turn in range(count))
-        for candidate in itertools.islice(itertools.chain([index], others), 1000):
+        candidate = index
+        for turn in range(min(len(self) + 1, 1000)):
             rng = np.random.default_rng([self.seed, epoch, index, candidate])
             try:
                 captions, _ = self.texts.lookup(candidate)
@@ -161,6 +160,7 @@ class Files:
                 return {**self.read(candidate, rng), "caption": caption, "place": place}
             except Unusable as reason:
                 self.skip(candidate, reason)
+            candidate = int(deal([turn], len(self), seed)[0][0])        # another one, from the same key
         reasons = [f"{name}: {reason}" for name, reason in self.skipped.items()]
         raise UserError(f"nothing usable in {self.root}: all {len(reasons)} files tried were skipped; "
                         f"{'; '.join(reasons[:3])}")
@@ -427,7 +427,7 @@ def check_source(flag, name):
 #     places of an epoch    0 1 2 3 4 5 | 6 7
 #     of them in epoch 0    A's 0 1 2 3 0 1 | B's 0 1
 #     of them in epoch 1    A's 2 3 0 1 2 3 | B's 0 1
-SOURCE = re.compile(r"(?:^| )(.+?):(\d+\.?\d*|\.\d+)(?= |$)")       # PATH:WEIGHT, parted by blanks
+SOURCE = re.compile(r"(?:^| )(.+?):(\d+\.?\d*|\.\d+)(?= |$)")       # PATH:WEIGHT, separated by spaces
 
 
 def split_sources(name):

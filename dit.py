@@ -54,9 +54,9 @@ from support.ops import attend, gated, gelu, modulated_norm, run_block, without_
 
 
 # ---------------------------------------------------------------------------------------------------- a block
-# ADALN. A LayerNorm brings each token to mean 0 and deviation 1 and then stretches and moves its D channels
-# by a weight and a bias, the same for every input. adaLN ("adaptive", after FiLM, Perez et al. 2018) lets the
-# condition choose them:
+# ADALN. A LayerNorm brings each token to mean 0 and standard deviation 1 and then stretches and moves its D
+# channels by a weight and a bias, the same for every input. adaLN ("adaptive", after FiLM, Perez et al. 2018)
+# lets the condition choose them:
 #
 #     modulated_norm(x, shift, scale) = LN(x) (1 + scale(c)) + shift(c)                         (DiT 3.2)
 #     gated(x, gate, found)           = x + gate(c) found          found: what attention or MLP made of it
@@ -115,9 +115,9 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Each token by itself, four times as wide inside, then back: most of a block's parameters."""
 
-    def __init__(self, inside, hidden, width):
+    def __init__(self, in_width, hidden, width):
         super().__init__()
-        self.fc1 = nn.Linear(inside, hidden)
+        self.fc1 = nn.Linear(in_width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x):
@@ -245,9 +245,9 @@ class FinalLayer(nn.Module):
 class VectorEmbedder(nn.Module):
     """The pooled text as a vector of the model's width."""
 
-    def __init__(self, inside, width):
+    def __init__(self, in_width, width):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(inside, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(nn.Linear(in_width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, vector):
         return self.mlp(vector)                                             # (B,D)
@@ -358,7 +358,7 @@ class MMDiTConfig:                  # the defaults are SD3-medium
     in_channels: int = 16           # of the latent
     patch: int = 2                  # latent pixels on a side of a token
     depth: int = 24                 # joint blocks; SD3 scales by depth alone (heads = depth), toys need not
-                                    # (more than the VideoDiT of --init has: zero-gated copies, see deepen)
+                                    # (stage videodit, --init a shallower one: deepen adds zero-gated copies)
     heads: int = 24                 # of attention
     head_dim: int = 64              # width = heads * head_dim
     mlp_ratio: float = 4.0          # hidden width of the MLPs, in widths

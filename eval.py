@@ -84,10 +84,10 @@ from support.video_io import Unusable, save_clip, to_video
 # more features. Its standard error is the deviation over halves of the sets (metrics.standard_error).
 def compare_sets(real, fake, ddof=0, seed=0):
     """Features (M,R,F) and (N,R,F) -> Frechet distance, its standard error."""
-    def measure(a, b):
+    def distance(a, b):
         return frechet(*gaussian(a.flatten(0, 1), ddof), *gaussian(b.flatten(0, 1), ddof))      # of (N*R,F)
 
-    return measure(real, fake), standard_error(measure, real, fake, seed=seed)
+    return distance(real, fake), standard_error(distance, real, fake, seed=seed)
 
 
 # Inception Score needs no real clips. It asks whether the network is sure what each clip shows, and whether
@@ -98,11 +98,11 @@ def compare_sets(real, fake, ddof=0, seed=0):
 # one for the same model.
 def score_set(logits):
     """Logits (N,R,K) -> Inception Score, its deviation over ten parts, its standard error."""
-    def measure(some):
+    def score(some):
         return inception_score(some.flatten(0, 1), min(10, len(some)))                      # of (N*R,K)
 
-    mean, deviation = measure(logits)
-    return mean, deviation, standard_error(lambda half: measure(half)[0], logits)
+    mean, deviation = score(logits)
+    return mean, deviation, standard_error(lambda half: score(half)[0], logits)
 
 
 # With fewer rows than features the covariance has directions in which the set does not vary at all
@@ -143,7 +143,7 @@ def score(argv):
 
 # VideoDiT's first claim is about its VAE: whatever DP-VAE loses, no transformer can bring back.
 # Reconstruction has a pair, a video and the video again, so it is subtracted: PSNR, the mean squared error as
-# decibels (+ 6 dB is half the error); SSIM, which compares means, contrasts and patterns of small windows;
+# decibels (+ 3 dB is half of it); SSIM, which compares means, contrasts and patterns of small windows;
 # LPIPS, for which see detectors.py. Two traps. Averages over a video hide which frames fail: in a video VAE
 # those between the key frames, which is where the moving things are. And a still video flatters everybody: so
 # each is also scored with its key frames held for four frames, the honest rival of any 4x temporal
@@ -435,7 +435,7 @@ def settle(models, args):
 # one with joint images better.
 # {set: FVD and, of UCF101, IS as Latte's Tables 3 and 5 have them (without joint images, with), the FVD that
 # users report in the issue tracker of the published code, and what --protocol latte is changed by}
-RELEASED = {
+PRINTED = {
     "ffs": ({"fvd": (34.00, 27.08)}, "about 30", []),
     "skytimelapse": ({"fvd": (59.82, 42.67)}, "about 50", []),
     "taichi-hd": ({"fvd": (159.60, 97.09)}, "about 97, with every 6th frame", ["--real_stride", "6"]),
@@ -455,9 +455,9 @@ def reproduce(argv):
     flags.add_argument("--trust-torchscript", action="store_true", help="run I3D's and C3D's TorchScript")
     args = flags.parse_args(argv)
     name = Path(args.weights).stem
-    if name not in RELEASED:
-        raise UserError(f"{args.weights}: give a file that is called as released: {', '.join(RELEASED)}")
-    printed, reported, changes = RELEASED[name]
+    if name not in PRINTED:
+        raise UserError(f"{args.weights}: give a file that is called as released: {', '.join(PRINTED)}")
+    printed, reported, changes = PRINTED[name]
     for metric in printed:                                      # before hours of sampling, not after
         load_detector(DETECTORS / FILES[PUBLISHED[metric]], PUBLISHED[metric], args.trust_torchscript)
     out = args.out or f"out/reproduce/{name}"

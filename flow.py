@@ -66,7 +66,8 @@ def interpolate(x0, x1, t):
 # THE LOSS, and that is all of training: mix, ask, compare (in float32: bfloat16 keeps three digits at best).
 
 def flow_loss(model, x1, cond, *, t, noise):
-    """Mean squared velocity error. t (B,) and noise are arguments, so that a step can be replayed."""
+    """Mean squared velocity error. t (B,) and noise are arguments, so that a step can be replayed.
+    cond: {name: tensor}, what else the network is told: context and pooled, or labels; {} for nothing."""
     # ASSUMED: no weight by time, as in SD3; VideoDiT names none.
     return flow_errors(model, x1, cond, t=t, noise=noise).mean()
 
@@ -98,9 +99,10 @@ def flow_errors(model, x1, cond, *, t, noise):
 
 
 @torch.no_grad()
-def euler(velocity, x, sigmas):
-    """Noise x (B,C,...) -> data, by a call of velocity(x, t) a step; x stays in float32."""
-    x, levels = x.float(), sigmas.tolist()
+def euler(velocity, x, levels):
+    """Noise x (B,C,...) -> data, by a call of velocity(x, t) a step; x stays in float32.
+    levels (steps+1,): sigma from 1 down to 0, as sigmas() gives them."""
+    x, levels = x.float(), levels.tolist()
     for sigma, next_sigma in zip(levels, levels[1:]):
         t = torch.full((len(x),), 1 - sigma, device=x.device)                  # (B,)
         x = x + (sigma - next_sigma) * velocity(x, t).float()                  # (B,C,...)
@@ -347,7 +349,8 @@ class DDPM:
         self.posterior_x0 = beta * self.alpha_bar_prev.sqrt() / (1 - self.alpha_bar)
         self.posterior_xt = (1 - self.alpha_bar_prev) * (1 - beta).sqrt() / (1 - self.alpha_bar)
         self.posterior_variance = beta * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
-        # at t=0 the posterior is a point, variance 0: t=1 lends its variance, so that there is a logarithm
+        # at t=0 the posterior is a point, variance 0: t=1 lends its variance, so that there is a logarithm (of one
+        # step it is its own)
         self.first_variance = self.posterior_variance[:2][-1:].clamp(min=1e-20)                    # (1,)
         lent = torch.cat([self.first_variance, self.posterior_variance[1:]])   # (steps,)
         self.posterior_log_variance = lent.log()
@@ -377,9 +380,9 @@ class DDPM:
 
     def q_sample(self, x0, t, noise):
         """Ho Eq. 4."""
-        signal = self.at(self.alpha_bar.sqrt(), t, x0)                         # (B,1,...)
-        noisy = self.at((1 - self.alpha_bar).sqrt(), t, x0)                    # (B,1,...)
-        return signal * x0 + noisy * noise                                     # (B,C,...)
+        of_data = self.at(self.alpha_bar.sqrt(), t, x0)                        # (B,1,...)
+        of_noise = self.at((1 - self.alpha_bar).sqrt(), t, x0)                 # (B,1,...)
+        return of_data * x0 + of_noise * noise                                 # (B,C,...)
 
     # TAKING IT AWAY. If both ends were known, Bayes' rule would say where x_{t-1} lies between them:
     #     q(x_{t-1} | x_t, x_0) = N(a x_0 + b x_t, btilde_t I)                                   (Ho Eq. 6, 7)
@@ -398,9 +401,9 @@ class DDPM:
 
     def x0_from_eps(self, eps, xt, t):
         """The data that this guess of the noise amounts to."""
-        grow = self.at(self.alpha_bar.rsqrt(), t, xt)                          # (B,1,...)
-        noisy = self.at((1 / self.alpha_bar - 1).sqrt(), t, xt)                # (B,1,...)
-        return grow * xt - noisy * eps                                         # (B,C,...)
+        of_mixture = self.at(self.alpha_bar.rsqrt(), t, xt)                    # (B,1,...)
+        of_noise = self.at((1 / self.alpha_bar - 1).sqrt(), t, xt)             # (B,1,...)
+        return of_mixture * xt - of_noise * eps                                # (B,C,...)
 
     # HOW UNSURE A STEP IS. beta_t would be right if the data were pure noise, btilde_t if it were one point;
     # the network says where between them the truth lies, v in [0,1], for each number. It matters for few,
@@ -512,7 +515,8 @@ def spaced_steps(steps, spacing):
         size = len(section)                            # the first sections share what is left over
         if not 0 < count <= size:
             raise UserError(f"{count} sampling steps asked of {size} training steps; ask for 1 to {size}")
-        stride, position = (size - 1) / max(count - 1, 1), 0.0
+        stride = (size - 1) / max(count - 1, 1)
+        position = 0.0
         for _ in range(count):
             visited.append(int(section[round(position)]))
             position += stride                         # added up, not multiplied: rounds as the released code

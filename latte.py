@@ -176,7 +176,7 @@ class LatteConfig:                  # the defaults are Latte-XL/2 as published, 
     tube: int = 2                   # frames in such a tube. ASSUMED: the paper's stride is not printed
     temporal: str = "sincos"        # 3.3.3: sincos | rope
     # DEVIATES Latte 3.3.4: there Temporal Mask is better; the published code trains with Only Video, and of
-    # our presets those with images and text (latte-t2v, small, toy) with the mask. Without images beside the
+    # our presets latte-t2v, small and toy with the mask. Without images beside the
     # clips the choice changes nothing.
     joint: str = "only_video"       # 3.3.4: images beside a clip, in time: only_video | temporal_mask
     v4: str = "half_heads"          # Variant 4 as 3.2 has it, or as Table 1 counts it: paper_count
@@ -440,8 +440,9 @@ class Latte(nn.Module):
         self.blocks = nn.ModuleList(LatteBlock(config, axes) for axes in blocks_of(config))
         heads = {"s_adaln": FinalLayer, "adaln_single": SingleFinalLayer, "all_tokens": PlainFinalLayer}
         self.final_layer = heads[config.conditioning](width, config.patch ** 2 * channels)
-        self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
-        if self.tube > 1:
+        if self.tube == 1:
+            self.x_embedder = PatchEmbed(config.in_channels, width, config.patch)
+        else:
             self.x_embedder = TubeEmbed(config.in_channels, width, config.patch, self.tube)
             self.upsample = nn.ConvTranspose3d(channels, channels, (self.tube, 1, 1), (self.tube, 1, 1))
         self.initialise()
@@ -482,7 +483,7 @@ class Latte(nn.Module):
         extra = 0
         if self.config.conditioning == "all_tokens":
             # ASSUMED: in "all tokens" they stand before every frame's patches, so space and time both see
-            # them, and are cut off before the head; the paper says "at the input layer" and no more
+            # them, and are cut off before the head; the paper says "to the input layer" and no more
             extra = len(parts)
             tokens = [per_frame(part, video).expand(-1, x.shape[1], -1) for part in parts]
             x = torch.cat([torch.stack(tokens, dim=2).to(x.dtype), x], dim=2)   # (B,T/s,N + 1 or 2,D)
@@ -621,19 +622,19 @@ def zero_time(block):
 # are the only subject (Fig. 5d). With the variety of text-to-video data it is what everybody does (4.5).
 # Latte 3.3.4: "temporally replicate the positional embedding", "discard the label embedding ... zero".
 # ASSUMED: it does not say what temporal blocks start from. "all": every block takes a DiT block, as loading
-# by name does. "silent": spatial blocks only; what is temporal is zero-initialised, so a video is its frames.
+# by name does. "zero": spatial blocks only; what is temporal is zero-initialised, so a video is its frames.
 # That is VideoDiT's zero projection (videodit.zero_linear), made of the block's own last Linear.
-def init_from_image(net, image, temporal="all"):
-    """Weights of a DiT, or of a PixArt for a text-to-video Latte (4.5: "silent"), into a fresh Latte."""
+def init_from_image(net, image, image_start="all"):
+    """Weights of a DiT, or of a PixArt for a text-to-video Latte (4.5: "zero"), into a fresh Latte."""
     theirs = image.state_dict()
     ours = net.state_dict()
     carried = {name: tensor for name, tensor in theirs.items()
                if not name.startswith(("blocks.", "y_embedder.embedding_table", "pos_embed"))}
-    takers = [i for i, block in enumerate(net.blocks) if temporal == "all" or "space" in block.axes]
+    takers = [i for i, block in enumerate(net.blocks) if image_start == "all" or "space" in block.axes]
     for k, i in enumerate(takers):
         source = image.blocks[k * len(image.blocks) // len(takers)]     # in order, evenly, if it has more
         for name, tensor in source.state_dict().items():
-            if temporal == "all" and name.startswith("cross_attn.") and net.blocks[i].cross_attn is None:
+            if image_start == "all" and name.startswith("cross_attn.") and net.blocks[i].cross_attn is None:
                 continue
             carried[f"blocks.{i}.{name}"] = tensor
     wrong = [name for name in carried if name not in ours or ours[name].shape != carried[name].shape]
@@ -646,7 +647,7 @@ def init_from_image(net, image, temporal="all"):
     net.load_state_dict(carried, strict=False)
     if net.config.condition == "class":
         nn.init.zeros_(net.y_embedder.embedding_table.weight)
-    if temporal == "silent":
+    if image_start == "zero":
         for block in net.blocks:
             if net.config.conditioning != "s_adaln" or block.attn_time is not None:
                 zero_time(block)
@@ -663,7 +664,7 @@ def init_from_image(net, image, temporal="all"):
 # nothing; a parameter is one of a Linear or convolution, so neither tables of positions nor of labels. It was
 # given THREE clips, rows of c repeated for each frame or patch, and in Variants 3 and 4 it missed the patch
 # embedding. Variant 4's 1545 G, "a quarter", is its cost at patch 4: at 2 it is Variant 3's.
-def paper_count(config):
+def count_as_printed(config):
     """{params, ops: as the tables count; clip: multiply-adds of one clip, attention and patches included}."""
     with torch.device("meta"):
         net = Latte(config)

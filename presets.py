@@ -120,7 +120,7 @@ class Config:
     checkpointing: bool = False    # gradient checkpointing: less memory, a third more time
     checkpoint_every: int = 1      # with --checkpointing: one block of so many computes twice
     # LOSSES. Weights between terms of one stage's loss; only their ratios matter to AdamW, which divides
-    # every gradient by its own size. The terms pull against each other: a stronger adversary buys texture
+    # every gradient by its own size. The terms pull against each other: a stronger discriminator buys texture
     # with decibels, a stronger lambda_reg a latent that the image transformer reads with a worse image
     # (VideoDiT Table 3). vae.py says what each term is.
     kl_weight: float = 1e-6        # stage vae: of the term that keeps latents near a normal distribution
@@ -135,7 +135,7 @@ class Config:
     disc_start: int = 1000         # steps before its loss counts; it learns from half of that on
     disc_warmup: int = 1000        # steps over which disc_weight then rises linearly
     # TRANSFORMERS. Which noise levels they meet (flow.py), how often they get no prompt or no video, and
-    # the papers' ablations: each of those is one field whose default is the paper's choice, read by one `if`.
+    # the papers' ablations: each of those is one field, whose default is the paper's choice.
     # TRAP: shift is used in training and in sampling, and belongs to the weights: sampled with another one, a
     # model spends its steps at noise levels that it hardly knows. So it is saved with them.
     shift: float = 1.0             # of a flow's noise levels, in training and sampling: above 1 more of them
@@ -150,7 +150,7 @@ class Config:
     latents: str = "vae"           # stage latte: of the image VAE, frame by frame, or of the dpvae, 4x fewer
     joint_images: int = 0          # stage latte: images beside each clip (Latte 3.3.4; as published: 8)
     image_start: str = "all"       # stage latte with --init: "all" blocks copy the image model,
-                                   # or "silent": temporal ones start at 0
+                                   # or "zero": temporal ones start at 0
     # WHAT THE TRANSFORMERS READ. The frozen VAE and text encoders run inside each step, as in both papers, or
     # once before (--cached). For Latte-S that takes 9/10 of a step's operations away, for Latte-XL a quarter.
     # But a video then is `windows` windows for ever instead of a new one at each visit, and a small
@@ -212,7 +212,7 @@ PRESETS = {
         latte=LatteConfig(1, 2, 32, 2, in_channels=4, frames=8, input_size=8, condition="text",
                           context_dim=32, pooled_dim=32),
         stages={"classifier": dict(steps=20, batch=8, lr=2e-3), "vae": dict(steps=30, batch=8),
-                # rounding grows, most under an adversary: at 3e-4 one process and two end 1e-3 apart on AMX
+                # rounding grows, most under a discriminator: at 3e-4 one process and two end 1e-3 apart on AMX
                 "dit": dict(steps=20, batch=8),
                 "dpvae": dict(steps=12, batch=2, lr=2e-5, disc_start=4, disc_warmup=4),
                 "videodit": dict(steps=20, batch=8, lr=1e-4),
@@ -240,7 +240,8 @@ PRESETS = {
                 "latte": dict(steps=800, batch=32, lr=1e-3, objective="flow", latents="dpvae",
                               joint_images=1)}),
     # the shipped checkpoint: see README for what it reaches. decay 0.4: the papers hold the rate and average
-    # over many steps; ten thousand are too few for that, so the rate falls over the last 40 % (trainer.py).
+    # over many steps; ten thousand are too few for that, so the rate falls over the last 40 %
+    # (train.learning_rate).
     # kl_weight 1e-3, where Stable Diffusion has 1e-6: it has a hundred times the data to fill its latents'
     # space with, and a transformer of 2 B to find its way in it. Here they are held closer together.
     "toy": dict(
@@ -254,8 +255,8 @@ PRESETS = {
                 "vae": dict(steps=4800, batch=16, lr=2e-3, kl_weight=1e-3, lpips_weight=0.0,
                             weight_decay=1e-4),
                 "dit": dict(steps=4000, batch=96, lr=1e-3),
-                # DEVIATES VideoDiT Eq. 4: no adversary, no LPIPS in the toy. Flat shapes have no texture to
-                # fake, and the adversary costs a third of the step, the perceptual term a fifth. `tiny` and
+                # DEVIATES VideoDiT Eq. 4: no discriminator, no LPIPS in the toy. Flat shapes have no texture to
+                # fake, and the discriminator costs a third of the step, the perceptual term a fifth. `tiny` and
                 # the paper's presets train both. (Training on crops of half the size would be cheaper, but
                 # this small VAE has seen whole frames only, and its norms are lost on a piece of sky.)
                 # DEVIATES VideoDiT 3.1: lambda_reg 0.1 for 1, here and in `small`. With 1, D_k(z) was 0.3 dB
@@ -287,7 +288,7 @@ PRESETS = {
     # 0.999's thousand), clip 1.0: what large transformers are commonly trained with.
     # ASSUMED: flip. Latte says that it flips; VideoDiT names no augmentation but the crop. --no-flip where
     # captions speak of left and right.
-    # ASSUMED: disc_start, disc_warmup: the adversary has no weight in the first sixth of dpvae's steps.
+    # ASSUMED: disc_start, disc_warmup: the discriminator has no weight in the first sixth of dpvae's steps.
     # Eq. 4 holds from the first, but then it judges a decoder that has just begun to see time (train.py).
     "videodit-256": dict(
         size=256, frames=32, data="", flip=True, shift=3.0,
@@ -340,7 +341,7 @@ for _name, _flip, _condition in (("ffs", True, "none"), ("sky", False, "none"), 
 # ASSUMED: all but that. 4.5 prints no rate, batch, images, steps or stride, and its training is not
 # published: those of -img; no flip, since captions may say "left"; stride 1, each frame of the video.
 PRESETS["latte-t2v"] = {
-    **_latte, "size": 512, "stride": 1, "checkpointing": True, "image_start": "silent",
+    **_latte, "size": 512, "stride": 1, "checkpointing": True, "image_start": "zero",
     "latte": LatteConfig(depth=56, input_size=64, condition="text", conditioning="adaln_single",
                          joint="temporal_mask"),
     "stages": {"latte": dict(steps=1_000_000, batch=32, joint_images=8)}}
@@ -377,7 +378,7 @@ def parse(argv):
 
 CHOICES = {"config": PRESETS, "stage": ("all", *STAGES), "crop": ("random", "center"),
            "attention": ("2d->3d", "2d+3d"), "objective": ("ddpm", "flow"), "latents": ("vae", "dpvae"),
-           "image_start": ("all", "silent")}
+           "image_start": ("all", "zero")}
 
 
 # Built once in a process: a flag for each of some hundred fields takes argparse longer than all the rest of
@@ -503,8 +504,8 @@ def check(config):
 # 6 operations a parameter and token, forward and backward together, and attention adds to that with the
 # square of the tokens: 2 % for Latte's 4,096 in groups, most of the work for VideoDiT's 24,576 in one.
 #
-# {preset: (what its command needs beside --config, how long it takes)}; the papers' hours are computed, and
-# where they are computed they are said.
+# {preset: (what its command needs beside --config, how long it takes)}; the hours of the papers'
+# presets are not written here: python bench.py fits PRESET computes them.
 GUIDE = {
     "tiny": ("", "seconds on a CPU; only to see that everything runs"),
     "small": ("", "eleven minutes on two CPU cores; what ablate.py's rows are runs of"),

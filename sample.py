@@ -1,6 +1,7 @@
 """sample.py - `python sample.py "a cat"`: a prompt becomes a clip; an image or a clip may say how it begins.
-Paper    VideoDiT A.2: "denoising sampled noise from a standard Gaussian, then decoding using the
-         corresponding decoder"; Latte 3.1 and its published configurations: ancestral sampling, 250 steps
+Paper    VideoDiT A.2: "denoising sampled noise from a standard Gaussian distribution and then decoding
+         using the corresponding decoder"; Latte 3.1 and its published configurations: ancestral sampling,
+         250 steps
 Shapes   noise (B,C,T',h,w) -> scaled latents, same shape -> clips (B,3,T,H,W); T' = T/4 with DP-VAE, else T;
          an image is T=1, decoded by D_k
 Time     flow: t=0 noise, t=1 data, SD3's schedule of noise levels (flow.sigmas); or DDPM's steps
@@ -21,7 +22,7 @@ What happens to "a cat", with the toy's sizes and with those of VideoDiT at 512 
 
     words      "a cat" -> context and pooled        (1,12,128) (1,128)    (1,154,4096) (1,2048)
     noise      keyed by seed, step, index           (1,16,4,8,8)          (1,16,24,64,64)
-    28 steps   a batch of 2, as guidance needs      64 tokens each        24,576 tokens each
+    steps      a batch of 2, as guidance needs      14 of 64 tokens each  28 of 24,576 tokens each
     unscaled   z / scale + shift: Eq. 3 made one pair of numbers serve images and clips
     D          4 frames of each latent frame        (1,3,16,64,64)        (1,3,96,512,512)
 

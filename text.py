@@ -1,5 +1,5 @@
 """text.py - numbers -> vectors: the toy's small encoder, CLIP, T5, and how SD3 joins the three.
-Paper    VideoDiT 3.2 keeps SD3's frozen encoders: CLIP-L, CLIP-G and T5-XXL give context and pooled
+Paper    SD3's encoders (Esser et al. 2024): CLIP-L, CLIP-G and T5-XXL; VideoDiT does not speak of its own
 Shapes   ids (B,L)  context (B,L,D)  pooled (B,P)        B prompts, L text tokens, D width, P pooled width
 Sizes    toy L=12 D=P=128; SD3 L=77+77 D=4096 P=768+1280; Latte's text-to-video T5 alone, L<=120
 Differs  only what SD3 and Latte use: no decoder of T5, no image half of CLIP
@@ -25,8 +25,8 @@ on text alone, to fill gaps: it knows grammar, numbers and spelling, and never s
 OpenAI, G by OpenCLIP) see different things. SD3 dropped each at random in training, so each can be left out;
 without T5 images are as pretty (people prefer either equally often), follow the prompt a little less, and
 letters suffer most (SD3 5.3.3). Tried by others: CLIP alone (Stable Diffusion 1), T5 alone (Imagen, PixArt,
-Latte's text-to-video model), and language models of today. VideoDiT changes nothing here: "frozen", all
-three."""
+Latte's text-to-video model), and language models of today. VideoDiT does not say which it reads:
+here SD3's three, frozen (ASSUMED at train.stage_videodit)."""
 
 from support.cli import polite    # first: see say_stopped
 
@@ -181,8 +181,7 @@ class ToyTextConfig:
 
 class ToyText(nn.Module):
     """CLIP at toy size on a vocabulary of words; trained together with the image model, then frozen."""
-    # DEVIATES VideoDiT 3.2, whose encoders come trained: there is none of the toy's size. The reading loss is
-    # ours.
+    # DEVIATES from SD3, whose encoders come trained: there is none of the toy's size. The reading loss is ours.
     Config = ToyTextConfig
 
     def __init__(self, config):
@@ -258,9 +257,9 @@ class T5Block(nn.Module):
             attention["relative_attention_bias"] = nn.Embedding(config.buckets, config.heads)
         mlp = {name: nn.Linear(width, config.mlp_width, bias=False) for name in ("wi_0", "wi_1")}
         mlp["wo"] = nn.Linear(config.mlp_width, width, bias=False)
-        self.layer = nn.ModuleList(
-            nn.ModuleDict({name: nn.ModuleDict(part), "layer_norm": nn.RMSNorm(width, eps=1e-6)})
-            for name, part in (("SelfAttention", attention), ("DenseReluDense", mlp)))
+        first = {"SelfAttention": nn.ModuleDict(attention), "layer_norm": nn.RMSNorm(width, eps=1e-6)}
+        second = {"DenseReluDense": nn.ModuleDict(mlp), "layer_norm": nn.RMSNorm(width, eps=1e-6)}
+        self.layer = nn.ModuleList([nn.ModuleDict(first), nn.ModuleDict(second)])
 
     def forward(self, x, bias):                                                 # (B,L,D), (1 or B,heads,L,L)
         attn = self.layer[0]["SelfAttention"]
@@ -335,8 +334,8 @@ def t5_bucket(distance, buckets=32, max_distance=128):
 # sd3-ref.)
 
 class Encoders:
-    """Frozen encoders: not they are held, but how to build them. Each is built when its turn comes and let go
-    after it, so that the peak is the largest one (T5-XXL: 9.5 GB in bf16) and not the sum."""
+    """Frozen encoders. It holds functions that build them, not the networks: each is built when its turn comes
+    and let go after it, so that the peak is the largest one (T5-XXL: 9.5 GB in bf16) and not the sum."""
 
     def __init__(self, build):
         """build {"clip_l": function that gives the encoder, ...}, as pretrained.sd3_text does."""

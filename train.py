@@ -18,7 +18,7 @@ THE IDEA. One thing after another, each frozen before the next begins. So traini
 with its own networks, loss and data, and each leaves a file that the next one takes up. The loop is the same
 for all of them and stands first; ranks, files and resuming are behind it, in support/trainer.py.
 
-Tried by others: a script for each stage with the loop copied into it (five loops then, with five ways to
+Tried by others: a script for each stage with the loop copied into it (six loops then, with six ways to
 resume); a Trainer class with forty hooks (then the recipe is spread over the hooks); a joint training of VAE
 and transformer (REPA-E, 2025, needs a third network that tells what latents should mean)."""
 
@@ -127,7 +127,7 @@ def learning_rate(cfg, step):
 # diverges, and why --keep keeps older states); save before preview, so that a preview that fails costs an
 # image.
 #
-# Exercise: take `and not trainer.failed` out of fit() and run test_trainer.py. Which tests fall, and what
+# Exercise: take `and not trainer.failed` out of fit() and run test_trainer.py. Which tests fail, and what
 # would a person have lost?
 
 def fit(cfg, run, stage):
@@ -228,8 +228,8 @@ def loader(cfg, run, dataset, as_bytes=False):
     return from_step
 
 
-# VideoDiT A.2: "we employ a probability parameter, p, to determine whether the current iteration focuses on"
-# videos or images. A step is all of one kind, because clips and images differ in shape. Why images at all:
+# VideoDiT A.2: "we employ a probability parameter, p, to determine whether the current iteration is
+# dedicated to video generation or image generation". A step is all of one kind, because clips and images differ in shape. Why images at all:
 # they are more, sharper and better described than videos, and without them the image model forgets what only
 # images show (Fig. 7, Table 6).
 def mixed(cfg, videos, images, p):
@@ -278,7 +278,7 @@ def stage_classifier(cfg, run):                       # the instrument: names wh
 # single frames of the clips, half images: the VAE has to know both, and what is in images alone (a boat, in
 # the toy world) must not look to the transformer like noise. Set at the end of the stage are two numbers
 # that no gradient reaches: shift and scale, measured, so that the transformers' data have mean 0 and
-# deviation 1 as their noise does. TRAP: everything later depends on them, so they are measured once and
+# standard deviation 1 as their noise does. TRAP: everything later depends on them, so they are measured once and
 # stay: latents by another scale are, to a transformer, latents at another noise level.
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
     if cfg.init:
@@ -335,16 +335,16 @@ def misread(cfg, batch, dp):
 
 
 # Two players. The DP-VAE lowers Eq. 4: its clip must look like the clip, its key frames like the key frames
-# through the frozen decoder, its statistics like the image latents', and the adversary must be fooled. The
-# adversary, a network that sees clip and reconstruction, learns in the same step to tell them apart. A
+# through the frozen decoder, its statistics like the image latents', and the discriminator must be fooled.
+# The discriminator scores clips and reconstructions, and learns in the same step to tell them apart. A
 # decoder that is all blur teaches it nothing, and its first answers are noise: so it begins at half of
 # disc_start, counts from disc_start on, and has its full weight disc_warmup steps later.
 #
 #     step        0 ...... disc_start/2 ........ disc_start ............ disc_start + disc_warmup ......
-#     adversary     waits           learns                 learns, and counts
+#     discriminator waits           learns                 learns, and counts
 #     weight          0                    0                rises evenly to          0.01
 #
-# Why an adversary at all: a squared error is least for the mean of all textures that would fit, which is
+# Why a discriminator at all: a squared error is least for the mean of all textures that would fit, which is
 # blur. What is left over when blur is punished is texture, right or invented; so its weight is 0.01.
 # E_k and D_k do not learn: they are what "distribution preserving" is measured by.
 def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 1-4
@@ -369,10 +369,10 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
             reg_weight=cfg.reg_weight, disc_weight=cfg.disc_weight * min(max(warm, 0.0), 1.0),
             lpips_weight=cfg.lpips_weight, noise=misread(cfg, batch, dp))
         disc.requires_grad_(True)
-        batch["x_hat"] = x_hat                          # for the adversary, whose turn comes next
+        batch["x_hat"] = x_hat                          # for the discriminator, whose turn is next
         return total, log
 
-    def adversary(nets, batch):
+    def discriminator_step(nets, batch):
         # ASSUMED: it learns from half of disc_start on, so that it can tell some apart when it first counts.
         # Until then its loss is zero times its weights: a gradient for each, which DDP waits for, of zero.
         if batch["step"] < cfg.disc_start // 2:
@@ -384,7 +384,7 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
     source = loader(cfg, run, clips)
     players = {"dpvae": Player({"dpvae": dp}, loss)}
     if cfg.disc_weight:
-        players["disc"] = Player({"disc": disc}, adversary, aside=True)
+        players["disc"] = Player({"disc": disc}, discriminator_step, aside=True)
     return Stage(players, source, show_reconstruction(next(source(0))["video"][:4], run), data=(clips,))
 
 

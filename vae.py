@@ -363,7 +363,7 @@ def check_frames(frames, group=GOP):
 # E_k and D_k (video=False) are the same without a step in time. Time is halved and doubled where A.1 says:
 # "following the first two spatial downsampling layers and the last two upsampling layers, respectively".
 # Names and order of the layers are those of the published weights (test_golden_*: they answer as the
-# published code does, to the last digit).
+# published code does, to float32's rounding).
 
 class Encoder(nn.Module):
     """E_k (video=False), E_r (True). (F,3,H,W) -> z's mean and log variance (F',2C,h,w), F' = F/4 in E_r."""

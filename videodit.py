@@ -78,7 +78,7 @@ class VideoDiT(nn.Module):
         self.config = config
         self.checkpointing = False
         if image is None:
-            image = MMDiT(MMDiTConfig(*(getattr(config, field.name) for field in fields(MMDiTConfig))))
+            image = MMDiT(MMDiTConfig(**{field.name: getattr(config, field.name) for field in fields(MMDiTConfig)}))
         self.image = image              # kept whole under its own names: it can be taken out again
         self.patchify_3d = None
         if config.patchify_3d:

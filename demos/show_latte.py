@@ -5,10 +5,10 @@ import math
 import torch
 
 from demos import scrambled
-from latte import CHOICES, Latte, LatteConfig, Shared, paper_count
+from latte import CHOICES, Latte, LatteConfig, Shared, count_as_printed
 from support.drawing import heat, page
 
-TABLE_1 = {  # (params in M, operations in G) as printed. Variant 4 is counted at patch 4: see paper_count
+TABLE_1 = {  # (params in M, operations in G) as printed. Variant 4 is counted at patch 4: see count_as_printed
     "Variant 1": (LatteConfig(), 673.68, 5572.69),
     "Variant 2": (LatteConfig(variant=2), 673.68, 5572.69),
     "Variant 3": (LatteConfig(variant=3), 676.33, 6153.15),
@@ -21,7 +21,7 @@ def demo():
     four small untrained Lattes, which must be 0."""
     rows = []
     for name, (config, params, ops) in TABLE_1.items():
-        count = paper_count(config)
+        count = count_as_printed(config)
         millions = math.floor(count["params"] / 1e4) / 100              # digits cut off, not rounded, as printed
         billions = math.floor(count["ops"] / 1e7) / 100
         rows.append((name, millions, params, billions, ops, count["clip"] / 1e9))

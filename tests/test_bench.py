@@ -134,7 +134,7 @@ def test_hours_are_flops_over_a_share_of_the_peak():
     """Latte Table 2's FLOPs of XL/2, three times for a step, its batch and steps, on 8 H100 at 40 %."""
     faces = work("latte-ffs")
     spent = bench.hours(faces, bench.step_flops(faces))
-    forward = 2 * latte.paper_count(latte.LatteConfig(**latte.SIZES["XL"]))["clip"]
+    forward = 2 * latte.count_as_printed(latte.LatteConfig(**latte.SIZES["XL"]))["clip"]
     by_hand = 1_000_000 * 3 * forward * 5 / (0.4 * 989e12) / 3600
     assert 0.97 * by_hand < spent["network"] < by_hand
     assert spent.keys() == {"network", "encoding"}

@@ -18,7 +18,7 @@ from conftest import golden
 from dit import DiT, DiTConfig, PixArt, PixArtConfig
 from flow import DDPM, ddpm_terms, flow_loss, guided, velocity_of
 from test_dit import count, outputs_of
-from latte import (SIZES, Latte, LatteConfig, LatteV1, frame_similarity, init_from_image, paper_count,
+from latte import (SIZES, Latte, LatteConfig, LatteV1, frame_similarity, init_from_image, count_as_printed,
                    temporal_mask)
 
 LATTE_FILES = ["latte_uncond", "latte_class", "latte_text", "latte_img", "latte_img_class"]
@@ -172,7 +172,7 @@ def test_golden_text_to_video_of_images_alone_skips_the_temporal_blocks():
     ("XL", 673_681_568, 5572.695)])
 def test_table_2_sizes_to_the_digit(size, params, ops):
     """Latte Table 2: 32.48, 129.54, 456.81, 673.68 M."""
-    counted = paper_count(LatteConfig(**SIZES[size]))
+    counted = count_as_printed(LatteConfig(**SIZES[size]))
     assert counted["params"] == params
     assert round(counted["ops"] / 1e9, 3) == ops
 
@@ -181,7 +181,7 @@ def test_table_2_sizes_to_the_digit(size, params, ops):
 def test_table_1_variants_to_the_digit(name):
     """Latte Table 1, digits cut off as printed; the honest cost of a clip stands beside it."""
     config, params, ops = show_latte.TABLE_1[name]
-    counted = paper_count(config)
+    counted = count_as_printed(config)
     assert math.floor(counted["params"] / 1e4) / 100 == params
     assert math.floor(counted["ops"] / 1e7) / 100 == ops
     clip = {1: 1893.5, 2: 1893.5, 3: 2110.2, 4: 519.5}[config.variant]
@@ -192,9 +192,9 @@ def test_half_heads_give_variant_4_the_budget_of_variant_1():
     """Read literally, half of the heads on each axis: 673.71 M parameters and within 2 % of the cost."""
     with torch.device("meta"):
         assert count(Latte(LatteConfig(variant=4))) == 673_713_824
-    ours, first = (paper_count(LatteConfig(variant=v))["clip"] for v in (4, 1))
+    ours, first = (count_as_printed(LatteConfig(variant=v))["clip"] for v in (4, 1))
     assert ours / 1e9 == pytest.approx(1923.8, abs=0.1) and abs(ours / first - 1) < 0.02
-    counted = paper_count(LatteConfig(variant=4, v4="paper_count"))["clip"]     # at patch 2: Variant 3's cost
+    counted = count_as_printed(LatteConfig(variant=4, v4="paper_count"))["clip"]     # at patch 2: Variant 3's cost
     assert counted / 1e9 == pytest.approx(2109.9, abs=0.1)
 
 
@@ -433,7 +433,7 @@ def test_a_latte_from_dit_with_time_at_zero_is_dit_on_each_frame(variant, depth)
     image = dit_of(depth=4)
     image.y_embedder.embedding_table.weight.data.zero_()
     net = make(variant, "class", depth=depth, v4="paper_count", temporal="rope")
-    init_from_image(net, image, "silent")
+    init_from_image(net, image, "zero")
     z, t, cond = draw(net)
     with torch.no_grad():
         frames = [image(z[:, :, i:i + 1], t, torch.zeros(2, dtype=torch.long)) for i in range(4)]
@@ -455,7 +455,7 @@ def test_text_to_video_starts_as_pixart_on_each_frame():
     config = PixArtConfig(depth=2, width=24, heads=2, caption_channels=10, sample_size=8)
     image = scrambled(PixArt(config), 0.2)
     net = make(1, "text, adaln_single", temporal="rope", pooled_dim=0)
-    init_from_image(net, image, "silent").eval()
+    init_from_image(net, image, "zero").eval()
     z, t, cond = draw(net)
     with torch.no_grad():
         frames = [image(z[:, :, i:i + 1], t, cond["context"]) for i in range(4)]

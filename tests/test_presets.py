@@ -125,7 +125,7 @@ def test_every_flag_is_explained_by_the_comment_beside_its_field(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert stopped.value.code == 0 and "steps of linear warm-up [100]" in shown
     assert all(f"--{name}" in shown for name in flatten(Config()))
-    assert 'or "silent": temporal ones start at 0 [all]' in shown                        # a second line
+    assert 'or "zero": temporal ones start at 0 [all]' in shown                        # a second line
 
 
 def test_a_config_knows_which_flags_were_typed():

@@ -344,7 +344,7 @@ def test_a_missing_detector_says_where_it_is_published(tmp_path):
 def test_a_wrong_detector_file_is_named_with_its_keys(tmp_path):
     """A state dict of something else."""
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
-    for kind in pretrained.DETECTORS:
+    for kind in pretrained.DETECTOR_FILES:
         with pytest.raises(UserError, match="other.pth does not fit .*missing.*unexpected: weight"):
             pretrained.load_detector(tmp_path / "other.pth", kind)
 
