@@ -430,7 +430,8 @@ def sd1(tmp_path_factory):
 
 
 SMALL_LATTE = ("--latte.depth 2 --latte.width 48 --latte.heads 2 --latte.input_size 4 --latte.frames 4 "
-               "--size 32 --frames 4 --batch 2 --steps 1 --no-compile --stride 1 --previews 1").split()
+               "--size 32 --frames 4 --batch 2 --steps 1 --no-compile --stride 1 --previews 1 "
+               "--workers 0").split()
 
 
 @pytest.fixture

@@ -48,8 +48,10 @@ def signals():
 
 
 def run(out, stage, *flags):
-    """Train a stage of the tiny preset, and return what it left for resuming."""
-    train.main(["--config", "tiny", "--stage", stage, "--out", str(out), *map(str, flags)])
+    """Train a stage of the tiny preset, with a small preview at its end and no held-out loss, and return what
+    it left for resuming."""
+    train.main(["--config", "tiny", "--stage", stage, "--out", str(out), "--previews", "1", "--valid_every", "0",
+                *map(str, flags)])
     return read_state(Path(out) / stage / "state.pt")
 
 
