@@ -1,10 +1,10 @@
 """Tests of checkpoints.py: a file on disk is whole or refused, and nothing in it is ever executed."""
 
 import argparse
+import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -266,10 +266,13 @@ def test_what_a_killed_process_left_is_nobodys_data_and_goes(tmp_path):
     """An unfinished file lies in a hidden folder, which no reader's pattern finds; sweep() deletes those of
     processes that are gone, and leaves those of the living, of other machines, and what is not ours by name
     (findings: `--sheet ~/x.png` swept HOME of other programs' .tmpAb12Cd)."""
-    script = ("import os, sys; from pathlib import Path; from support.checkpoints import write_atomic\n"
-              "def write(to): Path(to).write_bytes(b'half'); os.kill(os.getpid(), 9)\n"
-              "write_atomic(Path(sys.argv[1]) / '00000-of-00002.safetensors', write)")
-    subprocess.run([sys.executable, "-c", script, tmp_path], cwd=Path(checkpoints.__file__).parents[1])
+    def write(to):
+        to.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    shard = tmp_path / "00000-of-00002.safetensors"
+    child = multiprocessing.get_context("fork").Process(target=write_atomic, args=(shard, write))
+    child.start()
+    child.join()
     left, = tmp_path.iterdir()
     assert left.is_dir() and (left / "00000-of-00002.safetensors").read_bytes() == b"half"
     assert list(tmp_path.glob("*.safetensors")) == []

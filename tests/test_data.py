@@ -4,10 +4,10 @@ import functools
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import tracemalloc
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 import data
 from demos import show_data
-from support import cli, latent_cache, order
+from support import checkpoints, cli, latent_cache, order
 import presets
 import train
 from support import video_io
@@ -403,25 +403,6 @@ def test_latents_of_another_vae_are_refused(tmp_path):
         latent_cache.LatentCache(tmp_path)
 
 
-CHILD = """
-import os, signal, sys
-import data
-from support import checkpoints, latent_cache
-honest, written = checkpoints.write_atomic, []
-def write_atomic(path, write):                         # the third shard is half written when the signal comes
-    def half(temporary):
-        write(temporary)
-        written.append(path)
-        if len(written) == 3:
-            os.truncate(temporary, os.path.getsize(temporary) // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-    honest(path, half)
-checkpoints.write_atomic = write_atomic
-latent_cache.write_cache(sys.argv[1], data.ToyClips(frames=1, size=16, count=12),
-                 lambda batch: {"latent": batch["video"][..., ::8, ::8]}, 2, "v1", shard=2)
-"""
-
-
 def test_a_process_that_dies_inside_a_shard_harms_nobody(tmp_path):
     """By a real signal. What it leaves is no shard; another process finishes, and encodes no finished one
     again."""
@@ -431,7 +412,24 @@ def test_a_process_that_dies_inside_a_shard_harms_nobody(tmp_path):
     def encode(batch):
         encoded.extend(batch["caption"])
         return {"latent": batch["video"][..., ::8, ::8]}
-    assert subprocess.run([sys.executable, "-c", CHILD, str(folder)]).returncode == -signal.SIGKILL
+    honest, written = checkpoints.write_atomic, []
+
+    def write_atomic(path, write):                     # the third shard is half written when the signal comes
+        def half(temporary):
+            write(temporary)
+            written.append(path)
+            if len(written) == 3:
+                os.truncate(temporary, os.path.getsize(temporary) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+        honest(path, half)
+
+    def dies():
+        checkpoints.write_atomic = write_atomic
+        latent_cache.write_cache(folder, toy, encode, 2, "v1", shard=2)
+    child = multiprocessing.get_context("fork").Process(target=dies)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert list(folder.glob(".*/00002-of-00006.safetensors"))            # half of it, where no reader looks
     with pytest.raises(UserError, match="2 of 6 shards"):
         latent_cache.LatentCache(folder)
@@ -521,7 +519,7 @@ def step_on(made, tmp_path, stage, *flags):
     out = shutil.copytree(made, tmp_path / "out")
     (out / f"{stage}.safetensors").unlink(missing_ok=True)                   # it begins at nothing
     config, = presets.parse(["--config", "tiny", "--stage", stage, "--steps", "1", "--log_every", "1",
-                             "--out", str(out), *map(str, flags)])
+                             "--previews", "1", "--out", str(out), *map(str, flags)])
     train.train(config)
     line = json.loads((out / stage / "log.jsonl").read_text().splitlines()[-1])
     assert line["step"] == 1 and all(np.isfinite(value) for value in line.values() if type(value) is float)

@@ -6,8 +6,6 @@ import random
 import re
 import resource
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -159,18 +157,25 @@ def test_a_run_that_is_shot_again_and_again_ends_as_if_left_alone(tiny, tmp_path
 
 # ------------------------------------------------------------ one folder, one run
 
-HOLDER = ("import sys, time; from support.checkpoints import hold\n"
-          "with hold(sys.argv[1]): print('in', flush=True); time.sleep(60)")
+FORK = multiprocessing.get_context("fork")
+
+
+def keep(folder, held):
+    with hold(folder):
+        held.set()
+        time.sleep(60)
 
 
 def test_two_runs_in_one_folder_are_refused_and_the_lock_dies_with_its_process(tmp_path):
     """Also when that process is shot: nothing has to be deleted by hand."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "run"], stdout=subprocess.PIPE)
-    assert holder.stdout.readline() == b"in\n"
+    held = FORK.Event()
+    holder = FORK.Process(target=keep, args=(tmp_path / "run", held))
+    holder.start()
+    assert held.wait(60)
     with pytest.raises(UserError, match="run is in use by another process; wait for it, or give another"):
         run(tmp_path / "run", "classifier", "--steps", 1)
     holder.kill()
-    holder.wait()
+    holder.join()
     with hold(tmp_path / "run"):
         pass
     assert not (tmp_path / "run").exists()                  # it was empty
