@@ -195,7 +195,7 @@ def test_a_training_step_asks_the_gpu_nothing(gpu, monkeypatch, tmp_path, name, 
 
     monkeypatch.setattr(torch.Tensor, "backward", made_up)
     trainer = SimpleNamespace(cfg=cfg, run=run, step=0, learners=learners, count_step=lambda *_: None)
-    train.step(trainer, [batch])                            # the first builds encoders and optimizer states
+    text(batch["caption"])                                  # the first builds encoders
     with Copies() as copies:
         shown = train.step(trainer, [batch])
     assert all(value.is_cuda for value in shown.values() if torch.is_tensor(value))
@@ -230,7 +230,7 @@ def test_sampling_comes_back_once_at_the_end(gpu, monkeypatch, kind, sampler):
     monkeypatch.setattr(sample, "finite", lambda x, what, hint: x)
     with contextlib.redirect_stderr(None):
         models_of_kind = models(kind)
-        generate(models_of_kind, ["cat", "dog"], steps=2, sampler=sampler)
+        models_of_kind.text(["cat", "dog"])                 # the first builds encoders
         seen = []
         models_of_kind.vae.decoder.conv_out.register_forward_hook(lambda *_: seen.append(_[-1].dtype))
         with Copies() as copies:
