@@ -13,6 +13,7 @@ from support.toy_world import (BACKDROPS, COLOURS, IMAGE_ONLY, KINDS, MOTIONS, S
                                VOCABULARIES, WORDS, Spec, caption, is_heldout, pose, render, sample_spec)
 
 
+@functools.cache
 def specs(kind, count=300, seed=0):
     return [sample_spec(seed, i, kind) for i in range(count)]
 
