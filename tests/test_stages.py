@@ -310,7 +310,7 @@ def test_cached_stores_latents_and_prompts(sd3, from_sd3, mp4s, tmp_path):
 @pytest.mark.slow
 def test_a_training_ends_with_the_commands_that_look_at_it(tiny, tmp_path):
     """They are printed, and the one that samples makes a clip."""
-    *_, word, report, example = tiny.trained.out.strip().splitlines()
+    *_, word, report, example = tiny.said.strip().splitlines()
     assert word == "next:" and report == f"  python train.py report {tiny.folder}"
     made = script(*shlex.split(example)[1:], "--steps", "2", "--out", tmp_path)
     assert made.code == 0 and list(tmp_path.glob("*.mp4"))
@@ -545,7 +545,7 @@ def test_every_stage_goes_on_from_weights_of_its_own_kind(tiny, tmp_path, stage)
 def test_decoder_only_leaves_every_latent_as_it_was(tiny, tmp_path):
     """Better frames for a transformer that is already trained: its latents must not move."""
     folder = tiny.fork(tmp_path / "run")
-    run(folder, "dpvae", "--init", tiny.folder / "dpvae.safetensors", "--decoder_only", "--steps", 3,
+    run(folder, "dpvae", "--init", tiny.folder / "dpvae.safetensors", "--decoder_only", "--steps", 1,
         "--ema", 0)
     was, now = (load_network(DPVAE, where / "dpvae.safetensors") for where in (tiny.folder, folder))
     x = torch.rand(1, 3, 8, 32, 32) * 2 - 1
