@@ -18,7 +18,7 @@ from conftest import golden
 from dit import DiT, DiTConfig, PixArt, PixArtConfig
 from flow import DDPM, ddpm_terms, flow_loss, guided, velocity_of
 from test_dit import count, outputs_of
-from latte import (SIZES, Latte, LatteConfig, LatteV1, frame_similarity, init_from_image, count_as_printed,
+from latte import (SIZES, Latte, LatteConfig, LatteV1, count_as_printed, frame_similarity, init_from_image,
                    temporal_mask)
 
 LATTE_FILES = ["latte_uncond", "latte_class", "latte_text", "latte_img", "latte_img_class"]
@@ -194,7 +194,7 @@ def test_half_heads_give_variant_4_the_budget_of_variant_1():
         assert count(Latte(LatteConfig(variant=4))) == 673_713_824
     ours, first = (count_as_printed(LatteConfig(variant=v))["clip"] for v in (4, 1))
     assert ours / 1e9 == pytest.approx(1923.8, abs=0.1) and abs(ours / first - 1) < 0.02
-    counted = count_as_printed(LatteConfig(variant=4, v4="paper_count"))["clip"]     # at patch 2: Variant 3's cost
+    counted = count_as_printed(LatteConfig(variant=4, v4="paper_count"))["clip"]     # at patch 2: as Variant 3
     assert counted / 1e9 == pytest.approx(2109.9, abs=0.1)
 
 
