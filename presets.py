@@ -490,6 +490,8 @@ def check(config):
 
     if config.cached and toy_world.WORLDS.keys() & {config.data, config.images} and not config.items:
         raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
+    if config.lpips and not config.lpips_weight:
+        raise UserError("--lpips FILE is not read at --lpips_weight 0; give a weight (the paper's is 0.1) as well")
     if config.muon and (config.shard or config.lora):
         raise UserError("--muon with --shard or --lora: Muon needs whole matrices; give one of the two")
     if config.stage == "latte" and "latte.joint" in config.given and not config.joint_images:

@@ -944,6 +944,8 @@ def frozen_vae(cfg, run, name):
             raise UserError(f"--vae_weights {cfg.vae_weights}: {file} is another VAE, whose latents this run "
                             "has learned; leave the flag out, or give another --out")
     run.wait()
+    if cfg.init and not file.is_file() and not Path(cfg.init).expanduser().exists():
+        raise UserError(f"--init {cfg.init} is not there")
     if not file.is_file():
         whose = "Stable Diffusion 1.4's VAE" if name == "vae" else "a dpvae.safetensors"
         raise UserError(f"no {file}: train --stage {name} first, or give --vae_weights {whose}")

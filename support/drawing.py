@@ -153,6 +153,9 @@ def page(path, images, labels=None, columns=2, gap=12):
     head = 16 if labels else 0
     rows = [images[start:start + columns] for start in range(0, len(images), columns)]
     widths = [max(image.width for image in images[column::columns]) for column in range(len(rows[0]))]
+    if labels:                                              # a label may be wider than its image
+        words = [max(map(len, labels[column::columns])) for column in range(len(widths))]
+        widths = [max(width, 6 * letters) for width, letters in zip(widths, words)]
     heights = [max(image.height for image in row) + head for row in rows]
     size = sum(widths) + gap * (len(widths) + 1), sum(heights) + gap * (len(rows) + 1)
     sheet = Image.new("RGB", size, "white")

@@ -220,7 +220,7 @@ def player(path, prompt):
     return ""
 
 
-COMPARED = ("sampler", "steps", "guidance", "cfg", "temperature", "seed", "negative")
+COMPARED = ("model", "sampler", "steps", "guidance", "cfg", "temperature", "seed", "negative")
 
 
 def card(path, about, shown):

@@ -91,7 +91,7 @@ def weights(root):
     shutil.copytree(root / "sd-v1-4/vae", place / "vae")
     t5_files(place)
     vgg = {name: tensor for name, tensor in LPIPS("vgg").state_dict().items() if name.startswith("features.")}
-    torch.save(vgg, root / "vgg16.pth")
+    torch.save(vgg, root / "vgg16-397923af.pth")
 
 
 def stand_ins(root):
