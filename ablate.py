@@ -544,6 +544,8 @@ def look_for(args, shared, jobs):
     toy = data in WORLDS
     if not data or (toy and table.needs == "data"):
         raise UserError(f'{args.table} at --config {args.config} needs videos; give --train "--data FOLDER"')
+    if toy and (args.real or args.videos):
+        raise UserError("--real and --videos are for real clips; the toy world is compared with its own")
     if toy:
         return
     if table.needs == "images" and not any(config.images for config in configs):

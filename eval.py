@@ -328,7 +328,7 @@ def sample_set(argv):
     flags.add_argument("--vae", default="", help="as in sample.py: the VAE of a released model")
     generation_flags(flags)
     args = flags.parse_args(argv)
-    at_least(vars(args), n=1, steps=1, batch=1, seed=0)
+    at_least(vars(args), n=1, steps=1, batch=1, seed=0, guidance=0)
     models = load_models(args.ckpt, device(), args.weights, args.model, args.vae)
     prompt = prompt_at(args.prompts or f"{own_world(models)}:video")
     settle(models, args)
@@ -793,7 +793,7 @@ def parse_toy_flags(argv):
     flags.add_argument("--sheet", type=drawing, default="", help="a .png: clips from given frames")
     generation_flags(flags)
     args = flags.parse_args(argv)
-    at_least(vars(args), n=1, steps=1, batch=1, nearest=0, given=-1)
+    at_least(vars(args), n=1, steps=1, batch=1, nearest=0, given=-1, guidance=0)
     if args.given < 0:
         args.given = args.n
     return args
@@ -863,6 +863,7 @@ def extract_real(side, look, args):
     mark = hashlib.sha256(about.encode() + network.read_bytes()).hexdigest()
     path = Path(args.cache) / f"{mark[:24]}.safetensors"
     if not path.is_file():
+        check_writable("--cache", args.cache)
         save_tensors(path, {"features": extract(side, look, args)}, {})
     print(f"features of {side.root} are in {path}")
     return read_state(path)["features"]

@@ -367,6 +367,8 @@ def parse(argv):
     given = vars(parser().parse_args(argv))
     preset = given.pop("config", "toy")
     asked = given.pop("stage", "all")
+    if asked == "all" and given.get("resume", "none") not in ("auto", "none", "anyway"):
+        raise UserError(f"--resume {given['resume']} is of one stage; name it with --stage")
     table = dict(PRESETS[preset])
     rows = table.pop("stages")
     configs = []
@@ -446,7 +448,7 @@ def apply(config, flags):
 
 LEAST = dict.fromkeys(("steps", "batch", "checkpoint_every", "accumulate", "frames", "stride", "windows",
                        "save_every", "preview_every", "previews", "log_every"), 1)
-LEAST |= {"size": 8, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12}
+LEAST |= {"size": 8, "classifier.size": 16, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12}
 MOST = dict.fromkeys(("decay", "text_drop", "p_video", "ema"), 1)
 MAY_BE_0 = ("context_dim", "pooled_dim", "dual_attention")     # whole numbers of networks; all others: from 1
 # a width is divided by its heads or groups, by four where positions take sine and cosine of two axes
@@ -465,9 +467,9 @@ def check(config):
         network, _, leaf = name.rpartition(".")
         least, most = LEAST.get(name, 0), MOST.get(name, 1e18)
         if network and type(value) is int and leaf not in MAY_BE_0:
-            least = 1
+            least = max(least, 1)
         if not least <= value <= most:
-            bound = f" and at most {most}" if name in MOST else ""
+            bound = f" and at most {most}" if name in MOST or value > most else ""
             raise UserError(f"--{name} {value}: must be at least {least}{bound}")
     if len(config.vae.ch_mult) < 3 or min(config.vae.ch_mult) < 1:          # DP-VAE halves time at two levels
         raise UserError(f"--vae.ch_mult {' '.join(map(str, config.vae.ch_mult))}: must be at least 1 each, of "

@@ -40,6 +40,7 @@ ours), or to convert once with a script and ship the result (then nobody can che
 from support.cli import UserError, first_line    # first: see say_stopped
 
 import contextlib
+import filecmp
 import json
 import math
 import re
@@ -905,7 +906,7 @@ def check_widths(cfg, config, vae, text=None):
             written.append((leaf, text.config.width, "the text encoder's vectors have"))
     for leaf, width, whose in written:
         value = getattr(config, leaf)
-        if value and value != width:                                    # a Latte's 0: it reads none
+        if (value or owner == "dit") and value != width:                # a Latte's 0: it reads none
             raise UserError(f"--{owner}.{leaf} {value}: {whose} {width} in {cfg.out}; give that number")
 
 
@@ -918,6 +919,8 @@ def bring_companions(cfg, run):
             target = Path(cfg.out) / source.name
             if source.is_file() and not target.is_file():
                 write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
+            elif source.is_file() and not filecmp.cmp(source, target, shallow=False):
+                print(f"{target} stays: --init's {source} is another one")
     run.wait()
 
 

@@ -540,6 +540,8 @@ def load_models(path, device="cpu", weights=(), model="", vae=""):
     # a link to nothing counts as there: to be told of it is better than to get another model
     parts = [part for part in (*KINDS, "vae", "dpvae", "text")
              if os.path.lexists(folder / f"{part}.safetensors")]
+    if not parts and (folder / "state.pt").is_file():
+        raise UserError(f"{folder} is a stage's folder; give {folder.parent}, or a save's: {folder}/STEP")
     if not parts:
         found = pretrained.open_released(folder, *weights, vae=vae)
         if not found.states:
@@ -569,6 +571,8 @@ def own_models(folder, model, device, weights):
     if "cfg" in models.sampling:                            # what checkpoints called guidance once
         models.sampling["guidance"] = models.sampling["cfg"]
     if models.condition == "text":
+        if weights and made.get("text") == "toy":
+            raise UserError(f"--weights: {folder} was trained with the text encoder in it; leave the flag out")
         trained_with = made.get("text_weights", "")         # where its published encoders lay in training
         if not weights and trained_with and Path(trained_with).exists():
             weights = [trained_with]
@@ -698,7 +702,7 @@ def store(out, number, clip, about, gif=False):
         if gif:
             save_video(f"{base}.gif", clip, about["fps"], side=128)
         return f"{base}.mp4"
-    except UserError:
+    except BaseException:
         Path(f"{base}.json").unlink()                       # a number without a clip would be a riddle
         raise
 

@@ -73,7 +73,8 @@ def list_files(root):
     twice: so links to "." end, and a file that two names lead to is called by its real one."""
     if not os.path.isdir(root):
         what = "no folder, video, image or .tar" if os.path.exists(root) else "not there"
-        raise UserError(f"{root} is {what}; give 'toy', the path of a folder, or several, PATH:WEIGHT each")
+        raise UserError(f"{root} is {what}; give the path of a folder (--data and --images take 'toy', "
+                        "too, and several folders, PATH:WEIGHT each, weights above 0)")
     todo, entered, names, left_out = deque([""]), set(), [], {}
     while todo:
         folder = todo.popleft()

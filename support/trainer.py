@@ -699,7 +699,10 @@ class Trainer:
                                 "or a folder OUT/STAGE or OUT/STAGE/STEP (of the newest two)")
         if asked == "none" or not file.is_file():
             return
-        state = read_state(file)
+        try:
+            state = read_state(file)
+        except UserError as error:
+            raise UserError(f"{error}; {self.whereabouts()}")
         try:
             if state["players"].keys() != self.learners.keys():
                 raise UserError(f"{file} is not of stage {self.cfg.stage} with these flags (it holds "

@@ -62,6 +62,7 @@ def test_the_draw_is_that_of_the_step_on_every_rank_and_after_every_resume():
     ("--batch 7 --accumulate 2", "must divide by 1 processes x 2 micro-batches"),
     ("--stage videodit", "dpvae.safetensors: train --stage dpvae first"),
     ("--stage dit", "vae.safetensors: train --stage vae first"),
+    ("--stage videodit --init nowhere", "--init nowhere is not there"),
     ("--stage classifier --classifier.subjects cat dog", "--classifier.subjects: lacks ball, "),
     ("--stage vae --data nowhere", "nowhere is ")])
 def test_a_wrong_flag_gets_one_line_and_exit_code_2(tmp_path, capsys, flags, answer):

