@@ -349,8 +349,8 @@ class DDPM:
         self.posterior_x0 = beta * self.alpha_bar_prev.sqrt() / (1 - self.alpha_bar)
         self.posterior_xt = (1 - self.alpha_bar_prev) * (1 - beta).sqrt() / (1 - self.alpha_bar)
         self.posterior_variance = beta * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
-        # at t=0 the posterior is a point, variance 0: t=1 lends its variance, so that there is a logarithm (of one
-        # step it is its own)
+        # at t=0 the posterior is a point, variance 0: t=1 lends its variance, so that there is a logarithm
+        # (where there is one step alone: its own)
         self.first_variance = self.posterior_variance[:2][-1:].clamp(min=1e-20)                    # (1,)
         lent = torch.cat([self.first_variance, self.posterior_variance[1:]])   # (steps,)
         self.posterior_log_variance = lent.log()

@@ -493,7 +493,7 @@ def check(config):
     if config.cached and toy_world.WORLDS.keys() & {config.data, config.images} and not config.items:
         raise UserError("--items 0: give the number of toy clips whose latents are to be cached")
     if config.lpips and not config.lpips_weight:
-        raise UserError("--lpips FILE is not read at --lpips_weight 0; give a weight (the paper's is 0.1) as well")
+        raise UserError("--lpips FILE is not read at --lpips_weight 0; give a weight, the paper's is 0.1")
     if config.muon and (config.shard or config.lora):
         raise UserError("--muon with --shard or --lora: Muon needs whole matrices; give one of the two")
     if config.stage == "latte" and "latte.joint" in config.given and not config.joint_images:
@@ -508,8 +508,8 @@ def check(config):
 # 6 operations a parameter and token, forward and backward together, and attention adds to that with the
 # square of the tokens: 2 % for Latte's 4,096 in groups, most of the work for VideoDiT's 24,576 in one.
 #
-# {preset: (what its command needs beside --config, how long it takes)}; the hours of the papers'
-# presets are not written here: python bench.py fits PRESET computes them.
+# {preset: (what its command needs beside --config, how long it takes)}; the hours of the papers' presets
+# are not written here: python bench.py fits PRESET computes them.
 GUIDE = {
     "tiny": ("", "seconds on a CPU; only to see that everything runs"),
     "small": ("", "eleven minutes on two CPU cores; what ablate.py's rows are runs of"),

@@ -229,9 +229,9 @@ def loader(cfg, run, dataset, as_bytes=False):
 
 
 # VideoDiT A.2: "we employ a probability parameter, p, to determine whether the current iteration is
-# dedicated to video generation or image generation". A step is all of one kind, because clips and images differ in shape. Why images at all:
-# they are more, sharper and better described than videos, and without them the image model forgets what only
-# images show (Fig. 7, Table 6).
+# dedicated to video generation or image generation". A step is all of one kind, because clips and images
+# differ in shape. Why images at all: they are more, sharper and better described than videos, and without
+# them the image model forgets what only images show (Fig. 7, Table 6).
 def mixed(cfg, videos, images, p):
     """Each step is for videos with probability p, else for images; the same draw on all ranks."""
     # TRAP: ranks with coins of their own would have images and clips in one step, and those with images would
@@ -278,8 +278,8 @@ def stage_classifier(cfg, run):                       # the instrument: names wh
 # single frames of the clips, half images: the VAE has to know both, and what is in images alone (a boat, in
 # the toy world) must not look to the transformer like noise. Set at the end of the stage are two numbers
 # that no gradient reaches: shift and scale, measured, so that the transformers' data have mean 0 and
-# standard deviation 1 as their noise does. TRAP: everything later depends on them, so they are measured once and
-# stay: latents by another scale are, to a transformer, latents at another noise level.
+# standard deviation 1 as their noise does. TRAP: everything later depends on them, so they are measured once
+# and stay: latents by another scale are, to a transformer, latents at another noise level.
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
     if cfg.init:
         vae = image_vae(cfg, run)

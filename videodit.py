@@ -78,7 +78,8 @@ class VideoDiT(nn.Module):
         self.config = config
         self.checkpointing = False
         if image is None:
-            image = MMDiT(MMDiTConfig(**{field.name: getattr(config, field.name) for field in fields(MMDiTConfig)}))
+            sizes = {field.name: getattr(config, field.name) for field in fields(MMDiTConfig)}
+            image = MMDiT(MMDiTConfig(**sizes))
         self.image = image              # kept whole under its own names: it can be taken out again
         self.patchify_3d = None
         if config.patchify_3d:

@@ -198,6 +198,9 @@ def test_files_that_do_not_fit_the_flags_are_named():
     cfg = parse(["--config", "tiny", "--stage", "dit"])[0]
     vae, text = KLVAE(dataclasses.replace(cfg.vae, z_channels=5)), ToyText(cfg.text)
     check_widths(cfg, cfg.dit, KLVAE(cfg.vae), text)
+    without = dataclasses.replace(cfg.dit, context_dim=0)
+    with pytest.raises(UserError, match="--dit.context_dim 0: the text encoder's vectors have 32"):
+        check_widths(cfg, without, KLVAE(cfg.vae), text)
     with pytest.raises(UserError, match="--dit.in_channels 4: the VAE's latents have 5 in runs/tiny"):
         check_widths(cfg, cfg.dit, vae, text)
     with pytest.raises(UserError, match="--dit.context_dim 8: the text encoder's vectors have 32"):
