@@ -449,7 +449,7 @@ def apply(config, flags):
 LEAST = dict.fromkeys(("steps", "batch", "checkpoint_every", "accumulate", "frames", "stride", "windows",
                        "save_every", "preview_every", "previews", "log_every"), 1)
 LEAST |= {"size": 8, "classifier.size": 16, "lr": 1e-12, "clip": 1e-12, "shift": 1e-12}
-MOST = dict.fromkeys(("decay", "text_drop", "p_video", "ema"), 1)
+MOST = dict.fromkeys(("decay", "text_drop", "p_video", "ema", "latte.class_dropout"), 1)
 MAY_BE_0 = ("context_dim", "pooled_dim", "dual_attention")     # whole numbers of networks; all others: from 1
 # a width is divided by its heads or groups, by four where positions take sine and cosine of two axes
 MULTIPLES = (("vae.ch", "vae.groups"), ("text.width", "text.heads"), ("latte.width", "latte.heads"),

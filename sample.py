@@ -745,7 +745,7 @@ def parse(argv):
     add("--end", metavar="IMAGE", default="", help="the clip ends with it; with --start: in between")
     add("--extend", metavar="CLIP", default="", help="go on from its end, to --frames in all")
     add("--video", metavar="CLIP", default="", help="make this clip anew by the prompt: see --strength")
-    add("--strength", type=float, default=0.6, help="of --video: share of the steps; 1 forgets the clip")
+    add("--strength", type=float, help="of --video: share of the steps, by default 0.6; 1 forgets the clip")
     add("--frames", type=int, default=0, help="with DP-VAE a multiple of 4; 0: the model's own")
     add("--size", type=int, default=0, help="pixels; 0: the model's own")
     add("--sampler", default="", choices=["", "euler", "ddpm", "ddim"], help="by default the model's own")
@@ -773,13 +773,22 @@ def parse(argv):
 def check_flags(args):
     """What can be said before any weights are read."""
     at_least(vars(args), steps=1, n=1, fps=0.1, size=0, guidance=0, temperature=0, first=0, batch=0, frames=0)
+    if args.strength is None:
+        args.strength = 0.6
+    elif not args.video:
+        raise UserError("--strength says how much of --video CLIP is forgotten, and there is none")
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength {args.strength}: must be above 0 and at most 1")
+    if args.image and (args.frames or args.fps or args.gif):
+        raise UserError("--image makes single images; leave out --frames, --fps and --gif")
     given = [f"--{name}" for name in ("extend", "video", "image") if getattr(args, name)]
     if args.start or args.end:
         given.append("--start/--end")
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} are different wishes; give one of them")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("sample.py runs on one GPU, every rank would make the same clips; torchrun eval.py "
+                        "sample divides them")
     check_writable("--out", args.out)
 
 
@@ -852,6 +861,9 @@ def settle_prompts(args, models):
     if models.text:
         for prompt in dict.fromkeys([*args.prompt, args.negative]):
             tell_unread(models.text, prompt)
+    if models.condition == "none" and args.guidance not in (None, 1):
+        raise UserError(f"--guidance {args.guidance:g}: this model reads no prompts; leave it out, there is "
+                        "nothing to be guided by")
     if models.condition == "none" and any(args.prompt):
         print("this model reads no prompts: yours is the clip's name and nothing else", file=sys.stderr)
 

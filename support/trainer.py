@@ -450,12 +450,9 @@ class Learner:
         optimizer["state"] = {index: {key: gathered(self.run, value) for key, value in values.items()}
                               for index, values in optimizer["state"].items()}
         weights = {key: gathered(self.run, value) for key, value in self.player.state_dict().items()}
-        return {"players": weights, "ema": [gathered(self.run, average) for average in self.ema.values()],
-                "optimizers": optimizer, "names": self.names_by_place()}
-
-    def names_by_place(self):
         moved = [self.names[p] for group in self.optimizer.param_groups for p in group["params"]]
-        return {"ema": list(self.ema), "optimizers": moved}
+        return {"players": weights, "ema": [gathered(self.run, average) for average in self.ema.values()],
+                "optimizers": optimizer, "names": {"ema": list(self.ema), "optimizers": moved}}
 
     @torch.no_grad()
     def load(self, state, file):
@@ -738,8 +735,6 @@ class Trainer:
             self.say(f"goes on from another run: {'; '.join(differs)}")
 
     def load(self, state, file):
-        if "names" not in state:                            # of an earlier version: by place
-            state["names"] = {name: learner.names_by_place() for name, learner in self.learners.items()}
         for name, learner in self.learners.items():
             learner.load({part: state[part][name] for part in PARTS}, file)
         self.step = int(state["step"])

@@ -179,6 +179,7 @@ def test_every_flag_is_read():
     ("--stage latte --latte.patch 3", "must be a multiple of 48"),
     ("--part 0.5 0.4", "--part 0.5 0.4: must begin before it ends"),
     ("--attention 3d", "--attention: invalid choice"), ("--items 0", "--items 0: give the number"),
+    ("--latte.class_dropout 3", "--latte.class_dropout 3.0: must"),
     ("--resume runs/tiny/dit", "--resume runs/tiny/dit is of one stage; name it with --stage"),
     ("--config toy --stage dpvae --lpips vgg.pth", "--lpips FILE is not read at --lpips_weight 0"),
     ("--config tiny --muon 20 --shard", "--muon with --shard"), ("--config small --lora 8", "or --lora: Muon"),

@@ -188,7 +188,9 @@ def test_latte_has_samplers_of_its_own(make):
     (["a cat", "--end", "a.png", "--frames", "4"], "--frames 4: a clip with --end has more than 4"),
     (["a cat", "--start", "nowhere.png"], "--start nowhere.png: no such file"),
     (["a cat", "--start", "a.png", "--video", "b.mp4"], "--video and --start/--end are different wishes"),
-    (["a cat", "--strength", "0"], "--strength 0.0: must"),
+    (["a cat", "--video", "b.mp4", "--strength", "0"], "--strength 0.0: must"),
+    (["a cat", "--strength", "1"], "--strength says how much of --video CLIP is forgotten"),
+    (["a cat", "--image", "--gif"], "--image makes single images"),
     (["a cat", "--sampler", "ddim"], "--sampler ddim: this model was trained as a flow"),
     (["a cat", "--size", "64", "96"], '"96": this model knows no word of it'),
     (["a cat", "--out", "x" * 300], "cannot be written (File name too long)")])
@@ -200,6 +202,12 @@ def test_a_wrong_flag_gets_one_line_and_exit_code_2(tiny, tmp_path, capsys, word
         words = [*words, "--out", tmp_path / "out"]
     assert answer in refused(capsys, *words)
     assert not (tmp_path / "out").exists()
+
+
+def test_torchrun_is_told_to_divide_clips_with_eval_py(capsys, monkeypatch):
+    """Each rank would make all of them, on the first GPU."""
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert "torchrun eval.py sample divides them" in refused(capsys, "a cat")
 
 
 def broken(tiny, folder, how):
@@ -287,6 +295,7 @@ def test_an_unconditional_model_wants_no_prompt(tmp_path, make, capsys):
     assert len(read_video(clips[0])) == 3
     make("a cat", ckpt=ckpt, out="named")
     assert "reads no prompts" in capsys.readouterr().err
+    assert "nothing to be guided by" in refused(capsys, "--guidance", "3", "--ckpt", ckpt)
 
 
 def test_a_model_of_classes_takes_a_name_or_a_number(tmp_path, make):
