@@ -1,7 +1,8 @@
 """Tests of what runs on a GPU, without one. FakeTensorMode knows device, shape and dtype of each CUDA tensor
 and no number: two devices in one operation, or a question for a value (.item(), an `if` on a tensor), are
 errors, and each copy between processor and GPU is seen. Not seen: whether a kernel exists, how long it takes.
-The backward pass is left out: torch's engine asks the driver for its streams, and there is none."""
+The backward pass is left out: torch's engine asks the driver for its streams, and there is none.
+All of it is slow: `pytest -m slow tests/test_gpu_dry_run.py`."""
 
 import contextlib
 import ctypes
@@ -36,6 +37,7 @@ from train import Reader
 from vae import DPVAE, DPVAEConfig, KLVAE, SD14
 from videodit import VideoDiT
 
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(train.__file__).parent
 GPU = "cuda:0"
 
@@ -143,7 +145,7 @@ def sd3_text():
     return SD3Text(CLIPS | T5, letters_tokenizer(), width=32)
 
 
-@pytest.mark.parametrize("frames", [2, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("frames", [2, 12])
 def test_vaes_and_i3d_stay_on_the_gpu(gpu, frames):
     """Stable Diffusion 1.4's, with its attention, in the step's bf16; a DP-VAE, two windows, there and back;
     what FVD looks through."""
@@ -156,11 +158,10 @@ def test_vaes_and_i3d_stay_on_the_gpu(gpu, frames):
     assert x.is_cuda and x.shape == (1, 3, frames, 32, 32) and features.is_cuda and not copies.found
 
 
-STAGES = [("vae", ()), ("videodit", ()), ("latte", ("--latte.pooled_dim", "0")),
-          *(pytest.param(*stage, marks=pytest.mark.slow) for stage in (
-              ("dit", ()), ("dpvae", ("--z_noise", "0.4")), ("videodit", ("--attention", "2d+3d")),
-              ("latte", ()), ("latte", ("--objective", "flow")),
-              ("latte", ("--latte.condition", "class", "--latte.classes", "3"))))]
+STAGES = [("vae", ()), ("dit", ()), ("dpvae", ("--z_noise", "0.4")), ("videodit", ()),
+          ("videodit", ("--attention", "2d+3d")), ("latte", ()), ("latte", ("--latte.pooled_dim", "0")),
+          ("latte", ("--objective", "flow")),
+          ("latte", ("--latte.condition", "class", "--latte.classes", "3"))]
 # What goes to the GPU in a step: its draws, classes, captions' ids, eight times. Nothing comes back.
 TO_GPU = {"keyed_noise", "conditions", "run_frozen.<locals>.<genexpr>", "T5Text.__call__", "ToyText.forward",
           "ToyText.reading_loss", "by_time"}
