@@ -468,6 +468,7 @@ VIDEOS = "--data . --lpips_weight 0"
 
 @pytest.mark.parametrize("words, hint", [
     (["latte-5e"], "latte-5e at --config small needs videos; .*--data FOLDER"),
+    (["latte-7", "--real", "UCF101"], "the toy world is compared with its own"),
     (["videodit-5", "--train", "--stepps 5"], "--steps"),
     (["latte-mask", "--config", "latte-ffs", "--train", "--data ."], "give --joint_images 8"),
     (["latte-5d", "--config", "latte-ffs", "--train", "--data ."], "--init DiT-XL-2-256x256.pt"),

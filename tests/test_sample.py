@@ -204,6 +204,13 @@ def test_a_wrong_flag_gets_one_line_and_exit_code_2(tiny, tmp_path, capsys, word
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_of_ours_says_what_does_not_go_with_it(tiny, capsys):
+    """A stage's folder holds a state and no model; a second text encoder beside the trained one is none."""
+    assert "is a stage's folder; give" in refused(capsys, "a cat", "--ckpt", tiny.folder / "videodit")
+    assert "was trained with the text encoder in it" in refused(capsys, "a cat", "--ckpt", tiny.folder,
+                                                                "--weights", "t5")
+
+
 def test_torchrun_is_told_to_divide_clips_with_eval_py(capsys, monkeypatch):
     """Each rank would make all of them, on the first GPU."""
     monkeypatch.setenv("WORLD_SIZE", "8")

@@ -573,6 +573,15 @@ def test_a_folder_of_ours_brings_what_a_stage_needs(tiny, tmp_path):
             tiny.folder / f"{name}.safetensors").read_bytes()
 
 
+def test_what_out_has_already_stays_and_is_named(tiny, tmp_path, capsys):
+    """An --out with a VAE of its own is not written over by --init's."""
+    shutil.copy(tiny.folder / "dpvae.safetensors", tmp_path / "vae.safetensors")
+    cfg, = parse(["--config", "tiny", "--stage", "videodit", "--init", str(tiny.folder), "--out", str(tmp_path)])
+    pretrained.bring_companions(cfg, Run())
+    assert f"{tmp_path / 'vae.safetensors'} stays: --init's" in capsys.readouterr().out
+    assert (tmp_path / "vae.safetensors").read_bytes() == (tiny.folder / "dpvae.safetensors").read_bytes()
+
+
 @pytest.mark.slow
 def test_python_train_alone_trains_nothing(tmp_path, monkeypatch):
     """It says what can be trained, and how long that takes."""

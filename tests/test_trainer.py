@@ -464,6 +464,15 @@ def test_a_malformed_state_is_one_line(tmp_path, spoil):
     assert "\n" not in str(error.value)
 
 
+def test_a_damaged_state_names_those_that_are_kept(tmp_path):
+    """As a full disk or a broken copy leaves it; the run then goes on from the one that is named."""
+    fit(tmp_path, 4, save_every=1)
+    (tmp_path / "line" / "state.pt").write_bytes(b"half a state")
+    with pytest.raises(UserError, match="state.pt.*2 states are kept: --resume .*0000003 goes back"):
+        fit(tmp_path, 6)
+    assert fit(tmp_path, 6, resume=str(tmp_path / "line/0000003"))["step"] == 6
+
+
 # ------------------------------------------------------------ numbers
 
 
