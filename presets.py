@@ -40,7 +40,7 @@ from text import ToyTextConfig
 from vae import GOP, KLVAEConfig, PatchGAN3DConfig
 from support import toy_world
 from support.detectors import AttributeClassifierConfig
-from support.trainer import flat
+from support.trainer import RESUME, flat
 
 
 # train.py has a function for each; a preset names those that it trains, in order.
@@ -367,7 +367,7 @@ def parse(argv):
     given = vars(parser().parse_args(argv))
     preset = given.pop("config", "toy")
     asked = given.pop("stage", "all")
-    if asked == "all" and given.get("resume", "none") not in ("auto", "none", "anyway"):
+    if asked == "all" and given.get("resume", "none") not in RESUME:
         raise UserError(f"--resume {given['resume']} is of one stage; name it with --stage")
     table = dict(PRESETS[preset])
     rows = table.pop("stages")

@@ -689,7 +689,7 @@ class Trainer:
         The file may be anything (a list, another project's checkpoint), so what it lacks is found by trying,
         and said in a line."""
         asked, file = self.cfg.resume, self.folder / "state.pt"
-        if asked not in ("auto", "anyway", "none"):
+        if asked not in RESUME:
             file = Path(asked) / "state.pt"
             if not file.is_file():
                 raise UserError(f"--resume {asked}: no state.pt there; give auto, none, "
@@ -752,6 +752,7 @@ class Trainer:
 # that save without the state, and there the same command has to go on.
 
 BEGUN = ".begun"
+RESUME = ("auto", "none", "anyway")         # what --resume takes; anything else is a folder with a state.pt
 
 
 def refuse_to_overwrite(cfg):

@@ -100,8 +100,8 @@ COMMANDS = {
     "eval-recon-films": f"eval.py recon {TOY} stand-ins/CLIPS -n 2 --frames 8 --features toy",
 
     "stand-ins": (STAND_INS, None),               # films, and the released files' layouts with random numbers
-    "sd3-train": f"train.py --config videodit-256 --init {SD3} --lpips stand-ins/weights/vgg16-397923af.pth --long 0 "
-                 f"--disc_start 1 --disc_warmup 1 --disc.width 8 --disc.layers 1 --accumulate 1 {SMALL}",
+    "sd3-train": f"train.py --config videodit-256 --init {SD3} --lpips stand-ins/weights/vgg16-397923af.pth "
+                 f"--long 0 --disc_start 1 --disc_warmup 1 --disc.width 8 --disc.layers 1 --accumulate 1 {SMALL}",
     "sd3-sample": f"sample.py 'a cat' --weights {SD3} --zero-shot-video --frames 4 --size 64 --steps 2 "
                   "--out out",
     "pixart-train": "train.py --config latte-t2v --init stand-ins/weights/PixArt-XL-2-512x512 --stride 1 "

@@ -200,7 +200,8 @@ def test_another_weight_or_another_file_of_any_source_is_other_data(tmp_path):
 
 @pytest.mark.parametrize("words, answer", [
     ("{0}/other:1 {0}/gone:1", "--data: .*/gone is not there"), ("{0}/other:1 toy:1", "toy:1 among several"),
-    ("{0}/other:1 {0}/other:0", "other:0 among several"), ("{0}/other {0}/other", "several folders, PATH:WEIGHT each")])
+    ("{0}/other:1 {0}/other:0", "other:0 among several"),
+    ("{0}/other {0}/other", "several folders, PATH:WEIGHT each")])
 def test_what_is_wrong_with_one_of_several_sources_is_said_by_its_name(tmp_path, words, answer):
     two_sets(tmp_path)
     with pytest.raises(UserError, match=answer):

@@ -327,6 +327,16 @@ def test_negative_prompts_are_what_guidance_leaves(models):
 
 # ------------------------------------------------------------ many, kept and seen
 
+def test_a_save_that_is_stopped_leaves_no_settings_behind(tmp_path, monkeypatch):
+    """Ctrl-C while the clip is written: a .json without a clip would be a riddle."""
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(sample, "save_video", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sample.store(tmp_path, 0, torch.zeros(3, 4, 16, 16), {"prompt": "a cat", "fps": 8.0})
+    assert list(tmp_path.glob("*.json")) == []
+
+
 def test_nothing_is_written_over(make):
     """A second run into the same folder takes the next numbers; the first clip is still what it was."""
     folder = make("a cat", "--seed", 1)

@@ -576,7 +576,8 @@ def test_a_folder_of_ours_brings_what_a_stage_needs(tiny, tmp_path):
 def test_what_out_has_already_stays_and_is_named(tiny, tmp_path, capsys):
     """An --out with a VAE of its own is not written over by --init's."""
     shutil.copy(tiny.folder / "dpvae.safetensors", tmp_path / "vae.safetensors")
-    cfg, = parse(["--config", "tiny", "--stage", "videodit", "--init", str(tiny.folder), "--out", str(tmp_path)])
+    words = ["--config", "tiny", "--stage", "videodit", "--init", str(tiny.folder), "--out", str(tmp_path)]
+    cfg, = parse(words)
     pretrained.bring_companions(cfg, Run())
     assert f"{tmp_path / 'vae.safetensors'} stays: --init's" in capsys.readouterr().out
     assert (tmp_path / "vae.safetensors").read_bytes() == (tiny.folder / "dpvae.safetensors").read_bytes()

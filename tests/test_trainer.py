@@ -413,7 +413,8 @@ def swap_names(state):
 
 def test_moments_and_ema_follow_their_names(tmp_path):
     """Whatever their places."""
-    expected, state = fit(tmp_path / "whole", 4), fit(tmp_path / "swapped", 2)
+    expected = fit(tmp_path / "whole", 4)
+    state = fit(tmp_path / "swapped", 2)
     swap_names(state)
     torch.save(state, tmp_path / "swapped" / "line" / "state.pt")
     assert differs(expected, fit(tmp_path / "swapped", 4)) == []
