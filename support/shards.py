@@ -8,8 +8,8 @@ their endings, each behind a header of 512 bytes that says its name and its size
 
 Mostly shards are read as streams, in order, through a buffer that shuffles a little. That is quick on a
 network's disks, but what a step sees then hangs on the buffer, the workers and all that went before, so a run
-that was stopped cannot be taken up where it was. Here all headers are read once, at the start (10 seconds of CPU
-for a million samples, shared by up to eight processes; on a cold disk about a seek for each sample). After
+that was stopped cannot be taken up where it was. Here all headers are read once, at the start (10 to 25 seconds of
+CPU for a million samples, shared by up to eight processes; on a cold disk about a seek for each sample). After
 that a sample is a seek and a read, and item(index, epoch) is a function of numbers, as for files.
 
 Kept are four whole numbers a sample, 32 bytes: where its video and its .txt lie, and how long they are. Of its
@@ -95,7 +95,7 @@ class Shards:
 
 # Python's tarfile knows every kind of .tar there is, and takes 50 microseconds a header for it: five minutes
 # for the six million of a million samples. What WebDataset writes is one kind, whose header holds all that is
-# wanted at fixed places, so they are read here, a microsecond each.
+# wanted at fixed places, so they are read here, in three microseconds each.
 HEADER = struct.Struct("100s 24x 11s 21x c 100x 5s")        # name; size, to the base 8; kind; "ustar"
 SLOTS = {b"txt": 2} | {ending[1:].encode(): 0 for ending in VIDEOS}      # where in a sample's row
 
