@@ -108,7 +108,8 @@ def test_the_tables_of_both_papers_are_there():
     assert sorted(ablate.TABLES) == sorted(VIDEODIT + LATTE)
 
 
-@pytest.mark.parametrize("config", ["tiny", "small", "toy"])
+@pytest.mark.parametrize("config", ["tiny", *(pytest.param(name, marks=pytest.mark.slow)
+                                              for name in ("small", "toy"))])
 def test_a_dry_run_prints_commands_that_exist(config, capsys):
     """Every flag of every row is one of train.py's, every measurement one of eval.py's commands with its
     flags; in the toy world latents are cached once, for all rows of a seed."""

@@ -25,8 +25,8 @@ def measured(capsys, *words):
     return {line[:18].strip(): line[18:].split() for line in lines if line.startswith(("a ", "enc"))}
 
 
-@pytest.mark.parametrize("stage", ["videodit", *(pytest.param(stage, marks=pytest.mark.slow)
-                                                 for stage in STAGES if stage != "videodit")])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_is_measured(stage, capsys):
     """Time, FLOPs and what they come to, positive. No MFU is made up where nobody states a peak."""
     rows = measured(capsys, "--stage", stage)
@@ -165,6 +165,7 @@ def test_the_floor_of_a_step_by_hand():
     assert sum(few.values()) == pytest.approx(loading)
 
 
+@pytest.mark.slow
 def test_a_page_adds_up_and_says_what_a_save_writes(capsys):
     """The rows of memory are the total's, those of hours and of a step's floor too; 16 bytes a trained
     parameter and the EMA."""

@@ -562,6 +562,7 @@ def test_latte_trains_on_ucf101s_classes_videos_and_frames(made, tmp_path):
         assert read_config(out / "latte.safetensors")["classes"] == ["Archery", "YoYo"]
 
 
+@pytest.mark.slow
 def test_videodit_trains_on_webvid_and_journeydb(made, tmp_path):
     """VideoDiT 4.1: WebVid's clips with their .csv, JourneyDB's images with their .jsonl, A.2's mixture."""
     rows = ["videoid,contentUrl,duration,page_dir,name"]

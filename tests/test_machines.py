@@ -104,6 +104,7 @@ def test_the_text_encoders_norms_have_the_released_eps():
     assert eps_of(lambda: pretrained.t5(weights)(given["input_ids"])) == {1e-6}
 
 
+@pytest.mark.slow
 def test_the_detectors_norms_have_tensorflows_eps():
     assert eps_of(lambda: I3D().eval()(torch.zeros(1, 3, 9, 224, 224))) == {1e-3}
     assert eps_of(lambda: Inception().eval().features(torch.zeros(1, 3, 75, 75))) == {1e-3}

@@ -125,6 +125,7 @@ def test_a_clip_comes_with_a_contact_sheet_and_if_asked_a_gif(make):
     assert len(read_video(folder / "0000-a-cat.mp4")) == 12
 
 
+@pytest.mark.slow
 def test_prompts_come_from_a_file_and_from_anywhere_on_the_line(make, tmp_path):
     """--prompts: one a line, without empty lines and Windows' mark; -n clips of each; flags in between."""
     (tmp_path / "prompts.txt").write_bytes("\ufeffa cat\n\na red dog\n".encode())
@@ -261,6 +262,7 @@ def test_a_model_says_how_it_wants_to_be_sampled(tiny, models):
     assert how_of(latte).steps == 40
 
 
+@pytest.mark.slow
 def test_temperature_scales_all_noise(tiny, make):
     """At 0 every seed makes one clip, by Euler and by DDPM, whose every step draws noise; a checkpoint may ask
     for its own."""

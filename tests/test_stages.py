@@ -272,6 +272,7 @@ def test_previews_speak_the_runs_own_captions(mp4s):
     assert train.prompts_for(config("--previews", 2), toy, "none") == ["", ""]
 
 
+@pytest.mark.slow
 def test_the_512_phase_is_one_init_from_the_320_phase(from_sd3, mp4s, tmp_path):
     """VideoDiT 4.1. A folder of ours brings its DP-VAE along, and knows where its text encoders are."""
     train.main(["--config", "videodit-512", "--init", str(from_sd3), *small(mp4s, tmp_path, "--steps", 1)])
@@ -280,6 +281,7 @@ def test_the_512_phase_is_one_init_from_the_320_phase(from_sd3, mp4s, tmp_path):
     assert read_config(tmp_path / "videodit.safetensors")["text"] == "sd3"
 
 
+@pytest.mark.slow
 def test_the_320_phase_takes_a_dpvae_that_is_there_already(sd3, from_sd3, mp4s, tmp_path):
     """--vae_weights, with Stable Diffusion 3 as a Diffusers folder; images are frames of the videos."""
     train.main(["--config", "videodit-320", "--stage", "videodit", "--init", str(sd3[1]), "--vae_weights",
@@ -288,6 +290,7 @@ def test_the_320_phase_takes_a_dpvae_that_is_there_already(sd3, from_sd3, mp4s, 
     assert fingerprint(there) == fingerprint(here)
 
 
+@pytest.mark.slow
 def test_cached_stores_latents_and_prompts(sd3, from_sd3, mp4s, tmp_path):
     """Windows of each video with SD3's context (154 tokens) and pooled vector, a caption once; a second run
     reads them, encoding nothing."""
@@ -316,6 +319,7 @@ def test_a_training_ends_with_the_commands_that_look_at_it(tiny, tmp_path):
     assert made.code == 0 and list(tmp_path.glob("*.mp4"))
 
 
+@pytest.mark.slow
 def test_a_clip_from_the_published_road(sd3, from_sd3, tmp_path):
     """The text encoders stay Stable Diffusion's: --weights names them, or the checkpoint remembers where."""
     words = ["a cat", "--ckpt", str(from_sd3), "--steps", "2", "--out", str(tmp_path)]
@@ -529,8 +533,8 @@ def test_lpips_is_vggs_where_its_file_is_given(tmp_path):
     assert distance(a, a) == 0 and distance(a, b) > 0
 
 
-@pytest.mark.parametrize("stage", ["dit", "dpvae", *(pytest.param(name, marks=pytest.mark.slow)
-                                                     for name in ("vae", "videodit", "latte"))])
+@pytest.mark.parametrize("stage", ["dit", *(pytest.param(name, marks=pytest.mark.slow)
+                                            for name in ("vae", "dpvae", "videodit", "latte"))])
 def test_every_stage_goes_on_from_weights_of_its_own_kind(tiny, tmp_path, stage):
     """--init with our own file: one step at a rate of nothing leaves the network what it was."""
     start_from = tiny.folder / f"{stage}.safetensors"
@@ -542,6 +546,7 @@ def test_every_stage_goes_on_from_weights_of_its_own_kind(tiny, tmp_path, stage)
         assert_close(value, was[name], msg=name)
 
 
+@pytest.mark.slow
 def test_decoder_only_leaves_every_latent_as_it_was(tiny, tmp_path):
     """Better frames for a transformer that is already trained: its latents must not move."""
     folder = tiny.fork(tmp_path / "run")

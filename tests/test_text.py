@@ -125,6 +125,7 @@ def test_golden_sd3_conditioning():
     assert alone.shape == context.shape and alone[:, length:].abs().max() == 0
 
 
+@pytest.mark.slow
 def test_only_one_encoder_is_in_memory_at_a_time(monkeypatch):
     """The peak is the largest encoder: when T5 runs, both CLIPs are gone."""
     alive, forward = [], T5Encoder.forward

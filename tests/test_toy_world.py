@@ -360,9 +360,9 @@ def frozen(after):
     return lambda clip: clip[:, np.minimum(np.arange(clip.shape[1]), after)]
 
 
-@pytest.mark.parametrize("damage, amounts", [
-    pytest.param(noisy, (0.05, 0.1, 0.2, 0.4), marks=pytest.mark.slow), (blurred, (1, 2, 4)),
-    pytest.param(frozen, (6, 5, 4, 2), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("damage, amounts", [(noisy, (0.05, 0.1, 0.2, 0.4)), (blurred, (1, 2, 4)),
+                                             (frozen, (6, 5, 4, 2))])
 def test_the_more_damage_the_further_from_the_nearest_clip(damage, amounts):
     """Monotone: noise, blur, and a video that stands still from some frame on."""
     clips = [damage(amount)(as_video(render(HOUSE, 8, 32))) for amount in amounts]

@@ -551,6 +551,7 @@ def test_measured_latents_are_normal():
 
 # ------------------------------------------------------------------------------------------- training, files
 
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss_and_keep_the_statistics():
     """DP-VAE learns what held key frames miss, and its latents stay where the transformer expects them."""
     dp, x = small_dp(BARE, seed=3).train(), toy_clips(2, frames=8)
