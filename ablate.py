@@ -15,7 +15,7 @@ Run me   python ablate.py                        # the tables
              --train "--init SD3 --data VIDEOS --lpips VGG16"      # as the paper; --dry-run prints it all
 Stopped, the same command goes on: a row with a result.json is kept, a stage goes on where it was."""
 
-from support.cli import FlagParser, UserError, polite    # first: see say_stopped
+from support.cli import FlagParser, UserError, polite    # first: see there
 
 import json
 import math

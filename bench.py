@@ -32,7 +32,7 @@ the step waits for its data (train.py's steps are much longer than `time` says: 
 Memory is the other half of the budget, and harder: a run that is slow still ends, one that does not fit does
 not begin. So every row has its peak, and `fits` finds it without the card."""
 
-from support.cli import FlagParser, UserError, polite    # first: see say_stopped
+from support.cli import FlagParser, UserError, polite    # first: see there
 
 import statistics
 import sys
@@ -188,7 +188,7 @@ def moments_of_videodit(cfg, rows):
     net = VideoDiT(VideoDiTConfig(**vars(cfg.dit), attention=cfg.attention, patchify_3d=cfg.patchify_3d))
     if cfg.lora:
         add_lora(net, cfg.lora, torch.bfloat16 if cfg.bf16 else torch.float32)
-    blocks = [*net.image.joint_blocks, *(net.twins or ())]
+    blocks = [*net.image.joint_blocks, *(net.copies or ())]
     player = train.transformer_player(cfg, {"videodit": net}, None, blocks)
     dp = video_vae(cfg)
     moments = {"a step": flow_step(cfg, net, rows, cfg.frames // GOP),

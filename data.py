@@ -33,7 +33,7 @@ crash could not be undone.
                                 as it is, every visit another window (what the papers do)
                                 or through the VAE once, and kept: latent_cache.py"""
 
-from support.cli import FlagParser, UserError, polite    # first: see say_stopped
+from support.cli import FlagParser, UserError, polite    # first: see there
 
 import dataclasses
 import functools

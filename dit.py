@@ -39,7 +39,7 @@ Before this, the network was a U-Net of convolutions (Stable Diffusion 1): it se
 shortcuts between sizes, and needs layers of another kind for time. DiT showed that none of this is needed,
 and that quality follows compute, whether spent on depth, width or smaller patches (DiT 5)."""
 
-from support.cli import UserError, polite    # first: see say_stopped
+from support.cli import UserError, polite    # first: see there
 
 import copy
 import math
@@ -99,13 +99,11 @@ class Attention(nn.Module):
 
     def queries_keys_values(self, x):
         """x (B,N,D) -> q, k, v, each (B,heads,N,d)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))                # (B,N,3,heads,d)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B,N,heads,d) each
         if self.qk_norm:
-            q, k, v = qkv.unbind(2)                                         # (B,N,heads,d) each
             q = self.ln_q(q.to(self.ln_q.weight.dtype)).to(v.dtype)
             k = self.ln_k(k.to(self.ln_k.weight.dtype)).to(v.dtype)
-            qkv = torch.stack([q, k, v], dim=2)                             # (B,N,3,heads,d)
-        return [part.transpose(1, 2) for part in qkv.unbind(2)]
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def forward(self, x):
         q, k, v = self.queries_keys_values(x)                               # (B,heads,N,d) each

@@ -23,7 +23,7 @@ Run me   python eval.py COMMAND ..., each with its own --help:
     videos --VAE--> videos again ----> PSNR, SSIM, LPIPS             is each video still itself?
     prompts --model--> clips ------> the classifier, nearest rendering  is it what was asked for? (the toy)"""
 
-from support.cli import FlagParser, UserError, at_least, check_writable, finite, polite    # first: see say_stopped
+from support.cli import FlagParser, UserError, at_least, check_writable, finite, polite    # first: see there
 
 import argparse
 import dataclasses
@@ -35,8 +35,6 @@ import sys
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
-
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded: see sample.py
 
 import numpy as np
 import torch

@@ -34,7 +34,7 @@ What was tried before: GANs answer in one step, but train by a game, forger agai
 autoregressive models go piece by piece, stable and slow (Latte 1). Diffusion trains by plain regression; that
 is why it scales. "Clips" here are what the VAE makes of pixels, "latents" (vae.py, next), or any data."""
 
-from support.cli import UserError, polite    # first: see say_stopped
+from support.cli import UserError, polite    # first: see there
 
 import math
 from dataclasses import dataclass
@@ -240,8 +240,8 @@ def guided(model, cond, guidance=1.0, null_cond=None, channels=None):
 # --------------------------------------------------------------------------------------- a part that is known
 # A clip that begins with a given image, ends with another, goes on from an earlier clip: neither paper has
 # it, and both models can do it untrained. Eq. 5 tells what the known frames z look like at any time of the
-# sampling: (1-t) noise + t z. Put that in their place whenever the model looks, and it sees a clip at noise
-# level t of which some frames happen to be right:
+# sampling: (1-t) noise + t z. Put that in their place whenever the model looks (the replacement method, as in
+# inpainting), and it sees a clip at noise level t of which some frames happen to be right:
 #
 #      frame     0   1   2   3           mask  1 0 0 0
 #      t = 0.0   N   N   N   N           N noise        before each step, frame 0 <- (1-t) noise + t z
@@ -273,12 +273,13 @@ def held(model, known, noisy):
     return looking
 
 
-# TRAP: holding alone goes half the way. The unknown frames learn of z only through its NOISY copy, and when
-# that is clean enough to be read, they are settled. Take two frames that correlate by 0.9 and give the first,
-# 1.5: the second should be 1.35 +- 0.44, and is 0.66 +- 0.70, by an exact velocity in any number of steps.
-# The cure (test_holding_alone_goes_half_the_way_and_pulling_nearly_the_rest): look where x is heading,
-# x + (1-t) v; where that differs from z, turn the velocity by the gradient of the difference. One backward
-# pass through the network a step: 1.26 +- 0.45.
+# TRAP: holding alone goes half the way (as Ho et al. 2022 found in Video Diffusion Models). The unknown
+# frames learn of z only through its NOISY copy, and when that is clean enough to be read, they are settled.
+# Take two frames that correlate by 0.9 and give the first, 1.5: the second should be 1.35 +- 0.44, and is
+# 0.66 +- 0.70, by an exact velocity in any number of steps. The cure
+# (test_holding_alone_goes_half_the_way_and_pulling_nearly_the_rest): look where x is heading, x + (1-t) v;
+# where that differs from z, turn the velocity by the gradient of the difference. One backward pass through
+# the network a step: 1.26 +- 0.45.
 #
 # Tried by others: to add noise back after each step and take it again (RePaint, Lugmayr et al. 2022), at many
 # times the calls; to leave some frames clean in training (an exercise here), which needs a training of its
@@ -292,7 +293,8 @@ def held(model, known, noisy):
 #     so v becomes  v - (1-t)/t grad error / r^2  =  v - (t^2 + (1-t)^2) / (t (1-t)) grad error
 #
 # The second line takes z for a Gaussian around where x_t is heading; r^2 is the variance that x_t leaves open
-# of data of variance 1 (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et al. 2023).
+# of data of variance 1 (pseudo-inverse guidance, Song et al. 2023; for flows Pokle et al. 2023). With
+# r^2 = (1-t)^2 / t^2 it would be Ho's own cure, reconstruction guidance.
 
 def pulled(velocity, known):
     """velocity, turned so that the data it heads for agrees with what is known."""

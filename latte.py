@@ -42,7 +42,7 @@ thing that moves to another place is found in two steps, through patches that ha
 attention need not store the square ("fused" kernels), most large video models pay for it (CogVideoX,
 Hunyuan, VideoDiT); where clips are long or machines small, the split is still the way."""
 
-from support.cli import UserError, polite    # first: see say_stopped
+from support.cli import UserError, polite    # first: see there
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -120,8 +120,9 @@ class BlockV1(nn.Module):
         return gated(x, gate2, self.mlp(modulated_norm(x, shift2, scale2)))
 
 
-# TRAP: when the time is added. The released model adds it after its first spatial block, not at the input as
-# 3.2 says, and its weights expect it there (test_temporal_positions_are_added_once_where_time_first_matters).
+# DEVIATES Latte 3.2, "incorporated into z", the backbone's input: the time is added after the first spatial
+# block. The released model has it so, and its weights expect it there
+# (test_temporal_positions_are_added_once_where_time_first_matters).
 class LatteV1(nn.Module):
     """Latte with the default config and no condition, equal to the bit (test_variant_1_in_one_piece_...)."""
 
@@ -494,8 +495,9 @@ class Latte(nn.Module):
         out = unpatchify(out, tubes[:, :, ::self.tube], self.config.patch)      # (B,2C,T/s,H,W)
         return self.as_frames(out, video)                                       # (B,2C,T,H,W)
 
-    # ASSUMED: in Variants 2 to 4, which nobody released, the temporal position embedding is added where
-    # LatteV1's trap has it: before the first block along time, in the middle of 2, at the input of 3 and 4.
+    # DEVIATES Latte 3.2: in Variants 2 to 4, too, which nobody released, the temporal position embedding is
+    # added before the first block along time, as in the released Variant 1: at the input of 3 and 4, as 3.2
+    # has it, but in the middle of 2, whose first half sees no time.
     # DEVIATES from the published text-to-video code: with images beside the clip it trains without this
     # embedding, unless it checkpoints gradients, and then samples with it: a slip.
     def backbone(self, x, c, shared):

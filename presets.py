@@ -22,7 +22,7 @@ Tried by others: YAML files that include each other (which of five files set thi
 experiment (ninety-nine equal lines hide the one that differs), command lines in a README (the defaults behind
 them move). A dict in Python needs no language of its own, and a difference of two presets is a diff."""
 
-from support.cli import FlagParser, UserError, polite    # first: see say_stopped
+from support.cli import FlagParser, UserError, polite    # first: see there
 
 import argparse
 import dataclasses
@@ -47,7 +47,7 @@ from support.trainer import RESUME, flat
 STAGES = {
     "classifier": "the instrument: names what it sees in the toy world",
     "vae": "pixels <-> latents, one frame at a time",
-    "dit": "the text-to-image model that the papers start from",
+    "dit": "the text-to-image model that VideoDiT starts from",
     "dpvae": "VideoDiT 3.1: the VAE that also sees between the key frames",
     "videodit": "VideoDiT 3.2: the image transformer, made to move",
     "latte": "Latte 3: blocks over space, blocks over time",
@@ -219,7 +219,7 @@ PRESETS = {
                 "latte": dict(steps=20, batch=4, joint_images=2)}),
     # the narrow world (toy_world.VOCABULARIES): README's first training, and what ablate.py's rows are runs
     # of. 32 x 32, a VAE of 4 channels that halves twice, three subjects that move in one of four ways.
-    # DEVIATES VideoDiT 4.1, Latte 4.1: Muon for the blocks' matrices, where both papers have AdamW. With
+    # DEVIATES Latte 4.1: Muon for the blocks' matrices, where the paper has AdamW (VideoDiT names none). With
     # AdamW, motion was a guess after 800 steps; with Muon every clip moved as asked after 1,000 (seed 0).
     "small": dict(
         data="toy-small", size=32, frames=16, cached=True, items=2048, decay=0.4, shift=1.5, muon=20.0,
@@ -284,6 +284,7 @@ PRESETS = {
     # --lpips is VGG16's file, for Eq. 4; a dpvae stage without it stops (pretrained.perceptual_for).
     # What 4.1 leaves open:
     # ASSUMED: shift 3, with which Stable Diffusion 3 is released: its weights know that density of levels.
+    # ASSUMED: a constant rate after the warm-up; 4.1 prints one number.
     # ASSUMED: warmup 1000, betas 0.9 and 0.95 (a second mean of 20 steps follows sudden gradients sooner than
     # 0.999's thousand), clip 1.0: what large transformers are commonly trained with.
     # ASSUMED: flip. Latte says that it flips; VideoDiT names no augmentation but the crop. --no-flip where
@@ -324,9 +325,9 @@ PRESETS["videodit-512"] = {
 # DEVIATES from the published code: the EMA warms up (Config.ema), where its first copy counts from step 0.
 # DEVIATES from the published loaders: a video of fewer than 46 frames is left out, where theirs of faces and
 # UCF101 takes it at a smaller interval; every interval is 3, where theirs of 48 frames has two of 4.
-# DEVIATES from the published loaders: bicubic with care for the pixels in between (video_io.py), where theirs
-# is bilinear without; and images beside clips are resized and flipped as clips are, where those of faces and
-# UCF101 have to be 256 x 256 and stay as they are.
+# DEVIATES from the published loaders: bicubic with care for the pixels in between (support/video_io.py),
+# where theirs is bilinear without; and images beside clips are resized and flipped as clips are, where those
+# of faces and UCF101 have to be 256 x 256 and stay as they are.
 _latte = dict(size=256, frames=16, stride=3, crop="center", data="", lr=1e-4, warmup=1, betas=(0.9, 0.999),
               clip=0.1, ema=0.9999, compile=True, save_every=10_000, preview_every=10_000,
               valid_every=10_000, previews=2, workers=8)

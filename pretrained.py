@@ -37,7 +37,7 @@ compared block by block (test_golden_* in test_dit.py, test_latte.py, test_vae.p
 Tried by others: to build the model with the library that wrote the file (then its code is the lesson, not
 ours), or to convert once with a script and ship the result (then nobody can check it)."""
 
-from support.cli import UserError, first_line    # first: see say_stopped
+from support.cli import UserError, first_line    # first: see there
 
 import contextlib
 import filecmp

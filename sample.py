@@ -49,11 +49,6 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-# OpenMP's threads spin while they wait for one another. If another process keeps the machine busy, the one
-# they wait for may be asleep: "a cat" took 47 s, a step of the toy's training 27. Told to give up sooner, 5
-# and 1.5 (on an idle machine they are 6 % slower for it). OpenMP reads this once, when torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
 from PIL import Image
 import torch
 from tqdm import tqdm
@@ -155,15 +150,16 @@ def sample_flow(models, how, cond, null_cond, new_noise, given):
         network.checkpointing = True                        # a backward pass a step
         velocity = pulled(velocity, given.known)
 
-    def noisy(t):
+    levels = sigmas(how.steps, models.shift)[given.skipped(how.steps):]
+    if given.known is None:
+        return euler(velocity, noise, levels)                                   # (B,C,T',h,w)
+
+    def noisy(t):                                           # what is known, as noisy as the rest is at t
         return interpolate(noise, given.known.latent, t)                        # (B,C,T',h,w)
 
-    levels = sigmas(how.steps, models.shift)[given.skipped(how.steps):]
-
-    def run(velocity, z):
-        return euler(velocity, z, levels)                                       # (B,C,T',h,w)
-
-    return given.sampled(run, velocity, noise, noisy, 1 - levels[:1])
+    start = noisy(1 - levels[:1].to(noise.device))
+    z = euler(held(velocity, given.known, noisy), start, levels)                # (B,C,T',h,w)
+    return given.known.hold(z, given.known.latent)
 
 
 def sample_ddpm(models, how, cond, null_cond, new_noise, given):
@@ -178,13 +174,20 @@ def sample_ddpm(models, how, cond, null_cond, new_noise, given):
     step = {"ddpm": ddpm.ancestral_step, "ddim": ddpm.ddim_step}[how.sampler]
     times = ddpm.times()[given.skipped(how.steps):]
 
+
+    def step_noise(n):
+        return new_noise(n + 1)                             # 0 is what the clip begins as
+
+    if given.known is None:
+        return ddpm_sample(step, ddpm, model, noise, times, step_noise)         # (B,C,T',h,w)
+
     def noisy(t):
         return ddpm.q_sample(given.known.latent, ddpm.index(t), noise)          # (B,C,T',h,w)
 
-    def run(model, z):
-        return ddpm_sample(step, ddpm, model, z, times, lambda n: new_noise(n + 1))     # (B,C,T',h,w)
-
-    return given.sampled(run, model, noise, noisy, ddpm.timesteps[times[:1]])
+    start = noisy(ddpm.timesteps[times[:1]].to(noise.device))
+    model = held(model, given.known, noisy)
+    z = ddpm_sample(step, ddpm, model, start, times, step_noise)                # (B,C,T',h,w)
+    return given.known.hold(z, given.known.latent)
 
 
 # VideoDiT A.2: "decoding using the corresponding decoder": D for clips, D_k for images. D would decode an
@@ -411,14 +414,6 @@ class Given:
     def skipped(self, steps):
         """How many of the steps are left out; one at least is taken."""
         return min(int(steps * (1 - self.strength)), steps - 1)
-
-    def sampled(self, run, model, noise, noisy, t):
-        """run(model, z), all the steps of a sampler, from noise. What is known is what they start from, at
-        time t (1,); noisy(t) stands in its place before each, and in the result itself, to the last bit."""
-        if self.known is None:
-            return run(model, noise)                                            # (B,C,T',h,w)
-        z = run(held(model, self.known, noisy), noisy(t.to(noise.device)))      # (B,C,T',h,w)
-        return self.known.hold(z, self.known.latent)                            # (B,C,T',h,w)
 
 
 def given_frames(models, shape, keys, how):

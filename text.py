@@ -28,7 +28,7 @@ letters suffer most (SD3 5.3.3). Tried by others: CLIP alone (Stable Diffusion 1
 Latte's text-to-video model), and language models of today. VideoDiT does not say which it reads:
 here SD3's three, frozen (ASSUMED at train.stage_videodit)."""
 
-from support.cli import polite    # first: see say_stopped
+from support.cli import polite    # first: see there
 
 import math
 from dataclasses import dataclass

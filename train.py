@@ -22,7 +22,7 @@ Tried by others: a script for each stage with the loop copied into it (six loops
 resume); a Trainer class with forty hooks (then the recipe is spread over the hooks); a joint training of VAE
 and transformer (REPA-E, 2025, needs a third network that tells what latents should mean)."""
 
-from support.cli import STOP, UserError, catch_signals, polite    # first: see say_stopped
+from support.cli import STOP, UserError, catch_signals, polite    # first: see there
 
 import contextlib
 import dataclasses
@@ -34,7 +34,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # before torch is loaded: see sample.py
 # Steps of clips and of images ask for memory in other pieces: pieces that can grow leave fewer holes on a GPU
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
@@ -111,9 +110,9 @@ def step(trainer, micros):
 def learning_rate(cfg, step):
     """Linear warm-up, constant, linear decay to zero over the last `decay` of the steps.
 
-    The papers train at a constant rate and sample from the EMA. A toy that has ten thousand steps gains by
-    the decay what the papers gain by ten times as many: the last steps' noise goes. (Stage vae of the toy:
-    3 dB.) Warm-up lets Adam's second moment fill before whole steps are made."""
+    Latte's published code trains at a constant rate, and both papers sample from the EMA. A toy that has ten
+    thousand steps gains by the decay what the papers gain by ten times as many: the last steps' noise goes.
+    (Stage vae of the toy: 3 dB.) Warm-up lets Adam's second moment fill before whole steps are made."""
     rising = (step + 1) / max(cfg.warmup, 1)
     falling = 1.0
     if cfg.decay:
@@ -166,7 +165,7 @@ def fit(cfg, run, stage):
 # somebody else's weights, --init), trains one network with it, and leaves that:
 #
 #     classifier (for LPIPS) . .  vae ----> dit -----> videodit       VideoDiT: an image model, made to move
-#                            | '-> dpvae ---------'              (the papers begin at dpvae: vae and dit are
+#                            | '-> dpvae ---------'              (the paper begins at dpvae: vae and dit are
 #                            |                                   Stable Diffusion 3's)
 #                            '-----------------> latte           Latte: blocks over space, blocks over time
 #
@@ -272,14 +271,14 @@ def stage_classifier(cfg, run):                       # the instrument: names wh
     return Stage({"classifier": player}, loader(cfg, run, clips), None)
 
 
-# The papers download this stage, and dit below. A VAE learns by having to give back what it was shown
-# through a latent that is too narrow to hold it as it came: the pixels' error, plus LPIPS, plus a weak pull
-# of the latents towards a normal distribution (vae.py). It has no video in it. Half of the batches are
-# single frames of the clips, half images: the VAE has to know both, and what is in images alone (a boat, in
-# the toy world) must not look to the transformer like noise. Set at the end of the stage are two numbers
-# that no gradient reaches: shift and scale, measured, so that the transformers' data have mean 0 and
-# standard deviation 1 as their noise does. TRAP: everything later depends on them, so they are measured once
-# and stay: latents by another scale are, to a transformer, latents at another noise level.
+# Both papers download this stage's result, VideoDiT that of dit below, too. A VAE learns by having to give
+# back what it was shown through a latent that is too narrow to hold it as it came: the pixels' error, plus
+# LPIPS, plus a weak pull of the latents towards a normal distribution (vae.py). It has no video in it. Half
+# of the batches are single frames of the clips, half images: the VAE has to know both, and what is in images
+# alone (a boat, in the toy world) must not look to the transformer like noise. Set at the end of the stage
+# are two numbers that no gradient reaches: shift and scale, measured, so that the transformers' data have
+# mean 0 and standard deviation 1 as their noise does. TRAP: everything later depends on them, so they are
+# measured once and stay: latents by another scale are, to a transformer, latents at another noise level.
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
     if cfg.init:
         vae = image_vae(cfg, run)
@@ -388,13 +387,13 @@ def stage_dpvae(cfg, run):                                  # VideoDiT 3.1, Eq. 
     return Stage(players, source, show_reconstruction(next(source(0))["video"][:4], run), data=(clips,))
 
 
-# The papers download this stage: Stable Diffusion 3. The toy has to learn it, with its own text encoder, from
-# captioned images. Both learn from one loss here, the transformer's; a published text encoder stays frozen,
-# for it has read more text than any data set of clips has captions. Images never show motion, so the words
-# for it would stay empty until a video model needs them; reading_loss asks the encoder what words it has
-# read, those of the videos to come among them. (After this stage the toy's encoder is frozen as well: what
-# words mean must not drift while another network learns to obey them.)
-def stage_dit(cfg, run):                                  # the text-to-image model that the papers start from
+# VideoDiT downloads this stage's result: Stable Diffusion 3. The toy has to learn it, with its own text
+# encoder, from captioned images. Both learn from one loss here, the transformer's; a published text encoder
+# stays frozen, for it has read more text than any data set of clips has captions. Images never show motion,
+# so the words for it would stay empty until a video model needs them; reading_loss asks the encoder what
+# words it has read, those of the videos to come among them. (After this stage the toy's encoder is frozen as
+# well: what words mean must not drift while another network learns to obey them.)
+def stage_dit(cfg, run):                                  # the text-to-image model that VideoDiT starts from
     file = own_file(cfg, "dit")
     if cfg.init and not file:
         raise UserError(f"--init {cfg.init}: stage dit trains the toy's image model; published weights are "
@@ -462,7 +461,7 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
 
     source = mixed(cfg, loader(cfg, run, clips, as_bytes=True), loader(cfg, run, images, as_bytes=True),
                    cfg.p_video)
-    blocks = [*net.image.joint_blocks, *(net.twins or ())]
+    blocks = [*net.image.joint_blocks, *(net.copies or ())]
     player = transformer_player(cfg, {"videodit": net}, loss, blocks)
     return Stage({"videodit": player}, source,
                  show_samples(cfg, run, dp, text, cfg.frames, prompts_for(cfg, clips)),
@@ -477,7 +476,7 @@ def start_videodit(cfg):
     if class_of(file or "") == "VideoDiT":
         net = load_network(VideoDiT, file).train()
         deeper = "dit.depth" in cfg.given and cfg.dit.depth > net.config.depth
-        if deeper and net.twins is None and not cfg.lora:   # frozen, the new blocks' gates would stay zero
+        if deeper and net.copies is None and not cfg.lora:   # frozen, the new blocks' gates would stay zero
             deepen(net.image, cfg.dit.depth)                # the same function, with room to learn
             net.config = dataclasses.replace(net.config, depth=cfg.dit.depth)
         refuse_other_sizes(cfg, "dit", net.config, file)
@@ -692,7 +691,8 @@ def transformer_loss(cfg, run, net, text, vae, batch):
 # eight times apart, twice: of the training loss the clips that fell into each eighth of the path ("train_t"),
 # and on clips that no step sees the middle of each eighth ("valid_t"). Where the first falls and the second
 # rises, clips are learned by heart. The second is comparable, between steps, runs and machines: 16 clips,
-# noise that is fixed for ever, no prompt dropped, the EMA.
+# noise that is fixed for ever, no prompt dropped, the EMA. (DDPM's names are timesteps and run the other way:
+# t62 is nearly clean, t937 nearly noise.)
 
 TIMES = (torch.arange(8) + 0.5) / 8                         # the middles of the eighths (8,)
 

@@ -50,11 +50,11 @@ happened, and images (E_k alone) and clips live in one space, where one network 
 
 What that is worth, VideoDiT Table 3. Reconstruction is counted in decibels (PSNR: 10 more are a tenth of the
 squared error), the clips of the transformer trained on the latents by FVD (how far they are from real videos,
-lower is better; both in metrics.py). With neither key frames nor preservation 35.6 dB and 684; key frames
-alone 38.2 dB and 645; both 37.5 dB and 556. The regularization costs 0.7 dB and buys a better generator: the
-best VAE is not the one that reconstructs best."""
+lower is better; both in support/metrics.py). With neither key frames nor preservation 35.6 dB and 684; key
+frames alone 38.2 dB and 645; both 37.5 dB and 556. The regularization costs 0.7 dB and buys a better
+generator: the best VAE is not the one that reconstructs best."""
 
-from support.cli import UserError, polite    # first: see say_stopped
+from support.cli import UserError, polite    # first: see there
 
 import math
 from dataclasses import asdict, dataclass
@@ -308,6 +308,8 @@ def measure_latents(vae, clips):
 # divergence of each Gaussian from a standard one, which has a closed form, a sum over z's numbers of
 #     KL(N(mu, sigma^2) || N(0, 1)) = (mu^2 + sigma^2 - 1 - log sigma^2) / 2
 # It pulls mu to 0 and sigma to 1; reconstruction pulls sigma to 0, to know which point was drawn.
+# DEVIATES Rombach et al. 2022: L2 beside L1, LPIPS at VideoDiT's 0.1 where theirs is at 1, and no
+# discriminator: the toy's shapes have no texture that it could bring out.
 def kl_vae_loss(vae, x, noise, kl_weight=1e-6, perceptual=None, lpips_weight=0.1):
     """Stage `vae`: L1 + L2 + KL (+ LPIPS). noise (B,C,T,h,w) draws z from q(z|x).
 
@@ -721,7 +723,7 @@ def plan_windows(groups, size, shared):
 
 # What is a good reconstruction? Squared error loves blur: where a blade of grass may stand here or a pixel
 # further, the mean of both has the least. So Eq. 4 has two more terms, which do not compare pixel by pixel:
-# LPIPS (detectors.py) compares what a trained network sees in both frames. L_disc is a game of two: a
+# LPIPS (support/detectors.py) compares what a trained network sees in both frames. L_disc is a game of two: a
 # discriminator learns to give videos a high score and reconstructions a low one, in turns with the VAE, which
 # learns to be given a high one (dp_vae_loss).
 #

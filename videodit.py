@@ -1,6 +1,7 @@
 """videodit.py - SD3's MMDiT, an image model, turned into VideoDiT: what changes, and how little it is.
 Paper    VideoDiT 3.2, A.2, Fig. 2, 8, 9, Tables 4, 5
-Shapes   z (B,C,T,H,W) scaled latents, an image has T=1; x (B,T*N,D) tokens, N = h*w patches in a frame;
+Shapes   z (B,C,T,H,W) scaled latents (vae.py calls their sizes T', h, w), an image has T=1;
+         x (B,T*N,D) tokens, N = h*w patches in a frame;
          context (B,L,D) text tokens, pooled (B,P), c (B,D) what modulates every block: time and pooled text
 Time     t in [0,1], 0 noise, 1 data (Eq. 5); SD3's own direction inside: dit.in_our_time
 Differs  grep ASSUMED: 3D positions, the branch's own patchify, the text streams of "2D+3D"
@@ -21,8 +22,8 @@ what the model knows?
 THE IDEA of VideoDiT (3.2, Fig. 2): change nothing. Attention's weights do not know over how many tokens it
 goes, and the MLP sees one token at a time. So take the patches of ALL frames as one set of tokens:
 
-    2D   z (B,C,T,h,w) --> (B*T, h*w, D)   T sets of N = h*w     a patch attends to those of its own frame
-    3D   z (B,C,T,h,w) --> (B, T*h*w, D)   one set of T*N        a patch attends to every patch of every frame
+    2D   patches (B,T,h,w,D) --> (B*T, h*w, D)    T sets of N = h*w    a patch attends to its own frame's
+    3D   patches (B,T,h,w,D) --> (B, T*h*w, D)    one set of T*N       a patch attends to all frames'
 
     frame      0     1     2             0     1     2
              +-----+-----+-----+       +-----+-----+-----+
@@ -33,7 +34,7 @@ goes, and the MLP sees one token at a time. So take the patches of ALL frames as
          2   |     |     |#####|       |#####|#####|#####|       SD3's 2.028 B numbers, and no new one
              +-----+-----+-----+       +-----+-----+-----+"""
 
-from support.cli import UserError, polite    # first: see say_stopped
+from support.cli import UserError, polite    # first: see there
 
 import copy
 from dataclasses import asdict, dataclass, fields
@@ -84,10 +85,10 @@ class VideoDiT(nn.Module):
         self.patchify_3d = None
         if config.patchify_3d:
             self.patchify_3d = Patchify3D(image.x_embedder, config)
-        self.twins = None               # trainable copies: called so in the files of checkpoints
+        self.copies = None              # trainable ones
         if config.attention == "2d+3d":
             width = config.heads * config.head_dim
-            self.twins = nn.ModuleList(TrainableCopy(block, width) for block in image.joint_blocks)
+            self.copies = nn.ModuleList(TrainableCopy(block, width) for block in image.joint_blocks)
             # TRAP: patchify's copy, above, is made before this line: a copy of what is frozen would be frozen.
             # Frozen, embedders and head too: "only the newly added global attention weights are updated"
             # (4.3). ASSUMED: 3D patchify, new as well, is trained beside them; the paper does not name it.
@@ -114,7 +115,7 @@ class VideoDiT(nn.Module):
             x = x + self.patchify_3d(z)                                     # now a token knows its time
         c = self.image.condition(timestep, pooled)                          # (B,D)
         context = self.image.context_embedder(context)                      # (B,L,D)
-        if self.twins is None:
+        if self.copies is None:
             for block in self.image.joint_blocks:                           # over T*N tokens, no new weight
                 context, x = run_block(block, self.checkpointing, context, x, c)
         else:
@@ -128,7 +129,7 @@ class VideoDiT(nn.Module):
     def frames_then_clip(self, context, x, c, frames):
         context = context.repeat_interleave(frames, dim=0)                  # (B*T,L,D)
         c_frames = c.repeat_interleave(frames, dim=0)                       # (B*T,D)
-        for block, trainable in zip(self.image.joint_blocks, self.twins):
+        for block, trainable in zip(self.image.joint_blocks, self.copies):
             x = rearrange(x, "b (t n) d -> (b t) n d", t=frames)            # (B*T,N,D)  one frame
             new_context, x = run_block(block, self.checkpointing, context, x, c_frames)
             if new_context is not None:
@@ -280,7 +281,7 @@ class LoRA(nn.Module):
 def add_lora(video, rank, dtype):
     """Freeze a VideoDiT's image model, its blocks in dtype, and add an adapter to each Linear of attention
     and MLP."""
-    if video.twins is not None:
+    if video.copies is not None:
         raise UserError("--lora: is for attention 2d->3d; 2d+3d has the image model frozen already")
     video.image.requires_grad_(False)
     video.image.joint_blocks.to(dtype)

@@ -15,6 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
+# OpenMP's threads spin while they wait for one another. If another process keeps the machine busy, the one
+# they wait for may be asleep: "a cat" took 47 s, a step of the toy's training 27. Told to give up sooner, 5
+# and 1.5 (on an idle machine they are 6 % slower for it). OpenMP reads this once, when torch is loaded: after
+# this file, which every script imports first.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 
 # ---------------------------------------------------------------------------------------------- errors
 

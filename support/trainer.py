@@ -1,5 +1,5 @@
 """trainer.py - behind train.py's loop: ranks, optimizers, EMA, states on disk, faults, the log.
-Paper    none: "trained with AdamW" is all that both papers say of it
+Paper    none: an optimizer's name, its rate, the batch and the EMA's decay are all that the papers say of it
 Shapes   a batch is what its stage made of it; nothing here looks at more than losses and gradients
 Differs  Lightning, Accelerate and Trainer hide the loop behind hooks; here it is a page of train.py, and what
          it calls stands here"""

@@ -18,7 +18,7 @@ from pathlib import Path
 # Before torch is loaded, for the tests and all that they start. Their networks are so small that a second
 # thread makes them slower (62 s for 52), and more so beside other work, where the two wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # where somebody asks for more: see sample.py
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # where somebody asks for more: see cli.py
 
 import av
 import numpy as np

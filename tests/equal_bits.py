@@ -33,7 +33,7 @@ TREE = Path(__file__).resolve().parents[1]
 
 RENAMED = {                     # words in file names, keys and texts of the base's files -> what they are now
     "judge": "classifier", "Judge": "AttributeClassifier", "cfg": "guidance",
-    "picture": "image", "picture_alone": "image_alone", "real": "real_clips", "fake": "fake_clips",
+    "twins": "copies", "picture": "image", "picture_alone": "image_alone", "real": "real_clips", "fake": "fake_clips",
 }
 ALONE = (                       # patterns of files, and of keys in them, that one side alone may have
     "* lora",                   # a new flag, 0 by default

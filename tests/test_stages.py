@@ -406,7 +406,7 @@ def test_every_block_is_compiled_and_its_matrices_are_muons(tmp_path, monkeypatc
     stage = train.RECIPES["videodit"](cfg, Run())
     player = stage.players["videodit"]
     net = player.nets["videodit"]
-    blocks = [*net.image.joint_blocks, *net.twins]
+    blocks = [*net.image.joint_blocks, *net.copies]
     assert compiled == blocks == player.blocks
     muons = {id(p) for p in player.matrices}
     inside = [(name, p) for block in blocks for name, p in block.named_parameters() if p.ndim == 2]

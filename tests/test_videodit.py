@@ -73,10 +73,10 @@ def test_2d_and_3d_attention_starts_as_separate_images():
 def test_2d_and_3d_copies_start_equal_and_share_nothing():
     """A.2: "weights initialized by copying"; training a copy must leave the original alone."""
     video = VideoDiT.from_image(scrambled(MMDiT(SMALL)), "2d+3d")
-    for original, copied in zip(video.image.joint_blocks, video.twins):
+    for original, copied in zip(video.image.joint_blocks, video.copies):
         assert_close(copied.block.state_dict(), original.state_dict())
         assert copied.block.x_block.attn.qkv.weight.data_ptr() != original.x_block.attn.qkv.weight.data_ptr()
-    assert video.twins[-1].zero_context is None and video.twins[0].zero_context is not None
+    assert video.copies[-1].zero_context is None and video.copies[0].zero_context is not None
 
 
 def gradients(video, frames=2):
@@ -98,7 +98,7 @@ def test_in_2d_and_3d_only_zero_projections_learn_at_step_0_then_the_copies():
             assert (size > 0) == (".zero" in name), name
     torch.optim.SGD([p for p in video.parameters() if p.requires_grad], lr=1e-2).step()
     second = gradients(video)
-    assert all(second[name] > 0 for name in second if name.startswith("twins") and name.endswith("weight"))
+    assert all(second[name] > 0 for name in second if name.startswith("copies") and name.endswith("weight"))
 
 
 def test_in_2d_to_3d_every_old_weight_learns_and_the_branch_after_its_projection():
