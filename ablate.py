@@ -569,7 +569,7 @@ def look_for(args, shared, jobs):
 def refuse_rows_flags(args):
     """A flag of --train's that the rows set would make them one."""
     rows_flags = " ".join(row.flags for row in TABLES[args.table].rows)
-    reserved = {"out", "cache", "seed", "config", "stage"} | names_of(rows_flags.split())
+    reserved = {"out", "cache", "seed", "config", "stage", "resume"} | names_of(rows_flags.split())
     if args.curve:
         reserved |= {"save_every", "keep"}                      # --curve 0 leaves them to you
     if twice := sorted(names_of(args.train) & reserved):
@@ -667,6 +667,20 @@ def children_seconds():
     return times.children_user + times.children_system
 
 
+def refuse_other_base(args, shared):
+    """Rows of all tables stand on base's networks. Trained further by other commands, those of the next seed
+    would stand on others."""
+    path = base(args) / "commands.json"
+    now, before = {command[command.index("--stage") + 1]: shown(command) for command in shared}, {}
+    if path.is_file():
+        before = json.loads(path.read_text("utf-8"))
+    for stage, command in now.items():
+        if before.get(stage, command) != command:
+            raise UserError(f"{path}: another command trained stage {stage}, which all tables share; give "
+                            f"the same --train, delete {base(args)}, or give another --out")
+    write(path, json.dumps(before | now, indent=1))
+
+
 # Latte's sizes and variants are told apart by it (Table 1 of the paper), and "2D+3D" pays with it. Tables of
 # positions are stored beside the weights and are not counted, as in both papers.
 def count_parameters(path):
@@ -684,6 +698,7 @@ def run_table(args):
     missing = [job for job in jobs if not (job.folder / "result.json").is_file()]
     if missing:
         print(cost(args, shared, missing), flush=True)
+        refuse_other_base(args, shared)
         for command in shared:
             run(args, command)
     results = []

@@ -46,6 +46,7 @@ from latte import Latte, frame_similarity, summary, unconditional
 from pretrained import FILES, load_detector
 from sample import (TOKENS, TOY, decode, encode, generate, given_ends, go_on, how_of, load_models,
                     sample_latents, tokens_of)
+from text import ToyText
 from vae import DPVAE, GOP, fold
 from support import nearest, toy_world
 from support.checkpoints import load_network, read_config, read_state, save_tensors, sweep, write_atomic
@@ -333,6 +334,9 @@ def sample_set(argv):
     if hasattr(models.text, "kept"):                        # published encoders stay: a next block asks
         models.text.kept = {} if device() != "cpu" else None
 
+    if args.frames > 1 and models.frames == 1:
+        raise UserError(f"--frames {args.frames}: this is an image model; leave it out, or train stage "
+                        "videodit")
     about = {"frames": args.frames or models.frames, "net": fingerprint(models.transformer),
              "vae": fingerprint(models.vae)}
     if models.classes and not args.prompts:
@@ -340,6 +344,9 @@ def sample_set(argv):
         about["classes"] = "random"
     elif models.condition == "none":
         prompt = str                                        # unread: on --sheet a clip has its number
+    about["words"] = hashlib.sha256("\n".join(map(prompt, range(1000))).encode()).hexdigest()[:16]
+    if isinstance(models.text, ToyText):
+        about["text"] = fingerprint(models.text)
     check_made(Path(args.out), args, about)
     return fill_folder(models, prompt, about["frames"], args)
 
@@ -365,11 +372,12 @@ def fill_folder(models, prompt, frames, args):
     made = 0
     for first, block in tqdm(blocks, desc=str(out), unit="batch", disable=rank > 0):
         missing = [index for index in block if not (out / f"{index:06d}{suffix}").exists()]
-        if not missing:
+        drawn = args.sheet and first == 0 and (missing or not Path(args.sheet).exists())
+        if not missing and not drawn:
             continue
         prompts = [prompt(index) for index in block]    # a block is made whole: rounding depends on the batch
         clips = make(models, prompts, frames, args, first)                                  # (B,3,T,H,W)
-        if args.sheet and first == 0:
+        if drawn:
             contact_sheet(args.sheet, clips[:8], prompts[:8])
         for index in missing:
             save_clip(out / f"{index:06d}{suffix}", clips[index - first], fps=8)            # as Latte's tool
@@ -391,7 +399,7 @@ def check_made(out, args, about):
         before = {"temperature": 1.0} | json.loads(path.read_text("utf-8"))
         before.setdefault("guidance", before.get("cfg"))    # what it was called once
         differs = [f"{key} {before.get(key)}, now {about[key]}"
-                   for key in about if before.get(key) != about[key]]
+                   for key in about if key in before and before[key] != about[key]]
         if differs:
             raise UserError(f"{out} holds clips made otherwise ({'; '.join(differs)}); give another -o")
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(about, indent=1), "utf-8"))

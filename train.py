@@ -57,14 +57,14 @@ from support.checkpoints import class_of, hold, load_network, read_config
 from support.detectors import (ATTRIBUTES, AttributeClassifier, classifier_loss, classifier_right,
                                classifier_targets)
 from support.drawing import contact_sheet
-from support.folders import class_at
-from support.latent_cache import LatentCache, fingerprint, write_cache
+from support.folders import class_at, stamp
+from support.latent_cache import LatentCache, check_made, fingerprint, shards_of, write_cache
 from support.ops import conv_layout, has_bf16
 from support.order import DROP, NOISE, TIME, batches, collate, keyed_noise, toss
 from support.pages import report
 from support.tokenizers import WordTokenizer
-from support.trainer import (Player, Run, Stage, Trainer, all_ranks, autocast, refuse_different_flags,
-                             refuse_to_overwrite, setup, stops_after, told_once, whole)
+from support.trainer import (Player, Run, Stage, Trainer, again, all_ranks, autocast, by_rank_0,
+                             refuse_different_flags, refuse_to_overwrite, setup, stops_after, told_once, whole)
 from support.video_io import from_bytes, save_video, to_video
 
 
@@ -213,13 +213,18 @@ def source_of(cfg, kind):
     return cfg.data, 1, "video"
 
 
-def loader(cfg, run, dataset, as_bytes=False):
+def loader(cfg, run, dataset, kind="video", as_bytes=False):
     """start_step -> this rank's micro-batches, each with its step and its first clip's place in the batch.
     as_bytes: to a GPU videos go as the bytes that they are, which `encoded` makes floats of."""
     rows = cfg.batch // (run.world * cfg.accumulate)
+    seed = cfg.seed
+    # TRAP: images that are frames of the videos come in an order of their own. In the clips' order each would
+    # be a frame of the very clip beside it: the same video, crop and moment.
+    if kind == "image" and not cfg.images and cfg.data not in toy_world.WORLDS:
+        seed += 1
 
     def from_step(start):
-        endless = batches(dataset, rows, cfg.seed, start * cfg.accumulate, run.rank, run.world, cfg.workers,
+        endless = batches(dataset, rows, seed, start * cfg.accumulate, run.rank, run.world, cfg.workers,
                           pin=run.on_cuda, as_bytes=as_bytes and run.on_cuda)
         for count, batch in enumerate(endless, start * cfg.accumulate):
             step, micro = divmod(count, cfg.accumulate)
@@ -275,10 +280,11 @@ def stage_classifier(cfg, run):                       # the instrument: names wh
 # back what it was shown through a latent that is too narrow to hold it as it came: the pixels' error, plus
 # LPIPS, plus a weak pull of the latents towards a normal distribution (vae.py). It has no video in it. Half
 # of the batches are single frames of the clips, half images: the VAE has to know both, and what is in images
-# alone (a boat, in the toy world) must not look to the transformer like noise. Set at the end of the stage
-# are two numbers that no gradient reaches: shift and scale, measured, so that the transformers' data have
-# mean 0 and standard deviation 1 as their noise does. TRAP: everything later depends on them, so they are
-# measured once and stay: latents by another scale are, to a transformer, latents at another noise level.
+# alone (a boat, in the toy world) must not look to the transformer like noise. Measured at each save
+# are two numbers that no gradient reaches: shift and scale, so that the transformers' data have mean 0 and
+# standard deviation 1 as their noise does. TRAP: everything later depends on them. Latents by another scale
+# are, to a transformer, latents at another noise level, so a stage that has learned with this VAE goes on
+# with no other (Stage.frozen).
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
     if cfg.init:
         vae = image_vae(cfg, run)
@@ -292,16 +298,17 @@ def stage_vae(cfg, run):                                    # pixels <-> latents
         return kl_vae_loss(nets["vae"], batch["video"], latent_noise(cfg, batch, vae), cfg.kl_weight,
                            perceptual, cfg.lpips_weight)
 
-    def finish(nets):                                       # from now on the transformer sees unit variance
-        clips = [next(source)["video"].to(run.device) for _ in range(8)]
-        nets["vae"].config.shift, nets["vae"].config.scale = measure_latents(nets["vae"], clips)
-
     # whole batches on every rank: what is measured, and shown, must not depend on how many there are
     alone = Run(device=run.device)
-    source = mixed(cfg, loader(cfg, alone, frames), loader(cfg, alone, images), 0.5)(0)
-    held = next(source)["video"][:8]
-    both = mixed(cfg, loader(cfg, run, frames), loader(cfg, run, images), 0.5)
-    return Stage({"vae": Player({"vae": vae}, loss)}, both, show_reconstruction(held, run), finish,
+    whole_batches = mixed(cfg, loader(cfg, alone, frames), loader(cfg, alone, images, "image"), 0.5)
+    shown = next(whole_batches(0))["video"][:8]
+
+    def measure(nets):                          # so that the transformer sees unit variance, of any save
+        clips = [batch["video"].to(run.device) for batch in itertools.islice(whole_batches(0), 1, 9)]
+        nets["vae"].config.shift, nets["vae"].config.scale = measure_latents(nets["vae"], clips)
+
+    both = mixed(cfg, loader(cfg, run, frames), loader(cfg, run, images, "image"), 0.5)
+    return Stage({"vae": Player({"vae": vae}, loss)}, both, show_reconstruction(shown, run), measure,
                  data=(frames, images))
 
 
@@ -424,10 +431,10 @@ def stage_dit(cfg, run):                                  # the text-to-image mo
         return total + 0.1 * words, {"words": words.detach(), **log}
 
     player = transformer_player(cfg, {"dit": dit, "text": text}, loss, dit.joint_blocks, ["reading_loss"])
-    return Stage({"dit": player}, loader(cfg, run, images, as_bytes=True),
+    return Stage({"dit": player}, loader(cfg, run, images, "image", as_bytes=True),
                  show_samples(cfg, run, vae, None, 1, prompts_for(cfg, images)),
                  valid=held_out(cfg, run, "image", vae, flow_errors), about=about(cfg, "flow"),
-                 data=(images,))
+                 data=(images,), frozen=networks(vae=vae))
 
 
 # The image transformer's attention becomes global: its tokens, until now those of one image, are those of a
@@ -455,18 +462,19 @@ def stage_videodit(cfg, run):                              # VideoDiT 3.2: the i
 
     def loss(nets, batch):
         total, log = transformer_loss(cfg, run, nets["videodit"], text, dp, batch)
-        if batch["still"]:                                  # by time the loss is logged of clips alone, as held out
-            log = {}
+        if batch["still"]:
+            log = {}                                        # by time: of clips alone, as the held-out loss
         return total, log
 
-    source = mixed(cfg, loader(cfg, run, clips, as_bytes=True), loader(cfg, run, images, as_bytes=True),
-                   cfg.p_video)
+    source = mixed(cfg, loader(cfg, run, clips, as_bytes=True),
+                   loader(cfg, run, images, "image", as_bytes=True), cfg.p_video)
     blocks = [*net.image.joint_blocks, *(net.copies or ())]
     player = transformer_player(cfg, {"videodit": net}, loss, blocks)
     return Stage({"videodit": player}, source,
                  show_samples(cfg, run, dp, text, cfg.frames, prompts_for(cfg, clips)),
                  valid=held_out(cfg, run, "video", dp, flow_errors, text),
-                 about=about(cfg, "flow", "text", text), data=(clips, images))
+                 about=about(cfg, "flow", "text", text), data=(clips, images),
+                 frozen=networks(vae=dp, text=text))
 
 
 def start_videodit(cfg):
@@ -518,7 +526,7 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
     if cfg.joint_images:
         images = feed(cfg, run, "image", vae, text)
         many = dataclasses.replace(cfg, batch=cfg.batch * cfg.joint_images)
-        source = beside(source, loader(many, run, images, as_bytes=True))
+        source = beside(source, loader(many, run, images, "image", as_bytes=True))
     variance = "learned_range" if net.config.learn_sigma else "fixed_large"
     diffusion = DDPM(variance=variance).to(run.device)
     times = TIMES if cfg.objective == "flow" else (1000 * TIMES).long()         # DDPM's are whole steps
@@ -545,7 +553,8 @@ def stage_latte(cfg, run):                                  # Latte 3: blocks ov
     return Stage({"latte": player}, source,
                  show_samples(cfg, run, vae, text, cfg.frames, prompts, classes),
                  valid=held_out(cfg, run, "video", vae, errors, text, classes, times),
-                 about={**told, **about(cfg, cfg.objective, asks, text)}, data=(clips, images))
+                 about={**told, **about(cfg, cfg.objective, asks, text)}, data=(clips, images),
+                 frozen=networks(vae=vae, text=text))
 
 
 def start_latte(cfg):
@@ -793,6 +802,11 @@ def encoded(vae, x, most=8):
     return rearrange(z, "(b t) c 1 h w -> b c t h w", b=len(x))                             # (B,C,T,h,w)
 
 
+def networks(**frozen):
+    """Those that a resumed run must find as they were. Published encoders are known by their file's place."""
+    return {name: net for name, net in frozen.items() if isinstance(net, nn.Module)}
+
+
 class Reader:
     """Published text encoders inside the step. Each caption is read by itself, so that what is said of it is
     the same in every batch, on any rank; the last few are remembered where they are (SD3: 2.5 MB each)."""
@@ -841,9 +855,9 @@ def feed(cfg, run, kind, vae, text=None):
         return dataset
     mark = fingerprint(vae)
     folder = Path(cfg.cache or Path(cfg.out) / "cache") / f"{kind}-{cfg.size}-{mark}"
-    store, speaker, dtype = None, "", torch.float16
+    store, dtype, encoders = None, torch.float16, {}
     if isinstance(text, Reader):
-        store, speaker, dtype = text.store, Path(text.path).name, torch.bfloat16
+        store, dtype, encoders = text.store, torch.bfloat16, {"text": stamp(text.path)}
         text.encoder.to(text.device, keep=True)             # millions of captions follow one another
 
     def encode(batch):
@@ -857,10 +871,13 @@ def feed(cfg, run, kind, vae, text=None):
         size = encode(collate([dataset.item(0)]))["latent"].numel()
         print(f"{cfg.stage}: {windows * len(dataset):,} latents of {kind}s, "
               f"{2e-9 * size * windows * len(dataset):.2g} GB, will be cached in {folder}")
-    write_cache(folder, dataset, encode, batch=4, vae=mark, shift=vae.config.shift, scale=vae.config.scale,
-                epochs=windows, dtype=dtype, workers=cfg.workers, rank=run.rank,
-                world_size=run.world, text=store, speaker=speaker)
+    identity = by_rank_0(run, lambda: dataset.identity() | encoders)
+    made = write_cache(folder, dataset, encode, batch=4, vae=mark, shift=vae.config.shift,
+                       scale=vae.config.scale, epochs=windows, dtype=dtype, workers=cfg.workers,
+                       rank=run.rank, world_size=run.world, text=store, identity=identity)
     run.wait()
+    for path in shards_of(folder):
+        check_made(path, made)
     if store:
         text.encoder.to(text.device)            # T5's 9.5 GB leave; the prompts of previews call it back
     if isinstance(dataset, ToyClips) and not store:         # the toy says other words of a clip in each epoch
@@ -984,7 +1001,7 @@ def train(cfg, run=None):
         raise UserError(f"--batch {cfg.batch}: must divide by {run.world} processes x "
                         f"{cfg.accumulate} micro-batches")
     if any(all_ranks(run, bool(STOP))):                    # so that all stop together
-        raise UserError(f"stopped by a signal before stage {cfg.stage}; the same command goes on from there")
+        raise UserError(f"stopped by a signal before stage {cfg.stage}; {again(cfg)} goes on from there")
     with contextlib.ExitStack() as one_run:
         if run.rank == 0:
             one_run.enter_context(hold(cfg.out))

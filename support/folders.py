@@ -200,11 +200,25 @@ def describe(root, names):
     """A data set in a few letters that change when one of its videos, images or captions does: by name, by
     size, or by the time at which it was written."""
     names = [name for name in names if name.lower().endswith(VIDEOS + IMAGES + TABLES + (".txt", ".tar"))]
+    return f"{Path(root).resolve().name}, {len(names)} files, {dated(root, names):08x}"
+
+
+def dated(root, names):
+    """A number that changes when one of these files does."""
     mark = 0
     for name in names:
         state = os.stat(os.path.join(root, name))
         mark = zlib.crc32(f"{name} {state.st_size} {state.st_mtime_ns}\n".encode(), mark)
-    return f"{Path(root).resolve().name}, {len(names)} files, {mark:08x}"
+    return mark
+
+
+def stamp(path):
+    """describe() of a file of weights, or a folder of them: they are too large to be read for it."""
+    path = Path(path).expanduser()
+    names = [path.name]
+    if path.is_dir():
+        names = sorted(os.path.relpath(file, path.parent) for file in path.rglob("*.safetensors"))
+    return f"{path.name} {dated(path.parent, names):08x}"
 
 
 # Whatever can go wrong with one file becomes Unusable, with the reason: data.py skips the file, counts it,

@@ -57,26 +57,28 @@ def shards_of(folder):
 # (their difference is far below the noise that training adds), in 16 bits. What is lost is variety: `epochs`
 # windows of each video are kept; the papers see a new one on each of a million steps.
 def write_cache(folder, dataset, encode, batch, vae, *, shift=0.0, scale=1.0, epochs=1, shard=512,
-                dtype=torch.float16, workers=0, rank=0, world_size=1, text=None, speaker=""):
+                dtype=torch.float16, workers=0, rank=0, world_size=1, text=None, identity=None):
     """Encode every item (`epochs` windows of each video) into NNNNN-of-MMMMM.safetensors under `folder`.
 
     encode    batch -> {"latent": (B,C,T',h,w) raw, ...}; it is given `batch` items at a time
     vae       fingerprint() of the encoder: a cache of another one's latents is refused
-    text      [captions] -> {"context": (B,L,D), ...}, asked once for each different caption, `batch` at once;
-              speaker names its encoders as `vae` does the VAE
-    Shards that are there are kept, so an interrupted run goes on; ranks take every world_size-th shard."""
+    text      [captions] -> {"context": (B,L,D), ...}, asked once for each different caption, `batch` at once
+    identity  of the data, if another rank's holds for all; with "text", which names the text's encoders
+    Shards that are there are kept, so an interrupted run goes on; ranks take every world_size-th shard.
+    Returns how they were made."""
     total, folder = epochs * len(dataset), Path(folder)
     sweep(folder)
-    made = {"vae": vae, "text": speaker, "shift": shift, "scale": scale, **dataset.identity(),
+    made = {"vae": vae, "text": "", "shift": shift, "scale": scale, **(identity or dataset.identity()),
             "items": total, "shard": shard}
     for path in shards_of(folder)[:1]:
-        check_made(folder, cache_made(path)[0], made)
+        check_made(path, made)
     shards = math.ceil(total / shard)
     with tqdm(total=total // world_size, unit="clip", desc=f"encode to {folder}", disable=rank > 0) as bar:
         for number in range(rank, shards, world_size):
             path = folder / f"{number:05d}-of-{shards:05d}.safetensors"
             positions = range(number * shard, min((number + 1) * shard, total))
             if path.exists():
+                check_made(path, made)                      # another run may be writing beside this one
                 bar.update(len(positions))
             else:
                 rows = [divmod(position, len(dataset))[::-1] for position in positions]     # (index, epoch)
@@ -85,6 +87,7 @@ def write_cache(folder, dataset, encode, batch, vae, *, shift=0.0, scale=1.0, ep
             if text:
                 captions = cache_made(path)[1]
                 write_texts(folder, captions, lambda asked: floats_as(text(asked), dtype), batch)
+    return made
 
 
 def in_batches(items, batch):
@@ -150,8 +153,9 @@ def cache_made(path):
 
 # A refusal names what differs, "stride 1 instead of 3", because the way out depends on it: a forgotten flag
 # is added, a new data set gets a folder of its own, and a cache is only deleted by a person.
-def check_made(folder, made, want):
+def check_made(path, want):
     """Latents of another VAE look like noise to this one's decoder: refuse, naming what differs."""
+    made, folder = cache_made(path)[0], path.parent
     differs = [f"{key} {made.get(key)} instead of {want[key]}" for key in want if made.get(key) != want[key]]
     if differs:
         raise UserError(f"the latent cache in {folder} was made differently: {'; '.join(differs)}; "

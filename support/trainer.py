@@ -26,6 +26,7 @@ from tqdm import tqdm
 from support.checkpoints import (HOST, append_line, cut_log, load_strict, read_state, save_state, sweep,
                                  write_atomic)
 from support.cli import STOP, UserError, first_line
+from support.latent_cache import fingerprint
 from support.ops import best_device, has_bf16
 
 
@@ -212,10 +213,11 @@ class Stage:
     players: dict                      # name -> Player, stepped in this order; more than one is a game (GAN)
     batches: object                    # start_step -> endless iterator of batches
     preview: object                    # (nets, folder/name) -> files a person can open
-    finish: object = None              # nets -> None, before the last save
+    measure: object = None             # nets -> None, before each save
     valid: object = None               # nets -> {name: loss on clips that no step sees}
     about: dict = field(default_factory=dict)       # more for the checkpoint to say
     data: tuple = ()                   # its data sets, or None: are they still the same after a resume?
+    frozen: dict = field(default_factory=dict)      # name -> a network it learns with, and they?
 
 
 def autocast(cfg, run):
@@ -483,6 +485,21 @@ class Learner:
                 self.optimizer.state[parameter][key] = part_of(value, parameter).to(parameter.device)
 
 
+def by_rank_0(run, identify):
+    """What identify() says on rank 0, for all: a copy of the data on another machine's own disk has other
+    times."""
+    found = [None]
+    if run.rank == 0:
+        found = [identify()]
+    if run.world > 1:
+        dist.broadcast_object_list(found)
+    return found[0]
+
+
+# Which stages learn with what a stage makes: vae's and dpvae's latents, the toy's text encoder of stage dit.
+TAUGHT_BY = {"vae": ("dit", "dpvae", "videodit", "latte"), "dit": ("videodit", "latte"), "dpvae": ("videodit",)}
+
+
 class Trainer:
     """The learners of a stage, the step they have come to, and what is on disk of them.
 
@@ -508,7 +525,7 @@ class Trainer:
         if cfg.shard and not any(learner.player.blocks for learner in self.learners.values()):
             raise UserError(f"--shard: is for transformers; stage {cfg.stage}'s networks fit every card "
                             "whole")
-        self.data = self.identify_data()
+        self.data = by_rank_0(self.run, self.identify_data)
         self.resume()
         if self.run.rank == 0:                              # what a kill left half done
             sweep(cfg.out)
@@ -516,18 +533,19 @@ class Trainer:
         if self.step >= cfg.steps:
             self.say(f"already at step {self.step} of {cfg.steps}; --resume none starts again")
             return False
+        taught = [name for name in TAUGHT_BY.get(cfg.stage, ())
+                  if (Path(cfg.out) / f"{name}.safetensors").is_file()]
+        if taught:
+            self.say(f"{', '.join(taught)} in {cfg.out} learned with what this stage now changes: train them "
+                     "anew after it (--resume none), or give another --out")
         self.watch = Watch(self)
         return True
 
     def identify_data(self):
-        """A data set in a few letters each: names, sizes and times of its files. Rank 0's count for all: a
-        copy of the data on another machine's own disk has other times."""
-        found = [None]
-        if self.run.rank == 0:
-            found = [sorted({made.identity()["data"] for made in self.stage.data if made is not None})]
-        if self.run.world > 1:
-            dist.broadcast_object_list(found)
-        return found[0]
+        """A data set in a few letters each: names, sizes and times of its files; a frozen network by its
+        weights."""
+        data = sorted({made.identity()["data"] for made in self.stage.data if made is not None})
+        return data + [f"{name} {fingerprint(net)}" for name, net in self.stage.frozen.items()]
 
     def say(self, text):
         if self.run.rank == 0:
@@ -624,7 +642,7 @@ class Trainer:
     def end(self, stopped):
         """Say how it ended."""
         if stopped and self.step < self.cfg.steps:
-            raise UserError(f"stopped by a signal at step {self.step}, saved; the same command goes on from "
+            raise UserError(f"stopped by a signal at step {self.step}, saved; {again(self.cfg)} goes on from "
                             "there")
         if self.failed:
             raise UserError(f"{self.cfg.stage}: the last {int(self.failed)} steps were left out, so the end "
@@ -651,8 +669,8 @@ class Trainer:
         cfg = self.cfg
         out, state = Path(cfg.out), self.state()
         with self.averaged() as nets:
-            if self.stage.finish and self.step == cfg.steps:
-                self.stage.finish(nets)
+            if self.stage.measure:
+                self.stage.measure(nets)
             about = {"size": cfg.size, "frames": cfg.frames, "shift": cfg.shift, "step": self.step,
                      **self.stage.about}
             for name, net in nets.items():
@@ -722,7 +740,9 @@ class Trainer:
             if fixed and name in before and before[name] != value:
                 differs.append(f"--{name} {before[name]}, now {value}")
         if state.get("data", self.data) != self.data and not differs:
-            differs.append(f"the data were {', '.join(state['data'])}; now {', '.join(self.data)}")
+            differs.append(f"it learned from {', '.join(state['data'])}; now {', '.join(self.data)}")
+        if now["init"] and now["init"] != before["init"]:
+            self.say(f"goes on from {file}; --init {now['init']} is not read")
         schedule = [f"--{name} {before[name]}, now {now[name]}" for name in ("steps", "decay", "lr")
                     if before[name] != now[name]]
         falls = before["decay"] or now["decay"]             # so that its length matters, too
@@ -753,6 +773,13 @@ class Trainer:
 
 BEGUN = ".begun"
 RESUME = ("auto", "none", "anyway")         # what --resume takes; anything else is a folder with a state.pt
+
+
+def again(cfg):
+    """The command that goes on."""
+    if cfg.resume in ("auto", "anyway"):
+        return "the same command"
+    return "the same command without --resume"
 
 
 def refuse_to_overwrite(cfg):

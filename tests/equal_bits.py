@@ -79,14 +79,14 @@ COMMANDS = {
     "anew": "sample.py 'a dog' --video cat/out/0000-a-cat.mp4 --strength 0.5 --steps 8 --out out",
     "several": tuple(f"sample.py 'a red fish moving left underwater' 'a blue car in snow' {guidance} 4 "
                      "--seed 3 --steps 8 --negative 'a dog' --gif --out out"
-                     for guidance in ("--cfg", "--guidance")),
+                     for guidance in ("--guidance", "--guidance")),
 
     "tiny": f"{TINY} all",
     "tiny-videodit": "sample.py 'a cat' --ckpt tiny/out --model videodit --out out",
     "tiny-ddpm": "sample.py 'a cat' --ckpt tiny/out --model latte --sampler ddpm --steps 20 --out out",
     "tiny-ddim": "sample.py 'a cat' --ckpt tiny/out --model latte --sampler ddim --steps 20 --out out",
     "muon": f"{TINY} all --muon 20 --accumulate 2 --steps 6 --log_every 1",
-    "films": f"{TINY} all --steps 4 --log_every 1 --data stand-ins/CLIPS --images stand-ins/PICTURES",
+    "films": f"{TINY} all --steps 4 --log_every 1 --data stand-ins/CLIPS --images stand-ins/IMAGES",
     "two-ranks": f"{RANKS} {TINY} all --steps 3 --log_every 1",
     "two-shards": f"{RANKS} {TINY} dit --init tiny/out --shard --steps 3 --log_every 1",
     "half": (f"{TINY} all --steps 6", None),

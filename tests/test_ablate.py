@@ -298,11 +298,19 @@ def test_a_result_of_other_commands_is_refused(ran, tmp_path):
         ablate.run_table(ablate.parse([*words, "--vae.ch 16"]))
 
 
+def test_rows_of_all_seeds_and_tables_stand_on_one_base(ran, tmp_path):
+    """base was trained further for another table: its second seed would have stood on other networks."""
+    words = ["--config", "tiny", "--out", str(tmp_path), "--train"]
+    ablate.run_table(ablate.parse(["videodit-5", *words, "--vae.ch 8"]))
+    with pytest.raises(UserError, match="another command trained stage .*, which all tables share; give the same"):
+        ablate.run_table(ablate.parse(["latte-5b", *words, "--vae.ch 16"]))
+
+
 @pytest.mark.parametrize("key, train, says", [
     ("latte-3", "--joint_images 2", "--joint_images would be the same in every row; latte-3's rows set it"),
     ("videodit-5", "--patchify_3d", "--patchify_3d"), ("videodit-6", "--p_video=0.5", "--p_video"),
     ("videodit-4", "--seed 1", "--seed would .*own --out, --config, --seeds"),
-    ("latte-5a", "--save_every 7", "--save_every would")])
+    ("latte-5a", "--resume none", "--resume would"), ("latte-5a", "--save_every 7", "--save_every would")])
 def test_what_a_row_is_about_cannot_be_overridden(key, train, says):
     """However the flag is written, and in a dry run, too: its rows would print one command twice."""
     with pytest.raises(UserError, match=says):

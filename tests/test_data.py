@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 import data
 from demos import show_data
-from support import checkpoints, cli, latent_cache, order
+from support import checkpoints, cli, folders, latent_cache, order
 import presets
 import train
 from support import video_io
@@ -444,6 +444,29 @@ def test_a_process_that_dies_inside_a_shard_harms_nobody(tmp_path):
     assert all(torch.equal(one.item(row)["latent"], two.item(row)["latent"]) for row in range(12))
 
 
+def test_two_runs_that_write_one_cache_at_once_are_refused(tmp_path):
+    """The other's shard came after this one had looked: it was kept, and trained on."""
+    toy, other = (data.ToyClips(frames=1, size=16, count=4, seed=seed) for seed in (0, 1))
+
+    def meanwhile(batch):
+        if not list(tmp_path.glob("00001*")):
+            latent_cache.write_cache(tmp_path / "other", other, encode, 2, "v1", shard=2)
+            os.rename(tmp_path / "other/00001-of-00002.safetensors", tmp_path / "00001-of-00002.safetensors")
+        return encode(batch)
+    with pytest.raises(UserError, match="seed 1 instead of 0"):
+        latent_cache.write_cache(tmp_path, toy, meanwhile, 2, "v1", shard=2)
+
+
+def test_text_encoders_are_known_by_their_files(tmp_path):
+    """Other weights under the same name are others."""
+    (tmp_path / "text").mkdir()
+    file = tmp_path / "text/clip_l.safetensors"
+    file.write_bytes(b"one")
+    marks = [folders.stamp(tmp_path / "text"), folders.stamp(file)]
+    file.write_bytes(b"other")
+    assert marks != [folders.stamp(tmp_path / "text"), marks[1]] and folders.stamp(file) != marks[1]
+
+
 @pytest.mark.parametrize("change,words", [
     ({"frames": 8}, "frames 4 instead of 8"), ({"crop": "center"}, "crop random instead of center"),
     ({"fps": 10}, "fps None instead of 10"), ({"part": (0, 0.5)}, "part .0.0, 1.0. instead of .0, 0.5."),
@@ -475,7 +498,8 @@ def test_text_is_encoded_once_for_each_different_caption_in_bounded_batches(tmp_
         asked.append(captions)
         return {"context": torch.tensor([[len(caption), ord(caption[2])] for caption in captions]).float()}
     for _ in range(2):                                                 # the second time all is there
-        latent_cache.write_cache(tmp_path, toy, encode, 3, "v1", epochs=3, shard=16, text=text, speaker="T5")
+        latent_cache.write_cache(tmp_path, toy, encode, 3, "v1", epochs=3, shard=16, text=text,
+                                 identity=toy.identity() | {"text": "T5"})
     said = [caption for captions in asked for caption in captions]
     assert len(said) == len(set(said)) < 120 and max(map(len, asked)) <= 3
     cache = latent_cache.LatentCache(tmp_path)
@@ -483,7 +507,8 @@ def test_text_is_encoded_once_for_each_different_caption_in_bounded_batches(tmp_
         item = cache.item(row)
         assert item["context"].tolist() == [len(item["caption"]), ord(item["caption"][2])]
     with pytest.raises(UserError, match="text T5 instead of CLIP"):
-        latent_cache.write_cache(tmp_path, toy, encode, 3, "v1", epochs=3, shard=16, text=text, speaker="CLIP")
+        latent_cache.write_cache(tmp_path, toy, encode, 3, "v1", epochs=3, shard=16, text=text,
+                                 identity=toy.identity() | {"text": "CLIP"})
 
 
 def test_a_signal_stops_an_encoding(tmp_path, monkeypatch):

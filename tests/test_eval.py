@@ -124,6 +124,8 @@ def test_two_ranks_sample_what_one_samples_and_restart_does_nothing_twice(ckpt, 
     shutil.rmtree(tmp_path / "two" / "000003")
     assert eval.sample_set([str(ckpt), *flags, str(tmp_path / "two")]) == 1
     assert pixels(tmp_path / "one") == pixels(tmp_path / "two")
+    assert eval.sample_set([str(ckpt), *flags, str(tmp_path / "one"), "--sheet", str(tmp_path / "s.png")]) == 0
+    assert (tmp_path / "s.png").is_file()
     with pytest.raises(UserError, match="seed 0, now 1.*another -o"):
         eval.sample_set([str(ckpt), *flags, str(tmp_path / "two"), "--seed", "1"])
 
@@ -432,6 +434,23 @@ def test_a_model_of_the_narrow_world_is_asked_for_what_it_knows():
         own = eval.own_world(SimpleNamespace(text=text))
         assert own == name and set(eval.prompt_at(f"{own}:video")(3).split()) <= {*words}
     assert eval.own_world(SimpleNamespace(text=None)) == "toy"
+
+
+def test_prompts_and_their_encoder_belong_to_a_set_of_samples(ckpt, tmp_path):
+    """Two lists of prompts under one name, or a text encoder trained further, made one set."""
+    prompts, folder = tmp_path / "prompts.txt", shutil.copytree(ckpt, tmp_path / "ckpt")
+    words = ["-n", "1", "--steps", "1", "--png", "--prompts", str(prompts), "-o", str(tmp_path / "s")]
+    prompts.write_text("a cat\n")
+    assert eval.sample_set([str(folder), *words]) == 1
+    prompts.write_text("a dog\n")
+    with pytest.raises(UserError, match="words [0-9a-f]+, now [0-9a-f]+.*another -o"):
+        eval.sample_set([str(folder), *words])
+    prompts.write_text("a cat\n")
+    save_network(folder / "text.safetensors", ToyText(presets.PRESETS["tiny"]["text"]))
+    with pytest.raises(UserError, match="text [0-9a-f]+, now [0-9a-f]+.*another -o"):
+        eval.sample_set([str(folder), *words])
+    with pytest.raises(UserError, match="--frames 8: this is an image model"):
+        eval.sample_set([str(folder), "--model", "dit", "--frames", "8", "-o", str(tmp_path / "d")])
 
 
 def test_a_sheet_of_samples_is_drawn(ckpt, tmp_path):

@@ -40,6 +40,18 @@ def test_windows_follow_the_protocol(tmp_path):
     assert (min(starts), max(starts)) == (1, 11)           # the last frame of a clip is start + 9, of 20
 
 
+def test_of_samples_the_first_are_compared_whatever_else_lies_there(tmp_path):
+    """Clip i is the i-th prompt's: four of eight at random would be of other prompts than the first four."""
+    for number in range(5):
+        numbered(tmp_path / f"{number:06d}", 4)
+    numbered(tmp_path / "sheet", 4)
+    protocol = Protocol(clips=3, frames=4, size=8, jpeg=0)
+    assert len(Side(tmp_path, protocol, fake=True).clips) == 6
+    (tmp_path / "sample.json").write_text("{}")
+    names = [clip[0][:6] for clip in Side(tmp_path, protocol, fake=True).clips]
+    assert names == ["000000", "000001", "000002"]
+
+
 def test_short_videos_are_dropped_as_latte_drops_them(tmp_path):
     """16 * stride frames are needed, not 15 * stride + 1; the reason is told."""
     numbered(tmp_path / "short", 11)

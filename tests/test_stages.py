@@ -3,8 +3,10 @@
 import dataclasses
 import itertools
 import json
+import os
 import shlex
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -472,6 +474,34 @@ def test_the_vae_is_not_changed_under_a_runs_feet(sd1, sd3, tmp_path):
         pretrained.frozen_vae(dataclasses.replace(cfg, vae_weights=str(sd3[0])), Run(), "vae")
     with pytest.raises(UserError, match="train --stage vae first, or give --vae_weights Stable"):
         pretrained.frozen_vae(config("--out", tmp_path / "empty"), Run(), "vae")
+
+
+def test_images_beside_a_clip_are_frames_of_others(mp4s):
+    """Latte 3.3.4, "randomly selected": in the clips' order each was a frame of the very clip beside it."""
+    cfg = config("--stage", "latte", "--data", mp4s, "--workers", 0, "--batch", 4)
+    clips, images = (train.toy_or_folder(cfg, kind) for kind in ("video", "image"))
+    pairs = zip(train.loader(cfg, Run(), clips)(0), train.loader(cfg, Run(), images, "image")(0))
+    own = [place == other for clip, image in itertools.islice(pairs, 20)
+           for place, other in zip(clip["place"], image["place"])]
+    assert 0.1 < sum(own) / len(own) < 0.6                      # of three videos a third
+
+
+def test_a_vae_is_measured_at_every_save(tiny, tmp_path, monkeypatch, capsys):
+    """Stopped, or called done early, it had shift 0 and scale 1, and transformers learned with it. Those that
+    have learned with the one before are named; so is the command that goes on."""
+    folder, honest = tiny.fork(tmp_path / "run"), train.kl_vae_loss
+
+    def loss(*words):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return honest(*words)
+    monkeypatch.setattr(train, "kl_vae_loss", loss)
+    with pytest.raises(UserError, match="at step 1, saved; the same command without --resume goes on"):
+        run(folder, "vae", "--init", tiny.folder / "vae.safetensors", "--resume", "none")
+    assert "dit, dpvae, videodit, latte in" in capsys.readouterr().out
+    vae, cfg = load_network(KLVAE, folder / "vae.safetensors"), config("--stage", "vae")
+    frames = next(train.loader(cfg, Run(), train.singles(cfg, "video"))(0))["video"]
+    z = vae.scaled(vae.encode(frames))
+    assert abs(z.mean()) < 0.3 and 0.7 < z.std() < 1.3
 
 
 def test_latte_t2v_starts_from_pixarts_folder(sd1, mp4s, tmp_path):

@@ -6,13 +6,13 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -297,6 +297,23 @@ def test_another_run_is_not_gone_on_from_without_a_word(tmp_path, capsys):
     assert "goes on from another run: --seed 0, now 7" in capsys.readouterr().out
 
 
+def test_the_networks_it_learns_with_belong_to_a_run(tmp_path, capsys):
+    """A finished VAE was trained on: whoever had learned with it went on with the new one without a word."""
+    frozen = {"vae": torch.nn.Linear(2, 2)}
+    fit(tmp_path, 2, frozen=frozen)
+    torch.nn.init.zeros_(frozen["vae"].bias)
+    with pytest.raises(UserError, match="it learned from vae [0-9a-f]{16}; now vae [0-9a-f]{16}. --resume any"):
+        fit(tmp_path, 4, frozen=frozen)
+    assert fit(tmp_path, 4, frozen=frozen, resume="anyway")["step"] == 4
+
+
+def test_an_init_that_is_not_read_is_said(tmp_path, capsys):
+    """The state in --out is what the run goes on from."""
+    fit(tmp_path, 1)
+    fit(tmp_path, 2, init="other.safetensors")
+    assert re.search(r"goes on from \S+state.pt; --init other.safetensors is not read", capsys.readouterr().out)
+
+
 def lose_state(out):
     (out / "line" / "state.pt").unlink()
 
@@ -387,7 +404,7 @@ def test_data_that_changed_are_another_run(mp4s, tmp_path):
     for path in [*mine.glob("1.*"), *mine.glob("2.*")]:
         path.unlink()
     fewer = (clips_in(mine, 8, 32),)
-    with pytest.raises(UserError, match="the data were clips mine, 6 files, .*; now clips mine, 2 files"):
+    with pytest.raises(UserError, match="it learned from clips mine, 6 files, .*; now clips mine, 2 files"):
         fit(tmp_path, 2, data_sets=fewer)
     assert fit(tmp_path, 2, data_sets=fewer, resume="anyway")["step"] == 2
 
@@ -398,8 +415,7 @@ def test_what_the_data_are_is_rank_0s_word(monkeypatch):
         assert found == [None]
         found[0] = ["clips, as rank 0 sees them"]
     monkeypatch.setattr(trainer.dist, "broadcast_object_list", broadcast)
-    asked = SimpleNamespace(run=Run(1, 2), stage=Stage({}, None, None, data=(None, object())))
-    assert Trainer.identify_data(asked) == ["clips, as rank 0 sees them"]
+    assert trainer.by_rank_0(Run(1, 2), lambda: ["clips, as rank 1 sees them"]) == ["clips, as rank 0 sees them"]
 
 
 def swap_names(state):
@@ -579,11 +595,11 @@ def line_stage(bad=()):
     return Stage({"line": Player({"line": Line()}, loss)}, endless, None)
 
 
-def fit(out, steps, bad=(), data_sets=(), **flags):
+def fit(out, steps, bad=(), data_sets=(), frozen={}, **flags):
     """The loop alone, on the line: what it leaves for resuming."""
     cfg = apply(Config(), {"out": str(out), "stage": "line", "steps": steps, "bf16": False, "warmup": 0,
                            "log_every": 1, "lr": 0.1, **flags})
-    train.fit(cfg, Run(), dataclasses.replace(line_stage(bad), data=data_sets))
+    train.fit(cfg, Run(), dataclasses.replace(line_stage(bad), data=data_sets, frozen=frozen))
     return read_state(out / "line" / "state.pt")
 
 
