@@ -90,7 +90,7 @@ COMMANDS = {
     "two-ranks": f"{RANKS} {TINY} all --steps 3 --log_every 1",
     "two-shards": f"{RANKS} {TINY} dit --init tiny/out --shard --steps 3 --log_every 1",
     "half": (f"{TINY} all --steps 6", None),
-    "resumed": f"{TINY} all --steps 12",
+    "resumed": f"{TINY} all --steps 12 --resume anyway",
 
     "eval-toy": "eval.py toy -n 2 --given 2 --nearest 1 --no-ceiling --steps 4 --sheet given.png",
     "eval-sample": f"eval.py sample {TOY} -n 6 --steps 4 --prompts toy:video_heldout --png -o clips",
