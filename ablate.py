@@ -15,7 +15,7 @@ Run me   python ablate.py                        # the tables
              --train "--init SD3 --data VIDEOS --lpips VGG16"      # as the paper; --dry-run prints it all
 Stopped, the same command goes on: a row with a result.json is kept, a stage goes on where it was."""
 
-from support.cli import FlagParser, UserError, polite    # first: see there
+from support.cli import FlagParser, UserError, at_least, polite    # first: see there
 
 import json
 import math
@@ -271,8 +271,8 @@ class Job(NamedTuple):
     """A row's folder and the commands that fill it, each a list of words that begins with its script."""
     folder: Path
     training: list
-    measuring: list        # (name, command)
-    drawing: list          # (what it leaves in the folder, command): of this table alone, and no result
+    measuring: dict        # {name: command}
+    drawing: dict          # {what it leaves in the folder: command}: of this table alone, and no result
     config: object         # of the model's training
 
 
@@ -357,23 +357,23 @@ def measure_commands(args, config, between):
     steps from one point of a curve to the next; all of them: no curve."""
     folder, model = config.out, config.stage
     toy = config.data in WORLDS
-    commands = []
+    commands = {}
     if model != "latte":                                        # VideoDiT 4.1: 50 videos of 64 frames
         videos = [config.data, "-n", str(args.n), *by_classifier(config)]
         if not toy:
             videos = [args.videos or config.data, "--frames", "64", "--size", "512"]
-        commands.append(("recon", ["eval.py", "recon", folder, *videos, "--sheet", f"{folder}/recon.png"]))
+        commands["recon"] = ["eval.py", "recon", folder, *videos, "--sheet", f"{folder}/recon.png"]
     if model == "dpvae":
         return commands
     if toy:
         words = ["--ckpt", folder, "--model", model, "--seed", str(config.seed), "-n", str(args.n),
                  "--nearest", str(args.n // 8), "--no-ceiling", "--given", "0", "--bf16"]
-        commands.append(("toy", ["eval.py", "toy", *words]))
-    commands += clip_commands(args, config, folder)
+        commands["toy"] = ["eval.py", "toy", *words]
+    commands |= clip_commands(args, config, folder)
     if model == "videodit":
-        commands += image_commands(args, config)
+        commands |= image_commands(args, config)
     for step in range(between, config.steps, between):          # of states that train.py kept
-        commands += clip_commands(args, config, f"{folder}/{model}/{step:07d}", f"@{step}")
+        commands |= clip_commands(args, config, f"{folder}/{model}/{step:07d}", f"@{step}")
     return commands
 
 
@@ -386,13 +386,13 @@ def by_classifier(config):
 # are distributed as an image's, something can be seen. Latte Figs. 6 and 8: how alike frames are inside.
 def drawings(args, config):
     if args.table == "videodit-3":
-        return [(DRAWN["untrained"], untrained_command(config))]
+        return {DRAWN["untrained"]: untrained_command(config)}
     if args.table == "latte-5f":
         words = [config.out, "--data", config.data, "--out", f"{config.out}/{DRAWN['similarity']}"]
         if config.data not in WORLDS:
             words += ["--stride", str(config.stride)]
-        return [(DRAWN["similarity"], ["eval.py", "similarity", *words])]
-    return []
+        return {DRAWN["similarity"]: ["eval.py", "similarity", *words]}
+    return {}
 
 
 def untrained_command(config):
@@ -424,10 +424,10 @@ def clip_commands(args, config, source, when=""):
         if asks_text(config):
             sample += ["--prompts", args.real]
         distances = published_distances(args, config, clips)
-    commands = [(f"sample{when}", sample)]
+    commands = {f"sample{when}": sample}
     for kind, words in distances.items():
         if kind == "fvd" or not when:
-            commands.append((f"{kind}{when}", ["eval.py", kind, *words]))
+            commands[f"{kind}{when}"] = ["eval.py", kind, *words]
     return commands
 
 
@@ -475,11 +475,11 @@ def image_commands(args, config):
     out, real = f"{config.out}/images", f"{config.data}:image"
     how = ["--frames", "1", "--sheet", f"{out}.png", "--prompts"]
     if config.data not in WORLDS:
-        return [("sample images", [*sample_command(config.out, config, out, 16), *how, str(PROMPTS)])]
+        return {"sample images": [*sample_command(config.out, config, out, 16), *how, str(PROMPTS)]}
     sample = [*sample_command(config.out, config, out, args.n), *how, real, "--bf16"]
     look = ["eval.py", "fid", real, out, *by_classifier(config), "--clips", str(args.n), "--frames", "1",
             "--size", str(config.size), *real_cache(args)]
-    return [("sample images", sample), ("fid images", look)]
+    return {"sample images": sample, "fid images": look}
 
 
 # The networks of the published metrics are other people's files (eval.py says whose; they are looked for in
@@ -559,7 +559,7 @@ def look_for(args, shared, jobs):
             if place and not Path(place).expanduser().exists():
                 raise UserError(f"{args.table} needs --{name} {place}, and there is none; give another")
     for command, kind in NETWORKS.items():
-        if command in dict(jobs[0].measuring):
+        if command in jobs[0].measuring:
             load_detector(DETECTORS / FILES[kind], kind, args.trust_torchscript)
 
 
@@ -614,7 +614,7 @@ def run_row(args, job, shared):
     """{"ours": {name: what eval.py says of the row}, "params", "cpu_s" of training}; and its drawings."""
     path = job.folder / "result.json"
     training = [shown(command) for command in (*shared, *job.training)]
-    measuring = [shown(command) for _, command in job.measuring]
+    measuring = [shown(command) for command in job.measuring.values()]
     found = {"training": training, "cpu_s": 0.0}
     if path.is_file():
         found = json.loads(path.read_text("utf-8"))
@@ -624,12 +624,12 @@ def run_row(args, job, shared):
         train_row(args, job, found)
     if found.get("measuring") != measuring:
         found["ours"] = {}
-        for name, command in job.measuring:
+        for name, command in job.measuring.items():
             if measured := run(args, command):
                 found["ours"][name] = measured
         found["measuring"] = measuring
         write(path, json.dumps(found, indent=1))
-    for pattern, command in job.drawing:
+    for pattern, command in job.drawing.items():
         if not any(job.folder.glob(pattern)):
             run(args, command)
     return found
@@ -671,14 +671,13 @@ def refuse_other_base(args, shared):
     """Rows of all tables stand on base's networks. Trained further by other commands, those of the next seed
     would stand on others."""
     path = base(args) / "commands.json"
-    now, before = {command[command.index("--stage") + 1]: shown(command) for command in shared}, {}
-    if path.is_file():
-        before = json.loads(path.read_text("utf-8"))
-    for stage, command in now.items():
-        if before.get(stage, command) != command:
+    now = {command[command.index("--stage") + 1]: shown(command) for command in shared}
+    if not path.is_file():
+        write(path, json.dumps(now, indent=1))
+    for stage, before in json.loads(path.read_text("utf-8")).items():
+        if before != now.get(stage):
             raise UserError(f"{path}: another command trained stage {stage}, which all tables share; give "
                             f"the same --train, delete {base(args)}, or give another --out")
-    write(path, json.dumps(before | now, indent=1))
 
 
 # Latte's sizes and variants are told apart by it (Table 1 of the paper), and "2D+3D" pays with it. Tables of
@@ -1003,8 +1002,7 @@ def dry_run(args):
         for seed in range(args.seeds):
             job = row_job(args, row, seed)
             jobs.append(job)
-            measuring = [command for _, command in (*job.measuring, *job.drawing)]
-            for command in (*job.training, *measuring):
+            for command in (*job.training, *job.measuring.values(), *job.drawing.values()):
                 print(f"  {row.name:20}{shown(command)}")
     print(cost(args, shared, jobs))
 
@@ -1035,10 +1033,9 @@ def parse(argv):
     add("--trust-torchscript", action="store_true", help="run the program that a TorchScript file is")
     add("-n", type=int, default=0, help="clips to look at; 0: tiny 16, small 128, toy 256, else 2048")
     add("--dry-run", action="store_true", help="print the commands of every row, run none")
-    argv = list(argv)
     if "--train" in argv[:-1]:                                  # else its value, --x, would be a flag of ours
         at = argv.index("--train")
-        argv[at:at + 2] = [f"--train={argv[at + 1]}"]
+        argv = [*argv[:at], f"--train={argv[at + 1]}", *argv[at + 2:]]
     return check(flags.parse_args(argv))
 
 
@@ -1055,8 +1052,7 @@ def check(args):
         args.curve = 4 if table.model == "latte" else 0
     elif args.curve < 0:
         args.curve = 15 if table.steps else 0
-    if args.n < 2 or args.seeds < 1:
-        raise UserError(f"-n {args.n} --seeds {args.seeds}: must be at least 2 clips and 1 seed")
+    at_least(vars(args), n=2, seeds=1)
     refuse_rows_flags(args)
     return args
 

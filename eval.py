@@ -178,23 +178,13 @@ def per_frame(compare, x, y):
     return torch.cat([compare(a, b) for a, b in pairs]).mean().item()
 
 
-def latent_statistics(latents):
-    """[(z, z_k)] -> mean and standard deviation of all z and of all z_k, printed as well."""
-    found = {}
-    for name, parts in zip(("z", "z_k"), zip(*latents)):
-        numbers = torch.cat([part.flatten() for part in parts])
-        found |= {f"{name}_mean": numbers.mean().item(), f"{name}_std": numbers.std().item()}
-    print("latents: z {z_mean:.4f} +- {z_std:.4f}, z_k {z_k_mean:.4f} +- {z_k_std:.4f}".format(**found))
-    return found
-
-
 # VideoDiT Table 1 is this command with -n 50 --frames 64 --size 512; Table 3's first columns, too. --sheet
 # draws what the numbers average: the video, what became of it, and twice the error around grey, where one
 # sees whether edges, texture or motion were lost.
 def recon(argv):
     """`recon CKPT DATA`: PSNR, SSIM and LPIPS of what a DP-VAE gives back, and Eq. 3."""
     flags = FlagParser(prog="eval.py recon")
-    flags.add_argument("ckpt", help="a folder of train.py, or a dpvae.safetensors of one")
+    flags.add_argument("ckpt", help="a folder of train.py with a dpvae.safetensors")
     flags.add_argument("data", help="a folder of videos, toy or toy:KIND")
     flags.add_argument("-n", type=int, default=50, help="videos; VideoDiT 4.1 takes 50")
     flags.add_argument("--frames", type=int, default=0, help="0: as in training; unknown: VideoDiT 4.1's 64")
@@ -207,9 +197,7 @@ def recon(argv):
     flags.add_argument("--sheet", type=drawing, default="", help="a .png: video, reconstruction, error")
     args = flags.parse_args(argv)
     at_least(vars(args), n=1, frames=0, size=0, seed=0)
-    path = Path(args.ckpt)
-    if path.is_dir():
-        path = path / "dpvae.safetensors"
+    path = Path(args.ckpt) / "dpvae.safetensors"
     vae, made = load_network(DPVAE, path).to(device()), read_config(path)
     config = ClipConfig(args.frames or made.get("frames", 64), args.size or made.get("size", 512),
                         crop="center", seed=args.seed, split=args.split)
@@ -231,7 +219,8 @@ def recon(argv):
 
 
 def report_recon(rows, latents):
-    """A line a video, the mean of the videos, the comparison with held key frames."""
+    """A line a video, the mean of the videos, the comparison with held key frames; and, of latents [(z, z_k)],
+    mean and standard deviation of all z and of all z_k."""
     if not rows:
         raise UserError("no video could be reconstructed; see the warnings above")
     columns = list(rows.values())[0]
@@ -243,7 +232,12 @@ def report_recon(rows, latents):
     print(f"against each key frame decoded and held for {GOP} frames: {mean['gain']:+.2f} dB on the mean of "
           f"{len(rows)} clips")
     print("key frames by D_k(z) {key_psnr:.2f} dB, by D_k(z_k) {key_psnr_2d:.2f} dB".format(**mean))
-    return finish({**mean, "clips": len(rows), **latent_statistics(latents)})
+    result = mean | {"clips": len(rows)}
+    for name, parts in zip(("z", "z_k"), zip(*latents)):
+        numbers = torch.cat([part.flatten() for part in parts])
+        result |= {f"{name}_mean": numbers.mean().item(), f"{name}_std": numbers.std().item()}
+    print("latents: z {z_mean:.4f} +- {z_std:.4f}, z_k {z_k_mean:.4f} +- {z_k_std:.4f}".format(**result))
+    return finish(result)
 
 
 # Which frames are reconstructed matters as much as how: VideoDiT 4.1 takes 50 videos "randomly sampled", 64
@@ -398,8 +392,8 @@ def check_made(out, args, about):
     if path.is_file() and any(out.glob("[0-9]*")):          # a command that was refused leaves no clip
         before = {"temperature": 1.0} | json.loads(path.read_text("utf-8"))
         before.setdefault("guidance", before.get("cfg"))    # what it was called once
-        differs = [f"{key} {before.get(key)}, now {about[key]}"
-                   for key in about if key in before and before[key] != about[key]]
+        differs = [f"{key} {before[key]}, now {value}"
+                   for key, value in about.items() if key in before and before[key] != value]
         if differs:
             raise UserError(f"{out} holds clips made otherwise ({'; '.join(differs)}); give another -o")
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(about, indent=1), "utf-8"))
@@ -742,7 +736,20 @@ def print_shares(result):
 # is to one that could have been drawn. (What the VAE loses, which nobody can win back, is `recon`'s.)
 def toy(argv):
     """`toy`: the classifier names what is in generated clips, and in rendered ones as a check of itself."""
-    args = parse_toy_flags(argv)
+    flags = FlagParser(prog="eval.py toy")
+    flags.add_argument("--ckpt", default=str(TOY), help="a folder of train.py")
+    flags.add_argument("-n", type=int, default=256, help="clips, and images, of each row")
+    flags.add_argument("--nearest", type=int, default=64, help="of the first row, to fit: 5 to 10 s each")
+    flags.add_argument("--ceiling", action=argparse.BooleanOptionalAction, default=True,
+                       help="fit the VAE's reconstructions as well, which no model can beat")
+    flags.add_argument("--given", type=int, default=-1, help="clips a row with given frames; -1: as -n")
+    flags.add_argument("--sheet", type=drawing, default="", help="a .png: clips from given frames")
+    generation_flags(flags)
+    args = flags.parse_args(argv)
+    at_least(vars(args), n=1, steps=1, batch=1, nearest=0, given=-1, guidance=0)
+    if args.given < 0:
+        args.given = args.n
+
     models = load_models(args.ckpt, device(), "", args.model)
     how = settle(models, args)
     file = classifier_file(args.ckpt)
@@ -786,23 +793,6 @@ def toy(argv):
         result["nearest"] = nearest_rows(models.vae, fitted, args.ceiling, args.vocabulary)
     result["each"] = each                                               # a digit a clip
     return finish(result)
-
-
-def parse_toy_flags(argv):
-    flags = FlagParser(prog="eval.py toy")
-    flags.add_argument("--ckpt", default=str(TOY), help="a folder of train.py")
-    flags.add_argument("-n", type=int, default=256, help="clips, and images, of each row")
-    flags.add_argument("--nearest", type=int, default=64, help="of the first row, to fit: 5 to 10 s each")
-    flags.add_argument("--ceiling", action=argparse.BooleanOptionalAction, default=True,
-                       help="fit the VAE's reconstructions as well, which no model can beat")
-    flags.add_argument("--given", type=int, default=-1, help="clips a row with given frames; -1: as -n")
-    flags.add_argument("--sheet", type=drawing, default="", help="a .png: clips from given frames")
-    generation_flags(flags)
-    args = flags.parse_args(argv)
-    at_least(vars(args), n=1, steps=1, batch=1, nearest=0, given=-1, guidance=0)
-    if args.given < 0:
-        args.given = args.n
-    return args
 
 
 # ---------------------------------------------------------------------------------------- networks that look

@@ -304,8 +304,7 @@ def swap_halves(state):
     last = count_blocks(state, r"joint_blocks\.(\d+)\.") - 1
     for layer in ("final_layer", f"joint_blocks.{last}.context_block"):
         for name in (f"{layer}.adaLN_modulation.1.weight", f"{layer}.adaLN_modulation.1.bias"):
-            if name in state:
-                state[name] = torch.cat(state[name].chunk(2)[::-1])             # (2D,D) or (2D,)
+            state[name] = torch.cat(state[name].chunk(2)[::-1])                 # (2D,D) or (2D,)
     return state
 
 
@@ -742,13 +741,11 @@ def load_text(*sources, alone=False):
 
 
 # ----------------------------------------------------------------------------------------- networks that look
-# The detectors of detectors.py. Nothing of theirs is shipped but LPIPS' heads (a few kB, under a free
-# licence): the files are large and other people's, so a missing one is an error that says who publishes it,
-# with its size and checksum where known. Batch norms count the batches they have seen; nobody reads that, so
-# it is dropped. What a network names, its last layer's height, is taken from the file: 400, 1008 or 101.
-
-HEADS = SHIPPED / "lpips"      # shipped: a few kB, licence beside them
-
+# The detectors of detectors.py. Nothing of theirs is shipped but LPIPS' heads (a few kB; their free licence
+# lies beside them): the files are large and other people's, so a missing one is an error that says who
+# publishes it, with its size and checksum where known. Batch norms count the batches they have seen; nobody
+# reads that, so it is dropped. What a network names, its last layer's height, is taken from the file: 400,
+# 1008 or 101.
 
 def frozen(cls, config, state, source):
     """A network that is never trained here, in float32; batch norms' step counters are left out."""
@@ -763,7 +760,7 @@ def lpips(trunk, source="LPIPS weights"):
     trunk = {name: tensor for name, tensor in trunk.items() if not name.startswith("classifier.")}
     net = "alex" if "features.3.weight" in trunk else "vgg"
     heads = {name.replace("lin", "heads.").replace(".model.1.weight", ""): tensor
-             for name, tensor in read_state(HEADS / f"{net}.safetensors").items()}
+             for name, tensor in read_state(SHIPPED / "lpips" / f"{net}.safetensors").items()}
     return frozen(LPIPS, net, trunk | heads, source)
 
 

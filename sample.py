@@ -174,7 +174,6 @@ def sample_ddpm(models, how, cond, null_cond, new_noise, given):
     step = {"ddpm": ddpm.ancestral_step, "ddim": ddpm.ddim_step}[how.sampler]
     times = ddpm.times()[given.skipped(how.steps):]
 
-
     def step_noise(n):
         return new_noise(n + 1)                             # 0 is what the clip begins as
 
@@ -816,8 +815,7 @@ def settle(args, models):
     if args.size % unit:
         raise UserError(f"--size {args.size}: must be a multiple of {unit}")
     if args.size != models.size:
-        own = f"{models.size} x {models.size}"
-        print(f"--size {args.size}: this model was trained at {own}", file=sys.stderr)
+        print(f"--size {args.size}: this model was trained at {models.size} x {models.size}", file=sys.stderr)
     args.fps = args.fps or models.sampling.get("fps", 12.0)
     own = 8 if args.zero_shot_video else models.frames
     if args.image:

@@ -121,12 +121,10 @@ def sweep(folder):
     Only the names that write_atomic makes up, and only where a command says so, for a folder that is all its
     own: a person's HOME is no place for a clever broom. Another machine's process may be alive: on a shared
     disk it cannot be asked, and what it writes stays."""
-    if not os.path.isdir(folder):
-        return
-    for entry in os.scandir(folder):
-        found = UNFINISHED.fullmatch(entry.name)
-        if found and entry.is_dir(follow_symlinks=False) and not alive(int(found.group(1))):
-            shutil.rmtree(entry.path, ignore_errors=True)
+    for path in Path(folder).glob(".*.tmp"):
+        found = UNFINISHED.fullmatch(path.name)
+        if found and path.is_dir() and not alive(int(found.group(1))):
+            shutil.rmtree(path, ignore_errors=True)         # which follows no link
 
 
 def alive(process):

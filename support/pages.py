@@ -201,12 +201,11 @@ def write_page(out):
 
 def settings_of(path):
     """What sample.py wrote of a clip; None if the file is something else."""
-    about = None
     with contextlib.suppress(ValueError, RecursionError, OSError):
         if path.is_file() and path.stat().st_size <= 1 << 20:
             about = json.loads(path.read_text("utf-8"), parse_int=float)      # no number of 400 digits
-    if isinstance(about, dict) and all(isinstance(about.get(key), str) for key in ("prompt", "made")):
-        return about
+            if isinstance(about, dict) and all(isinstance(about.get(key), str) for key in ("prompt", "made")):
+                return about
     return None
 
 

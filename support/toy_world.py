@@ -174,9 +174,18 @@ def sample_spec(seed, index, kind="video", vocabulary="full"):
         spec = Spec(subject, colour, "" if is_image else motion, scene, x, y, scale, flip, phase, drift)
         if takes_all or is_heldout(spec, vocabulary) == kind.endswith("heldout"):
             break
-    if kind == "image":
-        return _caught(spec, np.random.default_rng([seed, index, 1]), vocabulary)
-    return spec
+    if kind != "image":
+        return spec
+
+    # Every second image is one of a motion's moments: any motion, but whoever moves faces where he goes. None
+    # that would be of a combination that is kept out of training.
+    rng = np.random.default_rng([seed, index, 1])
+    motion, moment = str(rng.choice(world.motions)), float(rng.uniform(-7.5, 7.5))
+    if world.faces_its_way and motion.startswith("moving"):
+        motion = "moving left" if flip else "moving right"
+    if rng.random() < 0.5 or is_heldout(replace(spec, motion=motion), vocabulary):
+        return spec
+    return replace(spec, caught=motion, moment=moment)
 
 
 # Why captions that say less? A model that only ever read whole ones has never met "a cat", and what it makes
@@ -202,18 +211,6 @@ def caption(spec, seed=0, drop=0.0):
                              zip((spec.colour, spec.motion or spec.caught, spec.scene), keep))
     words = " ".join(word for word in (colour, spec.subject, motion, scene) if word)
     return ("an " if words[0] in "aeiou" else "a ") + words
-
-
-def _caught(spec, rng, vocabulary):
-    """Every second image is one of a motion's moments: any motion, but whoever moves faces where he goes.
-    None that would be of a combination that is kept out of training."""
-    world = VOCABULARIES[vocabulary]
-    motion, moment = str(rng.choice(world.motions)), float(rng.uniform(-7.5, 7.5))
-    if world.faces_its_way and motion.startswith("moving"):
-        motion = "moving left" if spec.flip else "moving right"
-    if rng.random() < 0.5 or is_heldout(replace(spec, motion=motion), vocabulary):
-        return spec
-    return replace(spec, caught=motion, moment=moment)
 
 
 # ---------------------------------------------------------------------------------------------- subjects

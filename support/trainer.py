@@ -312,12 +312,11 @@ def wrapped(cfg, run, player):
 
 def optimizer_of(cfg, player, trained):
     """AdamW for everything; with --muon, Muon for the matrices inside a transformer's blocks."""
-    moved_by_muon = {id(p) for p in player.matrices if cfg.muon}
-    matrices = [p for p in trained if id(p) in moved_by_muon]
-    groups = [{"params": [p for p in trained if id(p) not in moved_by_muon]}]
+    matrices = {p for p in player.matrices if cfg.muon and p.requires_grad}
+    groups = [{"params": [p for p in trained if p not in matrices]}]
     kind = torch.optim.AdamW
     if matrices:
-        groups.append({"params": matrices, "times": cfg.muon})
+        groups.append({"params": [p for p in trained if p in matrices], "times": cfg.muon})
         kind = Muon
     return kind(groups, cfg.lr, tuple(cfg.betas), weight_decay=cfg.weight_decay, fused=True)
 
@@ -592,11 +591,15 @@ class Trainer:
     @contextlib.contextmanager
     def averaged(self):
         """Inside, the networks hold their EMA; outside, the weights that are being trained. By value: a
-        sharded network keeps references of its own to its parts."""
+        sharded network keeps references of its own to its parts.
+
+        Compiled blocks are left aside inside: a preview has other shapes, and compiling for them takes longer
+        than it does."""
         modes = {net: net.training for net in self.nets.values()}
         self.swap()
         try:
-            yield {name: net.eval() for name, net in self.nets.items()}
+            with torch.compiler.set_stance("force_eager"):
+                yield {name: net.eval() for name, net in self.nets.items()}
         finally:
             self.swap()
             for net, mode in modes.items():
@@ -619,11 +622,10 @@ class Trainer:
     # one to the next is then the network alone, and a row of them in the report shows it learn.
 
     def preview(self):
-        """By the EMA. A sharded network needs all ranks to run: all but one draw for nobody. Compiled blocks
-        are left aside: a preview has other shapes, and compiling for them takes longer than it does."""
+        """By the EMA. A sharded network needs all ranks to run: all but one draw for nobody."""
         if self.run.rank and not self.cfg.shard:
             return
-        with self.averaged() as nets, self.eager(), tempfile.TemporaryDirectory() as nowhere:
+        with self.averaged() as nets, tempfile.TemporaryDirectory() as nowhere:
             folder = Path(nowhere) if self.run.rank else self.folder
             self.stage.preview(nets, folder / f"{self.step:07d}")
 
@@ -631,13 +633,8 @@ class Trainer:
         """{name: held-out loss} by the EMA, as a preview: by rank 0 alone, if the network is whole there."""
         if self.run.rank and not self.cfg.shard:
             return {}
-        with self.averaged() as nets, self.eager(), torch.no_grad(), autocast(self.cfg, self.run):
+        with self.averaged() as nets, torch.no_grad(), autocast(self.cfg, self.run):
             return self.stage.valid(nets)
-
-    def eager(self):
-        if self.cfg.compile:
-            return torch.compiler.set_stance("force_eager")
-        return contextlib.nullcontext()
 
     def end(self, stopped):
         """Say how it ended."""
@@ -760,8 +757,7 @@ class Trainer:
         self.step = int(state["step"])
         self.told = int(state["skipped"])
         self.skipped = self.skipped + self.told
-        if "rng" in state:
-            torch.set_rng_state(state["rng"])
+        torch.set_rng_state(state["rng"])
         if self.run.on_cuda and "rng_cuda" in state:
             torch.cuda.set_rng_state(state["rng_cuda"])
 
