@@ -259,7 +259,7 @@ LOWER = ("loss share",)                                                         
 
 # A table becomes folders and commands, nothing else; what is printed by --dry-run is what is run:
 #
-#     OUT/CONFIG/base/             classifier, vae, dit, dpvae: trained once, with seed 0
+#     OUT/CONFIG/base/             classifier, vae, dit, dpvae: trained once, with seed 0, by commands.json
 #     OUT/CONFIG/RUN/SEED/         a row: base's networks, its own transformer, samples/, result.json
 #     OUT/CONFIG/TABLE.json .md .png                         what came out, for people and programs
 #

@@ -280,11 +280,11 @@ def stage_classifier(cfg, run):                       # the instrument: names wh
 # back what it was shown through a latent that is too narrow to hold it as it came: the pixels' error, plus
 # LPIPS, plus a weak pull of the latents towards a normal distribution (vae.py). It has no video in it. Half
 # of the batches are single frames of the clips, half images: the VAE has to know both, and what is in images
-# alone (a boat, in the toy world) must not look to the transformer like noise. Measured at each save
-# are two numbers that no gradient reaches: shift and scale, so that the transformers' data have mean 0 and
-# standard deviation 1 as their noise does. TRAP: everything later depends on them. Latents by another scale
-# are, to a transformer, latents at another noise level, so a stage that has learned with this VAE goes on
-# with no other (Stage.frozen).
+# alone (a boat, in the toy world) must not look to the transformer like noise. Measured at each save are two
+# numbers that no gradient reaches: shift and scale, so that the transformers' data have mean 0 and standard
+# deviation 1 as their noise does. TRAP: everything later depends on them. Latents by another scale are, to a
+# transformer, latents at another noise level, so a stage that has learned with this VAE goes on with no
+# other (Stage.frozen).
 def stage_vae(cfg, run):                                    # pixels <-> latents, one frame at a time
     if cfg.init:
         vae = image_vae(cfg, run)

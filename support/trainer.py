@@ -217,7 +217,7 @@ class Stage:
     valid: object = None               # nets -> {name: loss on clips that no step sees}
     about: dict = field(default_factory=dict)       # more for the checkpoint to say
     data: tuple = ()                   # its data sets, or None: are they still the same after a resume?
-    frozen: dict = field(default_factory=dict)      # name -> a network it learns with, and they?
+    frozen: dict = field(default_factory=dict)      # name -> a network that it learns with: is it still?
 
 
 def autocast(cfg, run):
