@@ -177,7 +177,7 @@ def test_a_training_step_asks_the_gpu_nothing(gpu, monkeypatch, tmp_path, name, 
     if name == "latte" and not cfg.latte.pooled_dim:
         text = Reader(T5Text(T5, letters_tokenizer()).to(GPU, keep=True), "t5", GPU)
     for place, stand_in in {
-            "loader": lambda cfg, run, dataset, **how: lambda start: itertools.repeat(batch),
+            "loader": lambda cfg, run, dataset, kind="video", **how: lambda start: itertools.repeat(batch),
             "frozen_vae": lambda cfg, run, kind: {"vae": image_vae, "dpvae": video_vae}[kind](cfg),
             "image_vae": lambda cfg, run: KLVAE(cfg.vae), "reader": lambda cfg, run, alone=False: text,
             "perceptual_for": lambda *_: None,
