@@ -37,6 +37,7 @@ def test_every_stage_is_measured(stage, capsys):
         assert rows.keys() >= {"a step", "encoding", "a preview", "encoding images"}
 
 
+@pytest.mark.slow
 def test_mfu_is_the_share_of_the_peak(monkeypatch, capsys):
     """MFU = FLOPs / time / peak, and not HFU: what --checkpointing computes again is not credited."""
     monkeypatch.setattr(bench, "peak_flops", lambda cfg, card: 1e12)

@@ -481,9 +481,9 @@ def test_images_beside_a_clip_are_frames_of_others(mp4s):
     cfg = config("--stage", "latte", "--data", mp4s, "--workers", 0, "--batch", 4)
     clips, images = (train.toy_or_folder(cfg, kind) for kind in ("video", "image"))
     pairs = zip(train.loader(cfg, Run(), clips)(0), train.loader(cfg, Run(), images, "image")(0))
-    own = [place == other for clip, image in itertools.islice(pairs, 20)
+    own = [place == other for clip, image in itertools.islice(pairs, 6)
            for place, other in zip(clip["place"], image["place"])]
-    assert 0.1 < sum(own) / len(own) < 0.6                      # of three videos a third
+    assert 0 < sum(own) < 16                                    # of 24; of three videos a third
 
 
 def test_a_vae_is_measured_at_every_save(tiny, tmp_path, monkeypatch, capsys):

@@ -549,6 +549,7 @@ def test_muon_is_the_published_one():
     assert same([before, momentum], [mine[0].detach(), muon.state[mine[0]]["momentum"]])
 
 
+@slow
 def test_muon_takes_the_matrices_of_the_blocks_and_is_resumed(tiny, tmp_path):
     """Four steps in one go, or two and two, are the same four."""
     flags = ("--muon", 20)
