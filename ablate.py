@@ -600,11 +600,16 @@ def run(args, command):
     if args.launch and (command[0] == "train.py" or command[1] == "sample"):        # ranks divide the clips
         launcher = args.launch
     words = [*launcher, str(HERE / command[0]), *command[1:]]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
-    print(done.stdout, end="", flush=True)
-    if done.returncode:
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        printed, _ = process.communicate()
+    except KeyboardInterrupt:           # Ctrl-C is for both: a training saves first, which takes longer than
+        process.wait()                  # the quarter of a second that subprocess.run would leave it
+        raise
+    print(printed, end="", flush=True)
+    if process.returncode:
         raise UserError(f"stopped: this command failed: {shown(command)}")
-    last = (done.stdout.strip().splitlines() or [""])[-1]
+    last = (printed.strip().splitlines() or [""])[-1]
     return json.loads(last) if last.startswith("{") else {}
 
 
