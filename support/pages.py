@@ -219,7 +219,7 @@ def player(path, prompt):
     return ""
 
 
-COMPARED = ("model", "sampler", "steps", "guidance", "cfg", "temperature", "seed", "negative")
+COMPARED = ("ckpt", "model", "sampler", "steps", "guidance", "cfg", "temperature", "seed", "negative")
 
 
 def card(path, about, shown):
