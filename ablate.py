@@ -603,8 +603,10 @@ def run(args, command):
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         printed, _ = process.communicate()
-    except KeyboardInterrupt:           # Ctrl-C is for both: a training saves first, which takes longer than
-        process.wait()                  # the quarter of a second that subprocess.run would leave it
+    except KeyboardInterrupt:
+        # Ctrl-C is for both. A training saves first, which takes longer than the quarter of a second after
+        # which subprocess.run kills it.
+        process.wait()
         raise
     print(printed, end="", flush=True)
     if process.returncode:

@@ -855,9 +855,11 @@ def feed(cfg, run, kind, vae, text=None):
         return dataset
     mark = fingerprint(vae)
     folder = Path(cfg.cache or Path(cfg.out) / "cache") / f"{kind}-{cfg.size}-{mark}"
-    store, dtype, encoders = None, torch.float16, {}
+    store, dtype = None, torch.float16
+    encoders = {}
     if isinstance(text, Reader):
-        store, dtype, encoders = text.store, torch.bfloat16, {"text": stamp(text.path)}
+        store, dtype = text.store, torch.bfloat16
+        encoders = {"text": stamp(text.path)}
         text.encoder.to(text.device, keep=True)             # millions of captions follow one another
 
     def encode(batch):

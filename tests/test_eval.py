@@ -438,7 +438,8 @@ def test_a_model_of_the_narrow_world_is_asked_for_what_it_knows():
 
 def test_prompts_and_their_encoder_belong_to_a_set_of_samples(ckpt, tmp_path):
     """Two lists of prompts under one name, or a text encoder trained further, made one set."""
-    prompts, folder = tmp_path / "prompts.txt", shutil.copytree(ckpt, tmp_path / "ckpt")
+    prompts = tmp_path / "prompts.txt"
+    folder = shutil.copytree(ckpt, tmp_path / "ckpt")
     words = ["-n", "1", "--steps", "1", "--png", "--prompts", str(prompts), "-o", str(tmp_path / "s")]
     prompts.write_text("a cat\n")
     assert eval.sample_set([str(folder), *words]) == 1

@@ -489,7 +489,8 @@ def test_images_beside_a_clip_are_frames_of_others(mp4s):
 def test_a_vae_is_measured_at_every_save(tiny, tmp_path, monkeypatch, capsys):
     """Stopped, or called done early, it had shift 0 and scale 1, and transformers learned with it. Those that
     have learned with the one before are named; so is the command that goes on."""
-    folder, honest = tiny.fork(tmp_path / "run"), train.kl_vae_loss
+    folder = tiny.fork(tmp_path / "run")
+    honest = train.kl_vae_loss
 
     def loss(*words):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -498,7 +499,8 @@ def test_a_vae_is_measured_at_every_save(tiny, tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="at step 1, saved; the same command without --resume goes on"):
         run(folder, "vae", "--init", tiny.folder / "vae.safetensors", "--resume", "none")
     assert "dit, dpvae, videodit, latte in" in capsys.readouterr().out
-    vae, cfg = load_network(KLVAE, folder / "vae.safetensors"), config("--stage", "vae")
+    vae = load_network(KLVAE, folder / "vae.safetensors")
+    cfg = config("--stage", "vae")
     frames = next(train.loader(cfg, Run(), train.singles(cfg, "video"))(0))["video"]
     z = vae.scaled(vae.encode(frames))
     assert abs(z.mean()) < 0.3 and 0.7 < z.std() < 1.3
