@@ -340,10 +340,13 @@ class InceptionBlock(nn.Module):
         outputs = []
         for number, chain in enumerate(self.chains):
             y = self.pool(x) if number == len(self.chains) - 1 else x
-            ends = [name for name in chain if name[-1] in "ab"]      # two, side by side; or none
-            for name in chain[:len(chain) - len(ends)]:
-                y = self.get_submodule(name)(y)
-            outputs += [self.get_submodule(name)(y) for name in ends] or [y]
+            for name in chain:
+                if name[-1] in "ab":                             # two ends, side by side
+                    outputs.append(self.get_submodule(name)(y))
+                else:
+                    y = self.get_submodule(name)(y)
+            if not chain or chain[-1][-1] not in "ab":
+                outputs.append(y)
         return torch.cat(outputs, 1)                             # (N,C,h,w), channels of all branches
 
 

@@ -155,10 +155,10 @@ def cache_made(path):
 # is added, a new data set gets a folder of its own, and a cache is only deleted by a person.
 def check_made(path, want):
     """Latents of another VAE look like noise to this one's decoder: refuse, naming what differs."""
-    made, folder = cache_made(path)[0], path.parent
+    made, *_ = cache_made(path)
     differs = [f"{key} {made.get(key)} instead of {want[key]}" for key in want if made.get(key) != want[key]]
     if differs:
-        raise UserError(f"the latent cache in {folder} was made differently: {'; '.join(differs)}; "
+        raise UserError(f"the latent cache in {path.parent} was made differently: {'; '.join(differs)}; "
                         "delete it, or give another folder with --cache")
 
 

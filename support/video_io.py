@@ -369,10 +369,11 @@ def read_image(file, short=None, long=None):
     image = Image.open(file)
     if image.width * image.height > MAX_PIXELS:                          # known before anything is decoded
         raise Unusable(f"{image.width} x {image.height} pixels: too large")
+    profile = image.info.get("icc_profile")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):                                           # 16-bit grey
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    elif profile := image.info.get("icc_profile"):
+    elif profile:
         image = to_srgb(image, profile)
     image = over_white(image)
     size = resized(*image.size, short, long)
